@@ -1,0 +1,119 @@
+//! Audit events: past facts, never edited. One vocabulary for filter, ledger and reports.
+
+use crate::{AgentId, Credits, EventId, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How one exchange ended. DESIGN section 5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It went upstream and came back well.
+    Allowed,
+    /// No credential, two, or one that is not valid.
+    AuthDenied,
+    /// The key lacks a scope or a grant.
+    InsufficientScope,
+    /// The tenant's tier does not unlock it.
+    TierDenied,
+    /// A window is full.
+    RateLimited,
+    /// Not enough credits.
+    QuotaExceeded,
+    /// The request could not be understood in exactly one way.
+    InvalidRequest,
+    /// No rule of the policy matches it.
+    UnknownTool,
+    /// The ledger was needed and did not answer.
+    LedgerUnavailable,
+    /// It went upstream and failed there.
+    UpstreamError,
+    /// The client left before the end.
+    Cancelled,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of DESIGN section 5.
+    pub const ALL: [Outcome; 11] = [
+        Outcome::Allowed,
+        Outcome::AuthDenied,
+        Outcome::InsufficientScope,
+        Outcome::TierDenied,
+        Outcome::RateLimited,
+        Outcome::QuotaExceeded,
+        Outcome::InvalidRequest,
+        Outcome::UnknownTool,
+        Outcome::LedgerUnavailable,
+        Outcome::UpstreamError,
+        Outcome::Cancelled,
+    ];
+
+    /// The name on the wire, in metrics and in access logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Allowed => "allowed",
+            Outcome::AuthDenied => "auth_denied",
+            Outcome::InsufficientScope => "insufficient_scope",
+            Outcome::TierDenied => "tier_denied",
+            Outcome::RateLimited => "rate_limited",
+            Outcome::QuotaExceeded => "quota_exceeded",
+            Outcome::InvalidRequest => "invalid_request",
+            Outcome::UnknownTool => "unknown_tool",
+            Outcome::LedgerUnavailable => "ledger_unavailable",
+            Outcome::UpstreamError => "upstream_error",
+            Outcome::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One decision and what became of it, as the filter reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// The request's id; upstream saw it as `x-agentrelay-request-id`.
+    pub id: EventId,
+    /// When the request arrived.
+    pub at: Timestamp,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// A shadow rule that would have refused it, by its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_deny: Option<Outcome>,
+    /// The key, where one was recognised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
+    /// The tenant of that key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<TenantId>,
+    /// The agent of that key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// The service, where the path named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The policy's name of the tool, or the MCP method where no tool was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// What was charged in the end.
+    pub credits: Credits,
+    /// The reservation that carried the charge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_id: Option<ReservationId>,
+    /// The HTTP status that the client saw, 0 if none was sent.
+    pub status: u16,
+    /// Milliseconds from request headers to the first byte of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_byte_ms: Option<u64>,
+    /// Milliseconds from request headers to the end.
+    pub duration_ms: u64,
+    /// The policy that decided.
+    pub policy_version: PolicyVersion,
+    /// The Envoy that decided, by its node id.
+    pub envoy: String,
+}

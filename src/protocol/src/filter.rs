@@ -1,0 +1,153 @@
+//! The bodies of the filter's own API, `/filter/v1`. Authenticated by the filter's credential.
+//!
+//! | call | answer |
+//! | --- | --- |
+//! | `GET /filter/v1/policy`, `If-None-Match` | 200 the policy document with its version as `ETag`, or 304 |
+//! | `POST /filter/v1/resolve` [`ResolveRequest`] | 200 [`crate::key::KeyRecord`], or 404 |
+//! | `POST /filter/v1/reserve` [`ReserveRequest`] | 201 [`ReserveAnswer`], 402 no credits, 403 the key is no longer active |
+//! | `POST /filter/v1/report` [`Report`] | 200 [`ReportAnswer`] after it is durable |
+//! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until there is one or the wait is over |
+
+use crate::api_key::KeyHash;
+use crate::audit::Decision;
+use crate::{BatchId, Credits, KeyId, PolicyVersion, ReservationId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Path of the policy document.
+pub const POLICY_PATH: &str = "/filter/v1/policy";
+/// Path of key resolution.
+pub const RESOLVE_PATH: &str = "/filter/v1/resolve";
+/// Path of reservations.
+pub const RESERVE_PATH: &str = "/filter/v1/reserve";
+/// Path of settlements and events.
+pub const REPORT_PATH: &str = "/filter/v1/report";
+/// Path of the change feed.
+pub const CHANGES_PATH: &str = "/filter/v1/changes";
+
+/// Asks whose key has this hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// SHA-256 of the credential.
+    pub hash: KeyHash,
+}
+
+/// Asks to set credits aside for one call. Idempotent by `reservation_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReserveRequest {
+    /// A UUIDv7; also the request's id.
+    pub reservation_id: ReservationId,
+    /// Whose tenant pays.
+    pub key_id: KeyId,
+    /// The service called.
+    pub service: String,
+    /// The policy's name of the tool.
+    pub tool: String,
+    /// How much.
+    pub credits: Credits,
+    /// How long the reservation stays pending unless renewed.
+    pub ttl_seconds: u32,
+    /// The policy that set the price.
+    pub policy_version: PolicyVersion,
+}
+
+/// The credits are set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReserveAnswer {
+    /// The reservation.
+    pub reservation_id: ReservationId,
+    /// When it expires unless renewed.
+    pub expires_at: Timestamp,
+    /// What the tenant has left.
+    pub available: Credits,
+}
+
+/// What is to become of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "action", deny_unknown_fields)]
+pub enum Action {
+    /// The call succeeded: charge this much, at most what was reserved; the rest goes back.
+    Post {
+        /// What to charge.
+        credits: Credits,
+    },
+    /// The call failed: everything goes back.
+    Void,
+    /// The call still runs: stay pending for this much longer.
+    Renew {
+        /// Time to live from now.
+        ttl_seconds: u32,
+    },
+}
+
+/// One step on a reservation. Idempotent by reservation and action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// The reservation.
+    pub reservation_id: ReservationId,
+    /// The step.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+/// A batch from one worker of one Envoy: what to settle, and what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The same id again is the same batch, delivered again.
+    pub batch_id: BatchId,
+    /// The Envoy's node id.
+    pub envoy: String,
+    /// Steps on reservations.
+    #[serde(default)]
+    pub settlements: Vec<Settlement>,
+    /// Decisions since the last batch.
+    #[serde(default)]
+    pub decisions: Vec<Decision>,
+    /// Decisions lost by this worker since the last batch because its queue was full.
+    #[serde(default)]
+    pub decisions_dropped: u64,
+}
+
+/// The batch is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// Settlements that moved or renewed something now.
+    pub settled: u64,
+    /// Decisions written now; those already known count as nothing.
+    pub recorded: u64,
+}
+
+/// One thing that changed in the ledger and that filters must know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum Change {
+    /// The record of this key is no longer what it was: drop it.
+    Key {
+        /// The key.
+        key_id: KeyId,
+    },
+    /// All keys of a tenant changed (its tier, its suspension): drop them.
+    Tenant {
+        /// The tenant.
+        tenant_id: crate::TenantId,
+    },
+    /// Another policy is in force.
+    Policy {
+        /// Its version.
+        version: PolicyVersion,
+    },
+}
+
+/// Changes after a position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changes {
+    /// Ask with `after=` this next time.
+    pub next: u64,
+    /// True if the position asked for is older than what the ledger kept: forget every key record.
+    pub reset: bool,
+    /// In the order they happened.
+    pub changes: Vec<Change>,
+}

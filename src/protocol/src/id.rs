@@ -1,0 +1,102 @@
+//! Identifiers. Each kind is its own type, so that a tenant can't be charged under a key's id.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest id accepted from outside, in bytes.
+const ID_BYTES_MAX: usize = 64;
+
+/// The text is empty, too long, or holds something other than `A-Z a-z 0-9 _ -`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidId;
+
+impl fmt::Display for InvalidId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an id is 1 to {ID_BYTES_MAX} characters of A-Z, a-z, 0-9, _ and -")
+    }
+}
+
+impl std::error::Error for InvalidId {}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Reads an id that came from outside.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let shape_ok = (1..=ID_BYTES_MAX).contains(&text.len())
+                    && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+                if shape_ok { Ok(Self(Arc::from(text))) } else { Err(InvalidId) }
+            }
+
+            /// The id as it travels.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0.as_ref().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )+};
+}
+
+ids! {
+    /// A credential record, `key_...`. Never the credential itself.
+    KeyId,
+    /// Who pays, `ten_...`.
+    TenantId,
+    /// A registered caller of a tenant, `agt_...`.
+    AgentId,
+    /// A pending charge. A UUIDv7, made by whoever reserves, and the idempotency id of every step on it.
+    ReservationId,
+    /// One immutable movement of credits.
+    TransferId,
+    /// One audit event. For a decision this is also the request's id.
+    EventId,
+    /// One delivery of settlements and events; the same id again is the same delivery.
+    BatchId,
+    /// The content hash of a policy document, in hexadecimal.
+    PolicyVersion,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_from_outside_is_refused_unless_it_is_short_and_plain() {
+        for (text, accepted) in [
+            ("key_0192", true),
+            ("a-b_C9", true),
+            ("", false),
+            ("has space", false),
+            ("ü", false),
+            (&"x".repeat(64), true),
+            (&"x".repeat(65), false),
+        ] {
+            assert_eq!(KeyId::parse(text).is_ok(), accepted, "{text:?}");
+        }
+    }
+}

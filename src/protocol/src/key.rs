@@ -1,0 +1,146 @@
+//! What a key is, as the ledger hands it to a filter.
+
+use crate::{AgentId, KeyId, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// One api key's record. It holds no secret: the filter found it by [`crate::api_key::KeyHash`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// The key.
+    pub key_id: KeyId,
+    /// Who pays for it.
+    pub tenant_id: TenantId,
+    /// Name of the tenant's tier; the policy knows what it means.
+    pub tier: String,
+    /// May it be used at all.
+    pub state: KeyState,
+    /// Permissions, in the order they were given.
+    pub scopes: Vec<String>,
+    /// The services it is held to; `None` holds it to none in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Vec<Grant>>,
+    /// The tools it is held to; `None` holds it to none in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<Grant>>,
+    /// The resources it is held to, such as `project:42`; `None` holds it to none in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Vec<Grant>>,
+    /// Limits of its own, beside its tier's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
+    /// The agent it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// How it came to be.
+    pub source: KeySource,
+    /// When this credential stops working: the key's own expiry or the end of a rotation's grace, whichever is first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Whether a key may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyState {
+    /// In use.
+    Active,
+    /// Withdrawn for good.
+    Revoked,
+    /// Past its expiry.
+    Expired,
+    /// Its tenant is suspended.
+    Suspended,
+}
+
+/// How a key came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySource {
+    /// Made by an administrator.
+    Admin,
+    /// Issued through the gate's own MCP tool.
+    Mcp,
+    /// Derived from another key.
+    Delegation,
+}
+
+/// Something a key is held to. Written as a bare name, or with its own expiry as `{name, expires_at}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "GrantForm", into = "GrantForm")]
+pub struct Grant {
+    /// Name of the service, tool or resource.
+    pub name: String,
+    /// When this grant ends; the key may outlive it.
+    pub expires_at: Option<Timestamp>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum GrantForm {
+    Name(String),
+    Expiring(ExpiringGrant),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpiringGrant {
+    name: String,
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+}
+
+impl From<GrantForm> for Grant {
+    fn from(form: GrantForm) -> Grant {
+        match form {
+            GrantForm::Name(name) => Grant { name, expires_at: None },
+            GrantForm::Expiring(ExpiringGrant { name, expires_at }) => Grant { name, expires_at },
+        }
+    }
+}
+
+impl From<Grant> for GrantForm {
+    fn from(grant: Grant) -> GrantForm {
+        match grant {
+            Grant { name, expires_at: None } => GrantForm::Name(name),
+            Grant { name, expires_at } => GrantForm::Expiring(ExpiringGrant { name, expires_at }),
+        }
+    }
+}
+
+/// A rule: at most `permits` in any interval of `window_seconds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// How many, 1 to [`Limit::PERMITS_MAX`].
+    pub permits: u32,
+    /// In how long, 1 s to one day.
+    pub window_seconds: u32,
+}
+
+impl Limit {
+    /// The largest number of permits of one window.
+    pub const PERMITS_MAX: u32 = 1_000_000;
+    /// The longest window: one day.
+    pub const WINDOW_SECONDS_MAX: u32 = 86_400;
+
+    /// True if both numbers are within their bounds.
+    pub fn is_in_bounds(&self) -> bool {
+        (1..=Limit::PERMITS_MAX).contains(&self.permits)
+            && (1..=Limit::WINDOW_SECONDS_MAX).contains(&self.window_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_reads_and_writes_both_forms() {
+        let text = r#"["project:1",{"name":"project:2","expires_at":"2026-11-22T20:00:00.000Z"}]"#;
+        let grants: Vec<Grant> = serde_json::from_str(text).unwrap();
+        assert_eq!(grants[0], Grant { name: "project:1".into(), expires_at: None });
+        assert!(grants[1].expires_at.is_some());
+        assert_eq!(serde_json::to_string(&grants).unwrap(), text);
+    }
+}

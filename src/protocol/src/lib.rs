@@ -1,0 +1,29 @@
+//! The wire between filter, ledger and clients: ids, credits, times, key records, and the bodies that travel.
+//!
+//! Owns shapes only. Rules about them (who may, how often, at what price) live in `policy`, `ledger::book` and
+//! nowhere here.
+//!
+//! ```
+//! use protocol::{Credits, Timestamp};
+//!
+//! let price = Credits::new(5).unwrap().checked_mul(8).unwrap();
+//! assert_eq!(price.get(), 40);
+//! assert_eq!(Timestamp::from_millis(0).to_string(), "1970-01-01T00:00:00.000Z");
+//! ```
+
+pub mod admin;
+pub mod api_key;
+pub mod audit;
+pub mod filter;
+pub mod key;
+pub mod problem;
+
+mod credits;
+mod id;
+mod time;
+
+pub use credits::Credits;
+pub use id::{
+    AgentId, BatchId, EventId, InvalidId, KeyId, PolicyVersion, ReservationId, TenantId, TransferId,
+};
+pub use time::{InvalidTimestamp, Timestamp};

@@ -1,0 +1,31 @@
+//! RFC 9457 problem details, the form of every error of the ledger and of the gate's HTTP services.
+
+use serde::{Deserialize, Serialize};
+
+/// Media type of a [`Problem`].
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// One error. `type` is stable and is what programs match on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A URN such as `urn:agentrelay:problem:rate_limited`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What this type of problem is, always the same text.
+    pub title: String,
+    /// What was wrong this time, where, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The request, as logs and audit know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl Problem {
+    /// The URN of a problem by its code.
+    pub fn urn(code: &str) -> String {
+        format!("urn:agentrelay:problem:{code}")
+    }
+}

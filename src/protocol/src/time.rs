@@ -1,0 +1,114 @@
+//! Points in time, to the millisecond, as RFC 3339 in UTC on the wire.
+
+use ::time::format_description::well_known::Rfc3339;
+use ::time::{OffsetDateTime, UtcOffset};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Milliseconds since 1970-01-01T00:00:00Z. Never fetched here: whoever has a clock passes one in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Timestamp(u64);
+
+/// The text is not RFC 3339, or lies outside the years 1970 to 9999.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidTimestamp;
+
+impl fmt::Display for InvalidTimestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a time is written as in 2026-11-22T20:00:00Z (RFC 3339), between 1970 and 9999")
+    }
+}
+
+impl std::error::Error for InvalidTimestamp {}
+
+impl Timestamp {
+    /// 9999-12-31T23:59:59.999Z, the last time that RFC 3339 can write.
+    pub const MAX: Timestamp = Timestamp(253_402_300_799_999);
+
+    /// From milliseconds since the epoch; later than [`Timestamp::MAX`] becomes that.
+    pub const fn from_millis(millis: u64) -> Timestamp {
+        if millis > Timestamp::MAX.0 { Timestamp::MAX } else { Timestamp(millis) }
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// The point this many milliseconds later.
+    pub const fn plus_millis(self, millis: u64) -> Timestamp {
+        Timestamp::from_millis(self.0.saturating_add(millis))
+    }
+
+    /// The point this many seconds later.
+    pub const fn plus_seconds(self, seconds: u64) -> Timestamp {
+        self.plus_millis(seconds.saturating_mul(1000))
+    }
+
+    /// Milliseconds from `earlier` to this, 0 if `earlier` is later.
+    pub const fn millis_since(self, earlier: Timestamp) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Reads RFC 3339 with any offset; finer than a millisecond is cut off.
+    pub fn parse(text: &str) -> Result<Timestamp, InvalidTimestamp> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
+        let millis = moment.unix_timestamp_nanos().div_euclid(1_000_000);
+        match u64::try_from(millis) {
+            Ok(millis) if millis <= Timestamp::MAX.0 => Ok(Timestamp(millis)),
+            _ => Err(InvalidTimestamp),
+        }
+    }
+}
+
+impl TryFrom<String> for Timestamp {
+    type Error = InvalidTimestamp;
+
+    fn try_from(text: String) -> Result<Self, InvalidTimestamp> {
+        Timestamp::parse(&text)
+    }
+}
+
+impl From<Timestamp> for String {
+    fn from(timestamp: Timestamp) -> String {
+        timestamp.to_string()
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i128::from(self.0).saturating_mul(1_000_000);
+        let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos)
+            .map_err(|_| fmt::Error)?
+            .to_offset(UtcOffset::UTC);
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            moment.year(),
+            u8::from(moment.month()),
+            moment.day(),
+            moment.hour(),
+            moment.minute(),
+            moment.second(),
+            moment.millisecond()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_offset_reads_as_the_same_moment_and_prints_in_utc() {
+        for text in ["2026-11-22T20:00:00Z", "2026-11-22T20:00:00+00:00", "2026-11-22T22:00:00.0009+02:00"] {
+            let moment = Timestamp::parse(text).unwrap();
+            assert_eq!(moment.to_string(), "2026-11-22T20:00:00.000Z", "{text}");
+        }
+        for text in ["2026-11-22", "yesterday", "1960-01-01T00:00:00Z", ""] {
+            assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(Timestamp::parse(&Timestamp::MAX.to_string()), Ok(Timestamp::MAX));
+    }
+}
