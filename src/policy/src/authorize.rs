@@ -1,0 +1,117 @@
+//! May this key do that, apart from how often: services, tools, scopes, resources, tiers.
+
+use crate::key::{Key, grants};
+use crate::rules::{Policy, ScopeRule, Service, Tool};
+use protocol::Timestamp;
+use protocol::audit::Outcome;
+use std::collections::BTreeMap;
+
+/// Why a key may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// The key is held to other services, tools or resources, or the grant has ended.
+    NotGranted {
+        /// What it lacks, such as `resource project:42`.
+        what: String,
+    },
+    /// The key lacks scopes.
+    Scope {
+        /// All that are needed, held ones included.
+        needed: Vec<String>,
+    },
+    /// The tenant's tier is too low.
+    Tier {
+        /// The lowest that will do.
+        needed: String,
+    },
+}
+
+impl Denial {
+    /// What audit calls it.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Denial::NotGranted { .. } | Denial::Scope { .. } => Outcome::InsufficientScope,
+            Denial::Tier { .. } => Outcome::TierDenied,
+        }
+    }
+}
+
+/// An answer, and what a shadow rule would have said beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Authorization {
+    /// The first rule that denies.
+    pub denial: Option<Denial>,
+    /// The first shadow rule that would deny.
+    pub would_deny: Option<Outcome>,
+}
+
+impl Authorization {
+    fn deny(&mut self, denial: Denial, shadow: bool) {
+        if shadow {
+            self.would_deny.get_or_insert(denial.outcome());
+        } else {
+            self.denial.get_or_insert(denial);
+        }
+    }
+}
+
+/// Whether the key may call the tool with these arguments, in the order of DESIGN section 3: grants, scope, tier.
+pub fn tool(
+    policy: &Policy,
+    key: &Key,
+    service: &Service,
+    tool: &Tool,
+    resource: Option<&str>,
+    arguments: &BTreeMap<String, Option<String>>,
+    now: Timestamp,
+) -> Authorization {
+    let mut answer = within_service(key, service, now);
+    if !grants(key.record.tools.as_deref(), &tool.name, now) {
+        answer.deny(Denial::NotGranted { what: format!("tool {}", tool.name) }, false);
+    }
+    scope(key, &tool.scope, &mut answer);
+    if let Some(resource) =
+        resource.filter(|resource| !grants(key.record.resources.as_deref(), resource, now))
+    {
+        answer.deny(Denial::NotGranted { what: format!("resource {resource}") }, false);
+    }
+    // A tier that the policy no longer knows unlocks nothing.
+    let rank = policy.tier(&key.record.tier).map(|tier| tier.rank);
+    for requirement in &tool.requires {
+        let applies = requirement.when.as_ref().is_none_or(|(argument, value)| {
+            // An argument that is no string can't be told to be another value, so it needs the tier.
+            arguments.get(argument).is_some_and(|given| given.as_ref().is_none_or(|given| given == value))
+        });
+        if applies && rank.is_none_or(|rank| rank < requirement.rank) {
+            answer.deny(Denial::Tier { needed: requirement.tier.clone() }, requirement.shadow);
+        }
+    }
+    answer
+}
+
+/// Whether the key may use a method that reads the service's data without calling a tool.
+pub fn reading(key: &Key, service: &Service, now: Timestamp) -> Authorization {
+    let mut answer = within_service(key, service, now);
+    scope(key, &service.read_only, &mut answer);
+    answer
+}
+
+/// Whether the key may talk to the service at all.
+pub fn within_service(key: &Key, service: &Service, now: Timestamp) -> Authorization {
+    let mut answer = Authorization::default();
+    if !grants(key.record.services.as_deref(), &service.name, now) {
+        answer.deny(Denial::NotGranted { what: format!("service {}", service.name) }, false);
+    }
+    answer
+}
+
+/// Whether the key sees the tool in a list: it may call it with some arguments.
+pub fn is_visible(policy: &Policy, key: &Key, service: &Service, rule: &Tool, now: Timestamp) -> bool {
+    tool(policy, key, service, rule, None, &BTreeMap::new(), now).denial.is_none()
+}
+
+fn scope(key: &Key, rule: &ScopeRule, answer: &mut Authorization) {
+    if !rule.scopes.iter().all(|needed| key.record.scopes.contains(needed)) {
+        answer.deny(Denial::Scope { needed: rule.scopes.clone() }, rule.shadow);
+    }
+}

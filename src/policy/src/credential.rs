@@ -1,0 +1,108 @@
+//! Finding the one credential of a request.
+
+use protocol::api_key::{self, KeyHash, Kind};
+
+/// Headers as they came: name and value in bytes, names lowercase, duplicates in order.
+pub type Headers<'a> = [(&'a [u8], &'a [u8])];
+
+/// Why there is no credential to look up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// None was sent.
+    Missing,
+    /// More than one was sent.
+    Several,
+    /// One was sent that can't be an api key.
+    Malformed,
+}
+
+/// The header that a credential came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// `authorization: Bearer ...`
+    Authorization,
+    /// `x-api-key: ...`
+    ApiKeyHeader,
+}
+
+impl Carrier {
+    /// The header's name.
+    pub const fn header(self) -> &'static str {
+        match self {
+            Carrier::Authorization => "authorization",
+            Carrier::ApiKeyHeader => "x-api-key",
+        }
+    }
+}
+
+/// The value of a header, if it is there exactly once.
+pub fn single<'a>(headers: &Headers<'a>, name: &str) -> Option<&'a [u8]> {
+    let mut values = all(headers, name);
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Every value of a header.
+pub fn all<'h, 'a: 'h>(headers: &'h Headers<'a>, name: &'h str) -> impl Iterator<Item = &'a [u8]> + 'h {
+    headers.iter().filter(move |(own, _)| *own == name.as_bytes()).map(|(_, value)| *value)
+}
+
+/// Finds the credential, which must be the only one, and hashes it. What can't be a key is refused without a lookup.
+pub fn find(headers: &Headers<'_>) -> Result<(KeyHash, Carrier), Fault> {
+    let mut found = None;
+    for carrier in [Carrier::Authorization, Carrier::ApiKeyHeader] {
+        for value in all(headers, carrier.header()) {
+            if found.replace((carrier, value)).is_some() {
+                return Err(Fault::Several);
+            }
+        }
+    }
+    let (carrier, value) = found.ok_or(Fault::Missing)?;
+    let credential = match carrier {
+        Carrier::Authorization => bearer(value).ok_or(Fault::Malformed)?,
+        Carrier::ApiKeyHeader => value.trim_ascii(),
+    };
+    if !api_key::is_well_formed(Kind::Agent, credential) {
+        return Err(Fault::Malformed);
+    }
+    Ok((KeyHash::of(credential), carrier))
+}
+
+/// What follows `Bearer`, in any case, and blanks (RFC 9110 section 11.4).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(6)?;
+    (scheme.eq_ignore_ascii_case(b"bearer") && rest.starts_with(b" ")).then(|| rest.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> String {
+        let mut next = 0u8;
+        api_key::mint(Kind::Agent, || {
+            next = next.wrapping_add(7);
+            next
+        })
+    }
+
+    #[test]
+    fn exactly_one_well_formed_credential_is_accepted() {
+        let key = key();
+        let bearer = |scheme: &str| format!("{scheme} {key}").into_bytes();
+        let (upper, lower, bare) = (bearer("BEARER"), bearer("bearer"), key.clone().into_bytes());
+        let hash = KeyHash::of(key.as_bytes());
+        let accepted = |headers: &Headers<'_>| find(headers).map(|(hash, _)| hash);
+
+        assert_eq!(accepted(&[(b"authorization", &upper)]), Ok(hash));
+        assert_eq!(accepted(&[(b"authorization", &lower)]), Ok(hash));
+        assert_eq!(accepted(&[(b"x-api-key", &bare)]), Ok(hash));
+        assert_eq!(accepted(&[]), Err(Fault::Missing));
+        assert_eq!(accepted(&[(b"authorization", &upper), (b"x-api-key", &bare)]), Err(Fault::Several));
+        assert_eq!(accepted(&[(b"x-api-key", &bare), (b"x-api-key", &bare)]), Err(Fault::Several));
+        for malformed in
+            [b"".as_slice(), b"Bearer", b"Bearer ", b"Basic YTpi", b"Bearer \xff\xff", b"Bearerx y", &bare]
+        {
+            assert_eq!(accepted(&[(b"authorization", malformed)]), Err(Fault::Malformed), "{malformed:?}");
+        }
+    }
+}

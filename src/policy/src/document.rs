@@ -1,0 +1,299 @@
+//! The policy as people write it: serde shapes, and nothing about what they mean.
+//!
+//! Unknown fields are refused here, with their path. What a document means, and whether it holds together, is
+//! [`crate::rules`].
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Why a document was refused: one line for each fault, each with its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid(Vec<String>);
+
+impl Invalid {
+    pub(crate) fn at(path: impl fmt::Display, fault: impl fmt::Display) -> Invalid {
+        Invalid(vec![format!("{path}: {fault}")])
+    }
+
+    pub(crate) fn all(faults: Vec<String>) -> Invalid {
+        Invalid(faults)
+    }
+
+    /// The faults, each as `path: what is wrong and what would be right`.
+    pub fn faults(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Document {
+    #[serde(default)]
+    pub(crate) settings: Settings,
+    pub(crate) tiers: BTreeMap<String, Tier>,
+    pub(crate) risks: Risks,
+    pub(crate) services: BTreeMap<String, Service>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    pub(crate) key_stale: Span,
+    pub(crate) reservation_ttl: Span,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { key_stale: Span { seconds: 30 }, reservation_ttl: Span { seconds: 120 } }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tier {
+    pub(crate) rank: u32,
+    #[serde(default)]
+    pub(crate) limits: Vec<Limit>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Limit {
+    pub(crate) permits: u32,
+    pub(crate) window: Span,
+    #[serde(default)]
+    pub(crate) shadow: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Risks {
+    pub(crate) read_only: RiskRule,
+    pub(crate) local_mutation: RiskRule,
+    pub(crate) external_mutation: RiskRule,
+    pub(crate) destructive: RiskRule,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RiskRule {
+    pub(crate) scope: String,
+    #[serde(default)]
+    pub(crate) shadow: bool,
+}
+
+/// How much harm a tool can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Risk {
+    /// Reads only.
+    ReadOnly,
+    /// Changes what the caller owns.
+    LocalMutation,
+    /// Changes what others see.
+    ExternalMutation,
+    /// Can't be undone.
+    Destructive,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Service {
+    pub(crate) kind: ServiceKind,
+    #[serde(default)]
+    pub(crate) hosts: Vec<String>,
+    pub(crate) path: String,
+    #[serde(default)]
+    pub(crate) refusals: Option<Refusals>,
+    #[serde(default)]
+    pub(crate) body_bytes_max: Option<u32>,
+    #[serde(default)]
+    pub(crate) forward_credential: bool,
+    #[serde(default)]
+    pub(crate) upgrades: bool,
+    #[serde(default)]
+    pub(crate) unlisted: Unlisted,
+    pub(crate) tools: BTreeMap<String, Tool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ServiceKind {
+    Mcp,
+    Http,
+}
+
+/// The form in which a service's refusals are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusals {
+    /// RFC 9457 problem+json.
+    Http,
+    /// The true HTTP status with a JSON-RPC error as body.
+    McpHttp,
+    /// Refused tool calls as HTTP 200 with a tool result that the model can read; the rest as `mcp-http`.
+    McpTool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tool {
+    pub(crate) risk: Risk,
+    #[serde(default)]
+    pub(crate) scopes: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) resource: Option<String>,
+    #[serde(default)]
+    pub(crate) limits: Vec<Limit>,
+    #[serde(default)]
+    pub(crate) price: Option<Price>,
+    #[serde(default)]
+    pub(crate) requires: Vec<Requirement>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Price {
+    pub(crate) credits: u64,
+    #[serde(default)]
+    pub(crate) times: Option<Times>,
+    #[serde(default)]
+    pub(crate) reserve: Reserve,
+    #[serde(default)]
+    pub(crate) on_ledger_outage: OnLedgerOutage,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Times {
+    pub(crate) argument: String,
+    pub(crate) values: BTreeMap<String, u32>,
+    pub(crate) default: String,
+}
+
+/// How credits are set aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reserve {
+    /// One ledger call for each request.
+    #[default]
+    Exact,
+    /// From a lease where there is one; without a lease as `exact`.
+    Leased,
+}
+
+/// What becomes of a priced call while the ledger does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLedgerOutage {
+    /// Refuse it with 503.
+    #[default]
+    Deny,
+    /// Let it pass without charge.
+    Allow,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Requirement {
+    #[serde(default)]
+    pub(crate) argument: Option<String>,
+    #[serde(default)]
+    pub(crate) value: Option<String>,
+    pub(crate) tier: String,
+    #[serde(default)]
+    pub(crate) shadow: bool,
+}
+
+/// `deny`, or a tool rule for all that is not listed.
+#[derive(Debug, Default)]
+pub(crate) enum Unlisted {
+    #[default]
+    Deny,
+    Rule(Box<Tool>),
+}
+
+impl<'de> Deserialize<'de> for Unlisted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = Unlisted;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`deny` or a tool rule")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Unlisted, E> {
+                match text {
+                    "deny" => Ok(Unlisted::Deny),
+                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Unlisted, A::Error> {
+                Tool::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|rule| Unlisted::Rule(Box::new(rule)))
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
+}
+
+/// A length of time: a whole number and its unit, `60s`, `10m`, `1h` or `1d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) seconds: u32,
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl Visitor<'_> for Form {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time such as `60s`, `10m`, `1h` or `1d`")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                let seconds_per_unit = match text.as_bytes().last() {
+                    Some(b's') => 1,
+                    Some(b'm') => 60,
+                    Some(b'h') => 3600,
+                    Some(b'd') => 86_400,
+                    _ => 0,
+                };
+                text.get(..text.len().saturating_sub(1))
+                    .filter(|count| count.bytes().all(|digit| digit.is_ascii_digit()))
+                    .and_then(|count| count.parse::<u32>().ok())
+                    .and_then(|count| count.checked_mul(seconds_per_unit))
+                    .filter(|seconds| *seconds > 0)
+                    .map(|seconds| Span { seconds })
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_str(Form)
+    }
+}
+
+pub(crate) fn from_json(bytes: &[u8]) -> Result<Document, Invalid> {
+    crate::json::check(bytes).map_err(|fault| Invalid::at("policy", fault))?;
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| Invalid::at(error.path().to_string(), error.inner()))
+}

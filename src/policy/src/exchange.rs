@@ -1,0 +1,655 @@
+//! One HTTP exchange as a state machine: events in, [`Step`]s out.
+//!
+//! The filter calls one method for each thing that happened and does what the returned step says; it decides nothing
+//! itself. The order of the steps is the order of DESIGN section 3, and of refusals: 401, 429 (key), 400, 404,
+//! 403 (scope, then tier), 429 (tool), 402, 503.
+//!
+//! Everything that would refuse a request without asking a window is found out first; then all windows are asked at
+//! once, so that a decision costs one compare-and-swap and a refusal can tell the truth about when to come back.
+
+mod quota;
+mod refusal;
+mod response;
+
+pub use refusal::Reply;
+pub use response::{BodyPlan, End, Finished, ResponsePlan};
+
+use crate::authorize::{self, Authorization, Denial};
+use crate::credential::{self, Carrier, Headers};
+use crate::document::{OnLedgerOutage, Refusals};
+use crate::key::Key;
+use crate::mcp::{self, Call};
+use crate::rules::{LimitRule, Policy, Service, ServiceKind, Tool};
+use crate::window::Monotonic;
+use crate::window::Verdict;
+use crate::window::slot::{Ask, Stage};
+use crate::{http, price};
+use protocol::api_key::KeyHash;
+use protocol::audit::Outcome;
+use protocol::filter::ReserveRequest;
+use protocol::{Credits, EventId, ReservationId, Timestamp};
+use quota::Quota;
+use refusal::Refusal;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The two clocks, read once for each event.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// The date, for expiries and audit. May step.
+    pub wall: Timestamp,
+    /// For windows and durations. Never steps.
+    pub monotonic: Monotonic,
+}
+
+/// What the filter must do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Find the key record of this hash, then call [`Exchange::key_found`] or [`Exchange::key_not_found`].
+    FindKey(KeyHash),
+    /// Hold the body, at most so many bytes of it, then call [`Exchange::body`] or [`Exchange::body_too_large`].
+    ReadBody {
+        /// The most to hold.
+        bytes_max: u32,
+    },
+    /// Ask the key's windows, all at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
+    AskWindows {
+        /// The key's fingerprint, which picks the slot.
+        fingerprint: u64,
+        /// What to ask.
+        asks: Vec<Ask>,
+    },
+    /// Reserve at the ledger, then call [`Exchange::reserve_answered`].
+    Reserve(ReserveRequest),
+    /// Change the request's headers so and let it go upstream.
+    Forward(Forward),
+    /// Answer so; nothing goes upstream.
+    Refuse(Reply),
+}
+
+/// Changes to the headers of a request that goes upstream.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// To take away.
+    pub remove: Vec<&'static str>,
+    /// To set, replacing what is there.
+    pub set: Vec<(&'static str, String)>,
+}
+
+/// Why there is no key record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyNotFound {
+    /// The ledger does not know the hash.
+    Unknown,
+    /// The ledger was needed and did not answer.
+    Unavailable,
+}
+
+/// What the ledger said to a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReserveAnswered {
+    /// The credits are set aside.
+    Reserved,
+    /// The tenant does not have them.
+    QuotaExceeded,
+    /// The key is no longer active.
+    KeyInactive,
+    /// No answer, or none that makes sense. Whether something is set aside is not known.
+    Unavailable,
+}
+
+/// One exchange.
+#[derive(Debug)]
+pub struct Exchange {
+    policy: Arc<Policy>,
+    id: EventId,
+    began: Now,
+    request: Request,
+    key: Option<Arc<Key>>,
+    carrier: Option<Carrier>,
+    service: Option<usize>,
+    /// The JSON-RPC id to echo in answers, as it was written.
+    message_id: Option<String>,
+    subject: Subject,
+    quotas: Vec<Quota>,
+    would_deny: Option<Outcome>,
+    phase: Phase,
+    response: response::Progress,
+}
+
+/// What was kept of the request's head. The rest stays with Envoy.
+#[derive(Debug)]
+struct Request {
+    method: Vec<u8>,
+    target: Vec<u8>,
+    host: Vec<u8>,
+    is_upgrade: bool,
+    ends_with_headers: bool,
+    /// The headers that classifying a body needs.
+    kept: Vec<(&'static str, Vec<u8>)>,
+}
+
+const KEPT_HEADERS: [&str; 5] =
+    ["mcp-protocol-version", "mcp-method", "mcp-name", "content-type", "content-encoding"];
+
+/// What the request turned out to be about.
+#[derive(Debug, Default)]
+enum Subject {
+    /// Nothing that was recognised.
+    #[default]
+    Unknown,
+    /// A tool of the policy.
+    Tool(ToolCall),
+    /// A message, stream or session of the protocol, by name.
+    Protocol { name: String, lists_tools: bool },
+}
+
+#[derive(Debug)]
+struct ToolCall {
+    name: String,
+    price: Credits,
+    on_ledger_outage: OnLedgerOutage,
+    /// Called by method and path: its HTTP status says how it ended.
+    is_http: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    FindingKey,
+    ReadingBody,
+    /// Waiting for the windows; what refuses the request once the key's own windows let it pass.
+    AskingWindows {
+        asks: Vec<Ask>,
+        refusal: Option<Refusal>,
+        is_opening: bool,
+    },
+    Reserving,
+    Forwarded {
+        reserved: Option<Credits>,
+    },
+    Refused(Outcome),
+}
+
+/// Classification's answer, before any window is asked.
+struct Classified<'p> {
+    message_id: Option<String>,
+    tool: Option<&'p Tool>,
+    subject: Subject,
+    is_opening: bool,
+    authorization: Authorization,
+    refusal: Option<Refusal>,
+}
+
+impl<'p> Classified<'p> {
+    fn refused(refusal: Refusal) -> Classified<'p> {
+        Classified {
+            message_id: None,
+            tool: None,
+            subject: Subject::Unknown,
+            is_opening: false,
+            authorization: Authorization::default(),
+            refusal: Some(refusal),
+        }
+    }
+
+    fn protocol(name: &str, authorization: Authorization) -> Classified<'p> {
+        Classified {
+            message_id: None,
+            tool: None,
+            subject: Subject::Protocol { name: name.to_owned(), lists_tools: false },
+            is_opening: false,
+            authorization,
+            refusal: None,
+        }
+    }
+
+    /// What may be answered with a list of tools, which must be filtered.
+    fn listing(name: &str, authorization: Authorization) -> Classified<'p> {
+        Classified {
+            subject: Subject::Protocol { name: name.to_owned(), lists_tools: true },
+            ..Classified::protocol(name, authorization)
+        }
+    }
+}
+
+/// The names of headers that only the gate may set, whether written with `-` or `_`: servers that turn headers into
+/// environment variables can't tell the two apart.
+pub fn is_reserved_header(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-agentrelay-";
+    name.get(..PREFIX.len()).is_some_and(|start| {
+        start
+            .iter()
+            .zip(PREFIX)
+            .all(|(byte, own)| byte.to_ascii_lowercase() == *own || (*byte == b'_' && *own == b'-'))
+    })
+}
+
+/// The answer while the gate has no policy yet, which is only until it first reaches its ledger.
+pub fn not_ready(id: &EventId) -> Reply {
+    let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id);
+    reply.headers.extend(quota::headers(&[], false));
+    reply
+}
+
+/// Headers by which some servers let a client replace the method or path that was decided upon.
+const OVERRIDES: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
+impl Exchange {
+    /// Request headers have come. `headers` holds the pseudo headers too; `ends` says that nothing follows.
+    pub fn begin(
+        policy: Arc<Policy>,
+        id: EventId,
+        headers: &Headers<'_>,
+        ends: bool,
+        now: Now,
+    ) -> (Exchange, Step) {
+        let first = |name: &str| credential::all(headers, name).next().unwrap_or_default().to_vec();
+        let method = first(":method");
+        let request = Request {
+            is_upgrade: method == b"CONNECT" || credential::all(headers, "upgrade").next().is_some(),
+            method,
+            target: first(":path"),
+            host: first(":authority"),
+            ends_with_headers: ends,
+            kept: KEPT_HEADERS
+                .iter()
+                .flat_map(|name| credential::all(headers, name).map(|value| (*name, value.to_vec())))
+                .collect(),
+        };
+        let path = request.target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let service = policy.service_for(&request.host, path);
+        let mut exchange = Exchange {
+            policy,
+            id,
+            began: now,
+            request,
+            key: None,
+            carrier: None,
+            service,
+            message_id: None,
+            subject: Subject::Unknown,
+            quotas: Vec::new(),
+            would_deny: None,
+            phase: Phase::FindingKey,
+            response: response::Progress::default(),
+        };
+        let step = match credential::find(headers) {
+            Ok((hash, carrier)) => {
+                exchange.carrier = Some(carrier);
+                Step::FindKey(hash)
+            }
+            Err(fault) => exchange.refuse(Refusal::credential(fault)),
+        };
+        (exchange, step)
+    }
+
+    /// The ledger knows the key.
+    pub fn key_found(&mut self, key: Arc<Key>, now: Now) -> Step {
+        let is_active = key.is_active(now.wall);
+        self.key = Some(key);
+        if !is_active {
+            return self.refuse(Refusal::invalid_key());
+        }
+        match self.body_bytes_max() {
+            Some(bytes_max) => {
+                self.phase = Phase::ReadingBody;
+                Step::ReadBody { bytes_max }
+            }
+            None => self.classify(&[], now),
+        }
+    }
+
+    /// There is no record of the key.
+    pub fn key_not_found(&mut self, why: KeyNotFound) -> Step {
+        self.refuse(match why {
+            KeyNotFound::Unknown => Refusal::invalid_key(),
+            KeyNotFound::Unavailable => Refusal::ledger_unavailable(),
+        })
+    }
+
+    /// The whole body has come.
+    pub fn body(&mut self, bytes: &[u8], now: Now) -> Step {
+        self.classify(bytes, now)
+    }
+
+    /// The body is larger than what may be held.
+    pub fn body_too_large(&mut self, bytes_max: u32) -> Step {
+        self.refuse(Refusal::body_too_large(bytes_max))
+    }
+
+    /// The key holds so many bytes in other requests that this one can't be held too.
+    pub fn too_much_held(&mut self, wait_seconds: u64) -> Step {
+        self.refuse(Refusal::too_much_held(wait_seconds))
+    }
+
+    /// The windows have answered, in the order of the asks.
+    pub fn windows_asked(&mut self, verdicts: &[Verdict]) -> Step {
+        let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
+        let Phase::AskingWindows { asks, refusal, is_opening } = phase else {
+            return self.refuse(Refusal::ledger_unavailable());
+        };
+        self.quotas = quota::quotas(&asks, verdicts);
+        let refused = |stage: Stage| {
+            asks.iter()
+                .zip(verdicts)
+                .any(|(ask, verdict)| ask.stage == stage && ask.enforced && !verdict.admitted)
+        };
+        // Coming back helps only when every window has room, the tool's included.
+        let wait_ms = asks
+            .iter()
+            .zip(verdicts)
+            .filter(|(ask, verdict)| {
+                !ask.rule.shadow && (!verdict.admitted || (refused(Stage::Key) && verdict.remaining == 0))
+            })
+            .map(|(_, verdict)| verdict.reset_ms)
+            .max()
+            .unwrap_or(0);
+        let would_refuse = asks
+            .iter()
+            .zip(verdicts)
+            .any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted);
+        if would_refuse && !is_opening {
+            self.would_deny.get_or_insert(Outcome::RateLimited);
+        }
+        if refused(Stage::Key) {
+            return self.refuse(Refusal::rate_limited("key", wait_ms));
+        }
+        if let Some(refusal) = refusal {
+            return self.refuse(refusal);
+        }
+        if refused(Stage::Tool) {
+            return self.refuse(Refusal::rate_limited("tool", wait_ms));
+        }
+        match &self.subject {
+            Subject::Tool(call) if !call.price.is_zero() => self.reserve(),
+            _ => self.forward(None),
+        }
+    }
+
+    /// The windows can't be asked. Never admits.
+    pub fn windows_failed(&mut self) -> Step {
+        self.refuse(Refusal::windows_unavailable())
+    }
+
+    /// The ledger has answered the reservation, or failed to.
+    pub fn reserve_answered(&mut self, answer: ReserveAnswered) -> Step {
+        let Subject::Tool(call) = &self.subject else { return self.refuse(Refusal::ledger_unavailable()) };
+        let price = call.price;
+        match answer {
+            ReserveAnswered::Reserved => self.forward(Some(price)),
+            ReserveAnswered::QuotaExceeded => self.refuse(Refusal::quota_exceeded(price)),
+            ReserveAnswered::KeyInactive => self.refuse(Refusal::invalid_key()),
+            ReserveAnswered::Unavailable if call.on_ledger_outage == OnLedgerOutage::Allow => {
+                self.forward(None)
+            }
+            ReserveAnswered::Unavailable => self.refuse(Refusal::ledger_unavailable()),
+        }
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> &EventId {
+        &self.id
+    }
+
+    /// The key, once it is known.
+    pub fn key(&self) -> Option<&Arc<Key>> {
+        self.key.as_ref()
+    }
+
+    /// The policy's name of the tool, or the protocol's of the message, once it is known.
+    pub fn subject(&self) -> Option<&str> {
+        match &self.subject {
+            Subject::Unknown => None,
+            Subject::Tool(call) => Some(&call.name),
+            Subject::Protocol { name, .. } => Some(name),
+        }
+    }
+
+    /// True once the request may go upstream, or has been answered.
+    pub fn is_decided(&self) -> bool {
+        matches!(self.phase, Phase::Forwarded { .. } | Phase::Refused(_))
+    }
+
+    /// True once the request may go upstream.
+    pub fn is_forwarded(&self) -> bool {
+        matches!(self.phase, Phase::Forwarded { .. })
+    }
+
+    /// The reservation that the exchange holds, and for how many seconds it was made.
+    pub fn reservation(&self) -> Option<(ReservationId, u32)> {
+        match self.phase {
+            Phase::Forwarded { reserved: Some(_) } => {
+                self.reservation_id().map(|id| (id, self.policy.reservation_ttl_seconds))
+            }
+            _ => None,
+        }
+    }
+
+    /// The request's id is also the id of its reservation: both grow with time, and one is enough to find the other.
+    fn reservation_id(&self) -> Option<ReservationId> {
+        ReservationId::parse(self.id.as_str()).ok()
+    }
+
+    fn rules(&self) -> Option<&Service> {
+        self.policy.services().get(self.service?)
+    }
+
+    /// How much body must be held to decide; `None` where the headers suffice.
+    fn body_bytes_max(&self) -> Option<u32> {
+        let service = self.rules()?;
+        let reads_body = matches!(service.kind, ServiceKind::Mcp(_))
+            && self.request.method == b"POST"
+            && !self.request.is_upgrade
+            && !self.request.ends_with_headers;
+        reads_body.then_some(service.body_bytes_max)
+    }
+
+    fn classify(&mut self, body: &[u8], now: Now) -> Step {
+        let policy = self.policy.clone();
+        let Some(key) = self.key.clone() else { return self.refuse(Refusal::invalid_key()) };
+        let Some(tier) = policy.tier(&key.record.tier) else {
+            return self
+                .refuse(Refusal::denied(&Denial::Tier { needed: "one that the policy knows".to_owned() }));
+        };
+        let Classified { message_id, tool, subject, is_opening, authorization, refusal } =
+            self.recognise(&policy, &key, body, now.wall);
+        self.message_id = message_id;
+        self.subject = subject;
+        self.would_deny = authorization.would_deny;
+        let refusal = refusal.or_else(|| authorization.denial.as_ref().map(Refusal::denied));
+
+        let ask = |rule: &LimitRule, stage: Stage| Ask {
+            rule: rule.clone(),
+            stage,
+            enforced: !rule.shadow && !is_opening,
+        };
+        let of_key = tier.limits.iter().chain(&key.limits).map(|rule| ask(rule, Stage::Key));
+        let of_tool = tool.iter().flat_map(|tool| &tool.limits).map(|rule| ask(rule, Stage::Tool));
+        // What is refused anyway must not use up the tool's window.
+        let asks: Vec<Ask> = match refusal {
+            Some(_) => of_key.collect(),
+            None => of_key.chain(of_tool).collect(),
+        };
+        self.phase = Phase::AskingWindows { asks: asks.clone(), refusal, is_opening };
+        Step::AskWindows { fingerprint: key.fingerprint, asks }
+    }
+
+    fn recognise<'p>(&self, policy: &'p Policy, key: &Key, body: &[u8], now: Timestamp) -> Classified<'p> {
+        let path = match http::plain_path(&self.request.target) {
+            Ok(path) => path,
+            Err(fault) => return Classified::refused(Refusal::invalid_request(fault.to_string())),
+        };
+        let Some(service) = self.service.and_then(|index| policy.services().get(index)) else {
+            return Classified::refused(Refusal::unknown_path());
+        };
+        if self.request.is_upgrade && !service.upgrades {
+            let detail = "this path does not accept upgrades; send a plain request".to_owned();
+            return Classified::refused(Refusal::invalid_request(detail));
+        }
+        match &service.kind {
+            ServiceKind::Mcp(tools) => self.recognise_mcp(policy, key, service, tools, body, now),
+            ServiceKind::Http(router) => {
+                let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
+                let (rule, resource) = match router.find(&self.request.method, below) {
+                    Some(found) => (Some(found.tool), found.resource),
+                    None => (service.unlisted.as_ref(), None),
+                };
+                let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
+                let call = (rule, resource.as_deref(), &BTreeMap::new());
+                Self::tool_call(policy, key, service, call, now)
+            }
+        }
+    }
+
+    fn recognise_mcp<'p>(
+        &self,
+        policy: &'p Policy,
+        key: &Key,
+        service: &'p Service,
+        tools: &'p BTreeMap<String, Tool>,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Classified<'p> {
+        match self.request.method.as_slice() {
+            b"POST" => {}
+            // A GET opens the stream of the server's messages, a DELETE ends a session. Both are bodiless.
+            b"GET" => {
+                return Classified::listing("GET stream", authorize::within_service(key, service, now));
+            }
+            b"DELETE" => {
+                return Classified::protocol("DELETE session", authorize::within_service(key, service, now));
+            }
+            _ => return Classified::refused(Refusal::method_not_allowed()),
+        }
+        let kept: Vec<(&[u8], &[u8])> =
+            self.request.kept.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())).collect();
+        let message = match mcp::classify(body, &kept) {
+            Ok(message) => message,
+            Err(fault) => {
+                let message_id = fault.id.clone();
+                return Classified { message_id, ..Classified::refused(Refusal::no_message(fault)) };
+            }
+        };
+        let classified = match message.call {
+            Call::Tool { name, arguments } => match tools.get(&name).or(service.unlisted.as_ref()) {
+                Some(rule) => Self::tool_call(policy, key, service, (rule, None, &arguments), now),
+                None => Classified {
+                    subject: Subject::Protocol { name: "tools/call".to_owned(), lists_tools: false },
+                    ..Classified::refused(Refusal::unknown_tool())
+                },
+            },
+            Call::ListTools => {
+                Classified::listing("tools/list", authorize::within_service(key, service, now))
+            }
+            Call::Opening(name) => Classified {
+                is_opening: true,
+                ..Classified::protocol(name, authorize::within_service(key, service, now))
+            },
+            Call::Read(name) => Classified::protocol(name, authorize::reading(key, service, now)),
+            Call::Protocol(name) => Classified::protocol(name, authorize::within_service(key, service, now)),
+            Call::Response => Classified::protocol("response", authorize::within_service(key, service, now)),
+            Call::Unknown(_) => Classified::refused(Refusal::unknown_method()),
+        };
+        Classified { message_id: message.id, ..classified }
+    }
+
+    fn tool_call<'p>(
+        policy: &Policy,
+        key: &Key,
+        service: &Service,
+        (rule, resource, arguments): (&'p Tool, Option<&str>, &BTreeMap<String, Option<String>>),
+        now: Timestamp,
+    ) -> Classified<'p> {
+        let authorization = authorize::tool(policy, key, service, rule, resource, arguments, now);
+        let (price, refusal) = match price_of(rule, arguments) {
+            Ok(price) => (price, None),
+            Err(unknown) => (Credits::ZERO, Some(Refusal::unpriced(&unknown))),
+        };
+        let call = ToolCall {
+            name: rule.name.clone(),
+            price,
+            on_ledger_outage: rule.price.as_ref().map(|price| price.on_ledger_outage).unwrap_or_default(),
+            is_http: matches!(service.kind, ServiceKind::Http(_)),
+        };
+        Classified {
+            message_id: None,
+            tool: Some(rule),
+            subject: Subject::Tool(call),
+            is_opening: false,
+            authorization,
+            refusal,
+        }
+    }
+
+    fn reserve(&mut self) -> Step {
+        let request = match (&self.key, self.rules(), &self.subject, self.reservation_id()) {
+            (Some(key), Some(service), Subject::Tool(call), Some(reservation_id)) => ReserveRequest {
+                reservation_id,
+                key_id: key.record.key_id.clone(),
+                service: service.name.clone(),
+                tool: call.name.clone(),
+                credits: call.price,
+                ttl_seconds: self.policy.reservation_ttl_seconds,
+                policy_version: self.policy.version().clone(),
+            },
+            _ => return self.refuse(Refusal::ledger_unavailable()),
+        };
+        self.phase = Phase::Reserving;
+        Step::Reserve(request)
+    }
+
+    fn forward(&mut self, reserved: Option<Credits>) -> Step {
+        self.phase = Phase::Forwarded { reserved };
+        let mut remove: Vec<&'static str> = OVERRIDES.to_vec();
+        let mut set = Vec::with_capacity(8);
+        if let Some(service) = self.rules() {
+            if !service.forward_credential {
+                remove.extend(self.carrier.map(Carrier::header));
+            }
+            if matches!(service.kind, ServiceKind::Mcp(_)) {
+                // Answers must be read, to settle calls and to filter lists.
+                set.push(("accept-encoding", "identity".to_owned()));
+            }
+        }
+        if let Some(key) = &self.key {
+            let record = &key.record;
+            set.push(("x-agentrelay-key-id", record.key_id.to_string()));
+            set.push(("x-agentrelay-tenant-id", record.tenant_id.to_string()));
+            set.push(("x-agentrelay-tier", record.tier.clone()));
+            set.push(("x-agentrelay-scopes", record.scopes.join(" ")));
+            if let Some(agent_id) = &record.agent_id {
+                set.push(("x-agentrelay-agent-id", agent_id.to_string()));
+            }
+        }
+        if let Some(subject) = self.subject() {
+            set.push(("x-agentrelay-tool", subject.to_owned()));
+        }
+        set.push(("x-agentrelay-request-id", self.id.to_string()));
+        Step::Forward(Forward { remove, set })
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Step {
+        self.phase = Phase::Refused(refusal.outcome);
+        let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
+        let is_tool_call = matches!(self.subject, Subject::Tool(_));
+        Step::Refuse(refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id))
+    }
+}
+
+fn price_of(
+    rule: &Tool,
+    arguments: &BTreeMap<String, Option<String>>,
+) -> Result<Credits, price::UnknownValue> {
+    let Some(price) = &rule.price else { return Ok(Credits::ZERO) };
+    let Some(times) = &price.times else { return price.of(None) };
+    match arguments.get(&times.argument) {
+        None => price.of(None),
+        Some(Some(value)) => price.of(Some(value)),
+        // Not a string, so no value of the table.
+        Some(None) => price.of(Some("")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! The way back: rate headers on every response, lists filtered, calls settled by what really came.
+
+use super::refusal::{Refusal, Reply};
+use super::{Exchange, Now, Phase, ServiceKind, Subject, quota};
+use crate::authorize;
+use crate::credential::{self, Headers};
+use crate::document::Refusals;
+use crate::mcp::answer::{Reader, Verdict as Answered};
+use crate::mcp::list;
+use crate::mcp::sse::ListFilter;
+use crate::window::Verdict;
+use crate::window::slot::{Ask, Stage};
+use protocol::Credits;
+use protocol::audit::{Decision, Outcome};
+use protocol::filter::{Action, Settlement};
+
+/// How far the response has come.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    status: u16,
+    first_byte_ms: Option<u64>,
+
+    reader: Option<Reader>,
+    /// The answer is in an encoding that is not read here.
+    is_unreadable: bool,
+    filter: Option<ListFilter>,
+    failed: bool,
+}
+
+/// What to do with a response.
+#[derive(Debug)]
+pub struct ResponsePlan {
+    /// Headers to set, replacing what is there.
+    pub set: Vec<(&'static str, String)>,
+    /// What to do with its body.
+    pub body: BodyPlan,
+}
+
+/// What to do with a response's body.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BodyPlan {
+    /// Let it pass unseen.
+    Pass,
+    /// Let it pass, and show each chunk to [`Exchange::watch`].
+    Watch,
+    /// Hold it all, then replace it by what [`Exchange::filter_whole`] says.
+    Hold,
+    /// Replace each chunk by what [`Exchange::filter_chunk`] says.
+    Rewrite,
+    /// Answer this instead.
+    Refuse(Reply),
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The response was sent to its end.
+    Complete,
+    /// The client left before that.
+    ClientLeft,
+    /// The upstream broke off.
+    UpstreamFailed,
+}
+
+/// What is left of an exchange.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// For the audit.
+    pub decision: Decision,
+    /// For the ledger, where something was reserved.
+    pub settlement: Option<Settlement>,
+}
+
+impl Exchange {
+    /// The windows to look at, without taking, so that a response given before they were asked can show them.
+    pub fn unseen_windows(&self) -> Option<(u64, Vec<Ask>)> {
+        let key = self.key.as_ref().filter(|_| self.quotas.is_empty())?;
+        let tier = self.policy.tier(&key.record.tier)?;
+        let asks = tier
+            .limits
+            .iter()
+            .chain(&key.limits)
+            .map(|rule| Ask { rule: rule.clone(), stage: Stage::Key, enforced: false })
+            .collect();
+        Some((key.fingerprint, asks))
+    }
+
+    /// What the windows of [`Exchange::unseen_windows`] hold.
+    pub fn windows_seen(&mut self, asks: &[Ask], verdicts: &[Verdict]) {
+        self.quotas = quota::quotas(asks, verdicts);
+    }
+
+    /// Response headers have come, from upstream or from Envoy or this gate itself.
+    pub fn response_headers(
+        &mut self,
+        status: u16,
+        headers: &Headers<'_>,
+        ends: bool,
+        now: Now,
+    ) -> ResponsePlan {
+        self.response.status = status;
+        self.response.first_byte_ms = Some(self.elapsed_ms(now));
+        ResponsePlan {
+            set: quota::headers(&self.quotas, self.key.is_some()),
+            body: self.body_plan(status, headers, ends),
+        }
+    }
+
+    fn body_plan(&mut self, status: u16, headers: &Headers<'_>, ends: bool) -> BodyPlan {
+        let is_mcp = self.rules().is_some_and(|service| matches!(service.kind, ServiceKind::Mcp(_)));
+        if !self.is_forwarded() || !is_mcp || ends {
+            return BodyPlan::Pass;
+        }
+        let is_encoded = credential::all(headers, "content-encoding")
+            .any(|value| !value.eq_ignore_ascii_case(b"identity"));
+        let content_type = credential::single(headers, "content-type").unwrap_or_default();
+        let reader = Reader::for_content_type(content_type).filter(|_| !is_encoded);
+        let is_ok = (200..300).contains(&status);
+        match (&self.subject, reader) {
+            (Subject::Protocol { lists_tools: true, .. }, reader) if is_ok => match reader {
+                Some(Reader::Json(_)) => BodyPlan::Hold,
+                Some(Reader::Events(_)) => {
+                    self.response.filter = Some(ListFilter::default());
+                    BodyPlan::Rewrite
+                }
+                None => {
+                    self.response.failed = true;
+                    BodyPlan::Refuse(self.unreadable())
+                }
+            },
+            (Subject::Tool(_), reader) => {
+                self.response.is_unreadable = is_encoded;
+                self.response.reader = reader;
+                BodyPlan::Watch
+            }
+            _ => BodyPlan::Pass,
+        }
+    }
+
+    /// A chunk of a body that passes.
+    pub fn watch(&mut self, chunk: &[u8]) {
+        if let Some(reader) = &mut self.response.reader {
+            reader.feed(chunk);
+        }
+    }
+
+    /// The whole of a held body: what to send in its place, `None` for the same.
+    pub fn filter_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
+        list::filter(body, &|name| self.sees(name, now)).map_err(|list::Unreadable| {
+            self.response.failed = true;
+            self.unreadable()
+        })
+    }
+
+    /// A chunk of an event stream: what to send in its place. After an error the stream must be cut.
+    pub fn filter_chunk(&mut self, chunk: &[u8], ends: bool, now: Now) -> Result<Vec<u8>, list::Unreadable> {
+        let Some(mut filter) = self.response.filter.take() else { return Err(list::Unreadable) };
+        let passed = filter.feed(chunk, ends, &|name| self.sees(name, now));
+        self.response.filter = Some(filter);
+        self.response.failed |= passed.is_err();
+        passed
+    }
+
+    /// The exchange is over, however it ended.
+    pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
+        let (outcome, charged) = self.outcome(end);
+        let settlement = match (&self.phase, self.reservation_id()) {
+            (Phase::Forwarded { reserved: Some(_) }, Some(reservation_id)) => {
+                let action = if charged.is_zero() { Action::Void } else { Action::Post { credits: charged } };
+                Some(Settlement { reservation_id, action })
+            }
+            _ => None,
+        };
+        let record = self.key.as_ref().map(|key| &key.record);
+        let decision = Decision {
+            id: self.id.clone(),
+            at: self.began.wall,
+            outcome,
+            would_deny: self.would_deny,
+            key_id: record.map(|record| record.key_id.clone()),
+            tenant_id: record.map(|record| record.tenant_id.clone()),
+            agent_id: record.and_then(|record| record.agent_id.clone()),
+            service: self.rules().map(|service| service.name.clone()),
+            tool: self.subject().map(str::to_owned),
+            credits: charged,
+            reservation_id: settlement.as_ref().map(|settlement| settlement.reservation_id.clone()),
+            status: self.response.status,
+            first_byte_ms: self.response.first_byte_ms,
+            duration_ms: self.elapsed_ms(now),
+            policy_version: self.policy.version().clone(),
+            envoy: envoy.to_owned(),
+        };
+        Finished { decision, settlement }
+    }
+
+    /// How it ended, and what is charged for it.
+    fn outcome(&self, end: End) -> (Outcome, Credits) {
+        let reserved = match &self.phase {
+            Phase::Refused(outcome) => return (*outcome, Credits::ZERO),
+            Phase::Forwarded { reserved } => reserved.unwrap_or(Credits::ZERO),
+            // Something but the client ended it before it was decided: Envoy's own limits on bodies and time.
+            _ if end == End::Complete && self.response.status != 0 => {
+                return (Outcome::InvalidRequest, Credits::ZERO);
+            }
+            _ => return (Outcome::Cancelled, Credits::ZERO),
+        };
+        let status = self.response.status;
+        if self.response.failed || end == End::UpstreamFailed {
+            return (Outcome::UpstreamError, Credits::ZERO);
+        }
+        if status == 0 {
+            return (Outcome::Cancelled, Credits::ZERO);
+        }
+        let Subject::Tool(call) = &self.subject else {
+            let outcome = if status < 500 { Outcome::Allowed } else { Outcome::UpstreamError };
+            return (outcome, Credits::ZERO);
+        };
+        if status >= 400 {
+            return (Outcome::UpstreamError, Credits::ZERO);
+        }
+        if call.is_http || self.response.is_unreadable {
+            return (Outcome::Allowed, reserved);
+        }
+        match self.response.reader.as_ref().map_or(Answered::Nothing, Reader::verdict) {
+            // What a client has begun to receive it has received: leaving early does not make it free.
+            Answered::Success => (Outcome::Allowed, reserved),
+            // The call is not over; it is charged when its result comes.
+            Answered::Unfinished => (Outcome::Allowed, Credits::ZERO),
+            Answered::Nothing if end == End::ClientLeft => (Outcome::Cancelled, Credits::ZERO),
+            Answered::Nothing | Answered::ToolError | Answered::ProtocolError => {
+                (Outcome::UpstreamError, Credits::ZERO)
+            }
+        }
+    }
+
+    /// Whether the key sees a tool in a list.
+    fn sees(&self, name: &str, now: Now) -> bool {
+        let (Some(key), Some(service)) = (&self.key, self.rules()) else { return false };
+        let ServiceKind::Mcp(tools) = &service.kind else { return false };
+        tools
+            .get(name)
+            .or(service.unlisted.as_ref())
+            .is_some_and(|rule| authorize::is_visible(&self.policy, key, service, rule, now.wall))
+    }
+
+    fn unreadable(&self) -> Reply {
+        let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
+        Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id)
+    }
+
+    fn elapsed_ms(&self, now: Now) -> u64 {
+        now.monotonic.0.saturating_sub(self.began.monotonic.0)
+    }
+}

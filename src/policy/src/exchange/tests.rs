@@ -1,0 +1,531 @@
+#![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
+
+use super::*;
+use crate::window::slot;
+use protocol::api_key::{self, Kind};
+use protocol::filter::Action;
+use protocol::key::{Grant, KeyRecord, KeySource, KeyState};
+use protocol::{KeyId, TenantId};
+use serde_json::{Value, json};
+
+/// Carries one exchange through, with real windows and a ledger that says what the test wants.
+struct Gate {
+    policy: Arc<Policy>,
+    key: Option<Arc<Key>>,
+    ledger: ReserveAnswered,
+    slot: Vec<u8>,
+    now_ms: u64,
+    reserved: Vec<ReserveRequest>,
+}
+
+enum Decided {
+    Forwarded(Box<Exchange>, Forward),
+    Refused(Reply),
+}
+
+impl Decided {
+    fn refusal(self) -> (u16, Value) {
+        match self {
+            Decided::Refused(reply) => (reply.status, serde_json::from_slice(&reply.body).unwrap()),
+            Decided::Forwarded(_, forward) => panic!("forwarded: {forward:?}"),
+        }
+    }
+
+    fn forwarded(self) -> (Exchange, Forward) {
+        match self {
+            Decided::Forwarded(exchange, forward) => (*exchange, forward),
+            Decided::Refused(reply) => panic!("refused: {}", String::from_utf8_lossy(&reply.body)),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<String> {
+        match self {
+            Decided::Refused(reply) => {
+                reply.headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value.clone())
+            }
+            Decided::Forwarded(..) => None,
+        }
+    }
+}
+
+fn record() -> KeyRecord {
+    KeyRecord {
+        key_id: KeyId::parse("key_1").unwrap(),
+        tenant_id: TenantId::parse("ten_1").unwrap(),
+        tier: "pro".into(),
+        state: KeyState::Active,
+        scopes: vec!["read".into(), "generate".into()],
+        services: None,
+        tools: None,
+        resources: None,
+        limits: vec![],
+        agent_id: None,
+        source: KeySource::Admin,
+        expires_at: None,
+    }
+}
+
+fn document() -> Value {
+    json!({
+        "tiers": {"free": {"rank": 0, "limits": [{"permits": 3, "window": "60s"}]},
+                  "pro": {"rank": 2, "limits": [{"permits": 100, "window": "60s"}]}},
+        "risks": {"read_only": {"scope": "read"}, "local_mutation": {"scope": "generate"},
+                  "external_mutation": {"scope": "generate"}, "destructive": {"scope": "admin"}},
+        "services": {
+            "studio": {"kind": "mcp", "path": "/mcp", "tools": {
+                "draw": {"risk": "local_mutation", "price": {"credits": 5, "times":
+                    {"argument": "q", "values": {"a": 1, "b": 8}, "default": "a"}},
+                    "requires": [{"argument": "q", "value": "b", "tier": "pro"}]},
+                "search": {"risk": "read_only", "limits": [{"permits": 1, "window": "10s"}]},
+                "wipe": {"risk": "destructive"},
+            }},
+            "ci": {"kind": "http", "path": "/api", "tools": {
+                "GET /p/{id}": {"risk": "read_only", "resource": "project:{id}"},
+                "POST /p/{id}": {"risk": "external_mutation", "price": {"credits": 2}},
+            }},
+        },
+    })
+}
+
+impl Gate {
+    fn new() -> Gate {
+        Gate::with(document(), record())
+    }
+
+    fn with(document: Value, record: KeyRecord) -> Gate {
+        Gate {
+            policy: Arc::new(Policy::from_json(document.to_string().as_bytes()).unwrap()),
+            key: Some(Arc::new(Key::new(record))),
+            ledger: ReserveAnswered::Reserved,
+            slot: Vec::new(),
+            now_ms: 1_000_000,
+            reserved: Vec::new(),
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: Timestamp::from_millis(self.now_ms), monotonic: Monotonic(self.now_ms) }
+    }
+
+    fn request(&mut self, method: &str, path: &str, body: Option<&[u8]>) -> Decided {
+        self.request_with(method, path, body, &[])
+    }
+
+    fn request_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+        more: &[(&str, &str)],
+    ) -> Decided {
+        let bearer = format!("Bearer {}", secret());
+        let mut headers: Vec<(&[u8], &[u8])> = vec![
+            (b":method", method.as_bytes()),
+            (b":path", path.as_bytes()),
+            (b":authority", b"gate"),
+            (b"authorization", bearer.as_bytes()),
+        ];
+        headers.extend(more.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
+        let (mut exchange, mut step) =
+            Exchange::begin(self.policy.clone(), id, &headers, body.is_none(), self.now());
+        loop {
+            step = match step {
+                Step::FindKey(hash) => {
+                    assert_eq!(hash, KeyHash::of(secret().as_bytes()));
+                    match &self.key {
+                        Some(key) => exchange.key_found(key.clone(), self.now()),
+                        None => exchange.key_not_found(KeyNotFound::Unknown),
+                    }
+                }
+                Step::ReadBody { .. } => exchange.body(body.unwrap(), self.now()),
+                Step::AskWindows { fingerprint, asks } => {
+                    let (next, verdicts) =
+                        slot::take(&self.slot, fingerprint, &asks, Monotonic(self.now_ms)).unwrap();
+                    self.slot = next;
+                    exchange.windows_asked(&verdicts)
+                }
+                Step::Reserve(request) => {
+                    self.reserved.push(request);
+                    exchange.reserve_answered(self.ledger)
+                }
+                Step::Forward(forward) => return Decided::Forwarded(Box::new(exchange), forward),
+                Step::Refuse(reply) => return Decided::Refused(reply),
+            }
+        }
+    }
+
+    fn call(&mut self, tool: &str, arguments: Value) -> Decided {
+        let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call",
+                          "params": {"name": tool, "arguments": arguments}});
+        self.request("POST", "/mcp", Some(body.to_string().as_bytes()))
+    }
+
+    fn method(&mut self, method: &str) -> Decided {
+        let body = json!({"jsonrpc": "2.0", "id": "m", "method": method, "params": {}});
+        self.request("POST", "/mcp", Some(body.to_string().as_bytes()))
+    }
+}
+
+fn secret() -> String {
+    let mut next = 1u8;
+    api_key::mint(Kind::Agent, || {
+        next = next.wrapping_add(5);
+        next
+    })
+}
+
+#[test]
+fn a_priced_call_is_reserved_at_the_arguments_price_and_tells_upstream_who_called() {
+    let mut gate = Gate::new();
+    let (exchange, forward) = gate.call("draw", json!({"q": "b"})).forwarded();
+    assert_eq!(gate.reserved[0].credits.get(), 40);
+    assert_eq!(gate.reserved[0].tool, "draw");
+    let set = |name: &str| forward.set.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str());
+    assert_eq!(set("x-agentrelay-key-id"), Some("key_1"));
+    assert_eq!(set("x-agentrelay-tenant-id"), Some("ten_1"));
+    assert_eq!(set("x-agentrelay-tier"), Some("pro"));
+    assert_eq!(set("x-agentrelay-scopes"), Some("read generate"));
+    assert_eq!(set("x-agentrelay-tool"), Some("draw"));
+    assert_eq!(set("x-agentrelay-request-id"), Some(exchange.id().as_str()));
+    assert_eq!(set("x-agentrelay-agent-id"), None);
+    assert!(forward.remove.contains(&"authorization"));
+}
+
+#[test]
+fn a_free_tool_asks_no_ledger() {
+    let mut gate = Gate::new();
+    gate.call("search", json!({})).forwarded();
+    assert_eq!(gate.reserved, []);
+}
+
+#[test]
+fn refusals_come_in_their_fixed_order() {
+    // Each case breaks one thing more than the one after it, so the first refusal that applies must win.
+    let mut gate = Gate::new();
+    let bad_body = b"{".as_slice();
+    gate.key = None;
+    assert_eq!(gate.request("POST", "/mcp", Some(bad_body)).refusal().0, 401);
+
+    let full = |mut record: KeyRecord| {
+        record.tier = "free".into();
+        let mut gate = Gate::with(document(), record);
+        for _ in 0..3 {
+            gate.method("ping").forwarded();
+        }
+        gate
+    };
+    assert_eq!(full(record()).request("POST", "/mcp", Some(bad_body)).refusal().0, 429);
+    assert_eq!(full(record()).call("nothing", json!({})).refusal().0, 429);
+    assert_eq!(full(record()).call("wipe", json!({})).refusal().0, 429);
+
+    let mut gate = Gate::new();
+    assert_eq!(gate.request("POST", "/mcp", Some(bad_body)).refusal().1["error"]["code"], -32700);
+    assert_eq!(gate.call("nothing", json!({})).refusal().1["error"]["code"], 40401);
+
+    let mut free = record();
+    free.tier = "free".into();
+    free.scopes = vec![];
+    let mut gate = Gate::with(document(), free.clone());
+    assert_eq!(gate.call("draw", json!({"q": "b"})).refusal().1["error"]["code"], 40301);
+    free.scopes = vec!["generate".into(), "read".into()];
+    let mut gate = Gate::with(document(), free);
+    gate.ledger = ReserveAnswered::QuotaExceeded;
+    assert_eq!(gate.call("draw", json!({"q": "b"})).refusal().1["error"]["code"], 40302);
+    assert_eq!(gate.call("draw", json!({"q": "a"})).refusal().1["error"]["code"], 40201);
+    gate.ledger = ReserveAnswered::Unavailable;
+    assert_eq!(gate.call("draw", json!({"q": "a"})).refusal().1["error"]["code"], 50301);
+}
+
+#[test]
+fn a_full_window_says_truly_when_to_come_back() {
+    let mut gate = Gate::new();
+    gate.call("search", json!({})).forwarded();
+    let refused = gate.call("search", json!({}));
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert_eq!(refused.refusal().1["error"]["data"]["retryAfterSeconds"], seconds);
+    gate.now_ms += seconds * 1000;
+    gate.call("search", json!({})).forwarded();
+}
+
+#[test]
+fn the_wait_of_a_full_key_includes_the_tools_own_window() {
+    let mut document = document();
+    document["tiers"]["pro"]["limits"] = json!([{"permits": 1, "window": "2s"}]);
+    let mut gate = Gate::with(document, record());
+    gate.call("search", json!({})).forwarded();
+    let refused = gate.call("search", json!({}));
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!(seconds >= 10, "{seconds}");
+    gate.now_ms += seconds * 1000;
+    gate.call("search", json!({})).forwarded();
+}
+
+#[test]
+fn what_opens_a_connection_is_counted_and_never_refused_for_its_rate() {
+    let mut free = record();
+    free.tier = "free".into();
+    let mut gate = Gate::with(document(), free);
+    for _ in 0..5 {
+        gate.method("initialize").forwarded();
+        gate.method("server/discover").forwarded();
+    }
+    assert_eq!(gate.method("tools/list").refusal().0, 429);
+}
+
+#[test]
+fn a_key_that_is_not_active_is_no_key() {
+    for (state, expires_at, status) in [
+        (KeyState::Active, Some(1_000_001), None),
+        (KeyState::Active, Some(1_000_000), Some(401)),
+        (KeyState::Revoked, None, Some(401)),
+        (KeyState::Suspended, None, Some(401)),
+        (KeyState::Expired, None, Some(401)),
+    ] {
+        let mut own = record();
+        own.state = state;
+        own.expires_at = expires_at.map(Timestamp::from_millis);
+        let decided = Gate::with(document(), own).method("ping");
+        match status {
+            None => drop(decided.forwarded()),
+            Some(status) => {
+                assert_eq!(
+                    decided.header("www-authenticate").as_deref(),
+                    Some("Bearer error=\"invalid_token\"")
+                );
+                assert_eq!(decided.refusal().0, status);
+            }
+        }
+    }
+}
+
+#[test]
+fn grants_hold_a_key_to_names_until_they_end() {
+    let grant = |name: &str, ends: Option<u64>| {
+        Some(vec![Grant { name: name.into(), expires_at: ends.map(Timestamp::from_millis) }])
+    };
+    let status = |own: KeyRecord| match Gate::with(document(), own).request("GET", "/api/p/42", None) {
+        Decided::Forwarded(..) => 200,
+        refused => refused.refusal().0,
+    };
+    assert_eq!(status(record()), 200);
+    assert_eq!(status(KeyRecord { resources: grant("project:42", None), ..record() }), 200);
+    assert_eq!(status(KeyRecord { resources: grant("project:42", Some(1_000_001)), ..record() }), 200);
+    assert_eq!(status(KeyRecord { resources: grant("project:42", Some(1_000_000)), ..record() }), 403);
+    assert_eq!(status(KeyRecord { resources: grant("project:4", None), ..record() }), 403);
+    assert_eq!(status(KeyRecord { resources: Some(vec![]), ..record() }), 403);
+    assert_eq!(status(KeyRecord { services: grant("studio", None), ..record() }), 403);
+    assert_eq!(status(KeyRecord { tools: grant("GET /p/{id}", None), ..record() }), 200);
+    assert_eq!(status(KeyRecord { tools: grant("POST /p/{id}", None), ..record() }), 403);
+    assert_eq!(status(KeyRecord { tier: "gone".into(), ..record() }), 403);
+}
+
+#[test]
+fn a_scope_refusal_names_all_that_is_needed() {
+    let mut gate = Gate::new();
+    let refused = gate.call("wipe", json!({}));
+    assert_eq!(
+        refused.header("www-authenticate").as_deref(),
+        Some("Bearer error=\"insufficient_scope\", scope=\"admin\"")
+    );
+    assert_eq!(refused.refusal().1["id"], 7);
+}
+
+#[test]
+fn what_matches_no_rule_is_refused() {
+    let mut gate = Gate::new();
+    for (method, path, status) in [
+        ("GET", "/", 404),
+        ("GET", "/api", 404),
+        ("GET", "/api/p/1/", 404),
+        ("DELETE", "/api/p/1", 404),
+        ("GET", "/api/../api/p/1", 400),
+        ("GET", "/api/p/%2e%2e", 400),
+        ("GET", "//api/p/1", 400),
+        ("PUT", "/mcp", 405),
+        ("CONNECT", "/mcp", 400),
+    ] {
+        assert_eq!(gate.request(method, path, None).refusal().0, status, "{method} {path}");
+    }
+    let upgrade = gate.request_with("GET", "/api/p/1", None, &[("upgrade", "websocket")]);
+    assert_eq!(upgrade.refusal().0, 400);
+}
+
+#[test]
+fn unlisted_tools_pass_only_by_an_explicit_rule() {
+    let mut document = document();
+    document["services"]["studio"]["unlisted"] = json!({"risk": "read_only", "price": {"credits": 3}});
+    let mut gate = Gate::with(document, record());
+    let (exchange, _) = gate.call("anything", json!({})).forwarded();
+    assert_eq!(exchange.subject(), Some("unlisted"));
+    assert_eq!(gate.reserved[0].credits.get(), 3);
+}
+
+#[test]
+fn a_shadow_rule_is_recorded_and_not_enforced() {
+    let mut document = document();
+    document["risks"]["destructive"]["shadow"] = json!(true);
+    document["tiers"]["pro"]["limits"] = json!([{"permits": 1, "window": "60s", "shadow": true}]);
+    let mut gate = Gate::with(document, record());
+    let (exchange, _) = gate.call("wipe", json!({})).forwarded();
+    assert_eq!(
+        exchange.finish(End::Complete, "e", gate.now()).decision.would_deny,
+        Some(Outcome::InsufficientScope)
+    );
+    let (exchange, _) = gate.method("ping").forwarded();
+    assert_eq!(
+        exchange.finish(End::Complete, "e", gate.now()).decision.would_deny,
+        Some(Outcome::RateLimited)
+    );
+}
+
+#[test]
+fn an_outage_lets_only_those_pass_whose_price_says_so() {
+    let mut document = document();
+    document["services"]["studio"]["tools"]["draw"]["price"]["on_ledger_outage"] = json!("allow");
+    let mut gate = Gate::with(document, record());
+    gate.ledger = ReserveAnswered::Unavailable;
+    let (exchange, _) = gate.call("draw", json!({})).forwarded();
+    assert_eq!(exchange.finish(End::Complete, "e", gate.now()).settlement, None);
+    gate.ledger = ReserveAnswered::KeyInactive;
+    assert_eq!(gate.call("draw", json!({})).refusal().0, 401);
+}
+
+#[test]
+fn a_service_may_ask_for_refusals_that_the_model_can_read() {
+    let mut document = document();
+    document["services"]["studio"]["refusals"] = json!("mcp-tool");
+    let mut gate = Gate::with(document, record());
+    gate.ledger = ReserveAnswered::QuotaExceeded;
+    let (status, answer) = gate.call("draw", json!({})).refusal();
+    assert_eq!((status, &answer["result"]["isError"]), (200, &json!(true)));
+    assert_eq!(answer["result"]["_meta"]["agentrelay/refusal"]["reason"], "quota_exceeded");
+    assert_eq!(gate.request("POST", "/mcp", Some(b"{")).refusal().0, 400);
+    gate.key = None;
+    assert_eq!(gate.call("draw", json!({})).refusal().0, 401);
+}
+
+#[test]
+fn an_unknown_price_is_refused_before_anything_is_counted_against_the_tool() {
+    let mut gate = Gate::new();
+    for quality in [json!("c"), json!(""), json!(1), json!(null), json!(["a"])] {
+        let (status, answer) = gate.call("draw", json!({"q": quality})).refusal();
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{quality}");
+    }
+    assert_eq!(gate.reserved, []);
+}
+
+#[test]
+fn only_a_success_is_charged() {
+    let json_type = "application/json";
+    let success = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
+    let tool_error = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#;
+    let rpc_error = r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#;
+    let input = r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"input_required"}}"#;
+    for (status, content_type, body, end, charged, outcome) in [
+        (200, json_type, success, End::Complete, 5, Outcome::Allowed),
+        (200, json_type, tool_error, End::Complete, 0, Outcome::UpstreamError),
+        (200, json_type, rpc_error, End::Complete, 0, Outcome::UpstreamError),
+        (200, json_type, input, End::Complete, 0, Outcome::Allowed),
+        (500, json_type, success, End::Complete, 0, Outcome::UpstreamError),
+        (404, json_type, success, End::Complete, 0, Outcome::UpstreamError),
+        (200, json_type, "", End::Complete, 0, Outcome::UpstreamError),
+        (200, "text/plain", "done", End::Complete, 0, Outcome::UpstreamError),
+        (200, json_type, &success[..40], End::UpstreamFailed, 0, Outcome::UpstreamError),
+        // A client that leaves with the result in its hands has had it.
+        (200, json_type, &success[..44], End::ClientLeft, 5, Outcome::Allowed),
+        (200, json_type, &success[..20], End::ClientLeft, 0, Outcome::Cancelled),
+        (0, "", "", End::ClientLeft, 0, Outcome::Cancelled),
+    ] {
+        let mut gate = Gate::new();
+        let (mut exchange, _) = gate.call("draw", json!({})).forwarded();
+        if status != 0 {
+            let headers: [(&[u8], &[u8]); 1] = [(b"content-type", content_type.as_bytes())];
+            exchange.response_headers(status, &headers, false, gate.now());
+            exchange.watch(body.as_bytes());
+        }
+        let finished = exchange.finish(end, "envoy-1", gate.now());
+        let case = format!("{status} {content_type} {body} {end:?}");
+        assert_eq!(
+            (finished.decision.credits.get(), finished.decision.outcome),
+            (charged, outcome),
+            "{case}"
+        );
+        let action = finished.settlement.unwrap().action;
+        let expected = match Credits::new(charged).unwrap() {
+            Credits::ZERO => Action::Void,
+            credits => Action::Post { credits },
+        };
+        assert_eq!(action, expected, "{case}");
+    }
+}
+
+#[test]
+fn an_http_call_is_charged_by_its_status() {
+    for (status, end, charged) in [
+        (200, End::Complete, 2),
+        (302, End::Complete, 2),
+        (404, End::Complete, 0),
+        (503, End::Complete, 0),
+        (200, End::UpstreamFailed, 0),
+        (200, End::ClientLeft, 2),
+    ] {
+        let mut gate = Gate::new();
+        let (mut exchange, _) = gate.request("POST", "/api/p/1", Some(b"anything")).forwarded();
+        exchange.response_headers(status, &[], false, gate.now());
+        assert_eq!(exchange.finish(end, "e", gate.now()).decision.credits.get(), charged, "{status} {end:?}");
+    }
+}
+
+#[test]
+fn lists_show_only_what_the_key_may_call() {
+    let mut read_only = record();
+    read_only.scopes = vec!["read".into()];
+    let mut gate = Gate::with(document(), read_only);
+    let (mut exchange, forward) = gate.method("tools/list").forwarded();
+    assert!(forward.set.contains(&("accept-encoding", "identity".to_owned())));
+    let json: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
+    assert_eq!(exchange.response_headers(200, &json, false, gate.now()).body, BodyPlan::Hold);
+    let list = br#"{"id":1,"result":{"tools":[{"name":"draw"},{"name":"search"},{"name":"other"}]}}"#;
+    let filtered = exchange.filter_whole(list, gate.now()).unwrap().unwrap();
+    assert_eq!(filtered, br#"{"id":1,"result":{"tools":[{"name":"search"}]}}"#);
+    assert_eq!(exchange.filter_whole(b"garbage", gate.now()).unwrap_err().status, 502);
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_not_passed_on() {
+    let mut gate = Gate::new();
+    for headers in [
+        vec![(b"content-type".as_slice(), b"application/json".as_slice()), (b"content-encoding", b"gzip")],
+        vec![(b"content-type", b"text/html")],
+        vec![],
+    ] {
+        let (mut exchange, _) = gate.method("tools/list").forwarded();
+        let plan = exchange.response_headers(200, &headers, false, gate.now());
+        assert!(matches!(plan.body, BodyPlan::Refuse(reply) if reply.status == 502), "{headers:?}");
+    }
+}
+
+#[test]
+fn every_response_tells_what_is_left() {
+    let mut gate = Gate::new();
+    let (mut exchange, _) = gate.call("search", json!({})).forwarded();
+    let plan = exchange.response_headers(200, &[], true, gate.now());
+    let set =
+        |name: &str| plan.set.iter().find(|(own, _)| *own == name).map(|(_, value)| value.clone()).unwrap();
+    assert_eq!(set("ratelimit-policy"), "\"key-60s\";q=100;w=60, \"tool-10s\";q=1;w=10");
+    assert!(set("ratelimit").starts_with("\"key-60s\";r=99;t="));
+    assert_eq!((set("x-ratelimit-limit"), set("x-ratelimit-remaining")), ("1".into(), "0".into()));
+}
+
+#[test]
+fn reserved_headers_are_told_from_others() {
+    for name in
+        ["x-agentrelay-tier", "X-AgentRelay-Tier", "x_agentrelay_tier", "x-agentrelay-", "x-agentrelay_x"]
+    {
+        assert!(is_reserved_header(name.as_bytes()), "{name}");
+    }
+    for name in ["x-agentrelay", "x-agent-relay-x", "xx-agentrelay-x"] {
+        assert!(!is_reserved_header(name.as_bytes()), "{name}");
+    }
+}

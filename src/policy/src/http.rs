@@ -1,0 +1,320 @@
+//! Recognising HTTP calls: a path that can be read in one way only, and routes by method and path template.
+
+use crate::rules::Tool;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Methods that a route may name. `HEAD` is answered by the route of `GET`.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+
+/// The path could be read in more than one way by what stands behind the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ambiguous;
+
+impl fmt::Display for Ambiguous {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the path holds an empty or dot segment, `;`, `\\`, or an escape that servers read differently; \
+             write it in its plain form",
+        )
+    }
+}
+
+/// The path of a request target, without its query, if every server reads it alike.
+pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or(target);
+    let path = std::str::from_utf8(path).map_err(|_| Ambiguous)?;
+    let bytes_ok = path.bytes().all(|byte| byte.is_ascii_graphic() && !b";#\\{}\"<>^`|".contains(&byte));
+    let segments = path.strip_prefix('/').ok_or(Ambiguous)?;
+    let last = segments.split('/').count();
+    // One empty segment at the very end is a trailing slash: plain, and different from the path without it.
+    let segments_ok = segments.split('/').enumerate().all(|(index, segment)| match segment {
+        "" => index.saturating_add(1) == last,
+        "." | ".." => false,
+        segment => unescape(segment).is_some(),
+    });
+    if bytes_ok && segments_ok { Ok(path) } else { Err(Ambiguous) }
+}
+
+/// Reads percent escapes. `None` for a broken one, and for one that some servers resolve before routing and others do
+/// not: letters, digits, `-._~`, `/`, `\`, `%`, `;` and control characters.
+fn unescape(segment: &str) -> Option<String> {
+    if !segment.contains('%') {
+        return Some(segment.to_owned());
+    }
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let high = char::from(rest.next()?).to_digit(16)?;
+        let low = char::from(rest.next()?).to_digit(16)?;
+        let escaped = u8::try_from(high.checked_mul(16)?.checked_add(low)?).ok()?;
+        if escaped.is_ascii_alphanumeric() || escaped.is_ascii_control() || b"-._~/\\%;".contains(&escaped) {
+            return None;
+        }
+        bytes.push(escaped);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The routes of one service.
+#[derive(Debug, Default)]
+pub struct Router {
+    /// By number of segments, the most specific first.
+    routes: BTreeMap<usize, Vec<Route>>,
+}
+
+#[derive(Debug)]
+struct Route {
+    method: &'static str,
+    segments: Vec<Segment>,
+    tool: Tool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    // Before `Variable`, so that a literal wins over a variable in the same place.
+    Literal(String),
+    Variable(String),
+}
+
+/// A route that matches.
+#[derive(Debug)]
+pub struct Match<'r> {
+    /// Its rule.
+    pub tool: &'r Tool,
+    /// The resource that this path names, such as `project:42`.
+    pub resource: Option<String>,
+}
+
+impl Router {
+    /// Builds the routes from tools named `METHOD /path/{template}`. Returns the faults beside, by tool.
+    pub(crate) fn new(tools: Vec<Tool>) -> (Router, Vec<(String, String)>) {
+        let mut router = Router::default();
+        let mut faults = Vec::new();
+        for tool in tools {
+            let name = tool.name.clone();
+            if let Err(fault) = router.add(tool) {
+                faults.push((name, fault));
+            }
+        }
+        for routes in router.routes.values_mut() {
+            routes.sort_by(|a, b| a.segments.cmp(&b.segments));
+        }
+        (router, faults)
+    }
+
+    fn add(&mut self, tool: Tool) -> Result<(), String> {
+        let (method, template) = tool.name.split_once(' ').ok_or("name it `METHOD /path/{template}`")?;
+        let method = METHODS
+            .into_iter()
+            .find(|known| *known == method)
+            .ok_or_else(|| format!("the method is one of {}", METHODS.join(", ")))?;
+        let segments = parse_template(template)?;
+        if let Some(resource) = &tool.resource {
+            check_resource(resource, &segments)?;
+        }
+        let routes = self.routes.entry(segments.len()).or_default();
+        let same = |other: &Route| {
+            other.method == method
+                && other.segments.iter().zip(&segments).all(|(a, b)| match (a, b) {
+                    (Segment::Literal(a), Segment::Literal(b)) => a == b,
+                    (Segment::Variable(_), Segment::Variable(_)) => true,
+                    _ => false,
+                })
+        };
+        if let Some(other) = routes.iter().find(|other| same(other)) {
+            return Err(format!("matches the same paths as `{}`", other.tool.name));
+        }
+        routes.push(Route { method, segments, tool });
+        Ok(())
+    }
+
+    /// Every tool.
+    pub fn tools(&self) -> impl Iterator<Item = &Tool> {
+        self.routes.values().flatten().map(|route| &route.tool)
+    }
+
+    /// The route for a method and a plain path below the service's own.
+    pub fn find(&self, method: &[u8], path: &str) -> Option<Match<'_>> {
+        let method = if method == b"HEAD" { b"GET".as_slice() } else { method };
+        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        self.routes.get(&segments.len())?.iter().find_map(|route| {
+            if route.method.as_bytes() != method {
+                return None;
+            }
+            let variables = route.bind(&segments)?;
+            let resource = route.tool.resource.as_ref().map(|resource| fill(resource, &variables));
+            Some(Match { tool: &route.tool, resource })
+        })
+    }
+}
+
+impl Route {
+    fn bind<'r>(&'r self, segments: &[&str]) -> Option<Vec<(&'r str, String)>> {
+        let mut variables = Vec::new();
+        for (own, segment) in self.segments.iter().zip(segments) {
+            match own {
+                Segment::Literal(literal) if literal == segment => {}
+                Segment::Literal(_) => return None,
+                Segment::Variable(name) if !segment.is_empty() => {
+                    variables.push((name.as_str(), unescape(segment)?));
+                }
+                Segment::Variable(_) => return None,
+            }
+        }
+        Some(variables)
+    }
+}
+
+fn parse_template(template: &str) -> Result<Vec<Segment>, String> {
+    let path = template.strip_prefix('/').ok_or("the path template begins with `/`")?;
+    path.split('/')
+        .map(|segment| match segment.strip_prefix('{').map(|rest| rest.strip_suffix('}')) {
+            Some(Some(name)) if is_name(name) => Ok(Segment::Variable(name.to_owned())),
+            Some(_) => Err(format!("`{segment}` is no variable; write `{{name}}` as a whole segment")),
+            None if segment.is_empty() || plain_path(&[b"/", segment.as_bytes()].concat()).is_err() => {
+                Err(format!("`{segment}` can't be a segment; leave out blanks, escapes and trailing slashes"))
+            }
+            None if segment.contains('%') => Err(format!("`{segment}` holds an escape; write it plainly")),
+            None => Ok(Segment::Literal(segment.to_owned())),
+        })
+        .collect()
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+/// Every `{name}` in a resource must be a variable of the path.
+fn check_resource(resource: &str, segments: &[Segment]) -> Result<(), String> {
+    let known =
+        |name: &str| segments.iter().any(|segment| matches!(segment, Segment::Variable(own) if own == name));
+    for part in resource.split('{').skip(1) {
+        match part.split_once('}') {
+            Some((name, _)) if known(name) => {}
+            _ => return Err(format!("resource `{resource}` names a variable that the path does not have")),
+        }
+    }
+    Ok(())
+}
+
+fn fill(template: &str, variables: &[(&str, String)]) -> String {
+    let mut filled = String::with_capacity(template.len());
+    let mut parts = template.split('{');
+    filled.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        // The shape was checked when the policy was parsed.
+        let (name, rest) = part.split_once('}').unwrap_or((part, ""));
+        if let Some((_, value)) = variables.iter().find(|(own, _)| *own == name) {
+            filled.push_str(value);
+        }
+        filled.push_str(rest);
+    }
+    filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_path_with_one_reading_is_plain() {
+        for target in ["/", "/a", "/a/", "/a/b?x=/../y", "/a%20b", "/%C3%BC", "/a.b/..c", "/a:b@c"] {
+            assert!(plain_path(target.as_bytes()).is_ok(), "{target}");
+        }
+        for target in [
+            "",
+            "a",
+            "*",
+            "//",
+            "/a//b",
+            "/a/./b",
+            "/a/../b",
+            "/..",
+            "/.",
+            "/a/%2e%2e/b",
+            "/%2E",
+            "/a%2fb",
+            "/a%5Cb",
+            "/a\\b",
+            "/a;v=1",
+            "/a%3bv",
+            "/%61",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/%00",
+            "/a%25b",
+            "/%ff",
+            "/ü",
+            "/a b",
+            "/a#b",
+        ] {
+            assert!(plain_path(target.as_bytes()).is_err(), "{target}");
+        }
+        assert!(plain_path(b"/\xff").is_err());
+    }
+
+    fn tool(name: &str, resource: Option<&str>) -> Tool {
+        Tool {
+            name: name.into(),
+            risk: crate::document::Risk::ReadOnly,
+            scope: crate::rules::ScopeRule { scopes: vec!["read".into()], shadow: false },
+            resource: resource.map(str::to_owned),
+            limits: vec![],
+            price: None,
+            requires: vec![],
+        }
+    }
+
+    #[test]
+    fn the_most_specific_route_wins_and_names_its_resource() {
+        let (router, faults) = Router::new(vec![
+            tool("GET /projects/{project}/{what}", Some("project:{project}")),
+            tool("GET /projects/{project}/builds", Some("project:{project}")),
+            tool("POST /projects/{project}/builds", None),
+        ]);
+        assert_eq!(faults, []);
+        let found = |method: &str, path: &str| {
+            router.find(method.as_bytes(), path).map(|found| (found.tool.name.clone(), found.resource))
+        };
+        let builds = Some(("GET /projects/{project}/builds".to_owned(), Some("project:4 2".to_owned())));
+        assert_eq!(found("GET", "/projects/4%202/builds"), builds);
+        assert_eq!(found("HEAD", "/projects/4%202/builds"), builds);
+        assert_eq!(found("GET", "/projects/42/logs").unwrap().0, "GET /projects/{project}/{what}");
+        assert_eq!(found("POST", "/projects/42/builds").unwrap().1, None);
+        for (method, path) in [
+            ("PUT", "/projects/42/builds"),
+            ("get", "/projects/42/builds"),
+            ("GET", "/projects/42/builds/"),
+            ("GET", "/projects//builds"),
+            ("GET", "/Projects/42/builds"),
+            ("GET", "/projects/42"),
+        ] {
+            assert_eq!(found(method, path), None, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_route_that_cannot_work_is_a_fault() {
+        for name in [
+            "GET",
+            "FETCH /a",
+            "GET a",
+            "GET /a//b",
+            "GET /{a",
+            "GET /x{a}",
+            "GET /a/",
+            "GET /a;b",
+            "GET /%20",
+        ] {
+            assert_eq!(Router::new(vec![tool(name, None)]).1.len(), 1, "{name}");
+        }
+        assert_eq!(Router::new(vec![tool("GET /a/{x}", None), tool("GET /a/{y}", None)]).1.len(), 1);
+        assert_eq!(Router::new(vec![tool("GET /a/{x}", Some("r:{y}"))]).1.len(), 1);
+    }
+}

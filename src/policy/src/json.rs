@@ -1,0 +1,266 @@
+//! Strict JSON: bytes that two parsers could read in two ways are refused before anyone reads them.
+//!
+//! Refused are: names given twice at any depth, also where only their case differs at the depths that a decision
+//! reads (some servers match names without case); names of the JSON-RPC envelope in other case; nesting beyond [`DEPTH_MAX`]; a byte order mark; anything that is
+//! not UTF-8; numbers that do not fit; anything after the value.
+
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Deepest nesting of arrays and objects that is accepted.
+pub const DEPTH_MAX: u32 = 64;
+
+/// Names are compared without case down to this depth: the envelope, its `params`, and what is in `_meta`.
+const CASE_BLIND_DEPTH: u32 = 3;
+
+/// The names that a decision reads from a JSON-RPC message. `Method` is refused even where there is no `method`: a
+/// server that ignores case would obey it.
+const ENVELOPE_NAMES: [&str; 9] =
+    ["jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "uri"];
+const ENVELOPE_DEPTH: u32 = 2;
+
+/// Why the bytes were refused. Never quotes them: they may hold what must not be logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not one JSON value in UTF-8.
+    Syntax,
+    /// A name is given twice in one object.
+    DuplicateName,
+    /// A name of the JSON-RPC envelope is written in other case.
+    AmbiguousName,
+    /// Nested deeper than [`DEPTH_MAX`].
+    TooDeep,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fault::Syntax => "the body is not one JSON value in UTF-8",
+            Fault::DuplicateName => "the body gives a name twice in one object",
+            Fault::AmbiguousName => "the body writes a JSON-RPC name in other case",
+            Fault::TooDeep => "the body is nested deeper than 64 levels",
+        })
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Checks that `bytes` are one JSON value that every parser reads alike.
+pub fn check(bytes: &[u8]) -> Result<(), Fault> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let mut fault = None;
+    let outcome = Walk { depth: 0, fault: &mut fault }.deserialize(&mut json).and_then(|()| json.end());
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(_) => Err(fault.unwrap_or(Fault::Syntax)),
+    }
+}
+
+struct Walk<'f> {
+    depth: u32,
+    fault: &'f mut Option<Fault>,
+}
+
+impl Walk<'_> {
+    fn fail<E: de::Error>(self, fault: Fault) -> E {
+        *self.fault = Some(fault);
+        E::custom(fault)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let depth = self.depth.saturating_add(1);
+        if depth > DEPTH_MAX {
+            return Err(self.fail(Fault::TooDeep));
+        }
+        while seq.next_element_seed(Walk { depth, fault: &mut *self.fault })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let depth = self.depth.saturating_add(1);
+        if depth > DEPTH_MAX {
+            return Err(self.fail(Fault::TooDeep));
+        }
+        let mut names = Names::default();
+        while let Some(Name(name)) = map.next_key()? {
+            let seen_blind = if depth <= CASE_BLIND_DEPTH { fold(name.clone()) } else { name.clone() };
+            if depth <= ENVELOPE_DEPTH && seen_blind != name && ENVELOPE_NAMES.contains(&&*seen_blind) {
+                return Err(self.fail(Fault::AmbiguousName));
+            }
+            if !names.insert(seen_blind) {
+                return Err(self.fail(Fault::DuplicateName));
+            }
+            map.next_value_seed(Walk { depth, fault: &mut *self.fault })?;
+        }
+        Ok(())
+    }
+}
+
+/// An object's names so far: a short list at first, a tree for objects so wide that a list would be quadratic.
+#[derive(Default)]
+struct Names<'de> {
+    few: Vec<Cow<'de, str>>,
+    many: BTreeSet<Cow<'de, str>>,
+}
+
+impl<'de> Names<'de> {
+    const FEW: usize = 16;
+
+    /// False if the name was there already.
+    fn insert(&mut self, name: Cow<'de, str>) -> bool {
+        if self.few.contains(&name) {
+            return false;
+        }
+        if self.few.len() < Names::FEW {
+            self.few.push(name);
+            return true;
+        }
+        self.many.insert(name)
+    }
+}
+
+/// A name, borrowed from the input where it holds no escapes.
+struct Name<'de>(Cow<'de, str>);
+
+impl<'de> de::Deserialize<'de> for Name<'de> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// The name as a server that ignores case would see it. Two letters outside ASCII fold into it: the long s and the
+/// Kelvin sign, which Go's standard parser takes for `s` and `k`.
+pub(crate) fn fold(name: Cow<'_, str>) -> Cow<'_, str> {
+    if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        return name;
+    }
+    let folded = name.chars().map(|letter| match letter {
+        '\u{17F}' => 's',
+        '\u{212A}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    Cow::Owned(folded.collect())
+}
+
+/// For `#[serde(deserialize_with)]`: a field that is there is `Some`, also where it is `null`. An absent `id` and an
+/// `id` of null are different things.
+pub(crate) fn present<'de, D: de::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'de RawValue>, D::Error> {
+    de::Deserialize::deserialize(deserializer).map(Some)
+}
+
+/// Reads an object. Derived structs would also take an array, field by field, which no server means.
+pub(crate) fn object<'m, T: de::Deserialize<'m>>(text: &'m str) -> Option<T> {
+    text.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+}
+
+/// Where `part`, a slice of `whole`, begins in it.
+pub(crate) fn offset_in(whole: &[u8], part: &str) -> Option<usize> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    (start.checked_add(part.len())? <= whole.len()).then_some(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_parsers_could_read_in_two_ways_is_refused() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let wide_twice =
+            format!("{{{}\"k0\":1}}", (0..40).map(|n| format!("\"k{n}\":1,")).collect::<String>());
+        let cases: Vec<(Vec<u8>, Result<(), Fault>)> = vec![
+            (br#"{"a":1,"b":[{"a":null}]}"#.to_vec(), Ok(())),
+            (b" 1 ".to_vec(), Ok(())),
+            (br#"{"a":1,"a":2}"#.to_vec(), Err(Fault::DuplicateName)),
+            (br#"{"a":1,"\u0061":2}"#.to_vec(), Err(Fault::DuplicateName)),
+            (br#"{"a":1,"A":2}"#.to_vec(), Err(Fault::DuplicateName)),
+            (br#"{"method":1,"Method":2}"#.to_vec(), Err(Fault::AmbiguousName)),
+            ("{\"params\":1,\"param\u{17F}\":2}".into(), Err(Fault::AmbiguousName)),
+            (br#"{"params":{"arguments":{"a":{"x":1,"X":2}}}}"#.to_vec(), Ok(())),
+            (br#"{"params":{"arguments":{"a":{"x":1,"x":2}}}}"#.to_vec(), Err(Fault::DuplicateName)),
+            (br#"{"result":1,"Method":"tools/call"}"#.to_vec(), Err(Fault::AmbiguousName)),
+            (br#"{"params":{"Name":"a"}}"#.to_vec(), Err(Fault::AmbiguousName)),
+            (wide_twice.into_bytes(), Err(Fault::DuplicateName)),
+            (nested(64).into_bytes(), Ok(())),
+            (nested(65).into_bytes(), Err(Fault::TooDeep)),
+            (nested(100_000).into_bytes(), Err(Fault::TooDeep)),
+            (b"\xef\xbb\xbf{}".to_vec(), Err(Fault::Syntax)),
+            (b"{\x00}\x00".to_vec(), Err(Fault::Syntax)),
+            (b"{\"a\":\"\xff\"}".to_vec(), Err(Fault::Syntax)),
+            (b"{} {}".to_vec(), Err(Fault::Syntax)),
+            (b"{'a':1}".to_vec(), Err(Fault::Syntax)),
+            (b"[1,]".to_vec(), Err(Fault::Syntax)),
+            (b"NaN".to_vec(), Err(Fault::Syntax)),
+            (b"1e999".to_vec(), Err(Fault::Syntax)),
+            (br#""\ud800""#.to_vec(), Err(Fault::Syntax)),
+            (b"".to_vec(), Err(Fault::Syntax)),
+        ];
+        for (bytes, expected) in cases {
+            let shown: String = String::from_utf8_lossy(&bytes).chars().take(60).collect();
+            assert_eq!(check(&bytes), expected, "{shown}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! A key record, shaped for deciding.
+
+use crate::rules::{LimitRule, limit_id};
+use protocol::key::{Grant, KeyRecord, KeyState};
+use protocol::{Timestamp, key::Limit};
+use sha2::{Digest, Sha256};
+
+/// A key that the ledger knows.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// What the ledger said.
+    pub record: KeyRecord,
+    /// Stands for the key's id in packed windows. 64 bits of SHA-256: a key can't be made to collide with another's,
+    /// because ids are chosen by the ledger.
+    pub fingerprint: u64,
+    /// The key's own limits.
+    pub limits: Vec<LimitRule>,
+}
+
+impl Key {
+    /// Shapes a record. Limits out of bounds are taken at the nearest bound, which is never looser than a day.
+    pub fn new(record: KeyRecord) -> Key {
+        let digest: [u8; 32] = Sha256::digest(record.key_id.as_str()).into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        let limits = record
+            .limits
+            .iter()
+            .map(|limit| Limit {
+                permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
+                window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
+            })
+            .map(|limit| LimitRule { id: limit_id("own", &limit), limit, shadow: false })
+            .collect();
+        Key { fingerprint: u64::from_le_bytes([a, b, c, d, e, f, g, h]), limits, record }
+    }
+
+    /// True if the key may be used at `now`.
+    pub fn is_active(&self, now: Timestamp) -> bool {
+        self.record.state == KeyState::Active && self.record.expires_at.is_none_or(|end| now < end)
+    }
+}
+
+/// True if something is not held to names at all, or to this one at `now`.
+pub(crate) fn grants(held_to: Option<&[Grant]>, name: &str, now: Timestamp) -> bool {
+    held_to.is_none_or(|grants| {
+        grants.iter().any(|grant| grant.name == name && grant.expires_at.is_none_or(|end| now < end))
+    })
+}

@@ -1,0 +1,34 @@
+//! What AgentRelay decides: who may do what, how often and at what price.
+//!
+//! Pure. No IO, no clock, no randomness, no logging, and no word of Envoy: the filter carries events in and effects
+//! out. Reading order: [`Policy`] is the parsed document, [`exchange`] the state machine of one HTTP exchange, and
+//! each other module one question that the exchange asks.
+//!
+//! ```
+//! let policy = policy::Policy::from_json(br#"{
+//!     "tiers": {"free": {"rank": 0, "limits": [{"permits": 20, "window": "60s"}]}},
+//!     "risks": {"read_only": {"scope": "read"}, "local_mutation": {"scope": "generate"},
+//!               "external_mutation": {"scope": "generate"}, "destructive": {"scope": "admin"}},
+//!     "services": {"studio": {"kind": "mcp", "path": "/mcp", "tools": {"search": {"risk": "read_only"}}}}
+//! }"#).unwrap();
+//! assert_eq!(policy.tier("free").unwrap().limits[0].limit.permits, 20);
+//! ```
+
+pub mod authorize;
+pub mod credential;
+pub mod document;
+pub mod exchange;
+pub mod http;
+pub mod json;
+pub mod key;
+pub mod mcp;
+pub mod price;
+pub mod rules;
+pub mod unknown_keys;
+pub mod window;
+#[cfg(feature = "yaml")]
+pub mod yaml;
+
+pub use document::Invalid;
+pub use key::Key;
+pub use rules::{Policy, Service, Tier, Tool};

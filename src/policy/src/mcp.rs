@@ -1,0 +1,316 @@
+//! Recognising MCP messages: one JSON-RPC message in, what it asks for out.
+//!
+//! Reads bytes that a client chose. What could be read in two ways is a fault, never a guess.
+//! [`answer`] reads what servers send back.
+
+pub mod answer;
+pub mod list;
+pub mod sse;
+
+use crate::credential::{self, Headers};
+use crate::json;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// The first protocol version in which headers repeat what the body says and must be checked against it.
+const MODERN: &str = "2026-07-28";
+const ID_BYTES_MAX: usize = 256;
+const METHOD_BYTES_MAX: usize = 128;
+
+/// What one message asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The id exactly as it was written, for answers that must echo its type. `None` for notifications and responses.
+    pub id: Option<String>,
+    /// What it is.
+    pub call: Call,
+}
+
+/// The kinds of message that are decided differently.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// `tools/call`
+    Tool {
+        /// The tool's name.
+        name: String,
+        /// Its arguments that are strings, by name; the others as `None`.
+        arguments: BTreeMap<String, Option<String>>,
+    },
+    /// `tools/list`, whose answer is filtered.
+    ListTools,
+    /// A method that opens a connection. Clients take its refusal for an old server, so it is never refused for its
+    /// rate.
+    Opening(&'static str),
+    /// A method that reads the server's data: `prompts/get`, `resources/read` and such.
+    Read(&'static str),
+    /// A method of the protocol that touches no data of its own.
+    Protocol(&'static str),
+    /// A client's answer to a server's request.
+    Response,
+    /// A method that this version does not know.
+    Unknown(String),
+}
+
+/// Why a message is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The JSON-RPC code.
+    pub code: i32,
+    /// What was wrong and what would be right.
+    pub message: String,
+    /// The id to answer with, where the message had a sound one.
+    pub id: Option<String>,
+}
+
+impl Fault {
+    fn new(code: i32, message: impl Into<String>) -> Fault {
+        Fault { code, message: message.into(), id: None }
+    }
+}
+
+const PARSE_ERROR: i32 = -32700;
+const INVALID_REQUEST: i32 = -32600;
+const INVALID_PARAMS: i32 = -32602;
+const HEADER_MISMATCH: i32 = -32020;
+
+#[derive(Deserialize)]
+struct Envelope<'m> {
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    jsonrpc: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    id: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    method: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    params: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    result: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    error: Option<&'m RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Params<'m> {
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    name: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    uri: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    arguments: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
+    meta: Option<&'m RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Meta<'m> {
+    #[serde(
+        borrow,
+        default,
+        deserialize_with = "json::present",
+        rename = "io.modelcontextprotocol/protocolVersion"
+    )]
+    protocol_version: Option<&'m RawValue>,
+}
+
+/// Reads the body of a POST to an MCP service, with its headers.
+pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
+    check_encoding(headers)?;
+    json::check(body).map_err(|fault| Fault::new(PARSE_ERROR, fault.to_string()))?;
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Fault::new(
+            INVALID_REQUEST,
+            "JSON-RPC batches are not accepted by this gate; send each message by itself",
+        ));
+    }
+    let envelope: Envelope<'_> = std::str::from_utf8(body)
+        .ok()
+        .and_then(json::object)
+        .ok_or_else(|| Fault::new(INVALID_REQUEST, "the body is not a JSON-RPC message object"))?;
+    let id = envelope.id.map(sound_id).transpose()?;
+    read(&envelope, headers, id.is_some())
+        .map(|call| Message { id: id.clone().filter(|_| call != Call::Response), call })
+        .map_err(|fault| Fault { id, ..fault })
+}
+
+/// A body that a server could decode to other characters than these bytes is refused.
+fn check_encoding(headers: &Headers<'_>) -> Result<(), Fault> {
+    if credential::all(headers, "content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity")) {
+        return Err(Fault::new(INVALID_REQUEST, "send the body without content-encoding"));
+    }
+    let charset_ok = credential::all(headers, "content-type").all(|value| {
+        let value = value.to_ascii_lowercase();
+        let mut parameters = value.split(|byte| *byte == b';').skip(1).map(<[u8]>::trim_ascii);
+        parameters.all(|parameter| match parameter.strip_prefix(b"charset=") {
+            Some(charset) => matches!(charset, b"utf-8" | b"\"utf-8\"" | b"utf8"),
+            None => true,
+        })
+    });
+    if charset_ok { Ok(()) } else { Err(Fault::new(INVALID_REQUEST, "send the body as UTF-8")) }
+}
+
+fn sound_id(id: &RawValue) -> Result<String, Fault> {
+    let text = id.get();
+    let is_string = text.starts_with('"');
+    let is_integer = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    if (is_string || is_integer) && text.len() <= ID_BYTES_MAX {
+        Ok(text.to_owned())
+    } else {
+        Err(Fault::new(INVALID_REQUEST, "`id` must be a string or an integer of at most 256 bytes"))
+    }
+}
+
+fn read(envelope: &Envelope<'_>, headers: &Headers<'_>, has_id: bool) -> Result<Call, Fault> {
+    if envelope.jsonrpc.is_none_or(|version| version.get() != "\"2.0\"") {
+        return Err(Fault::new(INVALID_REQUEST, "`jsonrpc` must be \"2.0\""));
+    }
+    let Some(method) = envelope.method else {
+        let is_response = envelope.result.is_some() != envelope.error.is_some();
+        return match is_response && has_id && envelope.params.is_none() {
+            true => Ok(Call::Response),
+            false => Err(Fault::new(
+                INVALID_REQUEST,
+                "a message has a `method`, or an `id` and one of `result` and `error`",
+            )),
+        };
+    };
+    if envelope.result.is_some() || envelope.error.is_some() {
+        return Err(Fault::new(INVALID_REQUEST, "a message with `method` has neither `result` nor `error`"));
+    }
+    let method = text(method, "method")?;
+    if method.is_empty() || method.len() > METHOD_BYTES_MAX {
+        return Err(Fault::new(INVALID_REQUEST, "`method` must be 1 to 128 bytes"));
+    }
+    let params: Option<Params<'_>> = envelope
+        .params
+        .map(|params| {
+            let message = "`params` must be an object";
+            json::object(params.get()).ok_or_else(|| Fault::new(INVALID_PARAMS, message))
+        })
+        .transpose()?;
+    check_headers(headers, &method, params.as_ref())?;
+    if !has_id && !method.starts_with("notifications/") {
+        return Err(Fault::new(INVALID_REQUEST, format!("`{method}` is a request and needs an `id`")));
+    }
+    if method == "tools/call" { tool_call(params.as_ref()) } else { Ok(known_method(&method)) }
+}
+
+fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
+    let missing = || Fault::new(INVALID_PARAMS, "`params.name` must name the tool");
+    let params = params.ok_or_else(missing)?;
+    let name = text(params.name.ok_or_else(missing)?, "params.name")?.into_owned();
+    let arguments = match params.arguments {
+        None => BTreeMap::new(),
+        Some(raw) => {
+            let raw: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(raw.get())
+                .map_err(|_| Fault::new(INVALID_PARAMS, "`params.arguments` must be an object"))?;
+            raw.into_iter()
+                .map(|(name, value)| (name.into_owned(), serde_json::from_str::<String>(value.get()).ok()))
+                .collect()
+        }
+    };
+    Ok(Call::Tool { name, arguments })
+}
+
+fn known_method(method: &str) -> Call {
+    const OPENING: [&str; 2] = ["initialize", "server/discover"];
+    const READ: [&str; 4] = ["prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"];
+    const PROTOCOL: [&str; 16] = [
+        "ping",
+        "logging/setLevel",
+        "prompts/list",
+        "resources/list",
+        "resources/templates/list",
+        "completion/complete",
+        "subscriptions/listen",
+        "tasks/get",
+        "tasks/result",
+        "tasks/list",
+        "tasks/cancel",
+        "tasks/update",
+        "notifications/initialized",
+        "notifications/cancelled",
+        "notifications/progress",
+        "notifications/roots/list_changed",
+    ];
+    let within = |known: &[&'static str]| known.iter().copied().find(|known| *known == method);
+    if method == "tools/list" {
+        Call::ListTools
+    } else if let Some(opening) = within(&OPENING) {
+        Call::Opening(opening)
+    } else if let Some(read) = within(&READ) {
+        Call::Read(read)
+    } else if let Some(protocol) = within(&PROTOCOL) {
+        Call::Protocol(protocol)
+    } else if method.starts_with("notifications/") {
+        // A notification has no answer that could leak anything, and new ones are added by extensions.
+        Call::Protocol("notifications/*")
+    } else {
+        Call::Unknown(method.to_owned())
+    }
+}
+
+/// Headers that repeat the body must repeat it truly: what routes by header and what obeys the body must agree.
+fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>>) -> Result<(), Fault> {
+    let mismatch = |header: &str| {
+        Fault::new(HEADER_MISMATCH, format!("`{header}` is missing, given twice, or differs from the body"))
+    };
+    let version_in_body = params
+        .and_then(|params| params.meta)
+        .and_then(|meta| json::object::<Meta<'_>>(meta.get()))
+        .and_then(|meta| meta.protocol_version)
+        .map(|version| text(version, "protocolVersion"))
+        .transpose()?;
+    let version_in_header = credential::all(headers, "mcp-protocol-version").next();
+    let is_modern = version_in_header.is_some_and(|version| version.trim_ascii() >= MODERN.as_bytes());
+    if credential::all(headers, "mcp-protocol-version").nth(1).is_some() {
+        return Err(mismatch("MCP-Protocol-Version"));
+    }
+    if let (true, Some(in_body)) = (is_modern, &version_in_body)
+        && version_in_header.is_none_or(|header| header.trim_ascii() != in_body.as_bytes())
+    {
+        return Err(mismatch("MCP-Protocol-Version"));
+    }
+    check_header(headers, "mcp-method", Some(method), is_modern).map_err(|()| mismatch("Mcp-Method"))?;
+    let subject = match method {
+        "tools/call" | "prompts/get" => params.and_then(|params| params.name),
+        "resources/read" => params.and_then(|params| params.uri),
+        _ => None,
+    };
+    let subject = subject.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    let required = is_modern && subject.is_some();
+    match subject {
+        Some(_) => {
+            check_header(headers, "mcp-name", subject.as_deref(), required).map_err(|()| mismatch("Mcp-Name"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_header(headers: &Headers<'_>, name: &str, body: Option<&str>, required: bool) -> Result<(), ()> {
+    let mut values = credential::all(headers, name);
+    let value = match (values.next(), values.next()) {
+        (None, _) => return if required { Err(()) } else { Ok(()) },
+        (Some(_), Some(_)) => return Err(()),
+        (Some(value), None) => value.trim_ascii(),
+    };
+    let decoded = match value.strip_prefix(b"=?base64?").and_then(|rest| rest.strip_suffix(b"?=")) {
+        Some(encoded) => Cow::Owned(STANDARD.decode(encoded).map_err(|_| ())?),
+        None => Cow::Borrowed(value),
+    };
+    if body.is_some_and(|body| body.as_bytes() == decoded.as_ref()) { Ok(()) } else { Err(()) }
+}
+
+fn text<'m>(raw: &'m RawValue, name: &str) -> Result<Cow<'m, str>, Fault> {
+    #[derive(Deserialize)]
+    struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
+    serde_json::from_str::<Text<'m>>(raw.get())
+        .map(|text| text.0)
+        .map_err(|_| Fault::new(INVALID_REQUEST, format!("`{name}` must be a string")))
+}
+
+#[cfg(test)]
+mod tests;

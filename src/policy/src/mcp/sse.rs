@@ -1,0 +1,137 @@
+//! Server-sent events, read and rewritten as they pass: bytes in, bytes out, never a paused stream.
+//!
+//! Chunks don't align with events, so an event is kept until its blank line has come; what is kept is bounded.
+
+use super::list;
+
+/// The largest event that is kept to be filtered, in bytes.
+const EVENT_BYTES_MAX: usize = 1 << 20;
+
+/// Takes refused tools out of every list in a stream of events.
+#[derive(Debug, Default)]
+pub struct ListFilter {
+    kept: Vec<u8>,
+}
+
+impl ListFilter {
+    /// Takes what arrived, returns what may go on. `end` says that nothing more will come.
+    pub fn feed(
+        &mut self,
+        chunk: &[u8],
+        end: bool,
+        is_visible: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<u8>, list::Unreadable> {
+        self.kept.extend_from_slice(chunk);
+        let mut passed = Vec::with_capacity(self.kept.len());
+        while let Some(length) = event_length(&self.kept) {
+            let event: Vec<u8> = self.kept.drain(..length).collect();
+            rewrite(&event, is_visible, &mut passed)?;
+        }
+        if end && !self.kept.is_empty() {
+            // Clients drop an event without its blank line; a filter that passed it on would pass it unread.
+            self.kept.clear();
+        }
+        if self.kept.len() > EVENT_BYTES_MAX { Err(list::Unreadable) } else { Ok(passed) }
+    }
+}
+
+/// Length of the first whole event, with the blank line that ends it.
+fn event_length(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0usize;
+    let mut line_is_empty = true;
+    while let Some(byte) = bytes.get(at) {
+        let next = bytes.get(at.saturating_add(1));
+        let line_end = match (byte, next) {
+            // A lone CR at the end may be half of a CRLF: wait for the other half.
+            (b'\r', None) => return None,
+            (b'\r', Some(b'\n')) => 2,
+            (b'\r' | b'\n', _) => 1,
+            _ => 0,
+        };
+        at = at.saturating_add(line_end.max(1));
+        if line_end == 0 {
+            line_is_empty = false;
+        } else if line_is_empty {
+            return Some(at);
+        } else {
+            line_is_empty = true;
+        }
+    }
+    None
+}
+
+/// The lines of an event, without their ends.
+fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
+    event.split(|byte| *byte == b'\n').flat_map(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.split(|byte| *byte == b'\r')
+    })
+}
+
+/// The value of a `data` line.
+pub(super) fn data_of(line: &[u8]) -> Option<&[u8]> {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    let rest = line.strip_prefix(b"data")?;
+    match rest.strip_prefix(b":") {
+        Some(value) => Some(value.strip_prefix(b" ").unwrap_or(value)),
+        None if rest.is_empty() => Some(rest),
+        None => None,
+    }
+}
+
+fn rewrite(
+    event: &[u8],
+    is_visible: &dyn Fn(&str) -> bool,
+    passed: &mut Vec<u8>,
+) -> Result<(), list::Unreadable> {
+    let data = lines(event).filter_map(data_of).collect::<Vec<_>>().join(&b'\n');
+    let filtered = if data.trim_ascii().is_empty() { None } else { list::filter(&data, is_visible)? };
+    let Some(filtered) = filtered else {
+        passed.extend_from_slice(event);
+        return Ok(());
+    };
+    for line in lines(event).filter(|line| !line.is_empty() && data_of(line).is_none()) {
+        passed.extend_from_slice(line);
+        passed.push(b'\n');
+    }
+    for line in filtered.split(|byte| *byte == b'\n') {
+        passed.extend_from_slice(b"data: ");
+        passed.extend_from_slice(line);
+        passed.push(b'\n');
+    }
+    passed.push(b'\n');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = "event: message\nid: 7\ndata: {\"method\":\"notifications/progress\"}\n\n: ping\n\nid: 8\r\ndata: {\"result\":\r\ndata: {\"tools\":[{\"name\":\"no\"},{\"name\":\"ok\"}]}}\r\n\r\ndata:\n\n";
+    const EXPECTED: &str = "event: message\nid: 7\ndata: {\"method\":\"notifications/progress\"}\n\n: ping\n\nid: 8\ndata: {\"result\":\ndata: {\"tools\":[{\"name\":\"ok\"}]}}\n\ndata:\n\n";
+
+    #[test]
+    fn chunks_of_any_size_give_the_same_stream() {
+        for size in 1..STREAM.len() {
+            let mut filter = ListFilter::default();
+            let mut passed = Vec::new();
+            for chunk in STREAM.as_bytes().chunks(size) {
+                passed.extend(filter.feed(chunk, false, &|name| name == "ok").unwrap());
+            }
+            passed.extend(filter.feed(b"", true, &|name| name == "ok").unwrap());
+            assert_eq!(String::from_utf8(passed).unwrap(), EXPECTED, "in chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_passed() {
+        let visible = |_: &str| true;
+        assert!(ListFilter::default().feed(b"data: {\"result\"\n\n", false, &visible).is_err());
+        assert!(ListFilter::default().feed(&vec![b'x'; EVENT_BYTES_MAX + 1], false, &visible).is_err());
+        let mut unfinished = ListFilter::default();
+        assert_eq!(
+            unfinished.feed(b"data: {\"result\":{\"tools\":[{\"name\":\"no\"}]}}\n", true, &visible),
+            Ok(vec![])
+        );
+    }
+}

@@ -1,0 +1,127 @@
+use super::*;
+
+fn classified(body: &str) -> Result<Call, i32> {
+    classify(body.as_bytes(), &[]).map(|message| message.call).map_err(|fault| fault.code)
+}
+
+fn tool(name: &str, arguments: &[(&str, Option<&str>)]) -> Call {
+    Call::Tool {
+        name: name.into(),
+        arguments: arguments.iter().map(|(name, value)| ((*name).into(), value.map(Into::into))).collect(),
+    }
+}
+
+#[test]
+fn each_kind_of_message_is_recognised() {
+    for (body, expected) in [
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":{"q":"x","n":1}}}"#,
+            tool("a", &[("n", None), ("q", Some("x"))]),
+        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/c\u0061ll","params":{"name":"a"}}"#, tool("a", &[])),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Call::ListTools),
+        (r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}"#, Call::Opening("initialize")),
+        (r#"{"jsonrpc":"2.0","id":"x","method":"server/discover"}"#, Call::Opening("server/discover")),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a:b"}}"#,
+            Call::Read("resources/read"),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+            Call::Protocol("notifications/initialized"),
+        ),
+        (r#"{"jsonrpc":"2.0","method":"notifications/new"}"#, Call::Protocol("notifications/*")),
+        (r#"{"jsonrpc":"2.0","id":5,"result":{}}"#, Call::Response),
+        (r#"{"jsonrpc":"2.0","id":5,"method":"tools/exec"}"#, Call::Unknown("tools/exec".into())),
+    ] {
+        assert_eq!(classified(body), Ok(expected), "{body}");
+    }
+}
+
+#[test]
+fn what_is_no_clear_message_is_refused() {
+    for (body, code) in [
+        ("", PARSE_ERROR),
+        ("{", PARSE_ERROR),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","method":"tools/call"}"#, PARSE_ERROR),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","Method":"tools/call"}"#, PARSE_ERROR),
+        (r#"{"jsonrpc":"2.0","id":1,"result":1,"METHOD":"tools/call"}"#, PARSE_ERROR),
+        (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, INVALID_REQUEST),
+        (r#""tools/call""#, INVALID_REQUEST),
+        (r#"{"id":1,"method":"ping"}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":2.0,"id":1,"method":"ping"}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":{},"method":"ping"}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":1,"method":["ping"]}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":1,"method":null}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":1}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":1,"result":1,"error":1}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":1,"result":1,"method":"ping"}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"a"}}"#, INVALID_REQUEST),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#, INVALID_PARAMS),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["a"]}"#, INVALID_PARAMS),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#, INVALID_PARAMS),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":["a"]}}"#, INVALID_REQUEST),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":[]}}"#,
+            INVALID_PARAMS,
+        ),
+    ] {
+        assert_eq!(classified(body), Err(code), "{body}");
+    }
+}
+
+#[test]
+fn an_id_is_kept_exactly_as_it_was_written() {
+    for id in ["0", "-7", "\"0\"", "\"a\\u0062\"", "123456789012345678901234567890"] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+        assert_eq!(classify(body.as_bytes(), &[]).map(|message| message.id), Ok(Some(id.to_owned())));
+    }
+    let fault = classify(br#"{"jsonrpc":"2.0","id":"q","method":"tools/call"}"#, &[]).unwrap_err();
+    assert_eq!(fault.id.as_deref(), Some("\"q\""));
+}
+
+#[test]
+fn headers_must_repeat_the_body_truly() {
+    let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let version: (&[u8], &[u8]) = (b"mcp-protocol-version", b"2026-07-28");
+    let method: (&[u8], &[u8]) = (b"mcp-method", b"tools/call");
+    let name: (&[u8], &[u8]) = (b"mcp-name", b" search ");
+    let outcome = |headers: &Headers<'_>| classify(body, headers).map(|_| ()).map_err(|fault| fault.code);
+
+    assert_eq!(outcome(&[version, method, name]), Ok(()));
+    assert_eq!(outcome(&[version, method, (b"mcp-name", b"=?base64?c2VhcmNo?=")]), Ok(()));
+    for headers in [
+        &[version, method][..],
+        &[version, name],
+        &[version, method, name, name],
+        &[version, method, (b"mcp-name", b"Search")],
+        &[version, method, (b"mcp-name", b"=?base64?!?=")],
+        &[version, (b"mcp-method", b"tools/list"), name],
+        &[version, version, method, name],
+        &[(b"mcp-protocol-version", b"2026-09-01"), method, name],
+        // An older version does not have to send them, and may not send false ones.
+        &[(b"mcp-protocol-version", b"2025-11-25"), (b"mcp-name", b"other")],
+        &[(b"mcp-name", b"other")],
+    ] {
+        assert_eq!(outcome(headers), Err(HEADER_MISMATCH), "{headers:?}");
+    }
+    assert_eq!(outcome(&[(b"mcp-protocol-version", b"2025-11-25")]), Ok(()));
+}
+
+#[test]
+fn a_body_in_another_encoding_is_refused() {
+    let body = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    for (name, value, accepted) in [
+        ("content-type", "application/json", true),
+        ("content-type", "application/json; charset=UTF-8", true),
+        ("content-type", "application/json; charset=utf-16", false),
+        ("content-type", "application/json;charset=utf-7", false),
+        ("content-encoding", "identity", true),
+        ("content-encoding", "gzip", false),
+    ] {
+        let headers = [(name.as_bytes(), value.as_bytes())];
+        assert_eq!(classify(body, &headers).is_ok(), accepted, "{name}: {value}");
+    }
+}

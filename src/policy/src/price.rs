@@ -1,0 +1,93 @@
+//! What a call costs. Integers only; nothing here can round.
+
+use crate::document::{OnLedgerOutage, Reserve};
+use protocol::Credits;
+use std::collections::BTreeMap;
+
+/// A tool's price.
+#[derive(Debug, Clone)]
+pub struct Price {
+    /// The base, at least 1.
+    pub credits: Credits,
+    /// What multiplies it.
+    pub times: Option<Times>,
+    /// How credits are set aside.
+    pub reserve: Reserve,
+    /// What becomes of a call while the ledger does not answer.
+    pub on_ledger_outage: OnLedgerOutage,
+}
+
+/// A factor chosen by one argument of the call.
+#[derive(Debug, Clone)]
+pub struct Times {
+    /// The argument's name.
+    pub argument: String,
+    /// The factor for each of its values.
+    pub values: BTreeMap<String, u32>,
+    /// The value that an absent argument stands for.
+    pub default: String,
+}
+
+/// The argument has a value that the price table does not know. Answers name the ones it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownValue {
+    /// The argument.
+    pub argument: String,
+    /// The values that have a price.
+    pub known: Vec<String>,
+}
+
+impl Price {
+    /// The price of a call whose pricing argument has this value (`None`: absent).
+    pub fn of(&self, value: Option<&str>) -> Result<Credits, UnknownValue> {
+        let Some(times) = &self.times else { return Ok(self.credits) };
+        times
+            .values
+            .get(value.unwrap_or(&times.default))
+            // Overflow was ruled out when the policy was parsed.
+            .and_then(|factor| self.credits.checked_mul(u64::from(*factor)))
+            .ok_or_else(|| UnknownValue {
+                argument: times.argument.clone(),
+                known: times.values.keys().cloned().collect(),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image_generate() -> Price {
+        Price {
+            credits: Credits::new(5).unwrap(),
+            times: Some(Times {
+                argument: "quality".into(),
+                values: [("standard", 1), ("premium", 3), ("ultra", 5), ("ultra_plus", 8)]
+                    .map(|(name, factor)| (name.to_owned(), factor))
+                    .into(),
+                default: "standard".into(),
+            }),
+            reserve: Reserve::Exact,
+            on_ledger_outage: OnLedgerOutage::Deny,
+        }
+    }
+
+    #[test]
+    fn an_argument_multiplies_the_price() {
+        for (value, credits) in [
+            (None, 5),
+            (Some("standard"), 5),
+            (Some("premium"), 15),
+            (Some("ultra"), 25),
+            (Some("ultra_plus"), 40),
+        ] {
+            assert_eq!(image_generate().of(value).unwrap().get(), credits, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_without_a_price_is_refused_and_the_priced_ones_are_named() {
+        let unknown = image_generate().of(Some("Ultra")).unwrap_err();
+        assert_eq!(unknown.known, ["premium", "standard", "ultra", "ultra_plus"]);
+    }
+}

@@ -1,0 +1,489 @@
+//! The policy in force: parsed, checked as a whole, and shaped for deciding. There is no invalid [`Policy`].
+
+use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
+use crate::http::Router;
+use crate::price::Price;
+use protocol::key::Limit;
+use protocol::{Credits, PolicyVersion};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// The largest body of an MCP message that a service accepts unless it says less; Envoy's own buffer ends there.
+pub const BODY_BYTES_MAX: u32 = 1 << 20;
+
+const RULES_MAX: usize = 4096;
+
+/// Everything that decides a request, at one version.
+#[derive(Debug)]
+pub struct Policy {
+    version: PolicyVersion,
+    /// How long a filter trusts a key record without hearing from the ledger, in seconds.
+    pub key_stale_seconds: u32,
+    /// How long a reservation stays pending unless renewed, in seconds.
+    pub reservation_ttl_seconds: u32,
+    tiers: BTreeMap<String, Tier>,
+    services: Vec<Service>,
+}
+
+/// A plan.
+#[derive(Debug)]
+pub struct Tier {
+    /// Its name.
+    pub name: String,
+    /// A tier unlocks what needs a tier of its rank or lower.
+    pub rank: u32,
+    /// What each key of the tier may do.
+    pub limits: Vec<LimitRule>,
+}
+
+/// A limit and what identifies its windows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitRule {
+    /// Tells this limit's windows from a key's other windows. The number of permits is not part of it, so that a
+    /// changed number keeps what was counted.
+    pub id: u32,
+    /// The rule.
+    pub limit: Limit,
+    /// Counted and audited, not enforced.
+    pub shadow: bool,
+}
+
+/// One upstream behind the gate.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// How refusals are written.
+    pub refusals: Refusals,
+    /// The largest body that is decided upon, in bytes.
+    pub body_bytes_max: u32,
+    /// The credential goes upstream too.
+    pub forward_credential: bool,
+    /// Requests may upgrade (WebSocket).
+    pub upgrades: bool,
+    /// The rule for what is not listed; `None` denies it.
+    pub unlisted: Option<Tool>,
+    /// What risk level needs for `prompts/get` and `resources/read`, which are no tools.
+    pub read_only: ScopeRule,
+    /// How calls are recognised.
+    pub kind: ServiceKind,
+    hosts: Vec<String>,
+    path: String,
+}
+
+/// How a service's calls are recognised.
+#[derive(Debug)]
+pub enum ServiceKind {
+    /// By JSON-RPC body; tools by name.
+    Mcp(BTreeMap<String, Tool>),
+    /// By method and path template.
+    Http(Router),
+}
+
+/// What may be called, and on which terms.
+#[derive(Debug, Clone)]
+pub struct Tool {
+    /// The policy's name: an MCP tool's name, or `GET /path/{template}`.
+    pub name: String,
+    /// How much harm it can do.
+    pub risk: Risk,
+    /// The scopes it needs.
+    pub scope: ScopeRule,
+    /// The resource it touches, such as `project:{project}`, with names from its path template.
+    pub resource: Option<String>,
+    /// Limits for each key on this tool.
+    pub limits: Vec<LimitRule>,
+    /// What it costs; `None` is free.
+    pub price: Option<Price>,
+    /// Tiers it needs.
+    pub requires: Vec<Requirement>,
+}
+
+/// Scopes that must all be held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeRule {
+    /// The scopes.
+    pub scopes: Vec<String>,
+    /// Audited, not enforced.
+    pub shadow: bool,
+}
+
+/// A tier that a call needs, always or with one value of one argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requirement {
+    /// The argument and the value that need it; `None` for every call.
+    pub when: Option<(String, String)>,
+    /// The lowest tier that will do.
+    pub tier: String,
+    /// Its rank.
+    pub rank: u32,
+    /// Audited, not enforced.
+    pub shadow: bool,
+}
+
+impl Policy {
+    /// Parses the canonical JSON of a policy. Refused as a whole, with every fault and its path.
+    pub fn from_json(bytes: &[u8]) -> Result<Policy, Invalid> {
+        let document = document::from_json(bytes)?;
+        let digest = Sha256::digest(bytes);
+        let version: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let version = PolicyVersion::parse(&version).map_err(|fault| Invalid::at("policy", fault))?;
+        Compiler::default().policy(version, document)
+    }
+
+    /// The content hash of the bytes that this was parsed from.
+    pub fn version(&self) -> &PolicyVersion {
+        &self.version
+    }
+
+    /// The tier of this name.
+    pub fn tier(&self, name: &str) -> Option<&Tier> {
+        self.tiers.get(name)
+    }
+
+    /// Every tier, by name.
+    pub fn tiers(&self) -> impl Iterator<Item = &Tier> {
+        self.tiers.values()
+    }
+
+    /// Every service, those with the longest path first.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// The service that a host and path (without query) belong to: its position in [`Policy::services`].
+    pub fn service_for(&self, host: &[u8], path: &[u8]) -> Option<usize> {
+        self.services.iter().position(|service| service.serves(host, path))
+    }
+}
+
+impl Service {
+    /// The path under which the service lives.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn serves(&self, host: &[u8], path: &[u8]) -> bool {
+        let host_ok = self.hosts.is_empty() || {
+            let name = host.split(|byte| *byte == b':').next().unwrap_or(host);
+            self.hosts.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
+        };
+        let path_ok = match (path.strip_prefix(self.path.as_bytes()), &self.kind) {
+            (None, _) => false,
+            (Some(rest), ServiceKind::Mcp(_)) => rest.is_empty(),
+            (Some(rest), ServiceKind::Http(_)) => {
+                rest.is_empty() || rest.starts_with(b"/") || self.path.ends_with('/')
+            }
+        };
+        host_ok && path_ok
+    }
+}
+
+/// Turns the document into rules, gathering every fault on the way.
+#[derive(Default)]
+struct Compiler {
+    faults: Vec<String>,
+}
+
+impl Compiler {
+    fn fault(&mut self, path: &str, fault: &str) {
+        self.faults.push(format!("{path}: {fault}"));
+    }
+
+    fn policy(mut self, version: PolicyVersion, document: document::Document) -> Result<Policy, Invalid> {
+        if document.tiers.is_empty() {
+            self.fault("tiers", "name at least one tier");
+        }
+        if document.services.is_empty() {
+            self.fault("services", "name at least one service");
+        }
+        let rules =
+            document.services.values().map(|service| service.tools.len()).fold(0, usize::saturating_add);
+        if rules > RULES_MAX {
+            self.fault("services", "at most 4096 tools in all");
+        }
+        let tiers: BTreeMap<String, Tier> = document
+            .tiers
+            .into_iter()
+            .map(|(name, tier)| {
+                let path = format!("tiers.{name}");
+                self.name(&path, &name);
+                let limits = self.limits(&path, "key", tier.limits);
+                (name.clone(), Tier { name, rank: tier.rank, limits })
+            })
+            .collect();
+        let mut services: Vec<Service> = document
+            .services
+            .into_iter()
+            .map(|(name, service)| self.service(name, service, &document.risks, &tiers))
+            .collect();
+        // The most specific path decides, and of equal ones the one that names its hosts.
+        services.sort_by_key(|service| std::cmp::Reverse((service.path.len(), !service.hosts.is_empty())));
+        let policy = Policy {
+            version,
+            key_stale_seconds: document.settings.key_stale.seconds,
+            reservation_ttl_seconds: document.settings.reservation_ttl.seconds,
+            tiers,
+            services,
+        };
+        if !(1..=3600).contains(&policy.reservation_ttl_seconds) {
+            self.fault("settings.reservation_ttl", "from 1s to 1h");
+        }
+        if self.faults.is_empty() { Ok(policy) } else { Err(Invalid::all(self.faults)) }
+    }
+
+    fn service(
+        &mut self,
+        name: String,
+        service: document::Service,
+        risks: &document::Risks,
+        tiers: &BTreeMap<String, Tier>,
+    ) -> Service {
+        let path = format!("services.{name}");
+        self.name(&path, &name);
+        if !is_plain_path(&service.path) {
+            self.fault(
+                &format!("{path}.path"),
+                "begin with `/`, without `//`, dot segments, `;`, `%`, `?` or a trailing `/`",
+            );
+        }
+        let refusals = service.refusals.unwrap_or(match service.kind {
+            document::ServiceKind::Mcp => Refusals::McpHttp,
+            document::ServiceKind::Http => Refusals::Http,
+        });
+        let body_bytes_max = service.body_bytes_max.unwrap_or(BODY_BYTES_MAX);
+        if !(1024..=BODY_BYTES_MAX).contains(&body_bytes_max) {
+            self.fault(&format!("{path}.body_bytes_max"), "from 1024 to 1048576");
+        }
+        if service.upgrades && service.kind == document::ServiceKind::Mcp {
+            self.fault(&format!("{path}.upgrades"), "an MCP service has no upgrades; remove it");
+        }
+        let tools: Vec<Tool> = service
+            .tools
+            .into_iter()
+            .map(|(tool, rule)| {
+                let path = format!("{path}.tools.{tool}");
+                self.tool(&path, tool, rule, service.kind, risks, tiers)
+            })
+            .collect();
+        let unlisted = match service.unlisted {
+            document::Unlisted::Deny => None,
+            document::Unlisted::Rule(rule) => {
+                let path = format!("{path}.unlisted");
+                if rule.resource.is_some() {
+                    self.fault(
+                        &format!("{path}.resource"),
+                        "what is not listed has no path template to name it",
+                    );
+                }
+                Some(self.tool(&path, "unlisted".to_owned(), *rule, service.kind, risks, tiers))
+            }
+        };
+        let kind = match service.kind {
+            document::ServiceKind::Mcp => {
+                ServiceKind::Mcp(tools.into_iter().map(|tool| (tool.name.clone(), tool)).collect())
+            }
+            document::ServiceKind::Http => {
+                let (router, faults) = Router::new(tools);
+                self.faults
+                    .extend(faults.into_iter().map(|(tool, fault)| format!("{path}.tools.{tool}: {fault}")));
+                ServiceKind::Http(router)
+            }
+        };
+        Service {
+            refusals,
+            body_bytes_max,
+            forward_credential: service.forward_credential,
+            upgrades: service.upgrades,
+            unlisted,
+            read_only: scope_rule(Risk::ReadOnly, risks),
+            kind,
+            hosts: service.hosts,
+            path: service.path,
+            name,
+        }
+    }
+
+    fn tool(
+        &mut self,
+        path: &str,
+        name: String,
+        tool: document::Tool,
+        kind: document::ServiceKind,
+        risks: &document::Risks,
+        tiers: &BTreeMap<String, Tier>,
+    ) -> Tool {
+        if kind == document::ServiceKind::Mcp {
+            let shape_ok = (1..=128).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+            if !shape_ok {
+                self.fault(
+                    path,
+                    "an MCP tool's name is 1 to 128 characters of A-Z, a-z, 0-9, `_`, `.` and `-`",
+                );
+            }
+            if tool.resource.is_some() {
+                self.fault(&format!("{path}.resource"), "resources are named by HTTP path templates only");
+            }
+        }
+        let mut scope = scope_rule(tool.risk, risks);
+        if let Some(own) = tool.scopes {
+            if own.is_empty() || own.iter().any(String::is_empty) {
+                self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the field out");
+            }
+            scope.scopes = own;
+        }
+        let requires = tool
+            .requires
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, requirement)| {
+                self.requirement(&format!("{path}.requires[{index}]"), requirement, kind, tiers)
+            })
+            .collect();
+        Tool {
+            risk: tool.risk,
+            scope,
+            resource: tool.resource,
+            limits: self.limits(path, &name, tool.limits),
+            price: tool.price.and_then(|price| self.price(&format!("{path}.price"), price, kind)),
+            requires,
+            name,
+        }
+    }
+
+    fn requirement(
+        &mut self,
+        path: &str,
+        requirement: document::Requirement,
+        kind: document::ServiceKind,
+        tiers: &BTreeMap<String, Tier>,
+    ) -> Option<Requirement> {
+        let when = match (requirement.argument, requirement.value) {
+            (None, None) => None,
+            (Some(_), Some(_)) if kind == document::ServiceKind::Http => {
+                self.fault(path, "only MCP tools have arguments; leave `argument` and `value` out");
+                return None;
+            }
+            (Some(argument), Some(value)) => Some((argument, value)),
+            _ => {
+                self.fault(path, "give `argument` and `value` together, or neither for every call");
+                return None;
+            }
+        };
+        match tiers.get(&requirement.tier) {
+            Some(tier) => Some(Requirement {
+                when,
+                tier: requirement.tier,
+                rank: tier.rank,
+                shadow: requirement.shadow,
+            }),
+            None => {
+                self.fault(&format!("{path}.tier"), "is none of `tiers`");
+                None
+            }
+        }
+    }
+
+    fn price(&mut self, path: &str, price: document::Price, kind: document::ServiceKind) -> Option<Price> {
+        let Some(credits) = Credits::new(price.credits).filter(|credits| !credits.is_zero()) else {
+            self.fault(&format!("{path}.credits"), "at least 1; leave `price` out for a free tool");
+            return None;
+        };
+        if let Some(times) = &price.times {
+            if kind == document::ServiceKind::Http {
+                self.fault(&format!("{path}.times"), "only MCP tools have arguments; leave it out");
+            }
+            if !times.values.contains_key(&times.default) {
+                self.fault(&format!("{path}.times.default"), "is none of `values`");
+            }
+            if times.values.values().any(|factor| *factor == 0) {
+                self.fault(&format!("{path}.times.values"), "a factor is at least 1");
+            }
+            if times.values.values().any(|factor| credits.checked_mul(u64::from(*factor)).is_none()) {
+                self.fault(
+                    &format!("{path}.times.values"),
+                    "the price grows beyond 9007199254740991 credits",
+                );
+            }
+        }
+        Some(Price {
+            credits,
+            times: price.times.map(|times| crate::price::Times {
+                argument: times.argument,
+                values: times.values,
+                default: times.default,
+            }),
+            reserve: match price.reserve {
+                Reserve::Exact => Reserve::Exact,
+                Reserve::Leased => Reserve::Leased,
+            },
+            on_ledger_outage: match price.on_ledger_outage {
+                OnLedgerOutage::Deny => OnLedgerOutage::Deny,
+                OnLedgerOutage::Allow => OnLedgerOutage::Allow,
+            },
+        })
+    }
+
+    fn limits(&mut self, path: &str, subject: &str, limits: Vec<document::Limit>) -> Vec<LimitRule> {
+        let mut rules: Vec<LimitRule> = Vec::with_capacity(limits.len());
+        for (index, rule) in limits.into_iter().enumerate() {
+            let limit = Limit { permits: rule.permits, window_seconds: rule.window.seconds };
+            if !limit.is_in_bounds() {
+                self.fault(
+                    &format!("{path}.limits[{index}]"),
+                    "permits from 1 to 1000000, window from 1s to 1d",
+                );
+            }
+            let rule = LimitRule { id: limit_id(subject, &limit), limit, shadow: rule.shadow };
+            if rules.iter().any(|other| other.id == rule.id) {
+                self.fault(
+                    &format!("{path}.limits[{index}]"),
+                    "has the same window as another one; keep the stricter",
+                );
+            }
+            rules.push(rule);
+        }
+        rules
+    }
+
+    fn name(&mut self, path: &str, name: &str) {
+        let shape_ok = (1..=64).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        if !shape_ok {
+            self.fault(path, "a name is 1 to 64 characters of A-Z, a-z, 0-9, `_` and `-`");
+        }
+    }
+}
+
+fn scope_rule(risk: Risk, risks: &document::Risks) -> ScopeRule {
+    let rule = match risk {
+        Risk::ReadOnly => &risks.read_only,
+        Risk::LocalMutation => &risks.local_mutation,
+        Risk::ExternalMutation => &risks.external_mutation,
+        Risk::Destructive => &risks.destructive,
+    };
+    ScopeRule { scopes: vec![rule.scope.clone()], shadow: rule.shadow }
+}
+
+/// Identifies the windows of one limit on one subject (`key`, or a tool's name) by a hash of both.
+pub(crate) fn limit_id(subject: &str, limit: &Limit) -> u32 {
+    let mut hash = Sha256::new();
+    hash.update(subject.as_bytes());
+    hash.update(limit.window_seconds.to_le_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let [a, b, c, d, ..] = digest;
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// A path that every server reads alike.
+fn is_plain_path(path: &str) -> bool {
+    path.starts_with('/')
+        && (path == "/" || !path.ends_with('/'))
+        && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"%;?#\\{}".contains(&byte))
+        && !path.split('/').skip(1).any(|segment| matches!(segment, "." | ".."))
+        && !path.contains("//")
+}
+
+#[cfg(test)]
+mod tests;
