@@ -1,0 +1,164 @@
+//! The change feed: one VM of this Envoy listens for all of them.
+//!
+//! Who listens is settled by a short lease in shared data. The listener long-polls the ledger and writes what it
+//! hears to shared data, where every VM reads it on its tick. A VM that dies stops renewing, and another takes over
+//! where it left off.
+
+use crate::host;
+use policy::window::Monotonic;
+use protocol::filter::{Change, Changes};
+use serde::{Deserialize, Serialize};
+
+const LEASE: &str = "agentrelay/feed/1/lease";
+const LOG: &str = "agentrelay/feed/1/log";
+const LEASE_MS: u64 = 1_000;
+const RETRY_MS: u64 = 500;
+/// Changes kept for VMs that read late. A VM that missed more forgets everything, which is always right.
+const LOG_MAX: usize = 256;
+
+/// What the listener has heard, as all VMs read it.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Log {
+    /// Counts the lines written; the last of `changes` has this number.
+    line: u64,
+    /// The position to ask the ledger after.
+    position: Option<u64>,
+    /// When the ledger last said that this is all, by the monotonic clock.
+    confirmed_ms: u64,
+    changes: Vec<Change>,
+    /// Number of times that everything had to be forgotten.
+    resets: u64,
+}
+
+/// This VM's view of the feed.
+pub struct Feed {
+    id: u64,
+    is_listener: bool,
+    in_flight: bool,
+    retry_at_ms: u64,
+    log: Log,
+    revision: u32,
+    /// False until the log was first read: whatever is known from before may have changed since.
+    has_followed: bool,
+}
+
+/// What the feed asks of the VM.
+#[derive(Debug, PartialEq)]
+pub enum News {
+    /// Nothing happened.
+    Nothing,
+    /// These things changed.
+    Changed(Vec<Change>),
+    /// Anything may have changed.
+    Everything,
+}
+
+impl Feed {
+    /// A view that has heard nothing.
+    pub fn new() -> Feed {
+        Feed {
+            id: u64::from_le_bytes(host::random()),
+            is_listener: false,
+            in_flight: false,
+            retry_at_ms: 0,
+            log: Log::default(),
+            revision: 0,
+            has_followed: false,
+        }
+    }
+
+    /// When the ledger was last heard to say that all changes are known.
+    pub fn confirmed(&self) -> Monotonic {
+        Monotonic(self.log.confirmed_ms)
+    }
+
+    /// Reads what the listener wrote.
+    pub fn follow(&mut self) -> News {
+        let read = host::shared(LOG);
+        if read.bytes.is_empty() || read.revision() == self.revision {
+            return News::Nothing;
+        }
+        let Ok(log) = serde_json::from_slice::<Log>(&read.bytes) else { return News::Nothing };
+        self.revision = read.revision();
+        let before = std::mem::replace(&mut self.log, log);
+        let missed = usize::try_from(self.log.line.saturating_sub(before.line)).unwrap_or(usize::MAX);
+        let is_gap = !std::mem::replace(&mut self.has_followed, true)
+            || before.resets != self.log.resets
+            || missed > self.log.changes.len();
+        if is_gap {
+            return News::Everything;
+        }
+        let known = self.log.changes.len().saturating_sub(missed);
+        match self.log.changes.get(known..) {
+            Some(changes) if !changes.is_empty() => News::Changed(changes.to_vec()),
+            _ => News::Nothing,
+        }
+    }
+
+    /// True if this VM should ask the ledger now: it is the one that listens, and is not asking already.
+    pub fn should_listen(&mut self, now: Monotonic) -> bool {
+        self.is_listener = self.hold_lease(now);
+        if !self.is_listener || self.in_flight || now.0 < self.retry_at_ms {
+            return false;
+        }
+        self.in_flight = true;
+        true
+    }
+
+    /// The position to ask after.
+    pub fn position(&self) -> Option<u64> {
+        self.log.position
+    }
+
+    /// The ledger answered: passes it on to every VM.
+    pub fn heard(&mut self, answer: Changes, now: Monotonic) {
+        self.in_flight = false;
+        for _ in 0..8 {
+            let read = host::shared(LOG);
+            let mut log: Log = serde_json::from_slice(&read.bytes).unwrap_or_default();
+            // The first answer only tells a position, and a position lost means that anything may have happened.
+            if answer.reset || log.position.is_none() {
+                log.resets = log.resets.saturating_add(1);
+                log.changes.clear();
+            }
+            log.line = log.line.saturating_add(u64::try_from(answer.changes.len()).unwrap_or(0));
+            log.changes.extend(answer.changes.iter().cloned());
+            let excess = log.changes.len().saturating_sub(LOG_MAX);
+            log.changes.drain(..excess);
+            log.position = Some(answer.next);
+            log.confirmed_ms = now.0;
+            let bytes = serde_json::to_vec(&log).unwrap_or_default();
+            if !matches!(host::swap_shared(LOG, &read, &bytes), Ok(false)) {
+                return;
+            }
+        }
+    }
+
+    /// The ledger did not answer.
+    pub fn lost(&mut self, now: Monotonic) {
+        self.in_flight = false;
+        self.retry_at_ms = now.0.saturating_add(RETRY_MS);
+    }
+
+    /// Takes or renews the lease, if nobody else holds it.
+    fn hold_lease(&self, now: Monotonic) -> bool {
+        let read = host::shared(LEASE);
+        let (owner, ends_ms) = match read.bytes.split_first_chunk::<8>() {
+            Some((owner, rest)) => (
+                u64::from_le_bytes(*owner),
+                rest.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes)),
+            ),
+            None => (0, 0),
+        };
+        let is_mine = owner == self.id;
+        if !is_mine && now.0 < ends_ms {
+            return false;
+        }
+        if is_mine && now.0.saturating_add(LEASE_MS / 2) < ends_ms {
+            return true;
+        }
+        let mut bytes = self.id.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&now.0.saturating_add(LEASE_MS).to_le_bytes());
+        host::swap_shared(LEASE, &read, &bytes).unwrap_or(false)
+    }
+}

@@ -1,0 +1,376 @@
+//! Every hostcall of the filter. The only file with `unsafe`.
+//!
+//! The SDK's own wrappers panic on a status that they don't expect and on header bytes that aren't UTF-8, and a panic
+//! kills the worker's VM. These import the same host functions and hand every status back.
+#![allow(unsafe_code)]
+
+use policy::window::Monotonic;
+use protocol::Timestamp;
+use proxy_wasm::types::{BufferType, MapType, MetricType, StreamType};
+use std::ptr;
+
+mod raw {
+    #[link(wasm_import_module = "env")]
+    unsafe extern "C" {
+        pub fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
+        pub fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+        pub fn proxy_get_buffer_bytes(
+            kind: u32,
+            start: usize,
+            max: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        pub fn proxy_set_buffer_bytes(
+            kind: u32,
+            start: usize,
+            size: usize,
+            data: *const u8,
+            length: usize,
+        ) -> u32;
+        pub fn proxy_get_header_map_pairs(kind: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+        pub fn proxy_replace_header_map_value(
+            kind: u32,
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        pub fn proxy_remove_header_map_value(kind: u32, name: *const u8, name_size: usize) -> u32;
+        pub fn proxy_get_property(
+            path: *const u8,
+            path_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        pub fn proxy_set_property(
+            path: *const u8,
+            path_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        pub fn proxy_get_shared_data(
+            name: *const u8,
+            name_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+            cas: *mut u32,
+        ) -> u32;
+        pub fn proxy_set_shared_data(
+            name: *const u8,
+            name_size: usize,
+            value: *const u8,
+            value_size: usize,
+            cas: u32,
+        ) -> u32;
+        pub fn proxy_continue_stream(kind: u32) -> u32;
+        pub fn proxy_close_stream(kind: u32) -> u32;
+        pub fn proxy_send_local_response(
+            status: u32,
+            details: *const u8,
+            details_size: usize,
+            body: *const u8,
+            body_size: usize,
+            headers: *const u8,
+            headers_size: usize,
+            grpc_status: i32,
+        ) -> u32;
+        pub fn proxy_set_effective_context(context_id: u32) -> u32;
+        pub fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+        pub fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    }
+
+    #[link(wasm_import_module = "wasi_snapshot_preview1")]
+    unsafe extern "C" {
+        pub fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u16;
+        pub fn random_get(buffer: *mut u8, size: usize) -> u16;
+    }
+
+    unsafe extern "C" {
+        // Exported by the SDK for the host; see `enter_root`.
+        pub fn proxy_on_queue_ready(context_id: u32, queue_id: u32);
+    }
+}
+
+const OK: u32 = 0;
+const CAS_MISMATCH: u32 = 8;
+const MONOTONIC_CLOCK: u32 = 1;
+const NANOS_PER_MILLI: u64 = 1_000_000;
+
+/// The host refused a call, with its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused(pub u32);
+
+fn done(status: u32) -> Result<(), Refused> {
+    if status == OK { Ok(()) } else { Err(Refused(status)) }
+}
+
+/// Takes over bytes that the host placed in this VM's memory.
+///
+/// # Safety
+/// `data` and `size` were filled in by a host function that returned OK, and are not used again.
+unsafe fn adopt(data: *mut u8, size: usize) -> Vec<u8> {
+    if data.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the host allocates with `proxy_on_memory_allocate`, which is this module's allocator, with capacity
+    // equal to size; ownership passes to the callee.
+    unsafe { Vec::from_raw_parts(data, size, size) }
+}
+
+fn adopted(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8>, Refused> {
+    let mut data = ptr::null_mut();
+    let mut size = 0;
+    done(call(&raw mut data, &raw mut size))?;
+    // SAFETY: both were just filled in by a host function that returned OK.
+    Ok(unsafe { adopt(data, size) })
+}
+
+/// The date. Zero if the host has none, which no host does.
+pub fn wall_clock() -> Timestamp {
+    let mut nanos = 0;
+    // SAFETY: the pointer is to a local that outlives the call.
+    unsafe { raw::proxy_get_current_time_nanoseconds(&raw mut nanos) };
+    Timestamp::from_millis(nanos / NANOS_PER_MILLI)
+}
+
+/// A clock that never steps and that all workers of this Envoy share: windows must not open because the date changed.
+pub fn monotonic_clock() -> Monotonic {
+    let mut nanos = 0;
+    // SAFETY: as above.
+    unsafe { raw::clock_time_get(MONOTONIC_CLOCK, 0, &raw mut nanos) };
+    Monotonic(nanos / NANOS_PER_MILLI)
+}
+
+/// Random bytes for ids.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: the buffer is a local of the stated size.
+    unsafe { raw::random_get(bytes.as_mut_ptr(), N) };
+    bytes
+}
+
+/// Asks for `on_tick` each `period_ms`.
+pub fn set_tick_period(period_ms: u32) {
+    // SAFETY: no pointers.
+    unsafe { raw::proxy_set_tick_period_milliseconds(period_ms) };
+}
+
+/// All of a buffer; empty if there is none.
+pub fn buffer(kind: BufferType) -> Vec<u8> {
+    // SAFETY: the pointers are to locals of `adopted`.
+    adopted(|data, size| unsafe { raw::proxy_get_buffer_bytes(kind as u32, 0, usize::MAX, data, size) })
+        .unwrap_or_default()
+}
+
+/// Replaces all of a buffer.
+pub fn replace_buffer(kind: BufferType, bytes: &[u8]) -> Result<(), Refused> {
+    // SAFETY: pointer and length are those of one slice.
+    done(unsafe { raw::proxy_set_buffer_bytes(kind as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
+}
+
+/// A header map as the host serialised it: one read, no copy for each header.
+pub struct HeaderMap(Vec<u8>);
+
+/// Reads all headers at once, which costs less than reading two by name.
+pub fn header_map(kind: MapType) -> HeaderMap {
+    // SAFETY: the pointers are to locals of `adopted`.
+    let bytes = adopted(|data, size| unsafe { raw::proxy_get_header_map_pairs(kind as u32, data, size) });
+    HeaderMap(bytes.unwrap_or_default())
+}
+
+impl HeaderMap {
+    /// Names and values, in order, duplicates included. Stops at the first pair that is cut off.
+    pub fn pairs(&self) -> Vec<(&[u8], &[u8])> {
+        // u32 count, then count times (u32 name size, u32 value size), then each name and value with a zero behind.
+        let mut sizes = self.0.as_slice();
+        let count = read_u32(&mut sizes).unwrap_or(0);
+        let mut rest = count.checked_mul(8).and_then(|bytes| sizes.get(bytes..)).unwrap_or_default();
+        let mut pairs = Vec::with_capacity(count.min(1024));
+        for _ in 0..count {
+            let pair = (|| {
+                let (name_size, value_size) = (read_u32(&mut sizes)?, read_u32(&mut sizes)?);
+                Some((take_text(&mut rest, name_size)?, take_text(&mut rest, value_size)?))
+            })();
+            match pair {
+                Some(pair) => pairs.push(pair),
+                None => break,
+            }
+        }
+        pairs
+    }
+}
+
+fn read_u32(bytes: &mut &[u8]) -> Option<usize> {
+    let (chunk, rest) = bytes.split_first_chunk::<4>()?;
+    *bytes = rest;
+    usize::try_from(u32::from_le_bytes(*chunk)).ok()
+}
+
+fn take_text<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
+    let (text, rest) = bytes.split_at_checked(size)?;
+    *bytes = rest.get(1..)?;
+    Some(text)
+}
+
+/// Sets a header, replacing every value it has.
+pub fn set_header(kind: MapType, name: &str, value: &str) {
+    // SAFETY: pointers and lengths are those of two slices.
+    unsafe {
+        raw::proxy_replace_header_map_value(
+            kind as u32,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    };
+}
+
+/// Removes every value of a header.
+pub fn remove_header(kind: MapType, name: &[u8]) {
+    // SAFETY: pointer and length are those of one slice.
+    unsafe { raw::proxy_remove_header_map_value(kind as u32, name.as_ptr(), name.len()) };
+}
+
+/// Reads a property of the stream, such as `["response", "code_details"]`.
+pub fn property(path: &[&str]) -> Option<Vec<u8>> {
+    let path = path.join("\0");
+    // SAFETY: pointer and length are those of one slice, the others are to locals of `adopted`.
+    adopted(|data, size| unsafe { raw::proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
+}
+
+/// Sets a property that access logs read as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
+pub fn set_property(name: &str, value: &str) {
+    // SAFETY: pointers and lengths are those of two slices.
+    unsafe { raw::proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
+/// A value of shared data, and the number that a compare-and-swap of it needs.
+pub struct Shared {
+    /// The bytes; empty if there never were any.
+    pub bytes: Vec<u8>,
+    cas: u32,
+}
+
+impl Shared {
+    /// Changes with every write of the value.
+    pub fn revision(&self) -> u32 {
+        self.cas
+    }
+}
+
+/// Reads shared data. All workers of this Envoy with the same vm_id see the same.
+pub fn shared(name: &str) -> Shared {
+    let mut cas = 0;
+    // SAFETY: pointer and length are those of one slice, the others are to locals.
+    let bytes = adopted(|data, size| unsafe {
+        raw::proxy_get_shared_data(name.as_ptr(), name.len(), data, size, &raw mut cas)
+    });
+    match bytes {
+        Ok(bytes) => Shared { bytes, cas },
+        // Absent. A compare value that can't match makes the first write create-only; zero would overwrite.
+        Err(_) if cas == 0 => Shared { bytes: Vec::new(), cas: u32::MAX },
+        Err(_) => Shared { bytes: Vec::new(), cas },
+    }
+}
+
+/// Writes shared data if nobody has since `read`. False if somebody has.
+pub fn swap_shared(name: &str, read: &Shared, bytes: &[u8]) -> Result<bool, Refused> {
+    // SAFETY: pointers and lengths are those of two slices.
+    match unsafe {
+        raw::proxy_set_shared_data(name.as_ptr(), name.len(), bytes.as_ptr(), bytes.len(), read.cas)
+    } {
+        OK => Ok(true),
+        CAS_MISMATCH => Ok(false),
+        status => Err(Refused(status)),
+    }
+}
+
+/// Lets the held request of the effective context go upstream.
+pub fn resume_request() {
+    // SAFETY: no pointers.
+    unsafe { raw::proxy_continue_stream(StreamType::HttpRequest as u32) };
+}
+
+/// Cuts the response of the effective context.
+pub fn reset_response() {
+    // SAFETY: no pointers.
+    unsafe { raw::proxy_close_stream(StreamType::HttpResponse as u32) };
+}
+
+/// Answers the request of the effective context. The SDK's own call can't carry details.
+pub fn reply(reply: &policy::exchange::Reply) {
+    let headers: Vec<(&[u8], &[u8])> =
+        reply.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    let headers = serialise(&headers);
+    // SAFETY: pointers and lengths are those of three slices.
+    unsafe {
+        raw::proxy_send_local_response(
+            u32::from(reply.status),
+            reply.details.as_ptr(),
+            reply.details.len(),
+            reply.body.as_ptr(),
+            reply.body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            -1,
+        )
+    };
+}
+
+fn serialise(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes();
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&u32::try_from(pairs.len()).unwrap_or(0).to_le_bytes());
+    for (name, value) in pairs {
+        bytes.extend_from_slice(&size(name));
+        bytes.extend_from_slice(&size(value));
+    }
+    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(text);
+        bytes.push(0);
+    }
+    bytes
+}
+
+/// Makes the calls that follow concern this context.
+pub fn set_context(context_id: u32) {
+    // SAFETY: no pointers.
+    unsafe { raw::proxy_set_effective_context(context_id) };
+}
+
+/// Runs the root context's `on_queue_ready` from within a stream's callback.
+///
+/// The SDK hands the answer of a ledger call to the context that was active when it was dispatched, and drops it if
+/// that context is gone by then. Calls must outlive the stream that wanted them: others wait for the same key, and a
+/// reservation that nobody hears of must be released. The SDK activates a context only on entry from the host, so
+/// this enters by the same door.
+pub fn enter_root(root_id: u32, stream_id: u32) {
+    // SAFETY: the SDK's function takes two numbers and borrows only its table of root contexts, which is free while a
+    // stream's callback runs.
+    unsafe { raw::proxy_on_queue_ready(root_id, 0) };
+    set_context(stream_id);
+}
+
+/// A counter or gauge in Envoy's stats.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric(Option<u32>);
+
+/// Defines a metric, or finds it if another VM has.
+pub fn metric(kind: MetricType, name: &str) -> Metric {
+    let mut id = 0;
+    // SAFETY: pointer and length are those of one slice, the other is to a local.
+    let status = unsafe { raw::proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
+    Metric((status == OK).then_some(id))
+}
+
+impl Metric {
+    /// Adds to it. Gauges may be lowered.
+    pub fn add(self, offset: i64) {
+        if let Some(id) = self.0 {
+            // SAFETY: no pointers.
+            unsafe { raw::proxy_increment_metric(id, offset) };
+        }
+    }
+}

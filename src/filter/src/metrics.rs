@@ -1,0 +1,67 @@
+//! Envoy stats. Names are fixed and few: what grows with keys or tenants is counted by the ledger.
+
+use crate::host::{Metric, metric};
+use protocol::audit::Outcome;
+use proxy_wasm::types::MetricType;
+
+/// Every metric of the filter.
+pub struct Metrics {
+    decisions: Vec<(Outcome, Metric)>,
+    /// Decisions in which a shadow rule would have refused.
+    pub would_deny: Metric,
+    /// Ledger calls started, by what for.
+    pub callouts: [Metric; 5],
+    /// Ledger calls without a usable answer.
+    pub callouts_failed: Metric,
+    /// Requests that joined a key lookup already under way.
+    pub lookups_joined: Metric,
+    /// Compare-and-swaps of shared data that lost and were tried again.
+    pub cas_retries: Metric,
+    /// Requests refused because a compare-and-swap lost too often.
+    pub cas_exhausted: Metric,
+    /// Settlements and decisions waiting to be delivered.
+    pub queue_depth: Metric,
+    /// Those lost because the queue was full.
+    pub queue_dropped: Metric,
+    /// Key records held.
+    pub keys: Metric,
+    /// VMs of this Envoy that have a policy: its workers and one more.
+    pub policy_loaded: Metric,
+    /// Changes applied from the feed.
+    pub changes: Metric,
+    /// Times that the feed was lost.
+    pub feed_lost: Metric,
+}
+
+impl Metrics {
+    /// Defines them.
+    pub fn define() -> Metrics {
+        let counter = |name: &str| metric(MetricType::Counter, name);
+        let gauge = |name: &str| metric(MetricType::Gauge, name);
+        Metrics {
+            decisions: Outcome::ALL
+                .map(|outcome| (outcome, counter(&format!("agentrelay_decisions.outcome={outcome}"))))
+                .to_vec(),
+            would_deny: counter("agentrelay_would_deny"),
+            callouts: ["policy", "changes", "resolve", "reserve", "report"]
+                .map(|kind| counter(&format!("agentrelay_callouts.kind={kind}"))),
+            callouts_failed: counter("agentrelay_callouts_failed"),
+            lookups_joined: counter("agentrelay_lookups_joined"),
+            cas_retries: counter("agentrelay_cas_retries"),
+            cas_exhausted: counter("agentrelay_cas_exhausted"),
+            queue_depth: gauge("agentrelay_queue_depth"),
+            queue_dropped: counter("agentrelay_queue_dropped"),
+            keys: gauge("agentrelay_keys"),
+            policy_loaded: gauge("agentrelay_policy_loaded"),
+            changes: counter("agentrelay_changes"),
+            feed_lost: counter("agentrelay_feed_lost"),
+        }
+    }
+
+    /// Counts a decision.
+    pub fn decision(&self, outcome: Outcome) {
+        if let Some((_, metric)) = self.decisions.iter().find(|(own, _)| *own == outcome) {
+            metric.add(1);
+        }
+    }
+}

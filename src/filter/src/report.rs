@@ -1,0 +1,135 @@
+//! What must reach the ledger: settlements and decisions, queued here and delivered in batches.
+//!
+//! A batch that fails is delivered again under the same id until the ledger has it. Both queues are bounded: a ledger
+//! that stays away costs decisions (counted), and settlements only far later (their reservations then expire, which
+//! gives the credits back).
+
+use crate::metrics::Metrics;
+use policy::window::Monotonic;
+use protocol::audit::Decision;
+use protocol::filter::{Action, Report, Settlement};
+use protocol::{BatchId, ReservationId};
+use std::collections::{HashMap, VecDeque};
+
+const DECISIONS_MAX: usize = 20_000;
+const SETTLEMENTS_MAX: usize = 100_000;
+/// Most of each kind in one batch: about 200 KiB.
+const BATCH_MAX: usize = 500;
+const RETRY_MS_MIN: u64 = 200;
+const RETRY_MS_MAX: u64 = 5_000;
+
+/// What waits to be delivered, and the reservations of streams that still run.
+#[derive(Default)]
+pub struct Outbox {
+    settlements: VecDeque<Settlement>,
+    decisions: VecDeque<Decision>,
+    dropped: u64,
+    batch: Option<Report>,
+    in_flight: bool,
+    retry_at_ms: u64,
+    retry_ms: u64,
+    open: HashMap<ReservationId, Open>,
+}
+
+struct Open {
+    renew_at_ms: u64,
+    ttl_seconds: u32,
+}
+
+impl Outbox {
+    /// Queues a step on a reservation.
+    pub fn settle(&mut self, settlement: Settlement, metrics: &Metrics) {
+        self.open.remove(&settlement.reservation_id);
+        self.queue(settlement, metrics);
+    }
+
+    /// Queues a decision.
+    pub fn record(&mut self, decision: Decision, metrics: &Metrics) {
+        metrics.queue_depth.add(1);
+        self.decisions.push_back(decision);
+        if self.decisions.len() > DECISIONS_MAX && self.decisions.pop_front().is_some() {
+            self.dropped = self.dropped.saturating_add(1);
+            metrics.queue_dropped.add(1);
+            metrics.queue_depth.add(-1);
+        }
+    }
+
+    /// A stream runs on reserved credits: renew them until it is settled.
+    pub fn watch(&mut self, reservation_id: ReservationId, ttl_seconds: u32, now: Monotonic) {
+        self.open.insert(reservation_id, Open { renew_at_ms: half_of(ttl_seconds, now), ttl_seconds });
+    }
+
+    /// Queues what is due to be renewed.
+    pub fn renew(&mut self, now: Monotonic, metrics: &Metrics) {
+        let mut due = Vec::new();
+        for (reservation_id, open) in &mut self.open {
+            if open.renew_at_ms <= now.0 {
+                open.renew_at_ms = half_of(open.ttl_seconds, now);
+                let action = Action::Renew { ttl_seconds: open.ttl_seconds };
+                due.push(Settlement { reservation_id: reservation_id.clone(), action });
+            }
+        }
+        due.into_iter().for_each(|settlement| self.queue(settlement, metrics));
+    }
+
+    /// The batch to deliver now, if there is one and none is under way.
+    pub fn next_batch(&mut self, envoy: &str, now: Monotonic) -> Option<&Report> {
+        if self.in_flight || now.0 < self.retry_at_ms {
+            return None;
+        }
+        if self.batch.is_none() {
+            if self.settlements.is_empty() && self.decisions.is_empty() {
+                return None;
+            }
+            let settlements = self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect();
+            let decisions = self.decisions.drain(..self.decisions.len().min(BATCH_MAX)).collect();
+            let batch_id = BatchId::parse(&crate::worker::uuid_v7()).ok()?;
+            let decisions_dropped = std::mem::take(&mut self.dropped);
+            self.batch =
+                Some(Report { batch_id, envoy: envoy.to_owned(), settlements, decisions, decisions_dropped });
+        }
+        self.in_flight = true;
+        self.batch.as_ref()
+    }
+
+    /// The batch has arrived, or has not.
+    pub fn delivered(&mut self, arrived: bool, now: Monotonic, metrics: &Metrics) {
+        self.in_flight = false;
+        if arrived {
+            self.retry_ms = 0;
+            if let Some(batch) = self.batch.take() {
+                let count = batch.settlements.len().saturating_add(batch.decisions.len());
+                metrics.queue_depth.add(i64::try_from(count).unwrap_or(0).saturating_neg());
+            }
+        } else {
+            self.retry_ms = self.retry_ms.saturating_mul(2).clamp(RETRY_MS_MIN, RETRY_MS_MAX);
+            self.retry_at_ms = now.0.saturating_add(self.retry_ms);
+        }
+    }
+
+    /// The ledger understood the batch and refused it, so that it would refuse it for ever.
+    pub fn refused(&mut self, status: u16, now: Monotonic, metrics: &Metrics) {
+        if let Some(batch) = &self.batch {
+            let count = batch.settlements.len().saturating_add(batch.decisions.len());
+            metrics.queue_dropped.add(i64::try_from(count).unwrap_or(0));
+            log::error!(
+                "the ledger refused batch {} with status {status}; its version may differ",
+                batch.batch_id
+            );
+        }
+        self.delivered(true, now, metrics);
+    }
+
+    fn queue(&mut self, settlement: Settlement, metrics: &Metrics) {
+        if self.settlements.len() >= SETTLEMENTS_MAX {
+            metrics.queue_dropped.add(1);
+            return;
+        }
+        metrics.queue_depth.add(1);
+        self.settlements.push_back(settlement);
+    }
+}
+
+fn half_of(ttl_seconds: u32, now: Monotonic) -> u64 {
+    now.0.saturating_add(u64::from(ttl_seconds).saturating_mul(500))
+}

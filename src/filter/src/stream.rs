@@ -1,0 +1,365 @@
+//! One HTTP exchange: its callbacks, and the steps of its state machine carried out.
+//!
+//! The rule that keeps the gate shut (reference: `allow_on_headers_stop_iteration`): until the exchange is decided
+//! every request callback returns Pause, because a single Continue sends the held headers upstream. A request is
+//! either let go or answered, never both.
+
+use crate::host;
+use crate::windows;
+use crate::worker::{Lookup, Worker, uuid_v7};
+use policy::Key;
+use policy::exchange::{self, BodyPlan, End, Exchange, KeyNotFound, ReserveAnswered, Step};
+use protocol::EventId;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::{Action, BufferType, MapType};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How long a request's body may take to arrive; `request_timeout` in envoy.yaml. A key that holds too much is told
+/// to come back after it, because by then all that it holds is decided.
+const BODY_SECONDS_MAX: u64 = 30;
+
+/// The context of one stream.
+pub struct Stream {
+    id: u32,
+    worker: Rc<Worker>,
+    state: Rc<RefCell<State>>,
+}
+
+/// What a stream has come to.
+#[derive(Default)]
+pub struct State {
+    exchange: Option<Exchange>,
+    gate: Gate,
+    body_bytes: u64,
+    body_ended: bool,
+    /// Set while the body is being held for a decision: the most that may be.
+    reading: Option<u32>,
+    /// Bytes accounted to the key.
+    held: u64,
+    response: Response,
+    response_ended: bool,
+}
+
+/// Whether the request may pass.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// Not decided: hold everything.
+    #[default]
+    Held,
+    /// Decided: everything passes.
+    Released,
+    /// Answered here: nothing passes.
+    Answered,
+}
+
+/// What is done with the response's body.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Response {
+    #[default]
+    Pass,
+    Watch,
+    Hold,
+    Rewrite,
+}
+
+impl Stream {
+    /// A stream that Envoy has just opened.
+    pub fn new(id: u32, worker: Rc<Worker>) -> Stream {
+        Stream { id, worker, state: Rc::default() }
+    }
+
+    /// What a request callback returns.
+    fn action(state: &State) -> Action {
+        match state.gate {
+            Gate::Released => Action::Continue,
+            Gate::Held | Gate::Answered => Action::Pause,
+        }
+    }
+}
+
+impl Context for Stream {}
+
+impl HttpContext for Stream {
+    fn on_http_request_headers(&mut self, _count: usize, ends: bool) -> Action {
+        let map = host::header_map(MapType::HttpRequestHeaders);
+        let headers = map.pairs();
+        for (name, _) in headers.iter().filter(|(name, _)| exchange::is_reserved_header(name)) {
+            host::remove_header(MapType::HttpRequestHeaders, name);
+        }
+        let mut state = self.state.borrow_mut();
+        state.body_ended = ends;
+        // A UUID is a sound id.
+        let Ok(id) = EventId::parse(&uuid_v7()) else { return Action::Pause };
+        let Some(policy) = self.worker.policy() else {
+            state.gate = Gate::Answered;
+            host::reply(&exchange::not_ready(&id));
+            return Action::Pause;
+        };
+        let (exchange, step) = Exchange::begin(policy, id, &headers, ends, Worker::now());
+        state.exchange = Some(exchange);
+        self.worker.enter(self.id, &self.state);
+        advance(&self.worker, self.id, &mut state, step);
+        Stream::action(&state)
+    }
+
+    fn on_http_request_body(&mut self, bytes: usize, ends: bool) -> Action {
+        let mut state = self.state.borrow_mut();
+        if state.gate == Gate::Held {
+            state.body_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            state.body_ended |= ends;
+            if let Some(step) = read_body(&self.worker, &mut state) {
+                advance(&self.worker, self.id, &mut state, step);
+            }
+        }
+        Stream::action(&state)
+    }
+
+    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+        let map = host::header_map(MapType::HttpRequestTrailers);
+        for (name, _) in map.pairs().iter().filter(|(name, _)| exchange::is_reserved_header(name)) {
+            host::remove_header(MapType::HttpRequestTrailers, name);
+        }
+        let mut state = self.state.borrow_mut();
+        if state.gate == Gate::Held {
+            // With trailers the body callback never sees the end of the stream.
+            state.body_ended = true;
+            if let Some(step) = read_body(&self.worker, &mut state) {
+                advance(&self.worker, self.id, &mut state, step);
+            }
+        }
+        Stream::action(&state)
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, ends: bool) -> Action {
+        let mut state = self.state.borrow_mut();
+        state.response_ended = ends;
+        let Some(exchange) = &mut state.exchange else { return Action::Continue };
+        if let Some((fingerprint, asks)) = exchange.unseen_windows()
+            && let Ok(verdicts) = windows::look(fingerprint, &asks)
+        {
+            exchange.windows_seen(&asks, &verdicts);
+        }
+        let map = host::header_map(MapType::HttpResponseHeaders);
+        let headers = map.pairs();
+        let status = headers.iter().find(|(name, _)| *name == b":status").map_or(0, |(_, value)| {
+            std::str::from_utf8(value).ok().and_then(|status| status.parse().ok()).unwrap_or(0)
+        });
+        let plan = exchange.response_headers(status, &headers, ends, Worker::now());
+        for (name, value) in &plan.set {
+            host::set_header(MapType::HttpResponseHeaders, name, value);
+        }
+        let (response, action) = match plan.body {
+            BodyPlan::Pass => (Response::Pass, Action::Continue),
+            BodyPlan::Watch => (Response::Watch, Action::Continue),
+            BodyPlan::Hold => (Response::Hold, Action::Pause),
+            BodyPlan::Rewrite => (Response::Rewrite, Action::Continue),
+            BodyPlan::Refuse(reply) => {
+                host::reply(&reply);
+                (Response::Pass, Action::Pause)
+            }
+        };
+        if matches!(response, Response::Hold | Response::Rewrite) {
+            // The length will be another one, and an old one would hang the client.
+            host::remove_header(MapType::HttpResponseHeaders, b"content-length");
+        }
+        state.response = response;
+        action
+    }
+
+    fn on_http_response_body(&mut self, bytes: usize, ends: bool) -> Action {
+        let mut state = self.state.borrow_mut();
+        state.response_ended |= ends;
+        let response = state.response;
+        let Some(exchange) = &mut state.exchange else { return Action::Continue };
+        match response {
+            Response::Pass => {}
+            Response::Watch if bytes > 0 => exchange.watch(&host::buffer(BufferType::HttpResponseBody)),
+            Response::Watch => {}
+            Response::Hold if ends => return filter_held(exchange),
+            Response::Hold => return Action::Pause,
+            Response::Rewrite => {
+                let chunk = if bytes > 0 { host::buffer(BufferType::HttpResponseBody) } else { Vec::new() };
+                match exchange.filter_chunk(&chunk, ends, Worker::now()) {
+                    Ok(passed) if passed == chunk => {}
+                    Ok(passed) if host::replace_buffer(BufferType::HttpResponseBody, &passed).is_ok() => {}
+                    // What can't be filtered must not pass.
+                    Ok(_) | Err(_) => {
+                        let _ = host::replace_buffer(BufferType::HttpResponseBody, b"");
+                        host::reset_response();
+                        return Action::Pause;
+                    }
+                }
+            }
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+        let mut state = self.state.borrow_mut();
+        state.response_ended = true;
+        let is_held = state.response == Response::Hold;
+        match &mut state.exchange {
+            Some(exchange) if is_held => filter_held(exchange),
+            _ => Action::Continue,
+        }
+    }
+
+    fn on_log(&mut self) {
+        self.worker.leave(self.id);
+        let mut state = self.state.borrow_mut();
+        let_go(&self.worker, &mut state);
+        let end = if state.response_ended { End::Complete } else { broken_end() };
+        let Some(exchange) = state.exchange.take() else { return };
+        let finished = exchange.finish(end, &self.worker.node(), Worker::now());
+        let decision = &finished.decision;
+        host::set_property("agentrelay_outcome", decision.outcome.as_str());
+        host::set_property("agentrelay_request_id", decision.id.as_str());
+        if let Some(key_id) = &decision.key_id {
+            host::set_property("agentrelay_key_id", key_id.as_str());
+        }
+        if let Some(tool) = &decision.tool {
+            host::set_property("agentrelay_tool", tool);
+        }
+        self.worker.metrics().decision(decision.outcome);
+        self.worker.finished(finished);
+    }
+}
+
+/// The key's lookup has ended.
+pub fn key_answered(worker: &Worker, id: u32, state: &mut State, found: Result<Arc<Key>, KeyNotFound>) {
+    let Some(exchange) = &mut state.exchange else { return };
+    let step = match found {
+        Ok(key) => exchange.key_found(key, Worker::now()),
+        Err(why) => exchange.key_not_found(why),
+    };
+    advance_waiting(worker, id, state, step);
+}
+
+/// The reservation has been answered.
+pub fn reserve_answered(worker: &Worker, id: u32, state: &mut State, answered: ReserveAnswered) {
+    let Some(exchange) = &mut state.exchange else { return };
+    let step = exchange.reserve_answered(answered);
+    advance_waiting(worker, id, state, step);
+}
+
+/// Advances a stream whose callbacks have all returned Pause: if it may pass now, Envoy must be told.
+fn advance_waiting(worker: &Worker, id: u32, state: &mut State, step: Step) {
+    if state.gate == Gate::Held {
+        advance(worker, id, state, step);
+        if state.gate == Gate::Released {
+            host::resume_request();
+        }
+    }
+}
+
+/// Carries out steps until the exchange is decided or must wait.
+fn advance(worker: &Worker, id: u32, state: &mut State, mut step: Step) {
+    while let Some(next) = carry_out(worker, id, state, step) {
+        step = next;
+    }
+    if state.gate != Gate::Held {
+        let_go(worker, state);
+    }
+}
+
+/// One step. `None` if there is nothing more to do for now.
+fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<Step> {
+    let exchange = state.exchange.as_mut()?;
+    match step {
+        Step::FindKey(hash) => match worker.look_up(hash, id) {
+            Lookup::Found(key) => Some(exchange.key_found(key, Worker::now())),
+            Lookup::NotFound(why) => Some(exchange.key_not_found(why)),
+            Lookup::Waiting => None,
+        },
+        Step::ReadBody { bytes_max } => {
+            state.reading = Some(bytes_max);
+            read_body(worker, state)
+        }
+        Step::AskWindows { fingerprint, asks } => {
+            Some(match windows::ask(fingerprint, &asks, worker.metrics()) {
+                Ok(verdicts) => exchange.windows_asked(&verdicts),
+                Err(windows::Unavailable) => exchange.windows_failed(),
+            })
+        }
+        Step::Reserve(request) => match worker.reserve(&request, id) {
+            Ok(()) => None,
+            Err(_) => Some(exchange.reserve_answered(ReserveAnswered::Unavailable)),
+        },
+        Step::Forward(forward) => {
+            for name in forward.remove {
+                host::remove_header(MapType::HttpRequestHeaders, name.as_bytes());
+            }
+            for (name, value) in &forward.set {
+                host::set_header(MapType::HttpRequestHeaders, name, value);
+            }
+            if let Some((reservation_id, ttl_seconds)) = exchange.reservation() {
+                worker.watch_reservation(reservation_id, ttl_seconds);
+            }
+            state.gate = Gate::Released;
+            None
+        }
+        Step::Refuse(reply) => {
+            state.gate = Gate::Answered;
+            host::reply(&reply);
+            None
+        }
+    }
+}
+
+/// Goes on with a body that is held for a decision: it may be too large, or whole.
+fn read_body(worker: &Worker, state: &mut State) -> Option<Step> {
+    let bytes_max = state.reading?;
+    let exchange = state.exchange.as_mut()?;
+    if state.body_bytes > u64::from(bytes_max) {
+        return Some(exchange.body_too_large(bytes_max));
+    }
+    let fingerprint = exchange.key()?.fingerprint;
+    if !worker.hold(fingerprint, state.held, state.body_bytes) {
+        return Some(exchange.too_much_held(BODY_SECONDS_MAX));
+    }
+    state.held = state.body_bytes;
+    if !state.body_ended {
+        return None;
+    }
+    state.reading = None;
+    let body = if state.body_bytes > 0 { host::buffer(BufferType::HttpRequestBody) } else { Vec::new() };
+    Some(exchange.body(&body, Worker::now()))
+}
+
+/// Gives back what the stream had accounted to its key.
+fn let_go(worker: &Worker, state: &mut State) {
+    if let Some(key) = state.exchange.as_ref().and_then(Exchange::key) {
+        worker.hold(key.fingerprint, state.held, 0);
+        state.held = 0;
+    }
+}
+
+/// Replaces a held answer by what the key may see of it.
+fn filter_held(exchange: &mut Exchange) -> Action {
+    let body = host::buffer(BufferType::HttpResponseBody);
+    match exchange.filter_whole(&body, Worker::now()) {
+        Ok(filtered) => {
+            let length = filtered.as_ref().unwrap_or(&body).len();
+            let is_replaced = filtered
+                .is_none_or(|bytes| host::replace_buffer(BufferType::HttpResponseBody, &bytes).is_ok());
+            if !is_replaced {
+                host::reset_response();
+                return Action::Pause;
+            }
+            host::set_header(MapType::HttpResponseHeaders, "content-length", &length.to_string());
+            Action::Continue
+        }
+        Err(reply) => {
+            host::reply(&reply);
+            Action::Pause
+        }
+    }
+}
+
+/// Who broke off a response that did not come to its end.
+fn broken_end() -> End {
+    let details = host::property(&["response", "code_details"]).unwrap_or_default();
+    if details.starts_with(b"upstream") { End::UpstreamFailed } else { End::ClientLeft }
+}

@@ -1,0 +1,500 @@
+//! What the exchanges of one Envoy worker share: policy, keys, ledger calls, the outbox.
+//!
+//! Ledger calls belong to the root context, so that an answer finds its way also when the stream that wanted it is
+//! gone: a key is then known all the same, and a reservation is given back.
+
+use crate::calls::{self, Answer, Call, NotCalled, Purpose};
+use crate::config::Config;
+use crate::feed::{Feed, News};
+use crate::host;
+use crate::keys::KeyTable;
+use crate::metrics::Metrics;
+use crate::report::Outbox;
+use crate::stream::{self, State};
+use crate::windows;
+use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
+use policy::{Key, Policy};
+use protocol::ReservationId;
+use protocol::api_key::KeyHash;
+use protocol::filter::{Action, Change, Changes, ReserveRequest, Settlement};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+/// Streams that may wait for key lookups at once, and lookups that may be under way. A flood of made-up keys is
+/// answered 503 beyond that, while keys already known are served.
+const WAITING_MAX: usize = 1024;
+const LOOKUPS_MAX: usize = 256;
+/// Lookups of one worker in one second.
+const LOOKUPS_PER_SECOND: u32 = 200;
+/// Bytes of bodies that one key may hold on one worker while they are decided upon.
+const HELD_BYTES_MAX: u64 = 8 << 20;
+const POLICY_RETRY_MS: u64 = 250;
+/// The longest that the change feed is held open.
+const LISTEN_MS_MAX: u64 = 15_000;
+
+/// The state that all callbacks of one VM share.
+pub struct Worker {
+    root_id: u32,
+    metrics: OnceCell<Metrics>,
+    config: RefCell<Rc<Config>>,
+    node: RefCell<Rc<str>>,
+    policy: RefCell<Option<Arc<Policy>>>,
+    policy_call: Cell<PolicyCall>,
+    keys: RefCell<KeyTable>,
+    feed: RefCell<Feed>,
+    changes_applied: Cell<u64>,
+    outbox: RefCell<Outbox>,
+    streams: RefCell<HashMap<u32, Weak<RefCell<State>>>>,
+    calls: RefCell<HashMap<u32, Purpose>>,
+    waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
+    lookups: Cell<(u64, u32)>,
+    held: RefCell<HashMap<u64, u64>>,
+    /// A call on its way from a stream's callback to the root context, and what became of it.
+    hand_over: RefCell<Option<Call>>,
+    handed_over: Cell<Result<(), NotCalled>>,
+    in_root: Cell<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PolicyCall {
+    /// Nothing to ask.
+    Settled,
+    /// To be asked at or after this time.
+    Due {
+        at_ms: u64,
+    },
+    InFlight,
+}
+
+/// What is known of a hash.
+pub enum Lookup {
+    /// The record.
+    Found(Arc<Key>),
+    /// There is none.
+    NotFound(KeyNotFound),
+    /// The stream will be called when there is an answer.
+    Waiting,
+}
+
+impl Worker {
+    /// A worker without a configuration.
+    pub fn new(root_id: u32) -> Worker {
+        Worker {
+            root_id,
+            metrics: OnceCell::new(),
+            config: RefCell::new(Rc::new(Config {
+                ledger_cluster: String::new(),
+                ledger_authority: String::new(),
+                ledger_timeout_ms: 0,
+                authorization: String::new(),
+            })),
+            node: RefCell::new(Rc::from("envoy")),
+            policy: RefCell::new(None),
+            policy_call: Cell::new(PolicyCall::Due { at_ms: 0 }),
+            keys: RefCell::default(),
+            feed: RefCell::new(Feed::new()),
+            changes_applied: Cell::new(0),
+            outbox: RefCell::default(),
+            streams: RefCell::default(),
+            calls: RefCell::default(),
+            waiting: RefCell::default(),
+            lookups: Cell::new((0, 0)),
+            held: RefCell::default(),
+            hand_over: RefCell::new(None),
+            handed_over: Cell::new(Ok(())),
+            in_root: Cell::new(false),
+        }
+    }
+
+    /// Takes a configuration and starts to reach for the ledger.
+    pub fn configure(&self, config: Config) {
+        self.config.replace(Rc::new(config));
+        if let Some(node) =
+            host::property(&["xds", "node", "id"]).and_then(|bytes| String::from_utf8(bytes).ok())
+            && !node.is_empty()
+        {
+            self.node.replace(Rc::from(node));
+        }
+        self.fetch_policy(host::monotonic_clock());
+    }
+
+    /// Stats.
+    pub fn metrics(&self) -> &Metrics {
+        self.metrics.get_or_init(Metrics::define)
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.borrow().clone()
+    }
+
+    /// Both clocks.
+    pub fn now() -> Now {
+        Now { wall: host::wall_clock(), monotonic: host::monotonic_clock() }
+    }
+
+    /// Makes a stream known, so that answers find it.
+    pub fn enter(&self, stream_id: u32, state: &Rc<RefCell<State>>) {
+        self.streams.borrow_mut().insert(stream_id, Rc::downgrade(state));
+    }
+
+    /// Forgets a stream.
+    pub fn leave(&self, stream_id: u32) {
+        self.streams.borrow_mut().remove(&stream_id);
+    }
+
+    /// What is known of a hash. Lookups of the same hash are one call.
+    pub fn look_up(&self, hash: KeyHash, stream_id: u32) -> Lookup {
+        let now = host::monotonic_clock();
+        let confirmed = self.feed.borrow().confirmed();
+        let stale_ms =
+            self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
+        if let Some(key) = self.keys.borrow_mut().find(&hash, now, confirmed, stale_ms) {
+            return Lookup::Found(key);
+        }
+        if windows::is_unknown(&hash, now) {
+            return Lookup::NotFound(KeyNotFound::Unknown);
+        }
+        if let Some(streams) = self.waiting.borrow_mut().get_mut(&hash) {
+            if streams.len() >= WAITING_MAX {
+                return Lookup::NotFound(KeyNotFound::Unavailable);
+            }
+            streams.push(stream_id);
+            self.metrics().lookups_joined.add(1);
+            return Lookup::Waiting;
+        }
+        if !self.may_look_up(now.0) {
+            return Lookup::NotFound(KeyNotFound::Unavailable);
+        }
+        let call = Call::resolve(&self.config.borrow(), hash, self.changes_applied.get());
+        match self.call(call, stream_id) {
+            Ok(()) => {
+                self.waiting.borrow_mut().insert(hash, vec![stream_id]);
+                Lookup::Waiting
+            }
+            Err(NotCalled) => Lookup::NotFound(KeyNotFound::Unavailable),
+        }
+    }
+
+    fn may_look_up(&self, now_ms: u64) -> bool {
+        let (second, count) = self.lookups.get();
+        let this_second = now_ms / 1000;
+        let count = if second == this_second { count } else { 0 };
+        if count >= LOOKUPS_PER_SECOND || self.waiting.borrow().len() >= LOOKUPS_MAX {
+            return false;
+        }
+        self.lookups.set((this_second, count.saturating_add(1)));
+        true
+    }
+
+    /// Asks the ledger to reserve for a stream, which is called with the answer.
+    pub fn reserve(&self, request: &ReserveRequest, stream_id: u32) -> Result<(), NotCalled> {
+        let call = Call::reserve(&self.config.borrow(), stream_id, request);
+        self.call(call, stream_id)
+    }
+
+    /// Accounts for bytes that a key's request holds: `before` until now, `after` from now. False if that is more
+    /// than the key may hold, and nothing changes.
+    pub fn hold(&self, fingerprint: u64, before: u64, after: u64) -> bool {
+        let mut held = self.held.borrow_mut();
+        let others = held.get(&fingerprint).copied().unwrap_or(0).saturating_sub(before);
+        let sum = others.saturating_add(after);
+        if sum > HELD_BYTES_MAX && after > before {
+            return false;
+        }
+        if sum == 0 {
+            held.remove(&fingerprint);
+        } else {
+            held.insert(fingerprint, sum);
+        }
+        true
+    }
+
+    /// A stream has gone upstream on reserved credits.
+    pub fn watch_reservation(&self, reservation_id: ReservationId, ttl_seconds: u32) {
+        self.outbox.borrow_mut().watch(reservation_id, ttl_seconds, host::monotonic_clock());
+    }
+
+    /// An exchange is over: queues what the ledger must know of it.
+    pub fn finished(&self, finished: Finished) {
+        let mut outbox = self.outbox.borrow_mut();
+        if finished.decision.would_deny.is_some() {
+            self.metrics().would_deny.add(1);
+        }
+        if let Some(settlement) = finished.settlement {
+            outbox.settle(settlement, self.metrics());
+        }
+        outbox.record(finished.decision, self.metrics());
+    }
+
+    /// This Envoy's name in reports.
+    pub fn node(&self) -> Rc<str> {
+        self.node.borrow().clone()
+    }
+
+    /// Time has passed.
+    pub fn tick(&self) {
+        let now = host::monotonic_clock();
+        self.in_root(|| {
+            let news = self.feed.borrow_mut().follow();
+            self.apply(news, now);
+            if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
+                self.fetch_policy(now);
+            }
+            if self.feed.borrow_mut().should_listen(now) {
+                self.listen(now);
+            }
+            self.outbox.borrow_mut().renew(now, self.metrics());
+            self.deliver(now);
+        });
+    }
+
+    /// The answer to a ledger call has arrived, in the root context.
+    pub fn answered(&self, call_id: u32, header_count: usize, body_bytes: usize) {
+        let Some(purpose) = self.calls.borrow_mut().remove(&call_id) else { return };
+        let answer = calls::read_answer(header_count, body_bytes);
+        if answer.as_ref().is_none_or(|answer| answer.status >= 500) {
+            self.metrics().callouts_failed.add(1);
+        }
+        let now = host::monotonic_clock();
+        self.in_root(|| match purpose {
+            Purpose::Policy => self.policy_answered(answer, now),
+            Purpose::Changes => self.changes_answered(answer.as_ref(), now),
+            Purpose::Resolve { hash, changes_applied } => {
+                self.resolve_answered(hash, changes_applied, calls::resolved(answer), now);
+            }
+            Purpose::Reserve { stream_id, reservation_id } => {
+                self.reserve_answered(stream_id, reservation_id, calls::reserved(answer.as_ref()));
+            }
+            Purpose::Report => {
+                let mut outbox = self.outbox.borrow_mut();
+                match answer.map(|answer| answer.status) {
+                    Some(status @ (400 | 413 | 422)) => outbox.refused(status, now, self.metrics()),
+                    status => outbox.delivered(status == Some(200), now, self.metrics()),
+                }
+                drop(outbox);
+                self.deliver(now);
+            }
+        });
+    }
+
+    /// Runs in the root context what a stream handed over.
+    pub fn take_over(&self) {
+        host::set_context(self.root_id);
+        if let Some(call) = self.hand_over.borrow_mut().take() {
+            self.handed_over.set(self.dispatch(call));
+        }
+    }
+
+    fn in_root(&self, work: impl FnOnce()) {
+        self.in_root.set(true);
+        host::set_context(self.root_id);
+        work();
+        self.in_root.set(false);
+    }
+
+    /// Starts a call from the root context, from wherever this is.
+    fn call(&self, call: Call, stream_id: u32) -> Result<(), NotCalled> {
+        if self.in_root.get() {
+            host::set_context(self.root_id);
+            let outcome = self.dispatch(call);
+            host::set_context(stream_id);
+            return outcome;
+        }
+        self.hand_over.replace(Some(call));
+        self.handed_over.set(Err(NotCalled));
+        host::enter_root(self.root_id, stream_id);
+        self.handed_over.get()
+    }
+
+    fn dispatch(&self, call: Call) -> Result<(), NotCalled> {
+        let outcome = call.dispatch(&self.config.borrow());
+        match outcome {
+            Ok(call_id) => {
+                if let Some(metric) = self.metrics().callouts.get(call.kind()) {
+                    metric.add(1);
+                }
+                self.calls.borrow_mut().insert(call_id, call.purpose);
+                Ok(())
+            }
+            Err(NotCalled) => {
+                self.metrics().callouts_failed.add(1);
+                Err(NotCalled)
+            }
+        }
+    }
+
+    fn fetch_policy(&self, now: policy::window::Monotonic) {
+        let known = self.policy().map(|policy| policy.version().clone());
+        let call = Call::policy(&self.config.borrow(), known.as_ref());
+        self.policy_call.set(match self.dispatch(call) {
+            Ok(()) => PolicyCall::InFlight,
+            Err(NotCalled) => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
+        });
+    }
+
+    fn policy_answered(&self, answer: Option<Answer>, now: policy::window::Monotonic) {
+        let retry = PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) };
+        let next = match answer {
+            Some(Answer { status: 304, .. }) => PolicyCall::Settled,
+            Some(Answer { status: 200, body }) => match Policy::from_json(&body) {
+                Ok(policy) => {
+                    log::info!("policy {} is in force", policy.version());
+                    if self.policy.replace(Some(Arc::new(policy))).is_none() {
+                        self.metrics().policy_loaded.add(1);
+                    }
+                    PolicyCall::Settled
+                }
+                Err(invalid) => {
+                    log::error!("the ledger's policy is refused and the one in force stays: {invalid}");
+                    PolicyCall::Settled
+                }
+            },
+            Some(Answer { status: status @ (401 | 403), .. }) => {
+                log::error!(
+                    "the ledger refuses this filter's credential with {status}; check AGENTRELAY_FILTER_KEY"
+                );
+                PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS.saturating_mul(20)) }
+            }
+            _ => retry,
+        };
+        self.policy_call.set(next);
+    }
+
+    fn listen(&self, now: policy::window::Monotonic) {
+        let stale_ms =
+            self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
+        let wait_ms = (stale_ms / 2).clamp(500, LISTEN_MS_MAX);
+        let call = Call::changes(&self.config.borrow(), self.feed.borrow().position(), wait_ms);
+        if self.dispatch(call).is_err() {
+            self.feed.borrow_mut().lost(now);
+        }
+    }
+
+    fn changes_answered(&self, answer: Option<&Answer>, now: policy::window::Monotonic) {
+        let changes = answer
+            .filter(|answer| answer.status == 200)
+            .and_then(|answer| serde_json::from_slice::<Changes>(&answer.body).ok());
+        let Some(changes) = changes else {
+            self.metrics().feed_lost.add(1);
+            self.feed.borrow_mut().lost(now);
+            return;
+        };
+        self.feed.borrow_mut().heard(changes, now);
+        let news = self.feed.borrow_mut().follow();
+        self.apply(news, now);
+        if self.feed.borrow_mut().should_listen(now) {
+            self.listen(now);
+        }
+    }
+
+    fn apply(&self, news: News, now: policy::window::Monotonic) {
+        let changes = match news {
+            News::Nothing => return,
+            News::Everything => {
+                self.metrics().keys.add(self.keys.borrow_mut().clear());
+                self.ask_for_policy(now);
+                Vec::new()
+            }
+            News::Changed(changes) => changes,
+        };
+        self.changes_applied.set(self.changes_applied.get().saturating_add(1));
+        for change in changes {
+            self.metrics().changes.add(1);
+            match change {
+                Change::Key { key_id } => self.metrics().keys.add(self.keys.borrow_mut().drop_key(&key_id)),
+                Change::Tenant { tenant_id } => {
+                    self.metrics().keys.add(self.keys.borrow_mut().drop_tenant(&tenant_id));
+                }
+                Change::Policy { version } => {
+                    if self.policy().is_none_or(|policy| *policy.version() != version) {
+                        self.ask_for_policy(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks at the next tick, also if an older question is under way: its answer may be older than the change.
+    fn ask_for_policy(&self, now: policy::window::Monotonic) {
+        self.policy_call.set(PolicyCall::Due { at_ms: now.0 });
+    }
+
+    fn deliver(&self, now: policy::window::Monotonic) {
+        let node = self.node();
+        let mut outbox = self.outbox.borrow_mut();
+        let Some(batch) = outbox.next_batch(&node, now) else { return };
+        let call = Call::report(&self.config.borrow(), batch);
+        if self.dispatch(call).is_err() {
+            outbox.delivered(false, now, self.metrics());
+        }
+    }
+
+    fn resolve_answered(
+        &self,
+        hash: KeyHash,
+        changes_applied: u64,
+        resolved: Result<Option<protocol::key::KeyRecord>, NotCalled>,
+        now: policy::window::Monotonic,
+    ) {
+        let found = match resolved {
+            Ok(Some(record)) => {
+                let key = Arc::new(Key::new(record));
+                // If something changed while the answer was under way, it may be from before: use it once, keep it not.
+                if self.changes_applied.get() == changes_applied {
+                    self.metrics().keys.add(self.keys.borrow_mut().insert(hash, key.clone(), now));
+                }
+                Ok(key)
+            }
+            Ok(None) => {
+                windows::remember_unknown(&hash, now);
+                Err(KeyNotFound::Unknown)
+            }
+            Err(NotCalled) => Err(KeyNotFound::Unavailable),
+        };
+        for stream_id in self.waiting.borrow_mut().remove(&hash).unwrap_or_default() {
+            self.wake(stream_id, |state| stream::key_answered(self, stream_id, state, found.clone()));
+        }
+    }
+
+    fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
+        let is_heard =
+            self.wake(stream_id, |state| stream::reserve_answered(self, stream_id, state, answered));
+        let may_be_set_aside = match answered {
+            // The client left while the ledger was asked: nobody will spend this.
+            ReserveAnswered::Reserved => !is_heard,
+            // The call was refused, or passed without charge; if the ledger did set credits aside, they go back.
+            ReserveAnswered::Unavailable => true,
+            ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded => false,
+        };
+        if may_be_set_aside {
+            let settlement = Settlement { reservation_id, action: Action::Void };
+            self.outbox.borrow_mut().settle(settlement, self.metrics());
+        }
+    }
+
+    /// Calls a stream that waits, in its own context. False if it is gone.
+    fn wake(&self, stream_id: u32, event: impl FnOnce(&mut State)) -> bool {
+        let state = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
+        let Some(state) = state else { return false };
+        host::set_context(stream_id);
+        event(&mut state.borrow_mut());
+        host::set_context(self.root_id);
+        true
+    }
+}
+
+/// A UUIDv7: ids that grow with time keep the ledger's pages together.
+pub fn uuid_v7() -> String {
+    let millis = host::wall_clock().as_millis();
+    let random = u128::from_le_bytes(host::random());
+    let version: u128 = 7 << 76;
+    let variant: u128 = 2 << 62;
+    let random = random & !(u128::MAX << 76) & !(3 << 62);
+    let bits = (u128::from(millis) << 80) | version | variant | random;
+    let hex = format!("{bits:032x}");
+    let groups = [hex.get(..8), hex.get(8..12), hex.get(12..16), hex.get(16..20), hex.get(20..)];
+    groups.map(Option::unwrap_or_default).join("-")
+}
