@@ -1,0 +1,129 @@
+//! What the audit trail says. Owns the vocabulary of facts and their details; where they are kept is the store's.
+//!
+//! A fact is written in the transaction that makes it true, never edited, and numbered without gaps. No detail ever
+//! holds a secret.
+
+use protocol::audit::Outcome;
+use protocol::{EventId, TenantId, Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+
+/// The actor of what the ledger does by itself.
+pub const LEDGER: &str = "ledger";
+/// The actor of a decision about a request that no key was recognised in.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A credential of an administrator or a filter was made.
+    ServiceCredentialCreated,
+    /// A tenant was made.
+    TenantCreated,
+    /// A tenant got credits.
+    CreditsGranted,
+    /// A key was made.
+    KeyCreated,
+    /// A key got a new secret.
+    KeyRotated,
+    /// A key was withdrawn.
+    KeyRevoked,
+    /// Credits were set aside for a call.
+    Reserved,
+    /// A call was charged.
+    Posted,
+    /// A call's credits went back.
+    Voided,
+    /// A forgotten call's credits went back.
+    Expired,
+    /// A call was charged after its reservation had expired.
+    Correction,
+    /// A filter decided.
+    Decision,
+    /// A filter could not keep all decisions.
+    DecisionsDropped,
+    /// A policy came into force.
+    PolicyInForce,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 14] = [
+        Kind::ServiceCredentialCreated,
+        Kind::TenantCreated,
+        Kind::CreditsGranted,
+        Kind::KeyCreated,
+        Kind::KeyRotated,
+        Kind::KeyRevoked,
+        Kind::Reserved,
+        Kind::Posted,
+        Kind::Voided,
+        Kind::Expired,
+        Kind::Correction,
+        Kind::Decision,
+        Kind::DecisionsDropped,
+        Kind::PolicyInForce,
+    ];
+
+    /// Its name on the wire and at rest.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::ServiceCredentialCreated => "service_credential_created",
+            Kind::TenantCreated => "tenant_created",
+            Kind::CreditsGranted => "credits_granted",
+            Kind::KeyCreated => "key_created",
+            Kind::KeyRotated => "key_rotated",
+            Kind::KeyRevoked => "key_revoked",
+            Kind::Reserved => "reserved",
+            Kind::Posted => "posted",
+            Kind::Voided => "voided",
+            Kind::Expired => "expired",
+            Kind::Correction => "correction",
+            Kind::Decision => "decision",
+            Kind::DecisionsDropped => "decisions_dropped",
+            Kind::PolicyInForce => "policy_in_force",
+        }
+    }
+}
+
+/// One fact, not yet numbered.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// What happened.
+    pub kind: Kind,
+    /// When the ledger learned of it.
+    pub at: Timestamp,
+    /// Who did it.
+    pub actor: String,
+    /// Whose.
+    pub tenant_id: Option<TenantId>,
+    /// How it ended, for decisions.
+    pub outcome: Option<Outcome>,
+    /// An id by which the same fact, told again, is recognised.
+    pub event_id: Option<EventId>,
+    /// The rest, as a JSON object.
+    pub detail: String,
+}
+
+impl Event {
+    /// A fact without tenant, outcome and id of its own.
+    pub fn new(kind: Kind, at: Timestamp, actor: impl Into<String>, detail: &impl Serialize) -> Event {
+        Event {
+            kind,
+            at,
+            actor: actor.into(),
+            tenant_id: None,
+            outcome: None,
+            event_id: None,
+            // Only maps with keys other than text fail to serialize, and no detail has one.
+            detail: serde_json::to_string(detail)
+                .unwrap_or_else(|error| Value::from(error.to_string()).to_string()),
+        }
+    }
+
+    /// The fact is this tenant's.
+    pub fn of(mut self, tenant_id: &TenantId) -> Event {
+        self.tenant_id = Some(tenant_id.clone());
+        self
+    }
+}

@@ -1,0 +1,201 @@
+//! The rules of money: double entry in whole credits. Pure: no IO, no database, no clock (time is an argument).
+//!
+//! Each tenant has three accounts, `available`, `pending` and `posted`; the issuer stands for all of the outside.
+//! Every movement is a [`Transfer`] from one account to another, made once and never changed. Two laws hold after
+//! every command, whatever was asked and however often:
+//!
+//! - `granted = available + pending + posted`, where `granted` is what the issuer gave;
+//! - no account is ever below zero.
+//!
+//! A reservation moves `Pending -> Posted | Voided | Expired` and is the idempotency id of every step on it. The same
+//! step again gives the same answer and moves nothing; another step on an ended reservation is refused.
+//!
+//! A reservation whose time is over stays pending until the expire command finds it. What happens to it before that
+//! is on time. What is posted after it has expired is a **correction**: a new transfer from `available` to `posted`,
+//! of what was asked or of all that is available, whichever is less. What could not be charged is kept as the
+//! shortfall ([`Late`]) and never becomes a debt.
+
+mod accounts;
+mod reservation;
+#[cfg(test)]
+mod tests;
+
+pub use accounts::{Accounts, Transfer, TransferKind};
+pub use reservation::{Late, Request, Reservation, State};
+
+use protocol::{Credits, Timestamp};
+use std::fmt;
+
+/// Why a command moved nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The tenant would hold more than [`Credits::MAX`].
+    GrantTooLarge,
+    /// A grant or a reservation of nothing.
+    NothingToMove,
+    /// The tenant has less than was asked for.
+    QuotaExceeded {
+        /// What it has.
+        available: Credits,
+    },
+    /// The id was used before, for something else.
+    DifferentRequest,
+    /// More than was set aside.
+    AboveReservation {
+        /// What was set aside.
+        reserved: Credits,
+    },
+    /// The reservation has ended in another way.
+    Ended {
+        /// How.
+        state: State,
+    },
+    /// The rows do not add up: someone changed them outside of this program.
+    OutOfBalance,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::GrantTooLarge => write!(f, "the tenant would hold more than {} credits", Credits::MAX),
+            Refusal::NothingToMove => f.write_str("the amount of credits must be at least 1"),
+            Refusal::QuotaExceeded { available } => write!(f, "the tenant has {available} credits available"),
+            Refusal::DifferentRequest => {
+                f.write_str("the reservation id was already used for something else")
+            }
+            Refusal::AboveReservation { reserved } => write!(f, "only {reserved} credits were reserved"),
+            Refusal::Ended { state } => write!(f, "the reservation is already {}", state.name()),
+            Refusal::OutOfBalance => f.write_str("the tenant's accounts do not add up"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What a step on a reservation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It moved credits.
+    Moved(Vec<Transfer>),
+    /// It ended the reservation or extended its time, and moved no credits.
+    Changed,
+    /// It was known already.
+    Repeated,
+}
+
+/// Gives a tenant credits.
+pub fn grant(accounts: &mut Accounts, credits: Credits, now: Timestamp) -> Result<Transfer, Refusal> {
+    if credits.is_zero() {
+        return Err(Refusal::NothingToMove);
+    }
+    if accounts.granted().checked_add(credits).is_none() {
+        return Err(Refusal::GrantTooLarge);
+    }
+    accounts.transfer(TransferKind::Grant, credits, now)
+}
+
+/// Sets credits aside. `known` is the reservation of this id, if there is one; then the answer is that one, unchanged.
+pub fn reserve(
+    accounts: &mut Accounts,
+    known: Option<&Reservation>,
+    request: Request,
+    now: Timestamp,
+) -> Result<(Reservation, Step), Refusal> {
+    if let Some(known) = known {
+        let same = known.request == request;
+        return if same { Ok((known.clone(), Step::Repeated)) } else { Err(Refusal::DifferentRequest) };
+    }
+    if request.credits.is_zero() {
+        return Err(Refusal::NothingToMove);
+    }
+    if request.credits > accounts.available() {
+        return Err(Refusal::QuotaExceeded { available: accounts.available() });
+    }
+    let transfer = accounts.transfer(TransferKind::Reserve, request.credits, now)?;
+    let reservation = Reservation {
+        expires_at: now.plus_seconds(request.ttl_seconds.into()),
+        reserved_at: now,
+        available_after: accounts.available(),
+        state: State::Pending,
+        request,
+    };
+    Ok((reservation, Step::Moved(vec![transfer])))
+}
+
+/// Charges `credits` of what was reserved; the rest goes back. After expiry this is a correction, see the module.
+pub fn post(
+    accounts: &mut Accounts,
+    reservation: &mut Reservation,
+    credits: Credits,
+    now: Timestamp,
+) -> Result<Step, Refusal> {
+    let reserved = reservation.request.credits;
+    let rest = reserved.checked_sub(credits).ok_or(Refusal::AboveReservation { reserved })?;
+    match reservation.state {
+        State::Pending => {
+            let mut after = *accounts;
+            let mut transfers = Vec::with_capacity(2);
+            after.transfer_some(TransferKind::Post, credits, now, &mut transfers)?;
+            after.transfer_some(TransferKind::Release, rest, now, &mut transfers)?;
+            *accounts = after;
+            reservation.state = State::Posted { credits };
+            Ok(Step::Moved(transfers))
+        }
+        State::Posted { credits: posted } if posted == credits => Ok(Step::Repeated),
+        State::Expired { late: Some(late) } if late.asked == credits => Ok(Step::Repeated),
+        State::Expired { late: None } => {
+            let charged = credits.min(accounts.available());
+            let mut transfers = Vec::with_capacity(1);
+            accounts.transfer_some(TransferKind::Correction, charged, now, &mut transfers)?;
+            reservation.state = State::Expired { late: Some(Late { asked: credits, charged }) };
+            Ok(if transfers.is_empty() { Step::Changed } else { Step::Moved(transfers) })
+        }
+        state @ (State::Posted { .. } | State::Voided | State::Expired { .. }) => {
+            Err(Refusal::Ended { state })
+        }
+    }
+}
+
+/// Gives everything back. On an expired reservation there is nothing left to give back, so nothing happens.
+pub fn void(accounts: &mut Accounts, reservation: &mut Reservation, now: Timestamp) -> Result<Step, Refusal> {
+    match reservation.state {
+        State::Pending => {
+            let transfer = accounts.transfer(TransferKind::Void, reservation.request.credits, now)?;
+            reservation.state = State::Voided;
+            Ok(Step::Moved(vec![transfer]))
+        }
+        State::Voided | State::Expired { late: None } => Ok(Step::Repeated),
+        state @ (State::Posted { .. } | State::Expired { late: Some(_) }) => Err(Refusal::Ended { state }),
+    }
+}
+
+/// Keeps a reservation pending for `ttl_seconds` from now. Never shortens its time, so that late deliveries do no harm.
+pub fn renew(reservation: &mut Reservation, ttl_seconds: u32, now: Timestamp) -> Result<Step, Refusal> {
+    match reservation.state {
+        State::Pending => {
+            let until = now.plus_seconds(ttl_seconds.into());
+            if until <= reservation.expires_at {
+                return Ok(Step::Repeated);
+            }
+            reservation.expires_at = until;
+            Ok(Step::Changed)
+        }
+        state @ (State::Posted { .. } | State::Voided | State::Expired { .. }) => {
+            Err(Refusal::Ended { state })
+        }
+    }
+}
+
+/// Gives everything back if the reservation is still pending and its time is over; otherwise does nothing.
+pub fn expire(
+    accounts: &mut Accounts,
+    reservation: &mut Reservation,
+    now: Timestamp,
+) -> Result<Step, Refusal> {
+    if reservation.state != State::Pending || now < reservation.expires_at {
+        return Ok(Step::Repeated);
+    }
+    let transfer = accounts.transfer(TransferKind::Expire, reservation.request.credits, now)?;
+    reservation.state = State::Expired { late: None };
+    Ok(Step::Moved(vec![transfer]))
+}

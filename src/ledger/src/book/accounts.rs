@@ -1,0 +1,177 @@
+//! A tenant's accounts and the transfers between them. Does not know reservations.
+
+use super::Refusal;
+use protocol::admin::Balance;
+use protocol::{Credits, Timestamp};
+
+/// One side of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// The outside, from where all credits come.
+    Issuer,
+    /// Free to reserve.
+    Available,
+    /// Set aside.
+    Pending,
+    /// Charged.
+    Posted,
+}
+
+impl Account {
+    /// Its name at rest.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Account::Issuer => "issuer",
+            Account::Available => "available",
+            Account::Pending => "pending",
+            Account::Posted => "posted",
+        }
+    }
+}
+
+/// Why credits moved. It fixes between which accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferKind {
+    /// An administrator gave credits.
+    Grant,
+    /// A call sets credits aside.
+    Reserve,
+    /// A call is charged.
+    Post,
+    /// What a call reserved and did not use goes back.
+    Release,
+    /// A failed call's credits go back.
+    Void,
+    /// A forgotten call's credits go back.
+    Expire,
+    /// A call is charged after its reservation expired.
+    Correction,
+}
+
+impl TransferKind {
+    /// Every kind.
+    pub const ALL: [TransferKind; 7] = [
+        TransferKind::Grant,
+        TransferKind::Reserve,
+        TransferKind::Post,
+        TransferKind::Release,
+        TransferKind::Void,
+        TransferKind::Expire,
+        TransferKind::Correction,
+    ];
+
+    /// Its name at rest and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TransferKind::Grant => "grant",
+            TransferKind::Reserve => "reserve",
+            TransferKind::Post => "post",
+            TransferKind::Release => "release",
+            TransferKind::Void => "void",
+            TransferKind::Expire => "expire",
+            TransferKind::Correction => "correction",
+        }
+    }
+
+    /// From where to where.
+    pub const fn route(self) -> (Account, Account) {
+        match self {
+            TransferKind::Grant => (Account::Issuer, Account::Available),
+            TransferKind::Reserve => (Account::Available, Account::Pending),
+            TransferKind::Post => (Account::Pending, Account::Posted),
+            TransferKind::Release | TransferKind::Void | TransferKind::Expire => {
+                (Account::Pending, Account::Available)
+            }
+            TransferKind::Correction => (Account::Available, Account::Posted),
+        }
+    }
+}
+
+/// One movement of at least one credit. Immutable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// Why, and between which accounts.
+    pub kind: TransferKind,
+    /// How much.
+    pub credits: Credits,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What one tenant holds. The only way to change it is a transfer, so its law cannot be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Accounts(Balance);
+
+impl Accounts {
+    /// From rows; refused if they do not add up.
+    pub fn from_rows(balance: Balance) -> Result<Accounts, Refusal> {
+        let sum =
+            balance.available.checked_add(balance.pending).and_then(|sum| sum.checked_add(balance.posted));
+        if sum == Some(balance.granted) { Ok(Accounts(balance)) } else { Err(Refusal::OutOfBalance) }
+    }
+
+    /// All four numbers.
+    pub const fn balance(&self) -> Balance {
+        self.0
+    }
+
+    /// All that the issuer gave.
+    pub const fn granted(&self) -> Credits {
+        self.0.granted
+    }
+
+    /// Free to reserve.
+    pub const fn available(&self) -> Credits {
+        self.0.available
+    }
+
+    /// Moves credits along the kind's route, or changes nothing.
+    pub(super) fn transfer(
+        &mut self,
+        kind: TransferKind,
+        credits: Credits,
+        at: Timestamp,
+    ) -> Result<Transfer, Refusal> {
+        let (from, to) = kind.route();
+        let mut after = self.0;
+        // What the issuer gives is counted as granted; it is the one account that may go below zero without end.
+        match after.side(from) {
+            Some(account) => *account = account.checked_sub(credits).ok_or(Refusal::OutOfBalance)?,
+            None => after.granted = after.granted.checked_add(credits).ok_or(Refusal::OutOfBalance)?,
+        }
+        if let Some(account) = after.side(to) {
+            *account = account.checked_add(credits).ok_or(Refusal::OutOfBalance)?;
+        }
+        self.0 = after;
+        Ok(Transfer { kind, credits, at })
+    }
+
+    /// Like [`Accounts::transfer`], but a transfer of nothing is none.
+    pub(super) fn transfer_some(
+        &mut self,
+        kind: TransferKind,
+        credits: Credits,
+        at: Timestamp,
+        transfers: &mut Vec<Transfer>,
+    ) -> Result<(), Refusal> {
+        if !credits.is_zero() {
+            transfers.push(self.transfer(kind, credits, at)?);
+        }
+        Ok(())
+    }
+}
+
+trait Sides {
+    fn side(&mut self, account: Account) -> Option<&mut Credits>;
+}
+
+impl Sides for Balance {
+    fn side(&mut self, account: Account) -> Option<&mut Credits> {
+        match account {
+            Account::Issuer => None,
+            Account::Available => Some(&mut self.available),
+            Account::Pending => Some(&mut self.pending),
+            Account::Posted => Some(&mut self.posted),
+        }
+    }
+}

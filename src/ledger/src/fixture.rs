@@ -1,0 +1,140 @@
+//! For tests: a ledger on a file of its own, and what is asked of it over a real socket.
+
+use crate::{Config, Credentials, Database, Running, init, start};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+pub(crate) const POLICY: &str = r#"
+tiers:
+  free: {rank: 0, limits: [{permits: 20, window: 60s}]}
+  pro: {rank: 1, limits: [{permits: 300, window: 60s}]}
+risks:
+  read_only: {scope: read}
+  local_mutation: {scope: generate}
+  external_mutation: {scope: generate}
+  destructive: {scope: admin}
+services:
+  studio:
+    kind: mcp
+    path: /mcp
+    tools:
+      search: {risk: read_only}
+"#;
+
+/// A ledger that serves, with both doors' credentials.
+pub(crate) struct Bench {
+    pub(crate) directory: TempDir,
+    pub(crate) credentials: Credentials,
+    pub(crate) running: Running,
+    pub(crate) client: reqwest::Client,
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("policy.yaml"), POLICY).unwrap();
+        let credentials = init(&Bench::database(&directory)).unwrap();
+        let running = start(Bench::config(&directory)).await.unwrap();
+        Bench { directory, credentials, running, client: reqwest::Client::new() }
+    }
+
+    /// Stops it and starts it again on the same file.
+    pub(crate) async fn restart(self) -> Bench {
+        let Bench { directory, credentials, running, client } = self;
+        running.shutdown().await;
+        let running = start(Bench::config(&directory)).await.unwrap();
+        Bench { directory, credentials, running, client }
+    }
+
+    fn database(directory: &TempDir) -> Database {
+        Database::Sqlite(directory.path().join("ledger.db"))
+    }
+
+    pub(crate) fn config(directory: &TempDir) -> Config {
+        Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            database: Bench::database(directory),
+            policy: directory.path().join("policy.yaml"),
+        }
+    }
+
+    pub(crate) fn policy_path(&self) -> PathBuf {
+        self.directory.path().join("policy.yaml")
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let secret = if path.starts_with("/filter") {
+            &self.credentials.filter_key
+        } else {
+            &self.credentials.admin_key
+        };
+        self.client.request(method, format!("http://{}{path}", self.running.address)).bearer_auth(secret)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let response = self.request(Method::GET, path).send().await.unwrap();
+        expect(response, StatusCode::OK).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value, status: StatusCode) -> Value {
+        expect(self.request(Method::POST, path).json(&body).send().await.unwrap(), status).await
+    }
+
+    pub(crate) async fn tenant(&self, credits: u64) -> String {
+        let body = json!({"name": "Acme", "tier": "pro", "credits": credits});
+        let tenant = self.post("/v1/tenants", body, StatusCode::CREATED).await;
+        tenant["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A key's id and secret.
+    pub(crate) async fn key(&self, tenant_id: &str) -> (String, String) {
+        let body = json!({"tenant_id": tenant_id, "name": "ci", "scopes": ["read", "generate"]});
+        let key = self.post("/v1/keys", body, StatusCode::CREATED).await;
+        (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
+    }
+
+    pub(crate) async fn resolve(&self, secret: &str) -> Response {
+        let hash = protocol::api_key::KeyHash::of(secret.as_bytes());
+        self.request(Method::POST, "/filter/v1/resolve").json(&json!({"hash": hash})).send().await.unwrap()
+    }
+
+    pub(crate) async fn reserve(&self, id: &str, key_id: &str, credits: u64) -> Response {
+        let body = reserve_body(id, key_id, credits, 60);
+        self.request(Method::POST, "/filter/v1/reserve").json(&body).send().await.unwrap()
+    }
+
+    pub(crate) async fn settle(&self, id: &str, action: Value) -> Value {
+        let mut settlement = json!({"reservation_id": id});
+        settlement.as_object_mut().unwrap().extend(action.as_object().unwrap().clone());
+        let body =
+            json!({"batch_id": crate::moment::fresh_name(""), "envoy": "e1", "settlements": [settlement]});
+        self.post("/filter/v1/report", body, StatusCode::OK).await
+    }
+
+    pub(crate) async fn balance(&self, tenant_id: &str) -> [u64; 4] {
+        let balance = self.get(&format!("/v1/tenants/{tenant_id}/balance")).await;
+        ["granted", "available", "pending", "posted"].map(|name| balance[name].as_u64().unwrap())
+    }
+}
+
+pub(crate) fn reserve_body(id: &str, key_id: &str, credits: u64, ttl_seconds: u32) -> Value {
+    json!({
+        "reservation_id": id, "key_id": key_id, "service": "studio", "tool": "image_generate",
+        "credits": credits, "ttl_seconds": ttl_seconds, "policy_version": "v1",
+    })
+}
+
+/// The JSON of an answer that must have this status.
+pub(crate) async fn expect(response: Response, status: StatusCode) -> Value {
+    let found = response.status();
+    let text = response.text().await.unwrap();
+    assert_eq!(found, status, "{text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The stable code of a problem.
+pub(crate) fn code(problem: &Value) -> &str {
+    problem["type"].as_str().unwrap().strip_prefix("urn:agentrelay:problem:").unwrap()
+}

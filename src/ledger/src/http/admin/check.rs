@@ -1,0 +1,86 @@
+//! Bounds of what administrators send. Each refusal names the field.
+
+use crate::http::problem::Refused;
+use protocol::Timestamp;
+use protocol::admin::CreateKey;
+use protocol::key::{Grant, Limit};
+
+const NAME_CHARS_MAX: usize = 200;
+const REASON_CHARS_MAX: usize = 500;
+const SCOPES_MAX: usize = 64;
+const GRANTS_MAX: usize = 256;
+const LIMITS_MAX: usize = 16;
+/// The longest grace of a rotation: 30 days.
+const GRACE_SECONDS_MAX: u32 = 2_592_000;
+
+fn text(field: &str, text: &str, chars_max: usize) -> Result<(), Refused> {
+    let visible = !text.trim().is_empty() && !text.chars().any(char::is_control);
+    if visible && text.chars().count() <= chars_max {
+        return Ok(());
+    }
+    Err(Refused::invalid(format!(
+        "{field}: must be 1 to {chars_max} characters, none of them a control character"
+    )))
+}
+
+pub(super) fn name(name: &str) -> Result<(), Refused> {
+    text("name", name, NAME_CHARS_MAX)
+}
+
+pub(super) fn reason(reason: &str) -> Result<(), Refused> {
+    text("reason", reason, REASON_CHARS_MAX)
+}
+
+pub(super) fn grace(seconds: u32) -> Result<(), Refused> {
+    if seconds <= GRACE_SECONDS_MAX {
+        return Ok(());
+    }
+    Err(Refused::invalid(format!("grace_seconds: must be at most {GRACE_SECONDS_MAX}, which is 30 days")))
+}
+
+pub(super) fn key(key: &CreateKey, now: Timestamp) -> Result<(), Refused> {
+    name(&key.name)?;
+    count("scopes", key.scopes.len(), SCOPES_MAX)?;
+    for (place, scope) in key.scopes.iter().enumerate() {
+        text(&format!("scopes[{place}]"), scope, NAME_CHARS_MAX)?;
+        if scope.contains(char::is_whitespace) {
+            // Scopes travel in headers and in WWW-Authenticate as a list with spaces between.
+            return Err(Refused::invalid(format!("scopes[{place}]: must not hold white space")));
+        }
+    }
+    grants("services", key.services.as_deref())?;
+    grants("tools", key.tools.as_deref())?;
+    grants("resources", key.resources.as_deref())?;
+    let limits = key.limits.as_deref().unwrap_or_default();
+    count("limits", limits.len(), LIMITS_MAX)?;
+    for (place, limit) in limits.iter().enumerate() {
+        if !limit.is_in_bounds() {
+            return Err(Refused::invalid(format!(
+                "limits[{place}]: permits must be 1 to {}, window_seconds 1 to {}",
+                Limit::PERMITS_MAX,
+                Limit::WINDOW_SECONDS_MAX
+            )));
+        }
+    }
+    if key.expires_at.is_some_and(|end| end <= now) {
+        return Err(Refused::invalid(format!("expires_at: must be in the future; it is {now} now")));
+    }
+    Ok(())
+}
+
+fn count(field: &str, count: usize, max: usize) -> Result<(), Refused> {
+    if count <= max {
+        Ok(())
+    } else {
+        Err(Refused::invalid(format!("{field}: must be at most {max} of them")))
+    }
+}
+
+fn grants(field: &str, grants: Option<&[Grant]>) -> Result<(), Refused> {
+    let grants = grants.unwrap_or_default();
+    count(field, grants.len(), GRANTS_MAX)?;
+    grants
+        .iter()
+        .enumerate()
+        .try_for_each(|(place, grant)| text(&format!("{field}[{place}].name"), &grant.name, NAME_CHARS_MAX))
+}

@@ -1,0 +1,90 @@
+//! From requests to typed values, every rejection as a problem that names the place.
+
+use super::problem::{Code, Refused};
+use crate::idempotency::{Idempotency, ReplayKey};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use protocol::InvalidId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A JSON body. The content type is not asked for: there is no other kind of body, and a bearer can't be forged by a
+/// web form.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                Refused::new(Code::BodyTooLarge, "the body is larger than this path accepts")
+            } else {
+                Refused::invalid("the body could not be read to its end")
+            }
+        })?;
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            let path = error.path().to_string();
+            let cause = error.into_inner();
+            Refused::invalid(if path == "." { cause.to_string() } else { format!("{path}: {cause}") })
+        })?;
+        json.end().map_err(|_| Refused::invalid("there is something after the JSON value"))?;
+        Ok(Body(value))
+    }
+}
+
+/// The query. Unknown parameters are refused by the type.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let Query(params) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Refused::invalid(rejection.body_text()))?;
+        Ok(Params(params))
+    }
+}
+
+/// The id in the path. What no id looks like is not found.
+pub(super) struct Id<T>(pub(super) T);
+
+impl<T: TryFrom<String, Error = InvalidId>, S: Send + Sync> FromRequestParts<S> for Id<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let unknown = || Refused::new(Code::NotFound, "nothing has this id");
+        let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
+        T::try_from(text).map(Id).map_err(|_| unknown())
+    }
+}
+
+/// Longest `Idempotency-Key`.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+
+/// The `Idempotency-Key` header with the body it came with, where there is one.
+pub(super) fn idempotency(
+    headers: &HeaderMap,
+    actor: &str,
+    route: String,
+    body: &impl Serialize,
+) -> Result<Option<Idempotency>, Refused> {
+    const NAME: &str = "idempotency-key";
+    let mut sent = headers.get_all(NAME).iter();
+    let Some(first) = sent.next() else { return Ok(None) };
+    let faulty = || {
+        Refused::invalid(format!(
+            "Idempotency-Key: send one, of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
+        ))
+    };
+    let key = first.to_str().map_err(|_| faulty())?.to_owned();
+    if sent.next().is_some() || key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(faulty());
+    }
+    let body = serde_json::to_vec(body).map_err(|_| faulty())?;
+    Ok(Some(Idempotency::new(ReplayKey { actor: actor.to_owned(), route, key }, &body)))
+}

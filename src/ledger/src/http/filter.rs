@@ -1,0 +1,115 @@
+//! `/filter/v1`: what filters ask. Bodies and answers are `protocol::filter`'s.
+
+use super::authenticate::Actor;
+use super::extract::{Body, Params};
+use super::problem::{Code, Refused};
+use super::{REPORT_BYTES_MAX, Service};
+use crate::reservations::{Reserve, TTL_SECONDS_MAX};
+use crate::store::{Error, Refusal};
+use crate::{changes, moment, report};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use protocol::filter::{
+    CHANGES_PATH, Changes, POLICY_PATH, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH, Report, ReportAnswer,
+    ReserveAnswer, ReserveRequest, ResolveRequest,
+};
+use protocol::key::KeyRecord;
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::warn;
+
+/// Longest name of a service or a tool.
+const NAME_CHARS_MAX: usize = 256;
+
+pub(super) fn routes() -> Router<Arc<Service>> {
+    Router::new()
+        .route(POLICY_PATH, get(policy))
+        .route(RESOLVE_PATH, post(resolve))
+        .route(RESERVE_PATH, post(reserve))
+        .route(REPORT_PATH, post(deliver).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
+        .route(CHANGES_PATH, get(feed))
+}
+
+async fn policy(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
+    let policy = service.policy();
+    let etag = format!("\"{}\"", policy.version());
+    let known = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|tag| tag.trim().trim_start_matches("W/"))
+        .any(|tag| tag == etag || tag == "*");
+    if known {
+        return (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response();
+    }
+    let headers = [(header::ETAG, etag), (header::CONTENT_TYPE, "application/json".to_owned())];
+    (headers, policy.document.clone()).into_response()
+}
+
+async fn resolve(
+    State(service): State<Arc<Service>>,
+    Body(ask): Body<ResolveRequest>,
+) -> Result<Json<KeyRecord>, Refused> {
+    let found = service.store.key_by_hash(ask.hash).await?;
+    let found = found.ok_or_else(|| Refused::new(Code::NotFound, "no key has this hash"))?;
+    Ok(Json(found.record(moment::now())))
+}
+
+async fn reserve(
+    State(service): State<Arc<Service>>,
+    Body(request): Body<ReserveRequest>,
+) -> Result<(StatusCode, Json<ReserveAnswer>), Refused> {
+    if !(1..=TTL_SECONDS_MAX).contains(&request.ttl_seconds) {
+        return Err(Refused::invalid(format!("ttl_seconds: must be 1 to {TTL_SECONDS_MAX}")));
+    }
+    for (field, name) in [("service", &request.service), ("tool", &request.tool)] {
+        if name.chars().count() > NAME_CHARS_MAX {
+            return Err(Refused::invalid(format!("{field}: must be at most {NAME_CHARS_MAX} characters")));
+        }
+    }
+    let answer = service.store.run(Reserve { request, now: moment::now() }).await;
+    let answer = answer.map_err(|error| match error {
+        Error::Refused(Refusal::KeyUnknown | Refusal::TenantUnknown) => {
+            Refused::new(Code::KeyInactive, "no key has this id")
+        }
+        other => Refused::from(other),
+    })?;
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+async fn deliver(
+    State(service): State<Arc<Service>>,
+    Extension(Actor(actor)): Extension<Actor>,
+    Body(report): Body<Report>,
+) -> Result<Json<ReportAnswer>, Refused> {
+    let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
+    let deliver = report::Deliver { report, actor: actor.as_ref().to_owned(), now: moment::now() };
+    let delivered = service.store.run(deliver).await?;
+    for (reservation_id, why) in delivered.refused {
+        service.metrics.settlements_refused.inc();
+        warn!(%batch_id, envoy, %reservation_id, ?why, "a settlement was refused");
+    }
+    Ok(Json(delivered.answer))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FeedParams {
+    after: Option<u64>,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn feed(
+    State(service): State<Arc<Service>>,
+    Params(params): Params<FeedParams>,
+) -> Result<Json<Changes>, Refused> {
+    let wait = Duration::from_millis(params.wait_ms);
+    let stopping = service.stopping.clone();
+    Ok(Json(changes::after(service.store.as_ref(), params.after, wait, stopping).await?))
+}

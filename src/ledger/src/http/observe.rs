@@ -1,0 +1,84 @@
+//! What every request gets: an id, a deadline, a log line, a count, and its problem in full form.
+
+use super::Service;
+use super::problem::{Code, Refused};
+use crate::metrics::RequestLabels;
+use crate::moment;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use protocol::EventId;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longer than the longest poll of the change feed.
+const DEADLINE: Duration = Duration::from_secs(35);
+
+/// Names the request by the id it came with, if that is a plain one, and renders problems.
+pub(super) async fn request(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = known_method(request.method());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let sent_id = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let id = match sent_id.and_then(|id| EventId::parse(id).ok()) {
+        Some(id) => id.to_string(),
+        None => moment::fresh_name("req_"),
+    };
+    let mut response = next.run(request).await;
+    if let Some(refused) = response.extensions_mut().remove::<Refused>() {
+        let code = refused.code;
+        let mut answer = refused.answer(&id);
+        // What axum knows of the route, `Allow` above all, stays.
+        for (name, value) in response.headers() {
+            if !answer.headers().contains_key(name) && name != axum::http::header::CONTENT_LENGTH {
+                answer.headers_mut().append(name, value.clone());
+            }
+        }
+        info!(request_id = %id, method, route, status = answer.status().as_u16(), ?code, "refused");
+        response = answer;
+    } else if route.starts_with("/v1/") {
+        let ms = began.elapsed().as_millis();
+        info!(request_id = %id, method, route, status = response.status().as_u16(), ms, "answered");
+    } else {
+        let ms = began.elapsed().as_millis();
+        debug!(request_id = %id, method, route, status = response.status().as_u16(), ms, "answered");
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let status = response.status().as_u16();
+    service.metrics.requests.get_or_create(&RequestLabels { method, route, status }).inc();
+    response
+}
+
+/// Ends a request that takes too long, its body's arrival included.
+pub(super) async fn deadline(request: Request, next: Next) -> Response {
+    match timeout(DEADLINE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            Refused::new(Code::LedgerUnavailable, "the request took too long; try again, with the same ids")
+                .into_response()
+        }
+    }
+}
+
+/// Methods come from clients, so as a metric's label all unknown ones are one.
+fn known_method(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}

@@ -1,0 +1,210 @@
+//! Errors as answers: a stable code, a short message, no internal cause.
+
+use crate::book;
+use crate::moment::NoRandomness;
+use crate::store::{Error, Refusal, Unavailable};
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use protocol::InvalidId;
+use protocol::problem::{MEDIA_TYPE, Problem};
+use tracing::error;
+
+/// The kinds of problem that the ledger knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    InvalidRequest,
+    AuthDenied,
+    QuotaExceeded,
+    KeyInactive,
+    NotFound,
+    MethodNotAllowed,
+    Conflict,
+    KeyExists,
+    BodyTooLarge,
+    IdempotencyKeyReused,
+    Internal,
+    LedgerUnavailable,
+}
+
+impl Code {
+    /// The last part of the problem's URN.
+    const fn name(self) -> &'static str {
+        match self {
+            Code::InvalidRequest => "invalid_request",
+            Code::AuthDenied => "auth_denied",
+            Code::QuotaExceeded => "quota_exceeded",
+            Code::KeyInactive => "key_inactive",
+            Code::NotFound => "not_found",
+            Code::MethodNotAllowed => "method_not_allowed",
+            Code::Conflict => "conflict",
+            Code::KeyExists => "key_exists",
+            Code::BodyTooLarge => "body_too_large",
+            Code::IdempotencyKeyReused => "idempotency_key_reused",
+            Code::Internal => "internal",
+            Code::LedgerUnavailable => "ledger_unavailable",
+        }
+    }
+
+    const fn status(self) -> StatusCode {
+        match self {
+            Code::InvalidRequest => StatusCode::BAD_REQUEST,
+            Code::AuthDenied => StatusCode::UNAUTHORIZED,
+            Code::QuotaExceeded => StatusCode::PAYMENT_REQUIRED,
+            Code::KeyInactive => StatusCode::FORBIDDEN,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Code::Conflict | Code::KeyExists => StatusCode::CONFLICT,
+            Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Code::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Code::InvalidRequest => "The request is not valid",
+            Code::AuthDenied => "A valid credential is needed",
+            Code::QuotaExceeded => "The tenant has not enough credits",
+            Code::KeyInactive => "The key is not in use",
+            Code::NotFound => "There is no such thing",
+            Code::MethodNotAllowed => "The method is not allowed here",
+            Code::Conflict => "The request does not fit what was done before",
+            Code::KeyExists => "The key was already created",
+            Code::BodyTooLarge => "The body is too large",
+            Code::IdempotencyKeyReused => "The Idempotency-Key was used for another body",
+            Code::Internal => "The ledger has a fault",
+            Code::LedgerUnavailable => "The ledger can't answer now",
+        }
+    }
+}
+
+/// An error on its way to the client. The request's id is added on the way, see `observe`.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) code: Code,
+    pub(super) detail: String,
+}
+
+impl Refused {
+    pub(super) fn new(code: Code, detail: impl Into<String>) -> Refused {
+        Refused { code, detail: detail.into() }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Refused {
+        Refused::new(Code::InvalidRequest, detail)
+    }
+
+    /// The whole answer, as it is sent.
+    pub(super) fn answer(self, request_id: &str) -> Response {
+        let Refused { code, detail } = self;
+        let body = Problem {
+            kind: Problem::urn(code.name()),
+            status: code.status().as_u16(),
+            title: code.title().to_owned(),
+            detail: Some(detail),
+            request_id: Some(request_id.to_owned()),
+        };
+        let mut response = (code.status(), Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        match code {
+            Code::AuthDenied => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Code::LedgerUnavailable => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Unavailable> for Refused {
+    fn from(unavailable: Unavailable) -> Refused {
+        Refused::new(Code::LedgerUnavailable, format!("{unavailable}; try again, with the same ids"))
+    }
+}
+
+impl From<InvalidId> for Refused {
+    fn from(invalid: InvalidId) -> Refused {
+        Refused::invalid(invalid.to_string())
+    }
+}
+
+impl From<NoRandomness> for Refused {
+    fn from(_: NoRandomness) -> Refused {
+        error!("the operating system gives no randomness");
+        Refused::new(Code::Internal, "no secret can be made now")
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        match error {
+            Error::Unavailable(unavailable) => unavailable.into(),
+            Error::Refused(refusal) => refusal.into(),
+        }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        match refusal {
+            Refusal::Money(refusal) => money(refusal),
+            Refusal::TenantUnknown => Refused::new(Code::NotFound, "no tenant has this id"),
+            Refusal::KeyUnknown => Refused::new(Code::NotFound, "no key has this id"),
+            Refusal::KeyInactive(state) => {
+                Refused::new(Code::KeyInactive, format!("the key is {}", state_name(state)))
+            }
+            Refusal::IdempotencyKeyReused => Refused::new(
+                Code::IdempotencyKeyReused,
+                "this Idempotency-Key came before with another body; use a fresh one for another request",
+            ),
+            Refusal::KeyExists(id) => Refused::new(
+                Code::KeyExists,
+                format!(
+                    "this Idempotency-Key created {id}; its secret was shown then and is stored nowhere: \
+                    rotate the key for a new one"
+                ),
+            ),
+            Refusal::AlreadyInitialised => {
+                Refused::new(Code::Conflict, "the database is already initialised")
+            }
+        }
+    }
+}
+
+fn money(refusal: book::Refusal) -> Refused {
+    let code = match refusal {
+        book::Refusal::GrantTooLarge | book::Refusal::NothingToMove => Code::InvalidRequest,
+        book::Refusal::QuotaExceeded { .. } => Code::QuotaExceeded,
+        book::Refusal::DifferentRequest
+        | book::Refusal::AboveReservation { .. }
+        | book::Refusal::Ended { .. } => Code::Conflict,
+        book::Refusal::OutOfBalance => {
+            error!("a tenant's accounts do not add up; the database was changed from outside");
+            Code::Internal
+        }
+    };
+    Refused::new(code, refusal.to_string())
+}
+
+const fn state_name(state: protocol::key::KeyState) -> &'static str {
+    match state {
+        protocol::key::KeyState::Active => "active",
+        protocol::key::KeyState::Revoked => "revoked",
+        protocol::key::KeyState::Expired => "expired",
+        protocol::key::KeyState::Suspended => "suspended",
+    }
+}

@@ -1,0 +1,275 @@
+//! Api keys: their life from creation over rotation to revocation, and what a filter is told about them.
+//!
+//! A key has one or more secrets, known by their SHA-256 alone. Rotation adds one and gives all earlier ones an end.
+
+use crate::audit::{Event, Kind};
+use crate::idempotency::Idempotency;
+use crate::store::{Needs, Operation, Refusal, Rows};
+use protocol::admin;
+use protocol::api_key::KeyHash;
+use protocol::filter::Change;
+use protocol::key::{Grant, KeyRecord, KeySource, KeyState, Limit};
+use protocol::{AgentId, KeyId, TenantId, Timestamp};
+use serde_json::json;
+
+/// A key at rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its id.
+    pub id: KeyId,
+    /// Who pays.
+    pub tenant_id: TenantId,
+    /// For people.
+    pub name: String,
+    /// Permissions.
+    pub scopes: Vec<String>,
+    /// Services it is held to.
+    pub services: Option<Vec<Grant>>,
+    /// Tools it is held to.
+    pub tools: Option<Vec<Grant>>,
+    /// Resources it is held to.
+    pub resources: Option<Vec<Grant>>,
+    /// Limits beside the tier's.
+    pub limits: Vec<Limit>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+    /// The agent it belongs to.
+    pub agent_id: Option<AgentId>,
+    /// How it came to be.
+    pub source: KeySource,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// When it last made a decision that was reported.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Key {
+    /// May it be used at this moment. Revocation is final, so it is named first.
+    pub fn state(&self, tenant_suspended: bool, now: Timestamp) -> KeyState {
+        if self.revoked_at.is_some() {
+            KeyState::Revoked
+        } else if self.expires_at.is_some_and(|end| end <= now) {
+            KeyState::Expired
+        } else if tenant_suspended {
+            KeyState::Suspended
+        } else {
+            KeyState::Active
+        }
+    }
+}
+
+/// One of a key's secrets, by its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// Whose.
+    pub key_id: KeyId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it stops working, once it was rotated away.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A key as lists need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The key.
+    pub key: Key,
+    /// Its tenant is suspended.
+    pub tenant_suspended: bool,
+}
+
+impl Listed {
+    /// As administrators see it.
+    pub fn shown(self, now: Timestamp) -> admin::Key {
+        let state = self.key.state(self.tenant_suspended, now);
+        let key = self.key;
+        admin::Key {
+            id: key.id,
+            tenant_id: key.tenant_id,
+            name: key.name,
+            state,
+            scopes: key.scopes,
+            services: key.services,
+            tools: key.tools,
+            resources: key.resources,
+            limits: key.limits,
+            expires_at: key.expires_at,
+            agent_id: key.agent_id,
+            source: key.source,
+            created_at: key.created_at,
+            revoked_at: key.revoked_at,
+            last_used_at: key.last_used_at,
+        }
+    }
+}
+
+/// What was found under a hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The key.
+    pub key: Key,
+    /// When this one of its secrets ends.
+    pub secret_expires_at: Option<Timestamp>,
+    /// The tenant's tier.
+    pub tier: String,
+    /// The tenant is suspended.
+    pub tenant_suspended: bool,
+}
+
+impl Found {
+    /// As a filter is told.
+    pub fn record(self, now: Timestamp) -> KeyRecord {
+        let expires_at = [self.key.expires_at, self.secret_expires_at].into_iter().flatten().min();
+        let state = match self.key.state(self.tenant_suspended, now) {
+            KeyState::Active if expires_at.is_some_and(|end| end <= now) => KeyState::Expired,
+            state => state,
+        };
+        KeyRecord {
+            key_id: self.key.id,
+            tenant_id: self.key.tenant_id,
+            tier: self.tier,
+            state,
+            scopes: self.key.scopes,
+            services: self.key.services,
+            tools: self.key.tools,
+            resources: self.key.resources,
+            limits: self.key.limits,
+            agent_id: self.key.agent_id,
+            source: self.key.source,
+            expires_at,
+        }
+    }
+}
+
+/// Makes a key.
+pub struct Create {
+    /// The key.
+    pub key: Key,
+    /// The hash of its first secret.
+    pub hash: KeyHash,
+    /// Who asks.
+    pub actor: String,
+    /// So that asking again makes no second key.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Operation for Create {
+    type Answer = Listed;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.tenants.insert(self.key.tenant_id.clone());
+        needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Listed, Refusal> {
+        if let Some(key_id) = rows.replay(&self.idempotency)? {
+            return Err(Refusal::KeyExists(key_id));
+        }
+        let Create { key, hash, actor, idempotency } = self;
+        let tenant = rows.tenants.get(&key.tenant_id).ok_or(Refusal::TenantUnknown)?;
+        let tenant_suspended = tenant.suspended_at.is_some();
+        let detail = json!({
+            "key_id": key.id, "name": key.name, "scopes": key.scopes, "services": key.services,
+            "tools": key.tools, "resources": key.resources, "limits": key.limits,
+            "expires_at": key.expires_at, "agent_id": key.agent_id, "source": key.source,
+        });
+        rows.record(Event::new(Kind::KeyCreated, key.created_at, actor, &detail).of(&key.tenant_id));
+        let secret = Secret { key_id: key.id.clone(), created_at: key.created_at, expires_at: None };
+        rows.secrets.insert(hash, secret);
+        rows.keep_answer(idempotency, json!(key.id).to_string(), key.created_at);
+        rows.keys.insert(key.id.clone(), key.clone());
+        Ok(Listed { key, tenant_suspended })
+    }
+}
+
+/// Gives a key a new secret. The earlier ones end after the grace, or sooner if they already had to.
+pub struct Rotate {
+    /// Which key.
+    pub key_id: KeyId,
+    /// The hash of the new secret.
+    pub hash: KeyHash,
+    /// How long the earlier secrets go on working.
+    pub grace_seconds: u32,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Rotate {
+    type Answer = Listed;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.keys.insert(self.key_id.clone());
+        needs.secrets_of.insert(self.key_id.clone());
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Listed, Refusal> {
+        let listed = listed(rows, &self.key_id)?;
+        match listed.key.state(listed.tenant_suspended, self.now) {
+            // A suspended tenant's key may get a new secret: that is how a leak is closed meanwhile.
+            KeyState::Active | KeyState::Suspended => {}
+            state @ (KeyState::Revoked | KeyState::Expired) => return Err(Refusal::KeyInactive(state)),
+        }
+        let end = self.now.plus_seconds(self.grace_seconds.into());
+        rows.secrets.change_each(|_, secret| {
+            let ends_sooner =
+                secret.key_id == self.key_id && secret.expires_at.is_none_or(|known| known > end);
+            if ends_sooner {
+                secret.expires_at = Some(end);
+            }
+            ends_sooner
+        });
+        let secret = Secret { key_id: self.key_id.clone(), created_at: self.now, expires_at: None };
+        rows.secrets.insert(self.hash, secret);
+        let detail = json!({
+            "key_id": self.key_id, "grace_seconds": self.grace_seconds, "earlier_secrets_end_at": end,
+        });
+        rows.record(Event::new(Kind::KeyRotated, self.now, self.actor, &detail).of(&listed.key.tenant_id));
+        rows.change(Change::Key { key_id: self.key_id }, self.now);
+        Ok(listed)
+    }
+}
+
+/// Withdraws a key for good. Revoking it again changes nothing.
+pub struct Revoke {
+    /// Which key.
+    pub key_id: KeyId,
+    /// Why.
+    pub reason: String,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Revoke {
+    type Answer = Listed;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.keys.insert(self.key_id.clone());
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Listed, Refusal> {
+        let known = listed(rows, &self.key_id)?;
+        if known.key.revoked_at.is_some() {
+            return Ok(known);
+        }
+        if let Some(key) = rows.keys.get_mut(&self.key_id) {
+            key.revoked_at = Some(self.now);
+        }
+        let detail = json!({"key_id": self.key_id, "reason": self.reason});
+        rows.record(Event::new(Kind::KeyRevoked, self.now, self.actor, &detail).of(&known.key.tenant_id));
+        rows.change(Change::Key { key_id: self.key_id.clone() }, self.now);
+        listed(rows, &self.key_id)
+    }
+}
+
+fn listed(rows: &Rows, id: &KeyId) -> Result<Listed, Refusal> {
+    let key = rows.keys.get(id).ok_or(Refusal::KeyUnknown)?.clone();
+    let tenant_suspended =
+        rows.tenants.get(&key.tenant_id).is_some_and(|tenant| tenant.suspended_at.is_some());
+    Ok(Listed { key, tenant_suspended })
+}

@@ -1,0 +1,29 @@
+//! The ledger: the only authority on keys, policy, money and audit, as a small HTTP service.
+//!
+//! Reading order: `book` is the rules of money, pure. `keys`, `tenants`, `reservations`, `report`, `credentials` and
+//! `policy_file` are operations: each checks, and changes rows in memory. `store` runs operations durably, many in one
+//! transaction; only `store/*` knows a database. `http` is the API on top. `moment` is the only clock.
+//!
+//! A write is answered after it is durable. Repeating any write with the same ids changes nothing more.
+
+mod audit;
+mod book;
+mod changes;
+mod credentials;
+mod database;
+#[cfg(test)]
+mod fixture;
+mod http;
+mod idempotency;
+mod keys;
+mod metrics;
+mod moment;
+mod policy_file;
+mod report;
+mod reservations;
+mod service;
+mod store;
+mod tenants;
+
+pub use database::{Database, InvalidDatabase};
+pub use service::{Config, Credentials, Error, Running, init, start};

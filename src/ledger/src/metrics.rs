@@ -1,0 +1,132 @@
+//! What the ledger counts, in Prometheus text. Every label has a bounded set of values: no ids, no names of tenants.
+
+use crate::book::TransferKind;
+use crate::store::sqlite::Committed;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use protocol::audit::Outcome;
+use std::time::Duration;
+
+/// One answered request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The HTTP method, `other` where it is none that the API knows.
+    pub method: &'static str,
+    /// The route's template, `unmatched` where there is none.
+    pub route: String,
+    /// The HTTP status.
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransferLabels {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    outcome: &'static str,
+}
+
+/// The counters.
+pub struct Metrics {
+    registry: Registry,
+    /// Answered requests.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Transactions that failed.
+    pub commit_failures: Counter,
+    /// Settlements that the book refused.
+    pub settlements_refused: Counter,
+    /// Changed policy files that were refused.
+    pub policies_refused: Counter,
+    transfers: Family<TransferLabels, Counter>,
+    decisions: Family<DecisionLabels, Counter>,
+    commit_operations: Histogram,
+    commit_seconds: Histogram,
+    queue_depth: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut registry = Registry::with_prefix("agentrelay_ledger");
+        let requests = Family::default();
+        registry.register("http_requests", "Answered requests", requests.clone());
+        let commit_failures = Counter::default();
+        registry.register("commit_failures", "Transactions that failed", commit_failures.clone());
+        let settlements_refused = Counter::default();
+        registry.register(
+            "settlements_refused",
+            "Settlements that the book refused",
+            settlements_refused.clone(),
+        );
+        let policies_refused = Counter::default();
+        registry.register(
+            "policies_refused",
+            "Changed policy files that were refused",
+            policies_refused.clone(),
+        );
+        let transfers = Family::<TransferLabels, Counter>::default();
+        for kind in TransferKind::ALL {
+            let _ = transfers.get_or_create(&TransferLabels { kind: kind.as_str() });
+        }
+        let help = "Movements of credits; reserve, post, void and expire are the states of reservations";
+        registry.register("transfers", help, transfers.clone());
+        let decisions = Family::<DecisionLabels, Counter>::default();
+        for outcome in Outcome::ALL {
+            let _ = decisions.get_or_create(&DecisionLabels { outcome: outcome.as_str() });
+        }
+        registry.register("decisions", "Decisions reported by filters", decisions.clone());
+        let commit_operations = Histogram::new(exponential_buckets(1.0, 2.0, 11));
+        registry.register("commit_operations", "Operations in one transaction", commit_operations.clone());
+        let commit_seconds = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
+        registry.register(
+            "commit_seconds",
+            "Time of one transaction, fsync included",
+            commit_seconds.clone(),
+        );
+        let queue_depth = Gauge::default();
+        registry.register("queue_depth", "Writes that wait for the next transaction", queue_depth.clone());
+        Metrics {
+            registry,
+            requests,
+            commit_failures,
+            settlements_refused,
+            policies_refused,
+            transfers,
+            decisions,
+            commit_operations,
+            commit_seconds,
+            queue_depth,
+        }
+    }
+}
+
+impl Metrics {
+    /// Media type of [`Metrics::text`].
+    pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// Counts one transaction.
+    pub fn committed(&self, operations: usize, took: Duration, committed: &Committed) {
+        self.commit_operations.observe(u32::try_from(operations).unwrap_or(u32::MAX).into());
+        self.commit_seconds.observe(took.as_secs_f64());
+        for kind in &committed.transfers {
+            self.transfers.get_or_create(&TransferLabels { kind }).inc();
+        }
+        for (outcome, count) in &committed.outcomes {
+            self.decisions.get_or_create(&DecisionLabels { outcome }).inc_by(*count);
+        }
+    }
+
+    /// All of it as text.
+    pub fn text(&self, queue_depth: usize) -> Result<String, std::fmt::Error> {
+        self.queue_depth.set(i64::try_from(queue_depth).unwrap_or(i64::MAX));
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

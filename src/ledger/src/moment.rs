@@ -1,0 +1,34 @@
+//! The clock and the source of ids: the only place in the crate where time and randomness come from.
+
+use protocol::api_key::{Kind, mint};
+use protocol::{InvalidId, Timestamp};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::time::{SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// What time it is.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// An id that was never used, later ones being greater: a prefix and a UUIDv7.
+pub fn fresh_id<Id>(prefix: &str, parse: fn(&str) -> Result<Id, InvalidId>) -> Result<Id, InvalidId> {
+    parse(&fresh_name(prefix))
+}
+
+/// The same as text.
+pub fn fresh_name(prefix: &str) -> String {
+    format!("{prefix}{}", Uuid::now_v7().simple())
+}
+
+/// The operating system gives no randomness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRandomness;
+
+/// A new secret of this kind, from a generator that the operating system seeded for it alone.
+pub fn fresh_secret(kind: Kind) -> Result<String, NoRandomness> {
+    let mut random = StdRng::try_from_os_rng().map_err(|_| NoRandomness)?;
+    Ok(mint(kind, || random.random()))
+}

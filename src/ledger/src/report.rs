@@ -1,0 +1,94 @@
+//! What filters report: settlements and decisions, one batch in one transaction.
+//!
+//! A batch may arrive twice, or in part twice: settlements are idempotent by reservation, decisions by their id, and
+//! lost decisions by the batch's id, so a batch needs no memory of its own.
+
+use crate::audit::{ANONYMOUS, Event, Kind};
+use crate::reservations::{self, Settled};
+use crate::store::{Needs, Operation, Refusal, Rows};
+use protocol::audit::Decision;
+use protocol::filter::{Report, ReportAnswer};
+use protocol::{EventId, ReservationId, Timestamp};
+use serde_json::json;
+
+/// Writes one batch.
+pub struct Deliver {
+    /// The batch.
+    pub report: Report,
+    /// The filter's credential.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// For the filter.
+    pub answer: ReportAnswer,
+    /// Settlements that were refused, for the log: to repeat them would not help, so the filter need not know.
+    pub refused: Vec<(ReservationId, Settled)>,
+}
+
+impl Operation for Deliver {
+    type Answer = Delivered;
+
+    fn needs(&self, needs: &mut Needs) {
+        let report = &self.report;
+        needs.reservations.extend(report.settlements.iter().map(|step| step.reservation_id.clone()));
+        needs.events.extend(report.decisions.iter().map(|decision| decision.id.clone()));
+        needs.keys.extend(report.decisions.iter().filter_map(|decision| decision.key_id.clone()));
+        if report.decisions_dropped > 0 {
+            needs.events.extend(dropped_id(report));
+        }
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Delivered, Refusal> {
+        let Deliver { report, actor, now } = self;
+        let mut answer = ReportAnswer { settled: 0, recorded: 0 };
+        let mut refused = Vec::new();
+        for settlement in &report.settlements {
+            match reservations::settle(rows, settlement, now) {
+                Settled::Now => answer.settled = answer.settled.saturating_add(1),
+                Settled::Before => {}
+                why => refused.push((settlement.reservation_id.clone(), why)),
+            }
+        }
+        for decision in &report.decisions {
+            if record(rows, decision, now) {
+                answer.recorded = answer.recorded.saturating_add(1);
+            }
+        }
+        if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
+            let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
+            rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail));
+        }
+        Ok(Delivered { answer, refused })
+    }
+}
+
+fn dropped_id(report: &Report) -> Option<EventId> {
+    EventId::parse(report.batch_id.as_str()).ok()
+}
+
+fn record(rows: &mut Rows, decision: &Decision, now: Timestamp) -> bool {
+    let actor = decision.key_id.as_ref().map_or(ANONYMOUS, |id| id.as_str());
+    let event = Event {
+        tenant_id: decision.tenant_id.clone(),
+        outcome: Some(decision.outcome),
+        ..Event::new(Kind::Decision, now, actor, decision)
+    };
+    if !rows.record_once(decision.id.clone(), event) {
+        return false;
+    }
+    rows.count(decision, now);
+    if let Some(id) = &decision.key_id {
+        let used_at = decision.at.min(now);
+        if rows.keys.get(id).is_some_and(|key| key.last_used_at.is_none_or(|known| known < used_at))
+            && let Some(key) = rows.keys.get_mut(id)
+        {
+            key.last_used_at = Some(used_at);
+        }
+    }
+    true
+}

@@ -1,0 +1,228 @@
+//! The life of the service: initialised once, started, stopped.
+
+use crate::credentials::{Door, Initialise, ServiceCredential};
+use crate::database::Database;
+use crate::metrics::Metrics;
+use crate::policy_file::{self, Fault, Follower};
+use crate::reservations::{Expire, ForgetAnswers};
+use crate::store::sqlite::{OpenError, Sqlite};
+use crate::store::{Refusal, Store};
+use crate::{http, moment};
+use axum::serve::ListenerExt;
+use protocol::Timestamp;
+use protocol::api_key::KeyHash;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{info, warn};
+
+/// How often due reservations expire.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How often old answers of `Idempotency-Key`s are forgotten.
+const FORGET_EVERY_MILLIS: u64 = 600_000;
+/// How long a stop waits for requests under way.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What to serve, and where.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address to listen on; port 0 takes a free one, see [`Running::address`].
+    pub listen: SocketAddr,
+    /// Where the rows are.
+    pub database: Database,
+    /// The policy file, YAML or JSON. It is followed: a changed file comes into force without a restart.
+    pub policy: PathBuf,
+}
+
+/// The first credentials of a database. They are shown this once and stored nowhere.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Opens `/v1`, `ara_...`.
+    pub admin_key: String,
+    /// Opens `/filter/v1`, `arf_...`.
+    pub filter_key: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials { .. }")
+    }
+}
+
+/// Why the ledger can't be initialised or started.
+#[derive(Debug)]
+pub enum Error {
+    /// The database has its first credentials already; they can't be shown again.
+    AlreadyInitialised(Database),
+    /// The database can't be opened.
+    Database(Database, OpenError),
+    /// The database can't be written.
+    Write(Database),
+    /// The operating system gives no randomness to make a secret of.
+    NoRandomness,
+    /// The policy file is not taken.
+    Policy(PathBuf, Fault),
+    /// The address can't be listened on.
+    Listen(SocketAddr, std::io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::AlreadyInitialised(database) => write!(
+                f,
+                "{database} is already initialised, and its credentials were shown then; to start over, choose \
+                 another path"
+            ),
+            Error::Database(database, cause) => write!(f, "can't open {database}: {cause}"),
+            Error::Write(database) => write!(f, "can't write to {database}; see the log for the cause"),
+            Error::NoRandomness => {
+                f.write_str("can't make a secret: the operating system gives no randomness")
+            }
+            Error::Policy(path, fault) => write!(f, "can't take the policy {}:\n{fault}", path.display()),
+            Error::Listen(address, cause) => write!(f, "can't listen on {address}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Database(_, cause) => Some(cause),
+            Error::Policy(_, fault) => Some(fault),
+            Error::Listen(_, cause) => Some(cause),
+            Error::AlreadyInitialised(_) | Error::Write(_) | Error::NoRandomness => None,
+        }
+    }
+}
+
+/// Makes the database's tables and its first admin and filter credential. Blocks for some milliseconds.
+pub fn init(database: &Database) -> Result<Credentials, Error> {
+    let credentials = Credentials {
+        admin_key: moment::fresh_secret(Door::Admin.kind()).map_err(|_| Error::NoRandomness)?,
+        filter_key: moment::fresh_secret(Door::Filter.kind()).map_err(|_| Error::NoRandomness)?,
+    };
+    let owned = |secret: &str, prefix: &str, door| {
+        (KeyHash::of(secret.as_bytes()), ServiceCredential { id: moment::fresh_name(prefix), door })
+    };
+    let operation = Initialise {
+        credentials: vec![
+            owned(&credentials.admin_key, "adm_", Door::Admin),
+            owned(&credentials.filter_key, "flt_", Door::Filter),
+        ],
+        now: moment::now(),
+    };
+    let Database::Sqlite(path) = database;
+    match Sqlite::initialise(path, operation) {
+        Ok(Ok(())) => Ok(credentials),
+        Ok(Err(Refusal::AlreadyInitialised)) => Err(Error::AlreadyInitialised(database.clone())),
+        Ok(Err(_)) => Err(Error::Write(database.clone())),
+        Err(cause) => Err(Error::Database(database.clone(), cause)),
+    }
+}
+
+/// A ledger that serves. Dropping it does not stop it; [`Running::shutdown`] does.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+    store: Arc<Sqlite>,
+}
+
+/// Opens the database, takes the policy and serves.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    let Config { listen, database, policy: policy_path } = config;
+    let faulty = |fault| Error::Policy(policy_path.clone(), fault);
+    let judged = policy_file::read(&policy_path).await.map_err(faulty)?;
+    let policy = policy_file::parse(&judged).map_err(faulty)?;
+
+    let metrics = Arc::new(Metrics::default());
+    let Database::Sqlite(path) = &database;
+    let sqlite = Sqlite::open(path, Arc::clone(&metrics));
+    let sqlite = Arc::new(sqlite.map_err(|cause| Error::Database(database.clone(), cause))?);
+    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
+    policy_file::record(store.as_ref(), &policy).await.map_err(|_| Error::Write(database.clone()))?;
+
+    let listener = TcpListener::bind(listen).await.map_err(|cause| Error::Listen(listen, cause))?;
+    let address = listener.local_addr().map_err(|cause| Error::Listen(listen, cause))?;
+    // Answers are small and awaited, so Nagle's delay would only be latency.
+    let listener = listener.tap_io(|stream| {
+        if let Err(cause) = stream.set_nodelay(true) {
+            warn!(%cause, "TCP_NODELAY could not be set");
+        }
+    });
+
+    let version = policy.version().clone();
+    let (stop, stopping) = watch::channel(false);
+    let (in_force, policy) = watch::channel(Arc::new(policy));
+    let router = http::router(Arc::new(http::Service::new(
+        Arc::clone(&store),
+        policy,
+        Arc::clone(&metrics),
+        stopping.clone(),
+    )));
+    let follower = Follower { path: policy_path, judged, in_force, store: Arc::clone(&store), metrics };
+    let tasks = vec![
+        tokio::spawn(follower.run(stopping.clone())),
+        tokio::spawn(keep_house(Arc::clone(&store), stopping.clone())),
+    ];
+    let server = tokio::spawn(async move {
+        let mut stopping = stopping;
+        let stopped = async move {
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
+        if let Err(cause) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+            warn!(%cause, "the server ended with an error");
+        }
+    });
+    info!(%address, %database, policy = %version, "the ledger serves");
+    Ok(Running { address, stop, server, tasks, store: sqlite })
+}
+
+impl Running {
+    /// Takes no new request, finishes those under way, and closes the database.
+    pub async fn shutdown(self) {
+        let Running { stop, mut server, tasks, store, .. } = self;
+        stop.send_replace(true);
+        if timeout(STOP_TIMEOUT, &mut server).await.is_err() {
+            warn!("some requests did not end in time and are cut off");
+            server.abort();
+        }
+        for task in tasks {
+            if let Err(cause) = task.await {
+                warn!(%cause, "a background task ended early");
+            }
+        }
+        store.close().await;
+        info!("the ledger has stopped");
+    }
+}
+
+/// Expires reservations and forgets old answers, through the same queue as every other write.
+async fn keep_house(store: Arc<dyn Store>, mut stopping: watch::Receiver<bool>) {
+    let mut beat = interval(EXPIRE_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut forgot_at = Timestamp::from_millis(0);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        // A database that fails is logged by the store; the next beat tries again.
+        while let Ok((_, true)) = store.run(Expire { now: moment::now() }).await {}
+        let now = moment::now();
+        if now.millis_since(forgot_at) >= FORGET_EVERY_MILLIS
+            && store.run(ForgetAnswers { now }).await.is_ok()
+        {
+            forgot_at = now;
+        }
+    }
+}

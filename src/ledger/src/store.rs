@@ -1,0 +1,256 @@
+//! Where rows live: the one door to a database. Owns the trait, the queue's vocabulary and nothing of any database.
+//!
+//! A write is an [`Operation`]: it names the rows it needs, is applied to them in memory by the crate's rules, and is
+//! answered once the changed rows are durable. A store takes all operations that wait, loads what they need, applies
+//! them in order, and writes the result in one transaction. So every backend runs the same rules, and a refused
+//! operation, having changed nothing, disturbs no other.
+
+pub mod rows;
+pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod suite;
+mod table;
+
+pub use rows::{Needs, Rows};
+pub use table::Table;
+
+use crate::credentials::ServiceCredential;
+use crate::{book, keys, tenants};
+use protocol::admin::{AuditRow, UsageRow};
+use protocol::api_key::KeyHash;
+use protocol::filter::Change;
+use protocol::key::KeyState;
+use protocol::{KeyId, TenantId, Timestamp};
+use serde_json::value::RawValue;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use tokio::sync::{oneshot, watch};
+
+/// A read under way.
+pub type Reading<'a, T> = Pin<Box<dyn Future<Output = Result<T, Unavailable>> + Send + 'a>>;
+
+/// A database of rows. Reads see everything that was answered before they began.
+pub trait Store: Send + Sync + 'static {
+    /// Queues a write. Never waits: a full queue is [`Unavailable::Busy`].
+    fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable>;
+    /// How many writes wait.
+    fn queue_depth(&self) -> usize;
+    /// The position of the newest change, each time there is a newer one.
+    fn newest_change(&self) -> watch::Receiver<u64>;
+
+    /// Does the database answer.
+    fn ping(&self) -> Reading<'_, ()>;
+    /// Whose service credential has this hash.
+    fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>>;
+    /// Whose api key has this hash.
+    fn key_by_hash(&self, hash: KeyHash) -> Reading<'_, Option<keys::Found>>;
+    /// One key and whether its tenant is suspended.
+    fn key(&self, id: KeyId) -> Reading<'_, Option<keys::Listed>>;
+    /// Keys in the order they were made.
+    fn keys(&self, filter: KeyFilter) -> Reading<'_, Vec<keys::Listed>>;
+    /// One tenant with its accounts.
+    fn tenant(&self, id: TenantId) -> Reading<'_, Option<(tenants::Tenant, book::Accounts)>>;
+    /// Tenants in the order they were made, after one.
+    fn tenants(
+        &self,
+        after: Option<TenantId>,
+        limit: u32,
+    ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>>;
+    /// The audit trail, newest first.
+    fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>>;
+    /// Sums of decisions.
+    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>>;
+    /// Changes after a position, oldest first, at most `limit`.
+    fn changes(&self, after: u64, limit: u32) -> Reading<'_, ChangesKept>;
+}
+
+/// Which keys to list.
+#[derive(Debug, Clone)]
+pub struct KeyFilter {
+    /// Only this tenant's.
+    pub tenant_id: Option<TenantId>,
+    /// Only those in this state at `now`.
+    pub state: Option<KeyState>,
+    /// The moment at which states are judged.
+    pub now: Timestamp,
+    /// Only those made after this one.
+    pub after: Option<KeyId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which audit rows to list.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Only this tenant's.
+    pub tenant_id: Option<TenantId>,
+    /// Only decisions with this outcome.
+    pub outcome: Option<protocol::audit::Outcome>,
+    /// Only this kind.
+    pub kind: Option<String>,
+    /// Only rows before this sequence number.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which decisions to sum, and into which groups.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UsageQuery {
+    /// Group by tenant.
+    pub by_tenant: bool,
+    /// Group by key.
+    pub by_key: bool,
+    /// Group by tool.
+    pub by_tool: bool,
+    /// Hours that end after this.
+    pub from: Option<Timestamp>,
+    /// Hours that begin before this.
+    pub to: Option<Timestamp>,
+}
+
+/// What the change feed holds after a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangesKept {
+    /// The position up to which changes are no longer kept.
+    pub floor: u64,
+    /// The newest position.
+    pub newest: u64,
+    /// Position and change, oldest first.
+    pub changes: Vec<(u64, Change)>,
+}
+
+/// The database can't serve now. Asking again later is right; every write is idempotent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Too many writes wait.
+    Busy,
+    /// The database failed; the log has the cause.
+    Failed,
+    /// The ledger is stopping.
+    Stopping,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unavailable::Busy => "too many writes are waiting",
+            Unavailable::Failed => "the database does not answer",
+            Unavailable::Stopping => "the ledger is stopping",
+        })
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// Why the rules refused an operation. Nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The rules of money.
+    Money(book::Refusal),
+    /// No tenant has this id.
+    TenantUnknown,
+    /// No key has this id.
+    KeyUnknown,
+    /// The key is not in use.
+    KeyInactive(KeyState),
+    /// This `Idempotency-Key` came before, with another body.
+    IdempotencyKeyReused,
+    /// This `Idempotency-Key` made this key before; its secret can't be shown again.
+    KeyExists(KeyId),
+    /// The database already has its first credentials.
+    AlreadyInitialised,
+}
+
+impl From<book::Refusal> for Refusal {
+    fn from(refusal: book::Refusal) -> Refusal {
+        Refusal::Money(refusal)
+    }
+}
+
+/// Why an operation has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The rules refused it.
+    Refused(Refusal),
+    /// It was not written, or it is not known whether it was: ask again with the same ids.
+    Unavailable(Unavailable),
+}
+
+impl From<Unavailable> for Error {
+    fn from(unavailable: Unavailable) -> Error {
+        Error::Unavailable(unavailable)
+    }
+}
+
+/// One write, by the crate's rules. It must check everything before it changes a row.
+pub trait Operation: Send + 'static {
+    /// What the asker learns.
+    type Answer: Send + 'static;
+    /// Names the rows that [`Operation::apply`] looks at.
+    fn needs(&self, needs: &mut Needs);
+    /// Decides, and changes rows.
+    fn apply(self, rows: &mut Rows) -> Result<Self::Answer, Refusal>;
+}
+
+/// An operation on its way through a store, whatever its answer's type.
+pub trait Work: Send {
+    /// See [`Operation::needs`].
+    fn needs(&self, needs: &mut Needs);
+    /// Applies the operation and keeps its answer.
+    fn apply(&mut self, rows: &mut Rows);
+    /// Hands the answer out. Called once, after the rows are durable or are known not to be.
+    fn answer(self: Box<Self>, durable: Result<(), Unavailable>);
+}
+
+/// What the asker of an operation gets.
+pub type Outcome<O> = Result<<O as Operation>::Answer, Error>;
+
+/// An operation with somebody who waits for it.
+pub struct Queued<O: Operation> {
+    operation: Option<O>,
+    outcome: Option<Result<O::Answer, Refusal>>,
+    reply: oneshot::Sender<Outcome<O>>,
+}
+
+impl<O: Operation> Queued<O> {
+    /// The work, and where its answer will arrive.
+    pub fn new(operation: O) -> (Box<Queued<O>>, oneshot::Receiver<Outcome<O>>) {
+        let (reply, answer) = oneshot::channel();
+        (Box::new(Queued { operation: Some(operation), outcome: None, reply }), answer)
+    }
+}
+
+impl<O: Operation> Work for Queued<O> {
+    fn needs(&self, needs: &mut Needs) {
+        if let Some(operation) = &self.operation {
+            operation.needs(needs);
+        }
+    }
+
+    fn apply(&mut self, rows: &mut Rows) {
+        if let Some(operation) = self.operation.take() {
+            self.outcome = Some(operation.apply(rows));
+        }
+    }
+
+    fn answer(self: Box<Self>, durable: Result<(), Unavailable>) {
+        let answer = match (durable, self.outcome) {
+            (Ok(()), Some(outcome)) => outcome.map_err(Error::Refused),
+            (Ok(()), None) => Err(Error::Unavailable(Unavailable::Failed)),
+            (Err(unavailable), _) => Err(Error::Unavailable(unavailable)),
+        };
+        // An asker that has gone away asks again with the same id, or does not care.
+        let _ = self.reply.send(answer);
+    }
+}
+
+impl dyn Store {
+    /// Runs one write and waits until it is durable.
+    pub async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, Error> {
+        let (work, answer) = Queued::new(operation);
+        self.submit(work)?;
+        answer.await.unwrap_or(Err(Error::Unavailable(Unavailable::Stopping)))
+    }
+}

@@ -1,0 +1,222 @@
+//! The rows that one transaction touches, in memory: loaded by a store, changed by operations, written by the store.
+
+use super::{Refusal, Table};
+use crate::audit::Event;
+use crate::book::{Accounts, Reservation, Transfer};
+use crate::credentials::ServiceCredential;
+use crate::idempotency::{Idempotency, Replay, ReplayKey};
+use crate::keys::{Key, Secret};
+use crate::tenants::Tenant;
+use protocol::api_key::KeyHash;
+use protocol::audit::{Decision, Outcome};
+use protocol::filter::Change;
+use protocol::{Credits, EventId, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp, TransferId};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// The rows that a transaction's operations look at. Tenants and accounts of the keys and reservations named here are
+/// loaded too, and the secrets of the keys in [`Needs::secrets_of`].
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// Tenants with their accounts.
+    pub tenants: BTreeSet<TenantId>,
+    /// Keys.
+    pub keys: BTreeSet<KeyId>,
+    /// Keys with all their secrets.
+    pub secrets_of: BTreeSet<KeyId>,
+    /// Reservations.
+    pub reservations: BTreeSet<ReservationId>,
+    /// Which of these events are known.
+    pub events: BTreeSet<EventId>,
+    /// Answers given under an `Idempotency-Key`.
+    pub replays: BTreeSet<ReplayKey>,
+    /// Pending reservations whose time is over at this moment, at most so many.
+    pub due: Option<(Timestamp, u32)>,
+    /// The version of the policy in force.
+    pub policy: bool,
+    /// Whether there is any service credential.
+    pub service_credentials: bool,
+}
+
+/// One line of the journal of transfers.
+#[derive(Debug)]
+pub struct JournalLine {
+    /// What moved.
+    pub transfer: Transfer,
+    /// Whose.
+    pub tenant_id: TenantId,
+    /// The reservation it belongs to.
+    pub reservation_id: Option<ReservationId>,
+    /// Its own id, for a grant; the others are named by their reservation and kind.
+    pub id: Option<TransferId>,
+}
+
+/// What a sum of usage is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UsageKey {
+    /// Begin of the hour, in hours since the epoch.
+    pub hour: u64,
+    /// Whose; empty where no key was recognised.
+    pub tenant_id: String,
+    /// Which key; empty where none was recognised.
+    pub key_id: String,
+    /// Which tool; empty where none was named.
+    pub tool: String,
+    /// How it ended.
+    pub outcome: &'static str,
+}
+
+/// What is to be added to a sum of usage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UsageSum {
+    /// Decisions.
+    pub calls: u64,
+    /// Credits charged.
+    pub credits: u64,
+}
+
+/// Longest name of a tool by which usage is kept apart; what is longer is cut, in sums only.
+const USAGE_TOOL_CHARS_MAX: usize = 200;
+const HOUR_MILLIS: u64 = 3_600_000;
+
+/// The rows of one transaction.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Tenants.
+    pub tenants: Table<TenantId, Tenant>,
+    /// What tenants hold.
+    pub accounts: Table<TenantId, Accounts>,
+    /// Keys.
+    pub keys: Table<KeyId, Key>,
+    /// Secrets of keys, by hash.
+    pub secrets: Table<KeyHash, Secret>,
+    /// Reservations.
+    pub reservations: Table<ReservationId, Reservation>,
+    /// Answers given under an `Idempotency-Key`.
+    pub replays: Table<ReplayKey, Replay>,
+    /// Which reservations were due when the rows were loaded.
+    pub due: Vec<ReservationId>,
+    /// The policy in force, and its document if it is new.
+    pub policy: Option<(PolicyVersion, Option<(String, Timestamp)>)>,
+    /// There is a service credential.
+    pub has_service_credentials: bool,
+    /// Service credentials to add.
+    pub service_credentials: Vec<(KeyHash, ServiceCredential, Timestamp)>,
+    /// Transfers to add.
+    pub journal: Vec<JournalLine>,
+    /// Events to add, in order.
+    pub events: Vec<Event>,
+    /// Changes to add, in order.
+    pub changes: Vec<(Change, Timestamp)>,
+    /// Usage to add.
+    pub usage: BTreeMap<UsageKey, UsageSum>,
+    /// Answers under an `Idempotency-Key` older than this may go.
+    pub forget_replays_before: Option<Timestamp>,
+    /// Events that are known already, or since this transaction.
+    pub known_events: HashSet<EventId>,
+}
+
+impl Rows {
+    /// Writes a fact into the audit trail.
+    pub fn record(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Writes a fact that has an id of its own, once. False if it is known.
+    pub fn record_once(&mut self, id: EventId, event: Event) -> bool {
+        let new = self.known_events.insert(id.clone());
+        if new {
+            self.events.push(Event { event_id: Some(id), ..event });
+        }
+        new
+    }
+
+    /// Tells the filters.
+    pub fn change(&mut self, change: Change, now: Timestamp) {
+        self.changes.push((change, now));
+    }
+
+    /// Writes transfers of a reservation into the journal.
+    pub fn journal(&mut self, reservation_id: &ReservationId, tenant_id: &TenantId, transfers: &[Transfer]) {
+        self.journal.extend(transfers.iter().map(|transfer| JournalLine {
+            transfer: *transfer,
+            tenant_id: tenant_id.clone(),
+            reservation_id: Some(reservation_id.clone()),
+            id: None,
+        }));
+    }
+
+    /// Adds a decision to the sums of its hour. A clock ahead of the ledger's can't make usage in the future.
+    pub fn count(&mut self, decision: &Decision, now: Timestamp) {
+        let text = |id: Option<&str>| id.unwrap_or_default().to_owned();
+        let key = UsageKey {
+            hour: decision.at.min(now).as_millis() / HOUR_MILLIS,
+            tenant_id: text(decision.tenant_id.as_ref().map(TenantId::as_str)),
+            key_id: text(decision.key_id.as_ref().map(KeyId::as_str)),
+            tool: decision.tool.as_deref().unwrap_or_default().chars().take(USAGE_TOOL_CHARS_MAX).collect(),
+            outcome: decision.outcome.as_str(),
+        };
+        let sum = self.usage.entry(key).or_default();
+        sum.calls = sum.calls.saturating_add(1);
+        sum.credits = sum.credits.saturating_add(decision.credits.get());
+    }
+
+    /// The answer that was given under this `Idempotency-Key`, if any.
+    pub fn replay<T: DeserializeOwned>(
+        &self,
+        idempotency: &Option<Idempotency>,
+    ) -> Result<Option<T>, Refusal> {
+        let Some(idempotency) = idempotency else { return Ok(None) };
+        match self.replays.get(&idempotency.at) {
+            None => Ok(None),
+            Some(replay) if replay.body == idempotency.body => {
+                // An answer that an older release wrote and this one can't read is as good as another body.
+                serde_json::from_str(&replay.answer).map(Some).map_err(|_| Refusal::IdempotencyKeyReused)
+            }
+            Some(_) => Err(Refusal::IdempotencyKeyReused),
+        }
+    }
+
+    /// Keeps the answer for this `Idempotency-Key`.
+    pub fn keep_answer(&mut self, idempotency: Option<Idempotency>, answer: String, now: Timestamp) {
+        if let Some(Idempotency { at, body }) = idempotency {
+            self.replays.insert(at, Replay { body, answer, created_at: now });
+        }
+    }
+
+    /// Begin of the hour in which usage of `moment` is summed, in hours since the epoch.
+    pub fn usage_hour(moment: Timestamp) -> u64 {
+        moment.as_millis() / HOUR_MILLIS
+    }
+
+    /// Outcomes of the decisions that this transaction added, for metrics.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.usage.iter().map(|(key, sum)| (key.outcome, sum.calls))
+    }
+
+    /// True if there is anything to write.
+    pub fn is_dirty(&self) -> bool {
+        !self.events.is_empty()
+            || !self.journal.is_empty()
+            || !self.changes.is_empty()
+            || !self.usage.is_empty()
+            || !self.service_credentials.is_empty()
+            || self.forget_replays_before.is_some()
+            || !self.tenants.dirty().is_empty()
+            || !self.accounts.dirty().is_empty()
+            || !self.keys.dirty().is_empty()
+            || !self.secrets.dirty().is_empty()
+            || !self.reservations.dirty().is_empty()
+            || !self.replays.dirty().is_empty()
+    }
+}
+
+/// Reads an outcome from rows.
+pub fn outcome(name: &str) -> Option<Outcome> {
+    Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == name)
+}
+
+/// Credits from a sum of rows. A sum above what credits can hold shows as the most they can.
+pub fn credits(sum: u64) -> Credits {
+    Credits::new(sum).unwrap_or(Credits::MAX)
+}

@@ -1,0 +1,160 @@
+//! From columns to the crate's types. A column that holds what this program never wrote is an error, not a default.
+
+use crate::book::{Accounts, Late, Request, Reservation, State};
+use crate::keys::{Key, Secret};
+use crate::tenants::Tenant;
+use protocol::admin::Balance;
+use protocol::{Credits, Timestamp};
+use rusqlite::types::Type;
+use rusqlite::{Error, Result, Row};
+use serde::de::DeserializeOwned;
+use std::fmt::Display;
+
+/// Columns of [`tenant`], in its order.
+pub const TENANT: &str = "tenants.id, tenants.name, tenants.tier, tenants.created_at, tenants.suspended_at";
+/// Columns of [`accounts`], in its order.
+pub const ACCOUNTS: &str = "accounts.granted, accounts.available, accounts.pending, accounts.posted";
+/// Columns of [`key`], in its order.
+pub const KEY: &str = "keys.id, keys.tenant_id, keys.name, keys.scopes, keys.services, keys.tools, \
+     keys.resources, keys.limits, keys.expires_at, keys.agent_id, keys.source, keys.created_at, \
+     keys.revoked_at, keys.last_used_at";
+/// Columns of [`reservation`], in its order.
+pub const RESERVATION: &str = "id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, \
+     reserved_at, expires_at, available_after, state, asked, charged";
+
+/// How many columns [`KEY`] has.
+pub const KEY_COLUMNS: usize = 14;
+/// How many columns [`TENANT`] has.
+pub const TENANT_COLUMNS: usize = 5;
+
+fn broken(column: usize, why: impl Display) -> Error {
+    Error::FromSqlConversionFailure(column, Type::Text, why.to_string().into())
+}
+
+/// A text that one of the crate's types parses.
+pub fn text<T: TryFrom<String, Error: Display>>(row: &Row<'_>, column: usize) -> Result<T> {
+    T::try_from(row.get(column)?).map_err(|why| broken(column, why))
+}
+
+/// A text or nothing.
+pub fn text_or_null<T: TryFrom<String, Error: Display>>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
+    let value: Option<String> = row.get(column)?;
+    value.map(T::try_from).transpose().map_err(|why| broken(column, why))
+}
+
+/// A moment.
+pub fn moment(row: &Row<'_>, column: usize) -> Result<Timestamp> {
+    row.get(column).map(Timestamp::from_millis)
+}
+
+/// A moment or nothing.
+pub fn moment_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
+    Ok(row.get::<_, Option<u64>>(column)?.map(Timestamp::from_millis))
+}
+
+/// An amount.
+pub fn credits(row: &Row<'_>, column: usize) -> Result<Credits> {
+    Credits::try_from(row.get::<_, u64>(column)?).map_err(|why| broken(column, why))
+}
+
+fn credits_or_null(row: &Row<'_>, column: usize) -> Result<Option<Credits>> {
+    let value: Option<u64> = row.get(column)?;
+    value.map(Credits::try_from).transpose().map_err(|why| broken(column, why))
+}
+
+/// JSON.
+pub fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T> {
+    let value = row.get_ref(column)?.as_str().map_err(|why| broken(column, why))?;
+    serde_json::from_str(value).map_err(|why| broken(column, why))
+}
+
+fn json_or_null<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
+    let value = row.get_ref(column)?.as_str_or_null().map_err(|why| broken(column, why))?;
+    value.map(serde_json::from_str).transpose().map_err(|why| broken(column, why))
+}
+
+/// The five columns of [`TENANT`] from `first` on.
+pub fn tenant(row: &Row<'_>, first: usize) -> Result<Tenant> {
+    let at = |offset: usize| first.saturating_add(offset);
+    Ok(Tenant {
+        id: text(row, at(0))?,
+        name: row.get(at(1))?,
+        tier: row.get(at(2))?,
+        created_at: moment(row, at(3))?,
+        suspended_at: moment_or_null(row, at(4))?,
+    })
+}
+
+/// The four columns of [`ACCOUNTS`] from `first` on.
+pub fn accounts(row: &Row<'_>, first: usize) -> Result<Accounts> {
+    let at = |offset: usize| first.saturating_add(offset);
+    let balance = Balance {
+        granted: credits(row, at(0))?,
+        available: credits(row, at(1))?,
+        pending: credits(row, at(2))?,
+        posted: credits(row, at(3))?,
+    };
+    Accounts::from_rows(balance).map_err(|why| broken(first, why))
+}
+
+/// The columns of [`KEY`] from the first on.
+pub fn key(row: &Row<'_>) -> Result<Key> {
+    Ok(Key {
+        id: text(row, 0)?,
+        tenant_id: text(row, 1)?,
+        name: row.get(2)?,
+        scopes: json(row, 3)?,
+        services: json_or_null(row, 4)?,
+        tools: json_or_null(row, 5)?,
+        resources: json_or_null(row, 6)?,
+        limits: json(row, 7)?,
+        expires_at: moment_or_null(row, 8)?,
+        agent_id: text_or_null(row, 9)?,
+        source: json(row, 10)?,
+        created_at: moment(row, 11)?,
+        revoked_at: moment_or_null(row, 12)?,
+        last_used_at: moment_or_null(row, 13)?,
+    })
+}
+
+/// `key_id, created_at, expires_at` from `first` on.
+pub fn secret(row: &Row<'_>, first: usize) -> Result<Secret> {
+    let at = |offset: usize| first.saturating_add(offset);
+    Ok(Secret {
+        key_id: text(row, at(0))?,
+        created_at: moment(row, at(1))?,
+        expires_at: moment_or_null(row, at(2))?,
+    })
+}
+
+/// The columns of [`RESERVATION`] from the first on.
+pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
+    let state: String = row.get(11)?;
+    let late = match (credits_or_null(row, 12)?, credits_or_null(row, 13)?) {
+        (Some(asked), Some(charged)) => Some(Late { asked, charged }),
+        _ => None,
+    };
+    let state = match (state.as_str(), late) {
+        ("pending", None) => State::Pending,
+        ("posted", Some(Late { charged, .. })) => State::Posted { credits: charged },
+        ("voided", None) => State::Voided,
+        ("expired", late) => State::Expired { late },
+        _ => return Err(broken(11, "a state that does not go with the charge beside it")),
+    };
+    Ok(Reservation {
+        request: Request {
+            id: text(row, 0)?,
+            tenant_id: text(row, 1)?,
+            key_id: text(row, 2)?,
+            service: row.get(3)?,
+            tool: row.get(4)?,
+            credits: credits(row, 5)?,
+            ttl_seconds: row.get(6)?,
+            policy_version: text(row, 7)?,
+        },
+        reserved_at: moment(row, 8)?,
+        expires_at: moment(row, 9)?,
+        available_after: credits(row, 10)?,
+        state,
+    })
+}

@@ -1,0 +1,146 @@
+//! The store suite on SQLite, and what only a file can suffer.
+
+use super::{Sqlite, schema};
+use crate::credentials::Initialise;
+use crate::metrics::Metrics;
+use crate::store::suite::{self, Fresh, assert_lawful, balance, credits, new_tenant, payer, reserve};
+use crate::store::{Error, Store, Unavailable};
+use rusqlite::Connection;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+struct File;
+
+fn file(directory: &TempDir) -> PathBuf {
+    directory.path().join("ledger.db")
+}
+
+fn open(directory: &TempDir) -> Sqlite {
+    Sqlite::open(&file(directory), Arc::new(Metrics::default())).unwrap()
+}
+
+fn fresh() -> (Sqlite, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let operation = Initialise { credentials: Vec::new(), now: suite::at(0) };
+    Sqlite::initialise(&file(&directory), operation).unwrap().unwrap();
+    (open(&directory), directory)
+}
+
+impl Fresh for File {
+    type Guard = TempDir;
+
+    fn open(&self) -> (Arc<dyn Store>, TempDir) {
+        let (store, directory) = fresh();
+        (Arc::new(store), directory)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_suite_holds() {
+    suite::run(&File).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_database_refuses_writes_and_recovers_by_itself() {
+    let (sqlite, directory) = fresh();
+    let store: Arc<dyn Store> = Arc::new(sqlite);
+    let (tenant, key) = payer(store.as_ref(), 10).await;
+    let other = Connection::open(file(&directory)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = store.run(reserve("r1", &key, 1, suite::at(1))).await;
+    assert_eq!(refused, Err(Error::Unavailable(Unavailable::Failed)));
+    assert_eq!(balance(store.as_ref(), &tenant).await.available, credits(10));
+    other.execute_batch("ROLLBACK").unwrap();
+    store.run(reserve("r1", &key, 1, suite::at(1))).await.unwrap();
+    assert_eq!(balance(store.as_ref(), &tenant).await.available, credits(9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_one_works() {
+    let (sqlite, directory) = fresh();
+    let store: Arc<dyn Store> = Arc::new(sqlite);
+    let (tenant, key) = payer(store.as_ref(), 10).await;
+    // Fails as a full disk does: after some rows of the transaction are written.
+    let other = Connection::open(file(&directory)).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END";
+    other.execute_batch(full).unwrap();
+    let refused = store.run(reserve("r1", &key, 1, suite::at(1))).await;
+    assert_eq!(refused, Err(Error::Unavailable(Unavailable::Failed)));
+    other.execute_batch("DROP TRIGGER full").unwrap();
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((held.available, held.pending), (credits(10), credits(0)));
+    store.run(reserve("r1", &key, 4, suite::at(1))).await.unwrap();
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((held.available, held.pending), (credits(6), credits(4)));
+    assert_lawful(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_wait_at_a_stop_are_finished_and_later_ones_are_refused() {
+    let (sqlite, directory) = fresh();
+    let sqlite = Arc::new(sqlite);
+    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
+    let (tenant, key) = payer(store.as_ref(), 1000).await;
+    let waiting: Vec<_> = (0..50)
+        .map(|number| {
+            let (work, answer) =
+                crate::store::Queued::new(reserve(&format!("r{number}"), &key, 1, suite::at(1)));
+            store.submit(work).unwrap();
+            answer
+        })
+        .collect();
+    sqlite.close().await;
+    for answer in waiting {
+        assert!(answer.await.unwrap().is_ok());
+    }
+    assert_eq!(store.run(new_tenant(1)).await, Err(Error::Unavailable(Unavailable::Stopping)));
+    let again: Arc<dyn Store> = Arc::new(open(&directory));
+    assert_eq!(balance(again.as_ref(), &tenant).await.pending, credits(50));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_at_once() {
+    let (sqlite, directory) = fresh();
+    let store: Arc<dyn Store> = Arc::new(sqlite);
+    let other = Connection::open(file(&directory)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut answers = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let refused = loop {
+        let (work, answer) = crate::store::Queued::new(new_tenant(1));
+        match store.submit(work) {
+            Ok(()) => answers.push(answer),
+            Err(refused) => break refused,
+        }
+        assert!(Instant::now() < deadline, "the queue never filled");
+    };
+    assert_eq!(refused, Unavailable::Busy);
+    assert!(store.queue_depth() > 0);
+    other.execute_batch("ROLLBACK").unwrap();
+    for answer in answers {
+        // Those that waited behind the lock were refused or written; none is left without an answer.
+        answer.await.unwrap().ok();
+    }
+}
+
+#[test]
+fn a_file_that_is_not_ours_or_newer_is_not_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = Sqlite::open(&file(&directory), Arc::default());
+    assert!(matches!(missing, Err(super::OpenError::NotInitialised)));
+    let connection = Connection::open(file(&directory)).unwrap();
+    assert_eq!(schema::version(&connection).unwrap(), schema::Version::Empty);
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Sqlite::open(&file(&directory), Arc::default()), Err(super::OpenError::TooNew)));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_store, directory) = fresh();
+    let mode = std::fs::metadata(file(&directory)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+}

@@ -1,0 +1,121 @@
+//! The one thread that writes. It takes all that waits, applies it in one transaction, and answers after the commit:
+//! one fsync for many callers (group commit).
+
+use super::{connect, load, save};
+use crate::metrics::Metrics;
+use crate::store::{Needs, Unavailable, Work};
+use rusqlite::{Connection, TransactionBehavior};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+/// At most so many operations in one transaction, so that the first of them does not wait for ever.
+const BATCH_MAX: usize = 1024;
+
+/// What the thread owns.
+pub(super) struct Writer {
+    path: PathBuf,
+    connection: Connection,
+    queue: mpsc::Receiver<Box<dyn Work>>,
+    newest_change: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+    failing: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        path: &Path,
+        connection: Connection,
+        queue: mpsc::Receiver<Box<dyn Work>>,
+        newest_change: watch::Sender<u64>,
+        metrics: Arc<Metrics>,
+    ) -> Writer {
+        Writer { path: path.to_owned(), connection, queue, newest_change, metrics, failing: false }
+    }
+
+    /// Runs until every sender is gone and the queue is empty.
+    pub(super) fn run(mut self) {
+        let mut batch: Vec<Box<dyn Work>> = Vec::with_capacity(BATCH_MAX);
+        while self.queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            let began = Instant::now();
+            let durable = match commit(&mut self.connection, &mut batch) {
+                Ok(committed) => {
+                    self.metrics.committed(batch.len(), began.elapsed(), &committed);
+                    // Before the answers: who revoked a key and then asks the feed must find it there.
+                    if let Some(newest) = committed.newest_change {
+                        self.newest_change.send_replace(newest);
+                    }
+                    self.recovered();
+                    Ok(())
+                }
+                Err(cause) => {
+                    self.failed(&cause);
+                    Err(Unavailable::Failed)
+                }
+            };
+            for work in batch.drain(..) {
+                work.answer(durable);
+            }
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.failing {
+            self.failing = false;
+            info!("the database answers again");
+        }
+    }
+
+    /// Notes a failure, and opens the database anew where the connection may be to blame.
+    fn failed(&mut self, cause: &rusqlite::Error) {
+        self.metrics.commit_failures.inc();
+        if !self.failing {
+            error!(%cause, path = %self.path.display(), "the database fails; writes answer 503 until it recovers");
+        }
+        self.failing = true;
+        if self.connection.is_autocommit() {
+            return;
+        }
+        match connect(&self.path) {
+            Ok(connection) => self.connection = connection,
+            Err(cause) => warn!(%cause, "the database could not be opened anew"),
+        }
+    }
+}
+
+/// What a transaction did, for metrics and the change feed.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Transfers by kind.
+    pub transfers: Vec<&'static str>,
+    /// Decisions by outcome.
+    pub outcomes: Vec<(&'static str, u64)>,
+    /// Where the change feed stands, if it moved.
+    pub newest_change: Option<u64>,
+}
+
+/// Applies a batch in one transaction. On an error nothing of it is in the database.
+pub(super) fn commit(
+    connection: &mut Connection,
+    batch: &mut [Box<dyn Work>],
+) -> rusqlite::Result<Committed> {
+    let mut needs = Needs::default();
+    for work in batch.iter() {
+        work.needs(&mut needs);
+    }
+    // Immediate: what is loaded here can't be changed by another process before it is written.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut rows = load::load(&transaction, &needs)?;
+    for work in batch.iter_mut() {
+        work.apply(&mut rows);
+    }
+    let newest_change = if rows.is_dirty() { save::save(&transaction, &rows)? } else { None };
+    transaction.commit()?;
+    Ok(Committed {
+        transfers: rows.journal.iter().map(|line| line.transfer.kind.as_str()).collect(),
+        outcomes: rows.outcomes().collect(),
+        newest_change,
+    })
+}

@@ -1,0 +1,299 @@
+//! What every store must do, whatever its database. A backend's tests call [`run`] with a way to open a fresh one.
+
+#![allow(clippy::arithmetic_side_effects)]
+
+use super::{AuditFilter, Error, KeyFilter, Refusal, Store, UsageQuery};
+use crate::idempotency::{Idempotency, ReplayKey};
+use crate::keys::{self, Key};
+use crate::reservations::{Expire, Reserve};
+use crate::{book, moment, report, tenants};
+use protocol::admin::Balance;
+use protocol::api_key::KeyHash;
+use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
+use protocol::key::{KeySource, KeyState};
+use protocol::{BatchId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp, TransferId};
+use std::sync::Arc;
+
+/// Opens a new, empty, initialised store and what must live as long as it does.
+pub(crate) trait Fresh {
+    type Guard;
+    fn open(&self) -> (Arc<dyn Store>, Self::Guard);
+}
+
+/// The whole suite.
+pub(crate) async fn run(fresh: &impl Fresh) {
+    many_tasks_never_overspend_and_every_law_holds(fresh).await;
+    a_refused_operation_leaves_the_others_of_its_transaction_alone(fresh).await;
+    expiry_gives_back_what_is_due_and_only_that(fresh).await;
+    a_repeated_creation_is_one(fresh).await;
+    a_revoked_key_is_seen_by_every_read_and_by_the_feed(fresh).await;
+    the_audit_trail_has_no_gap(fresh).await;
+}
+
+pub(crate) fn credits(amount: u64) -> Credits {
+    Credits::new(amount).unwrap()
+}
+
+pub(crate) fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000).plus_seconds(seconds)
+}
+
+pub(crate) fn new_tenant(amount: u64) -> tenants::Create {
+    tenants::Create {
+        tenant: tenants::Tenant {
+            id: moment::fresh_id("ten_", TenantId::parse).unwrap(),
+            name: "Acme".to_owned(),
+            tier: "pro".to_owned(),
+            created_at: at(0),
+            suspended_at: None,
+        },
+        credits: Some((credits(amount), moment::fresh_id("trf_", TransferId::parse).unwrap())),
+        actor: "adm_1".to_owned(),
+        idempotency: None,
+        now: at(0),
+    }
+}
+
+pub(crate) fn new_key(tenant_id: &TenantId) -> keys::Create {
+    let id = moment::fresh_id("key_", KeyId::parse).unwrap();
+    keys::Create {
+        hash: KeyHash::of(id.as_str().as_bytes()),
+        key: Key {
+            id,
+            tenant_id: tenant_id.clone(),
+            name: "ci".to_owned(),
+            scopes: vec!["read".to_owned()],
+            services: None,
+            tools: None,
+            resources: Some(vec!["project:1".to_owned().into_grant()]),
+            limits: Vec::new(),
+            expires_at: None,
+            agent_id: None,
+            source: KeySource::Admin,
+            created_at: at(0),
+            revoked_at: None,
+            last_used_at: None,
+        },
+        actor: "adm_1".to_owned(),
+        idempotency: None,
+    }
+}
+
+trait IntoGrant {
+    fn into_grant(self) -> protocol::key::Grant;
+}
+
+impl IntoGrant for String {
+    fn into_grant(self) -> protocol::key::Grant {
+        protocol::key::Grant { name: self, expires_at: None }
+    }
+}
+
+/// A tenant with credits and a key.
+pub(crate) async fn payer(store: &dyn Store, amount: u64) -> (TenantId, KeyId) {
+    let tenant = store.run(new_tenant(amount)).await.unwrap();
+    let key = store.run(new_key(&tenant.id)).await.unwrap();
+    (tenant.id, key.key.id)
+}
+
+pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> Reserve {
+    Reserve {
+        request: ReserveRequest {
+            reservation_id: ReservationId::parse(id).unwrap(),
+            key_id: key_id.clone(),
+            service: "studio".to_owned(),
+            tool: "image_generate".to_owned(),
+            credits: credits(amount),
+            ttl_seconds: 60,
+            policy_version: PolicyVersion::parse("v1").unwrap(),
+        },
+        now,
+    }
+}
+
+pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Deliver {
+    report::Deliver {
+        report: Report {
+            batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
+            envoy: "e1".to_owned(),
+            settlements: vec![Settlement { reservation_id: ReservationId::parse(id).unwrap(), action }],
+            decisions: Vec::new(),
+            decisions_dropped: 0,
+        },
+        actor: "flt_1".to_owned(),
+        now,
+    }
+}
+
+pub(crate) async fn balance(store: &dyn Store, tenant_id: &TenantId) -> Balance {
+    store.tenant(tenant_id.clone()).await.unwrap().unwrap().1.balance()
+}
+
+pub(crate) fn assert_lawful(balance: Balance) {
+    let sum = balance.available.get() + balance.pending.get() + balance.posted.get();
+    assert_eq!(balance.granted.get(), sum, "{balance:?}");
+}
+
+async fn many_tasks_never_overspend_and_every_law_holds(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant, key) = payer(store.as_ref(), 100).await;
+    let tasks = (0..200).map(|number| {
+        let (store, key) = (Arc::clone(&store), key.clone());
+        tokio::spawn(async move {
+            let id = format!("r{number}");
+            // Each asks twice at once, as a filter does whose first answer was slow.
+            let (first, second) = tokio::join!(
+                store.run(reserve(&id, &key, 5, at(1))),
+                store.run(reserve(&id, &key, 5, at(1)))
+            );
+            assert_eq!(first.is_ok(), second.is_ok(), "{first:?} {second:?}");
+            match first {
+                Ok(_) if number % 3 == 0 => {
+                    store.run(settle(&id, Action::Void, at(2))).await.unwrap();
+                    (1, 0)
+                }
+                Ok(_) => {
+                    let post = Action::Post { credits: credits(4) };
+                    store.run(settle(&id, post, at(2))).await.unwrap();
+                    (1, 4)
+                }
+                Err(Error::Refused(Refusal::Money(book::Refusal::QuotaExceeded { .. }))) => (0, 0),
+                Err(other) => panic!("{other:?}"),
+            }
+        })
+    });
+    let (mut accepted, mut posted) = (0, 0);
+    for task in tasks.collect::<Vec<_>>() {
+        let (one, charged) = task.await.unwrap();
+        accepted += one;
+        posted += charged;
+    }
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_lawful(held);
+    assert_eq!((held.granted, held.pending, held.posted), (credits(100), Credits::ZERO, credits(posted)));
+    // 20 fit at once, more came in as others gave back, and nothing was taken beyond what there was.
+    assert!(accepted >= 20 && posted <= 100, "{accepted} accepted, {posted} posted");
+
+    // Without anything given back, exactly as many succeed as fit.
+    let (tenant, key) = payer(store.as_ref(), 100).await;
+    let tasks = (0..200).map(|number| {
+        let (store, key) = (Arc::clone(&store), key.clone());
+        tokio::spawn(async move { store.run(reserve(&format!("s{number}"), &key, 5, at(1))).await.is_ok() })
+    });
+    let mut succeeded = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        succeeded += u32::from(task.await.unwrap());
+    }
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((succeeded, held.available, held.pending), (20, Credits::ZERO, credits(100)));
+    assert_lawful(held);
+}
+
+async fn a_refused_operation_leaves_the_others_of_its_transaction_alone(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant, key) = payer(store.as_ref(), 10).await;
+    let unknown = KeyId::parse("key_unknown").unwrap();
+    // All are queued before any is awaited, so they share transactions.
+    let (first, refused, poor, second) = tokio::join!(
+        store.run(reserve("r1", &key, 6, at(1))),
+        store.run(reserve("r2", &unknown, 1, at(1))),
+        store.run(reserve("r3", &key, 5, at(1))),
+        store.run(reserve("r4", &key, 4, at(1))),
+    );
+    assert_eq!(first.unwrap().available, credits(4));
+    assert_eq!(refused, Err(Error::Refused(Refusal::KeyUnknown)));
+    let available = credits(4);
+    assert_eq!(poor, Err(Error::Refused(Refusal::Money(book::Refusal::QuotaExceeded { available }))));
+    assert_eq!(second.unwrap().available, Credits::ZERO);
+    assert_eq!(balance(store.as_ref(), &tenant).await.pending, credits(10));
+}
+
+async fn expiry_gives_back_what_is_due_and_only_that(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant, key) = payer(store.as_ref(), 100).await;
+    for (id, began) in [("r1", 0), ("r2", 0), ("r3", 0), ("r4", 30)] {
+        store.run(reserve(id, &key, 10, at(began))).await.unwrap();
+    }
+    store.run(settle("r2", Action::Renew { ttl_seconds: 60 }, at(20))).await.unwrap();
+    store.run(settle("r3", Action::Post { credits: credits(10) }, at(20))).await.unwrap();
+    assert_eq!(store.run(Expire { now: at(59) }).await, Ok((0, false)));
+    assert_eq!(store.run(Expire { now: at(60) }).await, Ok((1, false)));
+    assert_eq!(store.run(Expire { now: at(60) }).await, Ok((0, false)));
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((held.available, held.pending, held.posted), (credits(70), credits(20), credits(10)));
+    let late = store.run(settle("r1", Action::Post { credits: credits(9) }, at(61))).await.unwrap();
+    assert_eq!((late.answer.settled, late.refused.len()), (1, 0));
+    assert_eq!(store.run(Expire { now: at(600) }).await, Ok((2, false)));
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((held.available, held.pending, held.posted), (credits(81), Credits::ZERO, credits(19)));
+    assert_lawful(held);
+}
+
+async fn a_repeated_creation_is_one(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let again = |body: &[u8]| tenants::Create {
+        idempotency: Some(Idempotency::new(
+            ReplayKey {
+                actor: "adm_1".to_owned(),
+                route: "POST /v1/tenants".to_owned(),
+                key: "k".to_owned(),
+            },
+            body,
+        )),
+        ..new_tenant(5)
+    };
+    let (first, second) = tokio::join!(store.run(again(b"a")), store.run(again(b"a")));
+    let third = store.run(again(b"a")).await;
+    assert_eq!(first, second);
+    assert_eq!(first, third);
+    assert_eq!(store.run(again(b"b")).await, Err(Error::Refused(Refusal::IdempotencyKeyReused)));
+    assert_eq!(store.tenants(None, 10).await.unwrap().len(), 1);
+}
+
+async fn a_revoked_key_is_seen_by_every_read_and_by_the_feed(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant, key) = payer(store.as_ref(), 5).await;
+    let before = *store.newest_change().borrow();
+    let revoke =
+        |now| keys::Revoke { key_id: key.clone(), reason: "leak".to_owned(), actor: "adm_1".to_owned(), now };
+    let revoked = store.run(revoke(at(5))).await.unwrap();
+    assert_eq!(store.run(revoke(at(9))).await.unwrap(), revoked);
+    let found = store.key_by_hash(KeyHash::of(key.as_str().as_bytes())).await.unwrap().unwrap();
+    let record = found.record(at(6));
+    assert_eq!((record.state, record.tier.as_str()), (KeyState::Revoked, "pro"));
+    assert_eq!(record.resources.unwrap()[0].name, "project:1");
+    let filter = KeyFilter {
+        tenant_id: Some(tenant),
+        state: Some(KeyState::Active),
+        now: at(6),
+        after: None,
+        limit: 10,
+    };
+    assert_eq!(store.keys(filter).await.unwrap(), []);
+    assert_eq!(*store.newest_change().borrow(), before + 1);
+    let kept = store.changes(before, 10).await.unwrap();
+    assert_eq!(kept.changes, [(before + 1, Change::Key { key_id: key.clone() })]);
+    let refused = store.run(reserve("r1", &key, 1, at(7))).await;
+    assert_eq!(refused, Err(Error::Refused(Refusal::KeyInactive(KeyState::Revoked))));
+}
+
+async fn the_audit_trail_has_no_gap(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (_, key) = payer(store.as_ref(), 1000).await;
+    let tasks = (0..100).map(|number| {
+        let (store, key) = (Arc::clone(&store), key.clone());
+        tokio::spawn(async move {
+            let id = format!("r{number}");
+            store.run(reserve(&id, &key, 20, at(1))).await.is_ok()
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let rows = store.audit(AuditFilter { limit: 1000, ..AuditFilter::default() }).await.unwrap();
+    let sequences: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+    let count = u64::try_from(rows.len()).unwrap();
+    assert_eq!(sequences, (1..=count).rev().collect::<Vec<_>>());
+    assert_eq!(rows.iter().filter(|row| row.kind == "reserved").count(), 50);
+    assert_eq!(store.usage(UsageQuery::default()).await.unwrap(), []);
+}
