@@ -1,0 +1,66 @@
+//! The command line as a whole. Each command's own arguments and work are in its module.
+
+mod audit;
+mod connection;
+mod init;
+mod keys;
+mod policy;
+mod serve;
+mod tenants;
+mod up;
+mod usage;
+
+use clap::{Parser, Subcommand};
+
+/// The gate for agents' tools: who may call what, how often, and at what price.
+#[derive(Parser)]
+#[command(name = "agentrelay", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  agentrelay up --policy envoy/policy.yaml --upstream http://127.0.0.1:9000
+  agentrelay tenants create --name Acme --tier pro --credits 1000
+  agentrelay keys create --tenant ten_... --name ci --scope read,generate
+  agentrelay usage --group-by tool
+
+The operator's commands ask the ledger at AGENTRELAY_LEDGER with the key in AGENTRELAY_ADMIN_KEY.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(init::Arguments),
+    Serve(serve::Arguments),
+    Up(Box<up::Arguments>),
+    Tenants(tenants::Arguments),
+    Keys(keys::Arguments),
+    Usage(usage::Arguments),
+    Audit(audit::Arguments),
+    Policy(policy::Arguments),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Init(arguments) => arguments.run().await,
+            Command::Serve(arguments) => arguments.run().await,
+            Command::Up(arguments) => arguments.run().await,
+            Command::Tenants(arguments) => arguments.run().await,
+            Command::Keys(arguments) => arguments.run().await,
+            Command::Usage(arguments) => arguments.run().await,
+            Command::Audit(arguments) => arguments.run().await,
+            Command::Policy(arguments) => arguments.run().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

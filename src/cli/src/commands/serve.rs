@@ -1,0 +1,82 @@
+//! `agentrelay serve`: the ledger as a service.
+
+use crate::output;
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use cli::signals::Signals;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+/// Run the ledger until Ctrl-C
+#[derive(Args)]
+#[command(after_help = "Example:
+  agentrelay serve --listen 127.0.0.1:7420 --database sqlite:agentrelay.db --policy policy.yaml
+
+AGENTRELAY_LOG sets what is logged, such as info (the default), debug, or warn,ledger=debug.")]
+pub struct Arguments {
+    /// Address and port; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
+    listen: SocketAddr,
+    /// The database, made by `agentrelay init`
+    #[arg(long, value_name = "URL", default_value = "sqlite:agentrelay.db")]
+    database: ledger::Database,
+    /// The policy, YAML or JSON
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Write address and port to this file as soon as it listens
+    #[arg(long, value_name = "FILE")]
+    address_file: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "json")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        self.log()?;
+        let mut signals = Signals::listen().context("signals can't be received")?;
+        let running = ledger::start(ledger::Config {
+            listen: self.listen,
+            database: self.database,
+            policy: self.policy,
+        })
+        .await?;
+        let address = running.address;
+        if let Some(file) = &self.address_file {
+            // Renamed into place, so that nobody reads half an address.
+            let unfinished = file.with_added_extension("new");
+            fs::write(&unfinished, format!("{address}\n"))
+                .and_then(|()| fs::rename(&unfinished, file))
+                .with_context(|| format!("{} can't be written", file.display()))?;
+        }
+        output::note(&format!("the ledger listens on http://{address}"));
+        let name = signals.next().await;
+        output::note(&format!("{name}: stopping"));
+        running.shutdown().await;
+        Ok(())
+    }
+
+    fn log(&self) -> anyhow::Result<()> {
+        let filter = EnvFilter::builder()
+            .with_env_var("AGENTRELAY_LOG")
+            .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
+            .from_env()
+            .context("AGENTRELAY_LOG is not a log filter such as info or warn,ledger=debug")?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        match self.log_format {
+            LogFormat::Json => log.json().init(),
+            LogFormat::Text => log.init(),
+        }
+        Ok(())
+    }
+}

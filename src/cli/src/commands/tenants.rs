@@ -1,0 +1,138 @@
+//! `agentrelay tenants`: who pays, and what they hold.
+
+use super::connection::{self, Connection};
+use crate::output;
+use clap::{Args, Subcommand};
+use protocol::admin::{Balance, CreateTenant, GrantCredits, Tenant};
+use protocol::{Credits, InvalidId, TenantId};
+
+/// Tenants: who pays, and what they hold
+#[derive(Args)]
+#[command(after_help = "Examples:
+  agentrelay tenants create --name Acme --tier pro --credits 1000
+  agentrelay tenants credit ten_... 500 --reason 'invoice 2026-117'
+  agentrelay tenants balance ten_... --json")]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make a tenant
+    Create {
+        /// For people
+        #[arg(long)]
+        name: String,
+        /// One of the policy's tiers
+        #[arg(long)]
+        tier: String,
+        /// Credits to start with
+        #[arg(long, value_parser = credits)]
+        credits: Option<Credits>,
+    },
+    /// List all tenants
+    List,
+    /// Show one tenant
+    Show {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
+    },
+    /// Add credits to a tenant
+    Credit {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
+        /// How much to add
+        #[arg(value_parser = credits)]
+        amount: Credits,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+    /// Show what a tenant holds
+    Balance {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
+    },
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let ledger = self.connection.open()?;
+        let json = self.connection.json;
+        match self.action {
+            Action::Create { name, tier, credits } => {
+                let tenant = ledger.create_tenant(&CreateTenant { name, tier, credits }).await?;
+                show(&tenant, json)
+            }
+            Action::List => {
+                let tenants = connection::all(async |cursor| ledger.tenants(cursor).await).await?;
+                if json { output::json(&tenants) } else { list(&tenants) }
+            }
+            Action::Show { id } => show(&ledger.tenant(&id).await?, json),
+            Action::Credit { id, amount, reason } => {
+                let granted = ledger.grant_credits(&id, &GrantCredits { amount, reason }).await?;
+                if json { output::json(&granted) } else { balance(&granted.balance) }
+            }
+            Action::Balance { id } => {
+                let held = ledger.balance(&id).await?;
+                if json { output::json(&held) } else { balance(&held) }
+            }
+        }
+    }
+}
+
+/// Reads a tenant's id from the command line.
+pub fn tenant_id(text: &str) -> Result<TenantId, InvalidId> {
+    TenantId::parse(text)
+}
+
+fn credits(text: &str) -> Result<Credits, String> {
+    let amount = text.parse::<u64>().map_err(|_| "credits are a whole number, 0 or more".to_owned())?;
+    Credits::try_from(amount).map_err(str::to_owned)
+}
+
+fn show(tenant: &Tenant, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(tenant);
+    }
+    let Balance { granted, available, pending, posted } = tenant.balance;
+    Ok(output::fields(&[
+        ("id", tenant.id.to_string()),
+        ("name", tenant.name.clone()),
+        ("tier", tenant.tier.clone()),
+        ("created", tenant.created_at.to_string()),
+        ("granted", granted.to_string()),
+        ("available", available.to_string()),
+        ("pending", pending.to_string()),
+        ("posted", posted.to_string()),
+    ])?)
+}
+
+fn balance(balance: &Balance) -> anyhow::Result<()> {
+    let Balance { granted, available, pending, posted } = balance;
+    let row = [granted, available, pending, posted].map(ToString::to_string);
+    Ok(output::table(["granted", "available", "pending", "posted"], &[row])?)
+}
+
+fn list(tenants: &[Tenant]) -> anyhow::Result<()> {
+    let row = |tenant: &Tenant| {
+        let Balance { available, pending, posted, .. } = tenant.balance;
+        [
+            tenant.id.to_string(),
+            tenant.name.clone(),
+            tenant.tier.clone(),
+            available.to_string(),
+            pending.to_string(),
+            posted.to_string(),
+        ]
+    };
+    let rows: Vec<_> = tenants.iter().map(row).collect();
+    Ok(output::table(["id", "name", "tier", "available", "pending", "posted"], &rows)?)
+}

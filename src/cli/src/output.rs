@@ -1,0 +1,71 @@
+//! How results look: JSON for machines, aligned columns for people. Notes and progress go to stderr.
+
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+
+/// Prints one line of result.
+pub fn line(text: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+/// Prints one result as indented JSON.
+pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    Ok(line(&serde_json::to_string_pretty(value)?)?)
+}
+
+/// Prints one result as JSON on one line, for lists of any length.
+pub fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    Ok(line(&serde_json::to_string(value)?)?)
+}
+
+/// Tells people something that is no result. A closed stderr is no reason to stop.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Tells people who watch how far long work is, on one line of the terminal that [`done`] clears.
+pub fn progress(text: &str) {
+    let mut stderr = io::stderr().lock();
+    if stderr.is_terminal() {
+        let _ = write!(stderr, "\r\x1b[K{text}");
+        let _ = stderr.flush();
+    }
+}
+
+/// Clears what [`progress`] left.
+pub fn done() {
+    progress("");
+}
+
+/// Prints a heading and rows in columns as wide as their widest cell.
+pub fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> io::Result<()> {
+    let heading = heading.map(|title| title.to_uppercase());
+    let mut widths = [0_usize; COLUMNS];
+    for row in std::iter::once(&heading).chain(rows) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut stdout = io::stdout().lock();
+    for row in std::iter::once(&heading).chain(rows) {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(stdout, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints names and values, one pair a line.
+pub fn fields(pairs: &[(&str, String)]) -> io::Result<()> {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut stdout = io::stdout().lock();
+    for (name, value) in pairs {
+        writeln!(stdout, "{name:<width$}  {value}")?;
+    }
+    Ok(())
+}
+
+/// A value that may be absent, as people read it.
+pub fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}

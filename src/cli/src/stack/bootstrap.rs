@@ -1,0 +1,130 @@
+//! `envoy/envoy.yaml` for one Envoy of this stack: the shipped file with other addresses.
+//!
+//! The file is parsed and edited as a tree, so that everything but addresses, ports, the node's id and the filter's
+//! path runs exactly as users copy it.
+
+use super::{Error, Upstream};
+use serde_yaml_ng::{Mapping, Value};
+use std::env;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The file as it is shipped.
+pub const SHIPPED: &str = include_str!("../../../../envoy/envoy.yaml");
+
+const GATE: &str = "static_resources/listeners/gate";
+const FILTER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config/config";
+const LEDGER: &str = "static_resources/clusters/agentrelay_ledger";
+const UPSTREAM: &str = "static_resources/clusters/upstream";
+const ROUTE: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools/routes/0/route";
+const ENDPOINT: &str = "load_assignment/endpoints/0/lb_endpoints/0/endpoint";
+
+/// What differs from the shipped file.
+pub(super) struct Settings<'a> {
+    pub node_id: &'a str,
+    pub wasm: &'a Path,
+    pub port: u16,
+    pub ledger: SocketAddr,
+    pub upstream: &'a Upstream,
+}
+
+/// The bootstrap of one Envoy.
+pub(super) fn render(settings: &Settings<'_>) -> Result<Value, Error> {
+    let mut bootstrap: Value = serde_yaml_ng::from_str(SHIPPED)
+        .map_err(|error| Error::Setup(format!("envoy/envoy.yaml is not YAML: {error}")))?;
+    *field(&mut bootstrap, "node/id")? = settings.node_id.into();
+    set_port(&mut bootstrap, "admin", 0)?;
+    set_port(&mut bootstrap, GATE, settings.port)?;
+    *field(&mut bootstrap, &format!("{FILTER}/vm_config/code/local/filename"))? =
+        settings.wasm.to_string_lossy().as_ref().into();
+    let ledger = settings.ledger;
+    set_endpoint(&mut bootstrap, LEDGER, &ledger.ip().to_string(), ledger.port())?;
+    set_endpoint(&mut bootstrap, UPSTREAM, &settings.upstream.host, settings.upstream.port)?;
+    if settings.upstream.tls {
+        speak_tls(&mut bootstrap, &settings.upstream.host)?;
+    }
+    Ok(bootstrap)
+}
+
+/// The part of a bootstrap at `path`: steps divided by `/`, each a key, an index, or the `name` of a list's item.
+pub fn field<'a>(bootstrap: &'a mut Value, path: &str) -> Result<&'a mut Value, Error> {
+    path.split('/').try_fold(bootstrap, step).ok_or_else(|| {
+        Error::Setup(format!(
+            "envoy/envoy.yaml has nothing at {path}; the stack needs that to set an address"
+        ))
+    })
+}
+
+fn step<'a>(value: &'a mut Value, step: &str) -> Option<&'a mut Value> {
+    match value {
+        Value::Sequence(items) => {
+            let named = |item: &Value| item.get("name").and_then(Value::as_str) == Some(step);
+            let index = items.iter().position(named).or_else(|| step.parse().ok())?;
+            items.get_mut(index)
+        }
+        other => other.get_mut(step),
+    }
+}
+
+fn set_port(bootstrap: &mut Value, owner: &str, port: u16) -> Result<(), Error> {
+    *field(bootstrap, &format!("{owner}/address/socket_address/port_value"))? = port.into();
+    Ok(())
+}
+
+fn set_endpoint(bootstrap: &mut Value, cluster: &str, host: &str, port: u16) -> Result<(), Error> {
+    *field(bootstrap, &format!("{cluster}/{ENDPOINT}/address/socket_address/address"))? = host.into();
+    set_port(bootstrap, &format!("{cluster}/{ENDPOINT}"), port)
+}
+
+/// Where systems keep the certificates of their authorities, beside `$SSL_CERT_FILE`. Envoy must be told.
+const AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// TLS to the upstream, with its name checked against the system's authorities. Such a host is somewhere else and is
+/// found by name, so it gets its own name as `Host`.
+fn speak_tls(bootstrap: &mut Value, host: &str) -> Result<(), Error> {
+    let authorities = env::var_os("SSL_CERT_FILE")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(AUTHORITIES.map(PathBuf::from))
+        .find(|file| file.is_file())
+        .ok_or_else(|| {
+            Error::Setup(
+                "no certificates of authorities were found to check the upstream's; set SSL_CERT_FILE".into(),
+            )
+        })?;
+    let authorities = authorities.display();
+    let transport = format!(
+        r#"
+name: envoy.transport_sockets.tls
+typed_config:
+  "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+  sni: "{host}"
+  auto_sni_san_validation: true
+  common_tls_context:
+    alpn_protocols: [http/1.1]
+    validation_context: {{trusted_ca: {{filename: "{authorities}"}}}}
+"#
+    );
+    let transport: Value = serde_yaml_ng::from_str(&transport)
+        .map_err(|error| Error::Setup(format!("upstream host {host:?} can't be written in YAML: {error}")))?;
+    insert(field(bootstrap, UPSTREAM)?, "transport_socket", transport);
+    insert(field(bootstrap, ROUTE)?, "host_rewrite_literal", host.into());
+    Ok(())
+}
+
+fn insert(target: &mut Value, key: &str, value: Value) {
+    if let Some(mapping) = target.as_mapping_mut() {
+        let mapping: &mut Mapping = mapping;
+        mapping.insert(key.into(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! The two credentials of a fresh ledger, kept in the state directory for the next run.
+
+use super::Error;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const ADMIN_KEY: &str = "admin-key";
+const FILTER_KEY: &str = "filter-key";
+/// Read and write for the owner, nothing for others.
+const PRIVATE: u32 = 0o600;
+
+/// What opens a ledger's doors. No `Debug`: it must not end up in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// For administrators, `ara_...`.
+    pub admin_key: String,
+    /// For filters, `arf_...`.
+    pub filter_key: String,
+}
+
+impl Credentials {
+    /// Those of an earlier run in `state_dir`, else those of a database that `program init` makes now.
+    pub fn open(program: &Path, database: &str, state_dir: &Path) -> Result<Credentials, Error> {
+        if let Some(credentials) = Credentials::read(state_dir)? {
+            return Ok(credentials);
+        }
+        let spawned = |source| Error::Spawn { name: "agentrelay init".into(), source };
+        let output = Command::new(program)
+            .args(["init", "--database", database, "--state"])
+            .arg(state_dir)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(spawned)?;
+        if !output.status.success() {
+            // Its stdout would hold the keys; only what it says about the failure is shown.
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Error::Setup(format!("the ledger's database could not be made: {said}")));
+        }
+        Credentials::read(state_dir)?
+            .ok_or_else(|| Error::Setup(format!("`agentrelay init` left no keys in {}", state_dir.display())))
+    }
+
+    /// Those that [`Credentials::write`] left in `state_dir`.
+    pub fn read(state_dir: &Path) -> Result<Option<Credentials>, Error> {
+        let admin_key = read_if_there(&state_dir.join(ADMIN_KEY))?;
+        let filter_key = read_if_there(&state_dir.join(FILTER_KEY))?;
+        Ok(admin_key.zip(filter_key).map(|(admin_key, filter_key)| Credentials { admin_key, filter_key }))
+    }
+
+    /// Keeps them in `state_dir`, readable by its owner alone.
+    pub fn write(&self, state_dir: &Path) -> Result<(), Error> {
+        write_private(&state_dir.join(ADMIN_KEY), &format!("{}\n", self.admin_key))?;
+        write_private(&state_dir.join(FILTER_KEY), &format!("{}\n", self.filter_key))
+    }
+}
+
+/// Writes a file that holds a secret, whole or not at all.
+pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    let unfinished = path.with_added_extension("new");
+    let write = || {
+        let mut file: File =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&unfinished)?;
+        // The mode above is for a new file only.
+        file.set_permissions(fs::Permissions::from_mode(PRIVATE))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&unfinished, path)
+    };
+    write().map_err(Error::file(path))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file(path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_found_again_and_are_the_owners_alone() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(Credentials::read(state.path()).unwrap().is_none());
+        let kept = Credentials { admin_key: "ara_1".into(), filter_key: "arf_1".into() };
+        kept.write(state.path()).unwrap();
+        assert!(Credentials::read(state.path()).unwrap() == Some(kept));
+        let mode = fs::metadata(state.path().join(ADMIN_KEY)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, PRIVATE);
+    }
+}

@@ -1,0 +1,198 @@
+//! One Envoy with the filter: started from the shipped configuration, watched until it serves by a policy.
+
+use super::bootstrap::{self, Settings};
+use super::process::Process;
+use super::{EnvoyBinary, Error, Upstream};
+use serde_json::Value as Json;
+use serde_yaml_ng::Value as Yaml;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A large filter takes a few seconds to compile on a busy machine.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+/// Envoy ends at SIGTERM without draining, so this is for an Envoy that hangs.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long a stop waits for the filter's last report: longer than it waits between two, shorter than a ledger is away.
+const REPORT_GRACE: Duration = Duration::from_secs(2);
+const REPORT_POLL: Duration = Duration::from_millis(20);
+/// Settlements and decisions that the ledger has not acknowledged yet.
+const QUEUE_DEPTH: &str = "wasmcustom.agentrelay_queue_depth";
+/// How many of the filter's machines decide by a policy: one per worker, and the main thread's. The others refuse
+/// everything.
+const POLICY_LOADED: &str = "wasmcustom.agentrelay_policy_loaded";
+
+/// Changes the configuration of one Envoy further, for a test of something that the shipped file doesn't do.
+pub type Edit = Box<dyn FnOnce(&mut Yaml) + Send>;
+
+/// How to run one Envoy.
+pub struct EnvoyOptions {
+    /// Which Envoy.
+    pub envoy: EnvoyBinary,
+    /// The filter.
+    pub wasm: PathBuf,
+    /// Where the ledger listens.
+    pub ledger: SocketAddr,
+    /// Where the tools are.
+    pub upstream: Upstream,
+    /// The filter's credential to the ledger. It reaches Envoy by the environment only.
+    pub filter_key: String,
+    /// Worker threads.
+    pub workers: u32,
+    /// Where its configuration and log are written.
+    pub state_dir: PathBuf,
+    /// The node id, and the name of its files.
+    pub name: String,
+    /// The gate's port on 127.0.0.1; 0 takes a free one.
+    pub port: u16,
+    /// A last change to the configuration.
+    pub edit: Option<Edit>,
+}
+
+/// A running Envoy. Dropping it kills it.
+pub struct Envoy {
+    /// Where agents call.
+    pub gateway: SocketAddr,
+    /// Envoy's admin interface.
+    pub admin: SocketAddr,
+    process: Process,
+}
+
+impl Envoy {
+    /// Starts it and waits until it serves, by a policy.
+    pub async fn start(options: EnvoyOptions) -> Result<Envoy, Error> {
+        let file = |extension: &str| options.state_dir.join(format!("{}.{extension}", options.name));
+        let wasm = fs::canonicalize(&options.wasm).map_err(Error::file(&options.wasm))?;
+        let mut bootstrap = bootstrap::render(&Settings {
+            node_id: &options.name,
+            wasm: &wasm,
+            port: options.port,
+            ledger: options.ledger,
+            upstream: &options.upstream,
+        })?;
+        if let Some(edit) = options.edit {
+            edit(&mut bootstrap);
+        }
+        let (configuration, address_file) = (file("yaml"), file("admin"));
+        let text = serde_yaml_ng::to_string(&bootstrap).map_err(|error| {
+            Error::Setup(format!("the configuration of {} can't be written: {error}", options.name))
+        })?;
+        fs::write(&configuration, text).map_err(Error::file(&configuration))?;
+        remove_if_there(&address_file)?;
+
+        let mut command = options.envoy.command(&options.state_dir);
+        command
+            .arg("--config-path")
+            .arg(&configuration)
+            .arg("--admin-address-path")
+            .arg(&address_file)
+            .arg("--concurrency")
+            .arg(options.workers.to_string())
+            // Envoys on one machine share memory by this id unless each takes its own.
+            .arg("--use-dynamic-base-id")
+            .env("AGENTRELAY_FILTER_KEY", &options.filter_key);
+        let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
+        let http = super::http_client()?;
+        let (gateway, admin) =
+            process.ready(READY_DEADLINE, || probe(&http, &address_file, options.workers)).await?;
+        Ok(Envoy { gateway, admin, process })
+    }
+
+    /// Base URL of the gate.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.gateway)
+    }
+
+    /// Base URL of the admin interface.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
+    /// The node id.
+    pub fn name(&self) -> &str {
+        self.process.name()
+    }
+
+    /// Process id of Envoy, or of func-e which runs it.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Both outputs of Envoy: its own log and the access log.
+    pub fn log(&self) -> &Path {
+        self.process.log()
+    }
+
+    /// An error if it ended by itself.
+    pub fn check(&mut self) -> Result<(), Error> {
+        self.process.check()
+    }
+
+    /// Ends it in order, after the filter has told the ledger of all calls that have ended.
+    pub async fn stop(self) {
+        let started = Instant::now();
+        while started.elapsed() < REPORT_GRACE && self.stat(QUEUE_DEPTH).await.is_some_and(|depth| depth > 0)
+        {
+            tokio::time::sleep(REPORT_POLL).await;
+        }
+        self.process.stop(STOP_GRACE).await;
+    }
+
+    /// One counter or gauge, `None` if Envoy doesn't know it or doesn't answer.
+    pub async fn stat(&self, name: &str) -> Option<u64> {
+        stat(&super::http_client().ok()?, self.admin, name).await.ok().flatten()
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Where the gate and the admin interface listen, once it is live and has a policy; else what is missing.
+async fn probe(
+    http: &reqwest::Client,
+    address_file: &Path,
+    workers: u32,
+) -> Result<(SocketAddr, SocketAddr), String> {
+    let admin: SocketAddr = fs::read_to_string(address_file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .ok_or("its admin interface does not listen yet")?;
+    if ask(http, admin, "/ready").await?.trim() != "LIVE" {
+        return Err("it is still starting".into());
+    }
+    let gateway = gate_address(&ask(http, admin, "/listeners?format=json").await?)
+        .ok_or("the gate does not listen yet")?;
+    if stat(http, admin, POLICY_LOADED).await?.unwrap_or(0) <= u64::from(workers) {
+        return Err("the filter has no policy from the ledger yet".into());
+    }
+    Ok((gateway, admin))
+}
+
+async fn ask(http: &reqwest::Client, admin: SocketAddr, path: &str) -> Result<String, String> {
+    let answer = http.get(format!("http://{admin}{path}")).send().await.map_err(|error| error.to_string())?;
+    answer.text().await.map_err(|error| error.to_string())
+}
+
+async fn stat(http: &reqwest::Client, admin: SocketAddr, name: &str) -> Result<Option<u64>, String> {
+    let stats = ask(http, admin, &format!("/stats?filter=^{name}$")).await?;
+    let value = stats.trim().strip_prefix(name).and_then(|rest| rest.strip_prefix(": "));
+    Ok(value.and_then(|value| value.parse().ok()))
+}
+
+/// The address of the listener `gate` in the admin's list.
+fn gate_address(listeners: &str) -> Option<SocketAddr> {
+    let listeners: Json = serde_json::from_str(listeners).ok()?;
+    let gate = listeners
+        .get("listener_statuses")?
+        .as_array()?
+        .iter()
+        .find(|listener| listener.get("name").and_then(Json::as_str) == Some("gate"))?;
+    let socket = gate.get("local_address")?.get("socket_address")?;
+    let port = u16::try_from(socket.get("port_value")?.as_u64()?).ok()?;
+    Some(SocketAddr::new(socket.get("address")?.as_str()?.parse().ok()?, port))
+}

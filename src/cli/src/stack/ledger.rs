@@ -1,0 +1,106 @@
+//! The ledger as a child process, `agentrelay serve`, which can be killed and started again on the same port.
+
+use super::Error;
+use super::process::Process;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// It answers what waits and closes its database.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How to run one ledger.
+#[derive(Debug, Clone)]
+pub struct LedgerOptions {
+    /// The `agentrelay` binary.
+    pub program: PathBuf,
+    /// Such as `sqlite:PATH`; it must have been through `agentrelay init`.
+    pub database: String,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where its log is written.
+    pub state_dir: PathBuf,
+    /// The name of its files.
+    pub name: String,
+}
+
+/// A running ledger. Dropping it kills it.
+pub struct Ledger {
+    /// Where it listens.
+    pub address: SocketAddr,
+    options: LedgerOptions,
+    process: Process,
+}
+
+impl Ledger {
+    /// Starts it and waits until it is ready.
+    pub async fn start(options: LedgerOptions) -> Result<Ledger, Error> {
+        let file = |extension: &str| options.state_dir.join(format!("{}.{extension}", options.name));
+        let address_file = file("address");
+        let _ = fs::remove_file(&address_file);
+        let mut command = Command::new(&options.program);
+        command
+            .arg("serve")
+            .arg("--database")
+            .arg(&options.database)
+            .arg("--policy")
+            .arg(&options.policy)
+            .arg("--listen")
+            .arg(options.listen.to_string())
+            .arg("--address-file")
+            .arg(&address_file);
+        let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
+        let http = super::http_client()?;
+        let address = process.ready(READY_DEADLINE, || probe(&http, &address_file)).await?;
+        Ok(Ledger { address, options, process })
+    }
+
+    /// Base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Both its outputs.
+    pub fn log(&self) -> &Path {
+        self.process.log()
+    }
+
+    /// An error if it ended by itself.
+    pub fn check(&mut self) -> Result<(), Error> {
+        self.process.check()
+    }
+
+    /// `kill -9`, and how to start it again: on the same port, with the same database.
+    pub fn kill(mut self) -> LedgerOptions {
+        self.process.kill();
+        LedgerOptions { listen: self.address, ..self.options }
+    }
+
+    /// Ends it in order, and how to start it again.
+    pub async fn stop(self) -> LedgerOptions {
+        self.process.stop(STOP_GRACE).await;
+        LedgerOptions { listen: self.address, ..self.options }
+    }
+}
+
+/// Where it listens, once it is ready; else what is missing.
+async fn probe(http: &reqwest::Client, address_file: &Path) -> Result<SocketAddr, String> {
+    let address: SocketAddr = fs::read_to_string(address_file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .ok_or("it does not listen yet")?;
+    let answer =
+        http.get(format!("http://{address}/readyz")).send().await.map_err(|error| error.to_string())?;
+    let status = answer.status();
+    if status.is_success() { Ok(address) } else { Err(format!("/readyz says {status}")) }
+}

@@ -1,0 +1,158 @@
+//! All of it together: one ledger, its credentials, and Envoys in front of one upstream.
+
+use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstream};
+use serde::Serialize;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Between two looks whether all parts still run.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What to run.
+pub struct StackOptions {
+    /// The `agentrelay` binary.
+    pub program: PathBuf,
+    /// Which Envoy.
+    pub envoy: EnvoyBinary,
+    /// The filter.
+    pub wasm: PathBuf,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// Where the tools are.
+    pub upstream: Upstream,
+    /// How many Envoys.
+    pub envoys: u16,
+    /// Worker threads of each.
+    pub workers: u32,
+    /// Port of the first gate, the next has the next; 0 takes free ones.
+    pub port: u16,
+    /// Database; by default a SQLite file in the state directory.
+    pub database: Option<String>,
+    /// Where keys, database, configurations and logs are; made if it is not there.
+    pub state_dir: PathBuf,
+}
+
+/// A running stack. Dropping it kills its processes.
+pub struct Stack {
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The Envoys, in the order of their ports.
+    pub envoys: Vec<Envoy>,
+    /// The credentials to the ledger.
+    pub credentials: Credentials,
+    state_dir: PathBuf,
+}
+
+/// What programs need to know of a running stack; the ready file.
+#[derive(Serialize)]
+pub struct Ready<'a> {
+    /// Base URLs of the gates, one per Envoy.
+    pub gateways: Vec<String>,
+    /// Base URLs of the Envoys' admin interfaces.
+    pub envoy_admins: Vec<String>,
+    /// Base URL of the ledger.
+    pub ledger: String,
+    /// Opens the ledger's admin API.
+    pub admin_key: &'a str,
+    /// Where keys, database and logs are.
+    pub state: &'a Path,
+    /// Process ids.
+    pub pids: Pids,
+}
+
+/// The processes of a stack.
+#[derive(Serialize)]
+pub struct Pids {
+    /// The one that started the others; stop it to stop all.
+    pub stack: u32,
+    /// The ledger.
+    pub ledger: u32,
+    /// The Envoys, or each one's func-e.
+    pub envoys: Vec<u32>,
+}
+
+impl Stack {
+    /// Starts everything, and returns when every gate serves. `say` hears of each step.
+    pub async fn start(options: StackOptions, mut say: impl FnMut(&str)) -> Result<Stack, Error> {
+        let state = &options.state_dir;
+        fs::create_dir_all(state).map_err(Error::file(state))?;
+        let state_dir = fs::canonicalize(state).map_err(Error::file(state))?;
+        let database =
+            options.database.unwrap_or_else(|| format!("sqlite:{}", state_dir.join("ledger.db").display()));
+        let credentials = Credentials::open(&options.program, &database, &state_dir)?;
+
+        say("starting the ledger");
+        let ledger = Ledger::start(LedgerOptions {
+            program: options.program,
+            database,
+            policy: options.policy,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            state_dir: state_dir.clone(),
+            name: "ledger".into(),
+        })
+        .await?;
+
+        let mut envoys = Vec::new();
+        for index in 0..options.envoys {
+            let name = format!("envoy-{}", index.saturating_add(1));
+            say(&format!("starting {name}"));
+            let port = match options.port {
+                0 => 0,
+                first => first
+                    .checked_add(index)
+                    .ok_or_else(|| Error::Setup(format!("no port is left for {name} after {first}")))?,
+            };
+            let envoy = Envoy::start(EnvoyOptions {
+                envoy: options.envoy.clone(),
+                wasm: options.wasm.clone(),
+                ledger: ledger.address,
+                upstream: options.upstream.clone(),
+                filter_key: credentials.filter_key.clone(),
+                workers: options.workers,
+                state_dir: state_dir.clone(),
+                name,
+                port,
+                edit: None,
+            });
+            envoys.push(envoy.await?);
+        }
+        Ok(Stack { ledger, envoys, credentials, state_dir })
+    }
+
+    /// What programs need to know of it.
+    pub fn ready(&self) -> Ready<'_> {
+        Ready {
+            gateways: self.envoys.iter().map(Envoy::url).collect(),
+            envoy_admins: self.envoys.iter().map(Envoy::admin_url).collect(),
+            ledger: self.ledger.url(),
+            admin_key: &self.credentials.admin_key,
+            state: &self.state_dir,
+            pids: Pids {
+                stack: std::process::id(),
+                ledger: self.ledger.pid(),
+                envoys: self.envoys.iter().map(Envoy::pid).collect(),
+            },
+        }
+    }
+
+    /// Returns only when a part ends by itself, and says which.
+    pub async fn watch(&mut self) -> Error {
+        loop {
+            let checked = self.envoys.iter_mut().map(Envoy::check).chain([self.ledger.check()]).collect();
+            if let Result::<(), Error>::Err(error) = checked {
+                return error;
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
+    }
+
+    /// Ends it in order: first the gates, which still have something to report, then the ledger.
+    pub async fn stop(self) {
+        for envoy in self.envoys {
+            envoy.stop().await;
+        }
+        self.ledger.stop().await;
+    }
+}

@@ -1,0 +1,130 @@
+//! One child process in a process group of its own, with its log file. Gone when dropped.
+
+use super::Error;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::fs::{self, File};
+use std::future::Future;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Between two looks at something that is awaited.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How much of a log an error shows.
+const TAIL_LINES: usize = 12;
+
+/// A running child, or one that has ended and was reaped.
+pub(super) struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; both its outputs are appended to `log`.
+    pub(super) fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Process, Error> {
+        let out = File::options().create(true).append(true).open(log).map_err(Error::file(log))?;
+        let err = out.try_clone().map_err(Error::file(log))?;
+        // Its own group: Ctrl-C in a terminal reaches this process alone, which then stops the parts in order.
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .process_group(0)
+            .spawn()
+            .map_err(|source| Error::Spawn { name: name.to_owned(), source })?;
+        Ok(Process { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// How it ended, if it did.
+    fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// An error if it ended by itself.
+    pub(super) fn check(&mut self) -> Result<(), Error> {
+        match self.exited() {
+            Ok(Some(status)) => Err(self.not_ready(format!("ended by itself ({status})"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks `probe` again and again until it has an answer, at most until `deadline`. Ends early if the process does.
+    pub(super) async fn ready<Answer, Probe>(
+        &mut self,
+        deadline: Duration,
+        mut probe: impl FnMut() -> Probe,
+    ) -> Result<Answer, Error>
+    where
+        Probe: Future<Output = Result<Answer, String>>,
+    {
+        let started = Instant::now();
+        loop {
+            let missing = match probe().await {
+                Ok(answer) => return Ok(answer),
+                Err(missing) => missing,
+            };
+            self.check()?;
+            if started.elapsed() >= deadline {
+                return Err(
+                    self.not_ready(format!("was not ready within {} s: {missing}", deadline.as_secs()))
+                );
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    fn not_ready(&self, reason: String) -> Error {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut lines: Vec<&str> = text.lines().rev().take(TAIL_LINES).collect();
+        lines.reverse();
+        let tail = lines.into_iter().map(|line| format!("  {line}\n")).collect();
+        Error::NotReady { name: self.name.clone(), reason, log: self.log.clone(), tail }
+    }
+
+    /// SIGTERM, and SIGKILL to the whole group if it is still there after `grace`.
+    pub(super) async fn stop(mut self, grace: Duration) {
+        let started = Instant::now();
+        // To the leader alone: func-e hands the signal on to its Envoy.
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        while matches!(self.exited(), Ok(None)) && started.elapsed() < grace {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// SIGKILL to the whole group, at once, and reaps it.
+    pub(super) fn kill(&mut self) {
+        if let Some(pid) = self.pid() {
+            // The group may be gone already, which is as good.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,63 @@
+//! Where the tools are: one base URL without a path.
+
+use super::Error;
+use reqwest::Url;
+use std::str::FromStr;
+
+/// `http://host:port` or `https://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) tls: bool,
+}
+
+impl FromStr for Upstream {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Upstream, Error> {
+        let wrong = |what: &str| {
+            Error::Setup(format!(
+                "upstream {text:?}: {what}; write it as http://host:port or https://host:port"
+            ))
+        };
+        let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+        let tls = match url.scheme() {
+            "http" => false,
+            "https" => true,
+            other => return Err(wrong(&format!("{other:?} is not a scheme that Envoy can route to"))),
+        };
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("it must end after the port, the gate passes every path on as it is"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("it must not hold a user or password"));
+        }
+        let host = url.host_str().ok_or_else(|| wrong("it names no host"))?;
+        let port = url.port_or_known_default().ok_or_else(|| wrong("it names no port"))?;
+        // Envoy writes an IPv6 address without the brackets of a URL.
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Upstream { host, port, tls })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_scheme_host_and_port_and_nothing_else() {
+        let upstream = |host: &str, port, tls| Upstream { host: host.into(), port, tls };
+        for (text, expected) in [
+            ("http://127.0.0.1:9000", Some(upstream("127.0.0.1", 9000, false))),
+            ("http://[::1]:9000/", Some(upstream("::1", 9000, false))),
+            ("https://tools.example.com", Some(upstream("tools.example.com", 443, true))),
+            ("http://127.0.0.1:9000/mcp", None),
+            ("http://user:word@127.0.0.1:9000", None),
+            ("127.0.0.1:9000", None),
+            ("ftp://host", None),
+        ] {
+            assert_eq!(text.parse::<Upstream>().ok(), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What can go wrong with a call, by what the caller can do about it.
+
+use protocol::problem::Problem;
+
+/// A call to the ledger that brought no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The ledger's address or the credential can't be used at all: correct it.
+    #[error("{0}")]
+    Configuration(String),
+    /// 401 or 403: use another admin credential.
+    #[error("{}", describe(.0))]
+    Credential(Box<Problem>),
+    /// 404: it does not exist, or not for this credential.
+    #[error("{}", describe(.0))]
+    NotFound(Box<Problem>),
+    /// Any other 4xx: correct the request, the problem says where.
+    #[error("{}", describe(.0))]
+    Refused(Box<Problem>),
+    /// The ledger could not be reached or said 503, also after retries: try later. A change may or may not have
+    /// been made.
+    #[error("the ledger at {ledger} does not answer: {cause}")]
+    Unavailable {
+        /// Where it was sought.
+        ledger: String,
+        /// What the last try met.
+        cause: String,
+    },
+    /// Something answered, but not as this version of the ledger would: check the address and the versions.
+    #[error("the answer of {ledger} to {call} is not one of an AgentRelay ledger: {cause}")]
+    Unexpected {
+        /// Who answered.
+        ledger: String,
+        /// Method and path.
+        call: String,
+        /// What was odd about it.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// The problem that the ledger sent, if it sent one.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Error::Credential(problem) | Error::NotFound(problem) | Error::Refused(problem) => Some(problem),
+            Error::Configuration(_) | Error::Unavailable { .. } | Error::Unexpected { .. } => None,
+        }
+    }
+
+    pub(crate) fn refused(problem: Problem) -> Error {
+        let problem = Box::new(problem);
+        match problem.status {
+            401 | 403 => Error::Credential(problem),
+            404 => Error::NotFound(problem),
+            _ => Error::Refused(problem),
+        }
+    }
+}
+
+fn describe(problem: &Problem) -> String {
+    let title = &problem.title;
+    match &problem.detail {
+        Some(detail) => format!("{title}: {detail}"),
+        None => title.clone(),
+    }
+}

@@ -1,0 +1,153 @@
+//! One call over HTTP: credential, time limit, retries, and the reading of problems.
+
+use crate::Error;
+use protocol::api_key::{self, Kind};
+use protocol::problem::Problem;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Tries of one call, the first included.
+const TRIES_MAX: u32 = 4;
+/// Pause after the first failed try; it doubles from try to try.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Longest that one try may take.
+const TRY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Carries the id under which the ledger recognises a repeated POST.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// A connection to one ledger as one administrator. Clones share the connection pool.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    authorization: HeaderValue,
+}
+
+impl Client {
+    /// `ledger` is its base URL, such as `http://127.0.0.1:7420`. Nothing is sent yet.
+    pub fn new(ledger: &str, admin_key: &str) -> Result<Client, Error> {
+        let base =
+            Url::parse(ledger).ok().filter(|url| url.scheme() == "http" && url.has_host()).ok_or_else(
+                || Error::Configuration(format!("{ledger:?} is not a URL such as http://127.0.0.1:7420")),
+            )?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {admin_key}"))
+            .map_err(|_| Error::Configuration("the admin key holds characters that no key has".into()))?;
+        authorization.set_sensitive(true);
+        // The ledger is asked directly: a proxy of the environment is meant for other hosts.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(TRY_TIMEOUT)
+            .build()
+            .map_err(|error| Error::Configuration(format!("no HTTP client can be made: {error}")))?;
+        Ok(Client { http, base, authorization })
+    }
+
+    /// True if `admin_key` has an admin credential's shape, which tells a wrong paste from a revoked key.
+    pub fn is_admin_key(admin_key: &str) -> bool {
+        api_key::is_well_formed(Kind::Admin, admin_key.as_bytes())
+    }
+
+    pub(crate) async fn get<Answer: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Answer, Error> {
+        self.call(Method::GET, path, query, None::<&()>).await
+    }
+
+    pub(crate) async fn post<Body: Serialize, Answer: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Body,
+    ) -> Result<Answer, Error> {
+        self.call(Method::POST, path, &[], Some(body)).await
+    }
+
+    async fn call<Body: Serialize, Answer: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&Body>,
+    ) -> Result<Answer, Error> {
+        let call = format!("{method} {path}");
+        let url = self.base.join(path).map_err(|error| self.unexpected(&call, error.to_string()))?;
+        let mut request = self.http.request(method, url).header(AUTHORIZATION, self.authorization.clone());
+        if !query.is_empty() {
+            request = request.query(query);
+        }
+        if let Some(body) = body {
+            // One id for all tries: the ledger makes the change once however often it hears of it.
+            request = request.json(body).header(IDEMPOTENCY_KEY, Uuid::now_v7().to_string());
+        }
+        let request = request.build().map_err(|error| self.unexpected(&call, causes(&error)))?;
+        let answer = self.persist(&request, &call).await?;
+        self.read(answer, &call).await
+    }
+
+    /// Sends until there is an answer other than 503, at most [`TRIES_MAX`] times.
+    async fn persist(&self, request: &reqwest::Request, call: &str) -> Result<Response, Error> {
+        let mut backoff = BACKOFF_FIRST;
+        let mut attempt: u32 = 1;
+        loop {
+            let again = request
+                .try_clone()
+                .ok_or_else(|| self.unexpected(call, "the request can't be sent twice".into()))?;
+            let cause = match self.http.execute(again).await {
+                Ok(answer) if answer.status() != StatusCode::SERVICE_UNAVAILABLE => return Ok(answer),
+                Ok(answer) => unavailable(answer).await,
+                Err(error) => causes(&error.without_url()),
+            };
+            if attempt >= TRIES_MAX {
+                return Err(Error::Unavailable { ledger: self.base.to_string(), cause });
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = backoff.saturating_mul(2);
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    async fn read<Answer: DeserializeOwned>(&self, answer: Response, call: &str) -> Result<Answer, Error> {
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|error| {
+            self.unexpected(call, format!("it broke off: {}", causes(&error.without_url())))
+        })?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes)
+                .map_err(|error| self.unexpected(call, format!("its body can't be read: {error}")));
+        }
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) if status.is_client_error() => Err(Error::refused(problem)),
+            Ok(problem) => Err(self.unexpected(call, format!("{status}, {}", problem.title))),
+            Err(_) => Err(self.unexpected(call, format!("{status} without a problem document"))),
+        }
+    }
+
+    fn unexpected(&self, call: &str, cause: String) -> Error {
+        Error::Unexpected { ledger: self.base.to_string(), call: call.to_owned(), cause }
+    }
+}
+
+async fn unavailable(answer: Response) -> String {
+    let problem = answer.json::<Problem>().await.ok();
+    problem.and_then(|problem| problem.detail).unwrap_or_else(|| "503 Service Unavailable".into())
+}
+
+/// The error with all its sources: reqwest's own text alone does not say "connection refused".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
