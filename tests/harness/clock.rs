@@ -1,0 +1,75 @@
+//! Time in tests: one runtime for all of them, deadlines, and waiting by looking again and again.
+//!
+//! The only place that sleeps. Tests wait for something, with a deadline, or for a time that the gate itself promised.
+
+use crate::files;
+use std::future::Future;
+use std::sync::LazyLock;
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+/// For things that should be there at once but share two cores with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// No test takes longer; one that does hangs.
+const TEST_DEADLINE: Duration = Duration::from_secs(170);
+
+/// Lives as long as the test process, because gates and upstreams are shared by tests and outlive each of them.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads can be started"));
+
+/// Runs one test. If it fails, says where the logs of its gates are.
+pub fn run<Answer>(test: impl Future<Output = Answer>) -> Answer {
+    struct SayLogs;
+    impl Drop for SayLogs {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                eprintln!("logs of Envoy and the ledger: {}", files::process_directory().display());
+                files::keep();
+            }
+        }
+    }
+    let _say_logs = SayLogs;
+    let limited = async { tokio::time::timeout(TEST_DEADLINE, test).await };
+    RUNTIME.block_on(limited).expect("the test ends before its deadline")
+}
+
+/// Spawns something on a thread that outlives the test.
+pub fn spawn<Answer: Send + 'static>(
+    future: impl Future<Output = Answer> + Send + 'static,
+) -> JoinHandle<Answer> {
+    RUNTIME.spawn(future)
+}
+
+/// Asks again and again until there is an answer. Panics with what was missing last.
+pub async fn eventually<Answer>(what: &str, probe: impl AsyncFnMut() -> Result<Answer, String>) -> Answer {
+    eventually_within(DEADLINE, what, probe).await
+}
+
+/// As [`eventually`], for what is promised within a time.
+pub async fn eventually_within<Answer>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<Answer, String>,
+) -> Answer {
+    let began = Instant::now();
+    loop {
+        let missing = match probe().await {
+            Ok(answer) => return answer,
+            Err(missing) => missing,
+        };
+        assert!(began.elapsed() < deadline, "{what}: not within {deadline:?}: {missing}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Lets a promised time pass, such as that of a `Retry-After`, doing nothing.
+pub async fn wait(promised: Duration) {
+    tokio::time::sleep(promised).await;
+}
+
+/// Fails with `what` if `future` takes too long.
+pub async fn in_time<Answer>(what: &str, future: impl Future<Output = Answer>) -> Result<Answer, String> {
+    tokio::time::timeout(DEADLINE, future).await.map_err(|_| format!("{what}: nothing within {DEADLINE:?}"))
+}

@@ -1,0 +1,357 @@
+//! A running gate: ledger, Envoy with the real filter and the shipped configuration, and an upstream behind it.
+//!
+//! Tests that do not disturb each other share one ([`Gate::shared`]): every test makes its own tenants and keys there.
+//! A test that kills something, changes the policy, or counts everything starts its own.
+
+use crate::agent::{Agent, NewKey};
+use crate::clock::{self, eventually};
+use crate::files;
+use crate::http1::Request;
+use crate::mcp;
+use crate::reaper::Reaper;
+use crate::stats;
+use crate::upstream::Upstream;
+use cli::stack::{Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions};
+use client::{AuditQuery, Client};
+use protocol::admin::{AuditRow, Balance, CreateTenant};
+use protocol::audit::Outcome;
+use protocol::{Credits, TenantId};
+use serde_json::Value;
+use serde_yaml_ng::Value as Yaml;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// Gates that start at the same time compile the same filter on the same two cores.
+static STARTING: Semaphore = Semaphore::const_new(2);
+static SHARED: OnceCell<Gate> = OnceCell::const_new();
+
+/// How a gate differs from the usual one.
+#[derive(Default)]
+pub struct GateOptions {
+    policy: Option<Box<dyn FnOnce(&mut Yaml) + Send>>,
+    envoy: Option<Edit>,
+    workers: Option<u32>,
+    upstream: Option<String>,
+}
+
+impl GateOptions {
+    /// Changes the shipped policy.
+    pub fn policy(mut self, edit: impl FnOnce(&mut Yaml) + Send + 'static) -> GateOptions {
+        self.policy = Some(Box::new(edit));
+        self
+    }
+
+    /// Changes Envoy's configuration.
+    pub fn envoy(mut self, edit: impl FnOnce(&mut Yaml) + Send + 'static) -> GateOptions {
+        self.envoy = Some(Box::new(edit));
+        self
+    }
+
+    /// Worker threads of Envoy, 2 unless said.
+    pub fn workers(mut self, workers: u32) -> GateOptions {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Another upstream than the one that remembers.
+    pub fn upstream(mut self, url: impl Into<String>) -> GateOptions {
+        self.upstream = Some(url.into());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// On a thread that lives as long as the process: Envoy asks the kernel for SIGTERM when the thread that started
+    /// it ends, and a test's own thread ends with the test.
+    pub async fn start(self) -> Gate {
+        clock::spawn(self.start_here()).await.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))
+    }
+
+    async fn start_here(self) -> Gate {
+        let _starting = STARTING.acquire().await.expect("the semaphore is never closed");
+        let directory = files::gate_directory();
+        let policy = match self.policy {
+            None => files::shipped_policy(),
+            Some(edit) => {
+                let mut policy = crate::policy::shipped();
+                edit(&mut policy);
+                write_policy(&directory.join("policy.yaml"), &policy)
+            }
+        };
+        let program = files::program();
+        let database = format!("sqlite:{}", directory.join("ledger.db").display());
+        let credentials =
+            Credentials::open(&program, &database, &directory).unwrap_or_else(|error| panic!("init: {error}"));
+        let mut reaper = Reaper::start();
+        let ledger = Ledger::start(LedgerOptions {
+            program,
+            database,
+            policy: policy.clone(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            state_dir: directory.clone(),
+            name: "ledger".into(),
+        })
+        .await
+        .unwrap_or_else(|error| panic!("the ledger: {error}"));
+        reaper.watch(ledger.pid());
+        let upstream = Upstream::start().await;
+        let url = self.upstream.unwrap_or_else(|| upstream.url());
+        let envoy = Envoy::start(EnvoyOptions {
+            envoy: EnvoyBinary::locate(&files::environment()).unwrap_or_else(|error| panic!("{error}")),
+            wasm: files::wasm(),
+            ledger: ledger.address,
+            upstream: url.parse().unwrap_or_else(|error| panic!("{error}")),
+            filter_key: credentials.filter_key.clone(),
+            workers: self.workers.unwrap_or(2),
+            state_dir: directory.clone(),
+            name: "envoy".into(),
+            port: 0,
+            edit: self.envoy,
+        })
+        .await
+        .unwrap_or_else(|error| panic!("Envoy: {error}"));
+        reaper.watch(envoy.pid());
+        let admin = Client::new(&ledger.url(), &credentials.admin_key).expect("the admin key is well formed");
+        Gate {
+            address: envoy.gateway,
+            ledger_address: ledger.address,
+            upstream,
+            admin,
+            policy,
+            envoy,
+            ledger: Some(ledger),
+            to_restart: None,
+            credentials,
+            reaper,
+            directory: Directory(directory),
+        }
+    }
+}
+
+fn write_policy(path: &Path, policy: &Yaml) -> PathBuf {
+    let text = serde_yaml_ng::to_string(policy).expect("a policy can be written");
+    // Renamed into place: the ledger watches the file and must not read half of it.
+    let unfinished = path.with_extension("new");
+    fs::write(&unfinished, text).expect("the gate's directory can be written");
+    fs::rename(&unfinished, path).expect("the gate's directory can be written");
+    path.to_owned()
+}
+
+/// A running gate. Dropping it ends its processes.
+pub struct Gate {
+    /// Where agents call.
+    pub address: SocketAddr,
+    /// Where the ledger listens.
+    pub ledger_address: SocketAddr,
+    /// What is behind it.
+    pub upstream: Upstream,
+    /// The ledger's admin API.
+    pub admin: Client,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// The Envoy.
+    pub envoy: Envoy,
+    ledger: Option<Ledger>,
+    to_restart: Option<LedgerOptions>,
+    credentials: Credentials,
+    reaper: Reaper,
+    directory: Directory,
+}
+
+/// Removed with the gate, unless a test failed. After the processes that write to it: fields drop in order.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if !std::thread::panicking() && !files::is_kept() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+impl Gate {
+    /// The usual gate, unless options say otherwise.
+    pub fn options() -> GateOptions {
+        GateOptions::default()
+    }
+
+    /// The gate that the tests of one file share: shipped policy, shipped configuration, two workers.
+    pub async fn shared() -> &'static Gate {
+        SHARED.get_or_init(|| Gate::options().start()).await
+    }
+
+    /// A tenant of this tier with 1000 credits, and a key with the scopes `read` and `generate`.
+    pub async fn agent(&self, tier: &str) -> Agent {
+        self.agent_with(tier, 1000, NewKey::default()).await
+    }
+
+    /// A tenant and a key.
+    pub async fn agent_with(&self, tier: &str, credits: u64, key: NewKey) -> Agent {
+        let tenant = CreateTenant {
+            name: format!("{tier} test"),
+            tier: tier.to_owned(),
+            credits: Some(Credits::new(credits).expect("credits fit")).filter(|credits| !credits.is_zero()),
+        };
+        let tenant = self.admin.create_tenant(&tenant).await.expect("a tenant can be made");
+        self.key(&tenant.id, key).await
+    }
+
+    /// One more key of a tenant.
+    pub async fn key(&self, tenant: &TenantId, key: NewKey) -> Agent {
+        let made = self.admin.create_key(&key.body(tenant)).await.expect("a key can be made");
+        Agent { gate: self.address, tenant: tenant.clone(), key: made.key.id, secret: made.secret }
+    }
+
+    /// What a tenant holds, whose law must hold at any moment.
+    pub async fn balance(&self, agent: &Agent) -> Balance {
+        let balance = self.admin.balance(&agent.tenant).await.expect("a balance can be read");
+        let sum = balance.available.get() + balance.pending.get() + balance.posted.get();
+        assert_eq!(balance.granted.get(), sum, "granted = available + pending + posted: {balance:?}");
+        balance
+    }
+
+    /// What a tenant holds when nothing is pending any more.
+    pub async fn settled(&self, agent: &Agent) -> Balance {
+        eventually("all reservations are settled", async || {
+            let balance = self.balance(agent).await;
+            if balance.pending.is_zero() { Ok(balance) } else { Err(format!("{balance:?}")) }
+        })
+        .await
+    }
+
+    /// The decisions on a tenant's requests with this outcome, when there are `count` of them.
+    pub async fn decisions(&self, agent: &Agent, outcome: Outcome, count: usize) -> Vec<Value> {
+        let query = AuditQuery { tenant_id: Some(agent.tenant.clone()), outcome: Some(outcome) };
+        eventually("decisions are in the audit trail", async || {
+            let page = self.admin.audit(&query, None).await.map_err(|error| error.to_string())?;
+            let is_decision = |row: &AuditRow<Value>| row.kind == "decision";
+            let rows: Vec<Value> = page.items.into_iter().filter(is_decision).map(|row| row.detail).collect();
+            if rows.len() == count { Ok(rows) } else { Err(format!("{} of {count}: {rows:?}", rows.len())) }
+        })
+        .await
+    }
+
+    /// Asserts that the gate serves a valid request and that nothing in it died on the way.
+    #[track_caller]
+    pub fn assert_serving<'a>(&'a self, agent: &'a Agent) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let response = agent.call(&mcp::search()).await;
+            assert_eq!(response.status, 200, "after {caller}: {response:?}");
+            self.upstream.the_one(&response.marker);
+            self.assert_healthy().await;
+        }
+    }
+
+    /// Asserts that no VM of the filter died.
+    pub async fn assert_healthy(&self) {
+        for (name, value) in stats::envoy(self.envoy.admin, "vm_reload").await {
+            assert_eq!(value, 0, "{name}: the filter died and was loaded again");
+        }
+        let log = self.envoy_log();
+        for sign in ["panicked", "wasm_fail_stream", "Proxy-Wasm plugin in-VM crash", "assert failure"] {
+            assert!(!log.contains(sign), "Envoy's log says {sign:?}");
+        }
+    }
+
+    /// Envoy's own log and its access log so far.
+    pub fn envoy_log(&self) -> String {
+        read_log(self.envoy.log())
+    }
+
+    /// The ledger's log so far.
+    pub fn ledger_log(&self) -> String {
+        read_log(&self.directory.0.join("ledger.log"))
+    }
+
+    /// The line of the access log of the request with this id, as Envoy named it.
+    pub async fn access_log(&self, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually("the access log has the request", async || {
+            let log = self.envoy_log();
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.find(|line| is_wanted(line)).ok_or_else(|| "no such line".to_owned())
+        })
+        .await
+    }
+
+    /// How often the ledger answered calls of this route, by its own metrics.
+    pub async fn ledger_calls(&self, route: &str) -> u64 {
+        stats::ledger_requests(self.ledger_address, route).await
+    }
+
+    /// One of Envoy's counters and gauges; 0 if it does not exist.
+    pub async fn stat(&self, name: &str) -> u64 {
+        let found = stats::envoy(self.envoy.admin, name).await;
+        found.into_iter().find(|(own, _)| own == name).map_or(0, |(_, value)| value)
+    }
+
+    /// The credentials to the ledger, which must never be seen anywhere.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The directory with its logs.
+    pub fn directory(&self) -> &Path {
+        &self.directory.0
+    }
+
+    /// Replaces the policy file, as an operator would.
+    pub fn change_policy(&self, policy: &Yaml) {
+        assert_ne!(self.policy, files::shipped_policy(), "start the gate with a policy of its own");
+        write_policy(&self.policy, policy);
+    }
+
+    /// `kill -9` of the ledger.
+    pub fn kill_ledger(&mut self) {
+        let ledger = self.ledger.take().expect("the ledger runs");
+        self.to_restart = Some(ledger.kill());
+    }
+
+    /// Starts it again, on the same port, with what it wrote.
+    pub async fn restart_ledger(&mut self) {
+        let options = self.to_restart.take().expect("the ledger was killed");
+        let ledger = clock::spawn(Ledger::start(options)).await.expect("starting does not panic");
+        let ledger = ledger.unwrap_or_else(|error| panic!("the ledger again: {error}"));
+        self.reaper.watch(ledger.pid());
+        self.ledger = Some(ledger);
+    }
+
+    /// Sends bytes that may be no HTTP and returns what came back, if anything.
+    pub async fn raw(&self, bytes: &[u8]) -> Result<crate::Response, String> {
+        let mut connection = crate::http1::Connection::open(self.address).await;
+        // The gate may close before it has read everything.
+        let _ = connection.write(bytes).await;
+        connection.response().await
+    }
+
+    /// Asserts that nothing of a request reached the upstream, also not later.
+    #[track_caller]
+    pub fn assert_unseen(&self, marker: &str) {
+        let seen = self.upstream.seen(marker);
+        assert!(seen.is_empty(), "reached the upstream: {seen:?}");
+    }
+
+    /// A request without a credential.
+    pub async fn send(&self, request: Request) -> crate::Response {
+        request.send(self.address).await
+    }
+}
+
+fn read_log(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+/// Runs many calls at once and returns their responses in the order of the calls.
+pub async fn at_once<Answer: Send + 'static>(
+    calls: impl IntoIterator<Item = impl Future<Output = Answer> + Send + 'static>,
+) -> Vec<Answer> {
+    let running: Vec<_> = calls.into_iter().map(tokio::spawn).collect();
+    let mut answers = Vec::with_capacity(running.len());
+    for call in running {
+        let joined = clock::in_time("a parallel call", call).await.unwrap_or_else(|fault| panic!("{fault}"));
+        answers.push(joined.expect("a parallel call does not panic"));
+    }
+    answers
+}

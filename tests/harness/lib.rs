@@ -1,0 +1,26 @@
+//! What the integration tests are made of: a running gate, an upstream that tells what reached it, and clients that
+//! can say things no library would let them say.
+//!
+//! Reading order: [`gate::Gate`] is what every test starts with, [`http1::Request`] what it sends,
+//! [`upstream::Upstream`] what it asks afterwards. Nothing here asserts a promise of the product beyond "still alive";
+//! promises are in the test files, one file for each kind.
+
+pub mod agent;
+pub mod clock;
+pub mod files;
+pub mod gate;
+pub mod http1;
+pub mod http2;
+pub mod mcp;
+pub mod policy;
+pub mod python;
+pub mod reaper;
+pub mod response;
+pub mod stats;
+pub mod upstream;
+
+pub use agent::{Agent, NewKey};
+pub use clock::{eventually, run, wait};
+pub use gate::{Gate, GateOptions};
+pub use http1::Request;
+pub use response::Response;

@@ -1,0 +1,194 @@
+//! What the upstream answers, and how it misbehaves: the words of the request's `x-test` header.
+//!
+//! | word | what happens |
+//! | --- | --- |
+//! | `close` | the connection is closed before any answer |
+//! | `close-after-headers`, `close-mid-body` | it is closed then |
+//! | `hang` | no answer, until the client leaves |
+//! | `delay-ms=N` | the answer comes so much later |
+//! | `status=N` | this status |
+//! | `is-error`, `rpc-error`, `input-required` | the tool's result says so |
+//! | `sse` | an answer as events; `sse-open` leaves the stream open |
+//! | `gzip` | the body is compressed |
+//! | `chunked`, `trailers` | the body's framing |
+//! | `bytes=N` | the result is padded by so much |
+
+use super::Seen;
+use crate::http1::BEHAVE;
+use serde_json::{Value, json};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Tools that this server lists; the last two are none of the policy's.
+pub const TOOLS: [&str; 5] = ["image_generate", "search", "summarize", "unlisted", "Search"];
+
+struct Behaviour(Vec<String>);
+
+impl Behaviour {
+    fn has(&self, word: &str) -> bool {
+        self.0.iter().any(|own| own == word)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.0.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+    }
+}
+
+/// Answers. False if the connection must be closed now.
+pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bool> {
+    let words = seen.all(BEHAVE).join(" ");
+    let behaviour = Behaviour(words.split([' ', ',']).map(str::to_owned).collect());
+    if seen.all("upgrade").iter().any(|value| value.eq_ignore_ascii_case("websocket")) {
+        return upgrade(stream).await;
+    }
+    if behaviour.has("close") {
+        return Ok(false);
+    }
+    if behaviour.has("hang") {
+        // Reading ends when the other side leaves.
+        return stream.read(&mut [0]).await.map(|_| false);
+    }
+    if let Some(delay_ms) = behaviour.number("delay-ms") {
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+    }
+    let message = serde_json::from_slice::<Value>(&seen.body).unwrap_or_default();
+    let is_mcp = seen.target.split('?').next() == Some("/mcp");
+    if is_mcp && seen.method == "POST" && message.get("id").is_none() {
+        write_head(stream, 202, &[("content-length", "0")]).await?;
+        return Ok(true);
+    }
+    let mut body = if is_mcp { rpc(&message, seen, &behaviour) } else { seen.echo() };
+    if let Some(padding) = behaviour.number("bytes") {
+        let place = if is_mcp { &mut body["result"]["_meta"] } else { &mut body["padding"] };
+        *place = json!({ "padding": "x".repeat(usize::try_from(padding).unwrap_or(0)) });
+    }
+    let status = behaviour.number("status").and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
+    if behaviour.has("sse") || behaviour.has("sse-open") {
+        return events(stream, status, &body, behaviour.has("sse-open")).await;
+    }
+    let mut bytes = body.to_string().into_bytes();
+    let mut headers = vec![("content-type", "application/json")];
+    if behaviour.has("gzip") {
+        bytes = gzip(&bytes);
+        headers.push(("content-encoding", "gzip"));
+    }
+    whole(stream, status, headers, &bytes, seen.method == "HEAD", &behaviour).await
+}
+
+async fn whole(
+    stream: &mut TcpStream,
+    status: u16,
+    mut headers: Vec<(&str, &str)>,
+    bytes: &[u8],
+    is_head: bool,
+    behaviour: &Behaviour,
+) -> io::Result<bool> {
+    let length = bytes.len().to_string();
+    let is_chunked = behaviour.has("chunked") || behaviour.has("trailers");
+    headers.push(if is_chunked { ("transfer-encoding", "chunked") } else { ("content-length", &length) });
+    write_head(stream, status, &headers).await?;
+    if is_head {
+        return Ok(true);
+    }
+    if behaviour.has("close-after-headers") {
+        return Ok(false);
+    }
+    if behaviour.has("close-mid-body") {
+        // Before anything that says how the call ended.
+        stream.write_all(&bytes[..bytes.len().min(10)]).await?;
+        return Ok(false);
+    }
+    if !is_chunked {
+        stream.write_all(bytes).await?;
+        return Ok(true);
+    }
+    for chunk in bytes.chunks(7) {
+        stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await?;
+        stream.write_all(chunk).await?;
+        stream.write_all(b"\r\n").await?;
+    }
+    let end: &[u8] = if behaviour.has("trailers") { b"0\r\nx-checksum: 1\r\n\r\n" } else { b"0\r\n\r\n" };
+    stream.write_all(end).await?;
+    Ok(true)
+}
+
+async fn events(stream: &mut TcpStream, status: u16, body: &Value, stays_open: bool) -> io::Result<bool> {
+    let headers = [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")];
+    write_head(stream, status, &headers).await?;
+    let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}});
+    for event in [note.to_string(), body.to_string()] {
+        let event = format!("event: message\ndata: {event}\n\n");
+        stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
+        stream.flush().await?;
+    }
+    if stays_open {
+        return stream.read(&mut [0]).await.map(|_| false);
+    }
+    stream.write_all(b"0\r\n\r\n").await?;
+    Ok(true)
+}
+
+/// A JSON-RPC answer. A GET opens a stream on which the server may answer anything; a list of tools is the worst.
+fn rpc(message: &Value, seen: &Seen, behaviour: &Behaviour) -> Value {
+    let id = message.get("id").cloned().unwrap_or_else(|| json!(1));
+    if behaviour.has("rpc-error") {
+        return json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32603, "message": "the tool broke"}});
+    }
+    let method = message.get("method").and_then(Value::as_str).unwrap_or("tools/list");
+    let result = match method {
+        "tools/list" => {
+            let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
+            json!({"tools": TOOLS.map(tool), "ttlMs": 60000, "cacheScope": "public"})
+        }
+        "tools/call" if behaviour.has("input-required") => json!({"resultType": "input_required", "requestState": "1"}),
+        "tools/call" => json!({
+            "content": [{"type": "text", "text": "done"}],
+            "isError": behaviour.has("is-error"),
+            "structuredContent": seen.echo(),
+        }),
+        "initialize" => json!({
+            "protocolVersion": "2025-06-18",
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "echo", "version": "1"},
+        }),
+        _ => json!({}),
+    };
+    json!({"jsonrpc": "2.0", "id": id, "result": result})
+}
+
+/// Accepts a WebSocket and echoes its bytes, which is enough to see whether they pass.
+async fn upgrade(stream: &mut TcpStream) -> io::Result<bool> {
+    let headers = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", "test")];
+    write_head(stream, 101, &headers).await?;
+    let mut buffer = [0; 1024];
+    loop {
+        let length = stream.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(false);
+        }
+        stream.write_all(&buffer[..length]).await?;
+    }
+}
+
+async fn write_head(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)]) -> io::Result<()> {
+    let mut head = format!("HTTP/1.1 {status} Status\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).await
+}
+
+/// A gzip file with the bytes stored, not compressed: every client reads it, and no compressor is needed.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).expect("a stored block holds 64 KiB");
+    let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];
+    file.extend_from_slice(&length.to_le_bytes());
+    file.extend_from_slice(&(!length).to_le_bytes());
+    file.extend_from_slice(bytes);
+    file.extend_from_slice(&crc32fast::hash(bytes).to_le_bytes());
+    file.extend_from_slice(&u32::from(length).to_le_bytes());
+    file
+}

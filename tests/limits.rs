@@ -1,0 +1,306 @@
+//! How often: limits hold exactly, slide, are told truly, and are the same over all workers.
+
+use harness::agent::NewKey;
+use harness::gate::at_once;
+use harness::{Agent, Gate, Request, Response, mcp, policy, run, wait};
+use protocol::audit::Outcome;
+use std::time::{Duration, Instant};
+
+/// Permits of the free tier in each minute.
+const FREE: usize = 20;
+/// A window is cut into 64 cells; a permit is back at most one cell late.
+const CELLS: u64 = 64;
+
+/// Sends calls one after the other until one is refused; returns how many passed, and the refusal.
+async fn exhaust(agent: &Agent) -> (usize, Response) {
+    let mut passed = 0;
+    loop {
+        let response = agent.call(&mcp::search()).await;
+        match response.status {
+            200 => passed += 1,
+            _ => return (passed, response),
+        }
+        assert!(passed < 2000, "no limit holds");
+    }
+}
+
+#[test]
+fn the_free_tier_has_20_calls_a_minute_and_the_21st_is_told_truly_when_to_come_back() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("free").await;
+        for call in 1..=FREE {
+            let response = agent.call(&mcp::search()).await;
+            response.assert_allowed();
+            let rate = response.rate();
+            assert_eq!(rate.limit, 20);
+            assert_eq!(rate.remaining, u64::try_from(FREE - call).unwrap(), "after call {call}");
+            assert!((1..=61).contains(&rate.reset_seconds), "{rate:?}");
+        }
+        let refused = agent.call(&mcp::search()).await;
+        refused.assert_refused(429, "rate_limited");
+        assert_eq!(refused.code(), Some(42901));
+        assert_eq!(refused.rate().remaining, 0);
+        gate.assert_unseen(&refused.marker);
+
+        let retry_after = refused.retry_after();
+        assert!((55..=62).contains(&retry_after), "all 20 came just now: {retry_after}");
+        wait(Duration::from_secs(retry_after)).await;
+        agent.call(&mcp::search()).await.assert_allowed();
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn retry_after_is_true_wherever_in_the_window_it_is_asked() {
+    run(async {
+        let gate = Gate::options().policy(|policy| policy::limit_tier(policy, "free", 3, "3s")).start().await;
+        let agent = gate.agent("free").await;
+        for _ in 0..4 {
+            let (_, refused) = exhaust(&agent).await;
+            refused.assert_refused(429, "rate_limited");
+            let promised = refused.retry_after();
+            assert!(promised <= 4, "{promised}");
+            wait(Duration::from_secs(promised)).await;
+            agent.call(&mcp::search()).await.assert_allowed();
+        }
+    });
+}
+
+#[test]
+fn parallel_clients_over_two_workers_get_exactly_20() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("free").await;
+        let answers = at_once((0..60).map(|_| agent.owned_call(mcp::search()))).await;
+        let passed: Vec<&Response> = answers.iter().filter(|answer| answer.status == 200).collect();
+        assert_eq!(passed.len(), FREE);
+        for refused in answers.iter().filter(|answer| answer.status != 200) {
+            refused.assert_refused(429, "rate_limited");
+            gate.assert_unseen(&refused.marker);
+        }
+        // No two calls were told the same number: they were counted one by one.
+        let mut remaining: Vec<u64> = passed.iter().map(|answer| answer.rate().remaining).collect();
+        remaining.sort_unstable();
+        assert_eq!(remaining, (0..20).collect::<Vec<_>>());
+        gate.assert_healthy().await;
+    });
+}
+
+/// Sends calls all the time and returns when each admitted one was sent and answered.
+async fn admitted_during(agent: &Agent, duration: Duration) -> Vec<(Instant, Instant)> {
+    let began = Instant::now();
+    let mut admitted = Vec::new();
+    while began.elapsed() < duration {
+        let sent = Instant::now();
+        let response = agent.call(&mcp::search()).await;
+        if response.status == 200 {
+            admitted.push((sent, Instant::now()));
+        } else {
+            response.assert_refused(429, "rate_limited");
+            wait(Duration::from_millis(15)).await;
+        }
+    }
+    admitted
+}
+
+/// No interval as long as the window holds more admissions than permits. A call was admitted at some time between
+/// being sent and being answered, so two calls are surely closer than the window only if the answer of the later came
+/// within it after the sending of the earlier.
+fn assert_sliding(admitted: &[(Instant, Instant)], permits: usize, window: Duration) {
+    for pair in admitted.windows(permits + 1) {
+        let (first_sent, last_answered) = (pair[0].0, pair[permits].1);
+        let apart = last_answered.duration_since(first_sent);
+        assert!(apart >= window, "{} calls were admitted within {apart:?}", permits + 1);
+    }
+}
+
+#[test]
+fn a_burst_across_the_edge_of_a_minute_finds_no_second_quota() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("free").await;
+        // Half of the quota, then the rest of it half a minute later: whatever clock a fixed window had, one of its
+        // edges lies in the minute that follows.
+        let mut admitted = Vec::new();
+        for burst in 0..2 {
+            for _ in 0..FREE / 2 {
+                let sent = Instant::now();
+                agent.call(&mcp::search()).await.assert_allowed();
+                admitted.push((sent, Instant::now()));
+            }
+            if burst == 0 {
+                wait(Duration::from_secs(30)).await;
+            }
+        }
+        admitted.extend(admitted_during(&agent, Duration::from_secs(37)).await);
+        assert_sliding(&admitted, FREE, Duration::from_secs(60));
+        // And the first half did come back, once, a minute after it was used.
+        assert_eq!(admitted.len(), FREE + FREE / 2, "{admitted:?}");
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn a_short_window_slides_under_constant_load_and_wastes_little() {
+    run(async {
+        let gate = Gate::options().policy(|policy| policy::limit_tier(policy, "free", 5, "2s")).start().await;
+        let agent = gate.agent("free").await;
+        let duration = Duration::from_secs(13);
+        let admitted = admitted_during(&agent, duration).await;
+        let window = Duration::from_secs(2);
+        assert_sliding(&admitted, 5, window);
+        // Six windows and a bit passed; a window reopens at most a cell late, and a poll later.
+        assert!(admitted.len() >= 30, "only {} were admitted", admitted.len());
+        let late = window / u32::try_from(CELLS).unwrap() + Duration::from_millis(500);
+        for pair in admitted.windows(6) {
+            let apart = pair[5].1.duration_since(pair[0].0);
+            assert!(apart <= window + late, "a permit came back after {apart:?}");
+        }
+    });
+}
+
+#[test]
+fn every_tier_has_its_own_figure_and_every_key_its_own_window() {
+    run(async {
+        let gate = Gate::shared().await;
+        for (tier, permits) in [("free", 20), ("hobby", 60), ("pro", 300), ("enterprise", 1000)] {
+            let agent = gate.agent(tier).await;
+            let rate = agent.call(&mcp::search()).await.rate();
+            assert_eq!((rate.limit, rate.remaining), (permits, permits - 1), "{tier}");
+            let sibling = gate.key(&agent.tenant, NewKey::default()).await;
+            assert_eq!(sibling.call(&mcp::search()).await.rate().remaining, permits - 1, "{tier}");
+        }
+        let hobby = gate.agent("hobby").await;
+        let answers = at_once((0..70).map(|_| hobby.owned_call(mcp::search()))).await;
+        assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 60);
+    });
+}
+
+#[test]
+fn a_keys_own_limit_holds_beside_its_tiers() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent_with("pro", 0, NewKey::default().limit(3, 60)).await;
+        let (passed, refused) = exhaust(&agent).await;
+        assert_eq!(passed, 3);
+        refused.assert_refused(429, "rate_limited");
+        assert_eq!(refused.rate().limit, 3, "the limit that refused is the one that is shown");
+        assert!(refused.header("ratelimit-policy").unwrap().contains("q=300"), "the tier's is shown too");
+    });
+}
+
+#[test]
+fn every_kind_of_response_has_the_rate_headers() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("pro").await;
+        let mut expected = 300;
+        let mut check = |what: &str, status: u16, response: &Response| {
+            assert_eq!(response.status, status, "{what}: {response:?}\n{}", response.text());
+            expected -= 1;
+            let rate = response.rate();
+            assert_eq!((rate.limit, rate.remaining), (300, expected), "{what}");
+        };
+        check("initialize", 200, &agent.call(&mcp::initialize()).await);
+        check("tools/list", 200, &agent.call(&mcp::list()).await);
+        check("ping", 200, &agent.call(&mcp::request("ping", serde_json::json!({}))).await);
+        check("notification", 202, &agent.call(&mcp::notification("notifications/initialized")).await);
+        check("tool", 200, &agent.call(&mcp::search()).await);
+        check("priced tool", 200, &agent.call(&mcp::image("standard")).await);
+        check("tool over events", 200, &agent.send(mcp::post(&mcp::search()).upstream("sse")).await);
+        check("stream", 200, &agent.send(Request::get("/mcp").upstream("sse")).await);
+        check("session end", 200, &agent.send(Request::new("DELETE", "/mcp")).await);
+        check("upstream's 500", 500, &agent.send(mcp::post(&mcp::search()).upstream("status=500")).await);
+        check("closed upstream", 503, &agent.send(mcp::post(&mcp::search()).upstream("close")).await);
+        check("no JSON", 400, &agent.send(mcp::post_bytes(b"{")).await);
+        check("tier", 403, &gate_free(gate, &agent).await);
+        check("unknown tool", 404, &agent.call(&mcp::call("unlisted", serde_json::json!({}))).await);
+        check("unknown path", 404, &agent.get("/nowhere").send(gate.address).await);
+        check("other method", 405, &agent.send(Request::new("PUT", "/mcp")).await);
+        let http = agent.get("/api/v1/mcp/projects/1/builds").send(gate.address).await;
+        assert_eq!(http.status, 200);
+        assert!(http.header("ratelimit").unwrap().contains("tool-60s"), "{http:?}");
+        assert_eq!(http.rate().limit, 30, "the tightest limit is the one shown");
+
+        let poor = gate.agent_with("pro", 0, NewKey::default()).await;
+        let refused = poor.call(&mcp::image("standard")).await;
+        refused.assert_refused(402, "quota_exceeded");
+        assert_eq!(refused.rate().remaining, 299);
+
+        let anonymous = gate.send(mcp::post(&mcp::search())).await;
+        anonymous.assert_refused(401, "auth_denied");
+        let rate = anonymous.rate();
+        assert_eq!((rate.limit, rate.remaining), (0, 0));
+        gate.assert_healthy().await;
+    });
+}
+
+/// A call that this key is denied with 403: it has no scope for the trigger.
+async fn gate_free(gate: &Gate, agent: &Agent) -> Response {
+    agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await.also_unseen(gate)
+}
+
+trait AlsoUnseen {
+    fn also_unseen(self, gate: &Gate) -> Self;
+}
+
+impl AlsoUnseen for Response {
+    fn also_unseen(self, gate: &Gate) -> Response {
+        gate.assert_unseen(&self.marker);
+        self
+    }
+}
+
+#[test]
+fn a_method_that_opens_a_connection_is_counted_but_never_refused() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("free").await;
+        let (passed, _) = exhaust(&agent).await;
+        assert_eq!(passed, FREE);
+        for opening in [mcp::initialize(), mcp::request("server/discover", serde_json::json!({}))] {
+            let response = agent.call(&opening).await;
+            assert_eq!(response.status, 200, "{opening}: {response:?}");
+            assert_eq!(response.rate().remaining, 0);
+        }
+        let fresh = gate.agent("free").await;
+        assert_eq!(fresh.call(&mcp::initialize()).await.rate().remaining, 19, "it is counted");
+        agent.call(&mcp::list()).await.assert_refused(429, "rate_limited");
+    });
+}
+
+#[test]
+fn refused_requests_take_no_permit_of_the_tools_window() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent_with("enterprise", 0, NewKey::with_scopes(&["trigger"]).resource("project:1", None)).await;
+        for _ in 0..10 {
+            let denied = agent.send(Request::post("/api/v1/mcp/projects/2/trigger")).await;
+            denied.assert_refused(403, "insufficient_scope");
+        }
+        for _ in 0..5 {
+            let allowed = agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await;
+            assert_eq!(allowed.status, 200, "{allowed:?}");
+        }
+        agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await.assert_refused(429, "rate_limited");
+    });
+}
+
+#[test]
+fn a_rate_limited_key_learns_nothing_else_and_is_audited() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent_with("free", 0, NewKey::default().limit(1, 60)).await;
+        agent.call(&mcp::search()).await.assert_allowed();
+        // 429 of the key comes before 400, 404, 403 and 402.
+        agent.send(mcp::post_bytes(b"{")).await.assert_refused(429, "rate_limited");
+        agent.call(&mcp::call("unlisted", serde_json::json!({}))).await.assert_refused(429, "rate_limited");
+        agent.call(&mcp::image("ultra_plus")).await.assert_refused(429, "rate_limited");
+        agent.get("/nowhere").send(gate.address).await.assert_refused(429, "rate_limited");
+        for decision in gate.decisions(&agent, Outcome::RateLimited, 4).await {
+            assert_eq!(decision["status"], 429, "{decision}");
+            assert_eq!(decision["credits"], 0, "{decision}");
+        }
+    });
+}
