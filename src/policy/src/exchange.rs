@@ -7,6 +7,7 @@
 //! Everything that would refuse a request without asking a window is found out first; then all windows are asked at
 //! once, so that a decision costs one compare-and-swap and a refusal can tell the truth about when to come back.
 
+mod classify;
 mod quota;
 mod refusal;
 mod response;
@@ -14,23 +15,21 @@ mod response;
 pub use refusal::Reply;
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
 
-use crate::authorize::{self, Authorization, Denial};
+use crate::authorize::Denial;
 use crate::credential::{self, Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
-use crate::mcp::{self, Call};
-use crate::rules::{LimitRule, Policy, Service, ServiceKind, Tool};
+use crate::rules::{LimitRule, Policy, Service, ServiceKind};
 use crate::window::Monotonic;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
-use crate::{http, price};
+use classify::Classified;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
 use protocol::filter::ReserveRequest;
 use protocol::{Credits, EventId, ReservationId, Timestamp};
 use quota::Quota;
 use refusal::Refusal;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The two clocks, read once for each event.
@@ -168,48 +167,6 @@ enum Phase {
         reserved: Option<Credits>,
     },
     Refused(Outcome),
-}
-
-/// Classification's answer, before any window is asked.
-struct Classified<'p> {
-    message_id: Option<String>,
-    tool: Option<&'p Tool>,
-    subject: Subject,
-    is_opening: bool,
-    authorization: Authorization,
-    refusal: Option<Refusal>,
-}
-
-impl<'p> Classified<'p> {
-    fn refused(refusal: Refusal) -> Classified<'p> {
-        Classified {
-            message_id: None,
-            tool: None,
-            subject: Subject::Unknown,
-            is_opening: false,
-            authorization: Authorization::default(),
-            refusal: Some(refusal),
-        }
-    }
-
-    fn protocol(name: &str, authorization: Authorization) -> Classified<'p> {
-        Classified {
-            message_id: None,
-            tool: None,
-            subject: Subject::Protocol { name: name.to_owned(), lists_tools: false },
-            is_opening: false,
-            authorization,
-            refusal: None,
-        }
-    }
-
-    /// What may be answered with a list of tools, which must be filtered.
-    fn listing(name: &str, authorization: Authorization) -> Classified<'p> {
-        Classified {
-            subject: Subject::Protocol { name: name.to_owned(), lists_tools: true },
-            ..Classified::protocol(name, authorization)
-        }
-    }
 }
 
 /// The names of headers that only the gate may set, whether written with `-` or `_`: servers that turn headers into
@@ -475,113 +432,6 @@ impl Exchange {
         Step::AskWindows { fingerprint: key.fingerprint, asks }
     }
 
-    fn recognise<'p>(&self, policy: &'p Policy, key: &Key, body: &[u8], now: Timestamp) -> Classified<'p> {
-        let path = match http::plain_path(&self.request.target) {
-            Ok(path) => path,
-            Err(fault) => return Classified::refused(Refusal::invalid_request(fault.to_string())),
-        };
-        let Some(service) = self.service.and_then(|index| policy.services().get(index)) else {
-            return Classified::refused(Refusal::unknown_path());
-        };
-        if self.request.is_upgrade && !service.upgrades {
-            let detail = "this path does not accept upgrades; send a plain request".to_owned();
-            return Classified::refused(Refusal::invalid_request(detail));
-        }
-        match &service.kind {
-            ServiceKind::Mcp(tools) => self.recognise_mcp(policy, key, service, tools, body, now),
-            ServiceKind::Http(router) => {
-                let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
-                let (rule, resource) = match router.find(&self.request.method, below) {
-                    Some(found) => (Some(found.tool), found.resource),
-                    None => (service.unlisted.as_ref(), None),
-                };
-                let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
-                let call = (rule, resource.as_deref(), &BTreeMap::new());
-                Self::tool_call(policy, key, service, call, now)
-            }
-        }
-    }
-
-    fn recognise_mcp<'p>(
-        &self,
-        policy: &'p Policy,
-        key: &Key,
-        service: &'p Service,
-        tools: &'p BTreeMap<String, Tool>,
-        body: &[u8],
-        now: Timestamp,
-    ) -> Classified<'p> {
-        match self.request.method.as_slice() {
-            b"POST" => {}
-            // A GET opens the stream of the server's messages, a DELETE ends a session. Both are bodiless.
-            b"GET" => {
-                return Classified::listing("GET stream", authorize::within_service(key, service, now));
-            }
-            b"DELETE" => {
-                return Classified::protocol("DELETE session", authorize::within_service(key, service, now));
-            }
-            _ => return Classified::refused(Refusal::method_not_allowed()),
-        }
-        let kept: Vec<(&[u8], &[u8])> =
-            self.request.kept.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())).collect();
-        let message = match mcp::classify(body, &kept) {
-            Ok(message) => message,
-            Err(fault) => {
-                let message_id = fault.id.clone();
-                return Classified { message_id, ..Classified::refused(Refusal::no_message(fault)) };
-            }
-        };
-        let classified = match message.call {
-            Call::Tool { name, arguments } => match tools.get(&name).or(service.unlisted.as_ref()) {
-                Some(rule) => Self::tool_call(policy, key, service, (rule, None, &arguments), now),
-                None => Classified {
-                    subject: Subject::Protocol { name: "tools/call".to_owned(), lists_tools: false },
-                    ..Classified::refused(Refusal::unknown_tool())
-                },
-            },
-            Call::ListTools => {
-                Classified::listing("tools/list", authorize::within_service(key, service, now))
-            }
-            Call::Opening(name) => Classified {
-                is_opening: true,
-                ..Classified::protocol(name, authorize::within_service(key, service, now))
-            },
-            Call::Read(name) => Classified::protocol(name, authorize::reading(key, service, now)),
-            Call::Protocol(name) => Classified::protocol(name, authorize::within_service(key, service, now)),
-            Call::Response => Classified::protocol("response", authorize::within_service(key, service, now)),
-            Call::Unknown(_) => Classified::refused(Refusal::unknown_method()),
-        };
-        Classified { message_id: message.id, ..classified }
-    }
-
-    fn tool_call<'p>(
-        policy: &Policy,
-        key: &Key,
-        service: &Service,
-        (rule, resource, arguments): (&'p Tool, Option<&str>, &BTreeMap<String, Option<String>>),
-        now: Timestamp,
-    ) -> Classified<'p> {
-        let authorization = authorize::tool(policy, key, service, rule, resource, arguments, now);
-        let (price, refusal) = match price_of(rule, arguments) {
-            Ok(price) => (price, None),
-            Err(unknown) => (Credits::ZERO, Some(Refusal::unpriced(&unknown))),
-        };
-        let call = ToolCall {
-            name: rule.name.clone(),
-            price,
-            on_ledger_outage: rule.price.as_ref().map(|price| price.on_ledger_outage).unwrap_or_default(),
-            is_http: matches!(service.kind, ServiceKind::Http(_)),
-        };
-        Classified {
-            message_id: None,
-            tool: Some(rule),
-            subject: Subject::Tool(call),
-            is_opening: false,
-            authorization,
-            refusal,
-        }
-    }
-
     fn reserve(&mut self) -> Step {
         let request = match (&self.key, self.rules(), &self.subject, self.reservation_id()) {
             (Some(key), Some(service), Subject::Tool(call), Some(reservation_id)) => ReserveRequest {
@@ -634,20 +484,6 @@ impl Exchange {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let is_tool_call = matches!(self.subject, Subject::Tool(_));
         Step::Refuse(refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id))
-    }
-}
-
-fn price_of(
-    rule: &Tool,
-    arguments: &BTreeMap<String, Option<String>>,
-) -> Result<Credits, price::UnknownValue> {
-    let Some(price) = &rule.price else { return Ok(Credits::ZERO) };
-    let Some(times) = &price.times else { return price.of(None) };
-    match arguments.get(&times.argument) {
-        None => price.of(None),
-        Some(Some(value)) => price.of(Some(value)),
-        // Not a string, so no value of the table.
-        Some(None) => price.of(Some("")),
     }
 }
 

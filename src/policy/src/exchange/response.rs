@@ -243,9 +243,14 @@ impl Exchange {
             .is_some_and(|rule| authorize::is_visible(&self.policy, key, service, rule, now.wall))
     }
 
+    /// Envoy does not show the filter a reply that it sends from the response's way back, so this one carries its
+    /// rate headers itself.
     fn unreadable(&self) -> Reply {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
-        Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id)
+        let mut reply =
+            Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id);
+        reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()));
+        reply
     }
 
     fn elapsed_ms(&self, now: Now) -> u64 {

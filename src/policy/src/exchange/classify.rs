@@ -1,0 +1,183 @@
+//! What a request is about, and what refuses it whatever the windows say.
+
+use super::refusal::Refusal;
+use super::{Exchange, Subject, ToolCall};
+use crate::authorize::{self, Authorization};
+use crate::key::Key;
+use crate::mcp::{self, Call};
+use crate::rules::{Policy, Service, ServiceKind, Tool};
+use crate::{http, price};
+use protocol::{Credits, Timestamp};
+use std::collections::BTreeMap;
+
+/// Classification's answer, before any window is asked.
+pub(super) struct Classified<'p> {
+    pub(super) message_id: Option<String>,
+    pub(super) tool: Option<&'p Tool>,
+    pub(super) subject: Subject,
+    pub(super) is_opening: bool,
+    pub(super) authorization: Authorization,
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl<'p> Classified<'p> {
+    fn refused(refusal: Refusal) -> Classified<'p> {
+        Classified {
+            message_id: None,
+            tool: None,
+            subject: Subject::Unknown,
+            is_opening: false,
+            authorization: Authorization::default(),
+            refusal: Some(refusal),
+        }
+    }
+
+    fn protocol(name: &str, authorization: Authorization) -> Classified<'p> {
+        Classified {
+            message_id: None,
+            tool: None,
+            subject: Subject::Protocol { name: name.to_owned(), lists_tools: false },
+            is_opening: false,
+            authorization,
+            refusal: None,
+        }
+    }
+
+    /// What may be answered with a list of tools, which must be filtered.
+    fn listing(name: &str, authorization: Authorization) -> Classified<'p> {
+        Classified {
+            subject: Subject::Protocol { name: name.to_owned(), lists_tools: true },
+            ..Classified::protocol(name, authorization)
+        }
+    }
+}
+
+impl Exchange {
+    /// What the request asks for, and what refuses it apart from windows and credits.
+    pub(super) fn recognise<'p>(
+        &self,
+        policy: &'p Policy,
+        key: &Key,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Classified<'p> {
+        let path = match http::plain_path(&self.request.target) {
+            Ok(path) => path,
+            Err(fault) => return Classified::refused(Refusal::invalid_request(fault.to_string())),
+        };
+        let Some(service) = self.service.and_then(|index| policy.services().get(index)) else {
+            return Classified::refused(Refusal::unknown_path());
+        };
+        if self.request.is_upgrade && !service.upgrades {
+            let detail = "this path does not accept upgrades; send a plain request".to_owned();
+            return Classified::refused(Refusal::invalid_request(detail));
+        }
+        match &service.kind {
+            ServiceKind::Mcp(tools) => self.recognise_mcp(policy, key, service, tools, body, now),
+            ServiceKind::Http(router) => {
+                let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
+                let (rule, resource) = match router.find(&self.request.method, below) {
+                    Some(found) => (Some(found.tool), found.resource),
+                    None => (service.unlisted.as_ref(), None),
+                };
+                let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
+                let call = (rule, resource.as_deref(), &BTreeMap::new());
+                Self::tool_call(policy, key, service, call, now)
+            }
+        }
+    }
+
+    fn recognise_mcp<'p>(
+        &self,
+        policy: &'p Policy,
+        key: &Key,
+        service: &'p Service,
+        tools: &'p BTreeMap<String, Tool>,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Classified<'p> {
+        match self.request.method.as_slice() {
+            b"POST" => {}
+            // A GET opens the stream of the server's messages, a DELETE ends a session. Both are bodiless.
+            b"GET" => {
+                return Classified::listing("GET stream", authorize::within_service(key, service, now));
+            }
+            b"DELETE" => {
+                return Classified::protocol("DELETE session", authorize::within_service(key, service, now));
+            }
+            _ => return Classified::refused(Refusal::method_not_allowed()),
+        }
+        let kept: Vec<(&[u8], &[u8])> =
+            self.request.kept.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())).collect();
+        let message = match mcp::classify(body, &kept) {
+            Ok(message) => message,
+            Err(fault) => {
+                let message_id = fault.id.clone();
+                return Classified { message_id, ..Classified::refused(Refusal::no_message(fault)) };
+            }
+        };
+        let classified = match message.call {
+            Call::Tool { name, arguments } => match tools.get(&name).or(service.unlisted.as_ref()) {
+                Some(rule) => Self::tool_call(policy, key, service, (rule, None, &arguments), now),
+                None => Classified {
+                    subject: Subject::Protocol { name: "tools/call".to_owned(), lists_tools: false },
+                    ..Classified::refused(Refusal::unknown_tool())
+                },
+            },
+            Call::ListTools => {
+                Classified::listing("tools/list", authorize::within_service(key, service, now))
+            }
+            Call::Opening(name) => Classified {
+                is_opening: true,
+                ..Classified::protocol(name, authorize::within_service(key, service, now))
+            },
+            Call::Read(name) => Classified::protocol(name, authorize::reading(key, service, now)),
+            Call::Protocol(name) => Classified::protocol(name, authorize::within_service(key, service, now)),
+            Call::Response => Classified::protocol("response", authorize::within_service(key, service, now)),
+            Call::Unknown(_) => Classified::refused(Refusal::unknown_method()),
+        };
+        Classified { message_id: message.id, ..classified }
+    }
+
+    fn tool_call<'p>(
+        policy: &Policy,
+        key: &Key,
+        service: &Service,
+        (rule, resource, arguments): (&'p Tool, Option<&str>, &BTreeMap<String, Option<String>>),
+        now: Timestamp,
+    ) -> Classified<'p> {
+        let authorization = authorize::tool(policy, key, service, rule, resource, arguments, now);
+        let (price, refusal) = match price_of(rule, arguments) {
+            Ok(price) => (price, None),
+            Err(unknown) => (Credits::ZERO, Some(Refusal::unpriced(&unknown))),
+        };
+        let call = ToolCall {
+            name: rule.name.clone(),
+            price,
+            on_ledger_outage: rule.price.as_ref().map(|price| price.on_ledger_outage).unwrap_or_default(),
+            is_http: matches!(service.kind, ServiceKind::Http(_)),
+        };
+        Classified {
+            message_id: None,
+            tool: Some(rule),
+            subject: Subject::Tool(call),
+            is_opening: false,
+            authorization,
+            refusal,
+        }
+    }
+}
+
+fn price_of(
+    rule: &Tool,
+    arguments: &BTreeMap<String, Option<String>>,
+) -> Result<Credits, price::UnknownValue> {
+    let Some(price) = &rule.price else { return Ok(Credits::ZERO) };
+    let Some(times) = &price.times else { return price.of(None) };
+    match arguments.get(&times.argument) {
+        None => price.of(None),
+        Some(Some(value)) => price.of(Some(value)),
+        // Not a string, so no value of the table.
+        Some(None) => price.of(Some("")),
+    }
+}
