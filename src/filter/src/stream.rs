@@ -39,6 +39,8 @@ pub struct State {
     /// Bytes accounted to the key.
     held: u64,
     response: Response,
+    /// What a response of [`Response::Replace`] is replaced by; empty once it was sent.
+    replacement: Vec<u8>,
     response_ended: bool,
 }
 
@@ -62,6 +64,7 @@ enum Response {
     Watch,
     Hold,
     Rewrite,
+    Replace,
 }
 
 impl Stream {
@@ -155,6 +158,10 @@ impl HttpContext for Stream {
             BodyPlan::Watch => (Response::Watch, Action::Continue),
             BodyPlan::Hold => (Response::Hold, Action::Pause),
             BodyPlan::Rewrite => (Response::Rewrite, Action::Continue),
+            BodyPlan::Replace(bytes) => {
+                state.replacement = bytes;
+                (Response::Replace, Action::Continue)
+            }
             BodyPlan::Refuse(reply) => {
                 host::reply(&reply);
                 (Response::Pass, Action::Pause)
@@ -172,9 +179,14 @@ impl HttpContext for Stream {
         let mut state = self.state.borrow_mut();
         state.response_ended |= ends;
         let response = state.response;
+        if response == Response::Replace {
+            let bytes = std::mem::take(&mut state.replacement);
+            // If it can't be replaced, Envoy's own text passes; it tells no secret.
+            let _ = host::replace_buffer(BufferType::HttpResponseBody, &bytes);
+        }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
         match response {
-            Response::Pass => {}
+            Response::Pass | Response::Replace => {}
             Response::Watch if bytes > 0 => exchange.watch(&host::buffer(BufferType::HttpResponseBody)),
             Response::Watch => {}
             Response::Hold if ends => return filter_held(exchange),

@@ -8,6 +8,7 @@ use crate::document::Refusals;
 use crate::mcp::answer::{Reader, Verdict as Answered};
 use crate::mcp::list;
 use crate::mcp::sse::ListFilter;
+use crate::rules::BODY_BYTES_MAX;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
 use protocol::Credits;
@@ -47,6 +48,8 @@ pub enum BodyPlan {
     Hold,
     /// Replace each chunk by what [`Exchange::filter_chunk`] says.
     Rewrite,
+    /// Replace it by these bytes; the headers to set say how many.
+    Replace(Vec<u8>),
     /// Answer this instead.
     Refuse(Reply),
 }
@@ -100,10 +103,14 @@ impl Exchange {
     ) -> ResponsePlan {
         self.response.status = status;
         self.response.first_byte_ms = Some(self.elapsed_ms(now));
-        ResponsePlan {
-            set: quota::headers(&self.quotas, self.key.is_some()),
-            body: self.body_plan(status, headers, ends),
+        let mut set = quota::headers(&self.quotas, self.key.is_some());
+        if status == 413 && !ends && !self.is_decided() {
+            let reply = self.too_large();
+            set.extend(reply.headers);
+            set.push(("content-length", reply.body.len().to_string()));
+            return ResponsePlan { set, body: BodyPlan::Replace(reply.body) };
         }
+        ResponsePlan { set, body: self.body_plan(status, headers, ends) }
     }
 
     fn body_plan(&mut self, status: u16, headers: &Headers<'_>, ends: bool) -> BodyPlan {
@@ -241,6 +248,14 @@ impl Exchange {
             .get(name)
             .or(service.unlisted.as_ref())
             .is_some_and(|rule| authorize::is_visible(&self.policy, key, service, rule, now.wall))
+    }
+
+    /// Envoy's own refusal of a body that grew beyond its buffer while the request was held, in the service's form.
+    fn too_large(&self) -> Reply {
+        let (form, bytes_max) = self
+            .rules()
+            .map_or((Refusals::Http, BODY_BYTES_MAX), |service| (service.refusals, service.body_bytes_max));
+        Refusal::body_too_large(bytes_max).reply(form, self.message_id.as_deref(), false, &self.id)
     }
 
     /// Envoy does not show the filter a reply that it sends from the response's way back, so this one carries its

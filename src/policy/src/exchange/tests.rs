@@ -519,6 +519,23 @@ fn every_response_tells_what_is_left() {
 }
 
 #[test]
+fn a_body_that_outgrew_envoys_buffer_is_refused_in_the_services_form() {
+    let gate = Gate::new();
+    let bearer = format!("Bearer {}", secret());
+    let headers: [(&[u8], &[u8]); 3] =
+        [(b":method", b"POST"), (b":path", b"/mcp"), (b"authorization", bearer.as_bytes())];
+    let id = EventId::parse("e").unwrap();
+    let (mut exchange, _) = Exchange::begin(gate.policy.clone(), id, &headers, false, gate.now());
+    let plan = exchange.response_headers(413, &[(b"content-type", b"text/plain")], false, gate.now());
+    let BodyPlan::Replace(body) = plan.body else { panic!("{:?}", plan.body) };
+    assert!(plan.set.contains(&("content-length", body.len().to_string())));
+    assert!(plan.set.contains(&("content-type", "application/json".to_owned())));
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["code"], 41301);
+    let finished = exchange.finish(End::Complete, "e", gate.now());
+    assert_eq!(finished.decision.outcome, Outcome::InvalidRequest);
+}
+
+#[test]
 fn reserved_headers_are_told_from_others() {
     for name in
         ["x-agentrelay-tier", "X-AgentRelay-Tier", "x_agentrelay_tier", "x-agentrelay-", "x-agentrelay_x"]
