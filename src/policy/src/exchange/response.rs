@@ -104,7 +104,8 @@ impl Exchange {
         self.response.status = status;
         self.response.first_byte_ms = Some(self.elapsed_ms(now));
         let mut set = quota::headers(&self.quotas, self.key.is_some());
-        if status == 413 && !ends && !self.is_decided() {
+        // Also where this gate has refused already: Envoy may have been first.
+        if status == 413 && !ends && !self.is_forwarded() {
             let reply = self.too_large();
             set.extend(reply.headers);
             set.push(("content-length", reply.body.len().to_string()));
