@@ -8,10 +8,12 @@
 pub mod agent;
 pub mod clock;
 pub mod files;
+pub mod forwarder;
 pub mod gate;
 pub mod http1;
 pub mod http2;
 pub mod mcp;
+pub mod node;
 pub mod policy;
 pub mod python;
 pub mod reaper;

@@ -21,10 +21,16 @@ pub struct Server {
 impl Server {
     /// Starts `tests/upstreams/mcp_server.py` on a free port.
     pub async fn start(arguments: &[&str]) -> Server {
-        let mut child = python(&files::root().join("tests/upstreams/mcp_server.py"))
+        Server::start_program("mcp_server", arguments).await
+    }
+
+    /// Starts a server of `tests/upstreams` that says its port as `mcp_server.py` does.
+    pub async fn start_program(name: &str, arguments: &[&str]) -> Server {
+        let log = files::process_directory().join(format!("{name}.log"));
+        let mut child = python(&files::root().join(format!("tests/upstreams/{name}.py")))
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(File::create(files::process_directory().join("mcp-server.log")).expect("logs can be written"))
+            .stderr(File::create(log).expect("logs can be written"))
             .spawn()
             .expect("the MCP server can be started: run scripts/test, or set AGENTRELAY_ENVIRONMENT");
         let mut reaper = Reaper::start();
