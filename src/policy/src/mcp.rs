@@ -42,8 +42,8 @@ pub enum Call {
     },
     /// `tools/list`, whose answer is filtered.
     ListTools,
-    /// A method that opens a connection. Clients take its refusal for an old server, so it is never refused for its
-    /// rate.
+    /// A message that opens a connection. Clients take its refusal for an old server or a dead one, so it is never
+    /// refused for its rate.
     Opening(&'static str),
     /// A method that reads the server's data: `prompts/get`, `resources/read` and such.
     Read(&'static str),
@@ -216,9 +216,10 @@ fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
 }
 
 fn known_method(method: &str) -> Call {
-    const OPENING: [&str; 2] = ["initialize", "server/discover"];
+    // A client gives the connection up when the notification that ends its handshake is refused.
+    const OPENING: [&str; 3] = ["initialize", "notifications/initialized", "server/discover"];
     const READ: [&str; 4] = ["prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"];
-    const PROTOCOL: [&str; 16] = [
+    const PROTOCOL: [&str; 15] = [
         "ping",
         "logging/setLevel",
         "prompts/list",
@@ -231,7 +232,6 @@ fn known_method(method: &str) -> Call {
         "tasks/list",
         "tasks/cancel",
         "tasks/update",
-        "notifications/initialized",
         "notifications/cancelled",
         "notifications/progress",
         "notifications/roots/list_changed",

@@ -28,7 +28,7 @@ fn each_kind_of_message_is_recognised() {
         ),
         (
             r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
-            Call::Protocol("notifications/initialized"),
+            Call::Opening("notifications/initialized"),
         ),
         (r#"{"jsonrpc":"2.0","method":"notifications/new"}"#, Call::Protocol("notifications/*")),
         (r#"{"jsonrpc":"2.0","id":5,"result":{}}"#, Call::Response),
