@@ -18,6 +18,7 @@ pub mod policy;
 pub mod python;
 pub mod reaper;
 pub mod response;
+pub mod sdks;
 pub mod stats;
 pub mod upstream;
 

@@ -33,6 +33,8 @@ pub async fn client(name: &str, secret: &str, arguments: &[&str]) -> Output {
 
 fn node() -> Command {
     let mut command = Command::new(files::environment().join("bin/node"));
+    // The Inspector keeps a file in the user's home.
+    command.env("HOME", files::process_directory());
     command.current_dir(packages()).stdin(Stdio::null()).process_group(0).kill_on_drop(true);
     command
 }
