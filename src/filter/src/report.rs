@@ -59,6 +59,11 @@ impl Outbox {
         self.open.insert(reservation_id, Open { renew_at_ms: half_of(ttl_seconds, now), ttl_seconds });
     }
 
+    /// The stream is over and its call is not: nobody renews its credits from now on.
+    pub fn unwatch(&mut self, reservation_id: &ReservationId) {
+        self.open.remove(reservation_id);
+    }
+
     /// Queues what is due to be renewed.
     pub fn renew(&mut self, now: Monotonic, metrics: &Metrics) {
         let mut due = Vec::new();

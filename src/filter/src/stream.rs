@@ -193,6 +193,10 @@ impl HttpContext for Stream {
             Response::Hold => return Action::Pause,
             Response::Rewrite => {
                 let chunk = if bytes > 0 { host::buffer(BufferType::HttpResponseBody) } else { Vec::new() };
+                exchange
+                    .results_of_others(&chunk)
+                    .iter()
+                    .for_each(|result| self.worker.result_of_other(result));
                 match exchange.filter_chunk(&chunk, ends, Worker::now()) {
                     Ok(passed) if passed == chunk => {}
                     Ok(passed) if host::replace_buffer(BufferType::HttpResponseBody, &passed).is_ok() => {}

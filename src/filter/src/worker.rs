@@ -13,6 +13,7 @@ use crate::report::Outbox;
 use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
+use policy::late;
 use policy::{Key, Policy};
 use protocol::ReservationId;
 use protocol::api_key::KeyHash;
@@ -226,7 +227,18 @@ impl Worker {
         if let Some(settlement) = finished.settlement {
             outbox.settle(settlement, self.metrics());
         }
+        if let Some(late) = finished.late {
+            outbox.unwatch(&late.reservation_id);
+            windows::remember_late(&late, self.metrics());
+        }
         outbox.record(finished.decision, self.metrics());
+    }
+
+    /// A result came on another stream than its call's: settles that call, if it is one that waits.
+    pub fn result_of_other(&self, result: &late::Result) {
+        if let Some(late) = windows::take_late(result.call, self.metrics()) {
+            self.outbox.borrow_mut().settle(late.settled_by(result), self.metrics());
+        }
     }
 
     /// This Envoy's name in reports.

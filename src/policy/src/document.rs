@@ -172,6 +172,8 @@ pub(crate) struct Price {
     pub(crate) reserve: Reserve,
     #[serde(default)]
     pub(crate) on_ledger_outage: OnLedgerOutage,
+    #[serde(default)]
+    pub(crate) upstream_cost: bool,
 }
 
 #[derive(Debug, Deserialize)]

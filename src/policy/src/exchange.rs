@@ -19,6 +19,7 @@ use crate::authorize::Denial;
 use crate::credential::{self, Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
+use crate::mcp;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
 use crate::window::Monotonic;
 use crate::window::Verdict;
@@ -128,8 +129,8 @@ struct Request {
     kept: Vec<(&'static str, Vec<u8>)>,
 }
 
-const KEPT_HEADERS: [&str; 5] =
-    ["mcp-protocol-version", "mcp-method", "mcp-name", "content-type", "content-encoding"];
+const KEPT_HEADERS: [&str; 6] =
+    ["mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id", "content-type", "content-encoding"];
 
 /// What the request turned out to be about.
 #[derive(Debug, Default)]
@@ -150,6 +151,8 @@ struct ToolCall {
     on_ledger_outage: OnLedgerOutage,
     /// Called by method and path: its HTTP status says how it ended.
     is_http: bool,
+    /// The upstream's word on its cost counts.
+    trusts_cost: bool,
 }
 
 #[derive(Debug)]
@@ -390,6 +393,13 @@ impl Exchange {
 
     fn rules(&self) -> Option<&Service> {
         self.policy.services().get(self.service?)
+    }
+
+    /// The session that the client says it is in. Newer clients have none, whatever they say.
+    fn session(&self) -> Option<&[u8]> {
+        let kept = |name: &str| self.request.kept.iter().find(|(own, _)| *own == name);
+        let is_modern = kept("mcp-protocol-version").is_some_and(|(_, version)| mcp::is_modern(version));
+        kept("mcp-session-id").filter(|_| !is_modern).map(|(_, session)| session.as_slice())
     }
 
     /// How much body must be held to decide; `None` where the headers suffice.

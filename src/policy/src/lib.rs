@@ -21,6 +21,7 @@ pub mod exchange;
 pub mod http;
 pub mod json;
 pub mod key;
+pub mod late;
 pub mod mcp;
 pub mod price;
 pub mod rules;

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod list;
+pub mod scanner;
 pub mod sse;
 
 use crate::credential::{self, Headers};
@@ -253,6 +254,11 @@ fn known_method(method: &str) -> Call {
     }
 }
 
+/// True for protocol versions in which headers repeat the body and sessions are no more.
+pub(crate) fn is_modern(version: &[u8]) -> bool {
+    version.trim_ascii() >= MODERN.as_bytes()
+}
+
 /// Headers that repeat the body must repeat it truly: what routes by header and what obeys the body must agree.
 fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>>) -> Result<(), Fault> {
     let mismatch = |header: &str| {
@@ -265,7 +271,7 @@ fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>
         .map(|version| text(version, "protocolVersion"))
         .transpose()?;
     let version_in_header = credential::all(headers, "mcp-protocol-version").next();
-    let is_modern = version_in_header.is_some_and(|version| version.trim_ascii() >= MODERN.as_bytes());
+    let is_modern = version_in_header.is_some_and(is_modern);
     if credential::all(headers, "mcp-protocol-version").nth(1).is_some() {
         return Err(mismatch("MCP-Protocol-Version"));
     }

@@ -15,6 +15,8 @@ pub struct Price {
     pub reserve: Reserve,
     /// What becomes of a call while the ledger does not answer.
     pub on_ledger_outage: OnLedgerOutage,
+    /// The upstream may say in `_meta` that a call cost less.
+    pub upstream_cost: bool,
 }
 
 /// A factor chosen by one argument of the call.
@@ -69,6 +71,7 @@ mod tests {
             }),
             reserve: Reserve::Exact,
             on_ledger_outage: OnLedgerOutage::Deny,
+            upstream_cost: false,
         }
     }
 

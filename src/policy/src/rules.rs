@@ -390,6 +390,9 @@ impl Compiler {
             self.fault(&format!("{path}.credits"), "at least 1; leave `price` out for a free tool");
             return None;
         };
+        if price.upstream_cost && kind == document::ServiceKind::Http {
+            self.fault(&format!("{path}.upstream_cost"), "only MCP results say their cost; leave it out");
+        }
         if let Some(times) = &price.times {
             if kind == document::ServiceKind::Http {
                 self.fault(&format!("{path}.times"), "only MCP tools have arguments; leave it out");
@@ -422,6 +425,7 @@ impl Compiler {
                 OnLedgerOutage::Deny => OnLedgerOutage::Deny,
                 OnLedgerOutage::Allow => OnLedgerOutage::Allow,
             },
+            upstream_cost: price.upstream_cost,
         })
     }
 

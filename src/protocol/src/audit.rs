@@ -72,6 +72,25 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// LLM tokens that an upstream reported for one exchange, as far as it reported any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsageTokens {
+    /// Read by the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<u64>,
+    /// Written by the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<u64>,
+}
+
+impl UsageTokens {
+    /// These, corrected by a later report: each count that it gives replaces the one before.
+    pub fn then(self, later: UsageTokens) -> UsageTokens {
+        UsageTokens { input: later.input.or(self.input), output: later.output.or(self.output) }
+    }
+}
+
 /// One decision and what became of it, as the filter reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +124,9 @@ pub struct Decision {
     /// The reservation that carried the charge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation_id: Option<ReservationId>,
+    /// The LLM tokens that the upstream reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_tokens: Option<UsageTokens>,
     /// The HTTP status that the client saw, 0 if none was sent.
     pub status: u16,
     /// Milliseconds from request headers to the first byte of the answer.

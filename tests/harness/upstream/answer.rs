@@ -8,7 +8,9 @@
 //! | `delay-ms=N` | the answer comes so much later |
 //! | `status=N` | this status |
 //! | `is-error`, `rpc-error`, `input-required` | the tool's result says so |
-//! | `sse` | an answer as events; `sse-open` leaves the stream open |
+//! | `sse` | an answer as events; `sse-open` leaves the stream open, `sse-empty` ends it without the answer |
+//! | `result-of=N` | a GET is answered with the result of the call with this id |
+//! | `cost=N`, `usage` | the result says what it cost, and how many LLM tokens it took: 7 and 9 |
 //! | `gzip` | the body is compressed |
 //! | `chunked`, `trailers` | the body's framing |
 //! | `bytes=N` | the result is padded by so much |
@@ -65,7 +67,10 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
         *place = json!({ "padding": "x".repeat(usize::try_from(padding).unwrap_or(0)) });
     }
     let status = behaviour.number("status").and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
-    if behaviour.has("sse") || behaviour.has("sse-open") {
+    if behaviour.has("sse-empty") {
+        body = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {}});
+    }
+    if behaviour.has("sse") || behaviour.has("sse-open") || behaviour.has("sse-empty") {
         return events(stream, status, &body, behaviour.has("sse-open")).await;
     }
     let mut bytes = body.to_string().into_bytes();
@@ -137,6 +142,10 @@ fn rpc(message: &Value, seen: &Seen, behaviour: &Behaviour) -> Value {
         return json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32603, "message": "the tool broke"}});
     }
     let method = message.get("method").and_then(Value::as_str).unwrap_or("tools/list");
+    if let Some(call) = behaviour.number("result-of") {
+        let result = json!({"content": [], "isError": behaviour.has("is-error")});
+        return json!({"jsonrpc": "2.0", "id": call, "result": result});
+    }
     let result = match method {
         "tools/list" => {
             let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
@@ -147,6 +156,7 @@ fn rpc(message: &Value, seen: &Seen, behaviour: &Behaviour) -> Value {
             "content": [{"type": "text", "text": "done"}],
             "isError": behaviour.has("is-error"),
             "structuredContent": seen.echo(),
+            "_meta": meta(behaviour),
         }),
         "initialize" => json!({
             "protocolVersion": "2025-06-18",
@@ -156,6 +166,11 @@ fn rpc(message: &Value, seen: &Seen, behaviour: &Behaviour) -> Value {
         _ => json!({}),
     };
     json!({"jsonrpc": "2.0", "id": id, "result": result})
+}
+
+fn meta(behaviour: &Behaviour) -> Value {
+    let usage = behaviour.has("usage").then(|| json!({"inputTokens": 7, "outputTokens": 9}));
+    json!({"agentrelay/cost": behaviour.number("cost"), "usage": usage})
 }
 
 /// Accepts a WebSocket and echoes its bytes, which is enough to see whether they pass.

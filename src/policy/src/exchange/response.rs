@@ -5,14 +5,15 @@ use super::{Exchange, Now, Phase, ServiceKind, Subject, quota};
 use crate::authorize;
 use crate::credential::{self, Headers};
 use crate::document::Refusals;
-use crate::mcp::answer::{Reader, Verdict as Answered};
+use crate::late::{self, CallPrint, Late};
+use crate::mcp::answer::{EventReader, Reader, Verdict as Answered};
 use crate::mcp::list;
 use crate::mcp::sse::ListFilter;
 use crate::rules::BODY_BYTES_MAX;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
 use protocol::Credits;
-use protocol::audit::{Decision, Outcome};
+use protocol::audit::{Decision, Outcome, UsageTokens};
 use protocol::filter::{Action, Settlement};
 
 /// How far the response has come.
@@ -20,11 +21,12 @@ use protocol::filter::{Action, Settlement};
 pub(super) struct Progress {
     status: u16,
     first_byte_ms: Option<u64>,
-
     reader: Option<Reader>,
     /// The answer is in an encoding that is not read here.
     is_unreadable: bool,
     filter: Option<ListFilter>,
+    /// Reads the results of other calls of the session.
+    others: Option<Box<EventReader>>,
     failed: bool,
 }
 
@@ -72,6 +74,8 @@ pub struct Finished {
     pub decision: Decision,
     /// For the ledger, where something was reserved.
     pub settlement: Option<Settlement>,
+    /// A call that is not settled, because its result is still to come on another stream.
+    pub late: Option<Late>,
 }
 
 impl Exchange {
@@ -129,6 +133,7 @@ impl Exchange {
                 Some(Reader::Json(_)) => BodyPlan::Hold,
                 Some(Reader::Events(_)) => {
                     self.response.filter = Some(ListFilter::default());
+                    self.response.others = self.session().map(|_| Box::default());
                     BodyPlan::Rewrite
                 }
                 None => {
@@ -169,16 +174,38 @@ impl Exchange {
         passed
     }
 
+    /// The results of other calls in a chunk of an event stream. A session's results may come on any of its streams.
+    pub fn results_of_others(&mut self, chunk: &[u8]) -> Vec<late::Result> {
+        let Some(mut others) = self.response.others.take() else { return Vec::new() };
+        let mut results = Vec::new();
+        others.feed(chunk, &mut |answer| {
+            let call = self.session().and_then(|session| CallPrint::of(session, &answer.id));
+            if let (Some(call), true) = (call, answer.verdict != Answered::Unfinished) {
+                let is_success = answer.verdict == Answered::Success;
+                results.push(late::Result { call, is_success, cost: answer.cost });
+            }
+        });
+        self.response.others = Some(others);
+        results
+    }
+
     /// The exchange is over, however it ended.
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
-        let (outcome, charged) = self.outcome(end);
+        let late = self.late();
+        let (outcome, charged) = self.outcome(end, late.is_some());
         let settlement = match (&self.phase, self.reservation_id()) {
+            _ if late.is_some() => None,
             (Phase::Forwarded { reserved: Some(_) }, Some(reservation_id)) => {
                 let action = if charged.is_zero() { Action::Void } else { Action::Post { credits: charged } };
                 Some(Settlement { reservation_id, action })
             }
             _ => None,
         };
+        let reservation_id = match &late {
+            Some(late) => Some(late.reservation_id.clone()),
+            None => settlement.as_ref().map(|settlement| settlement.reservation_id.clone()),
+        };
+        let usage = self.response.reader.as_ref().map(Reader::usage).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
         let decision = Decision {
             id: self.id.clone(),
@@ -191,18 +218,44 @@ impl Exchange {
             service: self.rules().map(|service| service.name.clone()),
             tool: self.subject().map(str::to_owned),
             credits: charged,
-            reservation_id: settlement.as_ref().map(|settlement| settlement.reservation_id.clone()),
+            reservation_id,
+            usage_tokens: Some(usage).filter(|usage| *usage != UsageTokens::default()),
             status: self.response.status,
             first_byte_ms: self.response.first_byte_ms,
             duration_ms: self.elapsed_ms(now),
             policy_version: self.policy.version().clone(),
             envoy: envoy.to_owned(),
         };
-        Finished { decision, settlement }
+        Finished { decision, settlement, late }
+    }
+
+    /// The call, if its result may still come: its session goes on, and no stream has shown how it ended.
+    fn late(&self) -> Option<Late> {
+        let Phase::Forwarded { reserved: Some(credits) } = self.phase else { return None };
+        let Subject::Tool(call) = &self.subject else { return None };
+        let ended_otherwise = match (&self.response.reader, self.response.status) {
+            // The client left before anything came, or is told to wait for it.
+            (None, 0 | 202) => false,
+            (Some(Reader::Events(_)), 200..300) => self.verdict() != Answered::Nothing,
+            _ => true,
+        };
+        if call.is_http || ended_otherwise {
+            return None;
+        }
+        Some(Late {
+            call: CallPrint::of(self.session()?, self.message_id.as_deref()?)?,
+            reservation_id: self.reservation_id()?,
+            credits,
+            trusts_cost: call.trusts_cost,
+        })
+    }
+
+    fn verdict(&self) -> Answered {
+        self.response.reader.as_ref().map_or(Answered::Nothing, Reader::verdict)
     }
 
     /// How it ended, and what is charged for it.
-    fn outcome(&self, end: End) -> (Outcome, Credits) {
+    fn outcome(&self, end: End, is_late: bool) -> (Outcome, Credits) {
         let reserved = match &self.phase {
             Phase::Refused(outcome) => return (*outcome, Credits::ZERO),
             Phase::Forwarded { reserved } => reserved.unwrap_or(Credits::ZERO),
@@ -229,12 +282,17 @@ impl Exchange {
         if call.is_http || self.response.is_unreadable {
             return (Outcome::Allowed, reserved);
         }
-        match self.response.reader.as_ref().map_or(Answered::Nothing, Reader::verdict) {
+        match self.verdict() {
             // What a client has begun to receive it has received: leaving early does not make it free.
-            Answered::Success => (Outcome::Allowed, reserved),
+            Answered::Success => {
+                let cost = self.response.reader.as_ref().and_then(Reader::cost);
+                (Outcome::Allowed, late::charged(reserved, cost.filter(|_| call.trusts_cost)))
+            }
             // The call is not over; it is charged when its result comes.
             Answered::Unfinished => (Outcome::Allowed, Credits::ZERO),
             Answered::Nothing if end == End::ClientLeft => (Outcome::Cancelled, Credits::ZERO),
+            // It is charged when its result comes on another stream.
+            Answered::Nothing if is_late => (Outcome::Allowed, Credits::ZERO),
             Answered::Nothing | Answered::ToolError | Answered::ProtocolError => {
                 (Outcome::UpstreamError, Credits::ZERO)
             }

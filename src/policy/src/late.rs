@@ -1,0 +1,194 @@
+//! Remembering calls whose result is still to come on another stream of their session.
+//!
+//! Before 2026-07-28 a server may end the stream of a call, or lose its client, and send the result on a later GET, which
+//! may reach another worker. So what is needed to settle such a call lies in a table of shared data: a fixed number of
+//! values, each a short ring in which a new call displaces the oldest. A call that is displaced or forgotten costs its
+//! caller nothing: its reservation expires.
+
+use crate::window::Monotonic;
+use protocol::filter::{Action, Settlement};
+use protocol::{Credits, ReservationId};
+use sha2::{Digest, Sha256};
+
+/// How long a result may take.
+pub const REMEMBERED_MS: u64 = 3_600_000;
+
+const SLOTS: u16 = 256;
+const ENTRIES_MAX: usize = 64;
+const PRINT_BYTES: usize = 16;
+/// A UUID as text.
+const ID_BYTES: usize = 36;
+/// The print, the reservation, its credits, when it is forgotten, and whether the server's word on its cost counts.
+const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 1;
+
+/// Identifies a call by its session and JSON-RPC id, however the id is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallPrint([u8; PRINT_BYTES]);
+
+impl CallPrint {
+    /// `None` if `id` is no JSON.
+    pub fn of(session: &[u8], id: &str) -> Option<CallPrint> {
+        let mut hash = Sha256::new();
+        hash.update(Sha256::digest(session));
+        if id.starts_with('"') {
+            hash.update(b"text");
+            hash.update(serde_json::from_str::<String>(id).ok()?);
+        } else {
+            hash.update(b"number");
+            hash.update(id);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        digest.first_chunk().copied().map(CallPrint)
+    }
+
+    /// Name of the value that may hold this call. The number is the layout's version.
+    pub fn name(&self) -> String {
+        let [high, low, ..] = self.0;
+        format!("agentrelay/late/1/{}", u16::from_le_bytes([high, low]) % SLOTS)
+    }
+}
+
+/// A call whose result is still to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// Which call.
+    pub call: CallPrint,
+    /// What was set aside for it.
+    pub reservation_id: ReservationId,
+    /// How much.
+    pub credits: Credits,
+    /// The server's word on its cost counts.
+    pub trusts_cost: bool,
+}
+
+/// A result that came on another stream than its call's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Result {
+    /// Of which call.
+    pub call: CallPrint,
+    /// It succeeded.
+    pub is_success: bool,
+    /// What the server says it cost.
+    pub cost: Option<u64>,
+}
+
+impl Late {
+    /// What the result means for the reservation.
+    pub fn settled_by(self, result: &Result) -> Settlement {
+        let cost = result.cost.filter(|_| self.trusts_cost);
+        let credits = if result.is_success { charged(self.credits, cost) } else { Credits::ZERO };
+        let action = if credits.is_zero() { Action::Void } else { Action::Post { credits } };
+        Settlement { reservation_id: self.reservation_id, action }
+    }
+}
+
+/// What is charged of a reservation: all, or what the server says if its word counts, and never more than was set
+/// aside.
+pub fn charged(reserved: Credits, cost: Option<u64>) -> Credits {
+    let cost = cost.map_or(reserved, |cost| Credits::new(cost).unwrap_or(reserved));
+    cost.min(reserved)
+}
+
+/// The value with this call in it.
+pub fn insert(value: &[u8], late: &Late, now: Monotonic) -> Vec<u8> {
+    let Some(id) = late.reservation_id.as_str().as_bytes().first_chunk::<ID_BYTES>() else {
+        return value.to_vec();
+    };
+    let mut next = Vec::with_capacity(ENTRIES_MAX.saturating_mul(ENTRY_BYTES));
+    next.extend_from_slice(&late.call.0);
+    next.extend_from_slice(id);
+    next.extend_from_slice(&late.credits.get().to_le_bytes());
+    next.extend_from_slice(&now.0.saturating_add(REMEMBERED_MS).to_le_bytes());
+    next.push(u8::from(late.trusts_cost));
+    let others = entries(value, now).filter(|(call, _)| *call != late.call);
+    others.take(ENTRIES_MAX.saturating_sub(1)).for_each(|(_, entry)| next.extend_from_slice(entry));
+    next
+}
+
+/// The call, if the value has it, and the value without it.
+pub fn take(value: &[u8], call: CallPrint, now: Monotonic) -> Option<(Late, Vec<u8>)> {
+    let entry = entries(value, now).find(|(own, _)| *own == call).map(|(_, entry)| entry)?;
+    let late = parse(entry)?;
+    let others = entries(value, now).filter(|(own, _)| *own != call);
+    Some((late, others.flat_map(|(_, entry)| entry.iter().copied()).collect()))
+}
+
+fn entries(value: &[u8], now: Monotonic) -> impl Iterator<Item = (CallPrint, &[u8; ENTRY_BYTES])> {
+    value.as_chunks::<ENTRY_BYTES>().0.iter().filter_map(move |entry| {
+        let is_live = number(entry, PRINT_BYTES + ID_BYTES + 8)? > now.0;
+        is_live.then_some((CallPrint(*entry.first_chunk()?), entry))
+    })
+}
+
+fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Late> {
+    let id = entry.get(PRINT_BYTES..)?.first_chunk::<ID_BYTES>()?;
+    Some(Late {
+        call: CallPrint(*entry.first_chunk()?),
+        reservation_id: ReservationId::parse(std::str::from_utf8(id).ok()?).ok()?,
+        credits: Credits::new(number(entry, PRINT_BYTES + ID_BYTES)?)?,
+        trusts_cost: entry.last() == Some(&1),
+    })
+}
+
+fn number(entry: &[u8; ENTRY_BYTES], at: usize) -> Option<u64> {
+    entry.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects)]
+    use super::*;
+
+    const NOW: Monotonic = Monotonic(5);
+
+    fn late(session: &str, id: &str) -> Late {
+        Late {
+            call: CallPrint::of(session.as_bytes(), id).unwrap(),
+            reservation_id: ReservationId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap(),
+            credits: Credits::new(5).unwrap(),
+            trusts_cost: true,
+        }
+    }
+
+    #[test]
+    fn a_call_is_taken_once_and_by_its_own_session_and_id() {
+        let call = late("s", "\"a\"");
+        let value = insert(&insert(&[], &call, NOW), &late("s", "1"), NOW);
+        let escaped = CallPrint::of(b"s", r#""\u0061""#).unwrap();
+        for other in [late("t", "\"a\""), late("s", "\"1\""), late("s", "a")] {
+            assert_eq!(take(&value, other.call, NOW), None);
+        }
+        assert_eq!(take(&value, escaped, Monotonic(5 + REMEMBERED_MS)), None);
+        let (taken, rest) = take(&value, escaped, NOW).unwrap();
+        assert_eq!(taken, call);
+        assert_eq!(take(&rest, escaped, NOW), None);
+        assert!(take(&rest, late("s", "1").call, NOW).is_some());
+        assert_eq!(take(b"other bytes", escaped, NOW), None);
+    }
+
+    #[test]
+    fn many_calls_displace_the_oldest_and_grow_nothing() {
+        let mut value = Vec::new();
+        for id in 0..500 {
+            value = insert(&value, &late("s", &id.to_string()), NOW);
+        }
+        assert_eq!(value.len(), ENTRIES_MAX * ENTRY_BYTES);
+        assert!(take(&value, late("s", "499").call, NOW).is_some());
+        assert!(take(&value, late("s", "1").call, NOW).is_none());
+    }
+
+    #[test]
+    fn no_more_than_the_reservation_is_charged() {
+        let reserved = Credits::new(5).unwrap();
+        for (cost, credits) in [(None, 5), (Some(3), 3), (Some(0), 0), (Some(6), 5), (Some(u64::MAX), 5)] {
+            assert_eq!(charged(reserved, cost).get(), credits, "{cost:?}");
+        }
+        let result = |is_success| Result { call: late("s", "1").call, is_success, cost: Some(2) };
+        let trusting = late("s", "1");
+        let doubting = Late { trusts_cost: false, ..trusting.clone() };
+        let post = |credits| Action::Post { credits: Credits::new(credits).unwrap() };
+        assert_eq!(trusting.clone().settled_by(&result(true)).action, post(2));
+        assert_eq!(doubting.settled_by(&result(true)).action, post(5));
+        assert_eq!(trusting.settled_by(&result(false)).action, Action::Void);
+    }
+}
