@@ -89,10 +89,10 @@ pub fn tool(
     answer
 }
 
-/// Whether the key may use a method that reads the service's data without calling a tool.
-pub fn reading(key: &Key, service: &Service, now: Timestamp) -> Authorization {
+/// Whether the key may read what needs this.
+pub fn reading(key: &Key, service: &Service, rule: &ScopeRule, now: Timestamp) -> Authorization {
     let mut answer = within_service(key, service, now);
-    scope(key, &service.read_only, &mut answer);
+    scope(key, rule, &mut answer);
     answer
 }
 

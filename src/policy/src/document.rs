@@ -125,6 +125,19 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) unlisted: Unlisted,
     pub(crate) tools: BTreeMap<String, Tool>,
+    #[serde(default)]
+    pub(crate) prompts: Option<BTreeMap<String, Reading>>,
+    #[serde(default)]
+    pub(crate) resources: Option<BTreeMap<String, Reading>>,
+}
+
+/// A prompt or resource of an MCP service; a name that ends in `*` stands for all that begin so.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reading {
+    pub(crate) risk: Risk,
+    #[serde(default)]
+    pub(crate) scopes: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

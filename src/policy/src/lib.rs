@@ -24,6 +24,7 @@ pub mod key;
 pub mod late;
 pub mod mcp;
 pub mod price;
+pub mod reading;
 pub mod rules;
 pub mod unknown_keys;
 pub mod window;

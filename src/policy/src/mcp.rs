@@ -10,6 +10,7 @@ pub mod sse;
 
 use crate::credential::{self, Headers};
 use crate::json;
+use crate::reading::Readable;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -47,7 +48,12 @@ pub enum Call {
     /// refused for its rate.
     Opening(&'static str),
     /// A method that reads the server's data: `prompts/get`, `resources/read` and such.
-    Read(&'static str),
+    Read {
+        /// The method.
+        method: &'static str,
+        /// What it reads, where it says so.
+        what: Option<Readable>,
+    },
     /// A method of the protocol that touches no data of its own.
     Protocol(&'static str),
     /// A client's answer to a server's request.
@@ -102,6 +108,8 @@ struct Params<'m> {
     uri: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     arguments: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present", rename = "ref")]
+    reference: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
     meta: Option<&'m RawValue>,
 }
@@ -196,7 +204,32 @@ fn read(envelope: &Envelope<'_>, headers: &Headers<'_>, has_id: bool) -> Result<
     if !has_id && !method.starts_with("notifications/") {
         return Err(Fault::new(INVALID_REQUEST, format!("`{method}` is a request and needs an `id`")));
     }
-    if method == "tools/call" { tool_call(params.as_ref()) } else { Ok(known_method(&method)) }
+    if method == "tools/call" { tool_call(params.as_ref()) } else { known_method(&method, params.as_ref()) }
+}
+
+/// What a method reads. A completion reads the prompt or resource that it completes for.
+fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Option<Readable>, Fault> {
+    let Some(params) = params else { return Ok(None) };
+    let reference = params.reference.filter(|_| method == "completion/complete");
+    let (name, uri) = match reference {
+        Some(raw) => {
+            let referred: Params<'_> = json::object(raw.get())
+                .ok_or_else(|| Fault::new(INVALID_PARAMS, "`params.ref` must be an object"))?;
+            (referred.name, referred.uri)
+        }
+        None => (params.name, params.uri),
+    };
+    let (prompt, resource) = match method {
+        "prompts/get" => (name, None),
+        "completion/complete" => (name, uri),
+        _ => (None, uri),
+    };
+    match (prompt, resource) {
+        (Some(_), Some(_)) => Err(Fault::new(INVALID_PARAMS, "`params.ref` names a prompt or a resource")),
+        (Some(name), None) => Ok(Some(Readable::Prompt(text(name, "name")?.into_owned()))),
+        (None, Some(uri)) => Ok(Some(Readable::Resource(text(uri, "uri")?.into_owned()))),
+        (None, None) => Ok(None),
+    }
 }
 
 fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
@@ -216,17 +249,22 @@ fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
     Ok(Call::Tool { name, arguments })
 }
 
-fn known_method(method: &str) -> Call {
+fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault> {
     // A client gives the connection up when the notification that ends its handshake is refused.
     const OPENING: [&str; 3] = ["initialize", "notifications/initialized", "server/discover"];
-    const READ: [&str; 4] = ["prompts/get", "resources/read", "resources/subscribe", "resources/unsubscribe"];
-    const PROTOCOL: [&str; 15] = [
+    const READ: [&str; 5] = [
+        "prompts/get",
+        "resources/read",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "completion/complete",
+    ];
+    const PROTOCOL: [&str; 14] = [
         "ping",
         "logging/setLevel",
         "prompts/list",
         "resources/list",
         "resources/templates/list",
-        "completion/complete",
         "subscriptions/listen",
         "tasks/get",
         "tasks/result",
@@ -238,12 +276,12 @@ fn known_method(method: &str) -> Call {
         "notifications/roots/list_changed",
     ];
     let within = |known: &[&'static str]| known.iter().copied().find(|known| *known == method);
-    if method == "tools/list" {
+    Ok(if method == "tools/list" {
         Call::ListTools
     } else if let Some(opening) = within(&OPENING) {
         Call::Opening(opening)
     } else if let Some(read) = within(&READ) {
-        Call::Read(read)
+        Call::Read { method: read, what: readable(read, params)? }
     } else if let Some(protocol) = within(&PROTOCOL) {
         Call::Protocol(protocol)
     } else if method.starts_with("notifications/") {
@@ -251,7 +289,7 @@ fn known_method(method: &str) -> Call {
         Call::Protocol("notifications/*")
     } else {
         Call::Unknown(method.to_owned())
-    }
+    })
 }
 
 /// True for protocol versions in which headers repeat the body and sessions are no more.

@@ -3,6 +3,7 @@
 use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
 use crate::http::Router;
 use crate::price::Price;
+use crate::reading::{Names, Readable};
 use protocol::key::Limit;
 use protocol::{Credits, PolicyVersion};
 use sha2::{Digest, Sha256};
@@ -63,8 +64,12 @@ pub struct Service {
     pub upgrades: bool,
     /// The rule for what is not listed; `None` denies it.
     pub unlisted: Option<Tool>,
-    /// What risk level needs for `prompts/get` and `resources/read`, which are no tools.
+    /// What prompts and resources need that the policy does not name one by one.
     pub read_only: ScopeRule,
+    /// The prompts, if the policy names them; then there are no others.
+    pub prompts: Option<Names>,
+    /// The resources, if the policy names them; then there are no others.
+    pub resources: Option<Names>,
     /// How calls are recognised.
     pub kind: ServiceKind,
     hosts: Vec<String>,
@@ -161,6 +166,27 @@ impl Service {
     /// The path under which the service lives.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// What a prompt or resource needs; `None` if the policy names others and not this one.
+    pub fn reading(&self, what: Option<&Readable>) -> Option<&ScopeRule> {
+        let (names, name) = match what {
+            Some(Readable::Prompt(name)) => (&self.prompts, name),
+            Some(Readable::Resource(uri)) => (&self.resources, uri),
+            // It does not say what it reads, so it may be anything.
+            None if self.prompts.is_some() || self.resources.is_some() => return None,
+            None => return Some(&self.read_only),
+        };
+        names.as_ref().map_or(Some(&self.read_only), |names| names.rule(name))
+    }
+
+    /// True for the methods whose answers list prompts or resources that the policy names.
+    pub fn is_filtered(&self, method: &str) -> bool {
+        match method {
+            "prompts/list" => self.prompts.is_some(),
+            "resources/list" | "resources/templates/list" => self.resources.is_some(),
+            _ => false,
+        }
     }
 
     fn serves(&self, host: &[u8], path: &[u8]) -> bool {
@@ -297,11 +323,37 @@ impl Compiler {
             upgrades: service.upgrades,
             unlisted,
             read_only: scope_rule(Risk::ReadOnly, risks),
+            prompts: self.names(&format!("{path}.prompts"), service.kind, service.prompts, risks),
+            resources: self.names(&format!("{path}.resources"), service.kind, service.resources, risks),
             kind,
             hosts: service.hosts,
             path: service.path,
             name,
         }
+    }
+
+    fn names(
+        &mut self,
+        path: &str,
+        kind: document::ServiceKind,
+        names: Option<BTreeMap<String, document::Reading>>,
+        risks: &document::Risks,
+    ) -> Option<Names> {
+        if names.is_some() && kind == document::ServiceKind::Http {
+            self.fault(path, "only MCP services have them; leave it out");
+        }
+        let names = names?.into_iter().map(|(name, reading)| {
+            let mut rule = scope_rule(reading.risk, risks);
+            if let Some(scopes) = reading.scopes {
+                if scopes.is_empty() || scopes.iter().any(String::is_empty) {
+                    let fault = "name at least one scope, or leave the field out";
+                    self.fault(&format!("{path}.{name}.scopes"), fault);
+                }
+                rule.scopes = scopes;
+            }
+            (name, rule)
+        });
+        Some(Names::new(names))
     }
 
     fn tool(

@@ -131,7 +131,16 @@ impl Exchange {
                 is_opening: true,
                 ..Classified::protocol(name, authorize::within_service(key, service, now))
             },
-            Call::Read(name) => Classified::protocol(name, authorize::reading(key, service, now)),
+            Call::Read { method, what } => match service.reading(what.as_ref()) {
+                Some(rule) => Classified::protocol(method, authorize::reading(key, service, rule, now)),
+                None => Classified {
+                    subject: Subject::Protocol { name: method.to_owned(), lists_tools: false },
+                    ..Classified::refused(Refusal::unknown_reading())
+                },
+            },
+            Call::Protocol(name) if service.is_filtered(name) => {
+                Classified::listing(name, authorize::within_service(key, service, now))
+            }
             Call::Protocol(name) => Classified::protocol(name, authorize::within_service(key, service, now)),
             Call::Response => Classified::protocol("response", authorize::within_service(key, service, now)),
             Call::Unknown(_) => Classified::refused(Refusal::unknown_method()),

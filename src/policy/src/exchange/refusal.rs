@@ -173,6 +173,11 @@ impl Refusal {
         )
     }
 
+    pub(super) fn unknown_reading() -> Refusal {
+        let detail = "no rule of the policy names this prompt or resource";
+        Refusal::new(Outcome::UnknownTool, 404, code::UNKNOWN_TOOL, "Unknown prompt or resource", detail)
+    }
+
     pub(super) fn unknown_method() -> Refusal {
         let detail = "this method is not known to the gate";
         let refusal =
@@ -249,7 +254,7 @@ impl Refusal {
     }
 
     pub(super) fn upstream_unreadable() -> Refusal {
-        let detail = "the upstream answered tools/list in a form that can't be filtered for this key";
+        let detail = "the upstream answered with a list in a form that can't be filtered for this key";
         Refusal::new(Outcome::UpstreamError, 502, code::UPSTREAM_UNREADABLE, "Upstream unreadable", detail)
     }
 

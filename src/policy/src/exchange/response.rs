@@ -9,6 +9,7 @@ use crate::late::{self, CallPrint, Late};
 use crate::mcp::answer::{EventReader, Reader, Verdict as Answered};
 use crate::mcp::list;
 use crate::mcp::sse::ListFilter;
+use crate::reading::Listed;
 use crate::rules::BODY_BYTES_MAX;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
@@ -159,7 +160,7 @@ impl Exchange {
 
     /// The whole of a held body: what to send in its place, `None` for the same.
     pub fn filter_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
-        list::filter(body, &|name| self.sees(name, now)).map_err(|list::Unreadable| {
+        list::filter(body, &|listed| self.sees(listed, now)).map_err(|list::Unreadable| {
             self.response.failed = true;
             self.unreadable()
         })
@@ -168,7 +169,7 @@ impl Exchange {
     /// A chunk of an event stream: what to send in its place. After an error the stream must be cut.
     pub fn filter_chunk(&mut self, chunk: &[u8], ends: bool, now: Now) -> Result<Vec<u8>, list::Unreadable> {
         let Some(mut filter) = self.response.filter.take() else { return Err(list::Unreadable) };
-        let passed = filter.feed(chunk, ends, &|name| self.sees(name, now));
+        let passed = filter.feed(chunk, ends, &|listed| self.sees(listed, now));
         self.response.filter = Some(filter);
         self.response.failed |= passed.is_err();
         passed
@@ -299,14 +300,26 @@ impl Exchange {
         }
     }
 
-    /// Whether the key sees a tool in a list.
-    fn sees(&self, name: &str, now: Now) -> bool {
-        let (Some(key), Some(service)) = (&self.key, self.rules()) else { return false };
-        let ServiceKind::Mcp(tools) = &service.kind else { return false };
-        tools
-            .get(name)
-            .or(service.unlisted.as_ref())
-            .is_some_and(|rule| authorize::is_visible(&self.policy, key, service, rule, now.wall))
+    /// Whether the key sees something in a list; `None` where everyone does.
+    fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
+        let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Some(false) };
+        let ServiceKind::Mcp(tools) = &service.kind else { return Some(false) };
+        let names =
+            match listed {
+                Listed::Tool(name) => {
+                    let rule = tools.get(name).or(service.unlisted.as_ref());
+                    return Some(rule.is_some_and(|rule| {
+                        authorize::is_visible(&self.policy, key, service, rule, now.wall)
+                    }));
+                }
+                Listed::Prompt(_) => service.prompts.as_ref()?,
+                Listed::Resource(_) | Listed::Template(_) => service.resources.as_ref()?,
+            };
+        Some(
+            names
+                .rule(listed.name())
+                .is_some_and(|rule| authorize::reading(key, service, rule, now.wall).denial.is_none()),
+        )
     }
 
     /// Envoy's own refusal of a body that grew beyond its buffer while the request was held, in the service's form.

@@ -7,7 +7,7 @@ use super::list;
 /// The largest event that is kept to be filtered, in bytes.
 const EVENT_BYTES_MAX: usize = 1 << 20;
 
-/// Takes refused tools out of every list in a stream of events.
+/// Takes what is hidden out of every list in a stream of events.
 #[derive(Debug, Default)]
 pub struct ListFilter {
     kept: Vec<u8>,
@@ -19,13 +19,13 @@ impl ListFilter {
         &mut self,
         chunk: &[u8],
         end: bool,
-        is_visible: &dyn Fn(&str) -> bool,
+        view: &list::View<'_>,
     ) -> Result<Vec<u8>, list::Unreadable> {
         self.kept.extend_from_slice(chunk);
         let mut passed = Vec::with_capacity(self.kept.len());
         while let Some(length) = event_length(&self.kept) {
             let event: Vec<u8> = self.kept.drain(..length).collect();
-            rewrite(&event, is_visible, &mut passed)?;
+            rewrite(&event, view, &mut passed)?;
         }
         if end && !self.kept.is_empty() {
             // Clients drop an event without its blank line; a filter that passed it on would pass it unread.
@@ -79,13 +79,9 @@ pub(super) fn data_of(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn rewrite(
-    event: &[u8],
-    is_visible: &dyn Fn(&str) -> bool,
-    passed: &mut Vec<u8>,
-) -> Result<(), list::Unreadable> {
+fn rewrite(event: &[u8], view: &list::View<'_>, passed: &mut Vec<u8>) -> Result<(), list::Unreadable> {
     let data = lines(event).filter_map(data_of).collect::<Vec<_>>().join(&b'\n');
-    let filtered = if data.trim_ascii().is_empty() { None } else { list::filter(&data, is_visible)? };
+    let filtered = if data.trim_ascii().is_empty() { None } else { list::filter(&data, view)? };
     let Some(filtered) = filtered else {
         passed.extend_from_slice(event);
         return Ok(());
@@ -116,16 +112,16 @@ mod tests {
             let mut filter = ListFilter::default();
             let mut passed = Vec::new();
             for chunk in STREAM.as_bytes().chunks(size) {
-                passed.extend(filter.feed(chunk, false, &|name| name == "ok").unwrap());
+                passed.extend(filter.feed(chunk, false, &|listed| Some(listed.name() == "ok")).unwrap());
             }
-            passed.extend(filter.feed(b"", true, &|name| name == "ok").unwrap());
+            passed.extend(filter.feed(b"", true, &|listed| Some(listed.name() == "ok")).unwrap());
             assert_eq!(String::from_utf8(passed).unwrap(), EXPECTED, "in chunks of {size}");
         }
     }
 
     #[test]
     fn what_cannot_be_read_is_not_passed() {
-        let visible = |_: &str| true;
+        let visible = |_: crate::reading::Listed<'_>| Some(true);
         assert!(ListFilter::default().feed(b"data: {\"result\"\n\n", false, &visible).is_err());
         assert!(ListFilter::default().feed(&vec![b'x'; EVENT_BYTES_MAX + 1], false, &visible).is_err());
         let mut unfinished = ListFilter::default();

@@ -24,7 +24,15 @@ fn each_kind_of_message_is_recognised() {
         (r#"{"jsonrpc":"2.0","id":"x","method":"server/discover"}"#, Call::Opening("server/discover")),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a:b"}}"#,
-            Call::Read("resources/read"),
+            Call::Read { method: "resources/read", what: Some(Readable::Resource("a:b".into())) },
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"a","value":""}}}"#,
+            Call::Read { method: "completion/complete", what: Some(Readable::Prompt("p".into())) },
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"prompts/get"}"#,
+            Call::Read { method: "prompts/get", what: None },
         ),
         (
             r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
