@@ -142,6 +142,27 @@ fn reported_usage_is_in_the_record() {
 }
 
 #[test]
+fn usage_of_http_services_is_read_where_the_policy_says_so() {
+    run(async {
+        let reading = |policy: &mut serde_yaml_ng::Value| {
+            policy["services"]["ci"]["usage_tokens"] = policy::yaml("true");
+        };
+        let reads = Gate::options().policy(reading).start().await;
+        let expected = json!({"input": 7, "output": 9});
+        for (gate, expected) in [(&reads, Some(&expected)), (Gate::shared().await, None)] {
+            for form in ["usage", "usage sse", "usage chunked bytes=300000"] {
+                let agent = gate.agent("pro").await;
+                let answer = agent.send(Request::get("/api/v1/mcp/projects/1/builds").upstream(form)).await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                let decision = gate.decisions(&agent, Outcome::Allowed, 1).await.remove(0);
+                assert_eq!(decision.get("usage_tokens"), expected, "{form}: {decision}");
+            }
+        }
+        reads.assert_healthy().await;
+    });
+}
+
+#[test]
 fn only_a_trusted_upstream_sets_the_cost_and_never_above_the_price() {
     run(async {
         let trusting = |policy: &mut serde_yaml_ng::Value| {

@@ -123,6 +123,8 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) upgrades: bool,
     #[serde(default)]
+    pub(crate) usage_tokens: bool,
+    #[serde(default)]
     pub(crate) unlisted: Unlisted,
     pub(crate) tools: BTreeMap<String, Tool>,
     #[serde(default)]

@@ -467,8 +467,8 @@ impl Exchange {
             if !service.forward_credential {
                 remove.extend(self.carrier.map(Carrier::header));
             }
-            if matches!(service.kind, ServiceKind::Mcp(_)) {
-                // Answers must be read, to settle calls and to filter lists.
+            if service.usage_tokens {
+                // Answers must be read: those of MCP services also to settle calls and to filter lists.
                 set.push(("accept-encoding", "identity".to_owned()));
             }
         }

@@ -62,6 +62,8 @@ pub struct Service {
     pub forward_credential: bool,
     /// Requests may upgrade (WebSocket).
     pub upgrades: bool,
+    /// Answers are read for the LLM tokens that they report. Those of MCP services always are.
+    pub usage_tokens: bool,
     /// The rule for what is not listed; `None` denies it.
     pub unlisted: Option<Tool>,
     /// What prompts and resources need that the policy does not name one by one.
@@ -321,6 +323,7 @@ impl Compiler {
             body_bytes_max,
             forward_credential: service.forward_credential,
             upgrades: service.upgrades,
+            usage_tokens: service.usage_tokens || service.kind == document::ServiceKind::Mcp,
             unlisted,
             read_only: scope_rule(Risk::ReadOnly, risks),
             prompts: self.names(&format!("{path}.prompts"), service.kind, service.prompts, risks),

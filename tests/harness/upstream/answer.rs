@@ -66,6 +66,9 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
         let place = if is_mcp { &mut body["result"]["_meta"] } else { &mut body["padding"] };
         *place = json!({ "padding": "x".repeat(usize::try_from(padding).unwrap_or(0)) });
     }
+    if behaviour.has("usage") && !is_mcp {
+        body["usage"] = json!({"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16});
+    }
     let status = behaviour.number("status").and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
     if behaviour.has("sse-empty") {
         body = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {}});

@@ -120,8 +120,8 @@ impl Exchange {
     }
 
     fn body_plan(&mut self, status: u16, headers: &Headers<'_>, ends: bool) -> BodyPlan {
-        let is_mcp = self.rules().is_some_and(|service| matches!(service.kind, ServiceKind::Mcp(_)));
-        if !self.is_forwarded() || !is_mcp || ends {
+        let is_read = self.rules().is_some_and(|service| service.usage_tokens);
+        if !self.is_forwarded() || !is_read || ends {
             return BodyPlan::Pass;
         }
         let is_encoded = credential::all(headers, "content-encoding")
@@ -142,6 +142,8 @@ impl Exchange {
                     BodyPlan::Refuse(self.unreadable())
                 }
             },
+            // Nothing of it would be understood, and it decides nothing.
+            (Subject::Tool(call), None) if call.is_http => BodyPlan::Pass,
             (Subject::Tool(_), reader) => {
                 self.response.is_unreadable = is_encoded;
                 self.response.reader = reader;
