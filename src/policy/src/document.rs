@@ -125,12 +125,22 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) usage_tokens: bool,
     #[serde(default)]
+    pub(crate) oauth: Option<OAuth>,
+    #[serde(default)]
     pub(crate) unlisted: Unlisted,
     pub(crate) tools: BTreeMap<String, Tool>,
     #[serde(default)]
     pub(crate) prompts: Option<BTreeMap<String, Reading>>,
     #[serde(default)]
     pub(crate) resources: Option<BTreeMap<String, Reading>>,
+}
+
+/// Where clients of a service get credentials.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OAuth {
+    pub(crate) resource: String,
+    pub(crate) authorization_servers: Vec<String>,
 }
 
 /// A prompt or resource of an MCP service; a name that ends in `*` stands for all that begin so.

@@ -234,6 +234,12 @@ impl Exchange {
             phase: Phase::FindingKey,
             response: response::Progress::default(),
         };
+        if exchange.request.method == b"GET"
+            && let Some(metadata) = exchange.asked_metadata()
+        {
+            exchange.phase = Phase::Refused(Outcome::Allowed);
+            return (exchange, Step::Refuse(refusal::metadata(&metadata)));
+        }
         let step = match credential::find(headers) {
             Ok((hash, carrier)) => {
                 exchange.carrier = Some(carrier);
@@ -391,6 +397,12 @@ impl Exchange {
         ReservationId::parse(self.id.as_str()).ok()
     }
 
+    /// The RFC 9728 document, if that is what is asked for. It is for clients that have no credential yet.
+    fn asked_metadata(&self) -> Option<String> {
+        let path = self.request.target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        self.policy.metadata_for(&self.request.host, path).map(|metadata| metadata.document.clone())
+    }
+
     fn rules(&self) -> Option<&Service> {
         self.policy.services().get(self.service?)
     }
@@ -491,6 +503,8 @@ impl Exchange {
 
     fn refuse(&mut self, refusal: Refusal) -> Step {
         self.phase = Phase::Refused(refusal.outcome);
+        let oauth = self.rules().and_then(|service| service.oauth.as_ref());
+        let refusal = refusal.with_metadata(oauth);
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let is_tool_call = matches!(self.subject, Subject::Tool(_));
         Step::Refuse(refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id))

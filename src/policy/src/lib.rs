@@ -23,6 +23,7 @@ pub mod json;
 pub mod key;
 pub mod late;
 pub mod mcp;
+pub mod oauth;
 pub mod price;
 pub mod reading;
 pub mod rules;

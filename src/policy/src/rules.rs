@@ -2,12 +2,13 @@
 
 use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
 use crate::http::Router;
+use crate::oauth::{self, Metadata};
 use crate::price::Price;
 use crate::reading::{Names, Readable};
 use protocol::key::Limit;
 use protocol::{Credits, PolicyVersion};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The largest body of an MCP message that a service accepts unless it says less; Envoy's own buffer ends there.
 pub const BODY_BYTES_MAX: u32 = 1 << 20;
@@ -64,6 +65,8 @@ pub struct Service {
     pub upgrades: bool,
     /// Answers are read for the LLM tokens that they report. Those of MCP services always are.
     pub usage_tokens: bool,
+    /// Where clients get credentials, if the operator says so.
+    pub oauth: Option<Metadata>,
     /// The rule for what is not listed; `None` denies it.
     pub unlisted: Option<Tool>,
     /// What prompts and resources need that the policy does not name one by one.
@@ -158,6 +161,12 @@ impl Policy {
         &self.services
     }
 
+    /// What a client is told that looks for a service's RFC 9728 metadata.
+    pub fn metadata_for(&self, host: &[u8], path: &[u8]) -> Option<&Metadata> {
+        let services = self.services.iter().filter(|service| service.has_host(host));
+        services.filter_map(|service| service.oauth.as_ref()).find(|oauth| oauth.path.as_bytes() == path)
+    }
+
     /// The service that a host and path (without query) belong to: its position in [`Policy::services`].
     pub fn service_for(&self, host: &[u8], path: &[u8]) -> Option<usize> {
         self.services.iter().position(|service| service.serves(host, path))
@@ -192,10 +201,6 @@ impl Service {
     }
 
     fn serves(&self, host: &[u8], path: &[u8]) -> bool {
-        let host_ok = self.hosts.is_empty() || {
-            let name = host.split(|byte| *byte == b':').next().unwrap_or(host);
-            self.hosts.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
-        };
         let path_ok = match (path.strip_prefix(self.path.as_bytes()), &self.kind) {
             (None, _) => false,
             (Some(rest), ServiceKind::Mcp(_)) => rest.is_empty(),
@@ -203,7 +208,12 @@ impl Service {
                 rest.is_empty() || rest.starts_with(b"/") || self.path.ends_with('/')
             }
         };
-        host_ok && path_ok
+        path_ok && self.has_host(host)
+    }
+
+    fn has_host(&self, host: &[u8]) -> bool {
+        let name = host.split(|byte| *byte == b':').next().unwrap_or(host);
+        self.hosts.is_empty() || self.hosts.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
     }
 }
 
@@ -323,6 +333,7 @@ impl Compiler {
             body_bytes_max,
             forward_credential: service.forward_credential,
             upgrades: service.upgrades,
+            oauth: service.oauth.and_then(|oauth| self.oauth(&format!("{path}.oauth"), &oauth, &kind)),
             usage_tokens: service.usage_tokens || service.kind == document::ServiceKind::Mcp,
             unlisted,
             read_only: scope_rule(Risk::ReadOnly, risks),
@@ -333,6 +344,25 @@ impl Compiler {
             path: service.path,
             name,
         }
+    }
+
+    fn oauth(&mut self, path: &str, oauth: &document::OAuth, kind: &ServiceKind) -> Option<Metadata> {
+        let servers = &oauth.authorization_servers;
+        if servers.is_empty() || servers.iter().any(|server| oauth::without_scheme(server).is_none()) {
+            self.fault(&format!("{path}.authorization_servers"), "name at least one, each by its URL");
+        }
+        let scopes = match kind {
+            ServiceKind::Mcp(tools) => {
+                tools.values().flat_map(|tool| tool.scope.scopes.iter().cloned()).collect()
+            }
+            ServiceKind::Http(_) => BTreeSet::new(),
+        };
+        let metadata = Metadata::new(&oauth.resource, servers, &scopes);
+        if metadata.is_none() {
+            let fault = "the URL by which clients know the service, without query";
+            self.fault(&format!("{path}.resource"), fault);
+        }
+        metadata
     }
 
     fn names(

@@ -7,6 +7,7 @@ use crate::authorize::Denial;
 use crate::credential;
 use crate::document::Refusals;
 use crate::mcp;
+use crate::oauth::Metadata;
 use crate::price::UnknownValue;
 use protocol::audit::Outcome;
 use protocol::problem::{MEDIA_TYPE, Problem};
@@ -258,6 +259,12 @@ impl Refusal {
         Refusal::new(Outcome::UpstreamError, 502, code::UPSTREAM_UNREADABLE, "Upstream unreadable", detail)
     }
 
+    /// Says in its challenge, if it has one, where the service's credentials come from.
+    pub(super) fn with_metadata(self, oauth: Option<&Metadata>) -> Refusal {
+        let Some(oauth) = oauth else { return self };
+        Refusal { challenge: self.challenge.map(|challenge| oauth.challenge(&challenge)), ..self }
+    }
+
     /// Writes the refusal in the form that the service asks for.
     pub(super) fn reply(
         self,
@@ -324,6 +331,19 @@ impl Refusal {
             data.insert("retryAfterSeconds".to_owned(), seconds.into());
         }
         data
+    }
+}
+
+/// The RFC 9728 document, which is no refusal but the gate's own answer all the same.
+pub(super) fn metadata(document: &str) -> Reply {
+    Reply {
+        status: 200,
+        details: "agentrelay.metadata".to_owned(),
+        headers: vec![
+            ("content-type", "application/json".to_owned()),
+            ("cache-control", "public, max-age=300".to_owned()),
+        ],
+        body: document.as_bytes().to_vec(),
     }
 }
 
