@@ -207,6 +207,33 @@ fn the_first_event_is_not_held_back() {
     });
 }
 
+#[test]
+fn a_long_answer_takes_no_more_memory_than_a_short_one() {
+    run(async {
+        let gate = Gate::options().workers(1).start().await;
+        let agent = gate.agent("enterprise").await;
+        let send = async |words: &str| {
+            agent.send(mcp::post(&mcp::image("standard")).upstream(words)).await.assert_allowed();
+        };
+        for form in ["", "sse"] {
+            send(&format!("bytes=2000000 {form}")).await;
+            let before = peak_bytes(gate.envoy.pid());
+            send(&format!("bytes=64000000 {form}")).await;
+            let grown = peak_bytes(gate.envoy.pid()) - before;
+            assert!(grown < 16_000_000, "{form}: 64 MB of answer took {grown} bytes");
+        }
+        // All of it was read, or nothing would have been charged.
+        assert_eq!(gate.settled(&agent).await.posted.get(), 20);
+    });
+}
+
+/// The most memory that a process ever had.
+fn peak_bytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
 /// How long until the first event of a stream that stays open.
 async fn first_event(address: std::net::SocketAddr, request: Request) -> Duration {
     let request = request.upstream("sse-open");
