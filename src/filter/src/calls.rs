@@ -179,6 +179,15 @@ pub fn is_delivered(answer: &Answer) -> bool {
     answer.status == 200 && serde_json::from_slice::<ReportAnswer>(&answer.body).is_ok()
 }
 
+/// True if the ledger itself has understood a batch and will never take it.
+pub fn is_refused(answer: &Answer) -> bool {
+    let is_its_own = || {
+        serde_json::from_slice::<Problem>(&answer.body)
+            .is_ok_and(|problem| problem.kind.starts_with(&Problem::urn("")))
+    };
+    matches!(answer.status, 400 | 413 | 422) && is_its_own()
+}
+
 fn is_problem(body: &[u8], code: &str) -> bool {
     serde_json::from_slice::<Problem>(body).is_ok_and(|problem| problem.kind == Problem::urn(code))
 }

@@ -271,9 +271,9 @@ impl Worker {
             }
             Purpose::Report => {
                 let mut outbox = self.outbox.borrow_mut();
-                match &answer {
-                    Some(Answer { status: status @ (400 | 413 | 422), .. }) => {
-                        outbox.refused(*status, now, self.metrics());
+                match answer {
+                    Some(answer) if calls::is_refused(&answer) => {
+                        outbox.refused(answer.status, now, self.metrics());
                     }
                     answer => {
                         let arrived = answer.as_ref().is_some_and(calls::is_delivered);
