@@ -15,6 +15,7 @@ pub mod mcp;
 pub mod policy;
 pub mod python;
 pub mod reaper;
+pub mod relay;
 pub mod response;
 pub mod stats;
 pub mod upstream;
