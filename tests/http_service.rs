@@ -243,3 +243,38 @@ fn a_large_body_that_must_wait_for_the_ledger_is_whole_or_refused() {
         }
     });
 }
+
+/// The filter of a gate that serves no MCP, where holding headers without the body is enough.
+const HOLDS_BODIES: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config/config/\
+    allow_on_headers_stop_iteration";
+
+#[test]
+fn a_gate_for_http_alone_lets_a_large_priced_body_wait_for_the_ledger() {
+    run(async {
+        let gate = Gate::options()
+            .policy(|policy| {
+                let tool = &mut policy["services"]["ci"]["tools"]["POST /projects/{project}/trigger"];
+                tool["price"] = policy::yaml("{credits: 9}");
+            })
+            .envoy(|bootstrap| {
+                let holds_bodies = cli::stack::bootstrap::field(bootstrap, HOLDS_BODIES);
+                *holds_bodies.expect("the shipped file has it") = policy::yaml("false");
+            })
+            .start()
+            .await;
+        let agent = gate.agent_with("pro", 18, NewKey::with_scopes(&["trigger"])).await;
+        let body = large_body();
+        // The first of them waits for the key too, and the third for the refusal.
+        for (status, arrives) in [(200, true), (200, true), (402, false)] {
+            let answer = agent.send(Request::post(format!("{BASE}/1/trigger")).body(&body)).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+            if arrives {
+                assert_eq!(gate.upstream.the_one(&answer.marker).body, body);
+                gate.settled(&agent).await;
+            } else {
+                gate.assert_unseen(&answer.marker);
+            }
+        }
+    });
+}
