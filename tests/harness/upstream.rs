@@ -1,6 +1,6 @@
 //! The tools behind the gate: an HTTP/1.1 server that remembers exactly what reached it, and misbehaves on request.
 //!
-//! Speaks for every path. What it answers is in [`answer`]; this is the listening, reading and remembering.
+//! Speaks for every path. What it answers is in `answer`; this is the listening, reading and remembering.
 
 mod answer;
 pub(crate) mod read;
