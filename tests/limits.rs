@@ -2,7 +2,7 @@
 
 use harness::agent::NewKey;
 use harness::gate::at_once;
-use harness::{Agent, Gate, Request, Response, mcp, policy, run, wait};
+use harness::{Agent, Gate, Request, Response, mcp, policy, run, stats, wait};
 use protocol::audit::Outcome;
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,10 @@ fn parallel_clients_over_two_workers_get_exactly_20() {
         for refused in answers.iter().filter(|answer| answer.status != 200) {
             refused.assert_refused(429, "rate_limited");
             gate.assert_unseen(&refused.marker);
+        }
+        // Both workers took part.
+        for (name, connections) in stats::envoy(gate.envoy.admin, "downstream_cx_total").await {
+            assert!(connections > 0 || !name.contains(".worker_"), "{name}: {connections}");
         }
         // No two calls were told the same number: they were counted one by one.
         let mut remaining: Vec<u64> = passed.iter().map(|answer| answer.rate().remaining).collect();
@@ -274,7 +278,9 @@ fn a_method_that_opens_a_connection_is_counted_but_never_refused() {
 fn refused_requests_take_no_permit_of_the_tools_window() {
     run(async {
         let gate = Gate::shared().await;
-        let agent = gate.agent_with("enterprise", 0, NewKey::with_scopes(&["trigger"]).resource("project:1", None)).await;
+        let agent = gate
+            .agent_with("enterprise", 0, NewKey::with_scopes(&["trigger"]).resource("project:1", None))
+            .await;
         for _ in 0..10 {
             let denied = agent.send(Request::post("/api/v1/mcp/projects/2/trigger")).await;
             denied.assert_refused(403, "insufficient_scope");
@@ -284,6 +290,31 @@ fn refused_requests_take_no_permit_of_the_tools_window() {
             assert_eq!(allowed.status, 200, "{allowed:?}");
         }
         agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await.assert_refused(429, "rate_limited");
+    });
+}
+
+#[test]
+fn a_limit_in_shadow_is_audited_and_not_enforced() {
+    run(async {
+        let gate = Gate::options()
+            .policy(|policy| {
+                policy["tiers"]["free"]["limits"] =
+                    policy::yaml("[{permits: 2, window: 60s, shadow: true}, {permits: 5, window: 30s}]");
+            })
+            .start()
+            .await;
+        let agent = gate.agent("free").await;
+        let (passed, refused) = exhaust(&agent).await;
+        assert_eq!(passed, 5);
+        refused.assert_refused(429, "rate_limited");
+        assert_eq!(refused.rate().limit, 5);
+        assert!(
+            !refused.header("ratelimit-policy").unwrap().contains("q=2"),
+            "shadows are nobody's business"
+        );
+        let decisions = gate.decisions(&agent, Outcome::Allowed, 5).await;
+        let would = decisions.iter().filter(|decision| decision["would_deny"] == "rate_limited").count();
+        assert_eq!(would, 3, "{decisions:?}");
     });
 }
 

@@ -1,5 +1,6 @@
 //! What it costs: the price, charged once for what succeeded, and never more than the tenant has.
 
+use client::{UsageGroup, UsageQuery};
 use harness::agent::NewKey;
 use harness::clock::eventually;
 use harness::gate::at_once;
@@ -7,7 +8,8 @@ use harness::http2::Http2;
 use harness::{Agent, Gate, Response, mcp, run};
 use protocol::admin::Balance;
 use protocol::audit::Outcome;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::time::Duration;
 
 fn assert_holds(balance: Balance, available: u64, posted: u64) {
     assert_eq!((balance.available.get(), balance.posted.get()), (available, posted), "{balance:?}");
@@ -30,7 +32,8 @@ fn each_quality_has_its_price() {
         default.assert_allowed();
         assert_holds(gate.settled(&agent).await, 1000 - spent - 5, spent + 5);
         let charged = gate.decisions(&agent, Outcome::Allowed, 5).await;
-        let mut credits: Vec<u64> = charged.iter().map(|decision| decision["credits"].as_u64().unwrap()).collect();
+        let mut credits: Vec<u64> =
+            charged.iter().map(|decision| decision["credits"].as_u64().unwrap()).collect();
         credits.sort_unstable();
         assert_eq!(credits, [5, 5, 15, 25, 40]);
         gate.assert_healthy().await;
@@ -42,7 +45,9 @@ fn a_quality_without_a_price_is_refused_and_names_the_priced_ones() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        for quality in [json!("Ultra"), json!("ultra "), json!(""), json!(5), json!(null), json!(["standard"])] {
+        for quality in
+            [json!("Ultra"), json!("ultra "), json!(""), json!(5), json!(null), json!(["standard"])]
+        {
             let call = mcp::call("image_generate", json!({"prompt": "a", "quality": quality}));
             let refused = agent.call(&call).await;
             assert!(matches!(refused.status, 400 | 403), "{quality}: {refused:?}");
@@ -115,7 +120,9 @@ fn a_call_that_fails_in_any_way_is_refunded() {
 fn an_answer_is_charged_however_it_is_framed() {
     run(async {
         let gate = Gate::shared().await;
-        for behaviour in ["", "chunked", "trailers", "sse", "sse trailers", "bytes=60000", "gzip", "delay-ms=300"] {
+        for behaviour in
+            ["", "chunked", "trailers", "sse", "sse trailers", "bytes=60000", "gzip", "delay-ms=300"]
+        {
             let agent = gate.agent("pro").await;
             let response = agent.send(mcp::post(&mcp::image("premium")).upstream(behaviour)).await;
             assert_eq!(response.status, 200, "{behaviour}: {response:?}");
@@ -168,18 +175,27 @@ fn a_client_that_leaves_while_the_reservation_is_on_its_way_is_refunded() {
         // Known key: from now on the only thing that is awaited is the reservation.
         agent.call(&mcp::search()).await.assert_allowed();
         let client = Http2::open(gate.address).await;
-        let mut reserved_at_least_once = false;
         for round in 0..60_u64 {
             let request = agent.post(&mcp::image("standard")).upstream("hang");
             let microseconds = round * 100;
-            let left = client.reset_after(request, harness::wait(std::time::Duration::from_micros(microseconds)));
-            left.await.unwrap();
-            reserved_at_least_once |= !gate.balance(&agent).await.pending.is_zero();
+            client.reset_after(request, harness::wait(Duration::from_micros(microseconds))).await.unwrap();
         }
-        assert!(reserved_at_least_once, "no reset came after a reservation");
+        eventually("what was reserved is given back", async || {
+            let (reserved, voided) =
+                (rows(gate, &agent, "reserved").await, rows(gate, &agent, "voided").await);
+            let is_over = !reserved.is_empty() && reserved.len() == voided.len();
+            if is_over { Ok(()) } else { Err(format!("{} of {}", voided.len(), reserved.len())) }
+        })
+        .await;
         assert_holds(gate.settled(&agent).await, 1000, 0);
         gate.assert_serving(&agent).await;
     });
+}
+
+/// The rows of a tenant's audit trail of this kind.
+async fn rows(gate: &Gate, agent: &Agent, kind: &str) -> Vec<Value> {
+    let rows = gate.audit(agent).await;
+    rows.into_iter().filter(|row| row.kind == kind).map(|row| row.detail).collect()
 }
 
 #[test]
@@ -203,23 +219,27 @@ fn a_free_tool_makes_no_ledger_call() {
     run(async {
         let gate = Gate::options().start().await;
         let agent = gate.agent("enterprise").await;
-        // Each worker learns the key once.
-        at_once((0..40).map(|_| agent.owned_call(mcp::search()))).await;
+        gate.learn(&agent).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
-        assert!((1..=2).contains(&resolved), "one resolve per worker at most, not {resolved}");
-        let connections = gate.stat("cluster.agentrelay_ledger.upstream_cx_total").await;
+        assert!((1..=4).contains(&resolved), "{resolved} lookups by two workers");
         for _ in 0..5 {
             let answers = at_once((0..40).map(|_| agent.owned_call(mcp::search()))).await;
             answers.iter().for_each(Response::assert_allowed);
         }
         assert_eq!(gate.ledger_calls("/filter/v1/resolve").await, resolved);
         assert_eq!(gate.ledger_calls("/filter/v1/reserve").await, 0);
-        assert!(connections > 0);
         assert_holds(gate.settled(&agent).await, 1000, 0);
         // The decisions follow later, many in one report.
-        gate.decisions(&agent, Outcome::Allowed, 100).await;
+        let query = UsageQuery { group_by: vec![UsageGroup::Key, UsageGroup::Tool], ..UsageQuery::default() };
+        eventually("all calls are in the usage", async || {
+            let rows = gate.admin.usage(&query).await.map_err(|error| error.to_string())?.items;
+            let row = rows.iter().find(|row| row.key_id.as_ref() == Some(&agent.key)).cloned();
+            row.filter(|row| (row.calls, row.allowed, row.credits.get()) == (260, 260, 0))
+                .ok_or(format!("{rows:?}"))
+        })
+        .await;
         let reports = gate.ledger_calls("/filter/v1/report").await;
-        assert!(reports < 120, "{reports} reports for 240 calls");
+        assert!(reports < 130, "{reports} reports for 260 calls");
     });
 }
 
@@ -264,7 +284,8 @@ fn all_keys_of_a_tenant_spend_the_same_credits() {
         let first = gate.agent_with("enterprise", 50, NewKey::default()).await;
         let second = gate.key(&first.tenant, NewKey::default()).await;
         let other = gate.agent_with("enterprise", 50, NewKey::default()).await;
-        let callers: Vec<Agent> = (0..30).map(|n| if n % 2 == 0 { first.clone() } else { second.clone() }).collect();
+        let callers: Vec<Agent> =
+            (0..30).map(|n| if n % 2 == 0 { first.clone() } else { second.clone() }).collect();
         let answers = at_once(callers.iter().map(|agent| agent.owned_call(mcp::image("standard")))).await;
         assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 10);
         assert_holds(gate.settled(&first).await, 0, 50);

@@ -2,6 +2,7 @@
 
 use harness::agent::{NewKey, from_now};
 use harness::clock::eventually_within;
+use harness::http1::Connection;
 use harness::{Agent, Gate, Request, Response, mcp, policy, run};
 use protocol::admin::RevokeKey;
 use protocol::audit::Outcome;
@@ -82,6 +83,22 @@ fn a_list_in_events_shows_no_more() {
 }
 
 #[test]
+fn a_stream_that_stays_open_is_filtered_as_it_comes() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent_with("pro", 0, NewKey::with_scopes(&["read"])).await;
+        let mut connection = Connection::open(gate.address).await;
+        let request = agent.with_key(Request::get("/mcp").upstream("sse-open"));
+        connection.write(&request.head()).await.unwrap();
+        // The server has not ended the stream and does not: what has come is here all the same.
+        connection.read_until(b"\"search\"").await.unwrap();
+        let text = connection.so_far();
+        assert!(text.contains("notifications/progress") && !text.contains("image_generate"), "{text}");
+        gate.assert_serving(&agent).await;
+    });
+}
+
+#[test]
 fn a_list_that_cannot_be_filtered_is_not_passed_on() {
     run(async {
         let gate = Gate::shared().await;
@@ -138,11 +155,58 @@ fn a_read_only_key_may_not_mutate() {
 }
 
 #[test]
+fn a_service_may_write_refusals_as_results_that_the_model_reads() {
+    run(async {
+        let gate = Gate::options()
+            .policy(|policy| policy["services"]["studio"]["refusals"] = policy::yaml("mcp-tool"))
+            .start()
+            .await;
+        let reader = gate.agent_with("pro", 0, NewKey::with_scopes(&["read"]).limit(4, 60)).await;
+        for (message, reason) in [
+            (mcp::image("standard"), "insufficient_scope"),
+            (mcp::search(), ""),
+            (mcp::search(), ""),
+            (mcp::search(), ""),
+            (mcp::search(), "rate_limited"),
+        ] {
+            let answer = reader.call(&message).await;
+            answer.assert_allowed();
+            let result = &answer.json()["result"];
+            assert_eq!(result["isError"], !reason.is_empty(), "{answer:?}");
+            if !reason.is_empty() {
+                assert_eq!(result["_meta"]["agentrelay/refusal"]["reason"], reason, "{answer:?}");
+                assert!(result["content"][0]["text"].is_string(), "{answer:?}");
+                gate.assert_unseen(&answer.marker);
+            }
+        }
+        // What is no tool call, and what nobody authenticated, is refused as ever.
+        reader.call(&mcp::list()).await.assert_refused(429, "rate_limited");
+        gate.send(mcp::post(&mcp::search())).await.assert_refused(401, "auth_denied");
+    });
+}
+
+#[test]
+fn a_scope_in_shadow_is_audited_and_not_enforced() {
+    run(async {
+        let gate = Gate::options()
+            .policy(|policy| policy["risks"]["local_mutation"]["shadow"] = policy::yaml("true"))
+            .start()
+            .await;
+        let agent = gate.agent_with("pro", 100, NewKey::with_scopes(&["read"])).await;
+        agent.call(&mcp::image("standard")).await.assert_allowed();
+        let decision = gate.decisions(&agent, Outcome::Allowed, 1).await.remove(0);
+        assert_eq!(decision["would_deny"], "insufficient_scope", "{decision}");
+        assert_eq!(gate.settled(&agent).await.posted.get(), 5);
+    });
+}
+
+#[test]
 fn all_scopes_that_are_needed_are_named() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
-                policy["services"]["studio"]["tools"]["search"]["scopes"] = policy::yaml("[read, library, archive]");
+                policy["services"]["studio"]["tools"]["search"]["scopes"] =
+                    policy::yaml("[read, library, archive]");
             })
             .start()
             .await;
@@ -163,7 +227,9 @@ fn what_the_policy_does_not_list_is_not_there() {
         let gate = Gate::shared().await;
         let all = NewKey::with_scopes(&["read", "generate", "admin", "trigger"]);
         let agent = gate.agent_with("enterprise", 1000, all).await;
-        for tool in ["unlisted", "Search", "SEARCH", "search ", " search", "search\0", "", "*", "..", "s\u{435}arch"] {
+        for tool in
+            ["unlisted", "Search", "SEARCH", "search ", " search", "search\0", "", "*", "..", "s\u{435}arch"]
+        {
             let refused = agent.call(&mcp::call(tool, json!({}))).await;
             refused.assert_refused(404, "unknown_tool");
             assert_eq!(refused.code(), Some(40401), "{tool:?}");
@@ -184,7 +250,8 @@ fn unlisted_tools_pass_where_the_policy_says_so_and_under_its_rule() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
-                policy["services"]["studio"]["unlisted"] = policy::yaml("{risk: destructive, price: {credits: 7}}");
+                policy["services"]["studio"]["unlisted"] =
+                    policy::yaml("{risk: destructive, price: {credits: 7}}");
             })
             .start()
             .await;
@@ -206,7 +273,9 @@ fn a_key_is_held_to_its_services_and_tools() {
         let gate = Gate::shared().await;
         let scopes = || NewKey::with_scopes(&["read", "generate"]);
         let ci = gate.agent_with("pro", 100, scopes().services(&["ci"])).await;
-        for message in [mcp::search(), mcp::list(), mcp::initialize(), mcp::notification("notifications/initialized")] {
+        for message in
+            [mcp::search(), mcp::list(), mcp::initialize(), mcp::notification("notifications/initialized")]
+        {
             let refused = ci.call(&message).await;
             refused.assert_refused(403, "insufficient_scope");
             gate.assert_unseen(&refused.marker);

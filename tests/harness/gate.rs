@@ -9,6 +9,7 @@ use crate::files;
 use crate::http1::Request;
 use crate::mcp;
 use crate::reaper::Reaper;
+use crate::relay::Relay;
 use crate::stats;
 use crate::upstream::Upstream;
 use cli::stack::{Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions};
@@ -18,9 +19,11 @@ use protocol::audit::Outcome;
 use protocol::{Credits, TenantId};
 use serde_json::Value;
 use serde_yaml_ng::Value as Yaml;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 
 /// Gates that start at the same time compile the same filter on the same two cores.
@@ -30,10 +33,11 @@ static SHARED: OnceCell<Gate> = OnceCell::const_new();
 /// How a gate differs from the usual one.
 #[derive(Default)]
 pub struct GateOptions {
-    policy: Option<Box<dyn FnOnce(&mut Yaml) + Send>>,
+    policy: Option<Edit>,
     envoy: Option<Edit>,
     workers: Option<u32>,
     upstream: Option<String>,
+    relay: bool,
 }
 
 impl GateOptions {
@@ -61,12 +65,20 @@ impl GateOptions {
         self
     }
 
+    /// Puts a [`Relay`] between Envoy and the ledger.
+    pub fn relay(mut self) -> GateOptions {
+        self.relay = true;
+        self
+    }
+
     /// Starts it.
     ///
     /// On a thread that lives as long as the process: Envoy asks the kernel for SIGTERM when the thread that started
     /// it ends, and a test's own thread ends with the test.
     pub async fn start(self) -> Gate {
-        clock::spawn(self.start_here()).await.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))
+        clock::spawn(self.start_here())
+            .await
+            .unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))
     }
 
     async fn start_here(self) -> Gate {
@@ -82,8 +94,8 @@ impl GateOptions {
         };
         let program = files::program();
         let database = format!("sqlite:{}", directory.join("ledger.db").display());
-        let credentials =
-            Credentials::open(&program, &database, &directory).unwrap_or_else(|error| panic!("init: {error}"));
+        let credentials = Credentials::open(&program, &database, &directory)
+            .unwrap_or_else(|error| panic!("init: {error}"));
         let mut reaper = Reaper::start();
         let ledger = Ledger::start(LedgerOptions {
             program,
@@ -96,12 +108,13 @@ impl GateOptions {
         .await
         .unwrap_or_else(|error| panic!("the ledger: {error}"));
         reaper.watch(ledger.pid());
+        let relay = if self.relay { Some(Relay::start(ledger.address).await) } else { None };
         let upstream = Upstream::start().await;
         let url = self.upstream.unwrap_or_else(|| upstream.url());
         let envoy = Envoy::start(EnvoyOptions {
             envoy: EnvoyBinary::locate(&files::environment()).unwrap_or_else(|error| panic!("{error}")),
             wasm: files::wasm(),
-            ledger: ledger.address,
+            ledger: relay.as_ref().map_or(ledger.address, |relay| relay.address),
             upstream: url.parse().unwrap_or_else(|error| panic!("{error}")),
             filter_key: credentials.filter_key.clone(),
             workers: self.workers.unwrap_or(2),
@@ -118,6 +131,7 @@ impl GateOptions {
             address: envoy.gateway,
             ledger_address: ledger.address,
             upstream,
+            relay,
             admin,
             policy,
             envoy,
@@ -147,6 +161,7 @@ pub struct Gate {
     pub ledger_address: SocketAddr,
     /// What is behind it.
     pub upstream: Upstream,
+    relay: Option<Relay>,
     /// The ledger's admin API.
     pub admin: Client,
     /// The policy file.
@@ -198,6 +213,18 @@ impl Gate {
         self.key(&tenant.id, key).await
     }
 
+    /// Lets every worker learn a key, so that from now on nobody has to be asked about it.
+    ///
+    /// Twice: soon after the key was made the change feed says so, and the workers forget what they knew of it.
+    pub async fn learn(&self, agent: &Agent) {
+        for _ in 0..2 {
+            let answers = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
+            assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+            clock::wait(Duration::from_millis(700)).await;
+        }
+        at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
+    }
+
     /// One more key of a tenant.
     pub async fn key(&self, tenant: &TenantId, key: NewKey) -> Agent {
         let made = self.admin.create_key(&key.body(tenant)).await.expect("a key can be made");
@@ -221,14 +248,30 @@ impl Gate {
         .await
     }
 
+    /// Everything about a tenant in the audit trail.
+    pub async fn audit(&self, agent: &Agent) -> Vec<AuditRow<Value>> {
+        let query = AuditQuery { tenant_id: Some(agent.tenant.clone()), outcome: None };
+        let mut rows = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page =
+                self.admin.audit(&query, cursor.as_deref()).await.expect("the audit trail can be read");
+            rows.extend(page.items);
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => return rows,
+            }
+        }
+    }
+
     /// The decisions on a tenant's requests with this outcome, when there are `count` of them.
     pub async fn decisions(&self, agent: &Agent, outcome: Outcome, count: usize) -> Vec<Value> {
-        let query = AuditQuery { tenant_id: Some(agent.tenant.clone()), outcome: Some(outcome) };
-        eventually("decisions are in the audit trail", async || {
-            let page = self.admin.audit(&query, None).await.map_err(|error| error.to_string())?;
-            let is_decision = |row: &AuditRow<Value>| row.kind == "decision";
-            let rows: Vec<Value> = page.items.into_iter().filter(is_decision).map(|row| row.detail).collect();
-            if rows.len() == count { Ok(rows) } else { Err(format!("{} of {count}: {rows:?}", rows.len())) }
+        let is_wanted = |row: &AuditRow<Value>| row.kind == "decision" && row.outcome == Some(outcome);
+        eventually(&format!("{count} decisions `{outcome}` are in the audit trail"), async || {
+            let rows = self.audit(agent).await;
+            let wanted: Vec<Value> =
+                rows.iter().filter(|row| is_wanted(row)).map(|row| row.detail.clone()).collect();
+            if wanted.len() == count { Ok(wanted) } else { Err(seen(&rows)) }
         })
         .await
     }
@@ -303,6 +346,11 @@ impl Gate {
         write_policy(&self.policy, policy);
     }
 
+    /// What is between Envoy and the ledger.
+    pub fn relay(&self) -> &Relay {
+        self.relay.as_ref().expect("the gate was started with a relay")
+    }
+
     /// `kill -9` of the ledger.
     pub fn kill_ledger(&mut self) {
         let ledger = self.ledger.take().expect("the ledger runs");
@@ -318,12 +366,28 @@ impl Gate {
         self.ledger = Some(ledger);
     }
 
-    /// Sends bytes that may be no HTTP and returns what came back, if anything.
-    pub async fn raw(&self, bytes: &[u8]) -> Result<crate::Response, String> {
+    /// Stops the ledger's process without ending it: connections stay, answers don't come.
+    pub fn pause_ledger(&mut self) {
+        self.signal_ledger("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume_ledger(&mut self) {
+        self.signal_ledger("CONT");
+    }
+
+    fn signal_ledger(&self, signal: &str) {
+        let id = self.ledger.as_ref().expect("the ledger runs").pid().to_string();
+        let status = std::process::Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(status.expect("kill can be run").success());
+    }
+
+    /// Sends bytes that may be no HTTP and gives the gate a moment to answer, which it need not.
+    pub async fn raw(&self, bytes: &[u8]) -> Option<crate::Response> {
         let mut connection = crate::http1::Connection::open(self.address).await;
         // The gate may close before it has read everything.
         let _ = connection.write(bytes).await;
-        connection.response().await
+        tokio::time::timeout(Duration::from_secs(1), connection.response()).await.ok()?.ok()
     }
 
     /// Asserts that nothing of a request reached the upstream, also not later.
@@ -337,6 +401,16 @@ impl Gate {
     pub async fn send(&self, request: Request) -> crate::Response {
         request.send(self.address).await
     }
+}
+
+/// What a trail holds, in short.
+fn seen(rows: &[AuditRow<Value>]) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for row in rows {
+        let outcome = row.outcome.map(|outcome| format!(" {outcome}")).unwrap_or_default();
+        *counts.entry(format!("{}{outcome}", row.kind)).or_default() += 1;
+    }
+    format!("{counts:?}")
 }
 
 fn read_log(path: &Path) -> String {

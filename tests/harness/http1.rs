@@ -46,6 +46,17 @@ impl Request {
         }
     }
 
+    /// The same request under another marker.
+    pub fn marked_anew(mut self) -> Request {
+        let anew = Request::get("/");
+        for (name, value) in &mut self.headers {
+            if name == MARKER.as_bytes() {
+                *value = anew.marker.clone().into();
+            }
+        }
+        Request { marker: anew.marker, ..self }
+    }
+
     /// A GET.
     pub fn get(target: impl AsRef<[u8]>) -> Request {
         Request::new("GET", target)
@@ -191,6 +202,11 @@ impl Connection {
         clock::in_time("response", read_response(&mut reader, &mut self.read, false)).await?
     }
 
+    /// What has come and was not read as a response.
+    pub fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.read).into_owned()
+    }
+
     /// Reads until these bytes have come.
     pub async fn read_until(&mut self, bytes: &[u8]) -> Result<(), String> {
         let until = async {
@@ -246,7 +262,8 @@ async fn read_response(
         informational.push(status);
     };
     let value = |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
-    let length = value("content-length").and_then(|value| String::from_utf8(value).ok()?.parse::<usize>().ok());
+    let length =
+        value("content-length").and_then(|value| String::from_utf8(value).ok()?.parse::<usize>().ok());
     let is_chunked = value("transfer-encoding").is_some();
     let mut response = Response {
         status,
@@ -272,7 +289,10 @@ async fn read_response(
     Ok(response)
 }
 
-async fn read_head(reader: &mut (impl AsyncReadExt + Unpin), read: &mut Vec<u8>) -> Result<(u16, Headers), String> {
+async fn read_head(
+    reader: &mut (impl AsyncReadExt + Unpin),
+    read: &mut Vec<u8>,
+) -> Result<(u16, Headers), String> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 128];
         let mut response = httparse::Response::new(&mut headers);

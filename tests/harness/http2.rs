@@ -33,22 +33,8 @@ impl Http2 {
     pub async fn send(&self, request: Request) -> Result<Response, String> {
         let marker = request.marker.clone();
         let (response, mut stream) = self.begin(&request, None).await?;
-        match request.body {
-            Body::None => {}
-            Body::Sized(body) => send_data(&mut stream, body, true)?,
-            Body::Chunked { chunks, trailers } => {
-                for chunk in chunks {
-                    send_data(&mut stream, chunk, false)?;
-                    clock::wait(request.pause).await;
-                }
-                if trailers.is_empty() {
-                    send_data(&mut stream, Vec::new(), true)?;
-                } else {
-                    let trailers = trailers.iter().map(|(name, value)| (name.as_bytes(), value.as_slice()));
-                    stream.send_trailers(header_map(trailers)).map_err(|error| error.to_string())?;
-                }
-            }
-        }
+        // A gate that refuses early may end the stream; what it answered is read all the same.
+        let _ = send_body(&mut stream, request).await;
         let answered = clock::in_time("response", read(response)).await??;
         Ok(Response { marker, ..answered })
     }
@@ -93,6 +79,24 @@ impl Http2 {
         let mut send = self.send.clone().ready().await.map_err(|error| error.to_string())?;
         let ends = matches!(request.body, Body::None) && protocol.is_none();
         send.send_request(head, ends).map_err(|error| error.to_string())
+    }
+}
+
+async fn send_body(stream: &mut h2::SendStream<Bytes>, request: Request) -> Result<(), String> {
+    match request.body {
+        Body::None => Ok(()),
+        Body::Sized(body) => send_data(stream, body, true),
+        Body::Chunked { chunks, trailers } => {
+            for chunk in chunks {
+                send_data(stream, chunk, false)?;
+                clock::wait(request.pause).await;
+            }
+            if trailers.is_empty() {
+                return send_data(stream, Vec::new(), true);
+            }
+            let trailers = trailers.iter().map(|(name, value)| (name.as_bytes(), value.as_slice()));
+            stream.send_trailers(header_map(trailers)).map_err(|error| error.to_string())
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod node;
 pub mod policy;
 pub mod python;
 pub mod reaper;
+pub mod relay;
 pub mod response;
 pub mod sdks;
 pub mod stats;

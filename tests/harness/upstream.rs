@@ -1,9 +1,9 @@
 //! The tools behind the gate: an HTTP/1.1 server that remembers exactly what reached it, and misbehaves on request.
 //!
-//! Speaks for every path. What it answers is in [`answer`]; this is the listening, reading and remembering.
+//! Speaks for every path. What it answers is in `answer`; this is the listening, reading and remembering.
 
 mod answer;
-mod read;
+pub(crate) mod read;
 
 use crate::clock;
 use crate::http1::MARKER;
@@ -92,7 +92,9 @@ impl Upstream {
 
     /// The requests with this marker that reached it, also those whose body never came.
     pub fn seen(&self, marker: &str) -> Vec<Seen> {
-        let is_marked = |seen: &&Seen| seen.headers.iter().any(|(name, value)| name == MARKER && value == marker.as_bytes());
+        let is_marked = |seen: &&Seen| {
+            seen.headers.iter().any(|(name, value)| name == MARKER && value == marker.as_bytes())
+        };
         self.seen.lock().expect("no test panics in here").iter().filter(is_marked).cloned().collect()
     }
 

@@ -4,8 +4,9 @@ use crate::config::Config;
 use crate::host;
 use policy::exchange::ReserveAnswered;
 use protocol::api_key::KeyHash;
-use protocol::filter::{self as api, Report, ReserveRequest, ResolveRequest};
+use protocol::filter::{self as api, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest};
 use protocol::key::KeyRecord;
+use protocol::problem::Problem;
 use protocol::{PolicyVersion, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
@@ -145,21 +146,48 @@ pub fn read_answer(header_count: usize, body_bytes: usize) -> Option<Answer> {
     Some(Answer { status, body })
 }
 
-/// What the answer to a resolve means: `Ok(None)` for a hash that the ledger does not know.
-pub fn resolved(answer: Option<Answer>) -> Result<Option<KeyRecord>, NotCalled> {
+/// What the answer to a resolve means: `Ok(None)` for a hash that the ledger does not know. Only the ledger's own words
+/// count: a 404 of something else that answers in its place says nothing about a key.
+pub fn resolved(answer: Option<&Answer>) -> Result<Option<KeyRecord>, NotCalled> {
     match answer {
-        Some(Answer { status: 200, body }) => serde_json::from_slice(&body).map(Some).map_err(|_| NotCalled),
-        Some(Answer { status: 404, .. }) => Ok(None),
+        Some(Answer { status: 200, body }) => serde_json::from_slice(body).map(Some).map_err(|_| NotCalled),
+        Some(Answer { status: 404, body }) if is_problem(body, "not_found") => Ok(None),
         _ => Err(NotCalled),
     }
 }
 
-/// What the answer to a reserve means.
-pub fn reserved(answer: Option<&Answer>) -> ReserveAnswered {
-    match answer.map(|answer| answer.status) {
-        Some(200 | 201) => ReserveAnswered::Reserved,
-        Some(402) => ReserveAnswered::QuotaExceeded,
-        Some(403) => ReserveAnswered::KeyInactive,
+/// What the answer to a reserve means. Credits are set aside only if the ledger says so of this very reservation;
+/// anything that is not its own word leaves it unknown.
+pub fn reserved(answer: Option<&Answer>, asked: &ReservationId) -> ReserveAnswered {
+    match answer {
+        Some(Answer { status: 200 | 201, body }) => match serde_json::from_slice::<ReserveAnswer>(body) {
+            Ok(reserved) if reserved.reservation_id == *asked => ReserveAnswered::Reserved,
+            _ => ReserveAnswered::Unavailable,
+        },
+        Some(Answer { status: 402, body }) if is_problem(body, "quota_exceeded") => {
+            ReserveAnswered::QuotaExceeded
+        }
+        Some(Answer { status: 403, body }) if is_problem(body, "key_inactive") => {
+            ReserveAnswered::KeyInactive
+        }
         _ => ReserveAnswered::Unavailable,
     }
+}
+
+/// True if the ledger says that a batch is durable.
+pub fn is_delivered(answer: &Answer) -> bool {
+    answer.status == 200 && serde_json::from_slice::<ReportAnswer>(&answer.body).is_ok()
+}
+
+/// True if the ledger itself has understood a batch and will never take it.
+pub fn is_refused(answer: &Answer) -> bool {
+    let is_its_own = || {
+        serde_json::from_slice::<Problem>(&answer.body)
+            .is_ok_and(|problem| problem.kind.starts_with(&Problem::urn("")))
+    };
+    matches!(answer.status, 400 | 413 | 422) && is_its_own()
+}
+
+fn is_problem(body: &[u8], code: &str) -> bool {
+    serde_json::from_slice::<Problem>(body).is_ok_and(|problem| problem.kind == Problem::urn(code))
 }

@@ -1,8 +1,8 @@
 //! The filter: Envoy's callbacks become events of [`policy::exchange`], its steps become hostcalls.
 //!
 //! Translation only. Nothing here decides whether a request may pass; a question that wants a unit test belongs in
-//! `policy`. Reading order: [`stream`] is one HTTP exchange, [`worker`] what the exchanges of one Envoy worker share,
-//! [`root`] where every ledger call starts and every answer arrives, [`host`] the only place with hostcalls.
+//! `policy`. Reading order: `stream` is one HTTP exchange, `worker` what the exchanges of one Envoy worker share,
+//! `root` where every ledger call starts and every answer arrives, `host` the only place with hostcalls.
 //!
 //! There is one VM for each worker and it runs on one thread, so shared state is `Rc` and `Cell`, never a lock.
 

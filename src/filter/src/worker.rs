@@ -275,16 +275,22 @@ impl Worker {
             Purpose::Policy => self.policy_answered(answer, now),
             Purpose::Changes => self.changes_answered(answer.as_ref(), now),
             Purpose::Resolve { hash, changes_applied } => {
-                self.resolve_answered(hash, changes_applied, calls::resolved(answer), now);
+                self.resolve_answered(hash, changes_applied, calls::resolved(answer.as_ref()), now);
             }
             Purpose::Reserve { stream_id, reservation_id } => {
-                self.reserve_answered(stream_id, reservation_id, calls::reserved(answer.as_ref()));
+                let answered = calls::reserved(answer.as_ref(), &reservation_id);
+                self.reserve_answered(stream_id, reservation_id, answered);
             }
             Purpose::Report => {
                 let mut outbox = self.outbox.borrow_mut();
-                match answer.map(|answer| answer.status) {
-                    Some(status @ (400 | 413 | 422)) => outbox.refused(status, now, self.metrics()),
-                    status => outbox.delivered(status == Some(200), now, self.metrics()),
+                match answer {
+                    Some(answer) if calls::is_refused(&answer) => {
+                        outbox.refused(answer.status, now, self.metrics());
+                    }
+                    answer => {
+                        let arrived = answer.as_ref().is_some_and(calls::is_delivered);
+                        outbox.delivered(arrived, now, self.metrics());
+                    }
                 }
                 drop(outbox);
                 self.deliver(now);

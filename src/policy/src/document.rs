@@ -55,7 +55,7 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { key_stale: Span { seconds: 30 }, reservation_ttl: Span { seconds: 120 } }
+        Settings { key_stale: Span { seconds: 120 }, reservation_ttl: Span { seconds: 120 } }
     }
 }
 

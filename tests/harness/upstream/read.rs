@@ -22,12 +22,20 @@ pub(super) async fn serve(mut stream: TcpStream, upstream: &Upstream) -> io::Res
     Ok(())
 }
 
+/// The next whole request; `None` at the end of the connection.
+pub(crate) async fn request(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<Option<Seen>> {
+    let Some(mut seen) = read_head(stream, read).await? else { return Ok(None) };
+    read_body(stream, read, &mut seen).await?;
+    Ok(Some(seen))
+}
+
 async fn read_head(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<Option<Seen>> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 128];
         let mut request = httparse::Request::new(&mut headers);
         if let httparse::Status::Complete(length) = request.parse(read).map_err(io::Error::other)? {
-            let named = |header: &httparse::Header<'_>| (header.name.to_ascii_lowercase(), header.value.to_vec());
+            let named =
+                |header: &httparse::Header<'_>| (header.name.to_ascii_lowercase(), header.value.to_vec());
             let seen = Seen {
                 method: request.method.unwrap_or_default().to_owned(),
                 target: request.path.unwrap_or_default().to_owned(),

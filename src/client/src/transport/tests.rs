@@ -1,3 +1,5 @@
+//! The transport against a ledger that answers late, oddly, or not at all.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use crate::{Client, Error};

@@ -1,3 +1,5 @@
+//! Whole exchanges: the order of steps and refusals, and what each ending charges.
+
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
 use super::*;

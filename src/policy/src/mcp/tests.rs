@@ -1,3 +1,5 @@
+//! Messages, and what they are taken for.
+
 use super::*;
 
 fn classified(body: &str) -> Result<Call, i32> {

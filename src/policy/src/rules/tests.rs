@@ -1,3 +1,5 @@
+//! Documents that do not hold together, and where they say so.
+
 use super::*;
 
 /// A document that holds together, to break one thing at a time.

@@ -1,3 +1,5 @@
+//! The laws of the window under adversarial arrival times.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::slot::{self, Ask, Corrupt, Stage};

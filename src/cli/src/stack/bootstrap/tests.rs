@@ -1,3 +1,5 @@
+//! The shipped configuration, as the stack runs it.
+
 use super::*;
 
 fn rendered(upstream: &str) -> Value {

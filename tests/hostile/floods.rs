@@ -1,0 +1,93 @@
+//! Many requests: memory and the ledger's load stay bounded, and valid keys are served.
+
+use super::caller;
+use harness::agent::unknown_secret;
+use harness::clock::eventually;
+use harness::gate::at_once;
+use harness::http2::Http2;
+use harness::{Gate, mcp, run, stats};
+use std::time::Instant;
+
+/// What one worker asks the ledger at most; `LOOKUPS_PER_SECOND` of the filter.
+const LOOKUPS_PER_SECOND: u64 = 200;
+const WORKERS: u64 = 2;
+
+#[test]
+fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
+    run(async {
+        let gate = Gate::options().start().await;
+        let agent = caller(&gate).await;
+        gate.assert_serving(&agent).await;
+        let resolved = gate.ledger_calls("/filter/v1/resolve").await;
+        let memory = gate.stat("server.memory_allocated").await;
+
+        let address = gate.address;
+        let flood = (0..20).map(move |_| {
+            async move {
+                let client = Http2::open(address).await;
+                let mut refused = 0_u32;
+                for _ in 0..300 {
+                    let response =
+                        client.send(mcp::post(&mcp::search()).key(&unknown_secret())).await.unwrap();
+                    // 401 once the ledger does not know it, 503 where no more lookups are made for now.
+                    assert!(matches!(response.status, 401 | 503), "{response:?}");
+                    refused += 1;
+                }
+                refused
+            }
+        });
+        let began = Instant::now();
+        let flood = tokio::spawn(at_once(flood));
+        let mut served = 0;
+        while !flood.is_finished() {
+            let response = agent.call(&mcp::search()).await;
+            assert!(matches!(response.status, 200 | 429), "a valid key during the flood: {response:?}");
+            served += u32::from(response.status == 200);
+        }
+        let refused: u32 = flood.await.unwrap().into_iter().sum();
+        assert_eq!(refused, 6000);
+        assert!(served > 0, "nothing was served during the flood");
+        let seconds = began.elapsed().as_secs() + 1;
+        let resolves = gate.ledger_calls("/filter/v1/resolve").await - resolved;
+        assert!(
+            resolves <= WORKERS * LOOKUPS_PER_SECOND * (seconds + 1),
+            "the ledger was asked {resolves} times in {seconds} s"
+        );
+        assert!(resolves < u64::from(refused), "each of {refused} random keys was asked for");
+        let grown = gate.stat("server.memory_allocated").await.saturating_sub(memory);
+        assert!(grown < 64 << 20, "memory grew by {grown} bytes");
+        gate.assert_serving(&agent).await;
+
+        // New keys are found while the flood is not yet forgotten.
+        let fresh = caller(&gate).await;
+        eventually("a new key is known", async || match fresh.call(&mcp::search()).await.status {
+            200 => Ok(()),
+            status => Err(format!("{status}")),
+        })
+        .await;
+    });
+}
+
+#[test]
+fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
+    run(async {
+        let gate = Gate::options().start().await;
+        let unknown = unknown_secret();
+        let call = |secret: String, address| async move {
+            mcp::post(&mcp::search()).key(&secret).send(address).await
+        };
+        let answers = at_once((0..100).map(|_| call(unknown.clone(), gate.address))).await;
+        for refused in &answers {
+            refused.assert_refused(401, "auth_denied");
+        }
+        let resolves = gate.ledger_calls("/filter/v1/resolve").await;
+        assert!(resolves <= 10, "{resolves} lookups for one key");
+        // Malformed ones never get there.
+        for n in 0..50 {
+            let refused = call(format!("ark_{n}"), gate.address).await;
+            refused.assert_refused(401, "auth_denied");
+        }
+        assert!(gate.ledger_calls("/filter/v1/resolve").await <= resolves);
+        assert!(stats::ledger(gate.ledger_address).await.contains("agentrelay_ledger"));
+    });
+}
