@@ -1,7 +1,7 @@
 //! What the ledger counts, in Prometheus text. Every label has a bounded set of values: no ids, no names of tenants.
 
 use crate::book::TransferKind;
-use crate::store::sqlite::Committed;
+use crate::store::Committed;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;

@@ -5,8 +5,7 @@ use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::policy_file::{self, Fault, Follower};
 use crate::reservations::{Expire, ForgetAnswers};
-use crate::store::sqlite::{OpenError, Sqlite};
-use crate::store::{Refusal, Store};
+use crate::store::{OpenError, Refusal, Relational, Store};
 use crate::{http, moment};
 use axum::serve::ListenerExt;
 use protocol::Timestamp;
@@ -15,6 +14,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -118,8 +118,10 @@ pub fn init(database: &Database) -> Result<Credentials, Error> {
         ],
         now: moment::now(),
     };
-    let Database::Sqlite(path) = database;
-    match Sqlite::initialise(path, operation) {
+    // A thread of its own, because a database's client may not block where other tasks wait.
+    let initialised =
+        thread::scope(|scope| scope.spawn(|| Relational::initialise(database, operation)).join());
+    match initialised.unwrap_or_else(|_| Err(OpenError::Io(std::io::Error::other("a thread ended early")))) {
         Ok(Ok(())) => Ok(credentials),
         Ok(Err(Refusal::AlreadyInitialised)) => Err(Error::AlreadyInitialised(database.clone())),
         Ok(Err(_)) => Err(Error::Write(database.clone())),
@@ -134,7 +136,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
-    store: Arc<Sqlite>,
+    store: Arc<Relational>,
 }
 
 /// Opens the database, takes the policy and serves.
@@ -145,10 +147,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let policy = policy_file::parse(&judged).map_err(faulty)?;
 
     let metrics = Arc::new(Metrics::default());
-    let Database::Sqlite(path) = &database;
-    let sqlite = Sqlite::open(path, Arc::clone(&metrics));
-    let sqlite = Arc::new(sqlite.map_err(|cause| Error::Database(database.clone(), cause))?);
-    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
+    let opened = tokio::task::spawn_blocking({
+        let (database, metrics) = (database.clone(), Arc::clone(&metrics));
+        move || Relational::open(&database, metrics)
+    });
+    let opened = opened.await.unwrap_or_else(|cause| Err(OpenError::Io(std::io::Error::other(cause))));
+    let relational = Arc::new(opened.map_err(|cause| Error::Database(database.clone(), cause))?);
+    let store: Arc<dyn Store> = Arc::clone(&relational) as Arc<dyn Store>;
     policy_file::record(store.as_ref(), &policy).await.map_err(|_| Error::Write(database.clone()))?;
 
     let listener = TcpListener::bind(listen).await.map_err(|cause| Error::Listen(listen, cause))?;
@@ -184,7 +189,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         }
     });
     info!(%address, %database, policy = %version, "the ledger serves");
-    Ok(Running { address, stop, server, tasks, store: sqlite })
+    Ok(Running { address, stop, server, tasks, store: relational })
 }
 
 impl Running {

@@ -5,14 +5,27 @@
 //! them in order, and writes the result in one transaction. So every backend runs the same rules, and a refused
 //! operation, having changed nothing, disturbs no other.
 
+mod load;
+mod newest;
+mod queries;
+mod read;
+mod readers;
+mod relational;
 pub mod rows;
-pub mod sqlite;
+mod save;
+mod schema;
+pub mod sql;
 #[cfg(test)]
 pub(crate) mod suite;
 mod table;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+pub use relational::{OpenError, Relational};
 pub use rows::{Needs, Rows};
 pub use table::Table;
+pub use writer::Committed;
 
 use crate::credentials::ServiceCredential;
 use crate::{book, keys, tenants};

@@ -1,12 +1,11 @@
 //! From columns to the crate's types. A column that holds what this program never wrote is an error, not a default.
 
+use super::sql::{Error, Param, Result, Row};
 use crate::book::{Accounts, Late, Request, Reservation, State};
 use crate::keys::{Key, Secret};
 use crate::tenants::Tenant;
 use protocol::admin::Balance;
 use protocol::{Credits, Timestamp};
-use rusqlite::types::Type;
-use rusqlite::{Error, Result, Row};
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
 
@@ -27,19 +26,15 @@ pub const KEY_COLUMNS: usize = 14;
 /// How many columns [`TENANT`] has.
 pub const TENANT_COLUMNS: usize = 5;
 
-fn broken(column: usize, why: impl Display) -> Error {
-    Error::FromSqlConversionFailure(column, Type::Text, why.to_string().into())
-}
-
 /// A text that one of the crate's types parses.
 pub fn text<T: TryFrom<String, Error: Display>>(row: &Row<'_>, column: usize) -> Result<T> {
-    T::try_from(row.get(column)?).map_err(|why| broken(column, why))
+    T::try_from(row.get::<String>(column)?).map_err(|why| Error::broken(column, why))
 }
 
 /// A text or nothing.
 pub fn text_or_null<T: TryFrom<String, Error: Display>>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
     let value: Option<String> = row.get(column)?;
-    value.map(T::try_from).transpose().map_err(|why| broken(column, why))
+    value.map(T::try_from).transpose().map_err(|why| Error::broken(column, why))
 }
 
 /// A moment.
@@ -49,28 +44,30 @@ pub fn moment(row: &Row<'_>, column: usize) -> Result<Timestamp> {
 
 /// A moment or nothing.
 pub fn moment_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
-    Ok(row.get::<_, Option<u64>>(column)?.map(Timestamp::from_millis))
+    Ok(row.get::<Option<u64>>(column)?.map(Timestamp::from_millis))
 }
 
 /// An amount.
 pub fn credits(row: &Row<'_>, column: usize) -> Result<Credits> {
-    Credits::try_from(row.get::<_, u64>(column)?).map_err(|why| broken(column, why))
+    Credits::try_from(row.get::<u64>(column)?).map_err(|why| Error::broken(column, why))
 }
 
 fn credits_or_null(row: &Row<'_>, column: usize) -> Result<Option<Credits>> {
     let value: Option<u64> = row.get(column)?;
-    value.map(Credits::try_from).transpose().map_err(|why| broken(column, why))
+    value.map(Credits::try_from).transpose().map_err(|why| Error::broken(column, why))
 }
 
 /// JSON.
 pub fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T> {
-    let value = row.get_ref(column)?.as_str().map_err(|why| broken(column, why))?;
-    serde_json::from_str(value).map_err(|why| broken(column, why))
+    json_or_null(row, column)?.ok_or_else(|| Error::broken(column, "it is missing"))
 }
 
 fn json_or_null<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
-    let value = row.get_ref(column)?.as_str_or_null().map_err(|why| broken(column, why))?;
-    value.map(serde_json::from_str).transpose().map_err(|why| broken(column, why))
+    match row.column(column)? {
+        Param::Null => Ok(None),
+        Param::Text(text) => serde_json::from_str(text).map(Some).map_err(|why| Error::broken(column, why)),
+        Param::Integer(_) | Param::Bytes(_) => Err(Error::broken(column, "it is no text")),
+    }
 }
 
 /// The five columns of [`TENANT`] from `first` on.
@@ -94,7 +91,7 @@ pub fn accounts(row: &Row<'_>, first: usize) -> Result<Accounts> {
         pending: credits(row, at(2))?,
         posted: credits(row, at(3))?,
     };
-    Accounts::from_rows(balance).map_err(|why| broken(first, why))
+    Accounts::from_rows(balance).map_err(|why| Error::broken(first, why))
 }
 
 /// The columns of [`KEY`] from the first on.
@@ -139,7 +136,7 @@ pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
         ("posted", Some(Late { charged, .. })) => State::Posted { credits: charged },
         ("voided", None) => State::Voided,
         ("expired", late) => State::Expired { late },
-        _ => return Err(broken(11, "a state that does not go with the charge beside it")),
+        _ => return Err(Error::broken(11, "a state that does not go with the charge beside it")),
     };
     Ok(Reservation {
         request: Request {

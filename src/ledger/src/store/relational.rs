@@ -1,47 +1,33 @@
-//! The embedded database: one SQLite file in WAL mode, every commit fsynced (`synchronous=FULL`).
+//! The store on either database.
 //!
-//! One thread writes ([`writer`]), a few connections read ([`readers`]). Nothing here decides anything: rows go in and
-//! out, the rules are the crate's.
+//! One thread writes ([`writer`]), a few connections read ([`readers`]), and where other processes write too, one
+//! thread listens for their changes ([`newest`]). Nothing here decides anything: rows go in and out, the rules are the
+//! crate's.
 
-mod load;
-mod queries;
-mod read;
-mod readers;
-mod save;
-mod schema;
-#[cfg(test)]
-mod tests;
-mod writer;
-
-pub use writer::Committed;
-
+use super::newest::{Listener, Newest};
+use super::readers::Readers;
+use super::schema::Version;
+use super::sql::{self, Connection, Purpose};
 use super::{
     AuditFilter, ChangesKept, KeyFilter, Operation, Queued, Reading, Refusal, Store, Unavailable, UsageQuery,
-    Work,
+    Work, queries, save, schema, writer,
 };
 use crate::credentials::ServiceCredential;
+use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::{book, keys, tenants};
 use protocol::admin::{AuditRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::{KeyId, TenantId};
-use readers::Readers;
-use rusqlite::{Connection, OpenFlags};
-use schema::Version;
 use serde_json::value::RawValue;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// How many writes may wait. At a few thousand a second this is about a second of them.
 const QUEUE_MAX: usize = 4096;
-/// How long a connection waits for another process's lock before it gives up.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-/// After so many pages the write-ahead log goes back into the file: 16 MiB.
-const WAL_PAGES: u32 = 4096;
 
 /// Why a database can't be opened.
 #[derive(Debug)]
@@ -50,8 +36,8 @@ pub enum OpenError {
     NotInitialised,
     /// A newer program wrote it.
     TooNew,
-    /// SQLite says no.
-    Failed(rusqlite::Error),
+    /// The database says no.
+    Failed(sql::Error),
     /// The operating system says no.
     Io(std::io::Error),
 }
@@ -77,63 +63,63 @@ impl std::error::Error for OpenError {
     }
 }
 
-impl From<rusqlite::Error> for OpenError {
-    fn from(cause: rusqlite::Error) -> OpenError {
+impl From<sql::Error> for OpenError {
+    fn from(cause: sql::Error) -> OpenError {
         OpenError::Failed(cause)
     }
 }
 
-/// The database.
-pub struct Sqlite {
+/// The store.
+pub struct Relational {
     queue: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
-    newest_change: watch::Receiver<u64>,
+    newest: Arc<Newest>,
     readers: Readers,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    listener: Option<Listener>,
 }
 
-impl Sqlite {
-    /// Opens an initialised database, bringing an older one up to date.
-    pub fn open(path: &Path, metrics: Arc<Metrics>) -> Result<Sqlite, OpenError> {
-        if !path.exists() {
-            return Err(OpenError::NotInitialised);
-        }
-        let mut connection = connect(path)?;
-        match schema::version(&connection)? {
-            Version::Empty => return Err(OpenError::NotInitialised),
-            Version::Newer => return Err(OpenError::TooNew),
-            Version::Older => schema::migrate(&mut connection)?,
-            Version::Current => {}
-        }
+impl Relational {
+    /// Opens an initialised database, bringing an older one up to date. Blocks: not for where other tasks wait.
+    pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Relational, OpenError> {
+        let connection = connect(database)?;
         let (_, newest) = save::feed_bounds(&connection)?;
-        let (change_sender, newest_change) = watch::channel(newest);
+        let newest = Arc::new(Newest::new(newest));
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        let writer = writer::Writer::new(path, connection, waiting, change_sender, metrics);
-        let writer = std::thread::Builder::new()
-            .name("ledger-writer".to_owned())
-            .spawn(|| writer.run())
-            .map_err(OpenError::Io)?;
-        Ok(Sqlite {
+        let mut threads = Vec::new();
+        let mut listener = None;
+        if connection.is_shared() {
+            let (stop, thread) = Listener::spawn(database, Arc::clone(&newest)).map_err(OpenError::Io)?;
+            listener = Some(stop);
+            threads.push(thread);
+        }
+        let writer = writer::Writer::new(database, connection, waiting, Arc::clone(&newest), metrics);
+        let writer = std::thread::Builder::new().name("ledger-writer".to_owned()).spawn(|| writer.run());
+        threads.push(writer.map_err(OpenError::Io)?);
+        Ok(Relational {
             queue: Mutex::new(Some(queue)),
-            newest_change,
-            readers: Readers::new(path),
-            writer: Mutex::new(Some(writer)),
+            newest,
+            readers: Readers::new(database),
+            threads: Mutex::new(threads),
+            listener,
         })
     }
 
-    /// Makes the file and its tables where there are none, and runs one operation in it.
+    /// Makes the tables where there are none, and runs one operation in it. Blocks.
     pub fn initialise<O: Operation>(
-        path: &Path,
+        database: &Database,
         operation: O,
     ) -> Result<Result<O::Answer, Refusal>, OpenError> {
-        create_private(path).map_err(OpenError::Io)?;
-        let mut connection = connect(path)?;
+        if let Database::Sqlite(path) = database {
+            create_private(path).map_err(OpenError::Io)?;
+        }
+        let connection = Connection::open(database, Purpose::Write)?;
         if schema::version(&connection)? == Version::Newer {
             return Err(OpenError::TooNew);
         }
-        schema::migrate(&mut connection)?;
+        schema::migrate(&connection)?;
         let (work, mut answer) = Queued::new(operation);
         let mut batch: [Box<dyn Work>; 1] = [work];
-        writer::commit(&mut connection, &mut batch)?;
+        writer::commit(&connection, &mut batch)?;
         let [work] = batch;
         work.answer(Ok(()));
         match answer.try_recv() {
@@ -144,27 +130,37 @@ impl Sqlite {
         }
     }
 
-    /// Refuses new writes, finishes those that wait, and closes the file.
+    /// Refuses new writes, finishes those that wait, and closes the database.
     pub async fn close(&self) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
-            // It ends by itself once the queue is empty; a join that fails has nothing left to wait for.
-            let _ = tokio::task::spawn_blocking(|| writer.join()).await;
+        if let Some(listener) = &self.listener {
+            listener.stop();
         }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // They end by themselves once the queue is empty; a join that fails has nothing left to wait for.
+        let _ = tokio::task::spawn_blocking(|| {
+            for thread in threads {
+                let _ = thread.join();
+            }
+        })
+        .await;
     }
 }
 
-/// Opens a connection that may write.
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
-    connection.set_prepared_statement_cache_capacity(64);
+/// A connection that may write, to an initialised database of this program's version.
+pub(super) fn connect(database: &Database) -> Result<Connection, OpenError> {
+    if let Database::Sqlite(path) = database
+        && !path.exists()
+    {
+        return Err(OpenError::NotInitialised);
+    }
+    let connection = Connection::open(database, Purpose::Write)?;
+    match schema::version(&connection)? {
+        Version::Empty => return Err(OpenError::NotInitialised),
+        Version::Newer => return Err(OpenError::TooNew),
+        Version::Older => schema::migrate(&connection)?,
+        Version::Current => {}
+    }
     Ok(connection)
 }
 
@@ -177,7 +173,7 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     options.open(path).map(drop)
 }
 
-impl Store for Sqlite {
+impl Store for Relational {
     fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queue.as_ref().ok_or(Unavailable::Stopping)?;
@@ -193,12 +189,13 @@ impl Store for Sqlite {
     }
 
     fn newest_change(&self) -> watch::Receiver<u64> {
-        self.newest_change.clone()
+        self.newest.watch()
     }
 
     fn ping(&self) -> Reading<'_, ()> {
         Box::pin(
-            self.readers.read(|connection| connection.query_row("SELECT base FROM feed", [], |_| Ok(()))),
+            self.readers
+                .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),
         )
     }
 

@@ -1,10 +1,11 @@
-//! The store suite on SQLite, and what only a file can suffer.
+//! SQLite: the suite, and what only a file can suffer.
 
-use super::{Sqlite, schema};
 use crate::credentials::Initialise;
+use crate::database::Database;
 use crate::metrics::Metrics;
+use crate::store::sql::{self, Purpose};
 use crate::store::suite::{self, Fresh, assert_lawful, balance, credits, new_tenant, payer, reserve};
-use crate::store::{Error, Store, Unavailable};
+use crate::store::{Error, OpenError, Relational, Store, Unavailable, schema};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,14 +18,18 @@ fn file(directory: &TempDir) -> PathBuf {
     directory.path().join("ledger.db")
 }
 
-fn open(directory: &TempDir) -> Sqlite {
-    Sqlite::open(&file(directory), Arc::new(Metrics::default())).unwrap()
+fn database(directory: &TempDir) -> Database {
+    Database::Sqlite(file(directory))
 }
 
-fn fresh() -> (Sqlite, TempDir) {
+fn open(directory: &TempDir) -> Relational {
+    Relational::open(&database(directory), Arc::new(Metrics::default())).unwrap()
+}
+
+fn fresh() -> (Relational, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let operation = Initialise { credentials: Vec::new(), now: suite::at(0) };
-    Sqlite::initialise(&file(&directory), operation).unwrap().unwrap();
+    Relational::initialise(&database(&directory), operation).unwrap().unwrap();
     (open(&directory), directory)
 }
 
@@ -128,12 +133,13 @@ async fn a_full_queue_refuses_at_once() {
 #[test]
 fn a_file_that_is_not_ours_or_newer_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
-    let missing = Sqlite::open(&file(&directory), Arc::default());
-    assert!(matches!(missing, Err(super::OpenError::NotInitialised)));
+    let missing = Relational::open(&database(&directory), Arc::default());
+    assert!(matches!(missing, Err(OpenError::NotInitialised)));
     let connection = Connection::open(file(&directory)).unwrap();
-    assert_eq!(schema::version(&connection).unwrap(), schema::Version::Empty);
+    let seen = sql::Connection::open(&database(&directory), Purpose::Write).unwrap();
+    assert_eq!(schema::version(&seen).unwrap(), schema::Version::Empty);
     connection.pragma_update(None, "user_version", 99).unwrap();
-    assert!(matches!(Sqlite::open(&file(&directory), Arc::default()), Err(super::OpenError::TooNew)));
+    assert!(matches!(Relational::open(&database(&directory), Arc::default()), Err(OpenError::TooNew)));
 }
 
 #[cfg(unix)]

@@ -1,0 +1,3 @@
+//! The store suite on each database, and what only one of them can suffer.
+
+mod sqlite;
