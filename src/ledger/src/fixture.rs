@@ -34,9 +34,20 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) async fn start() -> Bench {
         let directory = tempfile::tempdir().unwrap();
+        let database = Bench::database(&directory);
+        Bench::start_in(directory, &database).await
+    }
+
+    /// On a database that is empty yet.
+    pub(crate) async fn start_on(database: &Database) -> Bench {
+        Bench::start_in(tempfile::tempdir().unwrap(), database).await
+    }
+
+    async fn start_in(directory: TempDir, database: &Database) -> Bench {
         std::fs::write(directory.path().join("policy.yaml"), POLICY).unwrap();
-        let credentials = init(&Bench::database(&directory)).unwrap();
-        let running = start(Bench::config(&directory)).await.unwrap();
+        let credentials = init(database).unwrap();
+        let config = Config { database: database.clone(), ..Bench::config(&directory) };
+        let running = start(config).await.unwrap();
         Bench { directory, credentials, running, client: reqwest::Client::new() }
     }
 

@@ -24,6 +24,8 @@ mod reservations;
 mod service;
 mod store;
 mod tenants;
+#[cfg(test)]
+mod throwaway;
 
 pub use database::{Database, InvalidDatabase};
 pub use service::{Config, Credentials, Error, Running, init, start};

@@ -5,6 +5,8 @@
 //! them in order, and writes the result in one transaction. So every backend runs the same rules, and a refused
 //! operation, having changed nothing, disturbs no other.
 
+#[cfg(test)]
+pub(crate) mod laws;
 mod load;
 mod newest;
 mod queries;

@@ -81,7 +81,15 @@ pub struct Relational {
 impl Relational {
     /// Opens an initialised database, bringing an older one up to date. Blocks: not for where other tasks wait.
     pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Relational, OpenError> {
-        let connection = connect(database)?;
+        Relational::with(connect(database)?, database, metrics)
+    }
+
+    /// The same, by a connection that is there already.
+    pub(super) fn with(
+        connection: Connection,
+        database: &Database,
+        metrics: Arc<Metrics>,
+    ) -> Result<Relational, OpenError> {
         let (_, newest) = save::feed_bounds(&connection)?;
         let newest = Arc::new(Newest::new(newest));
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);

@@ -1,3 +1,6 @@
 //! The store suite on each database, and what only one of them can suffer.
 
+mod killed;
+mod migrated;
+mod postgres;
 mod sqlite;

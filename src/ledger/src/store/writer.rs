@@ -10,7 +10,7 @@ use crate::store::{Needs, Unavailable, Work};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 /// At most so many operations in one transaction, so that the first of them does not wait for ever.
 const BATCH_MAX: usize = 1024;
@@ -41,7 +41,8 @@ impl Writer {
         let mut batch: Vec<Box<dyn Work>> = Vec::with_capacity(BATCH_MAX);
         while self.queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
             let began = Instant::now();
-            let durable = match commit(&self.connection, &mut batch) {
+            let durable = match self.usable_connection().and_then(|connection| commit(connection, &mut batch))
+            {
                 Ok(committed) => {
                     self.metrics.committed(batch.len(), began.elapsed(), &committed);
                     // Before the answers: who revoked a key and then asks the feed must find it there.
@@ -62,6 +63,14 @@ impl Writer {
         }
     }
 
+    /// The connection, opened anew where the last one was lost.
+    fn usable_connection(&mut self) -> sql::Result<&Connection> {
+        if !self.connection.is_usable() {
+            self.connection = Connection::open(&self.database, Purpose::Write)?;
+        }
+        Ok(&self.connection)
+    }
+
     fn recovered(&mut self) {
         if self.failing {
             self.failing = false;
@@ -69,20 +78,12 @@ impl Writer {
         }
     }
 
-    /// Notes a failure, and opens the database anew where the connection may be to blame.
     fn failed(&mut self, cause: &sql::Error) {
         self.metrics.commit_failures.inc();
         if !self.failing {
             error!(%cause, database = %self.database, "the database fails; writes answer 503 until it recovers");
         }
         self.failing = true;
-        if self.connection.is_usable() {
-            return;
-        }
-        match Connection::open(&self.database, Purpose::Write) {
-            Ok(connection) => self.connection = connection,
-            Err(cause) => warn!(%cause, "the database could not be opened anew"),
-        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! SQLite: the suite, and what only a file can suffer.
 
+#![allow(clippy::arithmetic_side_effects)]
+
 use crate::credentials::Initialise;
 use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::store::sql::{self, Purpose};
 use crate::store::suite::{self, Fresh, assert_lawful, balance, credits, new_tenant, payer, reserve};
-use crate::store::{Error, OpenError, Relational, Store, Unavailable, schema};
+use crate::store::{Error, OpenError, Relational, Store, Unavailable, laws, schema};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,6 +82,37 @@ async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_on
     let held = balance(store.as_ref(), &tenant).await;
     assert_eq!((held.available, held.pending), (credits(6), credits(4)));
     assert_lawful(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_and_they_go_on_once_there_is_room() {
+    let (sqlite, directory) = fresh();
+    sqlite.close().await;
+    let other = Connection::open(file(&directory)).unwrap();
+    other.execute_batch("CREATE TABLE filler AS SELECT zeroblob(1000000) AS bytes").unwrap();
+    let pages: u32 = other.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    // SQLite fails as it does on a full disk once the file would need more pages than this.
+    let full = sql::Connection::open(&database(&directory), Purpose::Write).unwrap();
+    full.first(&format!("PRAGMA max_page_count = {}", pages + 8), &[], |_| Ok(())).unwrap();
+    let relational = Relational::with(full, &database(&directory), Arc::new(Metrics::default()));
+    let store: Arc<dyn Store> = Arc::new(relational.unwrap());
+    let (tenant, key) = payer(store.as_ref(), 1_000_000).await;
+    let mut reserved = 0;
+    let refused = loop {
+        match store.run(reserve(&format!("r{reserved}"), &key, 1, suite::at(1))).await {
+            Ok(_) => reserved += 1,
+            Err(refused) => break refused,
+        }
+        assert!(reserved < 10_000, "the disk never filled");
+    };
+    assert_eq!(refused, Error::Unavailable(Unavailable::Failed));
+    assert_eq!(balance(store.as_ref(), &tenant).await.pending, credits(reserved));
+
+    other.execute_batch("DROP TABLE filler").unwrap();
+    store.run(reserve(&format!("r{reserved}"), &key, 1, suite::at(1))).await.unwrap();
+    assert_eq!(balance(store.as_ref(), &tenant).await.pending, credits(reserved + 1));
+    let seen = sql::Connection::open(&database(&directory), Purpose::Read).unwrap();
+    assert_eq!(laws::broken(&seen).unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
