@@ -48,6 +48,7 @@ impl Bench {
         let credentials = init(database).unwrap();
         let config = Config { database: database.clone(), ..Bench::config(&directory) };
         let running = start(config).await.unwrap();
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         Bench { directory, credentials, running, client: reqwest::Client::new() }
     }
 
@@ -64,11 +65,10 @@ impl Bench {
     }
 
     pub(crate) fn config(directory: &TempDir) -> Config {
-        Config {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            database: Bench::database(directory),
-            policy: directory.path().join("policy.yaml"),
-        }
+        let policy = directory.path().join("policy.yaml");
+        let audit_key = Some(directory.path().join("audit-key"));
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Config { audit_key, ..Config::new(listen, Bench::database(directory), policy) }
     }
 
     pub(crate) fn policy_path(&self) -> PathBuf {
@@ -91,6 +91,21 @@ impl Bench {
 
     pub(crate) async fn post(&self, path: &str, body: Value, status: StatusCode) -> Value {
         expect(self.request(Method::POST, path).json(&body).send().await.unwrap(), status).await
+    }
+
+    /// A credential of an administrator.
+    pub(crate) async fn admin(&self, role: &str, tenant_id: Option<&str>) -> (String, String) {
+        let body = json!({"name": role, "role": role, "tenant_id": tenant_id});
+        let key = self.post("/v1/admin-keys", body, StatusCode::CREATED).await;
+        (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
+    }
+
+    /// Asks as somebody else.
+    pub(crate) async fn ask_as(&self, secret: &str, method: &Method, path: &str, body: &Value) -> Response {
+        let url = format!("http://{}{path}", self.running.address);
+        let request = self.client.request(method.clone(), url).bearer_auth(secret);
+        let request = if *method == Method::GET { request } else { request.json(body) };
+        request.send().await.unwrap()
     }
 
     pub(crate) async fn tenant(&self, credits: u64) -> String {

@@ -2,10 +2,12 @@
 
 use super::problem::{Code, Refused};
 use crate::idempotency::{Idempotency, ReplayKey};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use protocol::InvalidId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,6 +62,32 @@ impl<T: TryFrom<String, Error = InvalidId>, S: Send + Sync> FromRequestParts<S> 
         let unknown = || Refused::new(Code::NotFound, "nothing has this id");
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
         T::try_from(text).map(Id).map_err(|_| unknown())
+    }
+}
+
+/// The one tag of `If-Match`, without its quotes; nothing for `*` or no header.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    let mut sent = headers.get_all(header::IF_MATCH).iter();
+    let Some(first) = sent.next() else { return Ok(None) };
+    let faulty = || Refused::invalid("If-Match: send one ETag in quotes, as it was in the answer");
+    if sent.next().is_some() {
+        return Err(faulty());
+    }
+    let text = first.to_str().map_err(|_| faulty())?;
+    if text == "*" {
+        return Ok(None);
+    }
+    let tag = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or_else(faulty)?;
+    Ok(Some(tag.to_owned()))
+}
+
+/// JSON with an ETag.
+pub(super) struct Tagged<T>(pub(super) String, pub(super) T);
+
+impl<T: Serialize> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let Tagged(tag, value) = self;
+        ([(header::ETAG, format!("\"{tag}\""))], Json(value)).into_response()
     }
 }
 

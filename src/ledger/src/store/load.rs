@@ -1,11 +1,12 @@
 //! Loads the rows that a transaction's operations need.
 
 use super::read;
-use super::sql::{Connection, Result, Row, params};
+use super::sql::{Connection, Param, Result, Row, params};
+use crate::budgets::SpendingKey;
 use crate::idempotency::Replay;
 use crate::store::{Needs, Rows};
 use protocol::api_key::KeyHash;
-use protocol::{EventId, KeyId, ReservationId, TenantId};
+use protocol::{AgentId, EventId, KeyId, Month, ReservationId, TenantId};
 use std::collections::BTreeSet;
 
 /// Loads them, each table's in the keys' order.
@@ -31,8 +32,23 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
         rows.policy = version.map(|version| (version, None));
     }
     if needs.service_credentials {
-        let any = connection.first("SELECT id FROM service_credentials LIMIT 1", &[], |_| Ok(()))?;
-        rows.has_service_credentials = any.is_some();
+        let select = format!("SELECT {} FROM service_credentials", read::SERVICE_CREDENTIAL);
+        for (hash, credential) in connection.all(&select, &[], read::service_credential)? {
+            rows.service_credentials.load(hash, credential);
+        }
+    }
+    let select = "SELECT id, tenant_id, name, created_at FROM agents WHERE id";
+    for agent in connection.each(select, needs.agents.iter().map(AgentId::as_str), read::agent)? {
+        rows.agents.load(agent.id.clone(), agent);
+    }
+    spending(connection, needs, &mut rows)?;
+    if needs.checkpoint {
+        let newest = "SELECT number, last, hash FROM audit_batches ORDER BY number DESC LIMIT 1";
+        rows.newest_checkpoint = connection.first(newest, &[], read::checkpoint_head)?;
+    }
+    if needs.audit_keys {
+        let known = connection.all("SELECT public_key FROM audit_keys", &[], |row| row.get(0))?;
+        rows.audit_keys.extend(known);
     }
     Ok(rows)
 }
@@ -81,6 +97,34 @@ fn load_tenants(connection: &Connection, ids: &BTreeSet<TenantId>, rows: &mut Ro
     for (tenant, accounts) in connection.each(&select, ids.iter().map(TenantId::as_str), read)? {
         rows.accounts.load(tenant.id.clone(), accounts);
         rows.tenants.load(tenant.id.clone(), tenant);
+    }
+    Ok(())
+}
+
+/// What the keys in need, and their tenants, spent in the months in need, and the same for reservations.
+fn spending(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
+    let mut wanted: BTreeSet<(TenantId, Option<KeyId>, Month)> = BTreeSet::new();
+    let mut want = |tenant_id: &TenantId, key_id: &KeyId, month| {
+        wanted.insert((tenant_id.clone(), None, month));
+        wanted.insert((tenant_id.clone(), Some(key_id.clone()), month));
+    };
+    for (key_id, month) in &needs.spending {
+        if let Some(key) = rows.keys.get(key_id) {
+            want(&key.tenant_id, key_id, *month);
+        }
+    }
+    for (_, reservation) in rows.reservations.rows() {
+        let request = &reservation.request;
+        want(&request.tenant_id, &request.key_id, reservation.reserved_at.month());
+    }
+    let select = "SELECT credits FROM spending WHERE tenant_id = ? AND key_id = ? AND month = ?";
+    for (tenant_id, key_id, month) in wanted {
+        let key = key_id.as_ref().map_or("", KeyId::as_str);
+        let number = month.number();
+        let at = [Param::Text(tenant_id.as_str()), Param::Text(key), Param::Integer(number.into())];
+        if let Some(credits) = connection.first(select, &at, |row| read::credits(row, 0))? {
+            rows.spending.load(SpendingKey { tenant_id, key_id, month }, credits);
+        }
     }
     Ok(())
 }

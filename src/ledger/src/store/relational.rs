@@ -9,16 +9,18 @@ use super::readers::Readers;
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
-    AuditFilter, ChangesKept, KeyFilter, Operation, Queued, Reading, Refusal, Store, Unavailable, UsageQuery,
-    Work, queries, save, schema, writer,
+    AdminKeyFilter, AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, KeyFilter, Operation, Queued,
+    Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
 };
+use crate::budgets::SpendingKey;
+use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
 use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::{book, keys, tenants};
-use protocol::admin::{AuditRow, UsageRow};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
-use protocol::{KeyId, TenantId};
+use protocol::{Credits, KeyId, TenantId};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::path::Path;
@@ -173,7 +175,7 @@ pub(super) fn connect(database: &Database) -> Result<Connection, OpenError> {
 }
 
 /// Makes an empty file that only its owner reads, unless there is one.
-fn create_private(path: &Path) -> std::io::Result<()> {
+pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.create(true).append(true);
     #[cfg(unix)]
@@ -233,6 +235,42 @@ impl Store for Relational {
         limit: u32,
     ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>> {
         Box::pin(self.readers.read(move |connection| queries::tenants(connection, after.as_ref(), limit)))
+    }
+
+    fn admin_keys(&self, filter: AdminKeyFilter) -> Reading<'_, Vec<ServiceCredential>> {
+        Box::pin(self.readers.read(move |connection| queries::admin_keys(connection, &filter)))
+    }
+
+    fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>> {
+        Box::pin(self.readers.read(move |connection| queries::agents(connection, &filter)))
+    }
+
+    fn spent(&self, at: SpendingKey) -> Reading<'_, Credits> {
+        Box::pin(self.readers.read(move |connection| queries::spent(connection, &at)))
+    }
+
+    fn audit_status(&self) -> Reading<'_, AuditStatus> {
+        Box::pin(self.readers.read(queries::audit_status))
+    }
+
+    fn checkpoint_head(&self) -> Reading<'_, CheckpointHead> {
+        Box::pin(self.readers.read(queries::checkpoint_head))
+    }
+
+    fn checkpoints(&self, filter: CheckpointFilter) -> Reading<'_, Vec<Checkpoint>> {
+        Box::pin(self.readers.read(move |connection| queries::checkpoints(connection, &filter)))
+    }
+
+    fn audit_rows(&self, after: u64, limit: u32) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
+        Box::pin(self.readers.read(move |connection| queries::audit_rows(connection, after, limit)))
+    }
+
+    fn audit_keys(&self) -> Reading<'_, Vec<AuditKey>> {
+        Box::pin(self.readers.read(queries::audit_keys))
+    }
+
+    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>> {
+        Box::pin(self.readers.read(move |connection| queries::shadow(connection, &query)))
     }
 
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {

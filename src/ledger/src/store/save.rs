@@ -4,7 +4,7 @@ use super::sql::{Connection, Insert, Kind, Param, Result, ToParam, params};
 use crate::book::{Late, Reservation, State};
 use crate::keys::Key;
 use crate::store::Rows;
-use protocol::TenantId;
+use protocol::{Credits, TenantId};
 use serde::Serialize;
 
 /// How many changes the feed keeps. A filter that was away for more starts over.
@@ -19,12 +19,10 @@ pub fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     events(connection, rows)?;
     usage(connection, rows)?;
     replays(connection, rows)?;
-    for (hash, credential, created_at) in &rows.service_credentials {
-        connection.execute(
-            "INSERT INTO service_credentials (hash, id, door, created_at) VALUES (?, ?, ?, ?)",
-            &params![hash.as_bytes(), credential.id, credential.door.as_str(), created_at.as_millis()],
-        )?;
-    }
+    service_credentials(connection, rows)?;
+    agents(connection, rows)?;
+    spending(connection, rows)?;
+    chain(connection, rows)?;
     if let Some((version, Some((document, in_force_at)))) = &rows.policy {
         connection.execute(
             "INSERT INTO policies (version, in_force_at, document) VALUES (?, ?, ?)",
@@ -50,9 +48,11 @@ const TENANTS: Insert = Insert {
         ("tier", Kind::Text),
         ("created_at", Kind::Integer),
         ("suspended_at", Kind::Integer),
+        ("budget", Kind::Integer),
+        ("version", Kind::Integer),
     ],
     conflict: "ON CONFLICT (id) DO UPDATE SET name = excluded.name, tier = excluded.tier, \
-               suspended_at = excluded.suspended_at",
+               suspended_at = excluded.suspended_at, budget = excluded.budget, version = excluded.version",
 };
 
 const ACCOUNTS: Insert = Insert {
@@ -79,6 +79,8 @@ fn tenants(connection: &Connection, rows: &Rows) -> Result<()> {
                 tenant.tier.to_param(),
                 integer(tenant.created_at.as_millis()),
                 integer_or_null(tenant.suspended_at.map(|moment| moment.as_millis())),
+                integer_or_null(tenant.budget.map(Credits::get)),
+                integer(tenant.version),
             ]
         }),
     )?;
@@ -139,12 +141,13 @@ fn keys(connection: &Connection, rows: &Rows) -> Result<()> {
 fn put_key(connection: &Connection, key: &Key) -> Result<()> {
     connection.execute(
         "INSERT INTO keys (id, tenant_id, name, scopes, services, tools, resources, limits, expires_at, \
-         agent_id, source, created_at, revoked_at, last_used_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+         agent_id, source, created_at, revoked_at, last_used_at, budget, version) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
          name = excluded.name, scopes = excluded.scopes, services = excluded.services, \
          tools = excluded.tools, resources = excluded.resources, limits = excluded.limits, \
          expires_at = excluded.expires_at, agent_id = excluded.agent_id, \
-         revoked_at = excluded.revoked_at, last_used_at = excluded.last_used_at",
+         revoked_at = excluded.revoked_at, last_used_at = excluded.last_used_at, \
+         budget = excluded.budget, version = excluded.version",
         &params![
             key.id.as_str(),
             key.tenant_id.as_str(),
@@ -160,6 +163,8 @@ fn put_key(connection: &Connection, key: &Key) -> Result<()> {
             key.created_at.as_millis(),
             key.revoked_at.map(|moment| moment.as_millis()),
             key.last_used_at.map(|moment| moment.as_millis()),
+            key.budget.map(Credits::get),
+            key.version,
         ],
     )?;
     Ok(())
@@ -276,7 +281,8 @@ fn events(connection: &Connection, rows: &Rows) -> Result<()> {
     if rows.events.is_empty() {
         return Ok(());
     }
-    // One writer at a time and no deletion make the next number one more than the largest, so there are no gaps.
+    // One writer at a time makes the next number one more than the largest, so there are no gaps; the newest row is
+    // never deleted.
     let newest = "SELECT coalesce(max(sequence), 0) FROM audit";
     let newest: u64 = connection.first(newest, &[], |row| row.get(0))?.unwrap_or_default();
     connection.insert(
@@ -302,12 +308,15 @@ const USAGE: Insert = Insert {
         ("hour", Kind::Integer),
         ("tenant_id", Kind::Text),
         ("key_id", Kind::Text),
+        ("agent_id", Kind::Text),
         ("tool", Kind::Text),
         ("outcome", Kind::Text),
+        ("would_deny", Kind::Text),
+        ("bucket", Kind::Integer),
         ("calls", Kind::Integer),
         ("credits", Kind::Integer),
     ],
-    conflict: "ON CONFLICT (hour, tenant_id, key_id, tool, outcome) \
+    conflict: "ON CONFLICT (hour, tenant_id, key_id, agent_id, tool, outcome, would_deny, bucket) \
                DO UPDATE SET calls = usage.calls + excluded.calls, credits = usage.credits + excluded.credits",
 };
 
@@ -319,13 +328,111 @@ fn usage(connection: &Connection, rows: &Rows) -> Result<()> {
                 integer(key.hour),
                 Param::Text(&key.tenant_id),
                 Param::Text(&key.key_id),
+                Param::Text(&key.agent_id),
                 Param::Text(&key.tool),
                 Param::Text(key.outcome),
+                Param::Text(key.would_deny),
+                integer(key.bucket.into()),
                 integer(sum.calls),
                 integer(sum.credits),
             ]
         }),
     )
+}
+
+fn service_credentials(connection: &Connection, rows: &Rows) -> Result<()> {
+    for (hash, credential, _) in rows.service_credentials.dirty() {
+        connection.execute(
+            "INSERT INTO service_credentials (hash, id, door, name, role, tenant_id, created_at, revoked_at) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET revoked_at = excluded.revoked_at",
+            &params![
+                hash.as_bytes(),
+                credential.id.as_str(),
+                credential.door.as_str(),
+                credential.name,
+                credential.role.as_str(),
+                credential.tenant_id.as_ref().map(TenantId::as_str),
+                credential.created_at.as_millis(),
+                credential.revoked_at.map(|moment| moment.as_millis()),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn agents(connection: &Connection, rows: &Rows) -> Result<()> {
+    for (id, agent, _) in rows.agents.dirty() {
+        connection.execute(
+            "INSERT INTO agents (id, tenant_id, name, created_at) VALUES (?, ?, ?, ?)",
+            &params![id.as_str(), agent.tenant_id.as_str(), agent.name, agent.created_at.as_millis()],
+        )?;
+    }
+    Ok(())
+}
+
+const SPENDING: Insert = Insert {
+    table: "spending",
+    columns: &[
+        ("tenant_id", Kind::Text),
+        ("key_id", Kind::Text),
+        ("month", Kind::Integer),
+        ("credits", Kind::Integer),
+    ],
+    conflict: "ON CONFLICT (tenant_id, key_id, month) DO UPDATE SET credits = excluded.credits",
+};
+
+fn spending(connection: &Connection, rows: &Rows) -> Result<()> {
+    let spending = rows.spending.dirty();
+    connection.insert(
+        &SPENDING,
+        spending.iter().map(|(at, credits, _)| {
+            [
+                Param::Text(at.tenant_id.as_str()),
+                Param::Text(at.key_id.as_ref().map_or("", |id| id.as_str())),
+                integer(at.month.number().into()),
+                integer(credits.get()),
+            ]
+        }),
+    )
+}
+
+/// Checkpoints of the audit trail, the keys that sign them, and what is no longer retained.
+fn chain(connection: &Connection, rows: &Rows) -> Result<()> {
+    for checkpoint in &rows.checkpoints {
+        connection.execute(
+            "INSERT INTO audit_batches (number, first, last, sealed_at, previous, root, hash, public_key, \
+             signature, leaves) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            &params![
+                checkpoint.number,
+                checkpoint.first,
+                checkpoint.last,
+                checkpoint.sealed_at.as_millis(),
+                checkpoint.previous.as_bytes(),
+                checkpoint.root.as_bytes(),
+                checkpoint.hash.as_bytes(),
+                checkpoint.public_key,
+                checkpoint.signature,
+                checkpoint.leaves,
+            ],
+        )?;
+    }
+    if let Some((public_key, created_at)) = &rows.audit_key {
+        let insert = "INSERT INTO audit_keys (public_key, created_at) VALUES (?, ?)";
+        connection.execute(insert, &params![public_key, created_at.as_millis()])?;
+    }
+    if rows.decisions_dropped > 0 {
+        let update = "UPDATE audit_state SET decisions_dropped = decisions_dropped + ?";
+        connection.execute(update, &params![rows.decisions_dropped])?;
+    }
+    if let Some(moment) = rows.forget_audit_before {
+        let sealed = "SELECT coalesce(max(last), 0) FROM audit_batches WHERE sealed_at < ?";
+        let before = [integer(moment.as_millis())];
+        let last: u64 = connection.first(sealed, &before, |row| row.get(0))?.unwrap_or_default();
+        connection.execute("DELETE FROM audit WHERE sequence <= ?", &params![last])?;
+        connection.execute("UPDATE audit_batches SET leaves = NULL WHERE sealed_at < ?", &before)?;
+        connection.execute("UPDATE audit_state SET removed = ? WHERE removed < ?", &params![last, last])?;
+    }
+    Ok(())
 }
 
 fn replays(connection: &Connection, rows: &Rows) -> Result<()> {

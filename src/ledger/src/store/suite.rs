@@ -46,6 +46,8 @@ pub(crate) fn new_tenant(amount: u64) -> tenants::Create {
             tier: "pro".to_owned(),
             created_at: at(0),
             suspended_at: None,
+            budget: None,
+            version: 1,
         },
         credits: Some((credits(amount), moment::fresh_id("trf_", TransferId::parse).unwrap())),
         actor: "adm_1".to_owned(),
@@ -69,6 +71,8 @@ pub(crate) fn new_key(tenant_id: &TenantId) -> keys::Create {
             limits: Vec::new(),
             expires_at: None,
             agent_id: None,
+            budget: None,
+            version: 1,
             source: KeySource::Admin,
             created_at: at(0),
             revoked_at: None,
@@ -264,6 +268,8 @@ async fn a_revoked_key_is_seen_by_every_read_and_by_the_feed(fresh: &impl Fresh)
     assert_eq!(record.resources.unwrap()[0].name, "project:1");
     let filter = KeyFilter {
         tenant_id: Some(tenant),
+        agent_id: None,
+        source: None,
         state: Some(KeyState::Active),
         now: at(6),
         after: None,

@@ -77,7 +77,7 @@ fn live_and_die(url: &str, side_by_side: u32) {
 
 /// Makes the database, with a rich tenant and one that is soon poor.
 fn prepare(database: &Database) -> String {
-    let operation = Initialise { credentials: Vec::new(), now: at(0) };
+    let operation = Initialise { credentials: Vec::new() };
     Relational::initialise(database, operation).unwrap().unwrap();
     let store: Arc<dyn Store> = Arc::new(Relational::open(database, Arc::new(Metrics::default())).unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -38,7 +38,7 @@ pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 pub(super) fn fresh(server: &Throwaway) -> Database {
     apart(|| {
         let database: Database = server.database().unwrap().parse().unwrap();
-        let operation = Initialise { credentials: Vec::new(), now: suite::at(0) };
+        let operation = Initialise { credentials: Vec::new() };
         Relational::initialise(&database, operation).unwrap().unwrap();
         database
     })

@@ -30,7 +30,7 @@ fn open(directory: &TempDir) -> Relational {
 
 fn fresh() -> (Relational, TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let operation = Initialise { credentials: Vec::new(), now: suite::at(0) };
+    let operation = Initialise { credentials: Vec::new() };
     Relational::initialise(&database(&directory), operation).unwrap().unwrap();
     (open(&directory), directory)
 }
