@@ -193,6 +193,7 @@ impl Gate {
             name: format!("{tier} test"),
             tier: tier.to_owned(),
             credits: Some(Credits::new(credits).expect("credits fit")).filter(|credits| !credits.is_zero()),
+            budget: None,
         };
         let tenant = self.admin.create_tenant(&tenant).await.expect("a tenant can be made");
         self.key(&tenant.id, key).await

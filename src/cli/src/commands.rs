@@ -1,6 +1,9 @@
 //! The command line as a whole. Each command's own arguments and work are in its module.
 
+mod admin_keys;
+mod agents;
 mod audit;
+mod backup;
 mod connection;
 mod init;
 mod keys;
@@ -34,9 +37,13 @@ enum Command {
     Up(Box<up::Arguments>),
     Tenants(tenants::Arguments),
     Keys(keys::Arguments),
+    Agents(agents::Arguments),
+    AdminKeys(admin_keys::Arguments),
     Usage(usage::Arguments),
     Audit(audit::Arguments),
     Policy(policy::Arguments),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
 }
 
 impl Cli {
@@ -48,6 +55,10 @@ impl Cli {
             Command::Up(arguments) => arguments.run().await,
             Command::Tenants(arguments) => arguments.run().await,
             Command::Keys(arguments) => arguments.run().await,
+            Command::Agents(arguments) => arguments.run().await,
+            Command::AdminKeys(arguments) => arguments.run().await,
+            Command::Backup(arguments) => arguments.run().await,
+            Command::Restore(arguments) => arguments.run().await,
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
             Command::Policy(arguments) => arguments.run().await,
