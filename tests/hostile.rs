@@ -31,9 +31,12 @@ fn json_that_can_be_read_in_two_ways_is_refused() {
         let agent = caller(gate).await;
         let deep = |levels: usize| {
             let (open, close) = ("[".repeat(levels), "]".repeat(levels));
-            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"search","arguments":{{"q":{open}{close}}}}}}}"#)
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"search","arguments":{{"q":{open}{close}}}}}}}"#
+            )
         };
-        let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        let utf16 =
+            |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
         let message = mcp::search().to_string();
         let mut invalid_utf8 = message.clone().into_bytes();
         let place = invalid_utf8.windows(11).position(|bytes| bytes == b"lighthouses").unwrap();
@@ -109,10 +112,22 @@ fn messages_of_wrong_types_are_refused() {
             (json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ["search"]}), -32602),
             (json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}), -32602),
             (json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": 5}}), -32600),
-            (json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": ["search"]}}), -32600),
-            (json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": {"x": 1}}}), -32600),
-            (json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": []}}), -32602),
-            (json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": "x"}}), -32602),
+            (
+                json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": ["search"]}}),
+                -32600,
+            ),
+            (
+                json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": {"x": 1}}}),
+                -32600,
+            ),
+            (
+                json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": []}}),
+                -32602,
+            ),
+            (
+                json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": "x"}}),
+                -32602,
+            ),
         ];
         for (message, code) in cases {
             let body = message.to_string();
@@ -127,8 +142,12 @@ fn a_refusal_echoes_the_id_exactly() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
-        for id in ["0", "-1", "\"\"", "\"a \\u00e9 \\\" b\"", "123456789012345678901234567890", "9007199254740993"] {
-            let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"unlisted"}}}}"#);
+        for id in
+            ["0", "-1", "\"\"", "\"a \\u00e9 \\\" b\"", "123456789012345678901234567890", "9007199254740993"]
+        {
+            let body = format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"unlisted"}}}}"#
+            );
             let refused = agent.send(mcp::post_bytes(body.as_bytes())).await;
             refused.assert_refused(404, "unknown_tool");
             assert!(refused.text().contains(&format!("\"id\":{id},")), "{id}: {refused:?}");
@@ -152,7 +171,8 @@ fn a_batch_is_refused_as_a_whole() {
             json!([[mcp::search()]]),
         ] {
             assert_no_message(gate, &agent, "a batch", batch.to_string().as_bytes(), -32600).await;
-            assert_no_message(gate, &agent, "after blanks", format!(" \r\n\t{batch}").as_bytes(), -32600).await;
+            assert_no_message(gate, &agent, "after blanks", format!(" \r\n\t{batch}").as_bytes(), -32600)
+                .await;
         }
         assert_eq!(gate.settled(&agent).await.available.get(), 1000);
         gate.assert_serving(&agent).await;
@@ -176,9 +196,15 @@ fn headers_that_differ_from_the_body_are_refused() {
             ("another method", call().without("mcp-method").header("mcp-method", "tools/list")),
             ("no method", call().without("mcp-method")),
             ("the method twice", call().header("mcp-method", "tools/call")),
-            ("another version", call().without("mcp-protocol-version").header("mcp-protocol-version", "2026-08-01")),
+            (
+                "another version",
+                call().without("mcp-protocol-version").header("mcp-protocol-version", "2026-08-01"),
+            ),
             ("the version twice", call().header("mcp-protocol-version", mcp::MODERN)),
-            ("base64 of another name", call().without("mcp-name").header("mcp-name", "=?base64?c3VtbWFyaXpl?=")),
+            (
+                "base64 of another name",
+                call().without("mcp-name").header("mcp-name", "=?base64?c3VtbWFyaXpl?="),
+            ),
             ("base64 that is none", call().without("mcp-name").header("mcp-name", "=?base64?!!?=")),
             ("bytes", call().without("mcp-name").header("mcp-name", b"search\xff")),
             ("a legacy body with a wrong name", mcp::post(&mcp::search()).header("mcp-name", "summarize")),
@@ -239,7 +265,9 @@ fn header_bytes_that_are_no_text_do_no_harm() {
                 gate.assert_unseen(&refused.marker);
             }
         }
-        for name in ["x-custom", "user-agent", "accept", "cookie", "x-request-id", "upgrade-insecure-requests"] {
+        for name in
+            ["x-custom", "user-agent", "accept", "cookie", "x-request-id", "upgrade-insecure-requests"]
+        {
             let response = agent.send(mcp::post(&mcp::search()).header(name, b"\xff\xfe\x80")).await;
             assert_eq!(response.status, 200, "{name}: {response:?}");
             gate.upstream.the_one(&response.marker);
@@ -250,7 +278,10 @@ fn header_bytes_that_are_no_text_do_no_harm() {
             assert!(matches!(response.status, 200 | 400), "{name}: {response:?}");
             assert!(response.status == 200 || gate.upstream.seen(&response.marker).is_empty());
         }
-        let spoofed = agent.post(&mcp::search()).header("x-agentrelay-key-id", b"\xff").header("x-agentrelay-\u{e9}", "1");
+        let spoofed = agent
+            .post(&mcp::search())
+            .header("x-agentrelay-key-id", b"\xff")
+            .header("x-agentrelay-\u{e9}", "1");
         let response = spoofed.try_send(gate.address).await.unwrap();
         for seen in gate.upstream.seen(&response.marker) {
             assert_eq!(seen.header("x-agentrelay-key-id").as_deref(), Some(agent.key.as_str()));
@@ -269,12 +300,17 @@ fn giant_headers_are_refused() {
         let agent = caller(gate).await;
         let giant = "x".repeat(70_000);
         let large = "x".repeat(40_000);
-        for (name, value) in [("authorization", format!("Bearer {giant}")), ("x-api-key", giant.clone()), ("x-custom", giant.clone())] {
+        for (name, value) in [
+            ("authorization", format!("Bearer {giant}")),
+            ("x-api-key", giant.clone()),
+            ("x-custom", giant.clone()),
+        ] {
             let refused = gate.send(mcp::post(&mcp::search()).header(name, value)).await;
             assert!(matches!(refused.status, 401 | 431), "{name}: {}", refused.status);
             gate.assert_unseen(&refused.marker);
         }
-        let refused = gate.send(mcp::post(&mcp::search()).header("authorization", format!("Bearer {large}"))).await;
+        let refused =
+            gate.send(mcp::post(&mcp::search()).header("authorization", format!("Bearer {large}"))).await;
         refused.assert_refused(401, "auth_denied");
         agent.send(mcp::post(&mcp::search()).header("x-custom", &large)).await.assert_allowed();
         let mut many = mcp::post(&mcp::search());
@@ -305,7 +341,8 @@ fn a_body_larger_than_what_is_held_is_refused() {
             assert_eq!(refused.rate().limit, 1000);
             gate.assert_unseen(&refused.marker);
             let body = padded(bytes);
-            let chunked = Request::post("/mcp").header("content-type", "application/json").chunks(body.chunks(9_999));
+            let chunked =
+                Request::post("/mcp").header("content-type", "application/json").chunks(body.chunks(9_999));
             let refused = agent.send(chunked).await;
             assert_eq!(refused.status, 413, "{refused:?}");
             refused.rate();
@@ -387,7 +424,9 @@ fn a_slow_body_is_held_until_it_is_whole() {
         sending.await.unwrap().assert_allowed();
         gate.upstream.the_one(&marker);
         let client = Http2::open(gate.address).await;
-        for denied in [slow(&mcp::image("standard").to_string()), slow(&mcp::call("unlisted", json!({})).to_string())] {
+        for denied in
+            [slow(&mcp::image("standard").to_string()), slow(&mcp::call("unlisted", json!({})).to_string())]
+        {
             let refused = client.send(agent.with_key(denied)).await.unwrap();
             assert!(matches!(refused.status, 403 | 404), "{refused:?}");
             gate.assert_unseen(&refused.marker);
@@ -447,7 +486,9 @@ fn trailers_do_not_open_the_gate() {
             gate.assert_unseen(&refused.marker);
         }
         // Trailers on a request that was decided on its headers.
-        let builds = Request::get("/api/v1/mcp/projects/1/builds").chunks([b"x".as_slice()]).trailer("x-trailer", b"1");
+        let builds = Request::get("/api/v1/mcp/projects/1/builds")
+            .chunks([b"x".as_slice()])
+            .trailer("x-trailer", b"1");
         assert_eq!(client.send(agent.with_key(builds)).await.unwrap().status, 200);
         gate.assert_serving(&agent).await;
     });
@@ -461,7 +502,8 @@ fn an_empty_last_frame_changes_nothing() {
         let client = Http2::open(gate.address).await;
         for (message, status) in [(mcp::search(), 200), (mcp::image("standard"), 403)] {
             let body = message.to_string();
-            let request = Request::post("/mcp").header("content-type", "application/json").chunks([body.as_bytes()]);
+            let request =
+                Request::post("/mcp").header("content-type", "application/json").chunks([body.as_bytes()]);
             let response = client.send(agent.with_key(request)).await.unwrap();
             assert_eq!(response.status, status, "{response:?}");
             assert_eq!(gate.upstream.seen(&response.marker).len(), usize::from(status == 200));
@@ -498,7 +540,9 @@ fn expecting_100_continue_does_not_pass_anything_early() {
             assert_eq!(response.status, status, "{response:?}");
             assert_eq!(gate.upstream.seen(&marker).len(), usize::from(status == 200));
         }
-        let refused = gate.send(mcp::post(&mcp::search()).header("expect", "100-continue").key(&unknown_secret())).await;
+        let refused = gate
+            .send(mcp::post(&mcp::search()).header("expect", "100-continue").key(&unknown_secret()))
+            .await;
         assert_eq!(refused.status, 401, "{refused:?}");
         gate.assert_unseen(&refused.marker);
         gate.assert_serving(&agent).await;
@@ -539,7 +583,8 @@ fn an_upgrade_that_the_policy_allows_is_decided_on_its_headers_and_then_passes()
         let gate = Gate::options()
             .policy(|policy| policy["services"]["ci"]["upgrades"] = policy::yaml("true"))
             .envoy(|bootstrap| {
-                let options = cli::stack::bootstrap::field(bootstrap, &format!("{MANAGER}/http2_protocol_options"));
+                let options =
+                    cli::stack::bootstrap::field(bootstrap, &format!("{MANAGER}/http2_protocol_options"));
                 options.expect("the shipped file has it")["allow_connect"] = policy::yaml("true");
             })
             .start()
@@ -618,7 +663,9 @@ fn path_tricks_lead_around_no_rule() {
     run(async {
         let gate = Gate::shared().await;
         // May read and nothing else: the trigger must stay out of reach.
-        let agent = gate.agent_with("enterprise", 100, NewKey::with_scopes(&["read"]).resource("project:1", None)).await;
+        let agent = gate
+            .agent_with("enterprise", 100, NewKey::with_scopes(&["read"]).resource("project:1", None))
+            .await;
         let tricks = [
             "/api/v1/mcp/projects/1/builds/../trigger",
             "/api/v1/mcp/projects/1/builds/%2e%2e/trigger",
@@ -683,7 +730,11 @@ fn path_tricks_lead_around_no_rule() {
             gate.assert_unseen(&refused.marker);
         }
         // What Envoy makes plain is decided as what it then is, and that is also what arrives.
-        for target in ["//api/v1/mcp/projects/1/builds", "/api/v1/mcp/projects/2/../1/builds", "/api/v1/./mcp/projects/1/builds"] {
+        for target in [
+            "//api/v1/mcp/projects/1/builds",
+            "/api/v1/mcp/projects/2/../1/builds",
+            "/api/v1/./mcp/projects/1/builds",
+        ] {
             let response = agent.get(target).send(gate.address).await;
             if response.status == 200 {
                 let seen = gate.upstream.the_one(&response.marker);
@@ -700,14 +751,27 @@ fn the_mcp_service_is_one_path_and_three_methods() {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("enterprise", 100, NewKey::with_scopes(&["read"])).await;
         let body = mcp::image("standard").to_string();
-        for target in ["/mcp/", "/mcp//", "/mcp;x", "/mcp/.", "/Mcp", "/mcp%20", "/mcp/x", "/mcp%2f", "/%6dcp", "/x/../mcp/"] {
-            let request = Request::post(target).header("content-type", "application/json").body(body.as_bytes());
+        for target in [
+            "/mcp/",
+            "/mcp//",
+            "/mcp;x",
+            "/mcp/.",
+            "/Mcp",
+            "/mcp%20",
+            "/mcp/x",
+            "/mcp%2f",
+            "/%6dcp",
+            "/x/../mcp/",
+        ] {
+            let request =
+                Request::post(target).header("content-type", "application/json").body(body.as_bytes());
             let refused = agent.send(request).await;
             assert!(matches!(refused.status, 400 | 403 | 404), "{target}: {refused:?}");
             gate.assert_unseen(&refused.marker);
         }
         for method in ["PUT", "PATCH", "OPTIONS", "HEAD", "TRACE", "PURGE", "post"] {
-            let request = Request::new(method, "/mcp").header("content-type", "application/json").body(body.as_bytes());
+            let request =
+                Request::new(method, "/mcp").header("content-type", "application/json").body(body.as_bytes());
             let refused = agent.send(request).await;
             assert!(matches!(refused.status, 400 | 405), "{method}: {refused:?}");
             if refused.status == 405 {
@@ -717,7 +781,8 @@ fn the_mcp_service_is_one_path_and_three_methods() {
         }
         // A body where none belongs is not a way in.
         for method in ["GET", "DELETE"] {
-            let request = Request::new(method, "/mcp").header("content-type", "application/json").body(body.as_bytes());
+            let request =
+                Request::new(method, "/mcp").header("content-type", "application/json").body(body.as_bytes());
             let response = agent.send(request).await;
             for seen in gate.upstream.seen(&response.marker) {
                 assert_eq!(seen.method, method, "an upstream may answer it, but not as a call");
@@ -735,12 +800,22 @@ fn smuggled_requests_are_not_found_by_either_side() {
         let smuggled = "POST /api/v1/mcp/projects/9/trigger HTTP/1.1\r\nhost: x\r\nx-test-id: smuggled\r\ncontent-length: 0\r\n\r\n";
         let auth = format!("authorization: Bearer {}\r\n", agent.secret);
         let cases = [
-            format!("POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"),
-            format!("POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}content-length: 5\r\ncontent-length: 6\r\n\r\n12345{smuggled}"),
-            format!("POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n{smuggled}"),
-            format!("POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}transfer-encoding : chunked\r\n\r\n0\r\n\r\n{smuggled}"),
+            format!(
+                "POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
+            ),
+            format!(
+                "POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}content-length: 5\r\ncontent-length: 6\r\n\r\n12345{smuggled}"
+            ),
+            format!(
+                "POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n{smuggled}"
+            ),
+            format!(
+                "POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}transfer-encoding : chunked\r\n\r\n0\r\n\r\n{smuggled}"
+            ),
             format!("GET /mcp HTTP/1.1\r\nhost: x\r\n{auth}x: 1\n\ncontent-length: 0\r\n\r\n{smuggled}"),
-            format!("POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n{smuggled}"),
+            format!(
+                "POST /mcp HTTP/1.1\r\nhost: x\r\n{auth}transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n{smuggled}"
+            ),
             "\x16\x03\x01\x02\x00\x01\x00\x01\u{7f}".to_owned(),
             "GET\r\n\r\n".to_owned(),
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrubbish".to_owned(),
@@ -772,7 +847,8 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
                 let client = Http2::open(address).await;
                 let mut refused = 0_u32;
                 for _ in 0..150 {
-                    let response = client.send(mcp::post(&mcp::search()).key(&unknown_secret())).await.unwrap();
+                    let response =
+                        client.send(mcp::post(&mcp::search()).key(&unknown_secret())).await.unwrap();
                     // 401 once the ledger does not know it, 503 where no more lookups are made for now.
                     assert!(matches!(response.status, 401 | 503), "{response:?}");
                     refused += 1;
@@ -791,7 +867,10 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
         assert_eq!(refused, 3000);
         assert!(served > 0, "nothing was served during the flood");
         let resolves = gate.ledger_calls("/filter/v1/resolve").await - resolved;
-        assert!(resolves < u64::from(refused) / 2, "the ledger was asked {resolves} times for {refused} random keys");
+        assert!(
+            resolves < u64::from(refused) / 2,
+            "the ledger was asked {resolves} times for {refused} random keys"
+        );
         let grown = gate.stat("server.memory_allocated").await.saturating_sub(memory);
         assert!(grown < 64 << 20, "memory grew by {grown} bytes");
         gate.assert_serving(&agent).await;
@@ -811,7 +890,9 @@ fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
     run(async {
         let gate = Gate::options().start().await;
         let unknown = unknown_secret();
-        let call = |secret: String, address| async move { mcp::post(&mcp::search()).key(&secret).send(address).await };
+        let call = |secret: String, address| async move {
+            mcp::post(&mcp::search()).key(&secret).send(address).await
+        };
         let answers = at_once((0..100).map(|_| call(unknown.clone(), gate.address))).await;
         for refused in &answers {
             refused.assert_refused(401, "auth_denied");
@@ -846,7 +927,9 @@ fn one_key_cannot_fill_the_gate_with_held_bodies() {
         }
         gate.assert_serving(&other).await;
         for connection in &mut held {
-            if let Ok(Ok(response)) = tokio::time::timeout(Duration::from_millis(20), connection.response()).await {
+            if let Ok(Ok(response)) =
+                tokio::time::timeout(Duration::from_millis(20), connection.response()).await
+            {
                 response.assert_refused(429, "rate_limited");
                 refused += 1;
             }

@@ -71,7 +71,9 @@ fn project_grants_hold_and_end() {
         let agent = gate.agent_with("enterprise", 0, key).await;
         assert_eq!(send(&agent, "GET", "/42/builds").await.status, 200);
         assert_eq!(send(&agent, "GET", "/7/builds").await.status, 200);
-        for path in ["/8/builds", "/422/builds", "/4/builds", "/42%20/builds", "/8/jobs/42/log", "/042/builds"] {
+        for path in
+            ["/8/builds", "/422/builds", "/4/builds", "/42%20/builds", "/8/jobs/42/log", "/042/builds"]
+        {
             let refused = send(&agent, "GET", path).await;
             refused.assert_refused(403, "insufficient_scope");
             gate.assert_unseen(&refused.marker);
@@ -100,7 +102,8 @@ fn the_trigger_needs_its_own_scope() {
         );
         gate.assert_unseen(&refused.marker);
         let may = gate.agent_with("pro", 0, NewKey::with_scopes(&["trigger"])).await;
-        let allowed = may.send(Request::post(format!("{BASE}/42/trigger")).body(b"{\"branch\":\"main\"}")).await;
+        let allowed =
+            may.send(Request::post(format!("{BASE}/42/trigger")).body(b"{\"branch\":\"main\"}")).await;
         assert_eq!(allowed.status, 200, "{allowed:?}");
         assert_eq!(gate.upstream.the_one(&allowed.marker).body, b"{\"branch\":\"main\"}");
         send(&may, "GET", "/42/builds").await.assert_refused(403, "insufficient_scope");

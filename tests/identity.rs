@@ -17,8 +17,13 @@ fn assert_names(seen: &Seen, agent: &Agent, tier: &str, tool: &str) {
 
 /// The secret is nowhere in what arrived.
 fn assert_without(seen: &Seen, secret: &str) {
-    assert!(!format!("{:?}", seen.headers.iter().map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>())
-        .contains(secret));
+    assert!(
+        !format!(
+            "{:?}",
+            seen.headers.iter().map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>()
+        )
+        .contains(secret)
+    );
     assert!(!String::from_utf8_lossy(&seen.body).contains(secret));
     assert!(!seen.target.contains(secret));
 }
@@ -100,7 +105,8 @@ fn names_that_read_alike_never_arrive_either() {
         let lenient = Gate::options().envoy(allow_underscores).start().await;
         let agent = lenient.agent("pro").await;
         for name in ["x_agentrelay_key_id", "x-agentrelay_tier", "x_agentrelay-tool", "X_AGENTRELAY_SCOPES"] {
-            let response = agent.send(mcp::post(&mcp::search()).header(name, "spoofed").header("x_other", "kept")).await;
+            let response =
+                agent.send(mcp::post(&mcp::search()).header(name, "spoofed").header("x_other", "kept")).await;
             response.assert_allowed();
             let seen = lenient.upstream.the_one(&response.marker);
             assert!(!format!("{:?}", seen.echo()).contains("spoofed"), "{name}: {seen:?}");
@@ -125,7 +131,8 @@ fn identity_in_trailers_never_arrives() {
         let agent = gate.agent("pro").await;
         let body = mcp::search().to_string();
         let request = || {
-            let request = Request::post("/mcp").header("content-type", "application/json").chunks([body.as_bytes()]);
+            let request =
+                Request::post("/mcp").header("content-type", "application/json").chunks([body.as_bytes()]);
             agent.with_key(request.trailer("x-agentrelay-key-id", b"spoofed").trailer("x-other", b"1"))
         };
         let over_h1 = request().send(gate.address).await;
@@ -173,9 +180,13 @@ fn headers_that_change_what_was_decided_never_arrive() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::with_scopes(&["read"])).await;
-        for name in
-            ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"]
-        {
+        for name in [
+            "x-http-method-override",
+            "x-http-method",
+            "x-method-override",
+            "x-original-url",
+            "x-rewrite-url",
+        ] {
             let request = Request::get("/api/v1/mcp/projects/1/builds").header(name, "POST");
             let response = agent.send(request).await;
             assert_eq!(response.status, 200, "{name}: {response:?}");
@@ -223,12 +234,18 @@ fn exactly_one_valid_credential_is_needed() {
         let credentials = gate.credentials();
         let cases: Vec<(&str, Vec<(&str, String)>)> = vec![
             ("none", vec![]),
-            ("two authorizations", vec![("authorization", bearer(secret)), ("authorization", bearer(second))]),
+            (
+                "two authorizations",
+                vec![("authorization", bearer(secret)), ("authorization", bearer(second))],
+            ),
             ("the same twice", vec![("authorization", bearer(secret)), ("authorization", bearer(secret))]),
             ("two x-api-key", vec![("x-api-key", secret.into()), ("x-api-key", second.into())]),
             ("both carriers", vec![("authorization", bearer(secret)), ("x-api-key", second.into())]),
             ("valid and empty", vec![("authorization", bearer(secret)), ("x-api-key", String::new())]),
-            ("valid and basic", vec![("authorization", bearer(secret)), ("authorization", "Basic YTpi".into())]),
+            (
+                "valid and basic",
+                vec![("authorization", bearer(secret)), ("authorization", "Basic YTpi".into())],
+            ),
             ("joined", vec![("authorization", format!("Bearer {secret},Bearer {second}"))]),
             ("joined same", vec![("authorization", format!("Bearer {secret}, Bearer {secret}"))]),
             ("bare", vec![("authorization", secret.into())]),
@@ -261,7 +278,10 @@ fn exactly_one_valid_credential_is_needed() {
             gate.assert_unseen(&refused.marker);
         }
         // Never in the query, also beside nothing else.
-        for target in [format!("/mcp?api_key={secret}"), format!("/mcp?x-api-key={secret}&authorization=Bearer%20{secret}")] {
+        for target in [
+            format!("/mcp?api_key={secret}"),
+            format!("/mcp?x-api-key={secret}&authorization=Bearer%20{secret}"),
+        ] {
             let request = Request::post(&target).header("content-type", "application/json");
             let refused = gate.send(request.body(mcp::search().to_string().as_bytes())).await;
             refused.assert_refused(401, "auth_denied");

@@ -274,7 +274,9 @@ fn a_method_that_opens_a_connection_is_counted_but_never_refused() {
 fn refused_requests_take_no_permit_of_the_tools_window() {
     run(async {
         let gate = Gate::shared().await;
-        let agent = gate.agent_with("enterprise", 0, NewKey::with_scopes(&["trigger"]).resource("project:1", None)).await;
+        let agent = gate
+            .agent_with("enterprise", 0, NewKey::with_scopes(&["trigger"]).resource("project:1", None))
+            .await;
         for _ in 0..10 {
             let denied = agent.send(Request::post("/api/v1/mcp/projects/2/trigger")).await;
             denied.assert_refused(403, "insufficient_scope");

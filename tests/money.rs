@@ -30,7 +30,8 @@ fn each_quality_has_its_price() {
         default.assert_allowed();
         assert_holds(gate.settled(&agent).await, 1000 - spent - 5, spent + 5);
         let charged = gate.decisions(&agent, Outcome::Allowed, 5).await;
-        let mut credits: Vec<u64> = charged.iter().map(|decision| decision["credits"].as_u64().unwrap()).collect();
+        let mut credits: Vec<u64> =
+            charged.iter().map(|decision| decision["credits"].as_u64().unwrap()).collect();
         credits.sort_unstable();
         assert_eq!(credits, [5, 5, 15, 25, 40]);
         gate.assert_healthy().await;
@@ -42,7 +43,9 @@ fn a_quality_without_a_price_is_refused_and_names_the_priced_ones() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        for quality in [json!("Ultra"), json!("ultra "), json!(""), json!(5), json!(null), json!(["standard"])] {
+        for quality in
+            [json!("Ultra"), json!("ultra "), json!(""), json!(5), json!(null), json!(["standard"])]
+        {
             let call = mcp::call("image_generate", json!({"prompt": "a", "quality": quality}));
             let refused = agent.call(&call).await;
             assert!(matches!(refused.status, 400 | 403), "{quality}: {refused:?}");
@@ -115,7 +118,9 @@ fn a_call_that_fails_in_any_way_is_refunded() {
 fn an_answer_is_charged_however_it_is_framed() {
     run(async {
         let gate = Gate::shared().await;
-        for behaviour in ["", "chunked", "trailers", "sse", "sse trailers", "bytes=60000", "gzip", "delay-ms=300"] {
+        for behaviour in
+            ["", "chunked", "trailers", "sse", "sse trailers", "bytes=60000", "gzip", "delay-ms=300"]
+        {
             let agent = gate.agent("pro").await;
             let response = agent.send(mcp::post(&mcp::image("premium")).upstream(behaviour)).await;
             assert_eq!(response.status, 200, "{behaviour}: {response:?}");
@@ -172,7 +177,8 @@ fn a_client_that_leaves_while_the_reservation_is_on_its_way_is_refunded() {
         for round in 0..60_u64 {
             let request = agent.post(&mcp::image("standard")).upstream("hang");
             let microseconds = round * 100;
-            let left = client.reset_after(request, harness::wait(std::time::Duration::from_micros(microseconds)));
+            let left =
+                client.reset_after(request, harness::wait(std::time::Duration::from_micros(microseconds)));
             left.await.unwrap();
             reserved_at_least_once |= !gate.balance(&agent).await.pending.is_zero();
         }
@@ -264,7 +270,8 @@ fn all_keys_of_a_tenant_spend_the_same_credits() {
         let first = gate.agent_with("enterprise", 50, NewKey::default()).await;
         let second = gate.key(&first.tenant, NewKey::default()).await;
         let other = gate.agent_with("enterprise", 50, NewKey::default()).await;
-        let callers: Vec<Agent> = (0..30).map(|n| if n % 2 == 0 { first.clone() } else { second.clone() }).collect();
+        let callers: Vec<Agent> =
+            (0..30).map(|n| if n % 2 == 0 { first.clone() } else { second.clone() }).collect();
         let answers = at_once(callers.iter().map(|agent| agent.owned_call(mcp::image("standard")))).await;
         assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 10);
         assert_holds(gate.settled(&first).await, 0, 50);

@@ -142,7 +142,8 @@ fn all_scopes_that_are_needed_are_named() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
-                policy["services"]["studio"]["tools"]["search"]["scopes"] = policy::yaml("[read, library, archive]");
+                policy["services"]["studio"]["tools"]["search"]["scopes"] =
+                    policy::yaml("[read, library, archive]");
             })
             .start()
             .await;
@@ -163,7 +164,9 @@ fn what_the_policy_does_not_list_is_not_there() {
         let gate = Gate::shared().await;
         let all = NewKey::with_scopes(&["read", "generate", "admin", "trigger"]);
         let agent = gate.agent_with("enterprise", 1000, all).await;
-        for tool in ["unlisted", "Search", "SEARCH", "search ", " search", "search\0", "", "*", "..", "s\u{435}arch"] {
+        for tool in
+            ["unlisted", "Search", "SEARCH", "search ", " search", "search\0", "", "*", "..", "s\u{435}arch"]
+        {
             let refused = agent.call(&mcp::call(tool, json!({}))).await;
             refused.assert_refused(404, "unknown_tool");
             assert_eq!(refused.code(), Some(40401), "{tool:?}");
@@ -184,7 +187,8 @@ fn unlisted_tools_pass_where_the_policy_says_so_and_under_its_rule() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
-                policy["services"]["studio"]["unlisted"] = policy::yaml("{risk: destructive, price: {credits: 7}}");
+                policy["services"]["studio"]["unlisted"] =
+                    policy::yaml("{risk: destructive, price: {credits: 7}}");
             })
             .start()
             .await;
@@ -206,7 +210,9 @@ fn a_key_is_held_to_its_services_and_tools() {
         let gate = Gate::shared().await;
         let scopes = || NewKey::with_scopes(&["read", "generate"]);
         let ci = gate.agent_with("pro", 100, scopes().services(&["ci"])).await;
-        for message in [mcp::search(), mcp::list(), mcp::initialize(), mcp::notification("notifications/initialized")] {
+        for message in
+            [mcp::search(), mcp::list(), mcp::initialize(), mcp::notification("notifications/initialized")]
+        {
             let refused = ci.call(&message).await;
             refused.assert_refused(403, "insufficient_scope");
             gate.assert_unseen(&refused.marker);

@@ -37,7 +37,11 @@ pub fn environment() -> PathBuf {
 
 fn built(variable: &str, default: &Path, how: &str) -> PathBuf {
     let path = env::var_os(variable).map_or_else(|| default.to_owned(), PathBuf::from);
-    assert!(path.is_file(), "{} is not there: run scripts/test, or `{how}` and set {variable}", path.display());
+    assert!(
+        path.is_file(),
+        "{} is not there: run scripts/test, or `{how}` and set {variable}",
+        path.display()
+    );
     path
 }
 

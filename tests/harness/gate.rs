@@ -66,7 +66,9 @@ impl GateOptions {
     /// On a thread that lives as long as the process: Envoy asks the kernel for SIGTERM when the thread that started
     /// it ends, and a test's own thread ends with the test.
     pub async fn start(self) -> Gate {
-        clock::spawn(self.start_here()).await.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))
+        clock::spawn(self.start_here())
+            .await
+            .unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))
     }
 
     async fn start_here(self) -> Gate {
@@ -82,8 +84,8 @@ impl GateOptions {
         };
         let program = files::program();
         let database = format!("sqlite:{}", directory.join("ledger.db").display());
-        let credentials =
-            Credentials::open(&program, &database, &directory).unwrap_or_else(|error| panic!("init: {error}"));
+        let credentials = Credentials::open(&program, &database, &directory)
+            .unwrap_or_else(|error| panic!("init: {error}"));
         let mut reaper = Reaper::start();
         let ledger = Ledger::start(LedgerOptions {
             program,
@@ -224,7 +226,11 @@ impl Gate {
 
     /// The decisions on a tenant's requests with this outcome, when there are `count` of them.
     pub async fn decisions(&self, agent: &Agent, outcome: Outcome, count: usize) -> Vec<Value> {
-        let query = AuditQuery { tenant_id: Some(agent.tenant.clone()), outcome: Some(outcome) };
+        let query = AuditQuery {
+            tenant_id: Some(agent.tenant.clone()),
+            outcome: Some(outcome),
+            ..AuditQuery::default()
+        };
         eventually("decisions are in the audit trail", async || {
             let page = self.admin.audit(&query, None).await.map_err(|error| error.to_string())?;
             let is_decision = |row: &AuditRow<Value>| row.kind == "decision";

@@ -246,7 +246,8 @@ async fn read_response(
         informational.push(status);
     };
     let value = |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
-    let length = value("content-length").and_then(|value| String::from_utf8(value).ok()?.parse::<usize>().ok());
+    let length =
+        value("content-length").and_then(|value| String::from_utf8(value).ok()?.parse::<usize>().ok());
     let is_chunked = value("transfer-encoding").is_some();
     let mut response = Response {
         status,
@@ -272,7 +273,10 @@ async fn read_response(
     Ok(response)
 }
 
-async fn read_head(reader: &mut (impl AsyncReadExt + Unpin), read: &mut Vec<u8>) -> Result<(u16, Headers), String> {
+async fn read_head(
+    reader: &mut (impl AsyncReadExt + Unpin),
+    read: &mut Vec<u8>,
+) -> Result<(u16, Headers), String> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 128];
         let mut response = httparse::Response::new(&mut headers);

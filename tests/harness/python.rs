@@ -24,7 +24,9 @@ impl Server {
         let mut child = python(&files::root().join("tests/upstreams/mcp_server.py"))
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(File::create(files::process_directory().join("mcp-server.log")).expect("logs can be written"))
+            .stderr(
+                File::create(files::process_directory().join("mcp-server.log")).expect("logs can be written"),
+            )
             .spawn()
             .expect("the MCP server can be started: run scripts/test, or set AGENTRELAY_ENVIRONMENT");
         let mut reaper = Reaper::start();

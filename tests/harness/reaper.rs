@@ -8,7 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Reads process groups, one a line; at the end of input, kills them all.
-const SCRIPT: &str = "groups=; while read -r group; do groups=\"$groups -$group\"; done; kill -KILL -- $groups 2>&-";
+const SCRIPT: &str =
+    "groups=; while read -r group; do groups=\"$groups -$group\"; done; kill -KILL -- $groups 2>&-";
 
 /// Watches this process for one gate.
 pub struct Reaper {

@@ -91,9 +91,11 @@ impl Response {
             let value = self.header(name).unwrap_or_else(|| panic!("no {name}: {self:?}"));
             value.parse::<u64>().unwrap_or_else(|_| panic!("{name} is no number: {value}"))
         };
-        let policies = items(self.header("ratelimit-policy").unwrap_or_else(|| panic!("no RateLimit-Policy: {self:?}")));
+        let policies =
+            items(self.header("ratelimit-policy").unwrap_or_else(|| panic!("no RateLimit-Policy: {self:?}")));
         let states = items(self.header("ratelimit").unwrap_or_else(|| panic!("no RateLimit: {self:?}")));
-        let names = |items: &[(String, String)]| items.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let names =
+            |items: &[(String, String)]| items.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&policies), names(&states), "each policy has its state: {self:?}");
         for (_, parameters) in &policies {
             assert!(parameters.contains("q=") && parameters.contains("w="), "a policy has q and w: {self:?}");
@@ -131,7 +133,8 @@ impl Response {
 fn items(list: &str) -> Vec<(String, String)> {
     list.split(", ")
         .map(|item| {
-            let (name, parameters) = item.split_once(';').unwrap_or_else(|| panic!("{list} has no parameters"));
+            let (name, parameters) =
+                item.split_once(';').unwrap_or_else(|| panic!("{list} has no parameters"));
             assert!(name.starts_with('"') && name.ends_with('"'), "{list}: a name is a string");
             (name.to_owned(), parameters.to_owned())
         })

@@ -30,6 +30,8 @@ pub async fn ledger(ledger: SocketAddr) -> String {
 pub async fn ledger_requests(address: SocketAddr, route: &str) -> u64 {
     let label = format!("route=\"{route}\"");
     let text = ledger(address).await;
-    let lines = text.lines().filter(|line| line.starts_with("agentrelay_ledger_http_requests") && line.contains(&label));
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("agentrelay_ledger_http_requests") && line.contains(&label));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }

@@ -92,7 +92,9 @@ impl Upstream {
 
     /// The requests with this marker that reached it, also those whose body never came.
     pub fn seen(&self, marker: &str) -> Vec<Seen> {
-        let is_marked = |seen: &&Seen| seen.headers.iter().any(|(name, value)| name == MARKER && value == marker.as_bytes());
+        let is_marked = |seen: &&Seen| {
+            seen.headers.iter().any(|(name, value)| name == MARKER && value == marker.as_bytes())
+        };
         self.seen.lock().expect("no test panics in here").iter().filter(is_marked).cloned().collect()
     }
 

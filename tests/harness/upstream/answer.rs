@@ -142,7 +142,9 @@ fn rpc(message: &Value, seen: &Seen, behaviour: &Behaviour) -> Value {
             let tool = |name: &str| json!({"name": name, "inputSchema": {"type": "object"}});
             json!({"tools": TOOLS.map(tool), "ttlMs": 60000, "cacheScope": "public"})
         }
-        "tools/call" if behaviour.has("input-required") => json!({"resultType": "input_required", "requestState": "1"}),
+        "tools/call" if behaviour.has("input-required") => {
+            json!({"resultType": "input_required", "requestState": "1"})
+        }
         "tools/call" => json!({
             "content": [{"type": "text", "text": "done"}],
             "isError": behaviour.has("is-error"),

@@ -27,7 +27,8 @@ async fn read_head(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<Opt
         let mut headers = [httparse::EMPTY_HEADER; 128];
         let mut request = httparse::Request::new(&mut headers);
         if let httparse::Status::Complete(length) = request.parse(read).map_err(io::Error::other)? {
-            let named = |header: &httparse::Header<'_>| (header.name.to_ascii_lowercase(), header.value.to_vec());
+            let named =
+                |header: &httparse::Header<'_>| (header.name.to_ascii_lowercase(), header.value.to_vec());
             let seen = Seen {
                 method: request.method.unwrap_or_default().to_owned(),
                 target: request.path.unwrap_or_default().to_owned(),

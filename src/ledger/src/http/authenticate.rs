@@ -3,12 +3,13 @@
 
 use super::Service;
 use super::api::Reach;
+use super::extract::idempotency_key;
 use super::problem::{Code, Refused};
 use super::rate::Rates;
 use crate::credentials::{Door, ServiceCredential};
 use crate::store::{Store, Unavailable};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use protocol::TenantId;
@@ -78,6 +79,12 @@ pub(super) async fn admin(
     if !service.rates.admit(&caller.id(), Instant::now()) {
         let detail = format!("at most {} requests a second with one credential", Rates::PER_SECOND);
         return Refused::new(Code::TooManyRequests, detail).into_response();
+    }
+    // Where repeating changes nothing anyway no answer is kept under it, but a faulty one is refused everywhere.
+    if request.method() == Method::POST
+        && let Err(refused) = idempotency_key(request.headers())
+    {
+        return refused.into_response();
     }
     request.extensions_mut().insert(caller);
     next.run(request).await

@@ -94,25 +94,27 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
 /// Longest `Idempotency-Key`.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
-/// The `Idempotency-Key` header with the body it came with, where there is one.
+/// The `Idempotency-Key` header, where there is one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    let mut sent = headers.get_all("idempotency-key").iter();
+    let Some(first) = sent.next() else { return Ok(None) };
+    let is_one = sent.next().is_none() && (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&first.len());
+    let visible = first.to_str().ok().filter(|key| is_one && key.bytes().all(|byte| byte.is_ascii_graphic()));
+    visible.map(|key| Some(key.to_owned())).ok_or_else(|| {
+        Refused::invalid(format!(
+            "Idempotency-Key: send one, of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
+        ))
+    })
+}
+
+/// The same with the body that it came with.
 pub(super) fn idempotency(
     headers: &HeaderMap,
     actor: &str,
     route: String,
     body: &impl Serialize,
 ) -> Result<Option<Idempotency>, Refused> {
-    const NAME: &str = "idempotency-key";
-    let mut sent = headers.get_all(NAME).iter();
-    let Some(first) = sent.next() else { return Ok(None) };
-    let faulty = || {
-        Refused::invalid(format!(
-            "Idempotency-Key: send one, of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
-        ))
-    };
-    let key = first.to_str().map_err(|_| faulty())?.to_owned();
-    if sent.next().is_some() || key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-        return Err(faulty());
-    }
-    let body = serde_json::to_vec(body).map_err(|_| faulty())?;
+    let Some(key) = idempotency_key(headers)? else { return Ok(None) };
+    let body = serde_json::to_vec(body).map_err(|_| Refused::invalid("the body can't be kept"))?;
     Ok(Some(Idempotency::new(ReplayKey { actor: actor.to_owned(), route, key }, &body)))
 }
