@@ -4,9 +4,11 @@ mod admin_keys;
 mod agents;
 mod audit;
 mod backup;
+mod bench;
 mod connection;
 mod init;
 mod keys;
+mod ledger;
 mod policy;
 mod serve;
 mod tenants;
@@ -44,6 +46,8 @@ enum Command {
     Policy(policy::Arguments),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    Ledger(ledger::Arguments),
+    Bench(bench::Arguments),
 }
 
 impl Cli {
@@ -59,6 +63,8 @@ impl Cli {
             Command::AdminKeys(arguments) => arguments.run().await,
             Command::Backup(arguments) => arguments.run().await,
             Command::Restore(arguments) => arguments.run().await,
+            Command::Ledger(arguments) => arguments.run().await,
+            Command::Bench(arguments) => arguments.run().await,
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
             Command::Policy(arguments) => arguments.run().await,

@@ -8,6 +8,7 @@
 
 mod agents;
 mod audit;
+pub mod bench;
 mod book;
 mod budgets;
 pub mod chain;
@@ -23,6 +24,7 @@ mod latency;
 mod metrics;
 mod moment;
 mod policy_file;
+pub mod relocate;
 mod report;
 mod reservations;
 mod sealer;
@@ -30,7 +32,6 @@ mod serve;
 mod service;
 mod store;
 mod tenants;
-#[cfg(test)]
 mod throwaway;
 
 pub use database::{Database, InvalidDatabase};

@@ -6,7 +6,6 @@
 //! operation, having changed nothing, disturbs no other.
 
 pub mod backup;
-#[cfg(test)]
 pub(crate) mod laws;
 mod load;
 mod newest;
@@ -16,7 +15,7 @@ mod readers;
 mod relational;
 pub mod rows;
 mod save;
-mod schema;
+pub(crate) mod schema;
 pub mod sql;
 #[cfg(test)]
 pub(crate) mod suite;
@@ -25,6 +24,7 @@ mod table;
 mod tests;
 mod writer;
 
+pub(crate) use relational::connect;
 pub use relational::{OpenError, Relational};
 pub use rows::{Needs, Rows};
 pub use table::Table;

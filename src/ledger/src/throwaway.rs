@@ -139,6 +139,7 @@ impl Throwaway {
     }
 
     /// Stops it, as a database goes away; its data stays.
+    #[cfg(test)]
     pub fn pause(&mut self) {
         self.end(b"keep\n");
     }

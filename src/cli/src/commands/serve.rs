@@ -23,8 +23,14 @@ pub struct Arguments {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
-    /// The database, made by `agentrelay init`
-    #[arg(long, value_name = "URL", default_value = "sqlite:agentrelay.db")]
+    /// The database, made by `agentrelay init`: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
+    #[arg(
+        long,
+        env = "AGENTRELAY_DATABASE",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "sqlite:agentrelay.db"
+    )]
     database: ledger::Database,
     /// The policy, YAML or JSON
     #[arg(long, value_name = "FILE")]

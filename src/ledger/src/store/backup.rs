@@ -120,7 +120,7 @@ fn check(connection: &Connection) -> std::result::Result<Copied, BackupError> {
     })
 }
 
-fn check_audit(connection: &Connection) -> std::result::Result<(), BackupError> {
+pub(crate) fn check_audit(connection: &Connection) -> std::result::Result<(), BackupError> {
     let mut verifier = Verifier::new(None, None);
     let mut exporter = Exporter::after(0);
     let mut filter = CheckpointFilter::default();

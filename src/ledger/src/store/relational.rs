@@ -158,7 +158,7 @@ impl Relational {
 }
 
 /// A connection that may write, to an initialised database of this program's version.
-pub(super) fn connect(database: &Database) -> Result<Connection, OpenError> {
+pub(crate) fn connect(database: &Database) -> Result<Connection, OpenError> {
     if let Database::Sqlite(path) = database
         && !path.exists()
     {

@@ -40,7 +40,7 @@ fn json_or_null<T: Serialize>(value: &Option<T>) -> Result<Option<String>> {
     value.as_ref().map(json).transpose()
 }
 
-const TENANTS: Insert = Insert {
+const TENANTS: Insert<'_> = Insert {
     table: "tenants",
     columns: &[
         ("id", Kind::Text),
@@ -55,7 +55,7 @@ const TENANTS: Insert = Insert {
                suspended_at = excluded.suspended_at, budget = excluded.budget, version = excluded.version",
 };
 
-const ACCOUNTS: Insert = Insert {
+const ACCOUNTS: Insert<'_> = Insert {
     table: "accounts",
     columns: &[
         ("tenant_id", Kind::Text),
@@ -109,7 +109,7 @@ fn integer_or_null(number: Option<u64>) -> Param<'static> {
     number.map_or(Param::Null, integer)
 }
 
-const KEY_SECRETS: Insert = Insert {
+const KEY_SECRETS: Insert<'_> = Insert {
     table: "key_secrets",
     columns: &[
         ("hash", Kind::Bytes),
@@ -170,7 +170,7 @@ fn put_key(connection: &Connection, key: &Key) -> Result<()> {
     Ok(())
 }
 
-const RESERVATIONS: Insert = Insert {
+const RESERVATIONS: Insert<'_> = Insert {
     table: "reservations",
     columns: &[
         ("id", Kind::Text),
@@ -228,7 +228,7 @@ fn charge(reservation: &Reservation) -> (Option<u64>, Option<u64>) {
     }
 }
 
-const TRANSFERS: Insert = Insert {
+const TRANSFERS: Insert<'_> = Insert {
     table: "transfers",
     columns: &[
         ("id", Kind::Text),
@@ -262,7 +262,7 @@ fn journal(connection: &Connection, rows: &Rows) -> Result<()> {
     )
 }
 
-const AUDIT: Insert = Insert {
+const AUDIT: Insert<'_> = Insert {
     table: "audit",
     columns: &[
         ("sequence", Kind::Integer),
@@ -302,7 +302,7 @@ fn events(connection: &Connection, rows: &Rows) -> Result<()> {
     )
 }
 
-const USAGE: Insert = Insert {
+const USAGE: Insert<'_> = Insert {
     table: "usage",
     columns: &[
         ("hour", Kind::Integer),
@@ -370,7 +370,7 @@ fn agents(connection: &Connection, rows: &Rows) -> Result<()> {
     Ok(())
 }
 
-const SPENDING: Insert = Insert {
+const SPENDING: Insert<'_> = Insert {
     table: "spending",
     columns: &[
         ("tenant_id", Kind::Text),

@@ -234,22 +234,29 @@ pub fn migrate(connection: &Connection) -> Result<()> {
 
 /// Runs the first so many.
 pub(super) fn migrate_to(connection: &Connection, version: usize) -> Result<()> {
-    connection.migrate(|connection| {
-        let done = count(connection)?;
-        for (number, migration) in (1u32..).zip(MIGRATIONS).take(version) {
-            if number <= done {
-                continue;
-            }
-            if connection.is_shared() {
-                connection.batch(&for_postgres(migration))?;
-                connection.batch(&format!("UPDATE agentrelay_schema SET version = {number}"))?;
-            } else {
-                connection.batch(migration)?;
-                connection.batch(&format!("PRAGMA user_version = {number}"))?;
-            }
+    connection.migrate(|connection| run(connection, version))
+}
+
+/// Runs all of them in a transaction that [`Connection::migrate`] began.
+pub fn run_all(connection: &Connection) -> Result<()> {
+    run(connection, MIGRATIONS.len())
+}
+
+fn run(connection: &Connection, version: usize) -> Result<()> {
+    let done = count(connection)?;
+    for (number, migration) in (1u32..).zip(MIGRATIONS).take(version) {
+        if number <= done {
+            continue;
         }
-        Ok(())
-    })
+        if connection.is_shared() {
+            connection.batch(&for_postgres(migration))?;
+            connection.batch(&format!("UPDATE agentrelay_schema SET version = {number}"))?;
+        } else {
+            connection.batch(migration)?;
+            connection.batch(&format!("PRAGMA user_version = {number}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// How many migrations have run.

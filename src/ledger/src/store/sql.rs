@@ -52,13 +52,13 @@ pub enum Kind {
 
 /// A statement that puts in many rows.
 #[derive(Debug, Clone, Copy)]
-pub struct Insert {
+pub struct Insert<'s> {
     /// Into which table.
-    pub table: &'static str,
+    pub table: &'s str,
     /// Its columns, in the order of the parameters.
-    pub columns: &'static [(&'static str, Kind)],
+    pub columns: &'s [(&'s str, Kind)],
     /// What to do with a row that is there, such as `ON CONFLICT (id) DO UPDATE SET a = excluded.a`; or nothing.
-    pub conflict: &'static str,
+    pub conflict: &'s str,
 }
 
 impl Connection {
@@ -112,6 +112,37 @@ impl Connection {
         Ok(found)
     }
 
+    /// Every row, one after the other.
+    pub fn for_each(
+        &self,
+        sql: &str,
+        params: &[Param<'_>],
+        mut visit: impl FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.visit(sql, params, &mut visit)
+    }
+
+    /// Every row of a long answer, a part of it at a time; only in a transaction. `name` is no other scan's of it.
+    pub fn scan(
+        &self,
+        name: &str,
+        select: &str,
+        mut visit: impl FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        match &self.0 {
+            Backend::Sqlite(connection) => sqlite::visit(connection, select, &[], &mut visit),
+            Backend::Postgres(session) => session.scan(name, select, &mut visit),
+        }
+    }
+
+    /// Numbers that the database gives by itself go on after the greatest that was put in.
+    pub fn count_on(&self, table: &str, column: &str) -> Result<()> {
+        match &self.0 {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(session) => session.count_on(table, column),
+        }
+    }
+
     /// Every row whose column is one of `texts`. `select` ends with the column: `SELECT a FROM b WHERE b.id`. An
     /// embedded database is asked once for each, a server once for all.
     pub fn each<'t, T>(
@@ -133,10 +164,10 @@ impl Connection {
     }
 
     /// Puts in rows, in their order.
-    pub fn insert<'p, const COLUMNS: usize>(
+    pub fn insert<'p, R: IntoIterator<Item = Param<'p>>>(
         &self,
-        insert: &Insert,
-        rows: impl Iterator<Item = [Param<'p>; COLUMNS]>,
+        insert: &Insert<'_>,
+        rows: impl Iterator<Item = R>,
     ) -> Result<()> {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {

@@ -2,5 +2,6 @@
 
 mod killed;
 mod migrated;
+mod moved;
 mod postgres;
 mod sqlite;

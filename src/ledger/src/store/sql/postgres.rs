@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Prepared statements of one connection; beyond that it starts over.
 const STATEMENTS_KEPT: usize = 256;
+/// Rows of a long answer that are held at once.
+const SCANNED_AT_ONCE: u32 = 2000;
 /// On which channel ledgers tell each other that the change feed moved.
 const CHANNEL: &str = "agentrelay_changes";
 
@@ -64,9 +66,12 @@ impl Session {
             .application_name("agentrelay");
         let mut client = config.connect(NoTls)?;
         client.batch_execute(SETTINGS)?;
-        if purpose == Purpose::Read {
-            client.batch_execute("SET default_transaction_read_only = on")?;
-        }
+        client.batch_execute(match purpose {
+            Purpose::Read => "SET default_transaction_read_only = on",
+            // A writer finds rows by their keys alone. The plans that it keeps are made while the tables are small, when
+            // reading all of one seems cheap.
+            Purpose::Write => "SET enable_seqscan = off",
+        })?;
         Ok(Session { client: RefCell::new(Some(client)), statements: RefCell::default() })
     }
 
@@ -94,6 +99,32 @@ impl Session {
         self.found(sql, &params, visit)
     }
 
+    pub(super) fn scan(
+        &self,
+        name: &str,
+        select: &str,
+        visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.batch(&format!("DECLARE scan_{name} NO SCROLL CURSOR FOR {select}"))?;
+        loop {
+            let mut rows = 0u32;
+            self.found(&format!("FETCH {SCANNED_AT_ONCE} FROM scan_{name}"), &[], &mut |row| {
+                rows = rows.saturating_add(1);
+                visit(row)
+            })?;
+            if rows < SCANNED_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) fn count_on(&self, table: &str, column: &str) -> Result<()> {
+        self.batch(&format!(
+            "SELECT setval(sequence, greatest((SELECT max({column}) FROM {table}), 1)) \
+             FROM pg_get_serial_sequence('{table}', '{column}') AS sequence WHERE sequence IS NOT NULL"
+        ))
+    }
+
     pub(super) fn each<'t>(
         &self,
         select: &str,
@@ -107,10 +138,10 @@ impl Session {
         self.found(&format!("{select} = ANY (?1)"), &[&texts], visit)
     }
 
-    pub(super) fn insert<'p, const COLUMNS: usize>(
+    pub(super) fn insert<'p, R: IntoIterator<Item = Param<'p>>>(
         &self,
-        insert: &Insert,
-        rows: impl Iterator<Item = [Param<'p>; COLUMNS]>,
+        insert: &Insert<'_>,
+        rows: impl Iterator<Item = R>,
     ) -> Result<()> {
         let mut columns: Vec<Array<'p>> = insert.columns.iter().map(|(_, kind)| Array::new(*kind)).collect();
         for row in rows {

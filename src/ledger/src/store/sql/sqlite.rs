@@ -89,10 +89,10 @@ pub(super) fn each<'t>(
     Ok(())
 }
 
-pub(super) fn insert<'p, const COLUMNS: usize>(
+pub(super) fn insert<'p, R: IntoIterator<Item = Param<'p>>>(
     connection: &Connection,
-    insert: &Insert,
-    rows: impl Iterator<Item = [Param<'p>; COLUMNS]>,
+    insert: &Insert<'_>,
+    rows: impl Iterator<Item = R>,
 ) -> Result<()> {
     let names: Vec<&str> = insert.columns.iter().map(|(name, _)| *name).collect();
     let places = vec!["?"; names.len()].join(", ");

@@ -31,7 +31,7 @@ const RUN_SEED: &str = "KILL_SEED";
 /// How many processes are killed, on each database.
 const LIVES: u32 = 100;
 /// A process is killed after at most so many acknowledgements.
-const ACKNOWLEDGED_MAX: usize = 150;
+const ACKNOWLEDGED_MAX: usize = 80;
 
 #[test]
 fn on_sqlite_no_kill_loses_an_acknowledged_write_or_breaks_a_law() {
