@@ -240,3 +240,23 @@ async fn schemathesis_finds_no_fault_of_the_server_and_no_break_of_the_schema() 
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("No issues found") || said.contains("passed"), "{said}");
 }
+
+#[test]
+fn the_unit_and_the_image_start_the_ledger_with_options_that_it_has() {
+    let shipped = |name: &str| {
+        fs::read_to_string(files::root().join("envoy").join(name)).expect("the file can be read")
+    };
+    let unit = shipped("agentrelay.service");
+    let unit =
+        unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/agentrelay ")).expect("it starts");
+    let image = shipped("Containerfile");
+    let image = image.lines().find_map(|line| line.strip_prefix("CMD ")).expect("it starts");
+    let image: Vec<String> = serde_json::from_str(image).expect("it is a list");
+    let unit: Vec<String> = unit.split(' ').map(str::to_owned).collect();
+    for arguments in [unit, image] {
+        // What comes before it is read first, so an option that there is not is still an error.
+        let output = Command::new(files::program()).args(&arguments).arg("--help").output();
+        let output = output.expect("the program can be run");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}

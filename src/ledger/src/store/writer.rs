@@ -94,6 +94,8 @@ pub struct Committed {
     pub transfers: Vec<&'static str>,
     /// Decisions by outcome.
     pub outcomes: Vec<(&'static str, u64)>,
+    /// Decisions that filters could not keep and told of.
+    pub decisions_dropped: u64,
     /// Where the change feed stands, if it moved.
     pub newest_change: Option<u64>,
 }
@@ -115,6 +117,7 @@ pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sq
     Ok(Committed {
         transfers: rows.journal.iter().map(|line| line.transfer.kind.as_str()).collect(),
         outcomes: rows.outcomes().collect(),
+        decisions_dropped: rows.decisions_dropped,
         newest_change,
     })
 }
