@@ -6,7 +6,7 @@ mod lifecycle;
 mod tenancy;
 mod trail;
 
-use crate::fixture::{Bench, POLICY, code, expect, reserve_body};
+use crate::fixture::{Bench, POLICY, code, expect, pace, reserve_body};
 use crate::moment;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ async fn a_forgotten_reservation_expires_and_a_late_charge_is_a_correction() {
     let deadline = Instant::now() + Duration::from_secs(15);
     while bench.balance(&tenant).await != [10, 10, 0, 0] {
         assert!(Instant::now() < deadline, "the reservation did not expire");
-        tokio::task::yield_now().await;
+        pace().await;
     }
     expect(bench.reserve("r2", &key, 7).await, StatusCode::CREATED).await;
     assert_eq!(bench.settle("r1", json!({"action": "post", "credits": 10})).await["settled"], 1);

@@ -40,7 +40,11 @@ impl Readers {
             let _turn = turn;
             let rested = take_usable(&at_rest);
             let connection = rested.map_or_else(|| Connection::open(&database, Purpose::Read), Ok)?;
-            let answer = read(&connection)?;
+            // What broke this connection broke those that rest as well, which nobody notices before they are used: once
+            // the database is back, each would cost another answer.
+            let answer = read(&connection).inspect_err(|_| {
+                at_rest.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            })?;
             at_rest.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             Ok::<T, sql::Error>(answer)
         });

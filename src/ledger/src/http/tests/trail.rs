@@ -2,7 +2,7 @@
 //! backups; the description of the API; TLS.
 
 use crate::chain::{Fault, Summary, Verifier};
-use crate::fixture::{Bench, expect};
+use crate::fixture::{Bench, expect, pace};
 use crate::store::sql::{Connection, Purpose, params};
 use crate::{Config, Database, Tls, backup, init, restore, start};
 use reqwest::{Method, StatusCode};
@@ -18,7 +18,7 @@ async fn sealed(bench: &Bench) -> Value {
             return status;
         }
         assert!(Instant::now() < deadline, "rows were not sealed: {status}");
-        tokio::task::yield_now().await;
+        pace().await;
     }
 }
 
@@ -105,7 +105,7 @@ async fn rows_that_are_no_longer_retained_go_and_the_chain_stays() {
     let deadline = Instant::now() + Duration::from_secs(20);
     while bench.get("/v1/audit/status").await["removed"] == 0 {
         assert!(Instant::now() < deadline, "nothing was removed");
-        tokio::task::yield_now().await;
+        pace().await;
     }
     let status = sealed(&bench).await;
     assert_eq!(status["removed"], before["newest"]);
