@@ -353,7 +353,7 @@ fn a_rotated_key_has_a_new_secret_and_the_old_one_its_grace() {
         let gate = Gate::shared().await;
         let agent = gate.agent("enterprise").await;
         agent.call(&mcp::search()).await.assert_allowed();
-        let rotation = protocol::admin::RotateKey { grace_seconds: 3 };
+        let rotation = protocol::admin::RotateKey { grace_seconds: 3, reason: None };
         let rotated = gate.admin.rotate_key(&agent.key, &rotation).await.unwrap();
         assert_ne!(rotated.secret, agent.secret);
         let renewed = Agent { secret: rotated.secret, ..agent.clone() };

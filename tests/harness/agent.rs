@@ -127,6 +127,8 @@ impl NewKey {
             limits: self.limits,
             expires_at: self.expires_at,
             agent_id: None,
+            source: None,
+            budget: None,
         }
     }
 }

@@ -208,6 +208,7 @@ impl Gate {
             name: format!("{tier} test"),
             tier: tier.to_owned(),
             credits: Some(Credits::new(credits).expect("credits fit")).filter(|credits| !credits.is_zero()),
+            budget: None,
         };
         let tenant = self.admin.create_tenant(&tenant).await.expect("a tenant can be made");
         self.key(&tenant.id, key).await
@@ -250,7 +251,7 @@ impl Gate {
 
     /// Everything about a tenant in the audit trail.
     pub async fn audit(&self, agent: &Agent) -> Vec<AuditRow<Value>> {
-        let query = AuditQuery { tenant_id: Some(agent.tenant.clone()), outcome: None };
+        let query = AuditQuery { tenant_id: Some(agent.tenant.clone()), ..AuditQuery::default() };
         let mut rows = Vec::new();
         let mut cursor = None;
         loop {

@@ -169,8 +169,12 @@ async fn start_server(arguments: &Arguments) -> anyhow::Result<(Child, u64)> {
 }
 
 async fn customer(ledger: &Client, tier: &str) -> anyhow::Result<Customer> {
-    let tenant =
-        CreateTenant { name: format!("{tier} demo"), tier: tier.into(), credits: Credits::new(CREDITS) };
+    let tenant = CreateTenant {
+        name: format!("{tier} demo"),
+        tier: tier.into(),
+        credits: Credits::new(CREDITS),
+        budget: None,
+    };
     let tenant = ledger.create_tenant(&tenant).await?;
     let key = CreateKey {
         tenant_id: tenant.id.clone(),
@@ -182,6 +186,8 @@ async fn customer(ledger: &Client, tier: &str) -> anyhow::Result<Customer> {
         limits: None,
         expires_at: None,
         agent_id: None,
+        source: None,
+        budget: None,
     };
     let secret = ledger.create_key(&key).await?.secret;
     Ok(Customer { tenant, secret })
@@ -245,7 +251,7 @@ fn call(tool: &str, arguments: &Value) -> Value {
 }
 
 async fn send(gate: &str, secret: &str, message: &Value) -> anyhow::Result<(u16, Value)> {
-    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
+    let http = client::http().no_proxy().timeout(Duration::from_secs(30)).build()?;
     let request = http.post(gate).bearer_auth(secret).header("accept", "application/json, text/event-stream");
     let answer = request.json(message).send().await?;
     let status = answer.status().as_u16();

@@ -1,9 +1,14 @@
 //! The command line as a whole. Each command's own arguments and work are in its module.
 
+mod admin_keys;
+mod agents;
 mod audit;
+mod backup;
+mod bench;
 mod connection;
 mod init;
 mod keys;
+mod ledger;
 mod policy;
 mod serve;
 mod tenants;
@@ -34,9 +39,15 @@ enum Command {
     Up(Box<up::Arguments>),
     Tenants(tenants::Arguments),
     Keys(keys::Arguments),
+    Agents(agents::Arguments),
+    AdminKeys(admin_keys::Arguments),
     Usage(usage::Arguments),
     Audit(audit::Arguments),
     Policy(policy::Arguments),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    Ledger(ledger::Arguments),
+    Bench(bench::Arguments),
 }
 
 impl Cli {
@@ -48,6 +59,12 @@ impl Cli {
             Command::Up(arguments) => arguments.run().await,
             Command::Tenants(arguments) => arguments.run().await,
             Command::Keys(arguments) => arguments.run().await,
+            Command::Agents(arguments) => arguments.run().await,
+            Command::AdminKeys(arguments) => arguments.run().await,
+            Command::Backup(arguments) => arguments.run().await,
+            Command::Restore(arguments) => arguments.run().await,
+            Command::Ledger(arguments) => arguments.run().await,
+            Command::Bench(arguments) => arguments.run().await,
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
             Command::Policy(arguments) => arguments.run().await,

@@ -27,7 +27,7 @@ pub use upstream::Upstream;
 
 /// For looking whether a part is ready, past any proxy of the environment.
 fn http_client() -> Result<reqwest::Client, Error> {
-    reqwest::Client::builder()
+    client::http()
         .no_proxy()
         .timeout(Duration::from_secs(2))
         .build()

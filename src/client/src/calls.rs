@@ -1,12 +1,17 @@
 //! The endpoints of `/v1`, one method each.
 
-use crate::{Client, Error};
+use crate::{Client, Error, Export};
 use protocol::admin::{
-    AuditRow, Balance, CreateKey, CreateTenant, CreditsGranted, GrantCredits, Key, KeyWithSecret, Page,
-    PolicyInForce, RevokeKey, RotateKey, Tenant, UsageRow,
+    AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
+    CorrectCredits, CreateAdminKey, CreateAgent, CreateKey, CreateTenant, CreditsGranted, GrantCredits, Key,
+    KeyWithSecret, Page, PolicyInForce, RevokeKey, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant,
+    UsageRow,
 };
 use protocol::audit::Outcome;
-use protocol::{KeyId, TenantId, Timestamp};
+use protocol::key::{KeySource, KeyState};
+use protocol::{AdminKeyId, AgentId, KeyId, TenantId, Timestamp};
+use reqwest::Method;
+use serde::Serialize;
 use serde_json::Value;
 
 /// Which keys to list; an empty one lists all.
@@ -14,6 +19,12 @@ use serde_json::Value;
 pub struct KeyQuery {
     /// Keys of this tenant only.
     pub tenant_id: Option<TenantId>,
+    /// Keys of this agent only.
+    pub agent_id: Option<AgentId>,
+    /// Keys in this state only.
+    pub state: Option<KeyState>,
+    /// Keys that came to be this way only.
+    pub source: Option<KeySource>,
 }
 
 /// What usage is summed by.
@@ -25,6 +36,10 @@ pub enum UsageGroup {
     Key,
     /// By tenant.
     Tenant,
+    /// By agent.
+    Agent,
+    /// By outcome.
+    Outcome,
 }
 
 impl UsageGroup {
@@ -34,6 +49,8 @@ impl UsageGroup {
             UsageGroup::Tool => "tool",
             UsageGroup::Key => "key",
             UsageGroup::Tenant => "tenant",
+            UsageGroup::Agent => "agent",
+            UsageGroup::Outcome => "outcome",
         }
     }
 }
@@ -47,6 +64,16 @@ pub struct UsageQuery {
     pub from: Option<Timestamp>,
     /// Before this.
     pub to: Option<Timestamp>,
+    /// Of this tenant only.
+    pub tenant_id: Option<TenantId>,
+    /// Of this key only.
+    pub key_id: Option<KeyId>,
+    /// Of this agent only.
+    pub agent_id: Option<AgentId>,
+    /// Of this tool only.
+    pub tool: Option<String>,
+    /// With this outcome only.
+    pub outcome: Option<Outcome>,
 }
 
 /// Which audit rows to list; an empty one lists all.
@@ -56,6 +83,37 @@ pub struct AuditQuery {
     pub tenant_id: Option<TenantId>,
     /// Decisions with this outcome only.
     pub outcome: Option<Outcome>,
+    /// Facts of this kind only, such as `key_created`.
+    pub kind: Option<String>,
+    /// What this one did only.
+    pub actor: Option<String>,
+    /// Not before this.
+    pub from: Option<Timestamp>,
+    /// Before this.
+    pub to: Option<Timestamp>,
+}
+
+/// A thing with its ETag, for a change that must not undo another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tagged<T> {
+    /// For the `if_match` of a change.
+    pub etag: Option<String>,
+    /// The thing.
+    pub value: T,
+}
+
+/// A filter of a query: those that are given, as text.
+fn given<const COUNT: usize>(all: [(&str, Option<String>); COUNT]) -> Vec<(&str, String)> {
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+fn text<T: ToString>(value: &Option<T>) -> Option<String> {
+    value.as_ref().map(ToString::to_string)
+}
+
+/// The name on the wire of a value that is written as a bare word.
+fn word<T: Serialize>(value: &Option<T>) -> Option<String> {
+    serde_json::to_value(value.as_ref()?).ok()?.as_str().map(str::to_owned)
 }
 
 impl Client {
@@ -91,7 +149,12 @@ impl Client {
 
     /// One page of keys.
     pub async fn keys(&self, query: &KeyQuery, cursor: Option<&str>) -> Result<Page<Key>, Error> {
-        let filter = query.tenant_id.iter().map(|id| ("tenant_id", id.to_string())).collect();
+        let filter = given([
+            ("tenant_id", text(&query.tenant_id)),
+            ("agent_id", text(&query.agent_id)),
+            ("state", word(&query.state)),
+            ("source", word(&query.source)),
+        ]);
         self.get("/v1/keys", &with_cursor(filter, cursor)).await
     }
 
@@ -114,8 +177,15 @@ impl Client {
     pub async fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow>, Error> {
         let groups: Vec<&str> = query.group_by.iter().map(|group| group.as_str()).collect();
         let mut filter = vec![("group_by", groups.join(","))];
-        filter.extend(query.from.map(|from| ("from", from.to_string())));
-        filter.extend(query.to.map(|to| ("to", to.to_string())));
+        filter.extend(given([
+            ("from", text(&query.from)),
+            ("to", text(&query.to)),
+            ("tenant_id", text(&query.tenant_id)),
+            ("key_id", text(&query.key_id)),
+            ("agent_id", text(&query.agent_id)),
+            ("tool", query.tool.clone()),
+            ("outcome", text(&query.outcome)),
+        ]));
         self.get("/v1/usage", &filter).await
     }
 
@@ -125,9 +195,164 @@ impl Client {
         query: &AuditQuery,
         cursor: Option<&str>,
     ) -> Result<Page<AuditRow<Value>>, Error> {
-        let mut filter: Vec<_> = query.tenant_id.iter().map(|id| ("tenant_id", id.to_string())).collect();
-        filter.extend(query.outcome.map(|outcome| ("outcome", outcome.to_string())));
+        let filter = given([
+            ("tenant_id", text(&query.tenant_id)),
+            ("outcome", text(&query.outcome)),
+            ("kind", query.kind.clone()),
+            ("actor", query.actor.clone()),
+            ("from", text(&query.from)),
+            ("to", text(&query.to)),
+        ]);
         self.get("/v1/audit", &with_cursor(filter, cursor)).await
+    }
+
+    /// Changes a tenant's name, tier or budget; with an ETag only if that is still its own.
+    pub async fn update_tenant(
+        &self,
+        id: &TenantId,
+        update: &UpdateTenant,
+        if_match: Option<&str>,
+    ) -> Result<Tenant, Error> {
+        self.change(Method::PATCH, &format!("/v1/tenants/{id}"), update, if_match).await
+    }
+
+    /// Refuses a tenant's keys from now on.
+    pub async fn suspend_tenant(&self, id: &TenantId, because: &Because) -> Result<Tenant, Error> {
+        self.post(&format!("/v1/tenants/{id}/suspend"), because).await
+    }
+
+    /// Accepts a tenant's keys again.
+    pub async fn resume_tenant(&self, id: &TenantId, because: &Because) -> Result<Tenant, Error> {
+        self.post(&format!("/v1/tenants/{id}/resume"), because).await
+    }
+
+    /// Undoes what was charged or granted.
+    pub async fn correct_credits(
+        &self,
+        id: &TenantId,
+        correction: &CorrectCredits,
+    ) -> Result<CreditsGranted, Error> {
+        self.post(&format!("/v1/tenants/{id}/corrections"), correction).await
+    }
+
+    /// What a tenant may spend and has spent this month.
+    pub async fn tenant_budget(&self, id: &TenantId) -> Result<Budget, Error> {
+        self.get(&format!("/v1/tenants/{id}/budget"), &[]).await
+    }
+
+    /// What a key may spend and has spent this month.
+    pub async fn key_budget(&self, id: &KeyId) -> Result<Budget, Error> {
+        self.get(&format!("/v1/keys/{id}/budget"), &[]).await
+    }
+
+    /// One tenant with its ETag.
+    pub async fn tagged_tenant(&self, id: &TenantId) -> Result<Tagged<Tenant>, Error> {
+        self.tagged(&format!("/v1/tenants/{id}")).await
+    }
+
+    /// One key with its ETag.
+    pub async fn tagged_key(&self, id: &KeyId) -> Result<Tagged<Key>, Error> {
+        self.tagged(&format!("/v1/keys/{id}")).await
+    }
+
+    /// Changes what a key may do; with an ETag only if that is still its own.
+    pub async fn update_key(
+        &self,
+        id: &KeyId,
+        update: &UpdateKey,
+        if_match: Option<&str>,
+    ) -> Result<Key, Error> {
+        self.change(Method::PATCH, &format!("/v1/keys/{id}"), update, if_match).await
+    }
+
+    /// Ends a key now.
+    pub async fn expire_key(&self, id: &KeyId, because: &Because) -> Result<Key, Error> {
+        self.post(&format!("/v1/keys/{id}/expire"), because).await
+    }
+
+    /// Registers an agent.
+    pub async fn create_agent(&self, agent: &CreateAgent) -> Result<Agent, Error> {
+        self.post("/v1/agents", agent).await
+    }
+
+    /// One page of agents.
+    pub async fn agents(
+        &self,
+        tenant_id: Option<&TenantId>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Agent>, Error> {
+        let filter = given([("tenant_id", tenant_id.map(ToString::to_string))]);
+        self.get("/v1/agents", &with_cursor(filter, cursor)).await
+    }
+
+    /// One agent.
+    pub async fn agent(&self, id: &AgentId) -> Result<Agent, Error> {
+        self.get(&format!("/v1/agents/{id}"), &[]).await
+    }
+
+    /// Makes an administrator's key. Its secret is in this answer and nowhere else.
+    pub async fn create_admin_key(&self, key: &CreateAdminKey) -> Result<AdminKeyWithSecret, Error> {
+        self.post("/v1/admin-keys", key).await
+    }
+
+    /// One page of administrators' keys.
+    pub async fn admin_keys(
+        &self,
+        tenant_id: Option<&TenantId>,
+        cursor: Option<&str>,
+    ) -> Result<Page<AdminKey>, Error> {
+        let filter = given([("tenant_id", tenant_id.map(ToString::to_string))]);
+        self.get("/v1/admin-keys", &with_cursor(filter, cursor)).await
+    }
+
+    /// Withdraws an administrator's key for good.
+    pub async fn revoke_admin_key(&self, id: &AdminKeyId, because: &Because) -> Result<AdminKey, Error> {
+        self.post(&format!("/v1/admin-keys/{id}/revoke"), because).await
+    }
+
+    /// The public keys that sign the audit trail.
+    pub async fn audit_keys(&self) -> Result<AuditKeys, Error> {
+        self.get("/v1/audit/key", &[]).await
+    }
+
+    /// How far the audit trail is sealed.
+    pub async fn audit_status(&self) -> Result<AuditStatus, Error> {
+        self.get("/v1/audit/status", &[]).await
+    }
+
+    /// The audit trail as lines of JSON, all of it or what was sealed on one day in UTC.
+    pub async fn export_audit(&self, day: Option<&str>) -> Result<Export, Error> {
+        self.stream("/v1/audit/export", &given([("day", day.map(str::to_owned))])).await
+    }
+
+    /// What shadow rules would have refused.
+    pub async fn shadow_report(&self, query: &UsageQuery) -> Result<Page<ShadowRow>, Error> {
+        let filter = given([
+            ("from", text(&query.from)),
+            ("to", text(&query.to)),
+            ("tenant_id", text(&query.tenant_id)),
+            ("tool", query.tool.clone()),
+        ]);
+        self.get("/v1/policy/shadow-report", &filter).await
+    }
+
+    /// Puts another policy in force, YAML or JSON; with a version only over that one.
+    pub async fn replace_policy(
+        &self,
+        text: String,
+        if_match: Option<&str>,
+    ) -> Result<PolicyInForce<Value>, Error> {
+        self.replace("/v1/policy", text, if_match).await
+    }
+
+    /// The policy's tiers, verbatim.
+    pub async fn tiers(&self) -> Result<Value, Error> {
+        self.get("/v1/tiers", &[]).await
+    }
+
+    /// The policy's services and tools, verbatim.
+    pub async fn tools(&self) -> Result<Value, Error> {
+        self.get("/v1/tools", &[]).await
     }
 
     /// The policy in force.

@@ -30,8 +30,10 @@
 
 mod calls;
 mod error;
+mod tls;
 mod transport;
 
-pub use calls::{AuditQuery, KeyQuery, UsageGroup, UsageQuery};
+pub use calls::{AuditQuery, KeyQuery, Tagged, UsageGroup, UsageQuery};
 pub use error::Error;
-pub use transport::Client;
+pub use tls::http;
+pub use transport::{Client, Export};

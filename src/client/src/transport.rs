@@ -1,10 +1,10 @@
 //! One call over HTTP: credential, time limit, retries, and the reading of problems.
 
-use crate::Error;
+use crate::{Error, Tagged, tls};
 use protocol::api_key::{self, Kind};
 use protocol::problem::Problem;
-use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::header::{AUTHORIZATION, ETAG, HeaderValue, IF_MATCH};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -16,6 +16,8 @@ const TRIES_MAX: u32 = 4;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest that one try may take.
 const TRY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest that an answer of any length may take.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Carries the id under which the ledger recognises a repeated POST.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -30,15 +32,23 @@ pub struct Client {
 impl Client {
     /// `ledger` is its base URL, such as `http://127.0.0.1:7420`. Nothing is sent yet.
     pub fn new(ledger: &str, admin_key: &str) -> Result<Client, Error> {
-        let base =
-            Url::parse(ledger).ok().filter(|url| url.scheme() == "http" && url.has_host()).ok_or_else(
-                || Error::Configuration(format!("{ledger:?} is not a URL such as http://127.0.0.1:7420")),
-            )?;
+        Client::trusting(ledger, admin_key, None)
+    }
+
+    /// The same, for a ledger by TLS whose certificate one of these authorities signed, in PEM. Without any, `https`
+    /// trusts those of the web.
+    pub fn trusting(ledger: &str, admin_key: &str, authorities: Option<&[u8]>) -> Result<Client, Error> {
+        let base = Url::parse(ledger)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| {
+                Error::Configuration(format!("{ledger:?} is not a URL such as http://127.0.0.1:7420"))
+            })?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {admin_key}"))
             .map_err(|_| Error::Configuration("the admin key holds characters that no key has".into()))?;
         authorization.set_sensitive(true);
         // The ledger is asked directly: a proxy of the environment is meant for other hosts.
-        let http = reqwest::Client::builder()
+        let http = tls::trusting(authorities)?
             .no_proxy()
             .timeout(TRY_TIMEOUT)
             .build()
@@ -56,7 +66,15 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<Answer, Error> {
-        self.call(Method::GET, path, query, None::<&()>).await
+        let (call, request) = self.request(Method::GET, path, query)?;
+        self.read(self.send(request, &call).await?, &call).await
+    }
+
+    pub(crate) async fn tagged<Answer: DeserializeOwned>(&self, path: &str) -> Result<Tagged<Answer>, Error> {
+        let (call, request) = self.request(Method::GET, path, &[])?;
+        let answer = self.send(request, &call).await?;
+        let etag = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        Ok(Tagged { etag, value: self.read(answer, &call).await? })
     }
 
     pub(crate) async fn post<Body: Serialize, Answer: DeserializeOwned>(
@@ -64,29 +82,62 @@ impl Client {
         path: &str,
         body: &Body,
     ) -> Result<Answer, Error> {
-        self.call(Method::POST, path, &[], Some(body)).await
+        let (call, request) = self.request(Method::POST, path, &[])?;
+        // One id for all tries: the ledger makes the change once however often it hears of it.
+        let request = request.json(body).header(IDEMPOTENCY_KEY, Uuid::now_v7().to_string());
+        self.read(self.send(request, &call).await?, &call).await
     }
 
-    async fn call<Body: Serialize, Answer: DeserializeOwned>(
+    pub(crate) async fn change<Body: Serialize, Answer: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Body,
+        if_match: Option<&str>,
+    ) -> Result<Answer, Error> {
+        let (call, request) = self.request(method, path, &[])?;
+        let request =
+            if_match.into_iter().fold(request.json(body), |request, tag| request.header(IF_MATCH, tag));
+        self.read(self.send(request, &call).await?, &call).await
+    }
+
+    pub(crate) async fn replace<Answer: DeserializeOwned>(
+        &self,
+        path: &str,
+        text: String,
+        if_match: Option<&str>,
+    ) -> Result<Answer, Error> {
+        let (call, request) = self.request(Method::PUT, path, &[])?;
+        let request =
+            if_match.into_iter().fold(request.body(text), |request, tag| request.header(IF_MATCH, tag));
+        self.read(self.send(request, &call).await?, &call).await
+    }
+
+    pub(crate) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Export, Error> {
+        let (call, request) = self.request(Method::GET, path, query)?;
+        let answer = self.send(request.timeout(STREAM_TIMEOUT), &call).await?;
+        if answer.status().is_success() {
+            return Ok(Export { answer, ledger: self.base.to_string(), call });
+        }
+        // What is no success is a problem, so this never returns a value.
+        self.read::<()>(answer, &call).await.and(Err(self.unexpected(&call, "it is empty".into())))
+    }
+
+    fn request(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, String)],
-        body: Option<&Body>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<(String, RequestBuilder), Error> {
         let call = format!("{method} {path}");
         let url = self.base.join(path).map_err(|error| self.unexpected(&call, error.to_string()))?;
-        let mut request = self.http.request(method, url).header(AUTHORIZATION, self.authorization.clone());
-        if !query.is_empty() {
-            request = request.query(query);
-        }
-        if let Some(body) = body {
-            // One id for all tries: the ledger makes the change once however often it hears of it.
-            request = request.json(body).header(IDEMPOTENCY_KEY, Uuid::now_v7().to_string());
-        }
-        let request = request.build().map_err(|error| self.unexpected(&call, causes(&error)))?;
-        let answer = self.persist(&request, &call).await?;
-        self.read(answer, &call).await
+        let request = self.http.request(method, url).header(AUTHORIZATION, self.authorization.clone());
+        Ok((call, if query.is_empty() { request } else { request.query(query) }))
+    }
+
+    async fn send(&self, request: RequestBuilder, call: &str) -> Result<Response, Error> {
+        let request = request.build().map_err(|error| self.unexpected(call, causes(&error)))?;
+        self.persist(&request, call).await
     }
 
     /// Sends until there is an answer other than 503, at most [`TRIES_MAX`] times.
@@ -129,6 +180,25 @@ impl Client {
 
     fn unexpected(&self, call: &str, cause: String) -> Error {
         Error::Unexpected { ledger: self.base.to_string(), call: call.to_owned(), cause }
+    }
+}
+
+/// An answer of any length, read piece by piece.
+pub struct Export {
+    answer: Response,
+    ledger: String,
+    call: String,
+}
+
+impl Export {
+    /// The next piece, which may end in the middle of a line; nothing after the last.
+    pub async fn piece(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let piece = self.answer.chunk().await.map_err(|error| Error::Unexpected {
+            ledger: self.ledger.clone(),
+            call: self.call.clone(),
+            cause: format!("it broke off: {}", causes(&error.without_url())),
+        })?;
+        Ok(piece.map(|piece| piece.to_vec()))
     }
 }
 

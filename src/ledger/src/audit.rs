@@ -18,6 +18,24 @@ pub const ANONYMOUS: &str = "anonymous";
 pub enum Kind {
     /// A credential of an administrator or a filter was made.
     ServiceCredentialCreated,
+    /// A credential of an administrator was withdrawn.
+    ServiceCredentialRevoked,
+    /// A key that signs checkpoints of this trail came into use.
+    AuditKeyAdded,
+    /// Rows older than what is retained were removed.
+    AuditRemoved,
+    /// A tenant got another name, tier or budget.
+    TenantUpdated,
+    /// A tenant's keys are refused from now on.
+    TenantSuspended,
+    /// A tenant's keys are accepted again.
+    TenantResumed,
+    /// An administrator undid what was charged or granted.
+    CreditsCorrected,
+    /// An agent was registered.
+    AgentCreated,
+    /// A key got another name, end, or other permissions.
+    KeyUpdated,
     /// A tenant was made.
     TenantCreated,
     /// A tenant got credits.
@@ -48,8 +66,17 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 23] = [
         Kind::ServiceCredentialCreated,
+        Kind::ServiceCredentialRevoked,
+        Kind::AuditKeyAdded,
+        Kind::AuditRemoved,
+        Kind::TenantUpdated,
+        Kind::TenantSuspended,
+        Kind::TenantResumed,
+        Kind::CreditsCorrected,
+        Kind::AgentCreated,
+        Kind::KeyUpdated,
         Kind::TenantCreated,
         Kind::CreditsGranted,
         Kind::KeyCreated,
@@ -69,6 +96,15 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::ServiceCredentialCreated => "service_credential_created",
+            Kind::ServiceCredentialRevoked => "service_credential_revoked",
+            Kind::AuditKeyAdded => "audit_key_added",
+            Kind::AuditRemoved => "audit_removed",
+            Kind::TenantUpdated => "tenant_updated",
+            Kind::TenantSuspended => "tenant_suspended",
+            Kind::TenantResumed => "tenant_resumed",
+            Kind::CreditsCorrected => "credits_corrected",
+            Kind::AgentCreated => "agent_created",
+            Kind::KeyUpdated => "key_updated",
             Kind::TenantCreated => "tenant_created",
             Kind::CreditsGranted => "credits_granted",
             Kind::KeyCreated => "key_created",

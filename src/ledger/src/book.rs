@@ -23,6 +23,7 @@ mod tests;
 pub use accounts::{Accounts, Transfer, TransferKind};
 pub use reservation::{Late, Request, Reservation, State};
 
+use protocol::admin::Direction;
 use protocol::{Credits, Timestamp};
 use std::fmt;
 
@@ -45,6 +46,11 @@ pub enum Refusal {
         /// What was set aside.
         reserved: Credits,
     },
+    /// More than there is to give back or to take back.
+    AboveCorrectable {
+        /// What there is.
+        most: Credits,
+    },
     /// The reservation has ended in another way.
     Ended {
         /// How.
@@ -64,6 +70,9 @@ impl fmt::Display for Refusal {
                 f.write_str("the reservation id was already used for something else")
             }
             Refusal::AboveReservation { reserved } => write!(f, "only {reserved} credits were reserved"),
+            Refusal::AboveCorrectable { most } => {
+                write!(f, "at most {most} credits can be corrected that way")
+            }
             Refusal::Ended { state } => write!(f, "the reservation is already {}", state.name()),
             Refusal::OutOfBalance => f.write_str("the tenant's accounts do not add up"),
         }
@@ -92,6 +101,26 @@ pub fn grant(accounts: &mut Accounts, credits: Credits, now: Timestamp) -> Resul
         return Err(Refusal::GrantTooLarge);
     }
     accounts.transfer(TransferKind::Grant, credits, now)
+}
+
+/// Undoes what was charged or granted, by a new transfer. Never makes an account negative.
+pub fn correct(
+    accounts: &mut Accounts,
+    direction: Direction,
+    credits: Credits,
+    now: Timestamp,
+) -> Result<Transfer, Refusal> {
+    let (kind, most) = match direction {
+        Direction::Refund => (TransferKind::Refund, accounts.balance().posted),
+        Direction::Withdraw => (TransferKind::Withdrawal, accounts.available()),
+    };
+    if credits.is_zero() {
+        return Err(Refusal::NothingToMove);
+    }
+    if credits > most {
+        return Err(Refusal::AboveCorrectable { most });
+    }
+    accounts.transfer(kind, credits, now)
 }
 
 /// Sets credits aside. `known` is the reservation of this id, if there is one; then the answer is that one, unchanged.

@@ -9,13 +9,44 @@ use std::str::FromStr;
 pub enum Database {
     /// `sqlite:PATH`: one file of an embedded database.
     Sqlite(PathBuf),
+    /// `postgres://USER:PASSWORD@HOST/NAME`: a PostgreSQL server.
+    Postgres(Server),
+}
+
+/// A PostgreSQL server and how to enter it. Shown without its password.
+#[derive(Clone)]
+pub struct Server {
+    url: String,
+    config: Box<postgres::Config>,
+    shown: String,
+}
+
+impl PartialEq for Server {
+    fn eq(&self, other: &Server) -> bool {
+        self.url == other.url
+    }
+}
+
+impl Eq for Server {}
+
+impl Server {
+    /// How to connect.
+    pub(crate) fn config(&self) -> &postgres::Config {
+        &self.config
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
 }
 
 /// The text names no database that this release can open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InvalidDatabase {
-    /// It names PostgreSQL.
-    Postgres,
+    /// It names PostgreSQL, but not as that reads it. The text is what is wrong.
+    Postgres(String),
     /// It has no path.
     NoPath,
     /// It is something else.
@@ -24,13 +55,20 @@ pub enum InvalidDatabase {
 
 impl fmt::Display for InvalidDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            InvalidDatabase::Postgres => {
-                "PostgreSQL comes with a later release; until then write sqlite:PATH, such as sqlite:ledger.db"
+        match self {
+            InvalidDatabase::Postgres(why) => {
+                write!(
+                    f,
+                    "{why}; write postgres://USER:PASSWORD@HOST:PORT/NAME, such as postgres://ledger@db/ledger"
+                )
             }
-            InvalidDatabase::NoPath => "the path is missing; write sqlite:PATH, such as sqlite:ledger.db",
-            InvalidDatabase::Unknown => "write sqlite:PATH, such as sqlite:ledger.db",
-        })
+            InvalidDatabase::NoPath => {
+                f.write_str("the path is missing; write sqlite:PATH, such as sqlite:ledger.db")
+            }
+            InvalidDatabase::Unknown => f.write_str(
+                "write sqlite:PATH, such as sqlite:ledger.db, or postgres://USER:PASSWORD@HOST:PORT/NAME",
+            ),
+        }
     }
 }
 
@@ -43,9 +81,31 @@ impl FromStr for Database {
         match text.split_once(':') {
             Some(("sqlite", "")) => Err(InvalidDatabase::NoPath),
             Some(("sqlite", path)) => Ok(Database::Sqlite(PathBuf::from(path))),
-            Some(("postgres" | "postgresql", _)) => Err(InvalidDatabase::Postgres),
+            Some(("postgres" | "postgresql", _)) => {
+                let config: postgres::Config = text.parse().map_err(|error: postgres::Error| {
+                    let why = std::error::Error::source(&error)
+                        .map_or_else(|| error.to_string(), ToString::to_string);
+                    InvalidDatabase::Postgres(why)
+                })?;
+                let (url, shown) = (text.to_owned(), without_secrets(text));
+                Ok(Database::Postgres(Server { url, config: Box::new(config), shown }))
+            }
             _ => Err(InvalidDatabase::Unknown),
         }
+    }
+}
+
+/// The URL without its password, which may also be one of its parameters.
+fn without_secrets(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(url, _)| url);
+    let Some((scheme, rest)) = url.split_once("://") else { return "postgres:".to_owned() };
+    // A password may hold an @ that was not escaped; the host never does.
+    match rest.rsplit_once('@') {
+        Some((user, host)) => {
+            let user = user.split_once(':').map_or(user, |(user, _)| user);
+            format!("{scheme}://{user}@{host}")
+        }
+        None => url.to_owned(),
     }
 }
 
@@ -53,6 +113,7 @@ impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Database::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Database::Postgres(server) => f.write_str(&server.shown),
         }
     }
 }
@@ -63,10 +124,25 @@ mod tests {
 
     #[test]
     fn a_database_is_read_and_written_in_the_same_form_and_other_forms_say_what_to_write() {
-        let database: Database = "sqlite:/var/lib/agentrelay/ledger.db".parse().unwrap();
-        assert_eq!(database.to_string(), "sqlite:/var/lib/agentrelay/ledger.db");
-        assert_eq!("postgres://db/ledger".parse::<Database>(), Err(InvalidDatabase::Postgres));
+        for text in ["sqlite:/var/lib/agentrelay/ledger.db", "postgres://ledger@db/ledger"] {
+            assert_eq!(text.parse::<Database>().unwrap().to_string(), text);
+        }
         assert_eq!("sqlite:".parse::<Database>(), Err(InvalidDatabase::NoPath));
         assert_eq!("ledger.db".parse::<Database>(), Err(InvalidDatabase::Unknown));
+        let refused = "postgres://db:port/ledger".parse::<Database>().unwrap_err();
+        assert!(refused.to_string().contains("postgres://USER"), "{refused}");
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for text in [
+            "postgres://ledger:hunter2@db:5432/ledger?sslmode=disable",
+            "postgres://ledger:hunter2@odd@db/ledger",
+            "postgresql://ledger@db/ledger?password=hunter2",
+        ] {
+            let database: Database = text.parse().unwrap();
+            let shown = format!("{database} {database:?}");
+            assert!(shown.contains("db") && !shown.contains("hunter2"), "{shown}");
+        }
     }
 }

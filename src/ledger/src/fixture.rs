@@ -34,9 +34,21 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) async fn start() -> Bench {
         let directory = tempfile::tempdir().unwrap();
+        let database = Bench::database(&directory);
+        Bench::start_in(directory, &database).await
+    }
+
+    /// On a database that is empty yet.
+    pub(crate) async fn start_on(database: &Database) -> Bench {
+        Bench::start_in(tempfile::tempdir().unwrap(), database).await
+    }
+
+    async fn start_in(directory: TempDir, database: &Database) -> Bench {
         std::fs::write(directory.path().join("policy.yaml"), POLICY).unwrap();
-        let credentials = init(&Bench::database(&directory)).unwrap();
-        let running = start(Bench::config(&directory)).await.unwrap();
+        let credentials = init(database).unwrap();
+        let config = Config { database: database.clone(), ..Bench::config(&directory) };
+        let running = start(config).await.unwrap();
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         Bench { directory, credentials, running, client: reqwest::Client::new() }
     }
 
@@ -53,11 +65,10 @@ impl Bench {
     }
 
     pub(crate) fn config(directory: &TempDir) -> Config {
-        Config {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            database: Bench::database(directory),
-            policy: directory.path().join("policy.yaml"),
-        }
+        let policy = directory.path().join("policy.yaml");
+        let audit_key = Some(directory.path().join("audit-key"));
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Config { audit_key, ..Config::new(listen, Bench::database(directory), policy) }
     }
 
     pub(crate) fn policy_path(&self) -> PathBuf {
@@ -80,6 +91,21 @@ impl Bench {
 
     pub(crate) async fn post(&self, path: &str, body: Value, status: StatusCode) -> Value {
         expect(self.request(Method::POST, path).json(&body).send().await.unwrap(), status).await
+    }
+
+    /// A credential of an administrator.
+    pub(crate) async fn admin(&self, role: &str, tenant_id: Option<&str>) -> (String, String) {
+        let body = json!({"name": role, "role": role, "tenant_id": tenant_id});
+        let key = self.post("/v1/admin-keys", body, StatusCode::CREATED).await;
+        (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
+    }
+
+    /// Asks as somebody else.
+    pub(crate) async fn ask_as(&self, secret: &str, method: &Method, path: &str, body: &Value) -> Response {
+        let url = format!("http://{}{path}", self.running.address);
+        let request = self.client.request(method.clone(), url).bearer_auth(secret);
+        let request = if *method == Method::GET { request } else { request.json(body) };
+        request.send().await.unwrap()
     }
 
     pub(crate) async fn tenant(&self, credits: u64) -> String {
@@ -124,6 +150,11 @@ pub(crate) fn reserve_body(id: &str, key_id: &str, credits: u64, ttl_seconds: u3
         "reservation_id": id, "key_id": key_id, "service": "studio", "tool": "image_generate",
         "credits": credits, "ttl_seconds": ttl_seconds, "policy_version": "v1",
     })
+}
+
+/// Between two questions of a poll: without it a fast machine meets the bound on one credential's rate.
+pub(crate) async fn pace() {
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
 }
 
 /// The JSON of an answer that must have this status.

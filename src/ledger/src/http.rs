@@ -1,25 +1,31 @@
 //! HTTP: routes, credentials, bounds, and the form of every answer. Decides nothing about keys or money.
 
-mod admin;
+pub(crate) mod admin;
+pub(crate) mod api;
 mod authenticate;
 mod extract;
 mod filter;
 mod observe;
 mod problem;
+mod rate;
+mod stream;
 #[cfg(test)]
 mod tests;
 
+use crate::chain::Signer;
 use crate::metrics::Metrics;
-use crate::policy_file::InForce;
+use crate::policy_file::{Desk, InForce};
 use crate::store::Store;
 use authenticate::Doorkeeper;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use problem::{Code, Refused};
+use rate::Rates;
+use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -29,22 +35,36 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 const REPORT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What the handlers share.
-pub(crate) struct Service {
+pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) policy: watch::Receiver<Arc<InForce>>,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) signer: Arc<Signer>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: watch::Receiver<bool>,
+}
+
+/// The same, and what the API keeps by itself.
+pub(crate) struct Service {
+    parts: Parts,
     doorkeeper: Doorkeeper,
+    rates: Rates,
+    document: String,
+}
+
+impl Deref for Service {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 impl Service {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        policy: watch::Receiver<Arc<InForce>>,
-        metrics: Arc<Metrics>,
-        stopping: watch::Receiver<bool>,
-    ) -> Service {
-        Service { store, policy, metrics, stopping, doorkeeper: Doorkeeper::default() }
+    pub(crate) fn new(parts: Parts) -> Arc<Service> {
+        let document = api::document(&admin::endpoints()).to_string();
+        let (doorkeeper, rates) = (Doorkeeper::default(), Rates::default());
+        Arc::new(Service { parts, doorkeeper, rates, document })
     }
 
     fn policy(&self) -> Arc<InForce> {
@@ -54,7 +74,7 @@ impl Service {
 
 /// The whole API.
 pub(crate) fn router(service: Arc<Service>) -> Router {
-    let admin = admin::routes().route_layer(from_fn_with_state(Arc::clone(&service), authenticate::admin));
+    let admin = api::router(&service, admin::endpoints());
     let filter = filter::routes().route_layer(from_fn_with_state(Arc::clone(&service), authenticate::filter));
     Router::new()
         .merge(admin)
@@ -62,6 +82,8 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/openapi.json", get(document))
+        .route("/docs", get(|| async { Html(include_str!("http/docs.html")) }))
         .fallback(|| async { Refused::new(Code::NotFound, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
             Refused::new(Code::MethodNotAllowed, "this path does not know that method; see the Allow header")
@@ -80,6 +102,10 @@ async fn alive() -> &'static str {
 async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Refused> {
     service.store.ping().await?;
     Ok("ready\n")
+}
+
+async fn document(State(service): State<Arc<Service>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], service.document.clone()).into_response()
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {

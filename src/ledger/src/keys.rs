@@ -5,11 +5,11 @@
 use crate::audit::{Event, Kind};
 use crate::idempotency::Idempotency;
 use crate::store::{Needs, Operation, Refusal, Rows};
-use protocol::admin;
+use protocol::admin::{self, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{Grant, KeyRecord, KeySource, KeyState, Limit};
-use protocol::{AgentId, KeyId, TenantId, Timestamp};
+use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 use serde_json::json;
 
 /// A key at rest.
@@ -35,6 +35,10 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     /// The agent it belongs to.
     pub agent_id: Option<AgentId>,
+    /// The most that it may spend in a calendar month.
+    pub budget: Option<Credits>,
+    /// Counts its changes, for ETags.
+    pub version: u64,
     /// How it came to be.
     pub source: KeySource,
     /// When it was made.
@@ -97,6 +101,7 @@ impl Listed {
             limits: key.limits,
             expires_at: key.expires_at,
             agent_id: key.agent_id,
+            budget: key.budget,
             source: key.source,
             created_at: key.created_at,
             revoked_at: key.revoked_at,
@@ -160,6 +165,7 @@ impl Operation for Create {
 
     fn needs(&self, needs: &mut Needs) {
         needs.tenants.insert(self.key.tenant_id.clone());
+        needs.agents.extend(self.key.agent_id.clone());
         needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
     }
 
@@ -170,10 +176,12 @@ impl Operation for Create {
         let Create { key, hash, actor, idempotency } = self;
         let tenant = rows.tenants.get(&key.tenant_id).ok_or(Refusal::TenantUnknown)?;
         let tenant_suspended = tenant.suspended_at.is_some();
+        check_agent(rows, &key)?;
         let detail = json!({
             "key_id": key.id, "name": key.name, "scopes": key.scopes, "services": key.services,
             "tools": key.tools, "resources": key.resources, "limits": key.limits,
             "expires_at": key.expires_at, "agent_id": key.agent_id, "source": key.source,
+            "budget": key.budget,
         });
         rows.record(Event::new(Kind::KeyCreated, key.created_at, actor, &detail).of(&key.tenant_id));
         let secret = Secret { key_id: key.id.clone(), created_at: key.created_at, expires_at: None };
@@ -184,6 +192,84 @@ impl Operation for Create {
     }
 }
 
+/// A key belongs to an agent of its own tenant, or to none.
+fn check_agent(rows: &Rows, key: &Key) -> Result<(), Refusal> {
+    let Some(id) = &key.agent_id else { return Ok(()) };
+    match rows.agents.get(id) {
+        Some(agent) if agent.tenant_id == key.tenant_id => Ok(()),
+        _ => Err(Refusal::AgentUnknown),
+    }
+}
+
+/// Changes what a key may do. The same change again changes nothing.
+pub struct Update {
+    /// Which key.
+    pub key_id: KeyId,
+    /// What to change, and why.
+    pub update: UpdateKey,
+    /// Only if this is still its version.
+    pub if_version: Option<u64>,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Update {
+    type Answer = Listed;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.keys.insert(self.key_id.clone());
+        needs.agents.extend(self.update.agent_id.set().cloned());
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Listed, Refusal> {
+        let Update { key_id, update, if_version, actor, now } = self;
+        let known = listed(rows, &key_id)?;
+        if known.key.revoked_at.is_some() {
+            return Err(Refusal::KeyInactive(KeyState::Revoked));
+        }
+        if if_version.is_some_and(|version| version != known.key.version) {
+            return Err(Refusal::ChangedSince { version: known.key.version });
+        }
+        let before = known.key.clone();
+        let mut key = known.key;
+        let changes_agent = !update.agent_id.is_keep();
+        key.name = update.name.unwrap_or(key.name);
+        key.scopes = update.scopes.unwrap_or(key.scopes);
+        key.services = update.services.apply(key.services);
+        key.tools = update.tools.apply(key.tools);
+        key.resources = update.resources.apply(key.resources);
+        key.limits = update.limits.unwrap_or(key.limits);
+        key.expires_at = update.expires_at.apply(key.expires_at);
+        key.agent_id = update.agent_id.apply(key.agent_id);
+        key.budget = update.budget.apply(key.budget);
+        if changes_agent {
+            check_agent(rows, &key)?;
+        }
+        if key == before {
+            return Ok(Listed { key, ..known });
+        }
+        key.version = key.version.saturating_add(1);
+        let detail = json!({
+            "key_id": key_id, "reason": update.reason, "before": alterable(&before), "after": alterable(&key),
+        });
+        rows.record(Event::new(Kind::KeyUpdated, now, actor, &detail).of(&key.tenant_id));
+        rows.change(Change::Key { key_id: key_id.clone() }, now);
+        rows.keys.insert(key_id, key.clone());
+        Ok(Listed { key, ..known })
+    }
+}
+
+/// What an update can change, for the audit.
+fn alterable(key: &Key) -> serde_json::Value {
+    json!({
+        "name": key.name, "scopes": key.scopes, "services": key.services, "tools": key.tools,
+        "resources": key.resources, "limits": key.limits, "expires_at": key.expires_at,
+        "agent_id": key.agent_id, "budget": key.budget,
+    })
+}
+
 /// Gives a key a new secret. The earlier ones end after the grace, or sooner if they already had to.
 pub struct Rotate {
     /// Which key.
@@ -192,6 +278,10 @@ pub struct Rotate {
     pub hash: KeyHash,
     /// How long the earlier secrets go on working.
     pub grace_seconds: u32,
+    /// Why.
+    pub reason: Option<String>,
+    /// So that asking again does not rotate again.
+    pub idempotency: Option<Idempotency>,
     /// Who asks.
     pub actor: String,
     /// When.
@@ -204,9 +294,13 @@ impl Operation for Rotate {
     fn needs(&self, needs: &mut Needs) {
         needs.keys.insert(self.key_id.clone());
         needs.secrets_of.insert(self.key_id.clone());
+        needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
     }
 
     fn apply(self, rows: &mut Rows) -> Result<Listed, Refusal> {
+        if let Some(key_id) = rows.replay(&self.idempotency)? {
+            return Err(Refusal::KeyExists(key_id));
+        }
         let listed = listed(rows, &self.key_id)?;
         match listed.key.state(listed.tenant_suspended, self.now) {
             // A suspended tenant's key may get a new secret: that is how a leak is closed meanwhile.
@@ -226,7 +320,9 @@ impl Operation for Rotate {
         rows.secrets.insert(self.hash, secret);
         let detail = json!({
             "key_id": self.key_id, "grace_seconds": self.grace_seconds, "earlier_secrets_end_at": end,
+            "reason": self.reason,
         });
+        rows.keep_answer(self.idempotency, json!(self.key_id).to_string(), self.now);
         rows.record(Event::new(Kind::KeyRotated, self.now, self.actor, &detail).of(&listed.key.tenant_id));
         rows.change(Change::Key { key_id: self.key_id }, self.now);
         Ok(listed)
@@ -259,6 +355,7 @@ impl Operation for Revoke {
         }
         if let Some(key) = rows.keys.get_mut(&self.key_id) {
             key.revoked_at = Some(self.now);
+            key.version = key.version.saturating_add(1);
         }
         let detail = json!({"key_id": self.key_id, "reason": self.reason});
         rows.record(Event::new(Kind::KeyRevoked, self.now, self.actor, &detail).of(&known.key.tenant_id));

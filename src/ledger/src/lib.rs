@@ -6,8 +6,12 @@
 //!
 //! A write is answered after it is durable. Repeating any write with the same ids changes nothing more.
 
+mod agents;
 mod audit;
+pub mod bench;
 mod book;
+mod budgets;
+pub mod chain;
 mod changes;
 mod credentials;
 mod database;
@@ -16,14 +20,21 @@ mod fixture;
 mod http;
 mod idempotency;
 mod keys;
+mod latency;
 mod metrics;
 mod moment;
 mod policy_file;
+pub mod relocate;
 mod report;
 mod reservations;
+mod sealer;
+mod serve;
 mod service;
 mod store;
 mod tenants;
+mod throwaway;
 
 pub use database::{Database, InvalidDatabase};
+pub use serve::{Tls, TlsError};
 pub use service::{Config, Credentials, Error, Running, init, start};
+pub use store::backup::{BackupError, Copied, backup, restore};

@@ -1,7 +1,7 @@
 //! What the ledger counts, in Prometheus text. Every label has a bounded set of values: no ids, no names of tenants.
 
 use crate::book::TransferKind;
-use crate::store::sqlite::Committed;
+use crate::store::Committed;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -44,6 +44,7 @@ pub struct Metrics {
     pub settlements_refused: Counter,
     /// Changed policy files that were refused.
     pub policies_refused: Counter,
+    decisions_dropped: Counter,
     transfers: Family<TransferLabels, Counter>,
     decisions: Family<DecisionLabels, Counter>,
     commit_operations: Histogram,
@@ -70,6 +71,9 @@ impl Default for Metrics {
             "Changed policy files that were refused",
             policies_refused.clone(),
         );
+        let decisions_dropped = Counter::default();
+        let help = "Decisions that filters could not keep, and that the audit trail lacks";
+        registry.register("decisions_dropped", help, decisions_dropped.clone());
         let transfers = Family::<TransferLabels, Counter>::default();
         for kind in TransferKind::ALL {
             let _ = transfers.get_or_create(&TransferLabels { kind: kind.as_str() });
@@ -97,6 +101,7 @@ impl Default for Metrics {
             commit_failures,
             settlements_refused,
             policies_refused,
+            decisions_dropped,
             transfers,
             decisions,
             commit_operations,
@@ -114,6 +119,7 @@ impl Metrics {
     pub fn committed(&self, operations: usize, took: Duration, committed: &Committed) {
         self.commit_operations.observe(u32::try_from(operations).unwrap_or(u32::MAX).into());
         self.commit_seconds.observe(took.as_secs_f64());
+        self.decisions_dropped.inc_by(committed.decisions_dropped);
         for kind in &committed.transfers {
             self.transfers.get_or_create(&TransferLabels { kind }).inc();
         }

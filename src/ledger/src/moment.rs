@@ -32,3 +32,9 @@ pub fn fresh_secret(kind: Kind) -> Result<String, NoRandomness> {
     let mut random = StdRng::try_from_os_rng().map_err(|_| NoRandomness)?;
     Ok(mint(kind, || random.random()))
 }
+
+/// 32 bytes that nobody can guess.
+pub fn fresh_seed() -> Result<[u8; 32], NoRandomness> {
+    let mut random = StdRng::try_from_os_rng().map_err(|_| NoRandomness)?;
+    Ok(random.random())
+}

@@ -17,7 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
 /// Largest file that is read.
@@ -91,6 +91,8 @@ pub struct TakeForce {
     pub version: PolicyVersion,
     /// The document.
     pub document: String,
+    /// Who put it in force.
+    pub actor: String,
     /// When.
     pub now: Timestamp,
 }
@@ -103,14 +105,14 @@ impl Operation for TakeForce {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
-        let TakeForce { version, document, now } = self;
+        let TakeForce { version, document, actor, now } = self;
         let before = rows.policy.take().map(|(version, _)| version);
         if before.as_ref() == Some(&version) {
             rows.policy = before.map(|version| (version, None));
             return Ok(());
         }
         let detail = json!({"version": version, "before": before});
-        rows.record(Event::new(Kind::PolicyInForce, now, LEDGER, &detail));
+        rows.record(Event::new(Kind::PolicyInForce, now, actor, &detail));
         rows.change(Change::Policy { version: version.clone() }, now);
         rows.policy = Some((version, Some((document, now))));
         Ok(())
@@ -118,30 +120,135 @@ impl Operation for TakeForce {
 }
 
 /// Records a policy as the one in force.
-pub async fn record(store: &dyn Store, policy: &InForce) -> Result<(), store::Error> {
-    let version = policy.version().clone();
-    store.run(TakeForce { version, document: policy.document.clone(), now: moment::now() }).await
+pub async fn record(store: &dyn Store, policy: &InForce, actor: &str) -> Result<(), store::Error> {
+    let (version, document) = (policy.version().clone(), policy.document.clone());
+    store.run(TakeForce { version, document, actor: actor.to_owned(), now: moment::now() }).await
 }
 
-/// Follows the file until the ledger stops.
-pub struct Follower {
-    /// The file.
-    pub path: PathBuf,
+/// Why a policy was not put in another's place.
+#[derive(Debug)]
+pub enum Replaced {
+    /// It is not taken, or the file can't be written.
+    Faulty(Fault),
+    /// Another one than expected is in force.
+    ChangedSince(PolicyVersion),
+    /// It is in force, but not recorded yet.
+    Unrecorded(store::Error),
+}
+
+/// Where policies are judged and put in force, whether they come by the file or by the API.
+pub struct Desk {
+    path: PathBuf,
+    in_force: watch::Sender<Arc<InForce>>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+struct State {
     /// The text that was judged last, good or not.
-    pub judged: String,
-    /// Where the policy in force is put.
-    pub in_force: watch::Sender<Arc<InForce>>,
-    /// Where it is recorded.
-    pub store: Arc<dyn Store>,
-    /// Where refused files are counted.
-    pub metrics: Arc<Metrics>,
+    judged: String,
+    /// Who put in force what is not recorded yet.
+    unrecorded: Option<String>,
 }
 
-impl Follower {
-    /// Looks again and again.
-    pub async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+impl Desk {
+    /// With the text of the policy in force, which is recorded.
+    pub fn new(
+        path: PathBuf,
+        judged: String,
+        in_force: watch::Sender<Arc<InForce>>,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+    ) -> Desk {
+        Desk { path, in_force, store, metrics, state: Mutex::new(State { judged, unrecorded: None }) }
+    }
+
+    /// Writes another text to the file and puts it in force, or does neither. With `only_over`, only if that version is
+    /// in force.
+    pub async fn replace(
+        &self,
+        text: String,
+        only_over: Option<String>,
+        actor: String,
+    ) -> Result<Arc<InForce>, Replaced> {
+        let mut state = self.state.lock().await;
+        let before = self.in_force.borrow().version().clone();
+        if only_over.is_some_and(|version| version != before.as_str()) {
+            return Err(Replaced::ChangedSince(before));
+        }
+        if u64::try_from(text.len()).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
+            return Err(Replaced::Faulty(Fault::TooLarge));
+        }
+        let policy = parse(&text).map_err(|fault| {
+            self.metrics.policies_refused.inc();
+            Replaced::Faulty(fault)
+        })?;
+        // Renamed into place, so that a crash leaves the old text or the new one.
+        let unfinished = self.path.with_added_extension("new");
+        let written = async {
+            tokio::fs::write(&unfinished, &text).await?;
+            tokio::fs::File::open(&unfinished).await?.sync_all().await?;
+            tokio::fs::rename(&unfinished, &self.path).await
+        };
+        written.await.map_err(|cause| {
+            warn!(%cause, path = %self.path.display(), "the policy file can't be written");
+            Replaced::Faulty(Fault::Unreadable(cause))
+        })?;
+        state.judged = text;
+        let policy = self.put_in_force(policy);
+        state.unrecorded = Some(actor);
+        self.record(&mut state).await.map_err(Replaced::Unrecorded)?;
+        Ok(policy)
+    }
+
+    /// A policy is put in force before it is recorded, because recording it wakes the filters, and what they then fetch
+    /// must be the new one.
+    fn put_in_force(&self, policy: InForce) -> Arc<InForce> {
+        info!(version = %policy.version(), "a new policy is in force");
+        let policy = Arc::new(policy);
+        self.in_force.send_replace(Arc::clone(&policy));
+        policy
+    }
+
+    async fn record(&self, state: &mut State) -> Result<(), store::Error> {
+        let Some(actor) = state.unrecorded.clone() else { return Ok(()) };
+        let policy = Arc::clone(&self.in_force.borrow());
+        record(self.store.as_ref(), &policy, &actor).await?;
+        state.unrecorded = None;
+        Ok(())
+    }
+
+    /// Takes or refuses what the file says, once it says the same twice.
+    async fn look(&self, seen: &mut Option<String>, text: String) {
+        let mut state = self.state.lock().await;
+        if text == state.judged {
+            *seen = None;
+        } else if seen.as_ref() == Some(&text) {
+            *seen = None;
+            match parse(&text) {
+                Ok(policy) => {
+                    self.put_in_force(policy);
+                    state.unrecorded = Some(LEDGER.to_owned());
+                }
+                Err(fault) => {
+                    self.metrics.policies_refused.inc();
+                    let path = self.path.display();
+                    error!(%path, "the new policy is refused as a whole, the one in force stays:\n{fault}");
+                }
+            }
+            state.judged = text;
+        } else {
+            *seen = Some(text);
+        }
+        if let Err(cause) = self.record(&mut state).await {
+            warn!(?cause, "the policy in force could not be recorded yet; trying again");
+        }
+    }
+
+    /// Follows the file until the ledger stops.
+    pub async fn follow(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut seen: Option<String> = None;
-        let mut unrecorded: Option<Arc<InForce>> = None;
         let mut unreadable = false;
         loop {
             tokio::select! {
@@ -151,14 +258,7 @@ impl Follower {
             match read(&self.path).await {
                 Ok(text) => {
                     unreadable = false;
-                    if text == self.judged {
-                        seen = None;
-                    } else if seen.as_ref() == Some(&text) {
-                        unrecorded = self.judge(text).or(unrecorded);
-                        seen = None;
-                    } else {
-                        seen = Some(text);
-                    }
+                    self.look(&mut seen, text).await;
                 }
                 Err(fault) => {
                     if !unreadable {
@@ -167,33 +267,6 @@ impl Follower {
                     }
                     unreadable = true;
                 }
-            }
-            if let Some(policy) = unrecorded.take()
-                && let Err(cause) = record(self.store.as_ref(), &policy).await
-            {
-                warn!(?cause, "the policy in force could not be recorded yet; trying again");
-                unrecorded = Some(policy);
-            }
-        }
-    }
-
-    /// Takes or refuses a new text. A policy is put in force before it is recorded, because recording it wakes the
-    /// filters, and what they then fetch must be the new one.
-    fn judge(&mut self, text: String) -> Option<Arc<InForce>> {
-        let judged = parse(&text);
-        self.judged = text;
-        match judged {
-            Ok(policy) => {
-                info!(version = %policy.version(), "a new policy is in force");
-                let policy = Arc::new(policy);
-                self.in_force.send_replace(Arc::clone(&policy));
-                Some(policy)
-            }
-            Err(fault) => {
-                self.metrics.policies_refused.inc();
-                let path = self.path.display();
-                error!(%path, "the new policy is refused as a whole, the one in force stays:\n{fault}");
-                None
             }
         }
     }

@@ -61,7 +61,9 @@ impl Operation for Deliver {
         }
         if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
             let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
-            rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail));
+            if rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail)) {
+                rows.decisions_dropped = rows.decisions_dropped.saturating_add(report.decisions_dropped);
+            }
         }
         Ok(Delivered { answer, refused })
     }

@@ -1,12 +1,12 @@
 //! Credits of calls: set aside, charged, given back. Ties the book's rules to keys, journal and audit trail.
 
 use crate::audit::{Event, Kind, LEDGER};
-use crate::book::{self, Reservation, State, Step};
-use crate::idempotency;
+use crate::book::{self, Reservation, State, Step, Transfer};
 use crate::store::{Needs, Operation, Refusal, Rows};
+use crate::{budgets, idempotency};
 use protocol::filter::{Action, ReserveAnswer, ReserveRequest, Settlement};
 use protocol::key::KeyState;
-use protocol::{Credits, ReservationId, Timestamp};
+use protocol::{Credits, ReservationId, TenantId, Timestamp};
 use serde_json::json;
 
 /// The longest time to live of a reservation, and the longest renewal, in seconds.
@@ -28,6 +28,7 @@ impl Operation for Reserve {
     fn needs(&self, needs: &mut Needs) {
         needs.reservations.insert(self.request.reservation_id.clone());
         needs.keys.insert(self.request.key_id.clone());
+        needs.spending.insert((self.request.key_id.clone(), self.now.month()));
     }
 
     fn apply(self, rows: &mut Rows) -> Result<ReserveAnswer, Refusal> {
@@ -51,6 +52,10 @@ impl Operation for Reserve {
             ttl_seconds: request.ttl_seconds,
             policy_version: request.policy_version,
         };
+        let month = now.month();
+        if known.is_none() {
+            budgets::check(rows, &request.tenant_id, &request.key_id, month, request.credits)?;
+        }
         let accounts = rows.accounts.get_mut(&request.tenant_id).ok_or(Refusal::TenantUnknown)?;
         let (reservation, step) = book::reserve(accounts, known, request, now)?;
         let answer = ReserveAnswer {
@@ -61,6 +66,7 @@ impl Operation for Reserve {
         if let Step::Moved(transfers) = step {
             let of = &reservation.request;
             rows.journal(&of.id, &of.tenant_id, &transfers);
+            budgets::follow(rows, &of.tenant_id, &of.key_id, month, &transfers);
             let detail = json!({
                 "reservation_id": of.id, "service": of.service, "tool": of.tool, "credits": of.credits,
                 "expires_at": reservation.expires_at, "policy_version": of.policy_version,
@@ -120,11 +126,19 @@ pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settl
             Settled::Now
         }
         Ok(Step::Moved(transfers)) => {
-            rows.journal(id, &tenant_id, &transfers);
+            moved(rows, id, &tenant_id, &transfers);
             record_step(rows, kind, id, actor, now);
             Settled::Now
         }
     }
+}
+
+/// Journals what a known reservation's step moved, and follows it in the month's sums.
+fn moved(rows: &mut Rows, id: &ReservationId, tenant_id: &TenantId, transfers: &[Transfer]) {
+    rows.journal(id, tenant_id, transfers);
+    let Some(reservation) = rows.reservations.get(id) else { return };
+    let (key_id, month) = (reservation.request.key_id.clone(), reservation.reserved_at.month());
+    budgets::follow(rows, tenant_id, &key_id, month, transfers);
 }
 
 fn record_step(rows: &mut Rows, kind: Option<Kind>, id: &ReservationId, actor: String, now: Timestamp) {
@@ -178,7 +192,7 @@ impl Operation for Expire {
             // What an earlier operation of this transaction settled or renewed is no longer due; what does not add
             // up stays as it is, for the operator to see.
             if let Ok(Step::Moved(transfers)) = book::expire(accounts, reservation, self.now) {
-                rows.journal(&id, &tenant_id, &transfers);
+                moved(rows, &id, &tenant_id, &transfers);
                 record_step(rows, Some(Kind::Expired), &id, LEDGER.to_owned(), self.now);
                 expired = expired.saturating_add(1);
             }

@@ -1,20 +1,23 @@
 //! The life of the service: initialised once, started, stopped.
 
+use crate::audit::LEDGER;
 use crate::credentials::{Door, Initialise, ServiceCredential};
 use crate::database::Database;
 use crate::metrics::Metrics;
-use crate::policy_file::{self, Fault, Follower};
+use crate::policy_file::{self, Desk, Fault};
 use crate::reservations::{Expire, ForgetAnswers};
-use crate::store::sqlite::{OpenError, Sqlite};
-use crate::store::{Refusal, Store};
+use crate::sealer::{self, UseKey};
+use crate::serve::{self, Tls, TlsError};
+use crate::store::{OpenError, Refusal, Relational, Store};
 use crate::{http, moment};
-use axum::serve::ListenerExt;
-use protocol::Timestamp;
+use protocol::admin::Role;
 use protocol::api_key::KeyHash;
+use protocol::{AdminKeyId, Timestamp};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -38,6 +41,27 @@ pub struct Config {
     pub database: Database,
     /// The policy file, YAML or JSON. It is followed: a changed file comes into force without a restart.
     pub policy: PathBuf,
+    /// The key that signs the audit trail's checkpoints; made where there is none. Without a path it is beside an
+    /// embedded database, and in the working directory for any other.
+    pub audit_key: Option<PathBuf>,
+    /// After how many days rows of the audit trail are removed; without a number they never are.
+    pub audit_retention_days: Option<u32>,
+    /// Serve by TLS.
+    pub tls: Option<Tls>,
+}
+
+impl Config {
+    /// The least that a ledger needs.
+    pub fn new(listen: SocketAddr, database: Database, policy: PathBuf) -> Config {
+        Config { listen, database, policy, audit_key: None, audit_retention_days: None, tls: None }
+    }
+
+    fn audit_key_path(&self) -> PathBuf {
+        self.audit_key.clone().unwrap_or_else(|| match &self.database {
+            Database::Sqlite(path) => path.with_added_extension("audit-key"),
+            Database::Postgres(_) => PathBuf::from("agentrelay.audit-key"),
+        })
+    }
 }
 
 /// The first credentials of a database. They are shown this once and stored nowhere.
@@ -68,6 +92,10 @@ pub enum Error {
     NoRandomness,
     /// The policy file is not taken.
     Policy(PathBuf, Fault),
+    /// The key that signs the audit trail can't be used.
+    AuditKey(PathBuf, std::io::Error),
+    /// The certificate or its key can't be used.
+    Tls(TlsError),
     /// The address can't be listened on.
     Listen(SocketAddr, std::io::Error),
 }
@@ -86,6 +114,10 @@ impl fmt::Display for Error {
                 f.write_str("can't make a secret: the operating system gives no randomness")
             }
             Error::Policy(path, fault) => write!(f, "can't take the policy {}:\n{fault}", path.display()),
+            Error::AuditKey(path, cause) => {
+                write!(f, "can't use {} to sign the audit trail: {cause}", path.display())
+            }
+            Error::Tls(cause) => write!(f, "can't serve by TLS: {cause}"),
             Error::Listen(address, cause) => write!(f, "can't listen on {address}: {cause}"),
         }
     }
@@ -96,8 +128,8 @@ impl std::error::Error for Error {
         match self {
             Error::Database(_, cause) => Some(cause),
             Error::Policy(_, fault) => Some(fault),
-            Error::Listen(_, cause) => Some(cause),
-            Error::AlreadyInitialised(_) | Error::Write(_) | Error::NoRandomness => None,
+            Error::Listen(_, cause) | Error::AuditKey(_, cause) => Some(cause),
+            Error::AlreadyInitialised(_) | Error::Write(_) | Error::NoRandomness | Error::Tls(_) => None,
         }
     }
 }
@@ -108,18 +140,29 @@ pub fn init(database: &Database) -> Result<Credentials, Error> {
         admin_key: moment::fresh_secret(Door::Admin.kind()).map_err(|_| Error::NoRandomness)?,
         filter_key: moment::fresh_secret(Door::Filter.kind()).map_err(|_| Error::NoRandomness)?,
     };
+    let now = moment::now();
     let owned = |secret: &str, prefix: &str, door| {
-        (KeyHash::of(secret.as_bytes()), ServiceCredential { id: moment::fresh_name(prefix), door })
+        let credential = ServiceCredential {
+            id: moment::fresh_id(prefix, AdminKeyId::parse).map_err(|_| Error::NoRandomness)?,
+            door,
+            name: "first".to_owned(),
+            role: Role::Owner,
+            tenant_id: None,
+            created_at: now,
+            revoked_at: None,
+        };
+        Ok::<_, Error>((KeyHash::of(secret.as_bytes()), credential))
     };
     let operation = Initialise {
         credentials: vec![
-            owned(&credentials.admin_key, "adm_", Door::Admin),
-            owned(&credentials.filter_key, "flt_", Door::Filter),
+            owned(&credentials.admin_key, "adm_", Door::Admin)?,
+            owned(&credentials.filter_key, "flt_", Door::Filter)?,
         ],
-        now: moment::now(),
     };
-    let Database::Sqlite(path) = database;
-    match Sqlite::initialise(path, operation) {
+    // A thread of its own, because a database's client may not block where other tasks wait.
+    let initialised =
+        thread::scope(|scope| scope.spawn(|| Relational::initialise(database, operation)).join());
+    match initialised.unwrap_or_else(|_| Err(OpenError::Io(std::io::Error::other("a thread ended early")))) {
         Ok(Ok(())) => Ok(credentials),
         Ok(Err(Refusal::AlreadyInitialised)) => Err(Error::AlreadyInitialised(database.clone())),
         Ok(Err(_)) => Err(Error::Write(database.clone())),
@@ -134,57 +177,57 @@ pub struct Running {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
-    store: Arc<Sqlite>,
+    store: Arc<Relational>,
 }
 
 /// Opens the database, takes the policy and serves.
 pub async fn start(config: Config) -> Result<Running, Error> {
-    let Config { listen, database, policy: policy_path } = config;
+    let audit_key = config.audit_key_path();
+    let Config { listen, database, policy: policy_path, audit_retention_days, tls, .. } = config;
+    let tls = tls.map(|tls| tls.acceptor()).transpose().map_err(Error::Tls)?;
     let faulty = |fault| Error::Policy(policy_path.clone(), fault);
     let judged = policy_file::read(&policy_path).await.map_err(faulty)?;
     let policy = policy_file::parse(&judged).map_err(faulty)?;
 
     let metrics = Arc::new(Metrics::default());
-    let Database::Sqlite(path) = &database;
-    let sqlite = Sqlite::open(path, Arc::clone(&metrics));
-    let sqlite = Arc::new(sqlite.map_err(|cause| Error::Database(database.clone(), cause))?);
-    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
-    policy_file::record(store.as_ref(), &policy).await.map_err(|_| Error::Write(database.clone()))?;
+    let opened = tokio::task::spawn_blocking({
+        let (database, metrics) = (database.clone(), Arc::clone(&metrics));
+        move || Relational::open(&database, metrics)
+    });
+    let opened = opened.await.unwrap_or_else(|cause| Err(OpenError::Io(std::io::Error::other(cause))));
+    let relational = Arc::new(opened.map_err(|cause| Error::Database(database.clone(), cause))?);
+    let store: Arc<dyn Store> = Arc::clone(&relational) as Arc<dyn Store>;
+    let unwritten = |_| Error::Write(database.clone());
+    policy_file::record(store.as_ref(), &policy, LEDGER).await.map_err(unwritten)?;
+    let signer = sealer::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
+    let signer = Arc::new(signer);
+    let public_key = signer.public_key().to_owned();
+    store.run(UseKey { public_key, now: moment::now() }).await.map_err(unwritten)?;
 
     let listener = TcpListener::bind(listen).await.map_err(|cause| Error::Listen(listen, cause))?;
     let address = listener.local_addr().map_err(|cause| Error::Listen(listen, cause))?;
-    // Answers are small and awaited, so Nagle's delay would only be latency.
-    let listener = listener.tap_io(|stream| {
-        if let Err(cause) = stream.set_nodelay(true) {
-            warn!(%cause, "TCP_NODELAY could not be set");
-        }
-    });
 
     let version = policy.version().clone();
     let (stop, stopping) = watch::channel(false);
     let (in_force, policy) = watch::channel(Arc::new(policy));
-    let router = http::router(Arc::new(http::Service::new(
-        Arc::clone(&store),
+    let desk = Desk::new(policy_path, judged, in_force, Arc::clone(&store), Arc::clone(&metrics));
+    let desk = Arc::new(desk);
+    let router = http::router(http::Service::new(http::Parts {
+        store: Arc::clone(&store),
         policy,
-        Arc::clone(&metrics),
-        stopping.clone(),
-    )));
-    let follower = Follower { path: policy_path, judged, in_force, store: Arc::clone(&store), metrics };
+        desk: Arc::clone(&desk),
+        signer: Arc::clone(&signer),
+        metrics,
+        stopping: stopping.clone(),
+    }));
     let tasks = vec![
-        tokio::spawn(follower.run(stopping.clone())),
+        tokio::spawn(desk.follow(stopping.clone())),
         tokio::spawn(keep_house(Arc::clone(&store), stopping.clone())),
+        tokio::spawn(sealer::run(Arc::clone(&store), signer, audit_retention_days, stopping.clone())),
     ];
-    let server = tokio::spawn(async move {
-        let mut stopping = stopping;
-        let stopped = async move {
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        };
-        if let Err(cause) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
-            warn!(%cause, "the server ended with an error");
-        }
-    });
+    let server = tokio::spawn(serve::serve(listener, tls, router, stopping));
     info!(%address, %database, policy = %version, "the ledger serves");
-    Ok(Running { address, stop, server, tasks, store: sqlite })
+    Ok(Running { address, stop, server, tasks, store: relational })
 }
 
 impl Running {

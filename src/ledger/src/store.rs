@@ -5,22 +5,40 @@
 //! them in order, and writes the result in one transaction. So every backend runs the same rules, and a refused
 //! operation, having changed nothing, disturbs no other.
 
+pub mod backup;
+pub(crate) mod laws;
+mod load;
+mod newest;
+mod queries;
+mod read;
+mod readers;
+mod relational;
 pub mod rows;
-pub mod sqlite;
+mod save;
+pub(crate) mod schema;
+pub mod sql;
 #[cfg(test)]
 pub(crate) mod suite;
 mod table;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+pub(crate) use relational::connect;
+pub use relational::{OpenError, Relational};
 pub use rows::{Needs, Rows};
 pub use table::Table;
+pub use writer::Committed;
 
+use crate::budgets::{Payer, SpendingKey};
+use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
 use crate::{book, keys, tenants};
-use protocol::admin::{AuditRow, UsageRow};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
-use protocol::key::KeyState;
-use protocol::{KeyId, TenantId, Timestamp};
+use protocol::key::{KeySource, KeyState};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, Month, TenantId, Timestamp};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::future::Future;
@@ -57,6 +75,24 @@ pub trait Store: Send + Sync + 'static {
         after: Option<TenantId>,
         limit: u32,
     ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>>;
+    /// Credentials of administrators, in the order they were made.
+    fn admin_keys(&self, filter: AdminKeyFilter) -> Reading<'_, Vec<ServiceCredential>>;
+    /// Agents, in the order they were registered.
+    fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>>;
+    /// What a tenant, or one of its keys, spent in a month.
+    fn spent(&self, at: SpendingKey) -> Reading<'_, Credits>;
+    /// How the audit trail stands.
+    fn audit_status(&self) -> Reading<'_, AuditStatus>;
+    /// The newest checkpoint.
+    fn checkpoint_head(&self) -> Reading<'_, CheckpointHead>;
+    /// Checkpoints, oldest first.
+    fn checkpoints(&self, filter: CheckpointFilter) -> Reading<'_, Vec<Checkpoint>>;
+    /// Rows of the audit trail after one, oldest first. If a row is in the answer, all before it are.
+    fn audit_rows(&self, after: u64, limit: u32) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>>;
+    /// The keys that signed checkpoints, oldest first.
+    fn audit_keys(&self) -> Reading<'_, Vec<AuditKey>>;
+    /// What shadow rules would have refused.
+    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>>;
     /// The audit trail, newest first.
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>>;
     /// Sums of decisions.
@@ -70,6 +106,10 @@ pub trait Store: Send + Sync + 'static {
 pub struct KeyFilter {
     /// Only this tenant's.
     pub tenant_id: Option<TenantId>,
+    /// Only this agent's.
+    pub agent_id: Option<AgentId>,
+    /// Only those that came to be this way.
+    pub source: Option<KeySource>,
     /// Only those in this state at `now`.
     pub state: Option<KeyState>,
     /// The moment at which states are judged.
@@ -80,6 +120,46 @@ pub struct KeyFilter {
     pub limit: u32,
 }
 
+/// Which administrators' credentials to list.
+#[derive(Debug, Clone, Default)]
+pub struct AdminKeyFilter {
+    /// Only those held to this tenant.
+    pub tenant_id: Option<TenantId>,
+    /// Only those made after this one.
+    pub after: Option<AdminKeyId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which agents to list.
+#[derive(Debug, Clone, Default)]
+pub struct AgentFilter {
+    /// Only this tenant's.
+    pub tenant_id: Option<TenantId>,
+    /// Only this one.
+    pub id: Option<AgentId>,
+    /// Only those registered after this one.
+    pub after: Option<AgentId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which checkpoints to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckpointFilter {
+    /// Only those made at this moment or later.
+    pub from: Option<Timestamp>,
+    /// Only those made before this moment.
+    pub to: Option<Timestamp>,
+    /// Only those with a number greater than this.
+    pub after: u64,
+    /// Only those whose rows are still there.
+    pub kept_only: bool,
+}
+
+/// The most checkpoints in one answer.
+pub const CHECKPOINTS_MAX: u32 = 16;
+
 /// Which audit rows to list.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
@@ -89,6 +169,12 @@ pub struct AuditFilter {
     pub outcome: Option<protocol::audit::Outcome>,
     /// Only this kind.
     pub kind: Option<String>,
+    /// Only what this one did.
+    pub actor: Option<String>,
+    /// Only rows written at this moment or later.
+    pub from: Option<Timestamp>,
+    /// Only rows written before this moment.
+    pub to: Option<Timestamp>,
     /// Only rows before this sequence number.
     pub before: Option<u64>,
     /// At most so many.
@@ -96,14 +182,28 @@ pub struct AuditFilter {
 }
 
 /// Which decisions to sum, and into which groups.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct UsageQuery {
     /// Group by tenant.
     pub by_tenant: bool,
     /// Group by key.
     pub by_key: bool,
+    /// Group by agent.
+    pub by_agent: bool,
     /// Group by tool.
     pub by_tool: bool,
+    /// Group by outcome.
+    pub by_outcome: bool,
+    /// Only this tenant's.
+    pub tenant_id: Option<TenantId>,
+    /// Only this key's.
+    pub key_id: Option<KeyId>,
+    /// Only this agent's.
+    pub agent_id: Option<AgentId>,
+    /// Only of this tool.
+    pub tool: Option<String>,
+    /// Only with this outcome.
+    pub outcome: Option<protocol::audit::Outcome>,
     /// Hours that end after this.
     pub from: Option<Timestamp>,
     /// Hours that begin before this.
@@ -155,6 +255,30 @@ pub enum Refusal {
     KeyUnknown,
     /// The key is not in use.
     KeyInactive(KeyState),
+    /// The tenant has no agent with this id.
+    AgentUnknown,
+    /// No administrator's credential has this id.
+    AdminKeyUnknown,
+    /// This `Idempotency-Key` made this administrator's credential before; its secret can't be shown again.
+    AdminKeyExists(AdminKeyId),
+    /// It is the last credential that may do everything.
+    LastOwner,
+    /// It is no longer what the asker saw.
+    ChangedSince {
+        /// Its version now.
+        version: u64,
+    },
+    /// The month's budget has no room for it.
+    BudgetSpent {
+        /// Whose.
+        payer: Payer,
+        /// The budget.
+        budget: Credits,
+        /// What is spent of it.
+        spent: Credits,
+        /// Of which month.
+        month: Month,
+    },
     /// This `Idempotency-Key` came before, with another body.
     IdempotencyKeyReused,
     /// This `Idempotency-Key` made this key before; its secret can't be shown again.
@@ -253,4 +377,11 @@ impl dyn Store {
         self.submit(work)?;
         answer.await.unwrap_or(Err(Error::Unavailable(Unavailable::Stopping)))
     }
+}
+
+/// For tests: as if all that is sealed had been sealed in another year.
+#[cfg(test)]
+pub(crate) fn tests_age_audit(database: &crate::database::Database) {
+    let connection = sql::Connection::open(database, sql::Purpose::Write).unwrap();
+    connection.execute("UPDATE audit_batches SET sealed_at = 1600000000000", &[]).unwrap();
 }

@@ -5,9 +5,9 @@ use crate::book::{self, Accounts};
 use crate::idempotency::Idempotency;
 use crate::store::rows::JournalLine;
 use crate::store::{Needs, Operation, Refusal, Rows};
-use protocol::admin::{self, CreditsGranted};
+use protocol::admin::{self, CreditsGranted, Direction, Patch};
+use protocol::filter::Change as Feed;
 use protocol::{Credits, TenantId, Timestamp, TransferId};
-use serde::Serialize;
 use serde_json::json;
 
 /// A tenant at rest.
@@ -23,6 +23,10 @@ pub struct Tenant {
     pub created_at: Timestamp,
     /// Since when its keys are refused.
     pub suspended_at: Option<Timestamp>,
+    /// The most that it may spend in a calendar month.
+    pub budget: Option<Credits>,
+    /// Counts its changes, for ETags.
+    pub version: u64,
 }
 
 impl Tenant {
@@ -33,6 +37,8 @@ impl Tenant {
             name: self.name.clone(),
             tier: self.tier.clone(),
             created_at: self.created_at,
+            suspended_at: self.suspended_at,
+            budget: self.budget,
             balance: accounts.balance(),
         }
     }
@@ -71,7 +77,9 @@ impl Operation for Create {
             }
             _ => None,
         };
-        let detail = json!({"tenant_id": tenant.id, "name": tenant.name, "tier": tenant.tier});
+        let detail = json!({
+            "tenant_id": tenant.id, "name": tenant.name, "tier": tenant.tier, "budget": tenant.budget,
+        });
         rows.record(Event::new(Kind::TenantCreated, now, actor.clone(), &detail).of(&tenant.id));
         if let Some((transfer, id)) = grant {
             let reason = "credits to start with";
@@ -80,7 +88,7 @@ impl Operation for Create {
         let answer = tenant.shown(&accounts);
         rows.accounts.insert(tenant.id.clone(), accounts);
         rows.tenants.insert(tenant.id.clone(), tenant);
-        keep(rows, idempotency, &answer, now);
+        rows.keep_answer_as_json(idempotency, &answer, now);
         Ok(answer)
     }
 }
@@ -126,8 +134,149 @@ impl Operation for Grant {
             reason: self.reason,
             balance: after.balance(),
         };
-        keep(rows, self.idempotency, &answer, self.now);
+        rows.keep_answer_as_json(self.idempotency, &answer, self.now);
         Ok(answer)
+    }
+}
+
+/// Undoes what was charged or granted.
+pub struct Correct {
+    /// Whose.
+    pub tenant_id: TenantId,
+    /// Which way.
+    pub direction: Direction,
+    /// How much.
+    pub amount: Credits,
+    /// Why.
+    pub reason: String,
+    /// The id of the movement.
+    pub id: TransferId,
+    /// Who asks.
+    pub actor: String,
+    /// So that asking again moves nothing more.
+    pub idempotency: Option<Idempotency>,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Correct {
+    type Answer = CreditsGranted;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.tenants.insert(self.tenant_id.clone());
+        needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<CreditsGranted, Refusal> {
+        if let Some(answer) = rows.replay(&self.idempotency)? {
+            return Ok(answer);
+        }
+        let accounts = rows.accounts.get_mut(&self.tenant_id).ok_or(Refusal::TenantUnknown)?;
+        let transfer = book::correct(accounts, self.direction, self.amount, self.now)?;
+        let balance = accounts.balance();
+        let detail = json!({
+            "transfer_id": self.id, "direction": self.direction, "credits": self.amount, "reason": self.reason,
+            "balance": balance,
+        });
+        rows.record(Event::new(Kind::CreditsCorrected, self.now, self.actor, &detail).of(&self.tenant_id));
+        rows.journal.push(JournalLine {
+            transfer,
+            tenant_id: self.tenant_id.clone(),
+            reservation_id: None,
+            id: Some(self.id.clone()),
+        });
+        let answer = CreditsGranted {
+            id: self.id,
+            tenant_id: self.tenant_id,
+            amount: self.amount,
+            reason: self.reason,
+            balance,
+        };
+        rows.keep_answer_as_json(self.idempotency, &answer, self.now);
+        Ok(answer)
+    }
+}
+
+/// What is to become of a tenant.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Another name, tier or budget.
+    Update {
+        /// Another name.
+        name: Option<String>,
+        /// Another tier.
+        tier: Option<String>,
+        /// Another budget.
+        budget: Patch<Credits>,
+    },
+    /// Refuse its keys.
+    Suspend,
+    /// Accept its keys again.
+    Resume,
+}
+
+/// Changes a tenant. The same change again changes nothing.
+pub struct Alter {
+    /// Which.
+    pub tenant_id: TenantId,
+    /// What is to become of it.
+    pub change: Change,
+    /// Only if this is still its version.
+    pub if_version: Option<u64>,
+    /// Why.
+    pub reason: String,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Alter {
+    type Answer = (Tenant, Accounts);
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.tenants.insert(self.tenant_id.clone());
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<(Tenant, Accounts), Refusal> {
+        let Alter { tenant_id, change, if_version, reason, actor, now } = self;
+        let before = rows.tenants.get(&tenant_id).ok_or(Refusal::TenantUnknown)?.clone();
+        let accounts = *rows.accounts.get(&tenant_id).ok_or(Refusal::TenantUnknown)?;
+        if if_version.is_some_and(|version| version != before.version) {
+            return Err(Refusal::ChangedSince { version: before.version });
+        }
+        let mut after = before.clone();
+        let (kind, detail) = match change {
+            Change::Update { name, tier, budget } => {
+                after.name = name.unwrap_or(after.name);
+                after.tier = tier.unwrap_or(after.tier);
+                after.budget = budget.apply(after.budget);
+                let shown = |tenant: &Tenant| json!({"name": tenant.name, "tier": tenant.tier, "budget": tenant.budget});
+                (
+                    Kind::TenantUpdated,
+                    json!({"before": shown(&before), "after": shown(&after), "reason": reason}),
+                )
+            }
+            Change::Suspend => {
+                after.suspended_at = after.suspended_at.or(Some(now));
+                (Kind::TenantSuspended, json!({"reason": reason}))
+            }
+            Change::Resume => {
+                after.suspended_at = None;
+                (Kind::TenantResumed, json!({"reason": reason}))
+            }
+        };
+        if after == before {
+            return Ok((before, accounts));
+        }
+        after.version = after.version.saturating_add(1);
+        // Filters know a tenant's tier and whether it is suspended from its keys' records.
+        if after.tier != before.tier || after.suspended_at != before.suspended_at {
+            rows.change(Feed::Tenant { tenant_id: tenant_id.clone() }, now);
+        }
+        rows.record(Event::new(kind, now, actor, &detail).of(&tenant_id));
+        rows.tenants.insert(tenant_id, after.clone());
+        Ok((after, accounts))
     }
 }
 
@@ -150,11 +299,4 @@ fn record_grant(
         reservation_id: None,
         id: Some(id.clone()),
     });
-}
-
-fn keep(rows: &mut Rows, idempotency: Option<Idempotency>, answer: &impl Serialize, now: Timestamp) {
-    // An answer that can't be written is not kept; then the same request again is a new one. It always can.
-    if let Ok(answer) = serde_json::to_string(answer) {
-        rows.keep_answer(idempotency, answer, now);
-    }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How one exchange ended. DESIGN section 5.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -138,4 +139,41 @@ pub struct Decision {
     pub policy_version: PolicyVersion,
     /// The Envoy that decided, by its node id.
     pub envoy: String,
+}
+
+/// SHA-256 of something in the audit trail, in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(crate::api_key::KeyHash);
+
+impl Digest {
+    /// What comes before the first checkpoint.
+    pub const ZERO: Digest = Digest::from_bytes([0; 32]);
+
+    /// From its bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(crate::api_key::KeyHash::from_bytes(bytes))
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// Reads 64 lowercase hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Digest> {
+        crate::api_key::KeyHash::try_from(text.to_owned()).ok().map(Digest)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }

@@ -45,6 +45,17 @@ impl Credits {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Credits {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Credits".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "integer", "minimum": 0, "maximum": Credits::MAX.0})
+    }
+}
+
 impl TryFrom<u64> for Credits {
     type Error = &'static str;
 

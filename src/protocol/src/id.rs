@@ -54,6 +54,17 @@ macro_rules! ids {
             }
         }
 
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"})
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -69,6 +80,8 @@ ids! {
     TenantId,
     /// A registered caller of a tenant, `agt_...`.
     AgentId,
+    /// A credential of an administrator, `adm_...`. Never the credential itself.
+    AdminKeyId,
     /// A pending charge. A UUIDv7, made by whoever reserves, and the idempotency id of every step on it.
     ReservationId,
     /// One immutable movement of credits.

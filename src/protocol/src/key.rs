@@ -40,6 +40,7 @@ pub struct KeyRecord {
 }
 
 /// Whether a key may be used.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
@@ -54,6 +55,7 @@ pub enum KeyState {
 }
 
 /// How a key came to be.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeySource {
@@ -66,6 +68,7 @@ pub enum KeySource {
 }
 
 /// Something a key is held to. Written as a bare name, or with its own expiry as `{name, expires_at}`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "GrantForm", into = "GrantForm")]
 pub struct Grant {
@@ -76,6 +79,7 @@ pub struct Grant {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum GrantForm {
     Name(String),
@@ -83,6 +87,7 @@ enum GrantForm {
 }
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct ExpiringGrant {
     name: String,
@@ -109,12 +114,15 @@ impl From<Grant> for GrantForm {
 }
 
 /// A rule: at most `permits` in any interval of `window_seconds`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
     /// How many, 1 to [`Limit::PERMITS_MAX`].
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub permits: u32,
     /// In how long, 1 s to one day.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 86_400)))]
     pub window_seconds: u32,
 }
 

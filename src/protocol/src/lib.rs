@@ -24,6 +24,7 @@ mod time;
 
 pub use credits::Credits;
 pub use id::{
-    AgentId, BatchId, EventId, InvalidId, KeyId, PolicyVersion, ReservationId, TenantId, TransferId,
+    AdminKeyId, AgentId, BatchId, EventId, InvalidId, KeyId, PolicyVersion, ReservationId, TenantId,
+    TransferId,
 };
-pub use time::{InvalidTimestamp, Timestamp};
+pub use time::{InvalidTimestamp, Month, Timestamp};

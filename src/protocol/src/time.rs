@@ -10,6 +10,28 @@ use std::fmt;
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp(u64);
 
+/// A calendar month in UTC. Later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Month(u32);
+
+impl Month {
+    /// From its number at rest.
+    pub const fn from_number(number: u32) -> Month {
+        Month(number)
+    }
+
+    /// Its number at rest: twelve for each year, and one for each month since January.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Month {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}", self.0 / 12, (self.0 % 12).saturating_add(1))
+    }
+}
+
 /// The text is not RFC 3339, or lies outside the years 1970 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidTimestamp;
@@ -51,6 +73,24 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The calendar month in UTC that this lies in.
+    pub fn month(self) -> Month {
+        let since = i64::try_from(self.0 / 1000).unwrap_or(i64::MAX);
+        // A timestamp is at most in the year 9999, which `time` can hold.
+        let moment = OffsetDateTime::from_unix_timestamp(since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let year = u32::try_from(moment.year()).unwrap_or_default();
+        Month(year.saturating_mul(12).saturating_add(u32::from(u8::from(moment.month()))).saturating_sub(1))
+    }
+
+    /// The first moment of a day in UTC, written as `2026-11-22`.
+    pub fn of_day(day: &str) -> Result<Timestamp, InvalidTimestamp> {
+        if day.len() == "2026-11-22".len() {
+            Timestamp::parse(&format!("{day}T00:00:00Z"))
+        } else {
+            Err(InvalidTimestamp)
+        }
+    }
+
     /// Reads RFC 3339 with any offset; finer than a millisecond is cut off.
     pub fn parse(text: &str) -> Result<Timestamp, InvalidTimestamp> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
@@ -59,6 +99,17 @@ impl Timestamp {
             Ok(millis) if millis <= Timestamp::MAX.0 => Ok(Timestamp(millis)),
             _ => Err(InvalidTimestamp),
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Timestamp {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "format": "date-time"})
     }
 }
 

@@ -1,21 +1,28 @@
 //! `agentrelay audit`: what happened, in order.
 
+mod verify;
+
 use super::connection::Connection;
+use super::keys::parse;
 use super::tenants::tenant_id;
 use crate::output;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use client::AuditQuery;
-use protocol::TenantId;
 use protocol::admin::AuditRow;
 use protocol::audit::Outcome;
+use protocol::{TenantId, Timestamp};
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// The audit trail: what happened, in order
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay audit list --outcome quota_exceeded
-  agentrelay audit list --tenant ten_... --json > trail.jsonl")]
+  agentrelay audit list --tenant ten_... --json > trail.jsonl
+  agentrelay audit export --day 2026-11-22 --to 2026-11-22.jsonl
+  agentrelay audit verify                                          # all of it, online
+  agentrelay audit verify 2026-11-22.jsonl --public-key 9f...      # anywhere, without a ledger")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -33,19 +40,57 @@ enum Action {
         /// Decisions with this outcome only
         #[arg(long, value_parser = PossibleValuesParser::new(Outcome::ALL.map(Outcome::as_str)))]
         outcome: Option<String>,
+        /// Facts of this kind only, such as key_created
+        #[arg(long)]
+        kind: Option<String>,
+        /// What this one did only: the id of a key or an admin key
+        #[arg(long)]
+        actor: Option<String>,
+        /// Not before this time
+        #[arg(long, value_name = "TIME", value_parser = parse::time)]
+        from: Option<Timestamp>,
+        /// Before this time
+        #[arg(long, value_name = "TIME", value_parser = parse::time)]
+        to: Option<Timestamp>,
         /// Stop after so many rows
         #[arg(long, value_name = "ROWS")]
         limit: Option<u64>,
     },
+    /// Write the trail with its signed checkpoints, as lines of JSON
+    Export {
+        /// What was sealed on this day in UTC only, such as 2026-11-22
+        #[arg(long)]
+        day: Option<String>,
+        /// Where to; else to standard output
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Check every row against the signed checkpoints, and name the first that is not as it was
+    Verify(verify::Arguments),
+    /// Show the public keys that sign the trail
+    Key,
+    /// Show how far the trail is sealed, and what was lost or removed
+    Status,
 }
 
 impl Arguments {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
+        let json = self.connection.json;
+        let (query, limit) = match self.action {
+            Action::List { tenant, outcome, kind, actor, from, to, limit } => {
+                let named = |name: String| Outcome::ALL.into_iter().find(|known| known.as_str() == name);
+                let outcome = outcome.and_then(named);
+                (AuditQuery { tenant_id: tenant, outcome, kind, actor, from, to }, limit)
+            }
+            Action::Export { day, to } => {
+                return verify::export(&self.connection.open()?, day.as_deref(), to.as_deref()).await;
+            }
+            Action::Verify(arguments) => return arguments.run(&self.connection).await,
+            Action::Key => return output::json(&self.connection.open()?.audit_keys().await?),
+            Action::Status => return output::json(&self.connection.open()?.audit_status().await?),
+        };
         let ledger = self.connection.open()?;
-        let Action::List { tenant, outcome, limit } = self.action;
-        let outcome = outcome.and_then(|name| Outcome::ALL.into_iter().find(|known| known.as_str() == name));
-        let query = AuditQuery { tenant_id: tenant, outcome };
         let mut left = limit.unwrap_or(u64::MAX);
         let mut cursor: Option<String> = None;
         // A trail can be longer than memory: each page is printed before the next is asked for.
@@ -53,7 +98,7 @@ impl Arguments {
             let mut page = ledger.audit(&query, cursor.as_deref()).await?;
             page.items.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             left = left.saturating_sub(u64::try_from(page.items.len()).unwrap_or(u64::MAX));
-            if self.connection.json {
+            if json {
                 page.items.iter().try_for_each(output::json_line)?;
             } else {
                 page.items.iter().try_for_each(print)?;

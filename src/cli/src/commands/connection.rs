@@ -1,10 +1,12 @@
 //! How the operator's commands reach a ledger, and how they walk its lists.
 
 use crate::output;
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use client::Client;
 use protocol::admin::Page;
+use std::fs;
+use std::path::PathBuf;
 
 /// Which ledger to ask, and as whom.
 #[derive(Args)]
@@ -21,6 +23,9 @@ pub struct Connection {
     /// The admin key, ara_...; better given in the environment, where `ps` doesn't show it
     #[arg(long, global = true, env = "AGENTRELAY_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
     admin_key: Option<String>,
+    /// The authorities that signed the ledger's certificate, in PEM, for an https:// ledger
+    #[arg(long, global = true, env = "AGENTRELAY_CA_CERT", value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -41,7 +46,11 @@ impl Connection {
                 "the admin key is not well formed: it starts with ara_, and a character may be missing or changed"
             );
         }
-        Ok(Client::new(&self.ledger, admin_key)?)
+        let authorities = match &self.ca_cert {
+            Some(path) => Some(fs::read(path).with_context(|| format!("{} can't be read", path.display()))?),
+            None => None,
+        };
+        Ok(Client::trusting(&self.ledger, admin_key, authorities.as_deref())?)
     }
 }
 

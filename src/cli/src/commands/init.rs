@@ -13,8 +13,14 @@ use std::path::PathBuf;
   agentrelay init --database sqlite:/var/lib/agentrelay/ledger.db
   agentrelay init --database sqlite:ledger.db --state ./state    # also keeps the keys there, mode 0600")]
 pub struct Arguments {
-    /// The database
-    #[arg(long, value_name = "URL", default_value = "sqlite:agentrelay.db")]
+    /// The database: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
+    #[arg(
+        long,
+        env = "AGENTRELAY_DATABASE",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "sqlite:agentrelay.db"
+    )]
     database: ledger::Database,
     /// Also keep both keys in this directory, readable by its owner alone
     #[arg(long, value_name = "DIR")]

@@ -3,13 +3,13 @@
 pub mod parse;
 
 use super::connection::{self, Connection};
-use super::tenants::tenant_id;
+use super::tenants::{credits, show_budget, tenant_id};
 use crate::output;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use client::KeyQuery;
-use protocol::admin::{CreateKey, Key, KeyWithSecret, RevokeKey, RotateKey};
-use protocol::key::{Grant, KeyState, Limit};
-use protocol::{AgentId, InvalidId, KeyId, TenantId, Timestamp};
+use protocol::admin::{Because, CreateKey, Key, KeyWithSecret, Patch, RevokeKey, RotateKey, UpdateKey};
+use protocol::key::{Grant, KeySource, KeyState, Limit};
+use protocol::{AgentId, Credits, InvalidId, KeyId, TenantId, Timestamp};
 
 /// Keys: the credentials that agents send
 #[derive(Args)]
@@ -17,7 +17,9 @@ use protocol::{AgentId, InvalidId, KeyId, TenantId, Timestamp};
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
   agentrelay keys create --tenant ten_... --name builds --scope read,trigger \\
       --service builds --resource project:42@2027-01-01T00:00:00Z --limit 10/60s
-  agentrelay keys list --tenant ten_...
+  agentrelay keys list --tenant ten_... --state active
+  agentrelay keys update key_... --scope read --budget 500 --expires never --reason 'less trust'
+  agentrelay keys expire key_... --reason 'the pilot is over'
   agentrelay keys rotate key_... --grace 3600
   agentrelay keys revoke key_... --reason 'left the team'")]
 pub struct Arguments {
@@ -36,6 +38,32 @@ enum Action {
         /// Keys of this tenant only
         #[arg(long, value_parser = tenant_id)]
         tenant: Option<TenantId>,
+        /// Keys of this agent only
+        #[arg(long, value_parser = agent_id)]
+        agent: Option<AgentId>,
+        /// Keys in this state only
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        /// Keys that came to be this way only
+        #[arg(long, value_enum)]
+        source: Option<Source>,
+    },
+    /// Change what a key may do
+    Update(Box<Update>),
+    /// End a key now; unlike a revoked one it can be given another end
+    Expire {
+        /// The key, key_...
+        #[arg(value_parser = key_id)]
+        id: KeyId,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+    /// Show what a key may spend and has spent this month
+    Budget {
+        /// The key, key_...
+        #[arg(value_parser = key_id)]
+        id: KeyId,
     },
     /// Show one key, without its secret
     Show {
@@ -51,6 +79,9 @@ enum Action {
         /// How long the old secret goes on working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         grace: u32,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Withdraw a key for good
     Revoke {
@@ -92,6 +123,94 @@ struct Create {
     /// The agent it belongs to, agt_...
     #[arg(long, value_parser = agent_id)]
     agent: Option<AgentId>,
+    /// How it comes to be
+    #[arg(long, value_enum)]
+    source: Option<Source>,
+    /// The most it may spend in a calendar month (UTC)
+    #[arg(long, value_name = "CREDITS", value_parser = credits)]
+    budget: Option<Credits>,
+}
+
+#[derive(Args)]
+struct Update {
+    /// The key, key_...
+    #[arg(value_parser = key_id)]
+    id: KeyId,
+    /// Another name
+    #[arg(long)]
+    name: Option<String>,
+    /// Other permissions, all of them
+    #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
+    scopes: Option<Vec<String>>,
+    /// Other services to hold it to, all of them; NAME or NAME@TIME
+    #[arg(long = "service", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    services: Option<Vec<Grant>>,
+    /// Hold it to no services in particular
+    #[arg(long, conflicts_with = "services")]
+    all_services: bool,
+    /// Other tools to hold it to, all of them
+    #[arg(long = "tool", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    tools: Option<Vec<Grant>>,
+    /// Hold it to no tools in particular
+    #[arg(long, conflicts_with = "tools")]
+    all_tools: bool,
+    /// Other resources to hold it to, all of them
+    #[arg(long = "resource", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    resources: Option<Vec<Grant>>,
+    /// Hold it to no resources in particular
+    #[arg(long, conflicts_with = "resources")]
+    all_resources: bool,
+    /// Other limits beside the tier's, all of them
+    #[arg(long = "limit", value_name = "PERMITS/WINDOW", value_delimiter = ',', value_parser = parse::limit)]
+    limits: Option<Vec<Limit>>,
+    /// When the key ends, or `never`
+    #[arg(long, value_name = "TIME", value_parser = parse::end)]
+    expires: Option<Patch<Timestamp>>,
+    /// Another agent, agt_...
+    #[arg(long, value_parser = agent_id)]
+    agent: Option<AgentId>,
+    /// The most it may spend in a calendar month (UTC); `none` for no bound
+    #[arg(long, value_name = "CREDITS", value_parser = parse::budget)]
+    budget: Option<Patch<Credits>>,
+    /// Why, for the audit
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum State {
+    Active,
+    Suspended,
+    Expired,
+    Revoked,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Source {
+    Admin,
+    Mcp,
+    Delegation,
+}
+
+impl From<State> for KeyState {
+    fn from(state: State) -> KeyState {
+        match state {
+            State::Active => KeyState::Active,
+            State::Suspended => KeyState::Suspended,
+            State::Expired => KeyState::Expired,
+            State::Revoked => KeyState::Revoked,
+        }
+    }
+}
+
+impl From<Source> for KeySource {
+    fn from(source: Source) -> KeySource {
+        match source {
+            Source::Admin => KeySource::Admin,
+            Source::Mcp => KeySource::Mcp,
+            Source::Delegation => KeySource::Delegation,
+        }
+    }
 }
 
 impl Arguments {
@@ -101,14 +220,26 @@ impl Arguments {
         let json = self.connection.json;
         match self.action {
             Action::Create(create) => secret(&ledger.create_key(&create.body()).await?, json),
-            Action::List { tenant } => {
-                let query = KeyQuery { tenant_id: tenant };
+            Action::List { tenant, agent, state, source } => {
+                let query = KeyQuery {
+                    tenant_id: tenant,
+                    agent_id: agent,
+                    state: state.map(KeyState::from),
+                    source: source.map(KeySource::from),
+                };
                 let keys = connection::all(async |cursor| ledger.keys(&query, cursor).await).await?;
                 if json { output::json(&keys) } else { list(&keys) }
             }
             Action::Show { id } => show(&ledger.key(&id).await?, json),
-            Action::Rotate { id, grace } => {
-                secret(&ledger.rotate_key(&id, &RotateKey { grace_seconds: grace }).await?, json)
+            Action::Update(update) => {
+                let (id, update) = update.body();
+                let etag = ledger.tagged_key(&id).await?.etag;
+                show(&ledger.update_key(&id, &update, etag.as_deref()).await?, json)
+            }
+            Action::Expire { id, reason } => show(&ledger.expire_key(&id, &Because { reason }).await?, json),
+            Action::Budget { id } => show_budget(&ledger.key_budget(&id).await?, json),
+            Action::Rotate { id, grace, reason } => {
+                secret(&ledger.rotate_key(&id, &RotateKey { grace_seconds: grace, reason }).await?, json)
             }
             Action::Revoke { id, reason } => {
                 show(&ledger.revoke_key(&id, &RevokeKey { reason }).await?, json)
@@ -131,15 +262,40 @@ impl Create {
             limits: Some(self.limits).filter(|limits| !limits.is_empty()),
             expires_at: self.expires,
             agent_id: self.agent,
+            source: self.source.map(KeySource::from),
+            budget: self.budget,
         }
     }
 }
 
-fn key_id(text: &str) -> Result<KeyId, InvalidId> {
+impl Update {
+    fn body(self) -> (KeyId, UpdateKey) {
+        let held_to = |grants: Option<Vec<Grant>>, all: bool| match grants {
+            Some(grants) => Patch::Set(grants),
+            None if all => Patch::Clear,
+            None => Patch::Keep,
+        };
+        let update = UpdateKey {
+            name: self.name,
+            scopes: self.scopes,
+            services: held_to(self.services, self.all_services),
+            tools: held_to(self.tools, self.all_tools),
+            resources: held_to(self.resources, self.all_resources),
+            limits: self.limits,
+            expires_at: self.expires.unwrap_or_default(),
+            agent_id: self.agent.map_or(Patch::Keep, Patch::Set),
+            budget: self.budget.unwrap_or_default(),
+            reason: self.reason,
+        };
+        (self.id, update)
+    }
+}
+
+pub fn key_id(text: &str) -> Result<KeyId, InvalidId> {
     KeyId::parse(text)
 }
 
-fn agent_id(text: &str) -> Result<AgentId, InvalidId> {
+pub fn agent_id(text: &str) -> Result<AgentId, InvalidId> {
     AgentId::parse(text)
 }
 
@@ -167,6 +323,7 @@ fn show(key: &Key, json: bool) -> anyhow::Result<()> {
         ("tools", grants(key.tools.as_deref())),
         ("resources", grants(key.resources.as_deref())),
         ("limits", limits(&key.limits)),
+        ("budget", output::or_dash(key.budget)),
         ("agent", output::or_dash(key.agent_id.as_ref())),
         ("created", key.created_at.to_string()),
         ("expires", output::or_dash(key.expires_at)),

@@ -1,10 +1,17 @@
 //! `agentrelay policy`: the rules, before and after they are in force.
 
+mod diff;
+
 use super::connection::Connection;
+use super::keys::parse;
+use super::tenants::tenant_id;
 use crate::output;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use client::UsageQuery;
 use policy::Policy;
+use protocol::admin::ShadowRow;
+use protocol::{TenantId, Timestamp};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +20,10 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay policy check envoy/policy.yaml
-  agentrelay policy show > in-force.yaml")]
+  agentrelay policy show > in-force.yaml
+  agentrelay policy diff policy.yaml
+  agentrelay policy apply policy.yaml --over 5f1c...
+  agentrelay policy shadow-report --from 2026-11-01T00:00:00Z")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -30,6 +40,38 @@ enum Action {
     },
     /// Show the policy that is in force
     Show,
+    /// Show what a file would change of the policy in force; exits with 0 either way
+    Diff {
+        /// The policy, YAML or JSON
+        file: PathBuf,
+    },
+    /// Put a file in force, whole or not at all; needs role owner
+    Apply {
+        /// The policy, YAML or JSON
+        file: PathBuf,
+        /// Only over the policy with this version, as `policy diff` showed it
+        #[arg(long, value_name = "VERSION")]
+        over: Option<String>,
+    },
+    /// Sum what shadow rules would have refused
+    ShadowReport {
+        /// Not before this time
+        #[arg(long, value_name = "TIME", value_parser = parse::time)]
+        from: Option<Timestamp>,
+        /// Before this time
+        #[arg(long, value_name = "TIME", value_parser = parse::time)]
+        to: Option<Timestamp>,
+        /// Of this tenant only
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+        /// Of this tool only
+        #[arg(long)]
+        tool: Option<String>,
+    },
+    /// Show the tiers of the policy in force, verbatim
+    Tiers,
+    /// Show the services and tools of the policy in force, verbatim
+    Tools,
 }
 
 impl Arguments {
@@ -37,6 +79,51 @@ impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         match self.action {
             Action::Check { file } => check(&file, self.connection.json),
+            Action::Diff { file } => {
+                let text = read(&file)?;
+                let after = valid(&file, &text)?;
+                let in_force = self.connection.open()?.policy().await?;
+                let after = serde_json::from_str(&after).context("the policy is no JSON")?;
+                let changes = diff::changes(&in_force.document, &after);
+                if self.connection.json {
+                    return output::json(&json!({"over": in_force.version, "changes": changes}));
+                }
+                output::note(&format!("over version {}", in_force.version));
+                if changes.is_empty() {
+                    output::note("nothing would change");
+                }
+                changes.iter().try_for_each(|change| Ok(output::line(&change.to_string())?))
+            }
+            Action::Apply { file, over } => {
+                let text = read(&file)?;
+                let over = over.map(|version| format!("\"{version}\""));
+                let ledger = self.connection.open()?;
+                let in_force = ledger.replace_policy(text, over.as_deref()).await?;
+                if self.connection.json {
+                    return output::json(&json!({"version": in_force.version}));
+                }
+                Ok(output::line(&format!("version {} is in force", in_force.version))?)
+            }
+            Action::ShadowReport { from, to, tenant, tool } => {
+                let query = UsageQuery { from, to, tenant_id: tenant, tool, ..UsageQuery::default() };
+                let report = self.connection.open()?.shadow_report(&query).await?;
+                if self.connection.json {
+                    return output::json(&report.items);
+                }
+                let row = |row: &ShadowRow| {
+                    [
+                        row.would_deny.to_string(),
+                        output::or_dash(row.tenant_id.as_ref()),
+                        output::or_dash(row.tool.as_ref()),
+                        row.calls.to_string(),
+                        row.credits.to_string(),
+                    ]
+                };
+                let rows: Vec<_> = report.items.iter().map(row).collect();
+                Ok(output::table(["would deny", "tenant", "tool", "calls", "credits"], &rows)?)
+            }
+            Action::Tiers => output::json(&self.connection.open()?.tiers().await?),
+            Action::Tools => output::json(&self.connection.open()?.tools().await?),
             Action::Show => {
                 let in_force = self.connection.open()?.policy().await?;
                 if self.connection.json {
@@ -49,8 +136,19 @@ impl Arguments {
     }
 }
 
+fn read(file: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))
+}
+
+/// The policy as canonical JSON, if it is one.
+fn valid(file: &Path, text: &str) -> anyhow::Result<String> {
+    let document = policy::yaml::to_json(text);
+    let checked = document.and_then(|document| Policy::from_json(document.as_bytes()).map(|_| document));
+    checked.map_err(|invalid| anyhow::anyhow!("{} is not a valid policy:\n{invalid}", file.display()))
+}
+
 fn check(file: &Path, json: bool) -> anyhow::Result<()> {
-    let text = fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))?;
+    let text = read(file)?;
     let parsed = policy::yaml::to_json(&text).and_then(|document| Policy::from_json(document.as_bytes()));
     match parsed {
         Ok(policy) if json => output::json(&json!({"valid": true, "version": policy.version()})),

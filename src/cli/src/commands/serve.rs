@@ -12,20 +12,41 @@ use tracing_subscriber::EnvFilter;
 
 /// Run the ledger until Ctrl-C
 #[derive(Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   agentrelay serve --listen 127.0.0.1:7420 --database sqlite:agentrelay.db --policy policy.yaml
+  agentrelay serve --listen 0.0.0.0:7420 --policy policy.yaml --tls-cert chain.pem --tls-key key.pem
+  agentrelay serve --policy policy.yaml --audit-key /etc/agentrelay/audit-key --audit-retention-days 400
 
+The API is described at /openapi.json, to be read at /docs; /healthz, /readyz and /metrics need no key.
 AGENTRELAY_LOG sets what is logged, such as info (the default), debug, or warn,ledger=debug.")]
 pub struct Arguments {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
-    /// The database, made by `agentrelay init`
-    #[arg(long, value_name = "URL", default_value = "sqlite:agentrelay.db")]
+    /// The database, made by `agentrelay init`: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
+    #[arg(
+        long,
+        env = "AGENTRELAY_DATABASE",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "sqlite:agentrelay.db"
+    )]
     database: ledger::Database,
     /// The policy, YAML or JSON
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
+    /// The key that signs the audit trail, made where there is none [default: beside an embedded database]
+    #[arg(long, value_name = "FILE")]
+    audit_key: Option<PathBuf>,
+    /// Remove rows of the audit trail after so many days; export them first
+    #[arg(long, value_name = "DAYS")]
+    audit_retention_days: Option<u32>,
+    /// Serve by TLS, with this certificate chain in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Write address and port to this file as soon as it listens
     #[arg(long, value_name = "FILE")]
     address_file: Option<PathBuf>,
@@ -45,10 +66,14 @@ impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         self.log()?;
         let mut signals = Signals::listen().context("signals can't be received")?;
+        let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
         let running = ledger::start(ledger::Config {
             listen: self.listen,
             database: self.database,
             policy: self.policy,
+            audit_key: self.audit_key,
+            audit_retention_days: self.audit_retention_days,
+            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ledger::Tls { certificate, key }),
         })
         .await?;
         let address = running.address;
@@ -59,7 +84,7 @@ impl Arguments {
                 .and_then(|()| fs::rename(&unfinished, file))
                 .with_context(|| format!("{} can't be written", file.display()))?;
         }
-        output::note(&format!("the ledger listens on http://{address}"));
+        output::note(&format!("the ledger listens on {scheme}://{address}"));
         let name = signals.next().await;
         output::note(&format!("{name}: stopping"));
         running.shutdown().await;

@@ -1,9 +1,13 @@
 //! `agentrelay tenants`: who pays, and what they hold.
 
 use super::connection::{self, Connection};
+use super::keys::parse;
 use crate::output;
-use clap::{Args, Subcommand};
-use protocol::admin::{Balance, CreateTenant, GrantCredits, Tenant};
+use clap::{Args, Subcommand, ValueEnum};
+use protocol::admin::{
+    Balance, Because, Budget, CorrectCredits, CreateTenant, Direction, GrantCredits, Patch, Tenant,
+    UpdateTenant,
+};
 use protocol::{Credits, InvalidId, TenantId};
 
 /// Tenants: who pays, and what they hold
@@ -11,12 +15,22 @@ use protocol::{Credits, InvalidId, TenantId};
 #[command(after_help = "Examples:
   agentrelay tenants create --name Acme --tier pro --credits 1000
   agentrelay tenants credit ten_... 500 --reason 'invoice 2026-117'
+  agentrelay tenants correct ten_... refund 40 --reason 'the service was down'
+  agentrelay tenants update ten_... --tier enterprise --budget 100000 --reason 'new contract'
+  agentrelay tenants suspend ten_... --reason 'unpaid'
+  agentrelay tenants resume ten_... --reason 'paid'
   agentrelay tenants balance ten_... --json")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
     #[command(subcommand)]
     action: Action,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Way {
+    Refund,
+    Withdraw,
 }
 
 #[derive(Subcommand)]
@@ -32,6 +46,66 @@ enum Action {
         /// Credits to start with
         #[arg(long, value_parser = credits)]
         credits: Option<Credits>,
+        /// The most it may spend in a calendar month (UTC)
+        #[arg(long, value_name = "CREDITS", value_parser = credits)]
+        budget: Option<Credits>,
+    },
+    /// Change a tenant's name, tier or monthly budget
+    Update {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
+        /// Another name
+        #[arg(long)]
+        name: Option<String>,
+        /// Another tier
+        #[arg(long)]
+        tier: Option<String>,
+        /// The most it may spend in a calendar month (UTC); `none` for no bound
+        #[arg(long, value_name = "CREDITS", value_parser = parse::budget)]
+        budget: Option<Patch<Credits>>,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+    /// Refuse a tenant's keys
+    Suspend {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+    /// Accept a tenant's keys again
+    Resume {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+    /// Undo what was charged (refund) or granted (withdraw)
+    Correct {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
+        /// Which way
+        #[arg(value_enum)]
+        direction: Way,
+        /// How much
+        #[arg(value_parser = credits)]
+        amount: Credits,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+    /// Show what a tenant may spend and has spent this month
+    Budget {
+        /// The tenant, ten_...
+        #[arg(value_parser = tenant_id)]
+        id: TenantId,
     },
     /// List all tenants
     List,
@@ -67,10 +141,31 @@ impl Arguments {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
-            Action::Create { name, tier, credits } => {
-                let tenant = ledger.create_tenant(&CreateTenant { name, tier, credits }).await?;
+            Action::Create { name, tier, credits, budget } => {
+                let tenant = ledger.create_tenant(&CreateTenant { name, tier, credits, budget }).await?;
                 show(&tenant, json)
             }
+            Action::Update { id, name, tier, budget, reason } => {
+                let update = UpdateTenant { name, tier, budget: budget.unwrap_or_default(), reason };
+                let etag = ledger.tagged_tenant(&id).await?.etag;
+                show(&ledger.update_tenant(&id, &update, etag.as_deref()).await?, json)
+            }
+            Action::Suspend { id, reason } => {
+                show(&ledger.suspend_tenant(&id, &Because { reason }).await?, json)
+            }
+            Action::Resume { id, reason } => {
+                show(&ledger.resume_tenant(&id, &Because { reason }).await?, json)
+            }
+            Action::Correct { id, direction, amount, reason } => {
+                let direction = match direction {
+                    Way::Refund => Direction::Refund,
+                    Way::Withdraw => Direction::Withdraw,
+                };
+                let correction = CorrectCredits { direction, amount, reason };
+                let corrected = ledger.correct_credits(&id, &correction).await?;
+                if json { output::json(&corrected) } else { balance(&corrected.balance) }
+            }
+            Action::Budget { id } => show_budget(&ledger.tenant_budget(&id).await?, json),
             Action::List => {
                 let tenants = connection::all(async |cursor| ledger.tenants(cursor).await).await?;
                 if json { output::json(&tenants) } else { list(&tenants) }
@@ -93,7 +188,20 @@ pub fn tenant_id(text: &str) -> Result<TenantId, InvalidId> {
     TenantId::parse(text)
 }
 
-fn credits(text: &str) -> Result<Credits, String> {
+/// What may be spent in a month.
+pub fn show_budget(budget: &Budget, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(budget);
+    }
+    Ok(output::fields(&[
+        ("month", budget.month.clone()),
+        ("budget", output::or_dash(budget.budget)),
+        ("spent", budget.spent.to_string()),
+    ])?)
+}
+
+/// Reads an amount from the command line.
+pub fn credits(text: &str) -> Result<Credits, String> {
     let amount = text.parse::<u64>().map_err(|_| "credits are a whole number, 0 or more".to_owned())?;
     Credits::try_from(amount).map_err(str::to_owned)
 }
@@ -108,6 +216,8 @@ fn show(tenant: &Tenant, json: bool) -> anyhow::Result<()> {
         ("name", tenant.name.clone()),
         ("tier", tenant.tier.clone()),
         ("created", tenant.created_at.to_string()),
+        ("suspended", output::or_dash(tenant.suspended_at)),
+        ("budget", output::or_dash(tenant.budget)),
         ("granted", granted.to_string()),
         ("available", available.to_string()),
         ("pending", pending.to_string()),

@@ -1,17 +1,21 @@
 //! `agentrelay usage`: what was called and charged.
 
 use super::connection::Connection;
-use super::keys::parse;
+use super::keys::{agent_id, key_id, parse};
+use super::tenants::tenant_id;
 use crate::output;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use client::{UsageGroup, UsageQuery};
-use protocol::Timestamp;
 use protocol::admin::UsageRow;
+use protocol::audit::Outcome;
+use protocol::{AgentId, KeyId, TenantId, Timestamp};
 
 /// Usage: what was called and charged
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay usage --group-by tool
+  agentrelay usage --group-by agent,outcome --tenant ten_...
   agentrelay usage --group-by tenant,tool --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --json")]
 pub struct Arguments {
     #[command(flatten)]
@@ -25,6 +29,21 @@ pub struct Arguments {
     /// Before this time
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     to: Option<Timestamp>,
+    /// Of this tenant only
+    #[arg(long, value_parser = tenant_id)]
+    tenant: Option<TenantId>,
+    /// Of this key only
+    #[arg(long, value_parser = key_id)]
+    key: Option<KeyId>,
+    /// Of this agent only
+    #[arg(long, value_parser = agent_id)]
+    agent: Option<AgentId>,
+    /// Of this tool only
+    #[arg(long)]
+    tool: Option<String>,
+    /// With this outcome only
+    #[arg(long, value_parser = PossibleValuesParser::new(Outcome::ALL.map(Outcome::as_str)))]
+    outcome: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -32,6 +51,8 @@ enum Group {
     Tool,
     Key,
     Tenant,
+    Agent,
+    Outcome,
 }
 
 impl Arguments {
@@ -42,9 +63,22 @@ impl Arguments {
             Group::Tool => UsageGroup::Tool,
             Group::Key => UsageGroup::Key,
             Group::Tenant => UsageGroup::Tenant,
+            Group::Agent => UsageGroup::Agent,
+            Group::Outcome => UsageGroup::Outcome,
         };
         let group_by = self.group_by.iter().map(group).collect();
-        let usage = ledger.usage(&UsageQuery { group_by, from: self.from, to: self.to }).await?;
+        let outcome = self.outcome.as_deref();
+        let query = UsageQuery {
+            group_by,
+            from: self.from,
+            to: self.to,
+            tenant_id: self.tenant,
+            key_id: self.key,
+            agent_id: self.agent,
+            tool: self.tool,
+            outcome: outcome.and_then(|name| Outcome::ALL.into_iter().find(|known| known.as_str() == name)),
+        };
+        let usage = ledger.usage(&query).await?;
         if self.connection.json {
             return output::json(&usage.items);
         }
@@ -52,13 +86,22 @@ impl Arguments {
             [
                 output::or_dash(row.tenant_id.as_ref()),
                 output::or_dash(row.key_id.as_ref()),
+                output::or_dash(row.agent_id.as_ref()),
                 output::or_dash(row.tool.as_ref()),
+                output::or_dash(row.outcome),
                 row.calls.to_string(),
                 row.allowed.to_string(),
                 row.credits.to_string(),
+                output::or_dash(row.latency_ms.map(|latency| latency.p50)),
+                output::or_dash(row.latency_ms.map(|latency| latency.p95)),
+                output::or_dash(row.latency_ms.map(|latency| latency.p99)),
             ]
         };
         let rows: Vec<_> = usage.items.iter().map(row).collect();
-        Ok(output::table(["tenant", "key", "tool", "calls", "allowed", "credits"], &rows)?)
+        let heading = [
+            "tenant", "key", "agent", "tool", "outcome", "calls", "allowed", "credits", "p50 ms", "p95 ms",
+            "p99 ms",
+        ];
+        Ok(output::table(heading, &rows)?)
     }
 }

@@ -46,11 +46,15 @@ pub enum TransferKind {
     Expire,
     /// A call is charged after its reservation expired.
     Correction,
+    /// An administrator gives back what was charged.
+    Refund,
+    /// An administrator takes back what was granted.
+    Withdrawal,
 }
 
 impl TransferKind {
     /// Every kind.
-    pub const ALL: [TransferKind; 7] = [
+    pub const ALL: [TransferKind; 9] = [
         TransferKind::Grant,
         TransferKind::Reserve,
         TransferKind::Post,
@@ -58,6 +62,8 @@ impl TransferKind {
         TransferKind::Void,
         TransferKind::Expire,
         TransferKind::Correction,
+        TransferKind::Refund,
+        TransferKind::Withdrawal,
     ];
 
     /// Its name at rest and in metrics.
@@ -70,6 +76,8 @@ impl TransferKind {
             TransferKind::Void => "void",
             TransferKind::Expire => "expire",
             TransferKind::Correction => "correction",
+            TransferKind::Refund => "refund",
+            TransferKind::Withdrawal => "withdrawal",
         }
     }
 
@@ -83,6 +91,8 @@ impl TransferKind {
                 (Account::Pending, Account::Available)
             }
             TransferKind::Correction => (Account::Available, Account::Posted),
+            TransferKind::Refund => (Account::Posted, Account::Available),
+            TransferKind::Withdrawal => (Account::Available, Account::Issuer),
         }
     }
 }
@@ -139,8 +149,9 @@ impl Accounts {
             Some(account) => *account = account.checked_sub(credits).ok_or(Refusal::OutOfBalance)?,
             None => after.granted = after.granted.checked_add(credits).ok_or(Refusal::OutOfBalance)?,
         }
-        if let Some(account) = after.side(to) {
-            *account = account.checked_add(credits).ok_or(Refusal::OutOfBalance)?;
+        match after.side(to) {
+            Some(account) => *account = account.checked_add(credits).ok_or(Refusal::OutOfBalance)?,
+            None => after.granted = after.granted.checked_sub(credits).ok_or(Refusal::OutOfBalance)?,
         }
         self.0 = after;
         Ok(Transfer { kind, credits, at })

@@ -33,6 +33,7 @@ fn request(id: u8, credits: u64, ttl_seconds: u32) -> Request {
 #[derive(Debug, Clone, Copy)]
 enum Command {
     Grant { credits: u64 },
+    Correct { direction: Direction, credits: u64 },
     Reserve { id: u8, credits: u64, ttl_seconds: u32 },
     Post { id: u8, credits: u64 },
     Void { id: u8 },
@@ -46,6 +47,8 @@ fn command() -> impl Strategy<Value = Command> {
     let id = 0u8..6;
     prop_oneof![
         1 => (0u64..40).prop_map(|credits| Command::Grant { credits }),
+        1 => (prop_oneof![Just(Direction::Refund), Just(Direction::Withdraw)], 0u64..20)
+            .prop_map(|(direction, credits)| Command::Correct { direction, credits }),
         4 => (id.clone(), 0u64..12, 1u32..4)
             .prop_map(|(id, credits, ttl_seconds)| Command::Reserve { id, credits, ttl_seconds }),
         4 => (id.clone(), 0u64..12).prop_map(|(id, credits)| Command::Post { id, credits }),
@@ -59,6 +62,7 @@ fn command() -> impl Strategy<Value = Command> {
 #[derive(Debug, Default)]
 struct Model {
     granted: u64,
+    refunded: u64,
     lines: BTreeMap<u8, Line>,
 }
 
@@ -89,7 +93,7 @@ impl Model {
             Fate::Charged(credits) | Fate::ChargedLate { charged: credits, .. } => credits,
             Fate::Open | Fate::Returned | Fate::Forgotten => 0,
         };
-        self.lines.values().map(charge).sum()
+        self.lines.values().map(charge).sum::<u64>() - self.refunded
     }
 
     fn available(&self) -> u64 {
@@ -104,6 +108,19 @@ impl Model {
             Command::Grant { credits } => {
                 self.granted += credits;
                 credits > 0
+            }
+            Command::Correct { direction, credits } => {
+                let (most, sum) = match direction {
+                    Direction::Refund => (self.posted(), &mut self.refunded),
+                    Direction::Withdraw => (available, &mut self.granted),
+                };
+                let accepted = (1..=most).contains(&credits);
+                match direction {
+                    Direction::Refund if accepted => *sum += credits,
+                    Direction::Withdraw if accepted => *sum -= credits,
+                    Direction::Refund | Direction::Withdraw => {}
+                }
+                accepted
             }
             Command::Reserve { id, credits, ttl_seconds } => match self.lines.get(&id) {
                 Some(line) => line.credits == credits && line.ttl_seconds == ttl_seconds,
@@ -171,6 +188,9 @@ impl Subject {
             Command::Wait { .. } => Ok(Step::Repeated),
             Command::Grant { credits } => {
                 grant(accounts, amount(credits), now).map(|transfer| Step::Moved(vec![transfer]))
+            }
+            Command::Correct { direction, credits } => {
+                correct(accounts, direction, amount(credits), now).map(|transfer| Step::Moved(vec![transfer]))
             }
             Command::Reserve { id, credits, ttl_seconds } => {
                 let asked = request(id, credits, ttl_seconds);
@@ -263,8 +283,8 @@ fn compare(commands: &[Command]) -> Result<(), TestCaseError> {
         let signed = [granted, available, pending, posted].map(|sum| i64::try_from(sum).unwrap());
         prop_assert_eq!([-signed[0], signed[1], signed[2], signed[3]], subject.journal_sums());
 
-        // The same command again gives the same answer and moves nothing, except for a grant: it has no id here.
-        if !matches!(command, Command::Grant { .. }) {
+        // The same command again gives the same answer and moves nothing, except for what has no id here.
+        if !matches!(command, Command::Grant { .. } | Command::Correct { .. }) {
             let (accounts, moved) = (subject.accounts, subject.journal.len());
             prop_assert_eq!(subject.apply(*command, now), accepted, "again {}: {:?}", place, command);
             prop_assert_eq!((subject.accounts, subject.journal.len()), (accounts, moved));

@@ -1,54 +1,120 @@
-//! Who is asking: the bearer of a credential of the right door. Only hashes are compared, by lookup.
+//! Who is asking, and may they: the bearer of a credential of the right door and role. Only hashes are compared, by
+//! lookup.
 
 use super::Service;
+use super::api::Reach;
+use super::extract::idempotency_key;
 use super::problem::{Code, Refused};
-use crate::credentials::Door;
+use super::rate::Rates;
+use crate::credentials::{Door, ServiceCredential};
 use crate::store::{Store, Unavailable};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use protocol::TenantId;
+use protocol::admin::Role;
 use protocol::api_key::{KeyHash, is_well_formed};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a credential that was found is not looked up again.
-const REMEMBERED: Duration = Duration::from_secs(5);
+/// How long a credential that was found is not looked up again: a revoked one works no longer than this.
+const REMEMBERED: Duration = Duration::from_secs(2);
 /// At most so many are remembered.
 const REMEMBERED_MAX: usize = 256;
 
-/// The id of the credential that a request came with.
+/// Whose credential a request came with.
 #[derive(Debug, Clone)]
-pub(super) struct Actor(pub(super) Arc<str>);
+pub(super) struct Caller(Arc<ServiceCredential>);
 
-/// Lets administrators in.
-pub(super) async fn admin(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    enter(&service, Door::Admin, request, next).await
+impl Caller {
+    /// The actor in the audit trail.
+    pub(super) fn id(&self) -> String {
+        self.0.id.to_string()
+    }
+
+    /// The one tenant that it is held to.
+    pub(super) fn tenant(&self) -> Option<&TenantId> {
+        self.0.tenant_id.as_ref()
+    }
+
+    /// Only the tenant's own things may be seen and touched. Others' are not there.
+    pub(super) fn own(&self, tenant_id: &TenantId, what: &str) -> Result<(), Refused> {
+        match self.tenant() {
+            Some(own) if own != tenant_id => {
+                Err(Refused::new(Code::NotFound, format!("no {what} has this id")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The tenant whose things to list: the one that was asked for, or the only one that may be seen.
+    pub(super) fn narrow(&self, asked: Option<TenantId>) -> Result<Option<TenantId>, Refused> {
+        if let Some(asked) = &asked {
+            self.own(asked, "tenant")?;
+        }
+        Ok(asked.or_else(|| self.tenant().cloned()))
+    }
+}
+
+/// Lets administrators in whose role is enough.
+pub(super) async fn admin(
+    State((service, needs, reach)): State<(Arc<Service>, Role, Reach)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = match recognise(&service, Door::Admin, request.headers()).await {
+        Ok(caller) => caller,
+        Err(refused) => return refused.into_response(),
+    };
+    if caller.0.role < needs {
+        let detail = format!("this needs the role {needs}, the credential has {}", caller.0.role);
+        return Refused::new(Code::Forbidden, detail).into_response();
+    }
+    if reach == Reach::AllTenants && caller.tenant().is_some() {
+        let detail = "this is for administrators of all tenants; the credential is held to one";
+        return Refused::new(Code::Forbidden, detail).into_response();
+    }
+    if !service.rates.admit(&caller.id(), Instant::now()) {
+        let detail = format!("at most {} requests a second with one credential", Rates::PER_SECOND);
+        return Refused::new(Code::TooManyRequests, detail).into_response();
+    }
+    // Where repeating changes nothing anyway no answer is kept under it, but a faulty one is refused everywhere.
+    if request.method() == Method::POST
+        && let Err(refused) = idempotency_key(request.headers())
+    {
+        return refused.into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
 /// Lets filters in.
-pub(super) async fn filter(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    enter(&service, Door::Filter, request, next).await
-}
-
-async fn enter(service: &Service, door: Door, mut request: Request, next: Next) -> Response {
-    let known = match credential(request.headers(), door) {
-        Some(hash) => service.doorkeeper.recognise(service.store.as_ref(), hash, door).await,
-        None => Ok(None),
-    };
-    match known {
-        Ok(Some(id)) => {
-            request.extensions_mut().insert(Actor(id));
+pub(super) async fn filter(
+    State(service): State<Arc<Service>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match recognise(&service, Door::Filter, request.headers()).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Ok(None) => {
-            let prefix = if door == Door::Admin { "ara_" } else { "arf_" };
-            let detail = format!("send `Authorization: Bearer {prefix}...` with a credential of this ledger");
-            Refused::new(Code::AuthDenied, detail).into_response()
-        }
-        Err(unavailable) => Refused::from(unavailable).into_response(),
+        Err(refused) => refused.into_response(),
     }
+}
+
+async fn recognise(service: &Service, door: Door, headers: &HeaderMap) -> Result<Caller, Refused> {
+    let known = match credential(headers, door) {
+        Some(hash) => service.doorkeeper.recognise(service.store.as_ref(), hash, door).await?,
+        None => None,
+    };
+    known.ok_or_else(|| {
+        let prefix = if door == Door::Admin { "ara_" } else { "arf_" };
+        let detail = format!("send `Authorization: Bearer {prefix}...` with a credential of this ledger");
+        Refused::new(Code::AuthDenied, detail)
+    })
 }
 
 /// The hash of the one bearer credential, if it has the door's shape. A malformed one costs no lookup.
@@ -69,8 +135,7 @@ pub(super) struct Doorkeeper {
 }
 
 struct Recognised {
-    door: Door,
-    id: Arc<str>,
+    caller: Caller,
     since: Instant,
 }
 
@@ -80,25 +145,31 @@ impl Doorkeeper {
         store: &dyn Store,
         hash: KeyHash,
         door: Door,
-    ) -> Result<Option<Arc<str>>, Unavailable> {
+    ) -> Result<Option<Caller>, Unavailable> {
         {
             let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = remembered.get(&hash)
-                && known.door == door
+                && known.caller.0.door == door
                 && known.since.elapsed() < REMEMBERED
             {
-                return Ok(Some(Arc::clone(&known.id)));
+                return Ok(Some(known.caller.clone()));
             }
         }
-        let found = store.service_credential(hash).await?.filter(|found| found.door == door);
+        let found = store.service_credential(hash).await?;
+        let found = found.filter(|found| found.door == door && found.revoked_at.is_none());
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(found.map(|found| {
             if remembered.len() >= REMEMBERED_MAX {
                 remembered.clear();
             }
-            let id: Arc<str> = found.id.into();
-            remembered.insert(hash, Recognised { door, id: Arc::clone(&id), since: Instant::now() });
-            id
+            let caller = Caller(Arc::new(found));
+            remembered.insert(hash, Recognised { caller: caller.clone(), since: Instant::now() });
+            caller
         }))
+    }
+
+    /// Looks everybody up again: a credential was withdrawn.
+    pub(super) fn forget(&self) {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

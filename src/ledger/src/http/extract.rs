@@ -2,10 +2,12 @@
 
 use super::problem::{Code, Refused};
 use crate::idempotency::{Idempotency, ReplayKey};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use protocol::InvalidId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,28 +65,56 @@ impl<T: TryFrom<String, Error = InvalidId>, S: Send + Sync> FromRequestParts<S> 
     }
 }
 
+/// The one tag of `If-Match`, without its quotes; nothing for `*` or no header.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    let mut sent = headers.get_all(header::IF_MATCH).iter();
+    let Some(first) = sent.next() else { return Ok(None) };
+    let faulty = || Refused::invalid("If-Match: send one ETag in quotes, as it was in the answer");
+    if sent.next().is_some() {
+        return Err(faulty());
+    }
+    let text = first.to_str().map_err(|_| faulty())?;
+    if text == "*" {
+        return Ok(None);
+    }
+    let tag = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or_else(faulty)?;
+    Ok(Some(tag.to_owned()))
+}
+
+/// JSON with an ETag.
+pub(super) struct Tagged<T>(pub(super) String, pub(super) T);
+
+impl<T: Serialize> IntoResponse for Tagged<T> {
+    fn into_response(self) -> Response {
+        let Tagged(tag, value) = self;
+        ([(header::ETAG, format!("\"{tag}\""))], Json(value)).into_response()
+    }
+}
+
 /// Longest `Idempotency-Key`.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
-/// The `Idempotency-Key` header with the body it came with, where there is one.
+/// The `Idempotency-Key` header, where there is one.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    let mut sent = headers.get_all("idempotency-key").iter();
+    let Some(first) = sent.next() else { return Ok(None) };
+    let is_one = sent.next().is_none() && (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&first.len());
+    let visible = first.to_str().ok().filter(|key| is_one && key.bytes().all(|byte| byte.is_ascii_graphic()));
+    visible.map(|key| Some(key.to_owned())).ok_or_else(|| {
+        Refused::invalid(format!(
+            "Idempotency-Key: send one, of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
+        ))
+    })
+}
+
+/// The same with the body that it came with.
 pub(super) fn idempotency(
     headers: &HeaderMap,
     actor: &str,
     route: String,
     body: &impl Serialize,
 ) -> Result<Option<Idempotency>, Refused> {
-    const NAME: &str = "idempotency-key";
-    let mut sent = headers.get_all(NAME).iter();
-    let Some(first) = sent.next() else { return Ok(None) };
-    let faulty = || {
-        Refused::invalid(format!(
-            "Idempotency-Key: send one, of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
-        ))
-    };
-    let key = first.to_str().map_err(|_| faulty())?.to_owned();
-    if sent.next().is_some() || key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-        return Err(faulty());
-    }
-    let body = serde_json::to_vec(body).map_err(|_| faulty())?;
+    let Some(key) = idempotency_key(headers)? else { return Ok(None) };
+    let body = serde_json::to_vec(body).map_err(|_| Refused::invalid("the body can't be kept"))?;
     Ok(Some(Idempotency::new(ReplayKey { actor: actor.to_owned(), route, key }, &body)))
 }

@@ -1,6 +1,6 @@
 //! `/filter/v1`: what filters ask. Bodies and answers are `protocol::filter`'s.
 
-use super::authenticate::Actor;
+use super::authenticate::Caller;
 use super::extract::{Body, Params};
 use super::problem::{Code, Refused};
 use super::{REPORT_BYTES_MAX, Service};
@@ -84,11 +84,11 @@ async fn reserve(
 
 async fn deliver(
     State(service): State<Arc<Service>>,
-    Extension(Actor(actor)): Extension<Actor>,
+    Extension(caller): Extension<Caller>,
     Body(report): Body<Report>,
 ) -> Result<Json<ReportAnswer>, Refused> {
     let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
-    let deliver = report::Deliver { report, actor: actor.as_ref().to_owned(), now: moment::now() };
+    let deliver = report::Deliver { report, actor: caller.id(), now: moment::now() };
     let delivered = service.store.run(deliver).await?;
     for (reservation_id, why) in delivered.refused {
         service.metrics.settlements_refused.inc();

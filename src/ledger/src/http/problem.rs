@@ -1,6 +1,7 @@
 //! Errors as answers: a stable code, a short message, no internal cause.
 
 use crate::book;
+use crate::budgets::Payer;
 use crate::moment::NoRandomness;
 use crate::store::{Error, Refusal, Unavailable};
 use axum::Json;
@@ -19,7 +20,10 @@ pub(super) enum Code {
     KeyInactive,
     NotFound,
     MethodNotAllowed,
+    Forbidden,
     Conflict,
+    PreconditionFailed,
+    TooManyRequests,
     KeyExists,
     BodyTooLarge,
     IdempotencyKeyReused,
@@ -37,7 +41,10 @@ impl Code {
             Code::KeyInactive => "key_inactive",
             Code::NotFound => "not_found",
             Code::MethodNotAllowed => "method_not_allowed",
+            Code::Forbidden => "forbidden",
             Code::Conflict => "conflict",
+            Code::PreconditionFailed => "precondition_failed",
+            Code::TooManyRequests => "rate_limited",
             Code::KeyExists => "key_exists",
             Code::BodyTooLarge => "body_too_large",
             Code::IdempotencyKeyReused => "idempotency_key_reused",
@@ -51,7 +58,9 @@ impl Code {
             Code::InvalidRequest => StatusCode::BAD_REQUEST,
             Code::AuthDenied => StatusCode::UNAUTHORIZED,
             Code::QuotaExceeded => StatusCode::PAYMENT_REQUIRED,
-            Code::KeyInactive => StatusCode::FORBIDDEN,
+            Code::KeyInactive | Code::Forbidden => StatusCode::FORBIDDEN,
+            Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Code::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Code::Conflict | Code::KeyExists => StatusCode::CONFLICT,
@@ -70,6 +79,9 @@ impl Code {
             Code::KeyInactive => "The key is not in use",
             Code::NotFound => "There is no such thing",
             Code::MethodNotAllowed => "The method is not allowed here",
+            Code::Forbidden => "The credential may not do this",
+            Code::PreconditionFailed => "It was changed in the meantime",
+            Code::TooManyRequests => "Too many requests at once",
             Code::Conflict => "The request does not fit what was done before",
             Code::KeyExists => "The key was already created",
             Code::BodyTooLarge => "The body is too large",
@@ -113,7 +125,7 @@ impl Refused {
             Code::AuthDenied => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Code::LedgerUnavailable => {
+            Code::LedgerUnavailable | Code::TooManyRequests => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
@@ -167,6 +179,32 @@ impl From<Refusal> for Refused {
             Refusal::KeyInactive(state) => {
                 Refused::new(Code::KeyInactive, format!("the key is {}", state_name(state)))
             }
+            Refusal::AgentUnknown => Refused::invalid("agent_id: the tenant has no agent with this id"),
+            Refusal::AdminKeyUnknown => Refused::new(Code::NotFound, "no admin key has this id"),
+            Refusal::AdminKeyExists(id) => Refused::new(
+                Code::KeyExists,
+                format!(
+                    "this Idempotency-Key created {id}; its secret was shown then: revoke it and create another"
+                ),
+            ),
+            Refusal::LastOwner => Refused::new(
+                Code::Conflict,
+                "this is the last owner of all tenants; create another one first",
+            ),
+            Refusal::ChangedSince { version } => Refused::new(
+                Code::PreconditionFailed,
+                format!("it was changed since; its ETag is \"{version}\" now: read it again"),
+            ),
+            Refusal::BudgetSpent { payer, budget, spent, month } => {
+                let whose = match payer {
+                    Payer::Key => "key",
+                    Payer::Tenant => "tenant",
+                };
+                Refused::new(
+                    Code::QuotaExceeded,
+                    format!("the {whose} has spent {spent} of its budget of {budget} credits for {month}"),
+                )
+            }
             Refusal::IdempotencyKeyReused => Refused::new(
                 Code::IdempotencyKeyReused,
                 "this Idempotency-Key came before with another body; use a fresh one for another request",
@@ -190,6 +228,7 @@ fn money(refusal: book::Refusal) -> Refused {
         book::Refusal::GrantTooLarge | book::Refusal::NothingToMove => Code::InvalidRequest,
         book::Refusal::QuotaExceeded { .. } => Code::QuotaExceeded,
         book::Refusal::DifferentRequest
+        | book::Refusal::AboveCorrectable { .. }
         | book::Refusal::AboveReservation { .. }
         | book::Refusal::Ended { .. } => Code::Conflict,
         book::Refusal::OutOfBalance => {

@@ -2,7 +2,11 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use crate::fixture::{Bench, POLICY, code, expect, reserve_body};
+mod lifecycle;
+mod tenancy;
+mod trail;
+
+use crate::fixture::{Bench, POLICY, code, expect, pace, reserve_body};
 use crate::moment;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -78,7 +82,7 @@ async fn a_forgotten_reservation_expires_and_a_late_charge_is_a_correction() {
     let deadline = Instant::now() + Duration::from_secs(15);
     while bench.balance(&tenant).await != [10, 10, 0, 0] {
         assert!(Instant::now() < deadline, "the reservation did not expire");
-        tokio::task::yield_now().await;
+        pace().await;
     }
     expect(bench.reserve("r2", &key, 7).await, StatusCode::CREATED).await;
     assert_eq!(bench.settle("r1", json!({"action": "post", "credits": 10})).await["settled"], 1);
@@ -152,16 +156,17 @@ async fn decisions_are_recorded_once_and_summed() {
     let answer = bench.post("/filter/v1/report", batch.clone(), StatusCode::OK).await;
     assert_eq!(answer["recorded"], 3);
     assert_eq!(bench.post("/filter/v1/report", batch, StatusCode::OK).await["recorded"], 0);
+    let latency = json!({"p50": 12, "p95": 12, "p99": 12});
     let usage = bench.get("/v1/usage?group_by=tool").await;
     assert_eq!(
         usage["items"],
         json!([
-            {"tool": "image_generate", "calls": 1, "allowed": 1, "credits": 5},
-            {"tool": "search", "calls": 2, "allowed": 1, "credits": 0},
+            {"tool": "image_generate", "calls": 1, "allowed": 1, "credits": 5, "latency_ms": latency},
+            {"tool": "search", "calls": 2, "allowed": 1, "credits": 0, "latency_ms": latency},
         ])
     );
     let total = bench.get("/v1/usage?from=2020-01-01T00:00:00Z&to=2999-01-01T00:00:00Z").await;
-    assert_eq!(total["items"], json!([{"calls": 3, "allowed": 2, "credits": 5}]));
+    assert_eq!(total["items"], json!([{"calls": 3, "allowed": 2, "credits": 5, "latency_ms": latency}]));
     assert_eq!(bench.get("/v1/usage?to=2020-01-01T00:00:00Z").await["items"], json!([]));
     let by_all = bench.get("/v1/usage?group_by=tenant,key,tool").await;
     assert_eq!(by_all["items"][0]["key_id"].as_str(), Some(key.as_str()));

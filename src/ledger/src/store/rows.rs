@@ -3,14 +3,21 @@
 use super::{Refusal, Table};
 use crate::audit::Event;
 use crate::book::{Accounts, Reservation, Transfer};
+use crate::budgets::SpendingKey;
+use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
 use crate::idempotency::{Idempotency, Replay, ReplayKey};
 use crate::keys::{Key, Secret};
+use crate::latency;
 use crate::tenants::Tenant;
+use protocol::admin::Agent;
 use protocol::api_key::KeyHash;
 use protocol::audit::{Decision, Outcome};
 use protocol::filter::Change;
-use protocol::{Credits, EventId, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp, TransferId};
+use protocol::{
+    AgentId, Credits, EventId, KeyId, Month, PolicyVersion, ReservationId, TenantId, Timestamp, TransferId,
+};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -34,8 +41,17 @@ pub struct Needs {
     pub due: Option<(Timestamp, u32)>,
     /// The version of the policy in force.
     pub policy: bool,
-    /// Whether there is any service credential.
+    /// All service credentials; they are few.
     pub service_credentials: bool,
+    /// Agents.
+    pub agents: BTreeSet<AgentId>,
+    /// What these keys and their tenants spent in these months. For reservations named here or due, what their keys and
+    /// tenants spent in the month of their making is loaded too.
+    pub spending: BTreeSet<(KeyId, Month)>,
+    /// The newest checkpoint of the audit trail.
+    pub checkpoint: bool,
+    /// The public keys that signed checkpoints.
+    pub audit_keys: bool,
 }
 
 /// One line of the journal of transfers.
@@ -60,10 +76,16 @@ pub struct UsageKey {
     pub tenant_id: String,
     /// Which key; empty where none was recognised.
     pub key_id: String,
+    /// Which agent; empty where the key belongs to none.
+    pub agent_id: String,
     /// Which tool; empty where none was named.
     pub tool: String,
     /// How it ended.
     pub outcome: &'static str,
+    /// What a shadow rule would have said; empty where none would have refused.
+    pub would_deny: &'static str,
+    /// How long it took, see [`latency::bucket`].
+    pub bucket: u32,
 }
 
 /// What is to be added to a sum of usage.
@@ -98,10 +120,24 @@ pub struct Rows {
     pub due: Vec<ReservationId>,
     /// The policy in force, and its document if it is new.
     pub policy: Option<(PolicyVersion, Option<(String, Timestamp)>)>,
-    /// There is a service credential.
-    pub has_service_credentials: bool,
-    /// Service credentials to add.
-    pub service_credentials: Vec<(KeyHash, ServiceCredential, Timestamp)>,
+    /// Credentials of administrators and filters.
+    pub service_credentials: Table<KeyHash, ServiceCredential>,
+    /// Agents.
+    pub agents: Table<AgentId, Agent>,
+    /// What was spent in a month.
+    pub spending: Table<SpendingKey, Credits>,
+    /// The newest checkpoint of the audit trail, as it was loaded.
+    pub newest_checkpoint: Option<CheckpointHead>,
+    /// A checkpoint to add.
+    pub checkpoints: Vec<Checkpoint>,
+    /// The public keys that signed checkpoints, as they were loaded.
+    pub audit_keys: BTreeSet<String>,
+    /// Such a key to add.
+    pub audit_key: Option<(String, Timestamp)>,
+    /// Decisions that filters could not keep, to be added to those of before.
+    pub decisions_dropped: u64,
+    /// Rows that were sealed before this may go.
+    pub forget_audit_before: Option<Timestamp>,
     /// Transfers to add.
     pub journal: Vec<JournalLine>,
     /// Events to add, in order.
@@ -153,8 +189,11 @@ impl Rows {
             hour: decision.at.min(now).as_millis() / HOUR_MILLIS,
             tenant_id: text(decision.tenant_id.as_ref().map(TenantId::as_str)),
             key_id: text(decision.key_id.as_ref().map(KeyId::as_str)),
+            agent_id: text(decision.agent_id.as_ref().map(AgentId::as_str)),
             tool: decision.tool.as_deref().unwrap_or_default().chars().take(USAGE_TOOL_CHARS_MAX).collect(),
             outcome: decision.outcome.as_str(),
+            would_deny: decision.would_deny.map_or("", |outcome| outcome.as_str()),
+            bucket: latency::bucket(decision.duration_ms),
         };
         let sum = self.usage.entry(key).or_default();
         sum.calls = sum.calls.saturating_add(1);
@@ -184,6 +223,19 @@ impl Rows {
         }
     }
 
+    /// Keeps an answer that serializes.
+    pub fn keep_answer_as_json(
+        &mut self,
+        idempotency: Option<Idempotency>,
+        answer: &impl Serialize,
+        now: Timestamp,
+    ) {
+        // An answer that can't be written is not kept; then the same request again is a new one. It always can.
+        if let Ok(answer) = serde_json::to_string(answer) {
+            self.keep_answer(idempotency, answer, now);
+        }
+    }
+
     /// Begin of the hour in which usage of `moment` is summed, in hours since the epoch.
     pub fn usage_hour(moment: Timestamp) -> u64 {
         moment.as_millis() / HOUR_MILLIS
@@ -200,7 +252,12 @@ impl Rows {
             || !self.journal.is_empty()
             || !self.changes.is_empty()
             || !self.usage.is_empty()
-            || !self.service_credentials.is_empty()
+            || !self.service_credentials.dirty().is_empty()
+            || !self.agents.dirty().is_empty()
+            || !self.spending.dirty().is_empty()
+            || !self.checkpoints.is_empty()
+            || self.audit_key.is_some()
+            || self.forget_audit_before.is_some()
             || self.forget_replays_before.is_some()
             || !self.tenants.dirty().is_empty()
             || !self.accounts.dirty().is_empty()

@@ -2,16 +2,24 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use super::{AuditFilter, Error, KeyFilter, Refusal, Store, UsageQuery};
+use super::{
+    AdminKeyFilter, AgentFilter, AuditFilter, CheckpointFilter, Error, KeyFilter, Refusal, Store, UsageQuery,
+};
+use crate::budgets::SpendingKey;
+use crate::chain::{Exporter, Signer, Verifier};
+use crate::credentials::{self, Door, ServiceCredential};
 use crate::idempotency::{Idempotency, ReplayKey};
 use crate::keys::{self, Key};
 use crate::reservations::{Expire, Reserve};
-use crate::{book, moment, report, tenants};
-use protocol::admin::Balance;
+use crate::{agents, book, moment, report, sealer, tenants};
+use protocol::admin::{Agent, Balance, Patch, Role, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
 use protocol::key::{KeySource, KeyState};
-use protocol::{BatchId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp, TransferId};
+use protocol::{
+    AdminKeyId, AgentId, BatchId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp,
+    TransferId,
+};
 use std::sync::Arc;
 
 /// Opens a new, empty, initialised store and what must live as long as it does.
@@ -28,6 +36,9 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     a_repeated_creation_is_one(fresh).await;
     a_revoked_key_is_seen_by_every_read_and_by_the_feed(fresh).await;
     the_audit_trail_has_no_gap(fresh).await;
+    the_audit_trail_is_sealed_once_by_however_many(fresh).await;
+    what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
+    what_operators_keep_is_found_again(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {
@@ -46,6 +57,8 @@ pub(crate) fn new_tenant(amount: u64) -> tenants::Create {
             tier: "pro".to_owned(),
             created_at: at(0),
             suspended_at: None,
+            budget: None,
+            version: 1,
         },
         credits: Some((credits(amount), moment::fresh_id("trf_", TransferId::parse).unwrap())),
         actor: "adm_1".to_owned(),
@@ -69,6 +82,8 @@ pub(crate) fn new_key(tenant_id: &TenantId) -> keys::Create {
             limits: Vec::new(),
             expires_at: None,
             agent_id: None,
+            budget: None,
+            version: 1,
             source: KeySource::Admin,
             created_at: at(0),
             revoked_at: None,
@@ -264,6 +279,8 @@ async fn a_revoked_key_is_seen_by_every_read_and_by_the_feed(fresh: &impl Fresh)
     assert_eq!(record.resources.unwrap()[0].name, "project:1");
     let filter = KeyFilter {
         tenant_id: Some(tenant),
+        agent_id: None,
+        source: None,
         state: Some(KeyState::Active),
         now: at(6),
         after: None,
@@ -296,4 +313,130 @@ async fn the_audit_trail_has_no_gap(fresh: &impl Fresh) {
     assert_eq!(sequences, (1..=count).rev().collect::<Vec<_>>());
     assert_eq!(rows.iter().filter(|row| row.kind == "reserved").count(), 50);
     assert_eq!(store.usage(UsageQuery::default()).await.unwrap(), []);
+}
+
+async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (_, key) = payer(store.as_ref(), 10_000).await;
+    let signers: Vec<Signer> = (1..=3).map(|number| Signer::from_seed(&[number; 32])).collect();
+    for signer in &signers {
+        let public_key = signer.public_key().to_owned();
+        store.run(sealer::UseKey { public_key, now: at(0) }).await.unwrap();
+    }
+    assert_eq!(store.audit_keys().await.unwrap().len(), 3);
+    for round in 0..5 {
+        let writes = (0..300).map(|number| store.run(reserve(&format!("r{round}-{number}"), &key, 1, at(1))));
+        for write in writes {
+            write.await.unwrap();
+        }
+        let (one, two, three) = tokio::join!(
+            sealer::seal(store.as_ref(), &signers[0]),
+            sealer::seal(store.as_ref(), &signers[1]),
+            sealer::seal(store.as_ref(), &signers[2]),
+        );
+        assert!(one.is_ok() && two.is_ok() && three.is_ok(), "{one:?} {two:?} {three:?}");
+    }
+    let status = store.audit_status().await.unwrap();
+    assert_eq!(status.sealed, status.newest);
+    let mut verifier = Verifier::new(None, None);
+    let mut exporter = Exporter::after(0);
+    for checkpoint in store.checkpoints(CheckpointFilter::default()).await.unwrap() {
+        let count = u32::try_from(checkpoint.last - checkpoint.first + 1).unwrap();
+        let rows = store.audit_rows(checkpoint.first - 1, count).await.unwrap();
+        for line in exporter.batch(&checkpoint, &rows).lines() {
+            verifier.line(line.as_bytes()).unwrap();
+        }
+    }
+    let end = exporter.end(&signers[0], 0, 0, at(9));
+    verifier.line(end.trim_end().as_bytes()).unwrap();
+    assert_eq!(verifier.finish().unwrap().rows, status.newest);
+}
+
+async fn what_a_month_cost_is_kept_for_key_and_tenant(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key) = payer(store.as_ref(), 100).await;
+    store.run(reserve("r1", &key, 30, at(1))).await.unwrap();
+    store.run(reserve("r2", &key, 20, at(1))).await.unwrap();
+    // Settled in the next month, it still belongs to the month in which the call began.
+    let later = at(40 * 86_400);
+    store.run(settle("r1", Action::Post { credits: credits(10) }, later)).await.unwrap();
+    store.run(Expire { now: later }).await.unwrap();
+    for key_id in [None, Some(key)] {
+        let spent = |month| SpendingKey { tenant_id: tenant_id.clone(), key_id: key_id.clone(), month };
+        assert_eq!(store.spent(spent(at(1).month())).await.unwrap(), credits(10));
+        assert_eq!(store.spent(spent(later.month())).await.unwrap(), Credits::ZERO);
+    }
+}
+
+async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
+    let agent = Agent {
+        id: moment::fresh_id("agt_", AgentId::parse).unwrap(),
+        tenant_id: tenant_id.clone(),
+        name: "bot".to_owned(),
+        created_at: at(1),
+    };
+    let create = agents::Create { agent: agent.clone(), actor: "adm_1".to_owned(), idempotency: None };
+    store.run(create).await.unwrap();
+    let filter = AgentFilter { tenant_id: Some(tenant_id.clone()), limit: 10, ..AgentFilter::default() };
+    assert_eq!(store.agents(filter).await.unwrap(), std::slice::from_ref(&agent));
+
+    let update = UpdateKey {
+        agent_id: Patch::Set(agent.id.clone()),
+        budget: Patch::Set(credits(7)),
+        reason: "x".to_owned(),
+        ..UpdateKey::default()
+    };
+    let update = |if_version| keys::Update {
+        key_id: key_id.clone(),
+        update: update.clone(),
+        if_version,
+        actor: "adm_1".to_owned(),
+        now: at(2),
+    };
+    let changed = store.run(update(Some(1))).await.unwrap();
+    assert_eq!(store.key(key_id.clone()).await.unwrap(), Some(changed.clone()));
+    assert_eq!((changed.key.version, changed.key.budget), (2, Some(credits(7))));
+    let refused = store.run(update(Some(1))).await;
+    assert_eq!(refused, Err(Error::Refused(Refusal::ChangedSince { version: 2 })));
+
+    let credential = ServiceCredential {
+        id: moment::fresh_id("adm_", AdminKeyId::parse).unwrap(),
+        door: Door::Admin,
+        name: "on call".to_owned(),
+        role: Role::Auditor,
+        tenant_id: Some(tenant_id.clone()),
+        created_at: at(1),
+        revoked_at: None,
+    };
+    let hash = KeyHash::of(b"secret");
+    let (id, actor) = (credential.id.clone(), "adm_1".to_owned());
+    let create = credentials::Create { credential: credential.clone(), hash, actor, idempotency: None };
+    store.run(create).await.unwrap();
+    assert_eq!(store.service_credential(hash).await.unwrap(), Some(credential));
+    let revoke = credentials::Revoke {
+        id,
+        within: Some(tenant_id.clone()),
+        reason: "left".to_owned(),
+        actor: "adm_1".to_owned(),
+        now: at(3),
+    };
+    store.run(revoke).await.unwrap();
+    let listed = store.admin_keys(AdminKeyFilter { limit: 10, ..AdminKeyFilter::default() }).await.unwrap();
+    assert_eq!((listed.len(), listed[0].revoked_at), (1, Some(at(3))));
+
+    let alter = tenants::Alter {
+        tenant_id: tenant_id.clone(),
+        change: tenants::Change::Suspend,
+        if_version: Some(1),
+        reason: "unpaid".to_owned(),
+        actor: "adm_1".to_owned(),
+        now: at(4),
+    };
+    store.run(alter).await.unwrap();
+    let (tenant, _) = store.tenant(tenant_id).await.unwrap().unwrap();
+    assert_eq!((tenant.version, tenant.suspended_at), (2, Some(at(4))));
+    let refused = store.run(reserve("r1", &key_id, 1, at(5))).await;
+    assert_eq!(refused, Err(Error::Refused(Refusal::KeyInactive(KeyState::Suspended))));
 }

@@ -67,6 +67,16 @@ impl<K: Eq + Hash, V> Table<K, V> {
         })
     }
 
+    /// True without any row.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Every row, in no order.
+    pub fn rows(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.slots.iter().map(|(key, slot)| (key, &slot.row))
+    }
+
     /// Every row, to change those for which `change` returns true.
     pub fn change_each(&mut self, mut change: impl FnMut(&K, &mut V) -> bool) {
         for (key, slot) in &mut self.slots {

@@ -1,7 +1,8 @@
 //! Grants, limits and times as they are written on the command line.
 
-use protocol::Timestamp;
+use protocol::admin::Patch;
 use protocol::key::{Grant, Limit};
+use protocol::{Credits, Timestamp};
 
 /// `NAME`, or `NAME@TIME` with its own end.
 pub fn grant(text: &str) -> Result<Grant, String> {
@@ -29,6 +30,16 @@ pub fn limit(text: &str) -> Result<Limit, String> {
             Limit::WINDOW_SECONDS_MAX
         )
     })
+}
+
+/// An amount of credits, or `none` for no bound.
+pub fn budget(text: &str) -> Result<Patch<Credits>, String> {
+    if text == "none" { Ok(Patch::Clear) } else { super::super::tenants::credits(text).map(Patch::Set) }
+}
+
+/// RFC 3339, or `never`.
+pub fn end(text: &str) -> Result<Patch<Timestamp>, String> {
+    if text == "never" { Ok(Patch::Clear) } else { time(text).map(Patch::Set) }
 }
 
 /// RFC 3339.

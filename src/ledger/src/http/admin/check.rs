@@ -2,7 +2,7 @@
 
 use crate::http::problem::Refused;
 use protocol::Timestamp;
-use protocol::admin::CreateKey;
+use protocol::admin::{CreateKey, UpdateKey};
 use protocol::key::{Grant, Limit};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -40,18 +40,38 @@ pub(super) fn grace(seconds: u32) -> Result<(), Refused> {
 
 pub(super) fn key(key: &CreateKey, now: Timestamp) -> Result<(), Refused> {
     name(&key.name)?;
-    count("scopes", key.scopes.len(), SCOPES_MAX)?;
-    for (place, scope) in key.scopes.iter().enumerate() {
+    scopes(&key.scopes)?;
+    grants("services", key.services.as_deref())?;
+    grants("tools", key.tools.as_deref())?;
+    grants("resources", key.resources.as_deref())?;
+    limits(key.limits.as_deref().unwrap_or_default())?;
+    end(key.expires_at, now)
+}
+
+pub(super) fn update(update: &UpdateKey, now: Timestamp) -> Result<(), Refused> {
+    reason(&update.reason)?;
+    update.name.as_deref().map_or(Ok(()), name)?;
+    update.scopes.as_deref().map_or(Ok(()), scopes)?;
+    grants("services", update.services.set().map(Vec::as_slice))?;
+    grants("tools", update.tools.set().map(Vec::as_slice))?;
+    grants("resources", update.resources.set().map(Vec::as_slice))?;
+    limits(update.limits.as_deref().unwrap_or_default())?;
+    end(update.expires_at.set().copied(), now)
+}
+
+fn scopes(scopes: &[String]) -> Result<(), Refused> {
+    count("scopes", scopes.len(), SCOPES_MAX)?;
+    for (place, scope) in scopes.iter().enumerate() {
         text(&format!("scopes[{place}]"), scope, NAME_CHARS_MAX)?;
         if scope.contains(char::is_whitespace) {
             // Scopes travel in headers and in WWW-Authenticate as a list with spaces between.
             return Err(Refused::invalid(format!("scopes[{place}]: must not hold white space")));
         }
     }
-    grants("services", key.services.as_deref())?;
-    grants("tools", key.tools.as_deref())?;
-    grants("resources", key.resources.as_deref())?;
-    let limits = key.limits.as_deref().unwrap_or_default();
+    Ok(())
+}
+
+fn limits(limits: &[Limit]) -> Result<(), Refused> {
     count("limits", limits.len(), LIMITS_MAX)?;
     for (place, limit) in limits.iter().enumerate() {
         if !limit.is_in_bounds() {
@@ -62,7 +82,11 @@ pub(super) fn key(key: &CreateKey, now: Timestamp) -> Result<(), Refused> {
             )));
         }
     }
-    if key.expires_at.is_some_and(|end| end <= now) {
+    Ok(())
+}
+
+fn end(expires_at: Option<Timestamp>, now: Timestamp) -> Result<(), Refused> {
+    if expires_at.is_some_and(|end| end <= now) {
         return Err(Refused::invalid(format!("expires_at: must be in the future; it is {now} now")));
     }
     Ok(())

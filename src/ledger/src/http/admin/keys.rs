@@ -1,31 +1,37 @@
 //! Keys. A secret is in the answer that made it and nowhere else.
 
+use super::agents::of_own_tenant;
 use super::{check, limit, page};
+use crate::budgets::SpendingKey;
 use crate::http::Service;
-use crate::http::authenticate::Actor;
-use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::authenticate::Caller;
+use crate::http::extract::{Body, Id, Params, Tagged, idempotency, if_match};
 use crate::http::problem::{Code, Refused};
 use crate::store::{Error, KeyFilter, Refusal};
 use crate::{keys, moment};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use protocol::admin::{CreateKey, Key, KeyWithSecret, Page, RevokeKey, RotateKey};
+use protocol::admin::{
+    Because, Budget, CreateKey, Key, KeyWithSecret, Page, Patch, RevokeKey, RotateKey, UpdateKey,
+};
 use protocol::api_key::{KeyHash, Kind};
 use protocol::key::{KeySource, KeyState};
-use protocol::{KeyId, TenantId};
+use protocol::{AgentId, KeyId, TenantId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
-    Extension(Actor(actor)): Extension<Actor>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Body(create): Body<CreateKey>,
 ) -> Result<(StatusCode, Json<KeyWithSecret>), Refused> {
-    let idempotency = idempotency(&headers, &actor, "POST /v1/keys".to_owned(), &create)?;
+    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/keys".to_owned(), &create)?;
     let now = moment::now();
     check::key(&create, now)?;
+    of_own_tenant(&caller, &create.tenant_id)?;
     let secret = moment::fresh_secret(Kind::Agent)?;
     let key = keys::Key {
         id: moment::fresh_id("key_", KeyId::parse)?,
@@ -38,14 +44,15 @@ pub(super) async fn create(
         limits: create.limits.unwrap_or_default(),
         expires_at: create.expires_at,
         agent_id: create.agent_id,
-        source: KeySource::Admin,
+        budget: create.budget,
+        version: 1,
+        source: create.source.unwrap_or(KeySource::Admin),
         created_at: now,
         revoked_at: None,
         last_used_at: None,
     };
     let hash = KeyHash::of(secret.as_bytes());
-    let actor = actor.as_ref().to_owned();
-    let listed = service.store.run(keys::Create { key, hash, actor, idempotency }).await;
+    let listed = service.store.run(keys::Create { key, hash, actor: caller.id(), idempotency }).await;
     let listed = listed.map_err(|error| match error {
         Error::Refused(Refusal::TenantUnknown) => Refused::invalid("tenant_id: no tenant has this id"),
         other => Refused::from(other),
@@ -53,23 +60,35 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(KeyWithSecret { key: listed.shown(now), secret })))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
+    /// Only this tenant's
     tenant_id: Option<TenantId>,
+    /// Only this agent's
+    agent_id: Option<AgentId>,
+    /// Only those that came to be this way
+    source: Option<KeySource>,
+    /// Only those in this state
     state: Option<KeyState>,
+    /// The `next_cursor` of the page before
     cursor: Option<KeyId>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<u32>,
 }
 
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<Page<Key>>, Refused> {
     let limit = limit(params.limit)?;
     let now = moment::now();
     let filter = KeyFilter {
-        tenant_id: params.tenant_id,
+        tenant_id: caller.narrow(params.tenant_id)?,
+        agent_id: params.agent_id,
+        source: params.source,
         state: params.state,
         now,
         after: params.cursor,
@@ -79,53 +98,124 @@ pub(super) async fn list(
     Ok(Json(page(shown, limit, |key: &Key| key.id.to_string())))
 }
 
-pub(super) async fn show(
-    State(service): State<Arc<Service>>,
-    Id(id): Id<KeyId>,
-) -> Result<Json<Key>, Refused> {
+async fn found(service: &Service, caller: &Caller, id: KeyId) -> Result<keys::Listed, Refused> {
     let found = service.store.key(id).await?;
     let listed = found.ok_or_else(|| Refused::new(Code::NotFound, "no key has this id"))?;
-    Ok(Json(listed.shown(moment::now())))
+    caller.own(&listed.key.tenant_id, "key")?;
+    Ok(listed)
+}
+
+fn tagged(listed: keys::Listed) -> Tagged<Key> {
+    Tagged(listed.key.version.to_string(), listed.shown(moment::now()))
+}
+
+pub(super) async fn show(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<KeyId>,
+) -> Result<Tagged<Key>, Refused> {
+    found(&service, &caller, id).await.map(tagged)
+}
+
+pub(super) async fn budget(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<KeyId>,
+) -> Result<Json<Budget>, Refused> {
+    let key = found(&service, &caller, id).await?.key;
+    let month = moment::now().month();
+    let at = SpendingKey { tenant_id: key.tenant_id, key_id: Some(key.id), month };
+    let spent = service.store.spent(at).await?;
+    Ok(Json(Budget { month: month.to_string(), budget: key.budget, spent }))
+}
+
+pub(super) async fn update(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<KeyId>,
+    headers: HeaderMap,
+    Body(update): Body<UpdateKey>,
+) -> Result<Tagged<Key>, Refused> {
+    let now = moment::now();
+    check::update(&update, now)?;
+    let if_version = if_match(&headers)?.as_deref().map(version).transpose()?;
+    let key_id = found(&service, &caller, id).await?.key.id;
+    let operation = keys::Update { key_id, update, if_version, actor: caller.id(), now };
+    service.store.run(operation).await.map(tagged).map_err(administered)
+}
+
+/// A tag of this API is a version. What can't be one was never the tag of anything.
+pub(super) fn version(tag: &str) -> Result<u64, Refused> {
+    tag.parse().map_err(|_| Refused::new(Code::PreconditionFailed, "If-Match is no ETag of this thing"))
+}
+
+/// On these paths the key is what is administered, not what asks, so 403 would name the wrong one.
+fn administered(error: Error) -> Refused {
+    match error {
+        Error::Refused(Refusal::KeyInactive(KeyState::Revoked)) => {
+            Refused::new(Code::Conflict, "the key is revoked, for good; create a new one")
+        }
+        Error::Refused(Refusal::KeyInactive(_)) => {
+            Refused::new(Code::Conflict, "the key has expired; give it another end, or create a new one")
+        }
+        other => Refused::from(other),
+    }
 }
 
 pub(super) async fn rotate(
     State(service): State<Arc<Service>>,
-    Extension(Actor(actor)): Extension<Actor>,
-    Id(key_id): Id<KeyId>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<KeyId>,
+    headers: HeaderMap,
     Body(rotate): Body<RotateKey>,
 ) -> Result<Json<KeyWithSecret>, Refused> {
+    let idempotency = idempotency(&headers, &caller.id(), format!("POST /v1/keys/{id}/rotate"), &rotate)?;
     check::grace(rotate.grace_seconds)?;
+    rotate.reason.as_deref().map_or(Ok(()), check::reason)?;
+    let key_id = found(&service, &caller, id).await?.key.id;
     let secret = moment::fresh_secret(Kind::Agent)?;
     let now = moment::now();
     let operation = keys::Rotate {
         key_id,
         hash: KeyHash::of(secret.as_bytes()),
         grace_seconds: rotate.grace_seconds,
-        actor: actor.as_ref().to_owned(),
+        reason: rotate.reason,
+        idempotency,
+        actor: caller.id(),
         now,
     };
-    let listed = service.store.run(operation).await.map_err(|error| match error {
-        // On this path the key is what is administered, not what asks, so 403 would name the wrong one.
-        Error::Refused(Refusal::KeyInactive(KeyState::Revoked)) => {
-            Refused::new(Code::Conflict, "the key is revoked, for good; create a new one")
-        }
-        Error::Refused(Refusal::KeyInactive(_)) => {
-            Refused::new(Code::Conflict, "the key has expired; create a new one")
-        }
-        other => Refused::from(other),
-    })?;
+    let listed = service.store.run(operation).await.map_err(administered)?;
     Ok(Json(KeyWithSecret { key: listed.shown(now), secret }))
+}
+
+/// Ends a key now. One that has ended before stays as it is.
+pub(super) async fn expire(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<KeyId>,
+    Body(because): Body<Because>,
+) -> Result<Json<Key>, Refused> {
+    check::reason(&because.reason)?;
+    let listed = found(&service, &caller, id).await?;
+    let now = moment::now();
+    if listed.key.expires_at.is_some_and(|end| end <= now) {
+        return Ok(Json(listed.shown(now)));
+    }
+    let update = UpdateKey { expires_at: Patch::Set(now), reason: because.reason, ..UpdateKey::default() };
+    let operation = keys::Update { key_id: listed.key.id, update, if_version: None, actor: caller.id(), now };
+    let listed = service.store.run(operation).await.map_err(administered)?;
+    Ok(Json(listed.shown(now)))
 }
 
 pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
-    Extension(Actor(actor)): Extension<Actor>,
-    Id(key_id): Id<KeyId>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<KeyId>,
     Body(revoke): Body<RevokeKey>,
 ) -> Result<Json<Key>, Refused> {
     check::reason(&revoke.reason)?;
+    let key_id = found(&service, &caller, id).await?.key.id;
     let now = moment::now();
-    let actor = actor.as_ref().to_owned();
-    let listed = service.store.run(keys::Revoke { key_id, reason: revoke.reason, actor, now }).await?;
-    Ok(Json(listed.shown(now)))
+    let operation = keys::Revoke { key_id, reason: revoke.reason, actor: caller.id(), now };
+    Ok(Json(service.store.run(operation).await?.shown(now)))
 }

@@ -1,44 +1,68 @@
-//! What is only read: usage, the audit trail, and the policy's own tables.
+//! Sums: usage, and what shadow rules would have refused.
 
-use super::{limit, page};
-use crate::audit::Kind;
 use crate::http::Service;
+use crate::http::authenticate::Caller;
 use crate::http::extract::Params;
-use crate::http::problem::{Code, Refused};
-use crate::policy_file::InForce;
-use crate::store::{AuditFilter, UsageQuery};
-use axum::Json;
+use crate::http::problem::Refused;
+use crate::store::UsageQuery;
 use axum::extract::State;
-use protocol::admin::{AuditRow, Page, PolicyInForce, UsageRow};
+use axum::{Extension, Json};
+use protocol::admin::{Page, ShadowRow, UsageRow};
 use protocol::audit::Outcome;
-use protocol::{TenantId, Timestamp};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use protocol::{AgentId, KeyId, TenantId, Timestamp};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::sync::Arc;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UsageParams {
+    /// A list of tool, key, tenant, agent and outcome, with commas between
     #[serde(default)]
+    #[schemars(regex(pattern = "^((tool|key|tenant|agent|outcome)(,(tool|key|tenant|agent|outcome))*)?$"))]
     group_by: String,
+    /// Not before the hour of this time
     from: Option<Timestamp>,
+    /// Before this time
     to: Option<Timestamp>,
+    /// Only this tenant's
+    tenant_id: Option<TenantId>,
+    /// Only this key's
+    key_id: Option<KeyId>,
+    /// Only this agent's
+    agent_id: Option<AgentId>,
+    /// Only of this tool
+    tool: Option<String>,
+    /// Only with this outcome
+    outcome: Option<Outcome>,
 }
 
 /// Usage is summed by the hour: an hour counts if any part of it lies between `from` and `to`.
 pub(super) async fn usage(
     State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
     Params(params): Params<UsageParams>,
 ) -> Result<Json<Page<UsageRow>>, Refused> {
-    let mut query = UsageQuery { from: params.from, to: params.to, ..UsageQuery::default() };
+    let mut query = UsageQuery {
+        from: params.from,
+        to: params.to,
+        tenant_id: caller.narrow(params.tenant_id)?,
+        key_id: params.key_id,
+        agent_id: params.agent_id,
+        tool: params.tool,
+        outcome: params.outcome,
+        ..UsageQuery::default()
+    };
     for group in params.group_by.split(',').map(str::trim).filter(|group| !group.is_empty()) {
         match group {
             "tenant" => query.by_tenant = true,
             "key" => query.by_key = true,
             "tool" => query.by_tool = true,
+            "agent" => query.by_agent = true,
+            "outcome" => query.by_outcome = true,
             _ => {
                 return Err(Refused::invalid(
-                    "group_by: a list of tool, key and tenant, with commas between",
+                    "group_by: a list of tool, key, tenant, agent and outcome, with commas between",
                 ));
             }
         }
@@ -46,60 +70,30 @@ pub(super) async fn usage(
     Ok(Json(Page { items: service.store.usage(query).await?, next_cursor: None }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct AuditParams {
+pub(super) struct ShadowParams {
+    /// Not before the hour of this time
+    from: Option<Timestamp>,
+    /// Before this time
+    to: Option<Timestamp>,
+    /// Only this tenant's
     tenant_id: Option<TenantId>,
-    outcome: Option<Outcome>,
-    kind: Option<String>,
-    cursor: Option<u64>,
-    limit: Option<u32>,
+    /// Only of this tool
+    tool: Option<String>,
 }
 
-/// Newest first.
-pub(super) async fn audit(
+pub(super) async fn shadow(
     State(service): State<Arc<Service>>,
-    Params(params): Params<AuditParams>,
-) -> Result<Json<Page<AuditRow<Box<RawValue>>>>, Refused> {
-    if params.kind.as_ref().is_some_and(|asked| Kind::ALL.iter().all(|kind| kind.as_str() != asked)) {
-        let known = Kind::ALL.map(Kind::as_str).join(", ");
-        return Err(Refused::invalid(format!("kind: one of {known}")));
-    }
-    let limit = limit(params.limit)?;
-    let filter = AuditFilter {
-        tenant_id: params.tenant_id,
-        outcome: params.outcome,
-        kind: params.kind,
-        before: params.cursor,
-        limit: limit.saturating_add(1),
+    Extension(caller): Extension<Caller>,
+    Params(params): Params<ShadowParams>,
+) -> Result<Json<Page<ShadowRow>>, Refused> {
+    let query = UsageQuery {
+        from: params.from,
+        to: params.to,
+        tenant_id: caller.narrow(params.tenant_id)?,
+        tool: params.tool,
+        ..UsageQuery::default()
     };
-    let found = service.store.audit(filter).await?;
-    Ok(Json(page(found, limit, |row| row.sequence.to_string())))
-}
-
-fn table(policy: &InForce, name: &str) -> Result<Box<RawValue>, Refused> {
-    let table = policy.tables.get(name).cloned();
-    table.ok_or_else(|| Refused::new(Code::NotFound, format!("the policy in force has no table `{name}`")))
-}
-
-pub(super) async fn tiers(State(service): State<Arc<Service>>) -> Result<Json<Box<RawValue>>, Refused> {
-    table(&service.policy(), "tiers").map(Json)
-}
-
-#[derive(Serialize)]
-pub(super) struct Tools {
-    services: Box<RawValue>,
-}
-
-pub(super) async fn tools(State(service): State<Arc<Service>>) -> Result<Json<Tools>, Refused> {
-    Ok(Json(Tools { services: table(&service.policy(), "services")? }))
-}
-
-pub(super) async fn policy(
-    State(service): State<Arc<Service>>,
-) -> Result<Json<PolicyInForce<Box<RawValue>>>, Refused> {
-    let policy = service.policy();
-    let document = RawValue::from_string(policy.document.clone())
-        .map_err(|_| Refused::new(Code::Internal, "the policy in force is no JSON"))?;
-    Ok(Json(PolicyInForce { version: policy.version().clone(), document }))
+    Ok(Json(Page { items: service.store.shadow(query).await?, next_cursor: None }))
 }

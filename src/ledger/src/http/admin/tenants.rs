@@ -1,30 +1,43 @@
 //! Tenants and their credits.
 
+use super::keys::version;
 use super::{check, limit, page};
+use crate::book::Accounts;
+use crate::budgets::SpendingKey;
 use crate::http::Service;
-use crate::http::authenticate::Actor;
-use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::authenticate::Caller;
+use crate::http::extract::{Body, Id, Params, Tagged, idempotency, if_match};
 use crate::http::problem::{Code, Refused};
+use crate::tenants::{Alter, Change};
 use crate::{moment, tenants};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use protocol::admin::{Balance, CreateTenant, CreditsGranted, GrantCredits, Page, Tenant};
+use protocol::admin::{
+    Balance, Because, Budget, CorrectCredits, CreateTenant, CreditsGranted, GrantCredits, Page, Tenant,
+    UpdateTenant,
+};
 use protocol::{TenantId, TransferId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 
+fn check_tier(service: &Service, tier: &str) -> Result<(), Refused> {
+    if service.policy().policy.tier(tier).is_none() {
+        return Err(Refused::invalid("tier: the policy has no tier of this name; see GET /v1/tiers"));
+    }
+    Ok(())
+}
+
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
-    Extension(Actor(actor)): Extension<Actor>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Body(create): Body<CreateTenant>,
 ) -> Result<(StatusCode, Json<Tenant>), Refused> {
-    let idempotency = idempotency(&headers, &actor, "POST /v1/tenants".to_owned(), &create)?;
+    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/tenants".to_owned(), &create)?;
     check::name(&create.name)?;
-    if service.policy().policy.tier(&create.tier).is_none() {
-        return Err(Refused::invalid("tier: the policy has no tier of this name; see GET /v1/tiers"));
-    }
+    check_tier(&service, &create.tier)?;
     let now = moment::now();
     let credits = match create.credits {
         Some(credits) => Some((credits, moment::fresh_id("trf_", TransferId::parse)?)),
@@ -36,65 +49,164 @@ pub(super) async fn create(
         tier: create.tier,
         created_at: now,
         suspended_at: None,
+        budget: create.budget,
+        version: 1,
     };
-    let actor = actor.as_ref().to_owned();
-    let tenant = service.store.run(tenants::Create { tenant, credits, actor, idempotency, now }).await?;
-    Ok((StatusCode::CREATED, Json(tenant)))
+    let operation = tenants::Create { tenant, credits, actor: caller.id(), idempotency, now };
+    Ok((StatusCode::CREATED, Json(service.store.run(operation).await?)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
+    /// The `next_cursor` of the page before
     cursor: Option<TenantId>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<u32>,
 }
 
+/// Whoever is held to a tenant sees a list of one.
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<Page<Tenant>>, Refused> {
     let limit = limit(params.limit)?;
-    let found = service.store.tenants(params.cursor, limit.saturating_add(1)).await?;
+    let found = match caller.tenant() {
+        Some(own) => service.store.tenant(own.clone()).await?.into_iter().collect(),
+        None => service.store.tenants(params.cursor, limit.saturating_add(1)).await?,
+    };
     let shown = found.into_iter().map(|(tenant, accounts)| tenant.shown(&accounts)).collect();
     Ok(Json(page(shown, limit, |tenant| tenant.id.to_string())))
 }
 
-async fn found(service: &Service, id: TenantId) -> Result<Tenant, Refused> {
+async fn found(
+    service: &Service,
+    caller: &Caller,
+    id: TenantId,
+) -> Result<(tenants::Tenant, Accounts), Refused> {
+    caller.own(&id, "tenant")?;
     let found = service.store.tenant(id).await?;
-    let (tenant, accounts) = found.ok_or_else(|| Refused::new(Code::NotFound, "no tenant has this id"))?;
-    Ok(tenant.shown(&accounts))
+    found.ok_or_else(|| Refused::new(Code::NotFound, "no tenant has this id"))
+}
+
+fn tagged((tenant, accounts): (tenants::Tenant, Accounts)) -> Tagged<Tenant> {
+    Tagged(tenant.version.to_string(), tenant.shown(&accounts))
 }
 
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
-) -> Result<Json<Tenant>, Refused> {
-    found(&service, id).await.map(Json)
+) -> Result<Tagged<Tenant>, Refused> {
+    found(&service, &caller, id).await.map(tagged)
 }
 
 pub(super) async fn balance(
     State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
 ) -> Result<Json<Balance>, Refused> {
-    found(&service, id).await.map(|tenant| Json(tenant.balance))
+    found(&service, &caller, id).await.map(|(_, accounts)| Json(accounts.balance()))
+}
+
+pub(super) async fn budget(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<TenantId>,
+) -> Result<Json<Budget>, Refused> {
+    let (tenant, _) = found(&service, &caller, id).await?;
+    let month = moment::now().month();
+    let spent = service.store.spent(SpendingKey { tenant_id: tenant.id, key_id: None, month }).await?;
+    Ok(Json(Budget { month: month.to_string(), budget: tenant.budget, spent }))
+}
+
+async fn alter(
+    service: &Service,
+    caller: &Caller,
+    tenant_id: TenantId,
+    change: Change,
+    if_version: Option<u64>,
+    reason: String,
+) -> Result<Tagged<Tenant>, Refused> {
+    check::reason(&reason)?;
+    let now = moment::now();
+    let operation = Alter { tenant_id, change, if_version, reason, actor: caller.id(), now };
+    Ok(tagged(service.store.run(operation).await?))
+}
+
+pub(super) async fn update(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<TenantId>,
+    headers: HeaderMap,
+    Body(update): Body<UpdateTenant>,
+) -> Result<Tagged<Tenant>, Refused> {
+    let UpdateTenant { name, tier, budget, reason } = update;
+    name.as_deref().map_or(Ok(()), check::name)?;
+    tier.as_deref().map_or(Ok(()), |tier| check_tier(&service, tier))?;
+    let if_version = if_match(&headers)?.as_deref().map(version).transpose()?;
+    alter(&service, &caller, id, Change::Update { name, tier, budget }, if_version, reason).await
+}
+
+pub(super) async fn suspend(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<TenantId>,
+    Body(because): Body<Because>,
+) -> Result<Tagged<Tenant>, Refused> {
+    alter(&service, &caller, id, Change::Suspend, None, because.reason).await
+}
+
+pub(super) async fn resume(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<TenantId>,
+    Body(because): Body<Because>,
+) -> Result<Tagged<Tenant>, Refused> {
+    alter(&service, &caller, id, Change::Resume, None, because.reason).await
 }
 
 pub(super) async fn grant(
     State(service): State<Arc<Service>>,
-    Extension(Actor(actor)): Extension<Actor>,
+    Extension(caller): Extension<Caller>,
     Id(tenant_id): Id<TenantId>,
     headers: HeaderMap,
     Body(grant): Body<GrantCredits>,
 ) -> Result<(StatusCode, Json<CreditsGranted>), Refused> {
     let route = format!("POST /v1/tenants/{tenant_id}/credits");
-    let idempotency = idempotency(&headers, &actor, route, &grant)?;
+    let idempotency = idempotency(&headers, &caller.id(), route, &grant)?;
     check::reason(&grant.reason)?;
     let operation = tenants::Grant {
         tenant_id,
         amount: grant.amount,
         reason: grant.reason,
         id: moment::fresh_id("trf_", TransferId::parse)?,
-        actor: actor.as_ref().to_owned(),
+        actor: caller.id(),
+        idempotency,
+        now: moment::now(),
+    };
+    Ok((StatusCode::CREATED, Json(service.store.run(operation).await?)))
+}
+
+pub(super) async fn correct(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(tenant_id): Id<TenantId>,
+    headers: HeaderMap,
+    Body(correct): Body<CorrectCredits>,
+) -> Result<(StatusCode, Json<CreditsGranted>), Refused> {
+    let route = format!("POST /v1/tenants/{tenant_id}/corrections");
+    let idempotency = idempotency(&headers, &caller.id(), route, &correct)?;
+    check::reason(&correct.reason)?;
+    let operation = tenants::Correct {
+        tenant_id,
+        direction: correct.direction,
+        amount: correct.amount,
+        reason: correct.reason,
+        id: moment::fresh_id("trf_", TransferId::parse)?,
+        actor: caller.id(),
         idempotency,
         now: moment::now(),
     };

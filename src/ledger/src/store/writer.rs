@@ -1,38 +1,39 @@
 //! The one thread that writes. It takes all that waits, applies it in one transaction, and answers after the commit:
 //! one fsync for many callers (group commit).
 
-use super::{connect, load, save};
+use super::newest::Newest;
+use super::sql::{self, Connection, Purpose};
+use super::{load, save};
+use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::store::{Needs, Unavailable, Work};
-use rusqlite::{Connection, TransactionBehavior};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, watch};
-use tracing::{error, info, warn};
+use tokio::sync::mpsc;
+use tracing::{error, info};
 
 /// At most so many operations in one transaction, so that the first of them does not wait for ever.
 const BATCH_MAX: usize = 1024;
 
 /// What the thread owns.
 pub(super) struct Writer {
-    path: PathBuf,
+    database: Database,
     connection: Connection,
     queue: mpsc::Receiver<Box<dyn Work>>,
-    newest_change: watch::Sender<u64>,
+    newest: Arc<Newest>,
     metrics: Arc<Metrics>,
     failing: bool,
 }
 
 impl Writer {
     pub(super) fn new(
-        path: &Path,
+        database: &Database,
         connection: Connection,
         queue: mpsc::Receiver<Box<dyn Work>>,
-        newest_change: watch::Sender<u64>,
+        newest: Arc<Newest>,
         metrics: Arc<Metrics>,
     ) -> Writer {
-        Writer { path: path.to_owned(), connection, queue, newest_change, metrics, failing: false }
+        Writer { database: database.clone(), connection, queue, newest, metrics, failing: false }
     }
 
     /// Runs until every sender is gone and the queue is empty.
@@ -40,12 +41,13 @@ impl Writer {
         let mut batch: Vec<Box<dyn Work>> = Vec::with_capacity(BATCH_MAX);
         while self.queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
             let began = Instant::now();
-            let durable = match commit(&mut self.connection, &mut batch) {
+            let durable = match self.usable_connection().and_then(|connection| commit(connection, &mut batch))
+            {
                 Ok(committed) => {
                     self.metrics.committed(batch.len(), began.elapsed(), &committed);
                     // Before the answers: who revoked a key and then asks the feed must find it there.
                     if let Some(newest) = committed.newest_change {
-                        self.newest_change.send_replace(newest);
+                        self.newest.reached(newest);
                     }
                     self.recovered();
                     Ok(())
@@ -61,6 +63,14 @@ impl Writer {
         }
     }
 
+    /// The connection, opened anew where the last one was lost.
+    fn usable_connection(&mut self) -> sql::Result<&Connection> {
+        if !self.connection.is_usable() {
+            self.connection = Connection::open(&self.database, Purpose::Write)?;
+        }
+        Ok(&self.connection)
+    }
+
     fn recovered(&mut self) {
         if self.failing {
             self.failing = false;
@@ -68,20 +78,12 @@ impl Writer {
         }
     }
 
-    /// Notes a failure, and opens the database anew where the connection may be to blame.
-    fn failed(&mut self, cause: &rusqlite::Error) {
+    fn failed(&mut self, cause: &sql::Error) {
         self.metrics.commit_failures.inc();
         if !self.failing {
-            error!(%cause, path = %self.path.display(), "the database fails; writes answer 503 until it recovers");
+            error!(%cause, database = %self.database, "the database fails; writes answer 503 until it recovers");
         }
         self.failing = true;
-        if self.connection.is_autocommit() {
-            return;
-        }
-        match connect(&self.path) {
-            Ok(connection) => self.connection = connection,
-            Err(cause) => warn!(%cause, "the database could not be opened anew"),
-        }
     }
 }
 
@@ -92,30 +94,30 @@ pub struct Committed {
     pub transfers: Vec<&'static str>,
     /// Decisions by outcome.
     pub outcomes: Vec<(&'static str, u64)>,
+    /// Decisions that filters could not keep and told of.
+    pub decisions_dropped: u64,
     /// Where the change feed stands, if it moved.
     pub newest_change: Option<u64>,
 }
 
 /// Applies a batch in one transaction. On an error nothing of it is in the database.
-pub(super) fn commit(
-    connection: &mut Connection,
-    batch: &mut [Box<dyn Work>],
-) -> rusqlite::Result<Committed> {
+pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sql::Result<Committed> {
     let mut needs = Needs::default();
     for work in batch.iter() {
         work.needs(&mut needs);
     }
-    // Immediate: what is loaded here can't be changed by another process before it is written.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut rows = load::load(&transaction, &needs)?;
-    for work in batch.iter_mut() {
-        work.apply(&mut rows);
-    }
-    let newest_change = if rows.is_dirty() { save::save(&transaction, &rows)? } else { None };
-    transaction.commit()?;
+    let (rows, newest_change) = connection.write(|connection| {
+        let mut rows = load::load(connection, &needs)?;
+        for work in batch.iter_mut() {
+            work.apply(&mut rows);
+        }
+        let newest_change = if rows.is_dirty() { save::save(connection, &rows)? } else { None };
+        Ok((rows, newest_change))
+    })?;
     Ok(Committed {
         transfers: rows.journal.iter().map(|line| line.transfer.kind.as_str()).collect(),
         outcomes: rows.outcomes().collect(),
+        decisions_dropped: rows.decisions_dropped,
         newest_change,
     })
 }

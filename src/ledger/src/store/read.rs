@@ -1,45 +1,54 @@
 //! From columns to the crate's types. A column that holds what this program never wrote is an error, not a default.
 
+use super::sql::{Error, Param, Result, Row};
 use crate::book::{Accounts, Late, Request, Reservation, State};
+use crate::chain::{Checkpoint, CheckpointHead};
+use crate::credentials::{Door, ServiceCredential};
 use crate::keys::{Key, Secret};
+use crate::store::rows::outcome;
 use crate::tenants::Tenant;
-use protocol::admin::Balance;
+use protocol::admin::{Agent, AuditRow, Balance, Role};
+use protocol::api_key::KeyHash;
+use protocol::audit::Digest;
 use protocol::{Credits, Timestamp};
-use rusqlite::types::Type;
-use rusqlite::{Error, Result, Row};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use std::fmt::Display;
 
 /// Columns of [`tenant`], in its order.
-pub const TENANT: &str = "tenants.id, tenants.name, tenants.tier, tenants.created_at, tenants.suspended_at";
+pub const TENANT: &str = "tenants.id, tenants.name, tenants.tier, tenants.created_at, tenants.suspended_at, \
+     tenants.budget, tenants.version";
 /// Columns of [`accounts`], in its order.
 pub const ACCOUNTS: &str = "accounts.granted, accounts.available, accounts.pending, accounts.posted";
 /// Columns of [`key`], in its order.
 pub const KEY: &str = "keys.id, keys.tenant_id, keys.name, keys.scopes, keys.services, keys.tools, \
      keys.resources, keys.limits, keys.expires_at, keys.agent_id, keys.source, keys.created_at, \
-     keys.revoked_at, keys.last_used_at";
+     keys.revoked_at, keys.last_used_at, keys.budget, keys.version";
+/// Columns of [`service_credential`], in its order.
+pub const SERVICE_CREDENTIAL: &str = "hash, id, door, name, role, tenant_id, created_at, revoked_at";
+/// Columns of [`audit`], in its order.
+pub const AUDIT: &str = "sequence, recorded_at, kind, actor, tenant_id, outcome, detail";
+/// Columns of [`checkpoint`], in its order.
+pub const CHECKPOINT: &str =
+    "number, first, last, sealed_at, previous, root, hash, public_key, signature, leaves";
 /// Columns of [`reservation`], in its order.
 pub const RESERVATION: &str = "id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, \
      reserved_at, expires_at, available_after, state, asked, charged";
 
 /// How many columns [`KEY`] has.
-pub const KEY_COLUMNS: usize = 14;
+pub const KEY_COLUMNS: usize = 16;
 /// How many columns [`TENANT`] has.
-pub const TENANT_COLUMNS: usize = 5;
-
-fn broken(column: usize, why: impl Display) -> Error {
-    Error::FromSqlConversionFailure(column, Type::Text, why.to_string().into())
-}
+pub const TENANT_COLUMNS: usize = 7;
 
 /// A text that one of the crate's types parses.
 pub fn text<T: TryFrom<String, Error: Display>>(row: &Row<'_>, column: usize) -> Result<T> {
-    T::try_from(row.get(column)?).map_err(|why| broken(column, why))
+    T::try_from(row.get::<String>(column)?).map_err(|why| Error::broken(column, why))
 }
 
 /// A text or nothing.
 pub fn text_or_null<T: TryFrom<String, Error: Display>>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
     let value: Option<String> = row.get(column)?;
-    value.map(T::try_from).transpose().map_err(|why| broken(column, why))
+    value.map(T::try_from).transpose().map_err(|why| Error::broken(column, why))
 }
 
 /// A moment.
@@ -49,31 +58,33 @@ pub fn moment(row: &Row<'_>, column: usize) -> Result<Timestamp> {
 
 /// A moment or nothing.
 pub fn moment_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
-    Ok(row.get::<_, Option<u64>>(column)?.map(Timestamp::from_millis))
+    Ok(row.get::<Option<u64>>(column)?.map(Timestamp::from_millis))
 }
 
 /// An amount.
 pub fn credits(row: &Row<'_>, column: usize) -> Result<Credits> {
-    Credits::try_from(row.get::<_, u64>(column)?).map_err(|why| broken(column, why))
+    Credits::try_from(row.get::<u64>(column)?).map_err(|why| Error::broken(column, why))
 }
 
 fn credits_or_null(row: &Row<'_>, column: usize) -> Result<Option<Credits>> {
     let value: Option<u64> = row.get(column)?;
-    value.map(Credits::try_from).transpose().map_err(|why| broken(column, why))
+    value.map(Credits::try_from).transpose().map_err(|why| Error::broken(column, why))
 }
 
 /// JSON.
 pub fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T> {
-    let value = row.get_ref(column)?.as_str().map_err(|why| broken(column, why))?;
-    serde_json::from_str(value).map_err(|why| broken(column, why))
+    json_or_null(row, column)?.ok_or_else(|| Error::broken(column, "it is missing"))
 }
 
 fn json_or_null<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Option<T>> {
-    let value = row.get_ref(column)?.as_str_or_null().map_err(|why| broken(column, why))?;
-    value.map(serde_json::from_str).transpose().map_err(|why| broken(column, why))
+    match row.column(column)? {
+        Param::Null => Ok(None),
+        Param::Text(text) => serde_json::from_str(text).map(Some).map_err(|why| Error::broken(column, why)),
+        Param::Integer(_) | Param::Bytes(_) => Err(Error::broken(column, "it is no text")),
+    }
 }
 
-/// The five columns of [`TENANT`] from `first` on.
+/// The columns of [`TENANT`] from `first` on.
 pub fn tenant(row: &Row<'_>, first: usize) -> Result<Tenant> {
     let at = |offset: usize| first.saturating_add(offset);
     Ok(Tenant {
@@ -82,6 +93,8 @@ pub fn tenant(row: &Row<'_>, first: usize) -> Result<Tenant> {
         tier: row.get(at(2))?,
         created_at: moment(row, at(3))?,
         suspended_at: moment_or_null(row, at(4))?,
+        budget: credits_or_null(row, at(5))?,
+        version: row.get(at(6))?,
     })
 }
 
@@ -94,7 +107,7 @@ pub fn accounts(row: &Row<'_>, first: usize) -> Result<Accounts> {
         pending: credits(row, at(2))?,
         posted: credits(row, at(3))?,
     };
-    Accounts::from_rows(balance).map_err(|why| broken(first, why))
+    Accounts::from_rows(balance).map_err(|why| Error::broken(first, why))
 }
 
 /// The columns of [`KEY`] from the first on.
@@ -114,7 +127,67 @@ pub fn key(row: &Row<'_>) -> Result<Key> {
         created_at: moment(row, 11)?,
         revoked_at: moment_or_null(row, 12)?,
         last_used_at: moment_or_null(row, 13)?,
+        budget: credits_or_null(row, 14)?,
+        version: row.get(15)?,
     })
+}
+
+/// The columns of [`SERVICE_CREDENTIAL`].
+pub fn service_credential(row: &Row<'_>) -> Result<(KeyHash, ServiceCredential)> {
+    let door: String = row.get(2)?;
+    let role: String = row.get(4)?;
+    let credential = ServiceCredential {
+        id: text(row, 1)?,
+        door: if door == Door::Admin.as_str() { Door::Admin } else { Door::Filter },
+        name: row.get(3)?,
+        role: Role::ALL
+            .into_iter()
+            .find(|known| known.as_str() == role)
+            .ok_or_else(|| Error::broken(4, "an unknown role"))?,
+        tenant_id: text_or_null(row, 5)?,
+        created_at: moment(row, 6)?,
+        revoked_at: moment_or_null(row, 7)?,
+    };
+    Ok((KeyHash::from_bytes(row.get(0)?), credential))
+}
+
+/// `id, tenant_id, name, created_at`.
+pub fn agent(row: &Row<'_>) -> Result<Agent> {
+    Ok(Agent { id: text(row, 0)?, tenant_id: text(row, 1)?, name: row.get(2)?, created_at: moment(row, 3)? })
+}
+
+/// The columns of [`AUDIT`].
+pub fn audit(row: &Row<'_>) -> Result<AuditRow<Box<RawValue>>> {
+    Ok(AuditRow {
+        sequence: row.get(0)?,
+        recorded_at: moment(row, 1)?,
+        kind: row.get(2)?,
+        actor: row.get(3)?,
+        tenant_id: text_or_null(row, 4)?,
+        outcome: row.get::<Option<String>>(5)?.as_deref().and_then(outcome),
+        detail: json(row, 6)?,
+    })
+}
+
+/// The columns of [`CHECKPOINT`].
+pub fn checkpoint(row: &Row<'_>) -> Result<Checkpoint> {
+    Ok(Checkpoint {
+        number: row.get(0)?,
+        first: row.get(1)?,
+        last: row.get(2)?,
+        sealed_at: moment(row, 3)?,
+        previous: Digest::from_bytes(row.get(4)?),
+        root: Digest::from_bytes(row.get(5)?),
+        hash: Digest::from_bytes(row.get(6)?),
+        public_key: row.get(7)?,
+        signature: row.get(8)?,
+        leaves: row.get(9)?,
+    })
+}
+
+/// `number, last, hash`.
+pub fn checkpoint_head(row: &Row<'_>) -> Result<CheckpointHead> {
+    Ok(CheckpointHead { number: row.get(0)?, last: row.get(1)?, hash: Digest::from_bytes(row.get(2)?) })
 }
 
 /// `key_id, created_at, expires_at` from `first` on.
@@ -139,7 +212,7 @@ pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
         ("posted", Some(Late { charged, .. })) => State::Posted { credits: charged },
         ("voided", None) => State::Voided,
         ("expired", late) => State::Expired { late },
-        _ => return Err(broken(11, "a state that does not go with the charge beside it")),
+        _ => return Err(Error::broken(11, "a state that does not go with the charge beside it")),
     };
     Ok(Reservation {
         request: Request {

@@ -1,10 +1,13 @@
-//! The store suite on SQLite, and what only a file can suffer.
+//! SQLite: the suite, and what only a file can suffer.
 
-use super::{Sqlite, schema};
+#![allow(clippy::arithmetic_side_effects)]
+
 use crate::credentials::Initialise;
+use crate::database::Database;
 use crate::metrics::Metrics;
+use crate::store::sql::{self, Purpose};
 use crate::store::suite::{self, Fresh, assert_lawful, balance, credits, new_tenant, payer, reserve};
-use crate::store::{Error, Store, Unavailable};
+use crate::store::{Error, OpenError, Relational, Store, Unavailable, laws, schema};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,14 +20,18 @@ fn file(directory: &TempDir) -> PathBuf {
     directory.path().join("ledger.db")
 }
 
-fn open(directory: &TempDir) -> Sqlite {
-    Sqlite::open(&file(directory), Arc::new(Metrics::default())).unwrap()
+fn database(directory: &TempDir) -> Database {
+    Database::Sqlite(file(directory))
 }
 
-fn fresh() -> (Sqlite, TempDir) {
+fn open(directory: &TempDir) -> Relational {
+    Relational::open(&database(directory), Arc::new(Metrics::default())).unwrap()
+}
+
+fn fresh() -> (Relational, TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let operation = Initialise { credentials: Vec::new(), now: suite::at(0) };
-    Sqlite::initialise(&file(&directory), operation).unwrap().unwrap();
+    let operation = Initialise { credentials: Vec::new() };
+    Relational::initialise(&database(&directory), operation).unwrap().unwrap();
     (open(&directory), directory)
 }
 
@@ -78,6 +85,37 @@ async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_and_they_go_on_once_there_is_room() {
+    let (sqlite, directory) = fresh();
+    sqlite.close().await;
+    let other = Connection::open(file(&directory)).unwrap();
+    other.execute_batch("CREATE TABLE filler AS SELECT zeroblob(1000000) AS bytes").unwrap();
+    let pages: u32 = other.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    // SQLite fails as it does on a full disk once the file would need more pages than this.
+    let full = sql::Connection::open(&database(&directory), Purpose::Write).unwrap();
+    full.first(&format!("PRAGMA max_page_count = {}", pages + 8), &[], |_| Ok(())).unwrap();
+    let relational = Relational::with(full, &database(&directory), Arc::new(Metrics::default()));
+    let store: Arc<dyn Store> = Arc::new(relational.unwrap());
+    let (tenant, key) = payer(store.as_ref(), 1_000_000).await;
+    let mut reserved = 0;
+    let refused = loop {
+        match store.run(reserve(&format!("r{reserved}"), &key, 1, suite::at(1))).await {
+            Ok(_) => reserved += 1,
+            Err(refused) => break refused,
+        }
+        assert!(reserved < 10_000, "the disk never filled");
+    };
+    assert_eq!(refused, Error::Unavailable(Unavailable::Failed));
+    assert_eq!(balance(store.as_ref(), &tenant).await.pending, credits(reserved));
+
+    other.execute_batch("DROP TABLE filler").unwrap();
+    store.run(reserve(&format!("r{reserved}"), &key, 1, suite::at(1))).await.unwrap();
+    assert_eq!(balance(store.as_ref(), &tenant).await.pending, credits(reserved + 1));
+    let seen = sql::Connection::open(&database(&directory), Purpose::Read).unwrap();
+    assert_eq!(laws::broken(&seen).unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writes_that_wait_at_a_stop_are_finished_and_later_ones_are_refused() {
     let (sqlite, directory) = fresh();
     let sqlite = Arc::new(sqlite);
@@ -128,12 +166,13 @@ async fn a_full_queue_refuses_at_once() {
 #[test]
 fn a_file_that_is_not_ours_or_newer_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
-    let missing = Sqlite::open(&file(&directory), Arc::default());
-    assert!(matches!(missing, Err(super::OpenError::NotInitialised)));
+    let missing = Relational::open(&database(&directory), Arc::default());
+    assert!(matches!(missing, Err(OpenError::NotInitialised)));
     let connection = Connection::open(file(&directory)).unwrap();
-    assert_eq!(schema::version(&connection).unwrap(), schema::Version::Empty);
+    let seen = sql::Connection::open(&database(&directory), Purpose::Write).unwrap();
+    assert_eq!(schema::version(&seen).unwrap(), schema::Version::Empty);
     connection.pragma_update(None, "user_version", 99).unwrap();
-    assert!(matches!(Sqlite::open(&file(&directory), Arc::default()), Err(super::OpenError::TooNew)));
+    assert!(matches!(Relational::open(&database(&directory), Arc::default()), Err(OpenError::TooNew)));
 }
 
 #[cfg(unix)]

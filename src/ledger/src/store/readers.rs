@@ -1,9 +1,8 @@
 //! Read-only connections, so that a read never waits for the writer, nor the writer for a read.
 
-use super::BUSY_TIMEOUT;
+use super::sql::{self, Connection, Purpose};
+use crate::database::Database;
 use crate::store::Unavailable;
-use rusqlite::{Connection, OpenFlags};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -16,33 +15,38 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connections that are at rest, and how many may be in use.
 pub(super) struct Readers {
-    path: PathBuf,
+    database: Database,
     at_rest: Arc<Mutex<Vec<Connection>>>,
     turns: Arc<Semaphore>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Readers {
-        Readers { path: path.to_owned(), at_rest: Arc::default(), turns: Arc::new(Semaphore::new(READERS)) }
+    pub(super) fn new(database: &Database) -> Readers {
+        let turns = Arc::new(Semaphore::new(READERS));
+        Readers { database: database.clone(), at_rest: Arc::default(), turns }
     }
 
     /// Runs one read. A connection on which it failed is not used again.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned())
             .await
             .map_err(|_| Unavailable::Busy)?
             .map_err(|_| Unavailable::Stopping)?;
-        let (path, at_rest) = (self.path.clone(), Arc::clone(&self.at_rest));
+        let (database, at_rest) = (self.database.clone(), Arc::clone(&self.at_rest));
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let rested = at_rest.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connection = rested.map_or_else(|| open(&path), Ok)?;
-            let answer = read(&connection)?;
+            let rested = take_usable(&at_rest);
+            let connection = rested.map_or_else(|| Connection::open(&database, Purpose::Read), Ok)?;
+            // What broke this connection broke those that rest as well, which nobody notices before they are used: once
+            // the database is back, each would cost another answer.
+            let answer = read(&connection).inspect_err(|_| {
+                at_rest.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            })?;
             at_rest.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            Ok::<T, rusqlite::Error>(answer)
+            Ok::<T, sql::Error>(answer)
         });
         match done.await {
             Ok(Ok(answer)) => Ok(answer),
@@ -55,10 +59,8 @@ impl Readers {
     }
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(connection)
+/// One that rested, leaving out those that the server has closed meanwhile.
+fn take_usable(at_rest: &Mutex<Vec<Connection>>) -> Option<Connection> {
+    let mut at_rest = at_rest.lock().unwrap_or_else(PoisonError::into_inner);
+    std::iter::from_fn(|| at_rest.pop()).find(Connection::is_usable)
 }

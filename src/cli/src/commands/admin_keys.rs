@@ -1,0 +1,122 @@
+//! `agentrelay admin-keys`: who may administer, and how much.
+
+use super::connection::{self, Connection};
+use super::tenants::tenant_id;
+use crate::output;
+use clap::{Args, Subcommand, ValueEnum};
+use protocol::admin::{AdminKey, Because, CreateAdminKey, Role};
+use protocol::{AdminKeyId, InvalidId, TenantId};
+
+/// Admin keys: who may administer, and how much
+#[derive(Args)]
+#[command(after_help = "Examples:
+  agentrelay admin-keys create --name 'on call' --role operator
+  agentrelay admin-keys create --name 'Acme' --role owner --tenant ten_...    # sees and touches only that tenant
+  agentrelay admin-keys create --name 'audit 2026' --role auditor
+  agentrelay admin-keys list
+  agentrelay admin-keys revoke adm_... --reason 'left the team'
+
+An auditor reads; an operator also runs keys, tenants, credits and agents; an owner also administers and sets policy.")]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Named {
+    Owner,
+    Operator,
+    Auditor,
+}
+
+impl From<Named> for Role {
+    fn from(named: Named) -> Role {
+        match named {
+            Named::Owner => Role::Owner,
+            Named::Operator => Role::Operator,
+            Named::Auditor => Role::Auditor,
+        }
+    }
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make an admin key; its secret is shown this once
+    Create {
+        /// For people
+        #[arg(long)]
+        name: String,
+        /// What it may do
+        #[arg(long, value_enum)]
+        role: Named,
+        /// Hold it to this tenant
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+    },
+    /// List admin keys
+    List {
+        /// Those held to this tenant only
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+    },
+    /// Withdraw an admin key for good
+    Revoke {
+        /// The admin key, adm_...
+        #[arg(value_parser = admin_key_id)]
+        id: AdminKeyId,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let ledger = self.connection.open()?;
+        let json = self.connection.json;
+        match self.action {
+            Action::Create { name, role, tenant } => {
+                let create = CreateAdminKey { name, role: role.into(), tenant_id: tenant };
+                let made = ledger.create_admin_key(&create).await?;
+                if json {
+                    return output::json(&made);
+                }
+                list(std::slice::from_ref(&made.key))?;
+                output::fields(&[("secret", made.secret)])?;
+                output::note("Keep the secret now: it is stored nowhere and can't be shown again.");
+                Ok(())
+            }
+            Action::List { tenant } => {
+                let keys = async |cursor: Option<&str>| ledger.admin_keys(tenant.as_ref(), cursor).await;
+                let keys = connection::all(keys).await?;
+                if json { output::json(&keys) } else { list(&keys) }
+            }
+            Action::Revoke { id, reason } => {
+                let revoked = ledger.revoke_admin_key(&id, &Because { reason }).await?;
+                if json { output::json(&revoked) } else { list(&[revoked]) }
+            }
+        }
+    }
+}
+
+fn admin_key_id(text: &str) -> Result<AdminKeyId, InvalidId> {
+    AdminKeyId::parse(text)
+}
+
+fn list(keys: &[AdminKey]) -> anyhow::Result<()> {
+    let row = |key: &AdminKey| {
+        [
+            key.id.to_string(),
+            key.name.clone(),
+            key.role.to_string(),
+            output::or_dash(key.tenant_id.as_ref()),
+            key.created_at.to_string(),
+            output::or_dash(key.revoked_at),
+        ]
+    };
+    let rows: Vec<_> = keys.iter().map(row).collect();
+    Ok(output::table(["id", "name", "role", "tenant", "created", "revoked"], &rows)?)
+}

@@ -1,0 +1,135 @@
+//! Exports of the audit trail, and their verification.
+
+use super::Connection;
+use crate::output;
+use anyhow::{Context, bail};
+use clap::Args;
+use client::Client;
+use ledger::chain::{Fault, Summary, Verifier};
+use protocol::audit::Digest;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// An export; without one the ledger is asked for its whole trail
+    file: Option<PathBuf>,
+    /// What was sealed on this day only, where the ledger is asked
+    #[arg(long, conflicts_with = "file")]
+    day: Option<String>,
+    /// Trust only checkpoints that this key signed; give it again for another one
+    #[arg(long, value_name = "HEX")]
+    public_key: Vec<String>,
+    /// The hash of a checkpoint, from an earlier verification, that must be in it
+    #[arg(long, value_name = "HASH", value_parser = digest)]
+    checkpoint: Option<Digest>,
+}
+
+fn digest(text: &str) -> Result<Digest, &'static str> {
+    Digest::parse(text).ok_or("a hash is 64 lowercase hexadecimal digits")
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub async fn run(self, connection: &Connection) -> anyhow::Result<()> {
+        let named: BTreeSet<String> = self.public_key.into_iter().collect();
+        let summary = match &self.file {
+            Some(file) => {
+                let is_pinned = !named.is_empty();
+                let verifier = Verifier::new(Some(named).filter(|_| is_pinned), self.checkpoint);
+                let summary = of_file(file, verifier)?;
+                if !is_pinned {
+                    output::note(
+                        "No --public-key was given: compare the keys below with those of the ledger.",
+                    );
+                }
+                summary
+            }
+            None => {
+                let ledger = connection.open()?;
+                let trusted = if named.is_empty() {
+                    ledger.audit_keys().await?.known.into_iter().map(|key| key.public_key).collect()
+                } else {
+                    named
+                };
+                of_ledger(&ledger, self.day.as_deref(), Verifier::new(Some(trusted), self.checkpoint)).await?
+            }
+        };
+        tell(&summary, connection.json)
+    }
+}
+
+fn found(fault: Fault) -> anyhow::Error {
+    anyhow::Error::new(fault).context("the audit trail is not as it was sealed")
+}
+
+fn of_file(file: &Path, mut verifier: Verifier) -> anyhow::Result<Summary> {
+    let unreadable = || format!("{} can't be read", file.display());
+    let mut reader = BufReader::new(File::open(file).with_context(unreadable)?);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).with_context(unreadable)? > 0 {
+        verifier.line(line.strip_suffix(b"\n").unwrap_or(&line)).map_err(found)?;
+        line.clear();
+    }
+    verifier.finish().map_err(found)
+}
+
+async fn of_ledger(ledger: &Client, day: Option<&str>, mut verifier: Verifier) -> anyhow::Result<Summary> {
+    let mut export = ledger.export_audit(day).await?;
+    let mut rest: Vec<u8> = Vec::new();
+    while let Some(piece) = export.piece().await? {
+        rest.extend_from_slice(&piece);
+        let mut lines = rest.split(|byte| *byte == b'\n').peekable();
+        let mut unfinished = Vec::new();
+        while let Some(line) = lines.next() {
+            // What follows the last line feed is the begin of the next line.
+            if lines.peek().is_none() {
+                unfinished = line.to_vec();
+            } else {
+                verifier.line(line).map_err(found)?;
+            }
+        }
+        rest = unfinished;
+    }
+    if !rest.is_empty() {
+        bail!("the export broke off in the middle of a line");
+    }
+    verifier.finish().map_err(found)
+}
+
+fn tell(summary: &Summary, json: bool) -> anyhow::Result<()> {
+    let Summary { rows, unsealed, checkpoints, removed, decisions_dropped, head, public_keys } = summary;
+    if json {
+        return output::json(&serde_json::json!({
+            "valid": true, "rows": rows, "unsealed": unsealed, "checkpoints": checkpoints, "removed": removed,
+            "decisions_dropped": decisions_dropped, "head": head, "public_keys": public_keys,
+        }));
+    }
+    let keys: Vec<&str> = public_keys.iter().map(String::as_str).collect();
+    Ok(output::fields(&[
+        ("rows", format!("{rows}, all as they were sealed")),
+        ("of these not sealed yet", unsealed.to_string()),
+        ("checkpoints", checkpoints.to_string()),
+        ("removed by age up to row", removed.to_string()),
+        ("decisions lost by filters", decisions_dropped.to_string()),
+        ("last checkpoint", output::or_dash(*head)),
+        ("signed by", keys.join(" ")),
+    ])?)
+}
+
+/// Writes an export as it comes.
+pub async fn export(ledger: &Client, day: Option<&str>, to: Option<&Path>) -> anyhow::Result<()> {
+    let mut export = ledger.export_audit(day).await?;
+    let mut target: Box<dyn Write> = match to {
+        Some(path) => {
+            Box::new(File::create(path).with_context(|| format!("{} can't be written", path.display()))?)
+        }
+        None => Box::new(std::io::stdout()),
+    };
+    while let Some(piece) = export.piece().await? {
+        target.write_all(&piece)?;
+    }
+    Ok(target.flush()?)
+}

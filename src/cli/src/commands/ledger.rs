@@ -1,0 +1,57 @@
+//! `agentrelay ledger`: what is done to a ledger's database as a whole.
+
+use crate::output;
+use clap::{Args, Subcommand};
+use ledger::Database;
+
+/// The ledger's database as a whole
+#[derive(Args)]
+#[command(after_help = "Example:
+  agentrelay ledger move --from sqlite:agentrelay.db --to postgres://ledger@db.internal/ledger")]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Copy a ledger from SQLite to an empty PostgreSQL database, and verify the copy
+    ///
+    /// Stop the ledger first: while rows are copied it can't write, and what it wrote afterwards would stay behind.
+    /// The source is left as it is.
+    Move {
+        /// Where it is, sqlite:PATH
+        #[arg(long, value_name = "URL")]
+        from: Database,
+        /// Where it goes, postgres://USER:PASSWORD@HOST:PORT/NAME; in the environment `ps` doesn't show the password
+        #[arg(long, value_name = "URL", env = "AGENTRELAY_MOVE_TO", hide_env_values = true)]
+        to: Database,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Action::Move { from, to, json } = self.action;
+        let there = to.to_string();
+        let moving = tokio::task::spawn_blocking(move || {
+            ledger::relocate::relocate(&from, &to, |table| output::progress(&format!("{table} ...")))
+        });
+        let moved = moving.await??;
+        output::done();
+        if json {
+            let tables: serde_json::Map<_, _> =
+                moved.tables.into_iter().map(|(name, rows)| (name, rows.into())).collect();
+            return output::json(&serde_json::json!({"verified": true, "rows": tables}));
+        }
+        let rows: Vec<_> = moved.tables.into_iter().map(|(name, rows)| [name, rows.to_string()]).collect();
+        output::table(["table", "rows"], &rows)?;
+        output::note(&format!(
+            "Every row is in {there} as it was; the laws of money hold, and so does the audit chain."
+        ));
+        Ok(())
+    }
+}

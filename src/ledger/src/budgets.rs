@@ -1,0 +1,76 @@
+//! Budgets: the most that a tenant or a key may spend in a calendar month (UTC).
+//!
+//! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
+//! that month. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
+
+use crate::book::{Transfer, TransferKind};
+use crate::store::{Refusal, Rows};
+use protocol::{Credits, KeyId, Month, TenantId};
+
+/// Whose spending, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpendingKey {
+    /// The tenant.
+    pub tenant_id: TenantId,
+    /// The key, or the tenant as a whole.
+    pub key_id: Option<KeyId>,
+    /// The month.
+    pub month: Month,
+}
+
+/// Whose budget is spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payer {
+    /// The key's.
+    Key,
+    /// The tenant's.
+    Tenant,
+}
+
+fn sums(tenant_id: &TenantId, key_id: &KeyId, month: Month) -> [(Payer, SpendingKey); 2] {
+    let key = |key_id| SpendingKey { tenant_id: tenant_id.clone(), key_id, month };
+    [(Payer::Key, key(Some(key_id.clone()))), (Payer::Tenant, key(None))]
+}
+
+/// Is there room for so much more in both budgets.
+pub fn check(
+    rows: &Rows,
+    tenant_id: &TenantId,
+    key_id: &KeyId,
+    month: Month,
+    credits: Credits,
+) -> Result<(), Refusal> {
+    for (payer, at) in sums(tenant_id, key_id, month) {
+        let budget = match payer {
+            Payer::Key => rows.keys.get(key_id).and_then(|key| key.budget),
+            Payer::Tenant => rows.tenants.get(tenant_id).and_then(|tenant| tenant.budget),
+        };
+        let Some(budget) = budget else { continue };
+        let spent = rows.spending.get(&at).copied().unwrap_or_default();
+        if spent.checked_add(credits).is_none_or(|after| after > budget) {
+            return Err(Refusal::BudgetSpent { payer, budget, spent, month });
+        }
+    }
+    Ok(())
+}
+
+/// Follows transfers of a reservation that was made in `month`.
+pub fn follow(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, transfers: &[Transfer]) {
+    for transfer in transfers {
+        for (_, at) in sums(tenant_id, key_id, month) {
+            let before = rows.spending.get(&at).copied().unwrap_or_default();
+            let after = match transfer.kind {
+                TransferKind::Reserve | TransferKind::Correction => before.checked_add(transfer.credits),
+                // A reservation of before there were sums has nothing to go back.
+                TransferKind::Release | TransferKind::Void | TransferKind::Expire => {
+                    Some(before.checked_sub(transfer.credits).unwrap_or_default())
+                }
+                TransferKind::Post
+                | TransferKind::Grant
+                | TransferKind::Refund
+                | TransferKind::Withdrawal => continue,
+            };
+            rows.spending.insert(at, after.unwrap_or(Credits::MAX));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Administrators' own keys. Who is held to a tenant can make and see only those of that tenant.
+
+use super::{check, limit, page};
+use crate::credentials::{self, Door, ServiceCredential};
+use crate::http::Service;
+use crate::http::authenticate::Caller;
+use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::problem::{Code, Refused};
+use crate::moment;
+use crate::store::{AdminKeyFilter, Error, Refusal};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
+use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Page};
+use protocol::api_key::{KeyHash, Kind};
+use protocol::{AdminKeyId, TenantId};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::sync::Arc;
+
+pub(super) async fn create(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Body(create): Body<CreateAdminKey>,
+) -> Result<(StatusCode, Json<AdminKeyWithSecret>), Refused> {
+    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/admin-keys".to_owned(), &create)?;
+    check::name(&create.name)?;
+    if caller.tenant().is_some() && caller.tenant() != create.tenant_id.as_ref() {
+        let detail = "tenant_id: the credential is held to a tenant, and can make only keys held to the same";
+        return Err(Refused::new(Code::Forbidden, detail));
+    }
+    let secret = moment::fresh_secret(Kind::Admin)?;
+    let credential = ServiceCredential {
+        id: moment::fresh_id("adm_", AdminKeyId::parse)?,
+        door: Door::Admin,
+        name: create.name,
+        role: create.role,
+        tenant_id: create.tenant_id,
+        created_at: moment::now(),
+        revoked_at: None,
+    };
+    let hash = KeyHash::of(secret.as_bytes());
+    let operation = credentials::Create { credential, hash, actor: caller.id(), idempotency };
+    let key = service.store.run(operation).await.map_err(|error| match error {
+        Error::Refused(Refusal::TenantUnknown) => Refused::invalid("tenant_id: no tenant has this id"),
+        other => Refused::from(other),
+    })?;
+    Ok((StatusCode::CREATED, Json(AdminKeyWithSecret { key, secret })))
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Only those held to this tenant
+    tenant_id: Option<TenantId>,
+    /// The `next_cursor` of the page before
+    cursor: Option<AdminKeyId>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u32>,
+}
+
+pub(super) async fn list(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<Page<AdminKey>>, Refused> {
+    let limit = limit(params.limit)?;
+    let filter = AdminKeyFilter {
+        tenant_id: caller.narrow(params.tenant_id)?,
+        after: params.cursor,
+        limit: limit.saturating_add(1),
+    };
+    let shown = service.store.admin_keys(filter).await?.into_iter().map(ServiceCredential::shown).collect();
+    Ok(Json(page(shown, limit, |key: &AdminKey| key.id.to_string())))
+}
+
+pub(super) async fn revoke(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<AdminKeyId>,
+    Body(because): Body<Because>,
+) -> Result<Json<AdminKey>, Refused> {
+    check::reason(&because.reason)?;
+    let operation = credentials::Revoke {
+        id,
+        within: caller.tenant().cloned(),
+        reason: because.reason,
+        actor: caller.id(),
+        now: moment::now(),
+    };
+    let revoked = service.store.run(operation).await?;
+    service.doorkeeper.forget();
+    Ok(Json(revoked))
+}

@@ -1,0 +1,84 @@
+//! Agents.
+
+use super::{check, limit, page};
+use crate::http::Service;
+use crate::http::authenticate::Caller;
+use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::problem::{Code, Refused};
+use crate::store::{AgentFilter, Error, Refusal};
+use crate::{agents, moment};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
+use protocol::admin::{Agent, CreateAgent, Page};
+use protocol::{AgentId, TenantId};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// What of another tenant a credential that is held to one may name: nothing, as if it were not there.
+pub(super) fn of_own_tenant(caller: &Caller, tenant_id: &TenantId) -> Result<(), Refused> {
+    caller.own(tenant_id, "tenant").map_err(|_| Refused::invalid("tenant_id: no tenant has this id"))
+}
+
+pub(super) async fn create(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Body(create): Body<CreateAgent>,
+) -> Result<(StatusCode, Json<Agent>), Refused> {
+    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/agents".to_owned(), &create)?;
+    check::name(&create.name)?;
+    of_own_tenant(&caller, &create.tenant_id)?;
+    let agent = Agent {
+        id: moment::fresh_id("agt_", AgentId::parse)?,
+        tenant_id: create.tenant_id,
+        name: create.name,
+        created_at: moment::now(),
+    };
+    let operation = agents::Create { agent, actor: caller.id(), idempotency };
+    let agent = service.store.run(operation).await.map_err(|error| match error {
+        Error::Refused(Refusal::TenantUnknown) => Refused::invalid("tenant_id: no tenant has this id"),
+        other => Refused::from(other),
+    })?;
+    Ok((StatusCode::CREATED, Json(agent)))
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Only this tenant's
+    tenant_id: Option<TenantId>,
+    /// The `next_cursor` of the page before
+    cursor: Option<AgentId>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u32>,
+}
+
+pub(super) async fn list(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<Page<Agent>>, Refused> {
+    let limit = limit(params.limit)?;
+    let filter = AgentFilter {
+        tenant_id: caller.narrow(params.tenant_id)?,
+        id: None,
+        after: params.cursor,
+        limit: limit.saturating_add(1),
+    };
+    Ok(Json(page(service.store.agents(filter).await?, limit, |agent| agent.id.to_string())))
+}
+
+pub(super) async fn show(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<AgentId>,
+) -> Result<Json<Agent>, Refused> {
+    let filter = AgentFilter { id: Some(id), limit: 1, ..AgentFilter::default() };
+    let found = service.store.agents(filter).await?.into_iter().next();
+    let agent = found.ok_or_else(|| Refused::new(Code::NotFound, "no agent has this id"))?;
+    caller.own(&agent.tenant_id, "agent")?;
+    Ok(Json(agent))
+}

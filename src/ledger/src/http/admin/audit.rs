@@ -1,0 +1,170 @@
+//! The audit trail: lists, keys, status, and exports.
+
+use super::{limit, page};
+use crate::audit::Kind;
+use crate::chain::{BATCH_ROWS_MAX, Exporter};
+use crate::http::Service;
+use crate::http::authenticate::Caller;
+use crate::http::extract::Params;
+use crate::http::problem::Refused;
+use crate::http::stream::{Closed, Lines};
+use crate::moment;
+use crate::store::{AuditFilter, CheckpointFilter, Unavailable};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use protocol::admin::{AuditKeys, AuditRow, AuditStatus, Page};
+use protocol::audit::Outcome;
+use protocol::{TenantId, Timestamp};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use tracing::warn;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Only this tenant's
+    tenant_id: Option<TenantId>,
+    /// Only decisions with this outcome
+    outcome: Option<Outcome>,
+    /// Only facts of this kind, such as `key_created`
+    kind: Option<String>,
+    /// Only what this one did: the id of a key or of an admin key, `ledger`, or `anonymous`
+    actor: Option<String>,
+    /// Not before this time
+    from: Option<Timestamp>,
+    /// Before this time
+    to: Option<Timestamp>,
+    /// The `next_cursor` of the page before
+    cursor: Option<u64>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u32>,
+}
+
+/// Newest first.
+pub(super) async fn list(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<Page<AuditRow<Box<RawValue>>>>, Refused> {
+    if params.kind.as_ref().is_some_and(|asked| Kind::ALL.iter().all(|kind| kind.as_str() != asked)) {
+        let known = Kind::ALL.map(Kind::as_str).join(", ");
+        return Err(Refused::invalid(format!("kind: one of {known}")));
+    }
+    let limit = limit(params.limit)?;
+    let filter = AuditFilter {
+        tenant_id: caller.narrow(params.tenant_id)?,
+        outcome: params.outcome,
+        kind: params.kind,
+        actor: params.actor,
+        from: params.from,
+        to: params.to,
+        before: params.cursor,
+        limit: limit.saturating_add(1),
+    };
+    let found = service.store.audit(filter).await?;
+    Ok(Json(page(found, limit, |row| row.sequence.to_string())))
+}
+
+pub(super) async fn keys(State(service): State<Arc<Service>>) -> Result<Json<AuditKeys>, Refused> {
+    Ok(Json(AuditKeys {
+        algorithm: "Ed25519".to_owned(),
+        public_key: service.signer.public_key().to_owned(),
+        known: service.store.audit_keys().await?,
+    }))
+}
+
+pub(super) async fn status(State(service): State<Arc<Service>>) -> Result<Json<AuditStatus>, Refused> {
+    Ok(Json(service.store.audit_status().await?))
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExportParams {
+    /// Only rows that were sealed on this day in UTC, such as 2026-11-22
+    #[schemars(regex(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
+    day: Option<String>,
+}
+
+const DAY_MILLIS: u64 = 86_400_000;
+
+/// A whole trail, or a day of it. Rows that are not sealed yet belong to today.
+pub(super) async fn export(
+    State(service): State<Arc<Service>>,
+    Params(params): Params<ExportParams>,
+) -> Result<Response, Refused> {
+    let day = params.day.as_deref().map(Timestamp::of_day).transpose();
+    let day = day.map_err(|_| Refused::invalid("day: a day is written as in 2026-11-22"))?;
+    let filter = CheckpointFilter {
+        from: day,
+        to: day.map(|day| day.plus_millis(DAY_MILLIS)),
+        after: 0,
+        kept_only: false,
+    };
+    // What can't be read at all is a problem, not half an answer.
+    service.store.ping().await?;
+    let (lines, body) = Lines::channel();
+    tokio::spawn(async move {
+        if let Err(Stopped::Unavailable(cause)) = write(&service, filter, &lines).await {
+            // The end is missing, so whoever verifies it sees that it was cut off.
+            warn!(%cause, "an export of the audit trail broke off");
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
+}
+
+enum Stopped {
+    Unavailable(Unavailable),
+    Closed,
+}
+
+impl From<Unavailable> for Stopped {
+    fn from(unavailable: Unavailable) -> Stopped {
+        Stopped::Unavailable(unavailable)
+    }
+}
+
+impl From<Closed> for Stopped {
+    fn from(_: Closed) -> Stopped {
+        Stopped::Closed
+    }
+}
+
+async fn write(service: &Service, mut filter: CheckpointFilter, lines: &Lines) -> Result<(), Stopped> {
+    let store = &service.store;
+    let now = moment::now();
+    let mut exporter = Exporter::after(0);
+    loop {
+        let found = store.checkpoints(filter).await?;
+        let Some(last) = found.last() else { break };
+        filter.after = last.number;
+        for checkpoint in &found {
+            let rows = if checkpoint.leaves.is_some() {
+                let count = checkpoint.last.saturating_sub(checkpoint.first).saturating_add(1);
+                let count = u32::try_from(count).unwrap_or(BATCH_ROWS_MAX);
+                store.audit_rows(checkpoint.first.saturating_sub(1), count).await?
+            } else {
+                Vec::new()
+            };
+            let until = rows.iter().take_while(|row| row.sequence <= checkpoint.last).count();
+            lines.send(exporter.batch(checkpoint, rows.get(..until).unwrap_or_default())).await?;
+        }
+    }
+    let is_of_today = filter.to.is_none_or(|end| now < end) && filter.from.is_none_or(|begin| begin <= now);
+    if is_of_today {
+        let mut after = exporter.last_row(store.checkpoint_head().await?);
+        loop {
+            let rows = store.audit_rows(after, BATCH_ROWS_MAX).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.sequence;
+            lines.send(exporter.unsealed(&rows)).await?;
+        }
+    }
+    let status = store.audit_status().await?;
+    lines.send(exporter.end(&service.signer, status.removed, status.decisions_dropped, now)).await?;
+    Ok(())
+}

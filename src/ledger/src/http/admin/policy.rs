@@ -1,0 +1,71 @@
+//! The policy: its document, its tables verbatim, and another in its place.
+
+use crate::http::Service;
+use crate::http::authenticate::Caller;
+use crate::http::extract::{Tagged, if_match};
+use crate::http::problem::{Code, Refused};
+use crate::policy_file::{Fault, InForce, Replaced};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::{Extension, Json};
+use protocol::admin::PolicyInForce;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+
+fn table(policy: &InForce, name: &str) -> Result<Box<RawValue>, Refused> {
+    let table = policy.tables.get(name).cloned();
+    table.ok_or_else(|| Refused::new(Code::NotFound, format!("the policy in force has no table `{name}`")))
+}
+
+pub(super) async fn tiers(State(service): State<Arc<Service>>) -> Result<Json<Box<RawValue>>, Refused> {
+    table(&service.policy(), "tiers").map(Json)
+}
+
+#[derive(Serialize)]
+pub(super) struct Tools {
+    services: Box<RawValue>,
+}
+
+pub(super) async fn tools(State(service): State<Arc<Service>>) -> Result<Json<Tools>, Refused> {
+    Ok(Json(Tools { services: table(&service.policy(), "services")? }))
+}
+
+type Shown = Tagged<PolicyInForce<Box<RawValue>>>;
+
+fn shown(policy: &InForce) -> Result<Shown, Refused> {
+    let document = RawValue::from_string(policy.document.clone())
+        .map_err(|_| Refused::new(Code::Internal, "the policy in force is no JSON"))?;
+    let version = policy.version().clone();
+    Ok(Tagged(version.to_string(), PolicyInForce { version, document }))
+}
+
+pub(super) async fn show(State(service): State<Arc<Service>>) -> Result<Shown, Refused> {
+    shown(&service.policy())
+}
+
+/// The body is the document itself, YAML or JSON, and is written to the policy file as it is.
+pub(super) async fn replace(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<Shown, Refused> {
+    let body = body.map_err(|_| Refused::new(Code::BodyTooLarge, "the body is larger than any policy"))?;
+    let text = std::str::from_utf8(&body).map_err(|_| Refused::invalid("the body is not UTF-8"))?;
+    let only_over = if_match(&headers)?;
+    match service.desk.replace(text.to_owned(), only_over, caller.id()).await {
+        Ok(policy) => shown(&policy),
+        Err(Replaced::Faulty(Fault::Unreadable(_))) => Err(Refused::new(
+            Code::Conflict,
+            "the policy file can't be written by the ledger; change it where it comes from",
+        )),
+        Err(Replaced::Faulty(fault)) => Err(Refused::invalid(fault.to_string())),
+        Err(Replaced::ChangedSince(version)) => Err(Refused::new(
+            Code::PreconditionFailed,
+            format!("another policy is in force, with ETag \"{version}\": compare with it first"),
+        )),
+        Err(Replaced::Unrecorded(error)) => Err(error.into()),
+    }
+}

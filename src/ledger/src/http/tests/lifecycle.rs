@@ -1,0 +1,178 @@
+//! The life of keys and tenants beyond their making: changes that do not undo each other, budgets, suspension,
+//! corrections, agents, and another policy.
+
+use crate::fixture::{Bench, POLICY, code, expect};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_changed_only_over_what_was_seen_and_filters_hear_of_it() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(0).await;
+    let (key, secret) = bench.key(&tenant).await;
+    let path = format!("/v1/keys/{key}");
+    let shown = bench.request(Method::GET, &path).send().await.unwrap();
+    let etag = shown.headers()["etag"].to_str().unwrap().to_owned();
+    let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
+    let change = json!({
+        "name": "builds", "scopes": ["read", "trigger"], "services": ["studio"],
+        "resources": [{"name": "project:42", "expires_at": "2999-01-01T00:00:00Z"}],
+        "limits": [{"permits": 3, "window_seconds": 60}], "budget": 50, "reason": "new project",
+    });
+    let patch = |etag: &str, body: &Value| {
+        bench.request(Method::PATCH, &path).header("if-match", etag).json(body).send()
+    };
+    let changed = expect(patch(&etag, &change).await.unwrap(), StatusCode::OK).await;
+    assert_eq!((changed["name"].as_str(), changed["budget"].as_u64()), (Some("builds"), Some(50)));
+    let record = expect(bench.resolve(&secret).await, StatusCode::OK).await;
+    assert_eq!(record["scopes"], json!(["read", "trigger"]));
+    assert_eq!(record["resources"][0]["expires_at"], "2999-01-01T00:00:00.000Z");
+    assert_eq!(bench.get(&format!("/filter/v1/changes?after={after}")).await["changes"][0]["key_id"], *key);
+
+    let stale = expect(patch(&etag, &change).await.unwrap(), StatusCode::PRECONDITION_FAILED).await;
+    assert_eq!(code(&stale), "precondition_failed");
+    let clear = json!({"services": null, "resources": null, "budget": null, "reason": "trusted"});
+    let cleared = expect(patch("*", &clear).await.unwrap(), StatusCode::OK).await;
+    assert!(cleared["services"].is_null() && cleared["budget"].is_null());
+    assert_eq!(cleared["limits"][0]["permits"], 3);
+
+    let expired = bench.post(&format!("{path}/expire"), json!({"reason": "pilot"}), StatusCode::OK).await;
+    assert_eq!(expired["state"], "expired");
+    let again =
+        expect(patch("*", &json!({"expires_at": null, "reason": "x"})).await.unwrap(), StatusCode::OK);
+    assert_eq!(again.await["state"], "active");
+    let trail = bench.get("/v1/audit?kind=key_updated").await;
+    assert_eq!(trail["items"].as_array().unwrap().len(), 4);
+    let first = &trail["items"][3]["detail"];
+    assert_eq!(
+        (first["reason"].as_str(), first["before"]["name"].as_str()),
+        (Some("new project"), Some("ci"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_holds_for_key_and_tenant_and_what_goes_back_is_free_again() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(1000).await;
+    let (key, _) = bench.key(&tenant).await;
+    expect(bench.reserve("r1", &key, 30).await, StatusCode::CREATED).await;
+    // Set in the middle of the month, it holds at once and counts what was before.
+    let path = format!("/v1/keys/{key}");
+    let patch = |path: &str, budget: u64| {
+        bench.request(Method::PATCH, path).json(&json!({"budget": budget, "reason": "x"})).send()
+    };
+    expect(patch(&path, 50).await.unwrap(), StatusCode::OK).await;
+    let refused = expect(bench.reserve("r2", &key, 21).await, StatusCode::PAYMENT_REQUIRED).await;
+    assert_eq!(code(&refused), "quota_exceeded");
+    assert!(refused["detail"].as_str().unwrap().contains("the key has spent 30"), "{refused}");
+    bench.settle("r1", json!({"action": "post", "credits": 10})).await;
+    expect(bench.reserve("r2", &key, 40).await, StatusCode::CREATED).await;
+    let shown = bench.get(&format!("{path}/budget")).await;
+    assert_eq!((shown["budget"].as_u64(), shown["spent"].as_u64()), (Some(50), Some(50)));
+    bench.settle("r2", json!({"action": "void"})).await;
+    assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 10);
+
+    let tenant_path = format!("/v1/tenants/{tenant}");
+    expect(patch(&tenant_path, 15).await.unwrap(), StatusCode::OK).await;
+    let (second, _) = bench.key(&tenant).await;
+    let refused = expect(bench.reserve("r3", &second, 6).await, StatusCode::PAYMENT_REQUIRED).await;
+    assert!(refused["detail"].as_str().unwrap().contains("the tenant has spent 10"), "{refused}");
+    expect(bench.reserve("r4", &second, 5).await, StatusCode::CREATED).await;
+    // The same request again has its answer, whatever the budget is by then.
+    expect(bench.reserve("r4", &second, 5).await, StatusCode::CREATED).await;
+    assert_eq!(bench.get(&format!("{tenant_path}/budget")).await["spent"], 15);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_suspended_resumed_and_moved_to_another_tier() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(10).await;
+    let (key, secret) = bench.key(&tenant).await;
+    let path = format!("/v1/tenants/{tenant}");
+    let reason = json!({"reason": "unpaid"});
+    bench.post(&format!("{path}/suspend"), reason.clone(), StatusCode::OK).await;
+    assert_eq!(expect(bench.resolve(&secret).await, StatusCode::OK).await["state"], "suspended");
+    expect(bench.reserve("r1", &key, 1).await, StatusCode::FORBIDDEN).await;
+    let resumed = bench.post(&format!("{path}/resume"), reason, StatusCode::OK).await;
+    assert!(resumed["suspended_at"].is_null());
+    let patch = |body: Value| bench.request(Method::PATCH, &path).json(&body).send();
+    let unknown = patch(json!({"tier": "gold", "reason": "x"})).await.unwrap();
+    expect(unknown, StatusCode::BAD_REQUEST).await;
+    expect(patch(json!({"tier": "free", "reason": "x"})).await.unwrap(), StatusCode::OK).await;
+    let record = expect(bench.resolve(&secret).await, StatusCode::OK).await;
+    assert_eq!((record["state"].as_str(), record["tier"].as_str()), (Some("active"), Some("free")));
+    let kinds = bench.get(&format!("/v1/audit?tenant_id={tenant}&limit=3")).await;
+    let kinds: Vec<_> = kinds["items"].as_array().unwrap().iter().map(|row| row["kind"].clone()).collect();
+    assert_eq!(kinds, ["tenant_updated", "tenant_resumed", "tenant_suspended"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_correction_is_a_new_transfer_and_takes_no_more_than_there_is() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(100).await;
+    let (key, _) = bench.key(&tenant).await;
+    expect(bench.reserve("r1", &key, 40).await, StatusCode::CREATED).await;
+    bench.settle("r1", json!({"action": "post", "credits": 40})).await;
+    let path = format!("/v1/tenants/{tenant}/corrections");
+    let correct =
+        |direction: &str, amount: u64| json!({"direction": direction, "amount": amount, "reason": "x"});
+    bench.post(&path, correct("refund", 30), StatusCode::CREATED).await;
+    assert_eq!(bench.balance(&tenant).await, [100, 90, 0, 10]);
+    bench.post(&path, correct("refund", 11), StatusCode::CONFLICT).await;
+    bench.post(&path, correct("withdraw", 85), StatusCode::CREATED).await;
+    assert_eq!(bench.balance(&tenant).await, [15, 5, 0, 10]);
+    bench.post(&path, correct("withdraw", 6), StatusCode::CONFLICT).await;
+    bench.post(&path, correct("withdraw", 0), StatusCode::BAD_REQUEST).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_belongs_only_to_an_agent_of_its_tenant() {
+    let bench = Bench::start().await;
+    let (tenant, other) = (bench.tenant(0).await, bench.tenant(0).await);
+    let body = json!({"tenant_id": tenant, "name": "bot"});
+    let agent = bench.post("/v1/agents", body, StatusCode::CREATED).await["id"].as_str().unwrap().to_owned();
+    let key = |tenant: &str, agent: &str| json!({"tenant_id": tenant, "name": "ci", "scopes": [], "agent_id": agent, "source": "delegation"});
+    for body in [key(&other, &agent), key(&tenant, "agt_none")] {
+        let refused = bench.post("/v1/keys", body, StatusCode::BAD_REQUEST).await;
+        assert!(refused["detail"].as_str().unwrap().starts_with("agent_id"), "{refused}");
+    }
+    let made = bench.post("/v1/keys", key(&tenant, &agent), StatusCode::CREATED).await;
+    assert_eq!(made["source"], "delegation");
+    let listed = bench.get(&format!("/v1/keys?agent_id={agent}&source=delegation")).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    assert_eq!(bench.get("/v1/keys?source=mcp").await["items"], json!([]));
+    assert_eq!(bench.get(&format!("/v1/agents/{agent}")).await["name"], "bot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_policy_is_put_in_force_whole_or_not_at_all() {
+    let bench = Bench::start().await;
+    let before = bench.request(Method::GET, "/v1/policy").send().await.unwrap();
+    let etag = before.headers()["etag"].to_str().unwrap().to_owned();
+    let put = |etag: &str, text: String| {
+        bench.request(Method::PUT, "/v1/policy").header("if-match", etag).body(text).send()
+    };
+    let faulty = put(&etag, POLICY.replace("permits: 20", "permits: -1")).await.unwrap();
+    let faulty = expect(faulty, StatusCode::BAD_REQUEST).await;
+    assert!(faulty["detail"].as_str().unwrap().contains("tiers.free.limits[0].permits"), "{faulty}");
+    let text = POLICY.replace("permits: 20", "permits: 25");
+    expect(put("\"other\"", text.clone()).await.unwrap(), StatusCode::PRECONDITION_FAILED).await;
+    let after = expect(put(&etag, text.clone()).await.unwrap(), StatusCode::OK).await;
+    assert_eq!(bench.get("/v1/tiers").await["free"]["limits"][0]["permits"], 25);
+    assert_eq!(std::fs::read_to_string(bench.policy_path()).unwrap(), text);
+    let fact = &bench.get("/v1/audit?kind=policy_in_force&limit=1").await["items"][0];
+    assert_eq!(fact["detail"]["version"], after["version"]);
+    assert!(fact["actor"].as_str().unwrap().starts_with("adm_"), "{fact}");
+    // What shadow rules said is in no list of refusals, but in a report of its own.
+    let tenant = bench.tenant(0).await;
+    let (key, _) = bench.key(&tenant).await;
+    let mut decision = super::decision("allowed", &key, &tenant, "search", 0);
+    decision["would_deny"] = json!("rate_limited");
+    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": [decision]});
+    bench.post("/filter/v1/report", batch, StatusCode::OK).await;
+    let report = bench.get("/v1/policy/shadow-report").await;
+    let row = json!({
+        "would_deny": "rate_limited", "tenant_id": tenant, "tool": "search", "calls": 1, "credits": 0,
+    });
+    assert_eq!(report["items"], json!([row]));
+}

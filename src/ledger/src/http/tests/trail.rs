@@ -1,0 +1,225 @@
+//! The audit trail over the API: sealed while the ledger runs, exported, verified, and found out if tampered with;
+//! backups; the description of the API; TLS.
+
+use crate::chain::{Fault, Summary, Verifier};
+use crate::fixture::{Bench, expect, pace};
+use crate::store::sql::{Connection, Purpose, params};
+use crate::{Config, Database, Tls, backup, init, restore, start};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+async fn sealed(bench: &Bench) -> Value {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = bench.get("/v1/audit/status").await;
+        if status["newest"] == status["sealed"] {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "rows were not sealed: {status}");
+        pace().await;
+    }
+}
+
+async fn export(bench: &Bench, query: &str) -> Vec<String> {
+    let answer = bench.request(Method::GET, &format!("/v1/audit/export{query}")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()["content-type"], "application/jsonl");
+    answer.text().await.unwrap().lines().map(str::to_owned).collect()
+}
+
+async fn verify(bench: &Bench, lines: &[String]) -> Result<Summary, Fault> {
+    let keys = bench.get("/v1/audit/key").await;
+    let known: BTreeSet<String> = keys["known"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key["public_key"].as_str().unwrap().into())
+        .collect();
+    let mut verifier = Verifier::new(Some(known), None);
+    for line in lines {
+        verifier.line(line.as_bytes())?;
+    }
+    verifier.finish()
+}
+
+async fn busy() -> Bench {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(100).await;
+    let (key, _) = bench.key(&tenant).await;
+    for number in 0..20 {
+        expect(bench.reserve(&format!("r{number}"), &key, 1).await, StatusCode::CREATED).await;
+    }
+    bench
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_verifies_and_a_database_that_was_tampered_with_does_not() {
+    let bench = busy().await;
+    let status = sealed(&bench).await;
+    let lines = export(&bench, "").await;
+    let found = verify(&bench, &lines).await.unwrap();
+    assert_eq!(Some(found.rows), status["newest"].as_u64());
+    // A restart goes on with the same key and the same chain.
+    let bench = bench.restart().await;
+    bench.tenant(1).await;
+    sealed(&bench).await;
+    let longer = verify(&bench, &export(&bench, "").await).await.unwrap();
+    assert!(longer.rows > found.rows && longer.public_keys == found.public_keys);
+    let day = &status_day(&bench).await;
+    assert_eq!(
+        verify(&bench, &export(&bench, &format!("?day={day}")).await).await.unwrap().rows,
+        longer.rows
+    );
+    assert_eq!(verify(&bench, &export(&bench, "?day=2020-01-01").await).await.unwrap().rows, 0);
+
+    let database = Bench::config(&bench.directory).database;
+    let other = Connection::open(&database, Purpose::Write).unwrap();
+    let change =
+        "UPDATE audit SET detail = replace(detail, '\"credits\":1', '\"credits\":2') WHERE sequence = ?";
+    assert_eq!(other.execute(change, &params![12u64]).unwrap(), 1);
+    assert_eq!(verify(&bench, &export(&bench, "").await).await, Err(Fault::Changed(12)));
+    other.execute("DELETE FROM audit WHERE sequence = ?", &params![12u64]).unwrap();
+    assert_eq!(verify(&bench, &export(&bench, "").await).await, Err(Fault::Missing(12)));
+}
+
+async fn status_day(bench: &Bench) -> String {
+    let row = &bench.get("/v1/audit?limit=1").await["items"][0];
+    row["recorded_at"].as_str().unwrap().chars().take(10).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_no_longer_retained_go_and_the_chain_stays() {
+    let bench = busy().await;
+    let before = sealed(&bench).await;
+    // As if they had been sealed long ago.
+    let Bench { directory, credentials, running, client } = bench;
+    running.shutdown().await;
+    let database = Bench::config(&directory).database;
+    crate::store::tests_age_audit(&database);
+    let mut config = Bench::config(&directory);
+    config.audit_retention_days = Some(30);
+    let running = start(config).await.unwrap();
+    let bench = Bench { directory, credentials, running, client };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while bench.get("/v1/audit/status").await["removed"] == 0 {
+        assert!(Instant::now() < deadline, "nothing was removed");
+        pace().await;
+    }
+    let status = sealed(&bench).await;
+    assert_eq!(status["removed"], before["newest"]);
+    assert!(status["newest"].as_u64() > before["newest"].as_u64());
+    assert!(
+        bench.get("/v1/audit?kind=audit_removed").await["items"][0]["detail"]["sealed_before"].is_string()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_running_ledger_is_restored_whole() {
+    let bench = busy().await;
+    let tenants = bench.get("/v1/tenants").await;
+    sealed(&bench).await;
+    let database = Bench::config(&bench.directory).database;
+    let copy = bench.directory.path().join("copy.db");
+    let copied = backup(&database, &copy).unwrap();
+    assert_eq!(copied.tenants, 1);
+    assert!(backup(&database, &copy).is_err(), "a backup was overwritten");
+    bench.tenant(5).await;
+    let restored = Database::Sqlite(bench.directory.path().join("restored.db"));
+    assert_eq!(restore(&copy, &restored).unwrap(), copied);
+    let feed = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
+    let config = Config { database: restored, ..Bench::config(&bench.directory) };
+    let Bench { directory, credentials, running, client } = bench;
+    running.shutdown().await;
+    let running = start(config).await.unwrap();
+    let bench = Bench { directory, credentials, running, client };
+    assert_eq!(bench.get("/v1/tenants").await, tenants);
+    assert_eq!(bench.get(&format!("/filter/v1/changes?after={feed}")).await["reset"], true);
+
+    let other = Connection::open(&Database::Sqlite(copy.clone()), Purpose::Write).unwrap();
+    other.execute("UPDATE audit SET actor = 'me' WHERE sequence = ?", &params![3u64]).unwrap();
+    let again = Database::Sqlite(bench.directory.path().join("again.db"));
+    let refused = restore(&copy, &again).unwrap_err().to_string();
+    assert!(refused.contains("row 3 was changed"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_describes_itself() {
+    let bench = Bench::start().await;
+    let url = |path: &str| format!("http://{}{path}", bench.running.address);
+    let document: Value = bench.client.get(url("/openapi.json")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let create = &document["paths"]["/v1/keys"]["post"];
+    assert_eq!(create["parameters"][0]["name"], "Idempotency-Key");
+    assert_eq!(
+        create["requestBody"]["content"]["application/json"]["schema"]["$ref"],
+        "#/components/schemas/CreateKey"
+    );
+    // Every reference leads somewhere.
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#").skip(1) {
+        let pointer = reference.split('"').next().unwrap();
+        assert!(document.pointer(pointer).is_some(), "{pointer}");
+    }
+    let page = bench.client.get(url("/docs")).send().await.unwrap().text().await.unwrap();
+    assert!(
+        page.contains("/openapi.json") && !page.contains("https://"),
+        "the page needs something from elsewhere"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_by_tls_is_reached_by_tls_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("policy.yaml"), crate::fixture::POLICY).unwrap();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let tls = Tls { certificate: directory.path().join("chain.pem"), key: directory.path().join("key.pem") };
+    std::fs::write(&tls.certificate, cert.pem()).unwrap();
+    std::fs::write(&tls.key, signing_key.serialize_pem()).unwrap();
+    let config = Config { tls: Some(tls.clone()), ..Bench::config(&directory) };
+    init(&config.database).unwrap();
+    let running = start(config.clone()).await.unwrap();
+    let trusting = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([reqwest::Certificate::from_pem(cert.pem().as_bytes()).unwrap()])
+        .build()
+        .unwrap();
+    let port = running.address.port();
+    let answer = trusting.get(format!("https://localhost:{port}/readyz")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let plain = trusting.get(format!("http://localhost:{port}/readyz")).send().await;
+    assert!(plain.is_err(), "it answers without TLS");
+    running.shutdown().await;
+    let broken = Config { tls: Some(Tls { key: tls.certificate.clone(), ..tls }), ..config };
+    let refused = start(broken).await.err().unwrap().to_string();
+    assert!(refused.contains("can't serve by TLS"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_summed_by_agent_and_outcome_with_latencies() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(0).await;
+    let (key, _) = bench.key(&tenant).await;
+    let mut decisions = Vec::new();
+    for number in 0..100u64 {
+        let outcome = if number < 90 { "allowed" } else { "upstream_error" };
+        let mut decision = super::decision(outcome, &key, &tenant, "search", 1);
+        decision["duration_ms"] = json!(if number < 95 { 5 } else { 1000 });
+        decision["agent_id"] = json!("agt_1");
+        decisions.push(decision);
+    }
+    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions});
+    bench.post("/filter/v1/report", batch, StatusCode::OK).await;
+    let sums = bench.get(&format!("/v1/usage?group_by=agent,outcome&tenant_id={tenant}")).await;
+    let rows = sums["items"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!((rows[0]["agent_id"].as_str(), rows[0]["calls"].as_u64()), (Some("agt_1"), Some(90)));
+    assert_eq!(rows[0]["latency_ms"], json!({"p50": 5, "p95": 5, "p99": 5}));
+    let all = bench.get("/v1/usage?tool=search").await;
+    let p99 = all["items"][0]["latency_ms"]["p99"].as_u64().unwrap();
+    assert!((1000..=1125).contains(&p99), "{p99}");
+    assert_eq!(bench.get("/v1/usage?outcome=cancelled").await["items"], json!([]));
+}

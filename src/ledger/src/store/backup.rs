@@ -1,0 +1,151 @@
+//! Backups of an embedded database: a whole copy of one moment, taken while the ledger runs, and checked.
+
+use super::relational::{OpenError, create_private};
+use super::schema::{self, Version};
+use super::sql::{Connection, Purpose, Result, params};
+use super::{CHECKPOINTS_MAX, CheckpointFilter, queries};
+use crate::chain::{Exporter, Fault, Verifier};
+use crate::database::Database;
+use crate::moment;
+use std::fmt;
+use std::path::Path;
+
+/// Why there is no backup, or nothing was restored.
+#[derive(Debug)]
+pub enum BackupError {
+    /// The database is PostgreSQL's, which has tools of its own.
+    NotEmbedded,
+    /// The target is there already.
+    Exists,
+    /// The source can't be opened.
+    Open(OpenError),
+    /// The copy is not what it should be.
+    Broken(String),
+    /// A row of the audit trail is not what was sealed.
+    Audit(Fault),
+}
+
+impl fmt::Display for BackupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BackupError::NotEmbedded => {
+                f.write_str("this is for sqlite: databases; use pg_dump and pg_restore")
+            }
+            BackupError::Exists => {
+                f.write_str("the target exists already; choose another path, or move it away")
+            }
+            BackupError::Open(cause) => write!(f, "{cause}"),
+            BackupError::Broken(why) => write!(f, "the copy is broken: {why}"),
+            BackupError::Audit(fault) => write!(f, "the audit trail in it was tampered with: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for BackupError {}
+
+impl<E: Into<OpenError>> From<E> for BackupError {
+    fn from(cause: E) -> BackupError {
+        BackupError::Open(cause.into())
+    }
+}
+
+/// What a checked copy holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Tenants.
+    pub tenants: u64,
+    /// Rows of the audit trail.
+    pub audit_rows: u64,
+}
+
+/// Copies a database, which may be in use, to a new file that only its owner reads.
+pub fn backup(database: &Database, to: &Path) -> std::result::Result<Copied, BackupError> {
+    let Database::Sqlite(from) = database else { return Err(BackupError::NotEmbedded) };
+    copy(from, to)?;
+    check(&Connection::open(&Database::Sqlite(to.to_owned()), Purpose::Write)?)
+}
+
+/// Makes a database of a backup. Filters start over with it: their positions in the change feed are older.
+pub fn restore(from: &Path, database: &Database) -> std::result::Result<Copied, BackupError> {
+    let Database::Sqlite(to) = database else { return Err(BackupError::NotEmbedded) };
+    copy(from, to)?;
+    let connection = Connection::open(database, Purpose::Write)?;
+    if schema::version(&connection)? == Version::Older {
+        schema::migrate(&connection)?;
+    }
+    let copied = check(&connection)?;
+    let now = moment::now().as_millis();
+    connection.write(|connection| {
+        connection.execute("DELETE FROM changes", &[])?;
+        connection.execute("UPDATE feed SET base = ?", &params![now])
+    })?;
+    Ok(copied)
+}
+
+fn copy(from: &Path, to: &Path) -> std::result::Result<(), BackupError> {
+    if !from.exists() {
+        return Err(OpenError::NotInitialised.into());
+    }
+    if to.exists() {
+        return Err(BackupError::Exists);
+    }
+    let source = Connection::open(&Database::Sqlite(from.to_owned()), Purpose::Write)?;
+    match schema::version(&source)? {
+        Version::Empty => return Err(OpenError::NotInitialised.into()),
+        Version::Newer => return Err(OpenError::TooNew.into()),
+        Version::Current | Version::Older => {}
+    }
+    // SQLite fills an empty file, and would make a new one that everybody reads.
+    create_private(to).map_err(OpenError::Io)?;
+    let target = to.to_string_lossy();
+    source.execute("VACUUM INTO ?", &params![target.as_ref()])?;
+    Ok(())
+}
+
+fn check(connection: &Connection) -> std::result::Result<Copied, BackupError> {
+    let sound: Option<String> = connection.first("PRAGMA integrity_check", &[], |row| row.get(0))?;
+    if sound.as_deref() != Some("ok") {
+        return Err(BackupError::Broken(sound.unwrap_or_default()));
+    }
+    let number =
+        |sql: &str| -> Result<u64> { Ok(connection.first(sql, &[], |row| row.get(0))?.unwrap_or_default()) };
+    let unequal = "SELECT count(*) FROM accounts WHERE granted <> available + pending + posted";
+    if number(unequal)? > 0 {
+        return Err(BackupError::Broken("accounts do not add up".to_owned()));
+    }
+    check_audit(connection)?;
+    Ok(Copied {
+        tenants: number("SELECT count(*) FROM tenants")?,
+        audit_rows: number("SELECT count(*) FROM audit")?,
+    })
+}
+
+pub(crate) fn check_audit(connection: &Connection) -> std::result::Result<(), BackupError> {
+    let mut verifier = Verifier::new(None, None);
+    let mut exporter = Exporter::after(0);
+    let mut filter = CheckpointFilter::default();
+    loop {
+        let found = queries::checkpoints(connection, &filter)?;
+        for checkpoint in &found {
+            filter.after = checkpoint.number;
+            let count = checkpoint.last.saturating_sub(checkpoint.first).saturating_add(1);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let rows = if checkpoint.leaves.is_some() {
+                queries::audit_rows(connection, checkpoint.first.saturating_sub(1), count)?
+            } else {
+                Vec::new()
+            };
+            for line in exporter.batch(checkpoint, &rows).lines() {
+                verifier.line(line.as_bytes()).map_err(BackupError::Audit)?;
+            }
+        }
+        if found.len() < usize::try_from(CHECKPOINTS_MAX).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    match verifier.finish() {
+        // A database has no signed end: it goes on.
+        Ok(_) | Err(Fault::End(_)) => Ok(()),
+        Err(fault) => Err(BackupError::Audit(fault)),
+    }
+}

@@ -1,0 +1,61 @@
+//! The laws of money and audit, asked of the rows themselves. The book upholds them; here it is looked at afterwards,
+//! when a ledger was moved to another database, or by a test that tried to break them.
+
+use super::sql::{Connection, Result};
+
+/// A law and a question that finds what breaks it: no row, if it holds.
+const LAWS: [(&str, &str); 5] = [
+    (
+        "a tenant's granted credits are those available, pending and posted, and none is below zero",
+        "SELECT tenant_id FROM accounts WHERE granted <> available + pending + posted \
+         OR available < 0 OR pending < 0 OR posted < 0 LIMIT 1",
+    ),
+    (
+        "a tenant's accounts are the sums of its transfers",
+        "SELECT accounts.tenant_id FROM accounts LEFT JOIN ( \
+           SELECT tenant_id, \
+             sum(CASE 'issuer' WHEN from_account THEN credits WHEN to_account THEN -credits ELSE 0 END) AS granted, \
+             sum(CASE 'available' WHEN to_account THEN credits WHEN from_account THEN -credits ELSE 0 END) AS available, \
+             sum(CASE 'pending' WHEN to_account THEN credits WHEN from_account THEN -credits ELSE 0 END) AS pending, \
+             sum(CASE 'posted' WHEN to_account THEN credits WHEN from_account THEN -credits ELSE 0 END) AS posted \
+           FROM transfers GROUP BY tenant_id) AS sums ON sums.tenant_id = accounts.tenant_id \
+         WHERE accounts.granted <> coalesce(sums.granted, 0) OR accounts.available <> coalesce(sums.available, 0) \
+         OR accounts.pending <> coalesce(sums.pending, 0) OR accounts.posted <> coalesce(sums.posted, 0) LIMIT 1",
+    ),
+    (
+        "what is pending is what pending reservations hold",
+        "SELECT accounts.tenant_id FROM accounts LEFT JOIN ( \
+           SELECT tenant_id, sum(credits) AS held FROM reservations WHERE state = 'pending' GROUP BY tenant_id \
+         ) AS sums ON sums.tenant_id = accounts.tenant_id WHERE accounts.pending <> coalesce(sums.held, 0) LIMIT 1",
+    ),
+    (
+        "a reservation was made by one transfer of its credits, and what it was charged is what moved to posted",
+        "SELECT reservations.id FROM reservations LEFT JOIN ( \
+           SELECT reservation_id, sum(CASE kind WHEN 'reserve' THEN 1 ELSE 0 END) AS times, \
+             sum(CASE kind WHEN 'reserve' THEN credits ELSE 0 END) AS reserved, \
+             sum(CASE to_account WHEN 'posted' THEN credits ELSE 0 END) AS charged \
+           FROM transfers WHERE reservation_id IS NOT NULL GROUP BY reservation_id \
+         ) AS sums ON sums.reservation_id = reservations.id \
+         WHERE coalesce(sums.times, 0) <> 1 OR sums.reserved <> reservations.credits \
+         OR sums.charged <> coalesce(reservations.charged, 0) LIMIT 1",
+    ),
+    (
+        "the audit trail has no gap",
+        "SELECT CAST(gap AS TEXT) FROM ( \
+           SELECT coalesce(max(sequence) - min(sequence) + 1, 0) - count(*) AS gap FROM audit \
+         ) AS sums WHERE gap <> 0",
+    ),
+];
+
+/// The laws that do not hold, each with the first row that breaks it. Reads every row.
+pub fn broken(connection: &Connection) -> Result<Vec<String>> {
+    connection.snapshot(|snapshot| {
+        let mut broken = Vec::new();
+        for (law, question) in LAWS {
+            if let Some(row) = snapshot.first(question, &[], |row| row.get::<String>(0))? {
+                broken.push(format!("{law}: not so for {row}"));
+            }
+        }
+        Ok(broken)
+    })
+}

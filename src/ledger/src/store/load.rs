@@ -1,0 +1,143 @@
+//! Loads the rows that a transaction's operations need.
+
+use super::read;
+use super::sql::{Connection, Param, Result, Row, params};
+use crate::budgets::SpendingKey;
+use crate::idempotency::Replay;
+use crate::store::{Needs, Rows};
+use protocol::api_key::KeyHash;
+use protocol::{AgentId, EventId, KeyId, Month, ReservationId, TenantId};
+use std::collections::BTreeSet;
+
+/// Loads them, each table's in the keys' order.
+pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
+    let mut rows = Rows::default();
+    let mut tenants: BTreeSet<TenantId> = needs.tenants.clone();
+    reservations(connection, needs, &mut rows, &mut tenants)?;
+    let select = format!("SELECT {} FROM keys WHERE id", read::KEY);
+    let ids = needs.keys.union(&needs.secrets_of).map(KeyId::as_str);
+    for key in connection.each(&select, ids, read::key)? {
+        tenants.insert(key.tenant_id.clone());
+        rows.keys.load(key.id.clone(), key);
+    }
+    secrets(connection, needs, &mut rows)?;
+    load_tenants(connection, &tenants, &mut rows)?;
+    replays(connection, needs, &mut rows)?;
+    let known = "SELECT event_id FROM audit WHERE event_id";
+    let ids = needs.events.iter().map(EventId::as_str);
+    rows.known_events.extend(connection.each(known, ids, |row| read::text(row, 0))?);
+    if needs.policy {
+        let newest = "SELECT version FROM policies ORDER BY sequence DESC LIMIT 1";
+        let version = connection.first(newest, &[], |row| read::text(row, 0))?;
+        rows.policy = version.map(|version| (version, None));
+    }
+    if needs.service_credentials {
+        let select = format!("SELECT {} FROM service_credentials", read::SERVICE_CREDENTIAL);
+        for (hash, credential) in connection.all(&select, &[], read::service_credential)? {
+            rows.service_credentials.load(hash, credential);
+        }
+    }
+    let select = "SELECT id, tenant_id, name, created_at FROM agents WHERE id";
+    for agent in connection.each(select, needs.agents.iter().map(AgentId::as_str), read::agent)? {
+        rows.agents.load(agent.id.clone(), agent);
+    }
+    spending(connection, needs, &mut rows)?;
+    if needs.checkpoint {
+        let newest = "SELECT number, last, hash FROM audit_batches ORDER BY number DESC LIMIT 1";
+        rows.newest_checkpoint = connection.first(newest, &[], read::checkpoint_head)?;
+    }
+    if needs.audit_keys {
+        let known = connection.all("SELECT public_key FROM audit_keys", &[], |row| row.get(0))?;
+        rows.audit_keys.extend(known);
+    }
+    Ok(rows)
+}
+
+fn reservations(
+    connection: &Connection,
+    needs: &Needs,
+    rows: &mut Rows,
+    tenants: &mut BTreeSet<TenantId>,
+) -> Result<()> {
+    let select = format!("SELECT {} FROM reservations WHERE id", read::RESERVATION);
+    let ids = needs.reservations.iter().map(ReservationId::as_str);
+    let mut found = connection.each(&select, ids, read::reservation)?;
+    if let Some((now, limit)) = needs.due {
+        let select = format!(
+            "SELECT {} FROM reservations WHERE state = 'pending' AND expires_at <= ? ORDER BY expires_at LIMIT ?",
+            read::RESERVATION
+        );
+        let due = connection.all(&select, &params![now.as_millis(), limit], read::reservation)?;
+        rows.due.extend(due.iter().map(|reservation| reservation.request.id.clone()));
+        found.extend(due);
+    }
+    for reservation in found {
+        tenants.insert(reservation.request.tenant_id.clone());
+        rows.reservations.load(reservation.request.id.clone(), reservation);
+    }
+    Ok(())
+}
+
+fn secrets(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
+    let select = "SELECT hash, key_id, created_at, expires_at FROM key_secrets WHERE key_id";
+    let ids = needs.secrets_of.iter().map(KeyId::as_str);
+    for (hash, secret) in connection.each(select, ids, |row| Ok((row.get(0)?, read::secret(row, 1)?)))? {
+        rows.secrets.load(KeyHash::from_bytes(hash), secret);
+    }
+    Ok(())
+}
+
+fn load_tenants(connection: &Connection, ids: &BTreeSet<TenantId>, rows: &mut Rows) -> Result<()> {
+    let select = format!(
+        "SELECT {}, {} FROM tenants JOIN accounts ON accounts.tenant_id = tenants.id WHERE tenants.id",
+        read::TENANT,
+        read::ACCOUNTS
+    );
+    let read = |row: &Row<'_>| Ok((read::tenant(row, 0)?, read::accounts(row, read::TENANT_COLUMNS)?));
+    for (tenant, accounts) in connection.each(&select, ids.iter().map(TenantId::as_str), read)? {
+        rows.accounts.load(tenant.id.clone(), accounts);
+        rows.tenants.load(tenant.id.clone(), tenant);
+    }
+    Ok(())
+}
+
+/// What the keys in need, and their tenants, spent in the months in need, and the same for reservations.
+fn spending(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
+    let mut wanted: BTreeSet<(TenantId, Option<KeyId>, Month)> = BTreeSet::new();
+    let mut want = |tenant_id: &TenantId, key_id: &KeyId, month| {
+        wanted.insert((tenant_id.clone(), None, month));
+        wanted.insert((tenant_id.clone(), Some(key_id.clone()), month));
+    };
+    for (key_id, month) in &needs.spending {
+        if let Some(key) = rows.keys.get(key_id) {
+            want(&key.tenant_id, key_id, *month);
+        }
+    }
+    for (_, reservation) in rows.reservations.rows() {
+        let request = &reservation.request;
+        want(&request.tenant_id, &request.key_id, reservation.reserved_at.month());
+    }
+    let select = "SELECT credits FROM spending WHERE tenant_id = ? AND key_id = ? AND month = ?";
+    for (tenant_id, key_id, month) in wanted {
+        let key = key_id.as_ref().map_or("", KeyId::as_str);
+        let number = month.number();
+        let at = [Param::Text(tenant_id.as_str()), Param::Text(key), Param::Integer(number.into())];
+        if let Some(credits) = connection.first(select, &at, |row| read::credits(row, 0))? {
+            rows.spending.load(SpendingKey { tenant_id, key_id, month }, credits);
+        }
+    }
+    Ok(())
+}
+
+fn replays(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
+    let select = "SELECT body, answer, created_at FROM replays WHERE actor = ? AND route = ? AND key = ?";
+    for at in &needs.replays {
+        let found = connection.first(select, &params![at.actor, at.route, at.key], |row| {
+            Ok(Replay { body: row.get(0)?, answer: row.get(1)?, created_at: read::moment(row, 2)? })
+        })?;
+        if let Some(replay) = found {
+            rows.replays.load(at.clone(), replay);
+        }
+    }
+    Ok(())
+}

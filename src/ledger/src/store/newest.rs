@@ -1,0 +1,94 @@
+//! How far the change feed is, as soon as it is known here: from this process's own commits, and where the database is
+//! shared, from what other ledgers say.
+
+use super::save;
+use super::sql::{self, Connection, Purpose};
+use crate::database::Database;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// A word can be lost with a connection, so the feed is looked at as often as this in any case.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long to wait before the database is asked again after a failure.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The newest position, which only grows.
+pub(super) struct Newest(watch::Sender<u64>);
+
+impl Newest {
+    pub(super) fn new(position: u64) -> Newest {
+        Newest(watch::Sender::new(position))
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+
+    /// The feed is there, or further.
+    pub(super) fn reached(&self, position: u64) {
+        self.0.send_if_modified(|known| {
+            let grown = position > *known;
+            if grown {
+                *known = position;
+            }
+            grown
+        });
+    }
+}
+
+/// The thread that hears of other processes' changes.
+pub(super) struct Listener {
+    stopping: Arc<AtomicBool>,
+}
+
+impl Listener {
+    pub(super) fn spawn(
+        database: &Database,
+        newest: Arc<Newest>,
+    ) -> std::io::Result<(Listener, JoinHandle<()>)> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (database, stop) = (database.clone(), Arc::clone(&stopping));
+        let thread = std::thread::Builder::new().name("ledger-listener".to_owned()).spawn(move || {
+            let mut failing = false;
+            while !stop.load(Ordering::Relaxed) {
+                let Err(cause) = listen(&database, &newest, &stop, &mut failing) else { return };
+                if !failing {
+                    warn!(%cause, "changes of other ledgers are not heard; trying again");
+                    failing = true;
+                }
+                std::thread::sleep(RETRY_AFTER);
+            }
+        })?;
+        Ok((Listener { stopping }, thread))
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn listen(database: &Database, newest: &Newest, stop: &AtomicBool, failing: &mut bool) -> sql::Result<()> {
+    let connection = Connection::open(database, Purpose::Read)?;
+    let mut wait = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        // It listens before it looks, so that no change falls between the two.
+        connection.wait_for_news(wait)?;
+        let (_, position) = save::feed_bounds(&connection)?;
+        newest.reached(position);
+        wait = LOOK_EVERY;
+        if std::mem::take(failing) {
+            info!("changes of other ledgers are heard again");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! The reads of the API.
+
+use super::sql::{Connection, Param, Result, Row, ToParam, params};
+use super::{read, save};
+use crate::book::Accounts;
+use crate::budgets::SpendingKey;
+use crate::chain::{Checkpoint, CheckpointHead};
+use crate::credentials::ServiceCredential;
+use crate::keys::{Found, Listed};
+use crate::latency::Histogram;
+use crate::store::rows::{Rows, credits, outcome};
+use crate::store::{
+    AdminKeyFilter, AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, KeyFilter,
+    UsageQuery,
+};
+use crate::tenants::Tenant;
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
+use protocol::api_key::KeyHash;
+use protocol::key::KeyState;
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, TenantId};
+use serde_json::value::RawValue;
+
+const TENANT_SUSPENDED: &str = "tenants.suspended_at IS NOT NULL";
+
+pub(super) fn service_credential(
+    connection: &Connection,
+    hash: &KeyHash,
+) -> Result<Option<ServiceCredential>> {
+    let select = format!("SELECT {} FROM service_credentials WHERE hash = ?", read::SERVICE_CREDENTIAL);
+    let found = connection.first(&select, &params![hash.as_bytes()], read::service_credential)?;
+    Ok(found.map(|(_, credential)| credential))
+}
+
+pub(super) fn admin_keys(connection: &Connection, filter: &AdminKeyFilter) -> Result<Vec<ServiceCredential>> {
+    let tenant = if filter.tenant_id.is_some() { " AND tenant_id = ?" } else { "" };
+    let mut params = vec![Param::Text(filter.after.as_ref().map_or("", AdminKeyId::as_str))];
+    params.extend(filter.tenant_id.as_ref().map(|id| Param::Text(id.as_str())));
+    params.push(filter.limit.to_param());
+    let select = format!(
+        "SELECT {} FROM service_credentials WHERE door = 'admin' AND id > ?{tenant} ORDER BY id LIMIT ?",
+        read::SERVICE_CREDENTIAL
+    );
+    let found = connection.all(&select, &params, read::service_credential)?;
+    Ok(found.into_iter().map(|(_, credential)| credential).collect())
+}
+
+pub(super) fn agents(connection: &Connection, filter: &AgentFilter) -> Result<Vec<Agent>> {
+    let mut condition = "id > ?".to_owned();
+    let mut params = vec![Param::Text(filter.after.as_ref().map_or("", AgentId::as_str))];
+    let texts = [
+        (" AND tenant_id = ?", filter.tenant_id.as_ref().map(TenantId::as_str)),
+        (" AND id = ?", filter.id.as_ref().map(AgentId::as_str)),
+    ];
+    for (more, value) in texts {
+        if let Some(value) = value {
+            condition.push_str(more);
+            params.push(Param::Text(value));
+        }
+    }
+    params.push(filter.limit.to_param());
+    let select =
+        format!("SELECT id, tenant_id, name, created_at FROM agents WHERE {condition} ORDER BY id LIMIT ?");
+    connection.all(&select, &params, read::agent)
+}
+
+pub(super) fn spent(connection: &Connection, at: &SpendingKey) -> Result<Credits> {
+    let select = "SELECT credits FROM spending WHERE tenant_id = ? AND key_id = ? AND month = ?";
+    let key_id = at.key_id.as_ref().map_or("", KeyId::as_str);
+    let month = Param::Integer(at.month.number().into());
+    let at = [Param::Text(at.tenant_id.as_str()), Param::Text(key_id), month];
+    Ok(connection.first(select, &at, |row| read::credits(row, 0))?.unwrap_or_default())
+}
+
+pub(super) fn audit_status(connection: &Connection) -> Result<AuditStatus> {
+    let select = "SELECT (SELECT coalesce(max(sequence), 0) FROM audit), \
+                  (SELECT coalesce(max(last), 0) FROM audit_batches), \
+                  (SELECT coalesce(max(number), 0) FROM audit_batches), removed, decisions_dropped \
+                  FROM audit_state";
+    let status = connection.first(select, &[], |row| {
+        Ok(AuditStatus {
+            newest: row.get(0)?,
+            sealed: row.get(1)?,
+            checkpoints: row.get(2)?,
+            removed: row.get(3)?,
+            decisions_dropped: row.get(4)?,
+        })
+    })?;
+    Ok(status.unwrap_or_default())
+}
+
+pub(super) fn checkpoint_head(connection: &Connection) -> Result<CheckpointHead> {
+    let newest = "SELECT number, last, hash FROM audit_batches ORDER BY number DESC LIMIT 1";
+    Ok(connection.first(newest, &[], read::checkpoint_head)?.unwrap_or(CheckpointHead::NONE))
+}
+
+pub(super) fn checkpoints(connection: &Connection, filter: &CheckpointFilter) -> Result<Vec<Checkpoint>> {
+    let kept = if filter.kept_only { " AND leaves IS NOT NULL" } else { "" };
+    let select = format!(
+        "SELECT {} FROM audit_batches WHERE number > ? AND sealed_at >= ? AND sealed_at < ?{kept} \
+         ORDER BY number LIMIT ?",
+        read::CHECKPOINT
+    );
+    let from = filter.from.map_or(0, |moment| moment.as_millis());
+    let to = filter.to.map_or(u64::MAX, |moment| moment.as_millis());
+    connection.all(&select, &params![filter.after, from, to, CHECKPOINTS_MAX], read::checkpoint)
+}
+
+pub(super) fn audit_rows(
+    connection: &Connection,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<AuditRow<Box<RawValue>>>> {
+    let select = format!("SELECT {} FROM audit WHERE sequence > ? ORDER BY sequence LIMIT ?", read::AUDIT);
+    connection.all(&select, &params![after, limit], read::audit)
+}
+
+pub(super) fn audit_keys(connection: &Connection) -> Result<Vec<AuditKey>> {
+    let select = "SELECT public_key, created_at FROM audit_keys ORDER BY created_at, public_key";
+    connection
+        .all(select, &[], |row| Ok(AuditKey { public_key: row.get(0)?, created_at: read::moment(row, 1)? }))
+}
+
+pub(super) fn key_by_hash(connection: &Connection, hash: &KeyHash) -> Result<Option<Found>> {
+    let (secret_ends, tier) = (read::KEY_COLUMNS, read::KEY_COLUMNS.saturating_add(1));
+    let suspended = tier.saturating_add(1);
+    let select = format!(
+        "SELECT {}, key_secrets.expires_at, tenants.tier, {TENANT_SUSPENDED} FROM key_secrets \
+         JOIN keys ON keys.id = key_secrets.key_id JOIN tenants ON tenants.id = keys.tenant_id \
+         WHERE key_secrets.hash = ?",
+        read::KEY
+    );
+    connection.first(&select, &params![hash.as_bytes()], |row| {
+        Ok(Found {
+            key: read::key(row)?,
+            secret_expires_at: read::moment_or_null(row, secret_ends)?,
+            tier: row.get(tier)?,
+            tenant_suspended: row.get(suspended)?,
+        })
+    })
+}
+
+fn listed(row: &Row<'_>) -> Result<Listed> {
+    Ok(Listed { key: read::key(row)?, tenant_suspended: row.get(read::KEY_COLUMNS)? })
+}
+
+fn select_keys(condition: &str) -> String {
+    format!(
+        "SELECT {}, {TENANT_SUSPENDED} FROM keys JOIN tenants ON tenants.id = keys.tenant_id WHERE {condition}",
+        read::KEY
+    )
+}
+
+pub(super) fn key(connection: &Connection, id: &KeyId) -> Result<Option<Listed>> {
+    connection.first(&select_keys("keys.id = ?"), &params![id.as_str()], listed)
+}
+
+pub(super) fn keys(connection: &Connection, filter: &KeyFilter) -> Result<Vec<Listed>> {
+    let now = filter.now.as_millis();
+    let mut condition = "keys.id > ?".to_owned();
+    let mut params: Vec<Param<'_>> = vec![Param::Text(filter.after.as_ref().map_or("", KeyId::as_str))];
+    if let Some(tenant_id) = &filter.tenant_id {
+        condition.push_str(" AND keys.tenant_id = ?");
+        params.push(Param::Text(tenant_id.as_str()));
+    }
+    if let Some(agent_id) = &filter.agent_id {
+        condition.push_str(" AND keys.agent_id = ?");
+        params.push(Param::Text(agent_id.as_str()));
+    }
+    let source = filter.source.as_ref().map(serde_json::to_string).transpose()?;
+    if let Some(source) = &source {
+        condition.push_str(" AND keys.source = ?");
+        params.push(Param::Text(source));
+    }
+    // The same order of questions as `keys::Key::state`.
+    condition.push_str(match filter.state {
+        None => "",
+        Some(KeyState::Revoked) => " AND keys.revoked_at IS NOT NULL",
+        Some(KeyState::Expired) => " AND keys.revoked_at IS NULL AND keys.expires_at <= ?",
+        Some(KeyState::Suspended) => {
+            " AND keys.revoked_at IS NULL AND coalesce(keys.expires_at > ?, TRUE) \
+             AND tenants.suspended_at IS NOT NULL"
+        }
+        Some(KeyState::Active) => {
+            " AND keys.revoked_at IS NULL AND coalesce(keys.expires_at > ?, TRUE) \
+             AND tenants.suspended_at IS NULL"
+        }
+    });
+    if !matches!(filter.state, None | Some(KeyState::Revoked)) {
+        params.push(now.to_param());
+    }
+    condition.push_str(" ORDER BY keys.id LIMIT ?");
+    params.push(filter.limit.to_param());
+    connection.all(&select_keys(&condition), &params, listed)
+}
+
+fn tenant_with_accounts(row: &Row<'_>) -> Result<(Tenant, Accounts)> {
+    Ok((read::tenant(row, 0)?, read::accounts(row, read::TENANT_COLUMNS)?))
+}
+
+fn select_tenants(condition: &str) -> String {
+    format!(
+        "SELECT {}, {} FROM tenants JOIN accounts ON accounts.tenant_id = tenants.id WHERE {condition}",
+        read::TENANT,
+        read::ACCOUNTS
+    )
+}
+
+pub(super) fn tenant(connection: &Connection, id: &TenantId) -> Result<Option<(Tenant, Accounts)>> {
+    connection.first(&select_tenants("tenants.id = ?"), &params![id.as_str()], tenant_with_accounts)
+}
+
+pub(super) fn tenants(
+    connection: &Connection,
+    after: Option<&TenantId>,
+    limit: u32,
+) -> Result<Vec<(Tenant, Accounts)>> {
+    let select = select_tenants("tenants.id > ? ORDER BY tenants.id LIMIT ?");
+    connection.all(&select, &params![after.map_or("", TenantId::as_str), limit], tenant_with_accounts)
+}
+
+pub(super) fn audit(connection: &Connection, filter: &AuditFilter) -> Result<Vec<AuditRow<Box<RawValue>>>> {
+    let mut conditions = vec!["TRUE"];
+    let mut params: Vec<Param<'_>> = Vec::new();
+    let texts = [
+        ("tenant_id = ?", filter.tenant_id.as_ref().map(TenantId::as_str)),
+        ("outcome = ?", filter.outcome.map(|outcome| outcome.as_str())),
+        ("kind = ?", filter.kind.as_deref()),
+        ("actor = ?", filter.actor.as_deref()),
+    ];
+    for (condition, value) in texts {
+        if let Some(value) = value {
+            conditions.push(condition);
+            params.push(Param::Text(value));
+        }
+    }
+    let (from, to) =
+        (filter.from.map(|moment| moment.as_millis()), filter.to.map(|moment| moment.as_millis()));
+    let numbers = [("sequence < ?", &filter.before), ("recorded_at >= ?", &from), ("recorded_at < ?", &to)];
+    for (condition, value) in numbers {
+        if let Some(value) = value {
+            conditions.push(condition);
+            params.push(value.to_param());
+        }
+    }
+    params.push(filter.limit.to_param());
+    let select = format!(
+        "SELECT {} FROM audit WHERE {} ORDER BY sequence DESC LIMIT ?",
+        read::AUDIT,
+        conditions.join(" AND ")
+    );
+    connection.all(&select, &params, read::audit)
+}
+
+/// The condition for the sums in question, with its parameters.
+fn usage_condition(query: &UsageQuery) -> (String, Vec<Param<'_>>) {
+    let first = query.from.map_or(0, Rows::usage_hour);
+    // An hour counts if it begins before the end of the time asked for.
+    let end = query.to.map_or(i64::MAX, |to| {
+        i64::try_from(Rows::usage_hour(to.plus_millis(3_599_999))).unwrap_or(i64::MAX)
+    });
+    let mut condition = "hour >= ? AND hour < ?".to_owned();
+    let mut params = vec![Param::Integer(i64::try_from(first).unwrap_or(i64::MAX)), Param::Integer(end)];
+    let texts = [
+        (" AND tenant_id = ?", query.tenant_id.as_ref().map(TenantId::as_str)),
+        (" AND key_id = ?", query.key_id.as_ref().map(KeyId::as_str)),
+        (" AND agent_id = ?", query.agent_id.as_ref().map(AgentId::as_str)),
+        (" AND tool = ?", query.tool.as_deref()),
+        (" AND outcome = ?", query.outcome.map(|outcome| outcome.as_str())),
+    ];
+    for (more, value) in texts {
+        if let Some(value) = value {
+            condition.push_str(more);
+            params.push(Param::Text(value));
+        }
+    }
+    (condition, params)
+}
+
+pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<UsageRow>> {
+    let groups = [
+        (query.by_tenant, "tenant_id"),
+        (query.by_key, "key_id"),
+        (query.by_agent, "agent_id"),
+        (query.by_tool, "tool"),
+        (query.by_outcome, "outcome"),
+    ];
+    let names: String =
+        groups.iter().filter(|(grouped, _)| *grouped).map(|(_, name)| format!("{name}, ")).collect();
+    let columns = groups.map(|(grouped, name)| if grouped { name } else { "''" }).join(", ");
+    let (condition, params) = usage_condition(query);
+    // PostgreSQL's sum of whole numbers is none of its whole numbers.
+    let select = format!(
+        "SELECT {columns}, bucket, CAST(sum(calls) AS BIGINT), \
+         CAST(sum(CASE outcome WHEN 'allowed' THEN calls ELSE 0 END) AS BIGINT), \
+         CAST(sum(credits) AS BIGINT) FROM usage WHERE {condition} \
+         GROUP BY {names}bucket ORDER BY {names}bucket"
+    );
+    // One row for each group and bucket, a group's rows one after the other.
+    let mut sums: Vec<(UsageRow, Histogram)> = Vec::new();
+    connection.all(&select, &params, |row| {
+        let named = |column: usize| -> Result<Option<String>> {
+            Ok(Some(row.get::<String>(column)?).filter(|text| !text.is_empty()))
+        };
+        let group = UsageRow {
+            tenant_id: named(0)?.and_then(|id| TenantId::parse(&id).ok()),
+            key_id: named(1)?.and_then(|id| KeyId::parse(&id).ok()),
+            agent_id: named(2)?.and_then(|id| AgentId::parse(&id).ok()),
+            tool: named(3)?,
+            outcome: named(4)?.as_deref().and_then(outcome),
+            calls: 0,
+            allowed: 0,
+            credits: credits(0),
+            latency_ms: None,
+        };
+        let (bucket, calls): (u32, u64) = (row.get(5)?, row.get(6)?);
+        if sums.last().is_none_or(|(last, _)| !is_same_group(last, &group)) {
+            sums.push((group, Histogram::default()));
+        }
+        if let Some((sum, histogram)) = sums.last_mut() {
+            sum.calls = sum.calls.saturating_add(calls);
+            sum.allowed = sum.allowed.saturating_add(row.get(7)?);
+            sum.credits = credits(sum.credits.get().saturating_add(row.get(8)?));
+            histogram.add(bucket, calls);
+        }
+        Ok(())
+    })?;
+    let finished =
+        |(row, histogram): (UsageRow, Histogram)| UsageRow { latency_ms: histogram.percentiles(), ..row };
+    Ok(sums.into_iter().map(finished).collect())
+}
+
+fn is_same_group(one: &UsageRow, other: &UsageRow) -> bool {
+    let group = |row: &UsageRow| {
+        (row.tenant_id.clone(), row.key_id.clone(), row.agent_id.clone(), row.tool.clone(), row.outcome)
+    };
+    group(one) == group(other)
+}
+
+pub(super) fn shadow(connection: &Connection, query: &UsageQuery) -> Result<Vec<ShadowRow>> {
+    let (condition, params) = usage_condition(query);
+    let select = format!(
+        "SELECT would_deny, tenant_id, tool, CAST(sum(calls) AS BIGINT), CAST(sum(credits) AS BIGINT) \
+         FROM usage WHERE would_deny <> '' AND {condition} GROUP BY would_deny, tenant_id, tool \
+         ORDER BY would_deny, tenant_id, tool"
+    );
+    connection.all(&select, &params, |row| {
+        let would_deny: String = row.get(0)?;
+        Ok(ShadowRow {
+            would_deny: outcome(&would_deny)
+                .ok_or_else(|| super::sql::Error::broken(0, "an unknown outcome"))?,
+            tenant_id: TenantId::parse(&row.get::<String>(1)?).ok(),
+            tool: Some(row.get::<String>(2)?).filter(|tool| !tool.is_empty()),
+            calls: row.get(3)?,
+            credits: credits(row.get(4)?),
+        })
+    })
+}
+
+pub(super) fn changes(connection: &Connection, after: u64, limit: u32) -> Result<ChangesKept> {
+    // Bounds and rows must be of one moment.
+    connection.snapshot(|snapshot| {
+        let (floor, newest) = save::feed_bounds(snapshot)?;
+        let select = "SELECT position, change FROM changes WHERE position > ? ORDER BY position LIMIT ?";
+        let changes =
+            snapshot.all(select, &params![after, limit], |row| Ok((row.get(0)?, read::json(row, 1)?)))?;
+        Ok(ChangesKept { floor, newest, changes })
+    })
+}

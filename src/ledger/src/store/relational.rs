@@ -1,0 +1,287 @@
+//! The store on either database.
+//!
+//! One thread writes ([`writer`]), a few connections read ([`readers`]), and where other processes write too, one
+//! thread listens for their changes ([`newest`]). Nothing here decides anything: rows go in and out, the rules are the
+//! crate's.
+
+use super::newest::{Listener, Newest};
+use super::readers::Readers;
+use super::schema::Version;
+use super::sql::{self, Connection, Purpose};
+use super::{
+    AdminKeyFilter, AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, KeyFilter, Operation, Queued,
+    Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
+};
+use crate::budgets::SpendingKey;
+use crate::chain::{Checkpoint, CheckpointHead};
+use crate::credentials::ServiceCredential;
+use crate::database::Database;
+use crate::metrics::Metrics;
+use crate::{book, keys, tenants};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
+use protocol::api_key::KeyHash;
+use protocol::{Credits, KeyId, TenantId};
+use serde_json::value::RawValue;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, watch};
+
+/// How many writes may wait. At a few thousand a second this is about a second of them.
+const QUEUE_MAX: usize = 4096;
+
+/// Why a database can't be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// There is nothing, or nothing of ours, in it.
+    NotInitialised,
+    /// A newer program wrote it.
+    TooNew,
+    /// The database says no.
+    Failed(sql::Error),
+    /// The operating system says no.
+    Io(std::io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::NotInitialised => f.write_str("it is not initialised; run `agentrelay init` first"),
+            OpenError::TooNew => f.write_str("a newer release wrote it; use that release or a newer one"),
+            OpenError::Failed(cause) => write!(f, "{cause}"),
+            OpenError::Io(cause) => write!(f, "{cause}"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            OpenError::Failed(cause) => Some(cause),
+            OpenError::Io(cause) => Some(cause),
+            OpenError::NotInitialised | OpenError::TooNew => None,
+        }
+    }
+}
+
+impl From<sql::Error> for OpenError {
+    fn from(cause: sql::Error) -> OpenError {
+        OpenError::Failed(cause)
+    }
+}
+
+/// The store.
+pub struct Relational {
+    queue: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
+    newest: Arc<Newest>,
+    readers: Readers,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    listener: Option<Listener>,
+}
+
+impl Relational {
+    /// Opens an initialised database, bringing an older one up to date. Blocks: not for where other tasks wait.
+    pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Relational, OpenError> {
+        Relational::with(connect(database)?, database, metrics)
+    }
+
+    /// The same, by a connection that is there already.
+    pub(super) fn with(
+        connection: Connection,
+        database: &Database,
+        metrics: Arc<Metrics>,
+    ) -> Result<Relational, OpenError> {
+        let (_, newest) = save::feed_bounds(&connection)?;
+        let newest = Arc::new(Newest::new(newest));
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let mut threads = Vec::new();
+        let mut listener = None;
+        if connection.is_shared() {
+            let (stop, thread) = Listener::spawn(database, Arc::clone(&newest)).map_err(OpenError::Io)?;
+            listener = Some(stop);
+            threads.push(thread);
+        }
+        let writer = writer::Writer::new(database, connection, waiting, Arc::clone(&newest), metrics);
+        let writer = std::thread::Builder::new().name("ledger-writer".to_owned()).spawn(|| writer.run());
+        threads.push(writer.map_err(OpenError::Io)?);
+        Ok(Relational {
+            queue: Mutex::new(Some(queue)),
+            newest,
+            readers: Readers::new(database),
+            threads: Mutex::new(threads),
+            listener,
+        })
+    }
+
+    /// Makes the tables where there are none, and runs one operation in it. Blocks.
+    pub fn initialise<O: Operation>(
+        database: &Database,
+        operation: O,
+    ) -> Result<Result<O::Answer, Refusal>, OpenError> {
+        if let Database::Sqlite(path) = database {
+            create_private(path).map_err(OpenError::Io)?;
+        }
+        let connection = Connection::open(database, Purpose::Write)?;
+        if schema::version(&connection)? == Version::Newer {
+            return Err(OpenError::TooNew);
+        }
+        schema::migrate(&connection)?;
+        let (work, mut answer) = Queued::new(operation);
+        let mut batch: [Box<dyn Work>; 1] = [work];
+        writer::commit(&connection, &mut batch)?;
+        let [work] = batch;
+        work.answer(Ok(()));
+        match answer.try_recv() {
+            Ok(Ok(answer)) => Ok(Ok(answer)),
+            Ok(Err(super::Error::Refused(refusal))) => Ok(Err(refusal)),
+            Ok(Err(super::Error::Unavailable(cause))) => Err(OpenError::Io(std::io::Error::other(cause))),
+            Err(cause) => Err(OpenError::Io(std::io::Error::other(cause))),
+        }
+    }
+
+    /// Refuses new writes, finishes those that wait, and closes the database.
+    pub async fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listener) = &self.listener {
+            listener.stop();
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // They end by themselves once the queue is empty; a join that fails has nothing left to wait for.
+        let _ = tokio::task::spawn_blocking(|| {
+            for thread in threads {
+                let _ = thread.join();
+            }
+        })
+        .await;
+    }
+}
+
+/// A connection that may write, to an initialised database of this program's version.
+pub(crate) fn connect(database: &Database) -> Result<Connection, OpenError> {
+    if let Database::Sqlite(path) = database
+        && !path.exists()
+    {
+        return Err(OpenError::NotInitialised);
+    }
+    let connection = Connection::open(database, Purpose::Write)?;
+    match schema::version(&connection)? {
+        Version::Empty => return Err(OpenError::NotInitialised),
+        Version::Newer => return Err(OpenError::TooNew),
+        Version::Older => schema::migrate(&connection)?,
+        Version::Current => {}
+    }
+    Ok(connection)
+}
+
+/// Makes an empty file that only its owner reads, unless there is one.
+pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+impl Store for Relational {
+    fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable> {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queue.as_ref().ok_or(Unavailable::Stopping)?;
+        queue.try_send(work).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
+        })
+    }
+
+    fn queue_depth(&self) -> usize {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.as_ref().map_or(0, |queue| queue.max_capacity().saturating_sub(queue.capacity()))
+    }
+
+    fn newest_change(&self) -> watch::Receiver<u64> {
+        self.newest.watch()
+    }
+
+    fn ping(&self) -> Reading<'_, ()> {
+        Box::pin(
+            self.readers
+                .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),
+        )
+    }
+
+    fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>> {
+        Box::pin(self.readers.read(move |connection| queries::service_credential(connection, &hash)))
+    }
+
+    fn key_by_hash(&self, hash: KeyHash) -> Reading<'_, Option<keys::Found>> {
+        Box::pin(self.readers.read(move |connection| queries::key_by_hash(connection, &hash)))
+    }
+
+    fn key(&self, id: KeyId) -> Reading<'_, Option<keys::Listed>> {
+        Box::pin(self.readers.read(move |connection| queries::key(connection, &id)))
+    }
+
+    fn keys(&self, filter: KeyFilter) -> Reading<'_, Vec<keys::Listed>> {
+        Box::pin(self.readers.read(move |connection| queries::keys(connection, &filter)))
+    }
+
+    fn tenant(&self, id: TenantId) -> Reading<'_, Option<(tenants::Tenant, book::Accounts)>> {
+        Box::pin(self.readers.read(move |connection| queries::tenant(connection, &id)))
+    }
+
+    fn tenants(
+        &self,
+        after: Option<TenantId>,
+        limit: u32,
+    ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>> {
+        Box::pin(self.readers.read(move |connection| queries::tenants(connection, after.as_ref(), limit)))
+    }
+
+    fn admin_keys(&self, filter: AdminKeyFilter) -> Reading<'_, Vec<ServiceCredential>> {
+        Box::pin(self.readers.read(move |connection| queries::admin_keys(connection, &filter)))
+    }
+
+    fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>> {
+        Box::pin(self.readers.read(move |connection| queries::agents(connection, &filter)))
+    }
+
+    fn spent(&self, at: SpendingKey) -> Reading<'_, Credits> {
+        Box::pin(self.readers.read(move |connection| queries::spent(connection, &at)))
+    }
+
+    fn audit_status(&self) -> Reading<'_, AuditStatus> {
+        Box::pin(self.readers.read(queries::audit_status))
+    }
+
+    fn checkpoint_head(&self) -> Reading<'_, CheckpointHead> {
+        Box::pin(self.readers.read(queries::checkpoint_head))
+    }
+
+    fn checkpoints(&self, filter: CheckpointFilter) -> Reading<'_, Vec<Checkpoint>> {
+        Box::pin(self.readers.read(move |connection| queries::checkpoints(connection, &filter)))
+    }
+
+    fn audit_rows(&self, after: u64, limit: u32) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
+        Box::pin(self.readers.read(move |connection| queries::audit_rows(connection, after, limit)))
+    }
+
+    fn audit_keys(&self) -> Reading<'_, Vec<AuditKey>> {
+        Box::pin(self.readers.read(queries::audit_keys))
+    }
+
+    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>> {
+        Box::pin(self.readers.read(move |connection| queries::shadow(connection, &query)))
+    }
+
+    fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
+        Box::pin(self.readers.read(move |connection| queries::audit(connection, &filter)))
+    }
+
+    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>> {
+        Box::pin(self.readers.read(move |connection| queries::usage(connection, &query)))
+    }
+
+    fn changes(&self, after: u64, limit: u32) -> Reading<'_, ChangesKept> {
+        Box::pin(self.readers.read(move |connection| queries::changes(connection, after, limit)))
+    }
+}

@@ -1,0 +1,246 @@
+//! Parameters, columns and errors, whichever the database.
+
+use std::fmt;
+
+/// What goes into a statement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Param<'a> {
+    /// Nothing.
+    Null,
+    /// A whole number.
+    Integer(i64),
+    /// Text.
+    Text(&'a str),
+    /// Bytes.
+    Bytes(&'a [u8]),
+}
+
+/// What can go into a statement.
+pub trait ToParam {
+    /// As a parameter.
+    fn to_param(&self) -> Param<'_>;
+}
+
+impl<T: ToParam + ?Sized> ToParam for &T {
+    fn to_param(&self) -> Param<'_> {
+        (**self).to_param()
+    }
+}
+
+impl<T: ToParam> ToParam for Option<T> {
+    fn to_param(&self) -> Param<'_> {
+        self.as_ref().map_or(Param::Null, T::to_param)
+    }
+}
+
+impl ToParam for str {
+    fn to_param(&self) -> Param<'_> {
+        Param::Text(self)
+    }
+}
+
+impl ToParam for String {
+    fn to_param(&self) -> Param<'_> {
+        Param::Text(self)
+    }
+}
+
+impl ToParam for i64 {
+    fn to_param(&self) -> Param<'_> {
+        Param::Integer(*self)
+    }
+}
+
+impl ToParam for u64 {
+    /// Beyond what a database can hold is the most it can: credits and times end far below.
+    fn to_param(&self) -> Param<'_> {
+        Param::Integer(i64::try_from(*self).unwrap_or(i64::MAX))
+    }
+}
+
+impl ToParam for u32 {
+    fn to_param(&self) -> Param<'_> {
+        Param::Integer((*self).into())
+    }
+}
+
+impl ToParam for u16 {
+    fn to_param(&self) -> Param<'_> {
+        Param::Integer((*self).into())
+    }
+}
+
+impl ToParam for bool {
+    fn to_param(&self) -> Param<'_> {
+        Param::Integer((*self).into())
+    }
+}
+
+impl<const LENGTH: usize> ToParam for [u8; LENGTH] {
+    fn to_param(&self) -> Param<'_> {
+        Param::Bytes(self)
+    }
+}
+
+impl ToParam for [u8] {
+    fn to_param(&self) -> Param<'_> {
+        Param::Bytes(self)
+    }
+}
+
+impl ToParam for Vec<u8> {
+    fn to_param(&self) -> Param<'_> {
+        Param::Bytes(self)
+    }
+}
+
+/// One row that was found.
+pub enum Row<'a> {
+    /// SQLite's.
+    Sqlite(&'a rusqlite::Row<'a>),
+    /// PostgreSQL's.
+    Postgres(&'a ::postgres::Row),
+}
+
+impl Row<'_> {
+    /// A column by its place, from 0.
+    pub fn get<T: for<'c> FromColumn<'c>>(&self, column: usize) -> Result<T> {
+        T::from_column(self.column(column)?).map_err(|why| Error::broken(column, why))
+    }
+
+    /// A column without copying it.
+    pub fn column(&self, column: usize) -> Result<Param<'_>> {
+        match self {
+            Row::Sqlite(row) => super::sqlite::column(row, column),
+            Row::Postgres(row) => super::postgres::column(row, column),
+        }
+    }
+}
+
+/// What can be made of a column.
+pub trait FromColumn<'c>: Sized {
+    /// Or why not.
+    fn from_column(column: Param<'c>) -> std::result::Result<Self, Broken>;
+}
+
+/// A column holds what this program never wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is of another type, or out of range")
+    }
+}
+
+impl<'c, T: FromColumn<'c>> FromColumn<'c> for Option<T> {
+    fn from_column(column: Param<'c>) -> std::result::Result<Self, Broken> {
+        if column == Param::Null { Ok(None) } else { T::from_column(column).map(Some) }
+    }
+}
+
+impl FromColumn<'_> for String {
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+        if let Param::Text(text) = column { Ok(text.to_owned()) } else { Err(Broken) }
+    }
+}
+
+impl FromColumn<'_> for i64 {
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+        if let Param::Integer(number) = column { Ok(number) } else { Err(Broken) }
+    }
+}
+
+macro_rules! unsigned {
+    ($($number:ty),*) => {$(
+        impl FromColumn<'_> for $number {
+            fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+                i64::from_column(column)?.try_into().map_err(|_| Broken)
+            }
+        }
+    )*};
+}
+
+unsigned!(u64, u32, u16);
+
+impl FromColumn<'_> for bool {
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+        Ok(i64::from_column(column)? != 0)
+    }
+}
+
+impl<const LENGTH: usize> FromColumn<'_> for [u8; LENGTH] {
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+        if let Param::Bytes(bytes) = column { bytes.try_into().map_err(|_| Broken) } else { Err(Broken) }
+    }
+}
+
+impl FromColumn<'_> for Vec<u8> {
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+        if let Param::Bytes(bytes) = column { Ok(bytes.to_vec()) } else { Err(Broken) }
+    }
+}
+
+/// A result of a database.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a database did not do it.
+#[derive(Debug)]
+pub enum Error {
+    /// SQLite says no.
+    Sqlite(rusqlite::Error),
+    /// PostgreSQL says no, or nothing.
+    Postgres(::postgres::Error),
+    /// A row is not one of this program's.
+    Row(String),
+}
+
+impl Error {
+    /// A column holds what this program never wrote.
+    pub fn broken(column: usize, why: impl fmt::Display) -> Error {
+        Error::Row(format!("column {column}: {why}"))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Sqlite(cause) => cause.fmt(f),
+            // Its own text is as short as "db error"; what the server says is in the source.
+            Error::Postgres(cause) => match (cause.as_db_error(), std::error::Error::source(cause)) {
+                (Some(said), _) => write!(f, "{} ({})", said.message(), said.code().code()),
+                (None, Some(source)) => write!(f, "{cause}: {source}"),
+                (None, None) => cause.fmt(f),
+            },
+            Error::Row(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Sqlite(cause) => Some(cause),
+            Error::Postgres(cause) => Some(cause),
+            Error::Row(_) => None,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(cause: rusqlite::Error) -> Error {
+        Error::Sqlite(cause)
+    }
+}
+
+impl From<::postgres::Error> for Error {
+    fn from(cause: ::postgres::Error) -> Error {
+        Error::Postgres(cause)
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(cause: serde_json::Error) -> Error {
+        Error::Row(cause.to_string())
+    }
+}

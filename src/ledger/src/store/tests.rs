@@ -1,0 +1,7 @@
+//! The store suite on each database, and what only one of them can suffer.
+
+mod killed;
+mod migrated;
+mod moved;
+mod postgres;
+mod sqlite;

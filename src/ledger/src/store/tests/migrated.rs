@@ -1,0 +1,80 @@
+//! A database of every earlier release is brought up to date with all that it holds, on both databases.
+
+#![allow(clippy::arithmetic_side_effects)]
+
+use super::postgres::{apart, server};
+use crate::database::Database;
+use crate::metrics::Metrics;
+use crate::store::sql::{Connection, Purpose};
+use crate::store::suite::{assert_lawful, at, balance, credits, reserve, settle};
+use crate::store::{Relational, Store, laws, schema};
+use protocol::api_key::KeyHash;
+use protocol::filter::Action;
+use protocol::{KeyId, TenantId};
+use std::sync::Arc;
+
+/// What a ledger of the first release wrote: a tenant with 100 credits, a key, one pending reservation of 10.
+const FIRST_RELEASE: &str = r#"
+INSERT INTO tenants (id, name, tier, created_at) VALUES ('ten_1', 'Acme', 'pro', 1700000000000);
+INSERT INTO accounts (tenant_id, granted, available, pending, posted) VALUES ('ten_1', 100, 90, 10, 0);
+INSERT INTO keys (id, tenant_id, name, scopes, resources, limits, source, created_at)
+  VALUES ('key_1', 'ten_1', 'ci', '["read"]', '[{"name":"project:1"}]', '[]', '"admin"', 1700000000000);
+INSERT INTO reservations (id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, reserved_at,
+  expires_at, available_after, state) VALUES ('old', 'ten_1', 'key_1', 'studio', 'image_generate', 10, 60, 'v1',
+  1700000001000, 1700000061000, 90, 'pending');
+INSERT INTO transfers (id, tenant_id, reservation_id, kind, from_account, to_account, credits, at)
+  VALUES ('trf_1', 'ten_1', NULL, 'grant', 'issuer', 'available', 100, 1700000000000),
+         (NULL, 'ten_1', 'old', 'reserve', 'available', 'pending', 10, 1700000001000);
+INSERT INTO audit (sequence, recorded_at, kind, actor, tenant_id, detail)
+  VALUES (1, 1700000000000, 'tenant_created', 'adm_1', 'ten_1', '{"name":"Acme"}'),
+         (2, 1700000001000, 'reserved', 'key_1', 'ten_1', '{"reservation_id":"old"}');
+INSERT INTO usage (hour, tenant_id, key_id, tool, outcome, calls, credits)
+  VALUES (472222, 'ten_1', 'key_1', 'image_generate', 'allowed', 3, 15);
+INSERT INTO changes (position, at, change) SELECT base + 1, 1700000000000, '{"kind":"key","key_id":"key_1"}' FROM feed;
+INSERT INTO policies (version, in_force_at, document) VALUES ('v1', 1700000000000, '{}');
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sqlite_file_of_every_earlier_release_is_brought_up_to_date() {
+    for release in 1..=schema::MIGRATIONS.len() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.db");
+        std::fs::write(&path, "").unwrap();
+        from_release(release, &Database::Sqlite(path)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_database_of_every_earlier_release_is_brought_up_to_date() {
+    let server = apart(server);
+    for release in 1..=schema::MIGRATIONS.len() {
+        from_release(release, &apart(|| server.database().unwrap().parse().unwrap())).await;
+    }
+}
+
+async fn from_release(release: usize, database: &Database) {
+    let store: Arc<dyn Store> = apart(|| {
+        let connection = Connection::open(database, Purpose::Write).unwrap();
+        schema::migrate_to(&connection, 1).unwrap();
+        connection.batch(FIRST_RELEASE).unwrap();
+        let hash = KeyHash::of(b"secret");
+        let insert = "INSERT INTO key_secrets (hash, key_id, created_at) VALUES (?, 'key_1', 1700000000000)";
+        connection.execute(insert, &crate::store::sql::params![hash.as_bytes()]).unwrap();
+        schema::migrate_to(&connection, release).unwrap();
+        drop(connection);
+        Arc::new(Relational::open(database, Arc::new(Metrics::default())).unwrap())
+    });
+    let (tenant, key) = (TenantId::parse("ten_1").unwrap(), KeyId::parse("key_1").unwrap());
+    let found = store.key_by_hash(KeyHash::of(b"secret")).await.unwrap().unwrap();
+    assert_eq!((found.key.id, found.key.name.as_str()), (key.clone(), "ci"));
+    let kept = store.changes(*store.newest_change().borrow() - 1, 10).await.unwrap();
+    assert_eq!(kept.changes.len(), 1);
+
+    store.run(settle("old", Action::Post { credits: credits(7) }, at(2))).await.unwrap();
+    store.run(reserve("new", &key, 20, at(2))).await.unwrap();
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((held.available, held.pending, held.posted), (credits(73), credits(20), credits(7)));
+    assert_lawful(held);
+    let broken = apart(|| laws::broken(&Connection::open(database, Purpose::Read).unwrap()).unwrap());
+    assert_eq!(broken, Vec::<String>::new(), "from release {release}");
+}

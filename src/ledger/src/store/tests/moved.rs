@@ -1,0 +1,54 @@
+//! A ledger that moves from SQLite to PostgreSQL has there all that it had, and goes on.
+
+use super::postgres::{apart, open, server};
+use crate::credentials::Initialise;
+use crate::database::Database;
+use crate::metrics::Metrics;
+use crate::relocate::{Error, relocate};
+use crate::store::suite::{assert_lawful, at, balance, credits, payer, reserve, settle};
+use crate::store::{AuditFilter, Relational, Store};
+use protocol::filter::Action;
+use std::sync::Arc;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let from = Database::Sqlite(directory.path().join("ledger.db"));
+    Relational::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
+    let sqlite = Arc::new(Relational::open(&from, Arc::new(Metrics::default())).unwrap());
+    let old: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
+    let (tenant, key) = payer(old.as_ref(), 100_000).await;
+    // More than go into one statement.
+    let tasks = (0..2500).map(|number| {
+        let (store, key) = (Arc::clone(&old), key.clone());
+        tokio::spawn(async move { store.run(reserve(&format!("r{number}"), &key, 5, at(1))).await.unwrap() })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    old.run(settle("r7", Action::Post { credits: credits(4) }, at(2))).await.unwrap();
+    old.run(settle("r8", Action::Void, at(2))).await.unwrap();
+    let before = balance(old.as_ref(), &tenant).await;
+    let newest = old.audit(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();
+    let position = *old.newest_change().borrow();
+
+    let server = apart(server);
+    let to: Database = apart(|| server.database().unwrap().parse().unwrap());
+    let moved = apart(|| relocate(&from, &to, |_| {}).unwrap());
+    assert!(moved.tables.contains(&("reservations".to_owned(), 2500)), "{moved:?}");
+    assert!(matches!(apart(|| relocate(&from, &to, |_| {})), Err(Error::NotEmpty(_))));
+    assert!(matches!(apart(|| relocate(&to, &from, |_| {})), Err(Error::Direction)));
+
+    let new: Arc<dyn Store> = open(&to);
+    assert_eq!(balance(new.as_ref(), &tenant).await, before);
+    assert_lawful(before);
+    let row = new.audit(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();
+    assert_eq!((row[0].sequence, row[0].detail.get()), (newest[0].sequence, newest[0].detail.get()));
+    assert_eq!(*new.newest_change().borrow(), position);
+    // The same reservation again is known there, and the next one gets the numbers after the last.
+    new.run(reserve("r7", &key, 5, at(1))).await.unwrap();
+    new.run(reserve("after", &key, 5, at(3))).await.unwrap();
+    new.run(settle("r9", Action::Post { credits: credits(5) }, at(3))).await.unwrap();
+    let after = balance(new.as_ref(), &tenant).await;
+    assert_eq!((after.pending, after.posted), (before.pending, credits(9)));
+}

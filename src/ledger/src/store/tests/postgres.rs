@@ -1,0 +1,182 @@
+//! PostgreSQL: the suite, and what only a server can suffer or several ledgers can do.
+
+#![allow(clippy::arithmetic_side_effects)]
+
+use crate::credentials::Initialise;
+use crate::database::Database;
+use crate::fixture::{Bench, code, expect};
+use crate::keys;
+use crate::metrics::Metrics;
+use crate::store::sql::{Connection, Purpose};
+use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
+use crate::store::{Error, Relational, Store, Unavailable, laws};
+use crate::throwaway::Throwaway;
+use protocol::filter::{Action, Change};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// One server for all tests that run at the same time; the last of them stops it.
+pub(super) fn server() -> Arc<Throwaway> {
+    static SHARED: Mutex<Weak<Throwaway>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(Throwaway::start().unwrap_or_else(|error| panic!("{error}")));
+        *shared = Arc::downgrade(&server);
+        server
+    })
+}
+
+/// Runs what blocks on a thread where that is allowed.
+pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+/// A new, initialised database.
+pub(super) fn fresh(server: &Throwaway) -> Database {
+    apart(|| {
+        let database: Database = server.database().unwrap().parse().unwrap();
+        let operation = Initialise { credentials: Vec::new() };
+        Relational::initialise(&database, operation).unwrap().unwrap();
+        database
+    })
+}
+
+pub(super) fn open(database: &Database) -> Arc<Relational> {
+    apart(|| Arc::new(Relational::open(database, Arc::new(Metrics::default())).unwrap()))
+}
+
+struct Shared(Arc<Throwaway>);
+
+impl Fresh for Shared {
+    type Guard = ();
+
+    fn open(&self) -> (Arc<dyn Store>, ()) {
+        (open(&fresh(&self.0)), ())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_suite_holds() {
+    suite::run(&Shared(apart(server))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ledgers_under_load_never_break_a_law_or_refuse_each_other() {
+    let server = apart(server);
+    let database = fresh(&server);
+    let ledgers: [Arc<dyn Store>; 2] = [open(&database), open(&database)];
+    let (tenant, key) = payer(ledgers[0].as_ref(), 500).await;
+    let tasks = (0..400).map(|number: usize| {
+        // Every request comes to both, as from a filter that asks the other one after a slow answer.
+        let (one, other) = (Arc::clone(&ledgers[number % 2]), Arc::clone(&ledgers[(number + 1) % 2]));
+        let key = key.clone();
+        tokio::spawn(async move {
+            let id = format!("r{number}");
+            let (first, second) =
+                tokio::join!(one.run(reserve(&id, &key, 5, at(1))), other.run(reserve(&id, &key, 5, at(1))));
+            match (&first, &second) {
+                (Ok(_), _) | (_, Ok(_)) => {}
+                (Err(Error::Refused(_)), Err(Error::Refused(_))) => return 0,
+                other => panic!("{other:?}"),
+            }
+            let action =
+                if number.is_multiple_of(4) { Action::Void } else { Action::Post { credits: credits(3) } };
+            let (first, second) =
+                tokio::join!(one.run(settle(&id, action, at(2))), other.run(settle(&id, action, at(2))));
+            assert_eq!(first.unwrap().answer.settled + second.unwrap().answer.settled, 1);
+            if action == Action::Void { 0 } else { 3 }
+        })
+    });
+    let mut posted = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        posted += task.await.unwrap();
+    }
+    let held = balance(ledgers[1].as_ref(), &tenant).await;
+    assert_eq!((held.pending, held.posted), (credits(0), credits(posted)));
+    assert!(posted > 0 && posted <= 500, "{posted}");
+    let broken = apart(|| laws::broken(&Connection::open(&database, Purpose::Read).unwrap()).unwrap());
+    assert_eq!(broken, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_made_by_one_ledger_is_heard_by_the_other_at_once() {
+    let server = apart(server);
+    let database = fresh(&server);
+    let one: Arc<dyn Store> = open(&database);
+    let other: Arc<dyn Store> = open(&database);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let (_, key) = payer(one.as_ref(), 5).await;
+        let mut heard = other.newest_change();
+        heard.mark_unchanged();
+        let began = Instant::now();
+        let revoke =
+            keys::Revoke { key_id: key.clone(), reason: "leak".into(), actor: "adm_1".into(), now: at(2) };
+        one.run(revoke).await.unwrap();
+        timeout(Duration::from_secs(2), heard.changed()).await.expect("it is heard within 2 s").unwrap();
+        slowest = slowest.max(began.elapsed());
+        let newest = *heard.borrow();
+        let kept = other.changes(newest - 1, 10).await.unwrap();
+        assert_eq!(kept.changes, [(newest, Change::Key { key_id: key })]);
+    }
+    eprintln!("slowest of 20 changes from one ledger to the other: {slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_refuses_with_503_and_is_used_again_when_it_is_back() {
+    let mut server = apart(|| Throwaway::start().unwrap());
+    let database = apart(|| server.database().unwrap().parse().unwrap());
+    let bench = Bench::start_on(&database).await;
+    let tenant = bench.tenant(100).await;
+    let (key, _) = bench.key(&tenant).await;
+    expect(bench.reserve("r1", &key, 5).await, StatusCode::CREATED).await;
+
+    apart(|| server.pause());
+    let refused = expect(bench.reserve("r2", &key, 5).await, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert_eq!(code(&refused), "ledger_unavailable");
+    let status = bench.request(Method::GET, "/readyz").send().await.unwrap().status();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let alive = bench.request(Method::GET, "/healthz").send().await.unwrap().status();
+    assert_eq!(alive, StatusCode::OK);
+
+    apart(|| server.resume().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while bench.reserve("r2", &key, 5).await.status() != StatusCode::CREATED {
+        assert!(Instant::now() < deadline, "it never recovered");
+    }
+    assert_eq!(bench.balance(&tenant).await, [100, 90, 10, 0]);
+
+    // The change feed hears of other ledgers again, too.
+    let other: Arc<dyn Store> = open(&database);
+    let mut heard = other.newest_change();
+    heard.mark_unchanged();
+    bench.post(&format!("/v1/keys/{key}/revoke"), json!({"reason": "leak"}), StatusCode::OK).await;
+    timeout(Duration::from_secs(2), heard.changed()).await.expect("it is heard within 2 s").unwrap();
+    bench.running.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_one_works() {
+    let server = apart(server);
+    let database = fresh(&server);
+    let store: Arc<dyn Store> = open(&database);
+    let (tenant, key) = payer(store.as_ref(), 10).await;
+    let other = |sql: &str| {
+        apart(|| Connection::open(&database, Purpose::Write).unwrap().batch(sql).unwrap());
+    };
+    // Fails as a full disk does: after some rows of the transaction are written.
+    other(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$; \
+         CREATE TRIGGER full_disk BEFORE INSERT ON audit EXECUTE FUNCTION full_disk()",
+    );
+    let refused = store.run(reserve("r1", &key, 1, at(1))).await;
+    assert_eq!(refused, Err(Error::Unavailable(Unavailable::Failed)));
+    other("DROP TRIGGER full_disk ON audit");
+    store.run(reserve("r1", &key, 4, at(1))).await.unwrap();
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((held.available, held.pending), (credits(6), credits(4)));
+}

@@ -1,0 +1,262 @@
+//! The ledger by itself, as its operators meet it: the whole command line against `agentrelay serve`, its API under
+//! schemathesis, and no secret in anything that it leaves behind.
+
+use cli::stack::{Credentials, Ledger, LedgerOptions};
+use harness::files;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A running ledger in a directory of its own.
+struct Served {
+    directory: PathBuf,
+    credentials: Credentials,
+    ledger: Ledger,
+}
+
+async fn serve(name: &str) -> Served {
+    let directory = files::process_directory().join(name);
+    fs::create_dir_all(&directory).expect("the directory can be made");
+    let policy = directory.join("policy.yaml");
+    fs::copy(files::shipped_policy(), &policy).expect("the policy can be copied");
+    let database = format!("sqlite:{}", directory.join("ledger.db").display());
+    let credentials =
+        Credentials::open(&files::program(), &database, &directory).expect("a database can be made");
+    let ledger = Ledger::start(LedgerOptions {
+        program: files::program(),
+        database,
+        policy,
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        state_dir: directory.clone(),
+        name: "ledger".to_owned(),
+    });
+    let ledger = ledger.await.expect("the ledger starts");
+    Served { directory, credentials, ledger }
+}
+
+impl Served {
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(files::program())
+            .args(arguments)
+            .env("AGENTRELAY_LEDGER", self.ledger.url())
+            .env("AGENTRELAY_ADMIN_KEY", &self.credentials.admin_key)
+            .output()
+            .expect("the program can be run")
+    }
+
+    /// Runs a command that must succeed, and returns its JSON.
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    fn id(&self, arguments: &[&str]) -> String {
+        text(&self.json(arguments)["id"])
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
+    let served = serve("operator").await;
+    let mut secrets = vec![served.credentials.admin_key.clone(), served.credentials.filter_key.clone()];
+
+    let tenant = served.id(&[
+        "tenants",
+        "create",
+        "--name",
+        "Acme",
+        "--tier",
+        "pro",
+        "--credits",
+        "100",
+        "--budget",
+        "90",
+    ]);
+    let agent = served.json(&["agents", "create", "--tenant", &tenant, "--name", "bot"]);
+    let agent = text(&agent["id"]);
+    let made = served
+        .json(&["keys", "create", "--tenant", &tenant, "--name", "ci", "--scope", "read", "--agent", &agent]);
+    let (key, secret) = (text(&made["id"]), text(&made["secret"]));
+    secrets.push(secret);
+    let updated = served.json(&[
+        "keys",
+        "update",
+        &key,
+        "--scope",
+        "read,generate",
+        "--resource",
+        "project:1@2999-01-01T00:00:00Z",
+        "--limit",
+        "10/60s",
+        "--budget",
+        "5",
+        "--reason",
+        "more work",
+    ]);
+    assert_eq!(updated["scopes"][1], "generate");
+    assert_eq!(served.json(&["keys", "list", "--agent", &agent, "--state", "active"])[0]["id"], *key);
+    assert_eq!(served.json(&["keys", "budget", &key])["budget"], 5);
+    let rotated = served.json(&["keys", "rotate", &key, "--grace", "60", "--reason", "routine"]);
+    secrets.push(text(&rotated["secret"]));
+    assert_eq!(served.json(&["keys", "expire", &key, "--reason", "over"])["state"], "expired");
+    served.json(&["keys", "update", &key, "--expires", "never", "--all-resources", "--reason", "not over"]);
+    assert_eq!(served.json(&["keys", "show", &key])["resources"], Value::Null);
+    assert_eq!(served.json(&["keys", "revoke", &key, "--reason", "left"])["state"], "revoked");
+
+    served.json(&["tenants", "credit", &tenant, "50", "--reason", "top-up"]);
+    served.json(&["tenants", "correct", &tenant, "withdraw", "20", "--reason", "mistake"]);
+    assert_eq!(served.json(&["tenants", "balance", &tenant])["available"], 130);
+    served.json(&[
+        "tenants",
+        "update",
+        &tenant,
+        "--tier",
+        "free",
+        "--budget",
+        "none",
+        "--reason",
+        "downgrade",
+    ]);
+    served.json(&["tenants", "suspend", &tenant, "--reason", "unpaid"]);
+    assert!(served.json(&["tenants", "show", &tenant])["suspended_at"].is_string());
+    served.json(&["tenants", "resume", &tenant, "--reason", "paid"]);
+    assert_eq!(served.json(&["tenants", "budget", &tenant])["budget"], Value::Null);
+    assert_eq!(served.json(&["tenants", "list"])[0]["tier"], "free");
+
+    let admin =
+        served.json(&["admin-keys", "create", "--name", "Acme", "--role", "operator", "--tenant", &tenant]);
+    secrets.push(text(&admin["secret"]));
+    let admin = text(&admin["id"]);
+    assert_eq!(served.json(&["admin-keys", "list", "--tenant", &tenant])[0]["id"], *admin);
+    served.json(&["admin-keys", "revoke", &admin, "--reason", "left"]);
+    for read in [
+        ["agents", "list"],
+        ["policy", "show"],
+        ["policy", "tiers"],
+        ["policy", "tools"],
+        ["policy", "shadow-report"],
+        ["audit", "key"],
+        ["audit", "status"],
+    ] {
+        served.json(&read);
+    }
+    served.json(&["usage", "--group-by", "agent,outcome", "--tenant", &tenant]);
+
+    policies(&served);
+    audits(&served);
+    backups(&served);
+
+    let metrics = client::http().build().expect("a client").get(format!("{}/metrics", served.ledger.url()));
+    let metrics = metrics.send().await.expect("metrics").bytes().await.expect("metrics");
+    fs::write(served.directory.join("metrics.txt"), &metrics).expect("metrics can be kept");
+    let Served { directory, ledger, .. } = served;
+    ledger.stop().await;
+    grep(&directory, &secrets);
+}
+
+fn policies(served: &Served) {
+    let file = served.directory.join("policy.yaml");
+    let changed = served.directory.join("changed.yaml");
+    let policy = fs::read_to_string(&file).expect("the policy can be read");
+    fs::write(&changed, policy.replacen("permits: 20", "permits: 21", 1)).expect("it can be written");
+    let changed = changed.to_str().expect("a plain path");
+    let diff = served.json(&["policy", "diff", changed]);
+    assert_eq!(diff["changes"].as_array().expect("a list").len(), 1, "{diff}");
+    let over = text(&diff["over"]);
+    served.json(&["policy", "apply", changed, "--over", &over]);
+    let again = served.run(&["policy", "apply", changed, "--over", &over]);
+    assert!(!again.status.success(), "a policy was replaced that was not the one seen");
+    assert_eq!(served.json(&["policy", "diff", changed])["changes"], serde_json::json!([]));
+}
+
+fn audits(served: &Served) {
+    assert_eq!(served.json(&["audit", "verify"])["valid"], true);
+    let key = text(&served.json(&["audit", "key"])["public_key"]);
+    let export = served.directory.join("trail.jsonl");
+    let file = export.to_str().expect("a plain path");
+    assert!(served.run(&["audit", "export", "--to", file]).status.success());
+    let whole = served.json(&["audit", "verify", file, "--public-key", &key]);
+    assert!(whole["rows"].as_u64() > Some(10), "{whole}");
+    let trail = fs::read_to_string(&export).expect("the export can be read");
+    fs::write(&export, trail.replacen("top-up", "top-up!", 1)).expect("it can be written");
+    let found = served.run(&["audit", "verify", file, "--public-key", &key]);
+    let said = String::from_utf8_lossy(&found.stderr);
+    assert!(!found.status.success() && said.contains("was changed"), "{said}");
+    let listed = served.run(&["audit", "list", "--kind", "key_updated"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("more work"));
+}
+
+fn backups(served: &Served) {
+    let database = format!("sqlite:{}", served.directory.join("ledger.db").display());
+    let copy = served.directory.join("copy.db");
+    let copy = copy.to_str().expect("a plain path");
+    let copied = served.json(&["backup", "--database", &database, "--to", copy]);
+    let restored = format!("sqlite:{}", served.directory.join("restored.db").display());
+    assert_eq!(served.json(&["restore", "--from", copy, "--database", &restored]), copied);
+}
+
+/// No secret in any file but the two that keep the first keys.
+fn grep(directory: &Path, secrets: &[String]) {
+    let mut searched = 0;
+    for file in fs::read_dir(directory).expect("the directory can be read").flatten() {
+        if ["admin-key", "filter-key"].iter().any(|kept| file.file_name() == *kept) {
+            continue;
+        }
+        let bytes = fs::read(file.path()).expect("the file can be read");
+        searched += bytes.len();
+        for secret in secrets {
+            // The entropy alone, so that a stripped prefix does not hide it.
+            let body = secret.as_bytes().get(4..44).expect("a secret has 50 characters");
+            let found = bytes.windows(body.len()).any(|window| window == body);
+            assert!(!found, "a secret is in {}", file.path().display());
+        }
+    }
+    assert!(searched > 100_000, "there was little to search");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_no_fault_of_the_server_and_no_break_of_the_schema() {
+    let served = serve("schemathesis").await;
+    served.id(&["tenants", "create", "--name", "Acme", "--tier", "pro"]);
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
+                  response_headers_conformance,response_schema_conformance,unsupported_method";
+    let output = Command::new(files::environment().join("bin/schemathesis"))
+        .current_dir(&served.directory)
+        .args(["run", &format!("{}/openapi.json", served.ledger.url())])
+        .args(["--header", &format!("Authorization: Bearer {}", served.credentials.admin_key)])
+        .args(["--checks", checks, "--phases", "examples,coverage,fuzzing", "--max-examples", "30"])
+        // It would revoke the very credential that it asks with.
+        .args(["--exclude-path", "/v1/admin-keys/{id}/revoke", "--seed", "1", "--no-color"])
+        .output()
+        .expect("schemathesis can be run: run scripts/test, or set AGENTRELAY_ENVIRONMENT");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("No issues found") || said.contains("passed"), "{said}");
+}
+
+#[test]
+fn the_unit_and_the_image_start_the_ledger_with_options_that_it_has() {
+    let shipped = |name: &str| {
+        fs::read_to_string(files::root().join("envoy").join(name)).expect("the file can be read")
+    };
+    let unit = shipped("agentrelay.service");
+    let unit =
+        unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/agentrelay ")).expect("it starts");
+    let image = shipped("Containerfile");
+    let image = image.lines().find_map(|line| line.strip_prefix("CMD ")).expect("it starts");
+    let image: Vec<String> = serde_json::from_str(image).expect("it is a list");
+    let unit: Vec<String> = unit.split(' ').map(str::to_owned).collect();
+    for arguments in [unit, image] {
+        // What comes before it is read first, so an option that there is not is still an error.
+        let output = Command::new(files::program()).args(&arguments).arg("--help").output();
+        let output = output.expect("the program can be run");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
