@@ -1,7 +1,7 @@
 //! How a tool call ended, read from the answer's bytes as they pass, in constant memory.
 //!
 //! An answer can be megabytes long and come in chunks of any size. Nothing is kept of it but what a
-//! [`Scanner`](super::scanner::Scanner) finds.
+//! [`Scanner`] finds.
 
 use super::scanner::Scanner;
 use super::sse;
