@@ -1,3 +1,5 @@
+//! The chain of batches: what tampering is found, and what an honest chain proves.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
