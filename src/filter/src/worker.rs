@@ -426,6 +426,8 @@ impl Worker {
                 Change::Tenant { tenant_id } => {
                     self.metrics().keys.add(self.keys.borrow_mut().drop_tenant(&tenant_id));
                 }
+                // This Envoy holds no leases.
+                Change::Recall { .. } | Change::Share { .. } => {}
                 Change::Policy { version } => {
                     if self.policy().is_none_or(|policy| *policy.version() != version) {
                         self.ask_for_policy(now);

@@ -132,6 +132,7 @@ impl Found {
             state => state,
         };
         KeyRecord {
+            has_budget: self.key.budget.is_some(),
             key_id: self.key.id,
             tenant_id: self.key.tenant_id,
             tier: self.tier,

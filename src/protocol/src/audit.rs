@@ -1,6 +1,6 @@
 //! Audit events: past facts, never edited. One vocabulary for filter, ledger and reports.
 
-use crate::{AgentId, Credits, EventId, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp};
+use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -125,6 +125,9 @@ pub struct Decision {
     /// The reservation that carried the charge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation_id: Option<ReservationId>,
+    /// The lease that it was spent from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_id: Option<LeaseId>,
     /// The LLM tokens that the upstream reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_tokens: Option<UsageTokens>,

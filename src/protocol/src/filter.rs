@@ -6,6 +6,7 @@
 //! | `POST /filter/v1/resolve` [`ResolveRequest`] | 200 [`crate::key::KeyRecord`], or 404 |
 //! | `POST /filter/v1/reserve` [`ReserveRequest`] | 201 [`ReserveAnswer`], 402 no credits, 403 the key is no longer active |
 //! | `POST /filter/v1/report` [`Report`] | 200 [`ReportAnswer`] after it is durable |
+//! | `POST /filter/v1/leases` [`crate::lease::Round`] | 200 [`crate::lease::RoundAnswer`] after it is durable |
 //! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until there is one or the wait is over |
 
 use crate::api_key::KeyHash;
@@ -132,6 +133,18 @@ pub enum Change {
     Tenant {
         /// The tenant.
         tenant_id: crate::TenantId,
+    },
+    /// The tenant has nothing left but what is out on lease: every Envoy is to give back what it does not need.
+    Recall {
+        /// The tenant.
+        tenant_id: crate::TenantId,
+    },
+    /// Another Envoy needs permits of a global limit: every Envoy is to give back what it does not use.
+    Share {
+        /// Whose limit.
+        key_id: KeyId,
+        /// Which of its limits.
+        limit_id: u32,
     },
     /// Another policy is in force.
     Policy {

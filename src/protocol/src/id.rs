@@ -84,6 +84,10 @@ ids! {
     AdminKeyId,
     /// A pending charge. A UUIDv7, made by whoever reserves, and the idempotency id of every step on it.
     ReservationId,
+    /// A bounded share of a tenant's credits in one Envoy's hands. A UUIDv7, made by the filter.
+    LeaseId,
+    /// One run of one Envoy. A UUIDv7, made by the filter.
+    InstanceId,
     /// One immutable movement of credits.
     TransferId,
     /// One audit event. For a decision this is also the request's id.

@@ -34,6 +34,9 @@ pub struct KeyRecord {
     pub agent_id: Option<AgentId>,
     /// How it came to be.
     pub source: KeySource,
+    /// It has a budget of its own, so its calls reserve exactly: a lease is its tenant's and knows no key's budget.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_budget: bool,
     /// When this credential stops working: the key's own expiry or the end of a rotation's grace, whichever is first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,

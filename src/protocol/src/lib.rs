@@ -16,6 +16,7 @@ pub mod api_key;
 pub mod audit;
 pub mod filter;
 pub mod key;
+pub mod lease;
 pub mod problem;
 
 mod credits;
@@ -24,7 +25,7 @@ mod time;
 
 pub use credits::Credits;
 pub use id::{
-    AdminKeyId, AgentId, BatchId, EventId, InvalidId, KeyId, PolicyVersion, ReservationId, TenantId,
-    TransferId,
+    AdminKeyId, AgentId, BatchId, EventId, InstanceId, InvalidId, KeyId, LeaseId, PolicyVersion,
+    ReservationId, TenantId, TransferId,
 };
 pub use time::{InvalidTimestamp, Month, Timestamp};

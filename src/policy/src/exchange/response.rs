@@ -222,6 +222,7 @@ impl Exchange {
             tool: self.subject().map(str::to_owned),
             credits: charged,
             reservation_id,
+            lease_id: None,
             usage_tokens: Some(usage).filter(|usage| *usage != UsageTokens::default()),
             status: self.response.status,
             first_byte_ms: self.response.first_byte_ms,

@@ -52,6 +52,7 @@ impl Decided {
 
 fn record() -> KeyRecord {
     KeyRecord {
+        has_budget: false,
         key_id: KeyId::parse("key_1").unwrap(),
         tenant_id: TenantId::parse("ten_1").unwrap(),
         tier: "pro".into(),
