@@ -2,10 +2,12 @@
 
 use crate::config::Config;
 use crate::host;
+use crate::worker::Asked;
 use policy::exchange::ReserveAnswered;
 use protocol::api_key::KeyHash;
 use protocol::filter::{self as api, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest};
 use protocol::key::KeyRecord;
+use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
 use protocol::{PolicyVersion, ReservationId};
 use proxy_wasm::hostcalls;
@@ -25,6 +27,8 @@ pub enum Purpose {
     Reserve { stream_id: u32, reservation_id: ReservationId },
     /// A batch of settlements and decisions.
     Report,
+    /// A round of leases.
+    Round(Asked),
 }
 
 /// A call to start.
@@ -102,6 +106,11 @@ impl Call {
         Call::post(Purpose::Report, api::REPORT_PATH, report, timeout_ms)
     }
 
+    /// Says what is to be said of leases.
+    pub fn round(config: &Config, round: &Round, asked: Asked) -> Call {
+        Call::post(Purpose::Round(asked), LEASES_PATH, round, config.ledger_timeout_ms.into())
+    }
+
     /// Starts the call in the SDK's active context, which must be the root. Returns the id that its answer will have.
     pub fn dispatch(&self, config: &Config) -> Result<u32, NotCalled> {
         let mut headers = vec![
@@ -129,6 +138,7 @@ impl Call {
             Purpose::Resolve { .. } => 2,
             Purpose::Reserve { .. } => 3,
             Purpose::Report => 4,
+            Purpose::Round(_) => 5,
         }
     }
 }

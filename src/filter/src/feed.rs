@@ -67,6 +67,11 @@ impl Feed {
         }
     }
 
+    /// True if this VM listens for all of its Envoy.
+    pub fn is_listener(&self) -> bool {
+        self.is_listener
+    }
+
     /// When the ledger was last heard to say that all changes are known.
     pub fn confirmed(&self) -> Monotonic {
         Monotonic(self.log.confirmed_ms)

@@ -15,6 +15,7 @@ mod feed;
 mod host;
 mod keys;
 mod metrics;
+mod purses;
 mod report;
 mod root;
 mod stream;

@@ -10,7 +10,7 @@ pub struct Metrics {
     /// Decisions in which a shadow rule would have refused.
     pub would_deny: Metric,
     /// Ledger calls started, by what for.
-    pub callouts: [Metric; 5],
+    pub callouts: [Metric; 6],
     /// Ledger calls without a usable answer.
     pub callouts_failed: Metric,
     /// Requests that joined a key lookup already under way.
@@ -19,6 +19,10 @@ pub struct Metrics {
     pub cas_retries: Metric,
     /// Requests refused because a compare-and-swap lost too often.
     pub cas_exhausted: Metric,
+    /// Failed leased calls that could not be given back, because the purse was gone.
+    pub lease_refunds_lost: Metric,
+    /// Leased calls whose result came late, when nothing was on lease to charge them to.
+    pub lease_late_uncharged: Metric,
     /// Settlements and decisions waiting to be delivered.
     pub queue_depth: Metric,
     /// Those lost because the queue was full.
@@ -43,12 +47,14 @@ impl Metrics {
                 .map(|outcome| (outcome, counter(&format!("agentrelay_decisions.outcome={outcome}"))))
                 .to_vec(),
             would_deny: counter("agentrelay_would_deny"),
-            callouts: ["policy", "changes", "resolve", "reserve", "report"]
+            callouts: ["policy", "changes", "resolve", "reserve", "report", "leases"]
                 .map(|kind| counter(&format!("agentrelay_callouts.kind={kind}"))),
             callouts_failed: counter("agentrelay_callouts_failed"),
             lookups_joined: counter("agentrelay_lookups_joined"),
             cas_retries: counter("agentrelay_cas_retries"),
             cas_exhausted: counter("agentrelay_cas_exhausted"),
+            lease_refunds_lost: counter("agentrelay_lease_refunds_lost"),
+            lease_late_uncharged: counter("agentrelay_lease_late_uncharged"),
             queue_depth: gauge("agentrelay_queue_depth"),
             queue_dropped: counter("agentrelay_queue_dropped"),
             keys: gauge("agentrelay_keys"),

@@ -88,7 +88,7 @@ impl Outbox {
             }
             let settlements = self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect();
             let decisions = self.decisions.drain(..self.decisions.len().min(BATCH_MAX)).collect();
-            let batch_id = BatchId::parse(&crate::worker::uuid_v7()).ok()?;
+            let batch_id = BatchId::parse(&policy::uuid::text(crate::worker::new_id())).ok()?;
             let decisions_dropped = std::mem::take(&mut self.dropped);
             self.batch =
                 Some(Report { batch_id, envoy: envoy.to_owned(), settlements, decisions, decisions_dropped });

@@ -6,9 +6,10 @@
 
 use crate::host;
 use crate::windows;
-use crate::worker::{Lookup, Worker, uuid_v7};
+use crate::worker::{Lookup, Shares, Worker, new_id};
 use policy::Key;
-use policy::exchange::{self, BodyPlan, End, Exchange, KeyNotFound, ReserveAnswered, Step};
+use policy::exchange::{self, BodyPlan, End, Exchange, KeyNotFound, ReserveAnswered, SharesAnswered, Step};
+use policy::uuid;
 use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
@@ -94,7 +95,7 @@ impl HttpContext for Stream {
         let mut state = self.state.borrow_mut();
         state.body_ended = ends;
         // A UUID is a sound id.
-        let Ok(id) = EventId::parse(&uuid_v7()) else { return Action::Pause };
+        let Ok(id) = EventId::parse(&uuid::text(new_id())) else { return Action::Pause };
         let Some(policy) = self.worker.policy() else {
             state.gate = Gate::Answered;
             host::reply(&exchange::not_ready(&id));
@@ -260,6 +261,13 @@ pub fn reserve_answered(worker: &Worker, id: u32, state: &mut State, answered: R
     advance_waiting(worker, id, state, step);
 }
 
+/// The ledger has answered for the key's shares of global limits.
+pub fn shares_answered(worker: &Worker, id: u32, state: &mut State, answered: SharesAnswered) {
+    let Some(exchange) = &mut state.exchange else { return };
+    let step = exchange.shares_answered(answered);
+    advance_waiting(worker, id, state, step);
+}
+
 /// Advances a stream whose callbacks have all returned Pause: if it may pass now, Envoy must be told.
 fn advance_waiting(worker: &Worker, id: u32, state: &mut State, step: Step) {
     if state.gate == Gate::Held {
@@ -295,9 +303,23 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<
         }
         Step::AskWindows { fingerprint, asks } => {
             Some(match windows::ask(fingerprint, &asks, worker.metrics()) {
-                Ok(verdicts) => exchange.windows_asked(&verdicts),
+                Ok(verdicts) => {
+                    let ending = windows::ending(&asks, &verdicts);
+                    if let (false, Some(key)) = (ending.is_empty(), exchange.key()) {
+                        worker.renew_shares(key, &ending, id);
+                    }
+                    exchange.windows_asked(&verdicts)
+                }
                 Err(windows::Unavailable) => exchange.windows_failed(),
             })
+        }
+        Step::AskShares { rules } => match worker.ask_shares(&exchange.key()?.clone(), &rules, id) {
+            Shares::Waiting => None,
+            Shares::Answered(answer) => Some(exchange.shares_answered(answer)),
+        },
+        Step::Spend(spending) => {
+            let lease = worker.spend(&exchange.key()?.clone(), &spending, id);
+            Some(exchange.spent(lease))
         }
         Step::Reserve(request) => match worker.reserve(&request, id) {
             Ok(()) => None,

@@ -4,9 +4,10 @@
 use crate::host;
 use crate::metrics::Metrics;
 use policy::late::{self, CallPrint, Late};
+use policy::rules::LimitRule;
 use policy::unknown_keys;
-use policy::window::slot::{self, Ask};
-use policy::window::{Monotonic, Verdict};
+use policy::window::slot::{self, Ask, Corrupt};
+use policy::window::{Monotonic, Verdict, share};
 use protocol::api_key::KeyHash;
 
 /// How often a compare-and-swap may lose before the request is refused. On one hot key and two workers 2 % lose once;
@@ -35,6 +36,55 @@ pub fn ask(fingerprint: u64, asks: &[Ask], metrics: &Metrics) -> Result<Vec<Verd
     }
     metrics.cas_exhausted.add(1);
     Err(Unavailable)
+}
+
+/// The global limits whose shares must be renewed.
+pub fn ending(asks: &[Ask], verdicts: &[Verdict]) -> Vec<LimitRule> {
+    let ending = asks.iter().zip(verdicts).filter(|(_, verdict)| verdict.ends_soon);
+    ending.map(|(ask, _)| ask.rule.clone()).collect()
+}
+
+/// What to ask of a global limit; `None` if there is no use in asking now.
+pub fn ask_share(fingerprint: u64, rule: &LimitRule, metrics: &Metrics) -> Option<share::Ask> {
+    change(fingerprint, metrics, |value, now| share::ask(value, fingerprint, rule, now))
+}
+
+/// What to give back of a global limit that others need; `None` if nothing can be spared.
+pub fn release_share(fingerprint: u64, limit_id: u32, metrics: &Metrics) -> Option<share::Ask> {
+    change(fingerprint, metrics, |value, now| share::release(value, fingerprint, limit_id, now))
+}
+
+/// The ledger's answer, by revision and permits, to what was asked.
+pub fn share_given(
+    fingerprint: u64,
+    limit_id: u32,
+    answer: (u64, u32),
+    deadline: Monotonic,
+    metrics: &Metrics,
+) {
+    change(fingerprint, metrics, |value, now| {
+        let next = share::given(value, fingerprint, limit_id, answer, deadline, now)?;
+        Ok(next.map(|next| (next, ())))
+    });
+}
+
+/// Changes one key's slot, as often as others are faster.
+fn change<A>(
+    fingerprint: u64,
+    metrics: &Metrics,
+    change: impl Fn(&[u8], Monotonic) -> Result<Option<(Vec<u8>, A)>, Corrupt>,
+) -> Option<A> {
+    let name = slot::name(fingerprint);
+    for _ in 0..ATTEMPTS_MAX {
+        let read = host::shared(&name);
+        let (next, answer) = change(&read.bytes, host::monotonic_clock()).ok()??;
+        if next == read.bytes || host::swap_shared(&name, &read, &next).ok()? {
+            return Some(answer);
+        }
+        metrics.cas_retries.add(1);
+    }
+    metrics.cas_exhausted.add(1);
+    None
 }
 
 /// Looks at a key's windows and takes nothing.

@@ -3,6 +3,10 @@
 //! Ledger calls belong to the root context, so that an answer finds its way also when the stream that wanted it is
 //! gone: a key is then known all the same, and a reservation is given back.
 
+mod leases;
+
+pub use leases::{Asked, Shares};
+
 use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
 use crate::feed::{Feed, News};
@@ -14,6 +18,7 @@ use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
 use policy::late;
+use policy::uuid;
 use policy::{Key, Policy};
 use protocol::ReservationId;
 use protocol::api_key::KeyHash;
@@ -52,6 +57,9 @@ pub struct Worker {
     waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
     lookups: Cell<(u64, u32)>,
     held: RefCell<HashMap<u64, u64>>,
+    /// Streams that wait for more of a key's global limits, by the key's fingerprint.
+    awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
+    leases_looked_at: Cell<u64>,
     /// A call on its way from a stream's callback to the root context, and what became of it.
     hand_over: RefCell<Option<Call>>,
     handed_over: Cell<Result<(), NotCalled>>,
@@ -103,6 +111,8 @@ impl Worker {
             waiting: RefCell::default(),
             lookups: Cell::new((0, 0)),
             held: RefCell::default(),
+            awaiting_shares: RefCell::default(),
+            leases_looked_at: Cell::new(0),
             hand_over: RefCell::new(None),
             handed_over: Cell::new(Ok(())),
             in_root: Cell::new(false),
@@ -227,8 +237,13 @@ impl Worker {
         if let Some(settlement) = finished.settlement {
             outbox.settle(settlement, self.metrics());
         }
+        if let Some(refund) = &finished.refund {
+            self.refund(refund);
+        }
         if let Some(late) = finished.late {
-            outbox.unwatch(&late.reservation_id);
+            if let late::Source::Reservation(reservation_id) = &late.source {
+                outbox.unwatch(reservation_id);
+            }
             windows::remember_late(&late, self.metrics());
         }
         outbox.record(finished.decision, self.metrics());
@@ -237,7 +252,12 @@ impl Worker {
     /// A result came on another stream than its call's: settles that call, if it is one that waits.
     pub fn result_of_other(&self, result: &late::Result) {
         if let Some(late) = windows::take_late(result.call, self.metrics()) {
-            self.outbox.borrow_mut().settle(late.settled_by(result), self.metrics());
+            match late.settled_by(result) {
+                late::Settled::Reservation(settlement) => {
+                    self.outbox.borrow_mut().settle(settlement, self.metrics());
+                }
+                late::Settled::Lease { tenant, credits } => self.spend_late(tenant, credits),
+            }
         }
     }
 
@@ -258,6 +278,7 @@ impl Worker {
             if self.feed.borrow_mut().should_listen(now) {
                 self.listen(now);
             }
+            self.account(now);
             self.outbox.borrow_mut().renew(now, self.metrics());
             self.deliver(now);
         });
@@ -281,6 +302,7 @@ impl Worker {
                 let answered = calls::reserved(answer.as_ref(), &reservation_id);
                 self.reserve_answered(stream_id, reservation_id, answered);
             }
+            Purpose::Round(asked) => self.round_answered(asked, answer.as_ref()),
             Purpose::Report => {
                 let mut outbox = self.outbox.borrow_mut();
                 match answer {
@@ -426,8 +448,8 @@ impl Worker {
                 Change::Tenant { tenant_id } => {
                     self.metrics().keys.add(self.keys.borrow_mut().drop_tenant(&tenant_id));
                 }
-                // This Envoy holds no leases.
-                Change::Recall { .. } | Change::Share { .. } => {}
+                Change::Recall { tenant_id } => self.recalled(&tenant_id),
+                Change::Share { key_id, limit_id } => self.share_recalled(&key_id, limit_id),
                 Change::Policy { version } => {
                     if self.policy().is_none_or(|policy| *policy.version() != version) {
                         self.ask_for_policy(now);
@@ -506,15 +528,7 @@ impl Worker {
     }
 }
 
-/// A UUIDv7: ids that grow with time keep the ledger's pages together.
-pub fn uuid_v7() -> String {
-    let millis = host::wall_clock().as_millis();
-    let random = u128::from_le_bytes(host::random());
-    let version: u128 = 7 << 76;
-    let variant: u128 = 2 << 62;
-    let random = random & !(u128::MAX << 76) & !(3 << 62);
-    let bits = (u128::from(millis) << 80) | version | variant | random;
-    let hex = format!("{bits:032x}");
-    let groups = [hex.get(..8), hex.get(8..12), hex.get(12..16), hex.get(16..20), hex.get(20..)];
-    groups.map(Option::unwrap_or_default).join("-")
+/// A UUIDv7 of now.
+pub fn new_id() -> u128 {
+    uuid::v7(host::wall_clock(), u128::from_le_bytes(host::random()))
 }

@@ -74,6 +74,8 @@ pub(crate) struct Limit {
     pub(crate) window: Span,
     #[serde(default)]
     pub(crate) shadow: bool,
+    #[serde(default)]
+    pub(crate) global: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,11 +7,15 @@
 //! Everything that would refuse a request without asking a window is found out first; then all windows are asked at
 //! once, so that a decision costs one compare-and-swap and a refusal can tell the truth about when to come back.
 
+mod charge;
 mod classify;
+mod limits;
 mod quota;
 mod refusal;
 mod response;
 
+pub use charge::{Refund, Spending};
+pub use limits::SharesAnswered;
 pub use refusal::Reply;
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
 
@@ -21,9 +25,10 @@ use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
 use crate::mcp;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
+use crate::uuid;
 use crate::window::Monotonic;
-use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
+use charge::Charge;
 use classify::Classified;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
@@ -59,6 +64,13 @@ pub enum Step {
         /// What to ask.
         asks: Vec<Ask>,
     },
+    /// Ask the ledger for more of these global limits, then call [`Exchange::shares_answered`].
+    AskShares {
+        /// The limits whose shares are spent.
+        rules: Vec<LimitRule>,
+    },
+    /// Spend from the tenant's leases, then call [`Exchange::spent`].
+    Spend(Spending),
     /// Reserve at the ledger, then call [`Exchange::reserve_answered`].
     Reserve(ReserveRequest),
     /// Change the request's headers so and let it go upstream.
@@ -149,6 +161,8 @@ struct ToolCall {
     name: String,
     price: Credits,
     on_ledger_outage: OnLedgerOutage,
+    /// Paid from a lease where there is one.
+    is_leased: bool,
     /// Called by method and path: its HTTP status says how it ended.
     is_http: bool,
     /// The upstream's word on its cost counts.
@@ -164,11 +178,11 @@ enum Phase {
         asks: Vec<Ask>,
         refusal: Option<Refusal>,
         is_opening: bool,
+        /// How often more may still be asked of the ledger.
+        rounds: u8,
     },
     Reserving,
-    Forwarded {
-        reserved: Option<Credits>,
-    },
+    Forwarded(Charge),
     Refused(Outcome),
 }
 
@@ -289,53 +303,12 @@ impl Exchange {
         self.refuse(Refusal::too_much_held(wait_seconds))
     }
 
-    /// The windows have answered, in the order of the asks.
-    pub fn windows_asked(&mut self, verdicts: &[Verdict]) -> Step {
-        let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
-        let Phase::AskingWindows { asks, refusal, is_opening } = phase else {
-            return self.refuse(Refusal::ledger_unavailable());
-        };
-        self.quotas = quota::quotas(&asks, verdicts);
-        let refused = |stage: Stage| {
-            asks.iter()
-                .zip(verdicts)
-                .any(|(ask, verdict)| ask.stage == stage && ask.enforced && !verdict.admitted)
-        };
-        // Coming back helps only when every window has room, the tool's included.
-        let wait_ms = asks
-            .iter()
-            .zip(verdicts)
-            .filter(|(ask, verdict)| {
-                !ask.rule.shadow && (!verdict.admitted || (refused(Stage::Key) && verdict.remaining == 0))
-            })
-            .map(|(_, verdict)| verdict.reset_ms)
-            .max()
-            .unwrap_or(0);
-        let would_refuse = asks
-            .iter()
-            .zip(verdicts)
-            .any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted);
-        if would_refuse && !is_opening {
-            self.would_deny.get_or_insert(Outcome::RateLimited);
+    /// The lease that paid, if one could.
+    pub fn spent(&mut self, lease: Option<u128>) -> Step {
+        match (&self.subject, lease) {
+            (Subject::Tool(call), Some(lease)) => self.forward(Charge::Leased(call.price, lease)),
+            _ => self.reserve(),
         }
-        if refused(Stage::Key) {
-            return self.refuse(Refusal::rate_limited("key", wait_ms));
-        }
-        if let Some(refusal) = refusal {
-            return self.refuse(refusal);
-        }
-        if refused(Stage::Tool) {
-            return self.refuse(Refusal::rate_limited("tool", wait_ms));
-        }
-        match &self.subject {
-            Subject::Tool(call) if !call.price.is_zero() => self.reserve(),
-            _ => self.forward(None),
-        }
-    }
-
-    /// The windows can't be asked. Never admits.
-    pub fn windows_failed(&mut self) -> Step {
-        self.refuse(Refusal::windows_unavailable())
     }
 
     /// The ledger has answered the reservation, or failed to.
@@ -343,11 +316,11 @@ impl Exchange {
         let Subject::Tool(call) = &self.subject else { return self.refuse(Refusal::ledger_unavailable()) };
         let price = call.price;
         match answer {
-            ReserveAnswered::Reserved => self.forward(Some(price)),
+            ReserveAnswered::Reserved => self.forward(Charge::Reserved(price)),
             ReserveAnswered::QuotaExceeded => self.refuse(Refusal::quota_exceeded(price)),
             ReserveAnswered::KeyInactive => self.refuse(Refusal::invalid_key()),
             ReserveAnswered::Unavailable if call.on_ledger_outage == OnLedgerOutage::Allow => {
-                self.forward(None)
+                self.forward(Charge::None)
             }
             ReserveAnswered::Unavailable => self.refuse(Refusal::ledger_unavailable()),
         }
@@ -374,18 +347,18 @@ impl Exchange {
 
     /// True once the request may go upstream, or has been answered.
     pub fn is_decided(&self) -> bool {
-        matches!(self.phase, Phase::Forwarded { .. } | Phase::Refused(_))
+        matches!(self.phase, Phase::Forwarded(_) | Phase::Refused(_))
     }
 
     /// True once the request may go upstream.
     pub fn is_forwarded(&self) -> bool {
-        matches!(self.phase, Phase::Forwarded { .. })
+        matches!(self.phase, Phase::Forwarded(_))
     }
 
     /// The reservation that the exchange holds, and for how many seconds it was made.
     pub fn reservation(&self) -> Option<(ReservationId, u32)> {
         match self.phase {
-            Phase::Forwarded { reserved: Some(_) } => {
+            Phase::Forwarded(Charge::Reserved(_)) => {
                 self.reservation_id().map(|id| (id, self.policy.reservation_ttl_seconds))
             }
             _ => None,
@@ -450,8 +423,19 @@ impl Exchange {
             Some(_) => of_key.collect(),
             None => of_key.chain(of_tool).collect(),
         };
-        self.phase = Phase::AskingWindows { asks: asks.clone(), refusal, is_opening };
+        self.phase =
+            Phase::AskingWindows { asks: asks.clone(), refusal, is_opening, rounds: limits::SHARE_ROUNDS };
         Step::AskWindows { fingerprint: key.fingerprint, asks }
+    }
+
+    /// From a lease if the tool allows it and no budget of the key's own must be asked, else by a reservation.
+    fn pay(&mut self) -> Step {
+        match (&self.key, &self.subject, uuid::parse(self.id.as_str())) {
+            (Some(key), Subject::Tool(call), Some(request)) if call.is_leased && !key.record.has_budget => {
+                Step::Spend(Spending { tenant: key.tenant, price: call.price, request })
+            }
+            _ => self.reserve(),
+        }
     }
 
     fn reserve(&mut self) -> Step {
@@ -471,8 +455,8 @@ impl Exchange {
         Step::Reserve(request)
     }
 
-    fn forward(&mut self, reserved: Option<Credits>) -> Step {
-        self.phase = Phase::Forwarded { reserved };
+    fn forward(&mut self, charge: Charge) -> Step {
+        self.phase = Phase::Forwarded(charge);
         let mut remove: Vec<&'static str> = OVERRIDES.to_vec();
         let mut set = Vec::with_capacity(8);
         if let Some(service) = self.rules() {

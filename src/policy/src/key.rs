@@ -13,6 +13,8 @@ pub struct Key {
     /// Stands for the key's id in packed windows. 64 bits of SHA-256: a key can't be made to collide with another's,
     /// because ids are chosen by the ledger.
     pub fingerprint: u64,
+    /// Stands for the tenant's id in packed leases, in the same way.
+    pub tenant: u64,
     /// The key's own limits.
     pub limits: Vec<LimitRule>,
 }
@@ -20,8 +22,6 @@ pub struct Key {
 impl Key {
     /// Shapes a record. Limits out of bounds are taken at the nearest bound, which is never looser than a day.
     pub fn new(record: KeyRecord) -> Key {
-        let digest: [u8; 32] = Sha256::digest(record.key_id.as_str()).into();
-        let [a, b, c, d, e, f, g, h, ..] = digest;
         let limits = record
             .limits
             .iter()
@@ -29,15 +29,27 @@ impl Key {
                 permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
                 window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
             })
-            .map(|limit| LimitRule { id: limit_id("own", &limit), limit, shadow: false })
+            .map(|limit| LimitRule { id: limit_id("own", &limit), limit, shadow: false, global: false })
             .collect();
-        Key { fingerprint: u64::from_le_bytes([a, b, c, d, e, f, g, h]), limits, record }
+        Key {
+            fingerprint: fingerprint(record.key_id.as_str()),
+            tenant: fingerprint(record.tenant_id.as_str()),
+            limits,
+            record,
+        }
     }
 
     /// True if the key may be used at `now`.
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.record.state == KeyState::Active && self.record.expires_at.is_none_or(|end| now < end)
     }
+}
+
+/// Stands for an id in shared data.
+pub fn fingerprint(id: &str) -> u64 {
+    let digest: [u8; 32] = Sha256::digest(id).into();
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// True if something is not held to names at all, or to this one at `now`.

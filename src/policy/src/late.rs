@@ -5,6 +5,7 @@
 //! values, each a short ring in which a new call displaces the oldest. A call that is displaced or forgotten costs its
 //! caller nothing: its reservation expires.
 
+use crate::uuid;
 use crate::window::Monotonic;
 use protocol::filter::{Action, Settlement};
 use protocol::{Credits, ReservationId};
@@ -16,9 +17,11 @@ pub const REMEMBERED_MS: u64 = 3_600_000;
 const SLOTS: u16 = 256;
 const ENTRIES_MAX: usize = 64;
 const PRINT_BYTES: usize = 16;
-/// A UUID as text.
-const ID_BYTES: usize = 36;
-/// The print, the reservation, its credits, when it is forgotten, and whether the server's word on its cost counts.
+/// The reservation's UUID, or the tenant's fingerprint.
+const ID_BYTES: usize = 16;
+const IS_TRUSTED: u8 = 1;
+const IS_LEASED: u8 = 2;
+/// The print, what pays, its credits, when it is forgotten, and flags.
 const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 1;
 
 /// Identifies a call by its session and JSON-RPC id, however the id is written.
@@ -44,7 +47,7 @@ impl CallPrint {
     /// Name of the value that may hold this call. The number is the layout's version.
     pub fn name(&self) -> String {
         let [high, low, ..] = self.0;
-        format!("agentrelay/late/1/{}", u16::from_le_bytes([high, low]) % SLOTS)
+        format!("agentrelay/late/2/{}", u16::from_le_bytes([high, low]) % SLOTS)
     }
 }
 
@@ -53,12 +56,38 @@ impl CallPrint {
 pub struct Late {
     /// Which call.
     pub call: CallPrint,
-    /// What was set aside for it.
-    pub reservation_id: ReservationId,
+    /// What pays for it.
+    pub source: Source,
     /// How much.
     pub credits: Credits,
     /// The server's word on its cost counts.
     pub trusts_cost: bool,
+}
+
+/// What pays for a call whose result is still to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Credits that are set aside.
+    Reservation(ReservationId),
+    /// A tenant's leases, by its fingerprint. Nothing is spent from them before the result comes.
+    Lease {
+        /// The tenant.
+        tenant: u64,
+    },
+}
+
+/// What a result means for the credits of its call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The reservation ends so.
+    Reservation(Settlement),
+    /// So much is to be spent.
+    Lease {
+        /// The tenant.
+        tenant: u64,
+        /// How much.
+        credits: Credits,
+    },
 }
 
 /// A result that came on another stream than its call's.
@@ -73,12 +102,17 @@ pub struct Result {
 }
 
 impl Late {
-    /// What the result means for the reservation.
-    pub fn settled_by(self, result: &Result) -> Settlement {
+    /// What the result means for the call's credits.
+    pub fn settled_by(self, result: &Result) -> Settled {
         let cost = result.cost.filter(|_| self.trusts_cost);
         let credits = if result.is_success { charged(self.credits, cost) } else { Credits::ZERO };
         let action = if credits.is_zero() { Action::Void } else { Action::Post { credits } };
-        Settlement { reservation_id: self.reservation_id, action }
+        match self.source {
+            Source::Reservation(reservation_id) => {
+                Settled::Reservation(Settlement { reservation_id, action })
+            }
+            Source::Lease { tenant } => Settled::Lease { tenant, credits },
+        }
     }
 }
 
@@ -91,15 +125,19 @@ pub fn charged(reserved: Credits, cost: Option<u64>) -> Credits {
 
 /// The value with this call in it.
 pub fn insert(value: &[u8], late: &Late, now: Monotonic) -> Vec<u8> {
-    let Some(id) = late.reservation_id.as_str().as_bytes().first_chunk::<ID_BYTES>() else {
-        return value.to_vec();
+    let (id, leased) = match &late.source {
+        Source::Reservation(id) => match uuid::parse(id.as_str()) {
+            Some(id) => (id, 0),
+            None => return value.to_vec(),
+        },
+        Source::Lease { tenant } => (u128::from(*tenant), IS_LEASED),
     };
     let mut next = Vec::with_capacity(ENTRIES_MAX.saturating_mul(ENTRY_BYTES));
     next.extend_from_slice(&late.call.0);
-    next.extend_from_slice(id);
+    next.extend_from_slice(&id.to_le_bytes());
     next.extend_from_slice(&late.credits.get().to_le_bytes());
     next.extend_from_slice(&now.0.saturating_add(REMEMBERED_MS).to_le_bytes());
-    next.push(u8::from(late.trusts_cost));
+    next.push(leased | if late.trusts_cost { IS_TRUSTED } else { 0 });
     let others = entries(value, now).filter(|(call, _)| *call != late.call);
     others.take(ENTRIES_MAX.saturating_sub(1)).for_each(|(_, entry)| next.extend_from_slice(entry));
     next
@@ -121,12 +159,16 @@ fn entries(value: &[u8], now: Monotonic) -> impl Iterator<Item = (CallPrint, &[u
 }
 
 fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Late> {
-    let id = entry.get(PRINT_BYTES..)?.first_chunk::<ID_BYTES>()?;
+    let id = u128::from_le_bytes(*entry.get(PRINT_BYTES..)?.first_chunk::<ID_BYTES>()?);
+    let flags = *entry.last()?;
     Some(Late {
         call: CallPrint(*entry.first_chunk()?),
-        reservation_id: ReservationId::parse(std::str::from_utf8(id).ok()?).ok()?,
+        source: match flags & IS_LEASED {
+            0 => Source::Reservation(ReservationId::parse(&uuid::text(id)).ok()?),
+            _ => Source::Lease { tenant: u64::try_from(id).ok()? },
+        },
         credits: Credits::new(number(entry, PRINT_BYTES + ID_BYTES)?)?,
-        trusts_cost: entry.last() == Some(&1),
+        trusts_cost: flags & IS_TRUSTED != 0,
     })
 }
 
@@ -141,10 +183,14 @@ mod tests {
 
     const NOW: Monotonic = Monotonic(5);
 
+    fn reservation_id() -> ReservationId {
+        ReservationId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap()
+    }
+
     fn late(session: &str, id: &str) -> Late {
         Late {
             call: CallPrint::of(session.as_bytes(), id).unwrap(),
-            reservation_id: ReservationId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap(),
+            source: Source::Reservation(reservation_id()),
             credits: Credits::new(5).unwrap(),
             trusts_cost: true,
         }
@@ -186,9 +232,22 @@ mod tests {
         let result = |is_success| Result { call: late("s", "1").call, is_success, cost: Some(2) };
         let trusting = late("s", "1");
         let doubting = Late { trusts_cost: false, ..trusting.clone() };
-        let post = |credits| Action::Post { credits: Credits::new(credits).unwrap() };
-        assert_eq!(trusting.clone().settled_by(&result(true)).action, post(2));
-        assert_eq!(doubting.settled_by(&result(true)).action, post(5));
-        assert_eq!(trusting.settled_by(&result(false)).action, Action::Void);
+        let settled = |action| Settled::Reservation(Settlement { reservation_id: reservation_id(), action });
+        let post = |credits| settled(Action::Post { credits: Credits::new(credits).unwrap() });
+        assert_eq!(trusting.clone().settled_by(&result(true)), post(2));
+        assert_eq!(doubting.settled_by(&result(true)), post(5));
+        assert_eq!(trusting.settled_by(&result(false)), settled(Action::Void));
+    }
+
+    #[test]
+    fn a_leased_call_is_spent_when_its_result_comes() {
+        let leased =
+            Late { source: Source::Lease { tenant: u64::MAX }, trusts_cost: false, ..late("s", "1") };
+        let (taken, _) = take(&insert(&[], &leased, NOW), leased.call, NOW).unwrap();
+        assert_eq!(taken, leased);
+        let result = |is_success| Result { call: leased.call, is_success, cost: Some(2) };
+        let spent = |credits| Settled::Lease { tenant: u64::MAX, credits: Credits::new(credits).unwrap() };
+        assert_eq!(taken.settled_by(&result(true)), spent(5));
+        assert_eq!(leased.clone().settled_by(&result(false)), spent(0));
     }
 }

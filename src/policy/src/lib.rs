@@ -22,12 +22,14 @@ pub mod http;
 pub mod json;
 pub mod key;
 pub mod late;
+pub mod lease;
 pub mod mcp;
 pub mod oauth;
 pub mod price;
 pub mod reading;
 pub mod rules;
 pub mod unknown_keys;
+pub mod uuid;
 pub mod window;
 #[cfg(feature = "yaml")]
 pub mod yaml;

@@ -48,6 +48,8 @@ pub struct LimitRule {
     pub limit: Limit,
     /// Counted and audited, not enforced.
     pub shadow: bool,
+    /// All Envoys together give no more than its permits; otherwise each Envoy gives as many.
+    pub global: bool,
 }
 
 /// One upstream behind the gate.
@@ -524,7 +526,8 @@ impl Compiler {
                     "permits from 1 to 1000000, window from 1s to 1d",
                 );
             }
-            let rule = LimitRule { id: limit_id(subject, &limit), limit, shadow: rule.shadow };
+            let rule =
+                LimitRule { id: limit_id(subject, &limit), limit, shadow: rule.shadow, global: rule.global };
             if rules.iter().any(|other| other.id == rule.id) {
                 self.fault(
                     &format!("{path}.limits[{index}]"),

@@ -7,6 +7,7 @@
 //!
 //! [`slot`] packs the windows of many keys into one value of shared data.
 
+pub mod share;
 pub mod slot;
 
 use protocol::key::Limit;
@@ -15,7 +16,7 @@ use protocol::key::Limit;
 pub const CELLS: u64 = 64;
 
 /// Milliseconds of a clock that never steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Monotonic(pub u64);
 
 /// A window's live state: how many permits each cell gave, oldest first, no cell twice, none empty.
@@ -25,7 +26,7 @@ pub struct Window {
 }
 
 /// What a window says to one ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// A permit was there.
     pub admitted: bool,
@@ -33,6 +34,10 @@ pub struct Verdict {
     pub remaining: u32,
     /// Milliseconds until at least one permit more is there than now; 0 if none is out.
     pub reset_ms: u64,
+    /// The limit is global, and others may have permits of it that this Envoy could have.
+    pub is_short: bool,
+    /// The share of a global limit must be renewed.
+    pub ends_soon: bool,
 }
 
 impl Window {
@@ -70,6 +75,12 @@ impl Window {
         now
     }
 
+    /// Permits given within the window that ends at `now`.
+    pub fn used_at(&mut self, limit: &Limit, now: Monotonic) -> u32 {
+        self.advance(limit, now);
+        self.used()
+    }
+
     fn used(&self) -> u32 {
         self.cells.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
@@ -86,7 +97,8 @@ impl Window {
                 break;
             }
         }
-        Verdict { admitted, remaining: limit.permits.saturating_sub(self.used()), reset_ms }
+        let remaining = limit.permits.saturating_sub(self.used());
+        Verdict { admitted, remaining, reset_ms, ..Verdict::default() }
     }
 }
 

@@ -24,6 +24,10 @@ use serde::{Deserialize, Serialize};
 
 /// Path of leases.
 pub const LEASES_PATH: &str = "/filter/v1/leases";
+/// How long a lease lasts for the filter, in milliseconds, from before it asked or accounted.
+pub const LEASE_TTL_MS: u64 = 30_000;
+/// How long a share of a limit lasts for the filter, in milliseconds, from before it asked.
+pub const SHARE_TTL_MS: u64 = 120_000;
 /// Most parts of each kind in one round.
 pub const PARTS_MAX: usize = 1000;
 

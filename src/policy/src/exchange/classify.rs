@@ -3,6 +3,7 @@
 use super::refusal::Refusal;
 use super::{Exchange, Subject, ToolCall};
 use crate::authorize::{self, Authorization};
+use crate::document::Reserve;
 use crate::key::Key;
 use crate::mcp::{self, Call};
 use crate::rules::{Policy, Service, ServiceKind, Tool};
@@ -164,6 +165,7 @@ impl Exchange {
             name: rule.name.clone(),
             price,
             on_ledger_outage: rule.price.as_ref().map(|price| price.on_ledger_outage).unwrap_or_default(),
+            is_leased: rule.price.as_ref().is_some_and(|price| price.reserve == Reserve::Leased),
             is_http: matches!(service.kind, ServiceKind::Http(_)),
             trusts_cost: rule.price.as_ref().is_some_and(|price| price.upstream_cost),
         };

@@ -1,11 +1,12 @@
 //! The way back: rate headers on every response, lists filtered, calls settled by what really came.
 
+use super::charge::{Charge, Refund};
 use super::refusal::{Refusal, Reply};
 use super::{Exchange, Now, Phase, ServiceKind, Subject, quota};
 use crate::authorize;
 use crate::credential::{self, Headers};
 use crate::document::Refusals;
-use crate::late::{self, CallPrint, Late};
+use crate::late::{self, CallPrint, Late, Source};
 use crate::mcp::answer::{EventReader, Reader, Verdict as Answered};
 use crate::mcp::list;
 use crate::mcp::sse::ListFilter;
@@ -15,7 +16,7 @@ use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
 use protocol::Credits;
 use protocol::audit::{Decision, Outcome, UsageTokens};
-use protocol::filter::{Action, Settlement};
+use protocol::filter::Settlement;
 
 /// How far the response has come.
 #[derive(Debug, Default)]
@@ -75,6 +76,8 @@ pub struct Finished {
     pub decision: Decision,
     /// For the ledger, where something was reserved.
     pub settlement: Option<Settlement>,
+    /// For the lease that paid, where the call failed or cost less.
+    pub refund: Option<Refund>,
     /// A call that is not settled, because its result is still to come on another stream.
     pub late: Option<Late>,
 }
@@ -196,18 +199,14 @@ impl Exchange {
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
         let late = self.late();
         let (outcome, charged) = self.outcome(end, late.is_some());
-        let settlement = match (&self.phase, self.reservation_id()) {
-            _ if late.is_some() => None,
-            (Phase::Forwarded { reserved: Some(_) }, Some(reservation_id)) => {
-                let action = if charged.is_zero() { Action::Void } else { Action::Post { credits: charged } };
-                Some(Settlement { reservation_id, action })
-            }
-            _ => None,
+        let charge = self.charge();
+        let settlement = match late {
+            Some(Late { source: Source::Reservation(_), .. }) => None,
+            _ => charge.settlement(self.reservation_id(), charged),
         };
-        let reservation_id = match &late {
-            Some(late) => Some(late.reservation_id.clone()),
-            None => settlement.as_ref().map(|settlement| settlement.reservation_id.clone()),
-        };
+        let refund = self.key.as_ref().and_then(|key| charge.refund(key.tenant, charged));
+        let is_reserved = matches!(charge, Charge::Reserved(_));
+        let reservation_id = self.reservation_id().filter(|_| is_reserved);
         let usage = self.response.reader.as_ref().map(Reader::usage).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
         let decision = Decision {
@@ -222,7 +221,7 @@ impl Exchange {
             tool: self.subject().map(str::to_owned),
             credits: charged,
             reservation_id,
-            lease_id: None,
+            lease_id: charge.lease_id(),
             usage_tokens: Some(usage).filter(|usage| *usage != UsageTokens::default()),
             status: self.response.status,
             first_byte_ms: self.response.first_byte_ms,
@@ -230,12 +229,12 @@ impl Exchange {
             policy_version: self.policy.version().clone(),
             envoy: envoy.to_owned(),
         };
-        Finished { decision, settlement, late }
+        Finished { decision, settlement, refund, late }
     }
 
     /// The call, if its result may still come: its session goes on, and no stream has shown how it ended.
     fn late(&self) -> Option<Late> {
-        let Phase::Forwarded { reserved: Some(credits) } = self.phase else { return None };
+        let credits = Some(self.charge().credits()).filter(|credits| !credits.is_zero())?;
         let Subject::Tool(call) = &self.subject else { return None };
         let ended_otherwise = match (&self.response.reader, self.response.status) {
             // The client left before anything came, or is told to wait for it.
@@ -248,10 +247,18 @@ impl Exchange {
         }
         Some(Late {
             call: CallPrint::of(self.session()?, self.message_id.as_deref()?)?,
-            reservation_id: self.reservation_id()?,
+            source: match self.charge() {
+                // What is spent goes back now, and is spent again when there is a result.
+                Charge::Leased(..) => Source::Lease { tenant: self.key.as_ref()?.tenant },
+                Charge::None | Charge::Reserved(_) => Source::Reservation(self.reservation_id()?),
+            },
             credits,
             trusts_cost: call.trusts_cost,
         })
+    }
+
+    fn charge(&self) -> Charge {
+        if let Phase::Forwarded(charge) = self.phase { charge } else { Charge::None }
     }
 
     fn verdict(&self) -> Answered {
@@ -262,7 +269,7 @@ impl Exchange {
     fn outcome(&self, end: End, is_late: bool) -> (Outcome, Credits) {
         let reserved = match &self.phase {
             Phase::Refused(outcome) => return (*outcome, Credits::ZERO),
-            Phase::Forwarded { reserved } => reserved.unwrap_or(Credits::ZERO),
+            Phase::Forwarded(charge) => charge.credits(),
             // Something but the client ended it before it was decided: Envoy's own limits on bodies and time.
             _ if end == End::Complete && self.response.status != 0 => {
                 return (Outcome::InvalidRequest, Credits::ZERO);

@@ -18,6 +18,12 @@ struct Gate {
     slot: Vec<u8>,
     now_ms: u64,
     reserved: Vec<ReserveRequest>,
+    /// The lease that pays for leased calls, and what it paid.
+    lease: Option<u128>,
+    spent: Vec<Spending>,
+    /// The permits of global limits that the ledger gives.
+    share: Option<u32>,
+    shares_asked: u32,
 }
 
 enum Decided {
@@ -103,6 +109,10 @@ impl Gate {
             slot: Vec::new(),
             now_ms: 1_000_000,
             reserved: Vec::new(),
+            lease: None,
+            spent: Vec::new(),
+            share: None,
+            shares_asked: 0,
         }
     }
 
@@ -148,6 +158,14 @@ impl Gate {
                     self.slot = next;
                     exchange.windows_asked(&verdicts)
                 }
+                Step::AskShares { rules } => {
+                    self.shares_asked += 1;
+                    exchange.shares_answered(self.give(&rules))
+                }
+                Step::Spend(spending) => {
+                    self.spent.push(spending);
+                    exchange.spent(self.lease)
+                }
                 Step::Reserve(request) => {
                     self.reserved.push(request);
                     exchange.reserve_answered(self.ledger)
@@ -169,6 +187,8 @@ impl Gate {
         self.request("POST", "/mcp", Some(body.to_string().as_bytes()))
     }
 }
+
+mod leases;
 
 fn secret() -> String {
     let mut next = 1u8;

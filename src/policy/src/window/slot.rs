@@ -5,9 +5,13 @@
 //! slot drops the windows in it that have gone idle: memory follows the keys active within a window, not all keys
 //! ever seen.
 //!
+//! A share of a global limit lies beside its window, so that the share that a window is asked with is the one in force.
+//!
 //! Layout, little endian, entry after entry: fingerprint u64, limit id u32, window_seconds u32, newest cell u64,
-//! number of cells u8, then for each cell, newest first, its distance from the newest u8 and its count u24.
+//! number of cells u8, share u8 (0 or 1), then for each cell, newest first, its distance from the newest u8 and its
+//! count u24, and then the share, if there is one, as [`share`] writes it.
 
+use super::share::{self, Share};
 use super::{CELLS, Monotonic, Verdict, Window};
 use crate::rules::LimitRule;
 use protocol::key::Limit;
@@ -18,7 +22,7 @@ pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
 
 /// Name of the value that holds a key's windows. The number is the layout's version.
 pub fn name(fingerprint: u64) -> String {
-    format!("agentrelay/window/1/{}", fingerprint % SLOTS)
+    format!("agentrelay/window/2/{}", fingerprint % SLOTS)
 }
 
 /// What one request asks of its key's windows.
@@ -55,73 +59,164 @@ pub fn take(
     now: Monotonic,
 ) -> Result<(Vec<u8>, Vec<Verdict>), Corrupt> {
     let (mut next, mut own) = split(value, fingerprint, now)?;
-    let mut verdicts = vec![Verdict { admitted: false, remaining: 0, reset_ms: 0 }; asks.len()];
+    let mut verdicts = vec![Verdict::default(); asks.len()];
     let mut refused = false;
     for stage in [Stage::Key, Stage::Tool] {
         let of_stage = || asks.iter().enumerate().filter(move |(_, ask)| ask.stage == stage);
         refused = refused
-            || of_stage()
-                .any(|(_, ask)| ask.enforced && !window(&mut own, ask).peek(&ask.rule.limit, now).admitted);
+            || of_stage().any(|(_, ask)| ask.enforced && !own.entry(&ask.rule).peek(&ask.rule, now).admitted);
         for (index, ask) in of_stage() {
-            let window = window(&mut own, ask);
-            let verdict =
-                if refused { window.peek(&ask.rule.limit, now) } else { window.take(&ask.rule.limit, now) };
+            let entry = own.entry(&ask.rule);
+            let verdict = if refused { entry.peek(&ask.rule, now) } else { entry.take(&ask.rule, now) };
             if let Some(place) = verdicts.get_mut(index) {
                 *place = verdict;
             }
         }
     }
-    for (id, limit, window) in own {
-        if !window.is_idle(&limit, now) {
-            write(&mut next, fingerprint, id, &limit, &window);
-        }
-    }
+    own.write(&mut next, fingerprint, now);
     Ok((next, verdicts))
 }
 
 /// What [`take`] would answer if nothing were taken.
 pub fn peek(value: &[u8], fingerprint: u64, asks: &[Ask], now: Monotonic) -> Result<Vec<Verdict>, Corrupt> {
     let (_, mut own) = split(value, fingerprint, now)?;
-    Ok(asks.iter().map(|ask| window(&mut own, ask).peek(&ask.rule.limit, now)).collect())
+    Ok(asks.iter().map(|ask| own.entry(&ask.rule).peek(&ask.rule, now)).collect())
 }
 
-type Own = Vec<(u32, Limit, Window)>;
+/// Changes one window's share, and says what the change answers.
+pub(super) fn change_share<A>(
+    value: &[u8],
+    fingerprint: u64,
+    limit_id: u32,
+    now: Monotonic,
+    change: impl FnOnce(&mut Option<Share>, &mut Counted) -> A,
+    limit: Option<&Limit>,
+) -> Result<Option<(Vec<u8>, A)>, Corrupt> {
+    let (mut next, mut own) = split(value, fingerprint, now)?;
+    let known = own.0.iter_mut().find(|entry| entry.id == limit_id);
+    let entry = match (known, limit) {
+        (Some(entry), _) => entry,
+        (None, Some(limit)) => own.push(limit_id, limit.window_seconds),
+        (None, None) => return Ok(None),
+    };
+    let answer = change(&mut entry.share, &mut entry.counted);
+    own.write(&mut next, fingerprint, now);
+    Ok(Some((next, answer)))
+}
 
-fn window<'o>(own: &'o mut Own, ask: &Ask) -> &'o mut Window {
-    let place = own.iter().position(|(id, limit, _)| {
-        *id == ask.rule.id && limit.window_seconds == ask.rule.limit.window_seconds
-    });
-    let index = place.unwrap_or_else(|| {
-        own.push((ask.rule.id, ask.rule.limit, Window::default()));
-        own.len().saturating_sub(1)
-    });
-    // `index` is in bounds: found above or just pushed.
-    #[allow(clippy::indexing_slicing)]
-    &mut own[index].2
+/// A window and its length.
+pub(super) struct Counted {
+    pub(super) window_seconds: u32,
+    pub(super) window: Window,
+}
+
+/// One window of the key.
+struct Entry {
+    id: u32,
+    counted: Counted,
+    share: Option<Share>,
+}
+
+/// The key's windows.
+struct Own(Vec<Entry>);
+
+impl Own {
+    fn entry(&mut self, rule: &LimitRule) -> &mut Entry {
+        let place = self.0.iter().position(|entry| {
+            entry.id == rule.id && entry.counted.window_seconds == rule.limit.window_seconds
+        });
+        match place {
+            // `place` is in bounds: found just now.
+            #[allow(clippy::indexing_slicing)]
+            Some(place) => &mut self.0[place],
+            None => self.push(rule.id, rule.limit.window_seconds),
+        }
+    }
+
+    fn push(&mut self, id: u32, window_seconds: u32) -> &mut Entry {
+        let counted = Counted { window_seconds, window: Window::default() };
+        let entry = Entry { id, counted, share: None };
+        let place = self.0.len();
+        self.0.push(entry);
+        // `place` is in bounds: pushed just now.
+        #[allow(clippy::indexing_slicing)]
+        &mut self.0[place]
+    }
+
+    /// Writes what still matters.
+    fn write(self, value: &mut Vec<u8>, fingerprint: u64, now: Monotonic) {
+        for entry in self.0 {
+            let is_idle = entry.counted.window.is_idle(&kept_for(entry.counted.window_seconds), now);
+            let share = entry.share.filter(|share| share.matters(now));
+            if !is_idle || share.is_some() {
+                write(value, fingerprint, &Entry { share, ..entry });
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn take(&mut self, rule: &LimitRule, now: Monotonic) -> Verdict {
+        let verdict = self.counted.window.take(&self.limit(rule, now), now);
+        self.with_share(verdict, rule, now)
+    }
+
+    fn peek(&mut self, rule: &LimitRule, now: Monotonic) -> Verdict {
+        let verdict = self.counted.window.peek(&self.limit(rule, now), now);
+        self.with_share(verdict, rule, now)
+    }
+
+    /// What this Envoy may give.
+    fn limit(&self, rule: &LimitRule, now: Monotonic) -> Limit {
+        if rule.global { Limit { permits: self.permits(rule, now), ..rule.limit } } else { rule.limit }
+    }
+
+    fn permits(&self, rule: &LimitRule, now: Monotonic) -> u32 {
+        self.share.as_ref().map_or(0, |share| share.permits(now)).min(rule.limit.permits)
+    }
+
+    fn with_share(&self, verdict: Verdict, rule: &LimitRule, now: Monotonic) -> Verdict {
+        let is_short = rule.global && self.permits(rule, now) < rule.limit.permits;
+        // A share that holds nothing can't say when it will.
+        let wait_ms = if is_short && !verdict.admitted { 1000 } else { 0 };
+        let verdict = Verdict { reset_ms: verdict.reset_ms.max(wait_ms), ..verdict };
+        let ends_soon = rule.global && self.share.is_some_and(|share| share.ends_soon(now));
+        Verdict { is_short, ends_soon, ..verdict }
+    }
+}
+
+/// The number of permits decides nothing while a window is only kept.
+fn kept_for(window_seconds: u32) -> Limit {
+    Limit { permits: 1, window_seconds }
 }
 
 /// Reads a slot: the bytes of the other keys' windows that still matter, and this key's windows.
 fn split(value: &[u8], fingerprint: u64, now: Monotonic) -> Result<(Vec<u8>, Own), Corrupt> {
     let mut others = Vec::with_capacity(value.len().saturating_add(64));
-    let mut own = Own::new();
+    let mut own = Own(Vec::new());
     let mut rest = value;
     while !rest.is_empty() {
-        let entry = rest;
+        let before = rest;
         let owner = u64::from_le_bytes(chunk(&mut rest)?);
         let id = u32::from_le_bytes(chunk(&mut rest)?);
         let window_seconds = u32::from_le_bytes(chunk(&mut rest)?);
         let newest = u64::from_le_bytes(chunk(&mut rest)?);
-        let [count] = chunk(&mut rest)?;
+        let [count, shares] = chunk(&mut rest)?;
         let cells = usize::from(count).checked_mul(4).ok_or(Corrupt)?;
         let (cells, after) = rest.split_at_checked(cells).ok_or(Corrupt)?;
         rest = after;
-        // The number of permits decides nothing while a window is only kept.
-        let limit = Limit { permits: 1, window_seconds };
+        let share = match shares {
+            0 => None,
+            _ => Some(share::read(&chunk(&mut rest)?)),
+        };
         if owner == fingerprint {
-            own.push((id, limit, read_cells(newest, cells)?));
-        } else if super::leaves_at(newest, &limit) > now.0 {
-            let length = entry.len().checked_sub(rest.len()).ok_or(Corrupt)?;
-            others.extend_from_slice(entry.get(..length).ok_or(Corrupt)?);
+            let counted = Counted { window_seconds, window: read_cells(newest, cells)? };
+            own.0.push(Entry { id, counted, share });
+        } else if super::leaves_at(newest, &kept_for(window_seconds)) > now.0
+            || share.is_some_and(|share| share.matters(now))
+        {
+            let length = before.len().checked_sub(rest.len()).ok_or(Corrupt)?;
+            others.extend_from_slice(before.get(..length).ok_or(Corrupt)?);
         }
     }
     Ok((others, own))
@@ -140,21 +235,32 @@ fn read_cells(newest: u64, bytes: &[u8]) -> Result<Window, Corrupt> {
     Ok(Window { cells })
 }
 
-fn write(value: &mut Vec<u8>, fingerprint: u64, id: u32, limit: &Limit, window: &Window) {
-    let Some((newest, _)) = window.cells.last() else { return };
+fn write(value: &mut Vec<u8>, fingerprint: u64, entry: &Entry) {
+    let Counted { window_seconds, window } = &entry.counted;
+    let newest = window.cells.last().map_or(0, |(cell, _)| *cell);
     // Cells further back have left the window: its length is `CELLS` of them, and one more is partly in it.
     let kept = window.cells.iter().rev().filter_map(|(cell, count)| {
         let distance = newest.checked_sub(*cell).filter(|distance| *distance <= CELLS.saturating_add(1))?;
         let [a, b, c, _] = count.to_le_bytes();
         Some([u8::try_from(distance).ok()?, a, b, c])
     });
-    let cells: Vec<[u8; 4]> = kept.collect();
     value.extend_from_slice(&fingerprint.to_le_bytes());
-    value.extend_from_slice(&id.to_le_bytes());
-    value.extend_from_slice(&limit.window_seconds.to_le_bytes());
+    value.extend_from_slice(&entry.id.to_le_bytes());
+    value.extend_from_slice(&window_seconds.to_le_bytes());
     value.extend_from_slice(&newest.to_le_bytes());
-    value.push(u8::try_from(cells.len()).unwrap_or(u8::MAX));
-    value.extend(cells.iter().flatten());
+    let counts = value.len();
+    value.extend_from_slice(&[0, u8::from(entry.share.is_some())]);
+    let mut count = 0u8;
+    for cell in kept {
+        value.extend_from_slice(&cell);
+        count = count.saturating_add(1);
+    }
+    if let Some(place) = value.get_mut(counts) {
+        *place = count;
+    }
+    if let Some(share) = &entry.share {
+        value.extend_from_slice(&share::write(share));
+    }
 }
 
 fn chunk<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Corrupt> {

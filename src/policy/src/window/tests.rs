@@ -10,7 +10,7 @@ use proptest::prelude::*;
 const PER_MINUTE_20: Limit = Limit { permits: 20, window_seconds: 60 };
 
 fn ask(id: u32, limit: Limit, stage: Stage) -> Ask {
-    Ask { rule: LimitRule { id, limit, shadow: false }, stage, enforced: true }
+    Ask { rule: LimitRule { id, limit, shadow: false, global: false }, stage, enforced: true }
 }
 
 #[test]
@@ -140,7 +140,7 @@ proptest! {
         let mut asks: Vec<Ask> = Vec::new();
         for (index, (permits, window_seconds)) in limits.into_iter().enumerate() {
             asks.push(Ask {
-                rule: LimitRule { id: index as u32, limit: Limit { permits, window_seconds }, shadow: false },
+                rule: LimitRule { id: index as u32, limit: Limit { permits, window_seconds }, shadow: false, global: false },
                 stage: Stage::Key,
                 enforced: false,
             });

@@ -1,0 +1,123 @@
+//! Purses in shared data: what all workers of this Envoy spend from. The rules are `policy::lease`'s.
+//!
+//! One more value, a bit for each value of purses, says which were ever written, so that they can be looked through.
+
+use crate::host;
+use crate::metrics::Metrics;
+use policy::exchange::{Refund, Spending};
+use policy::lease::{self, Account, Corrupt, SLOTS, Spent};
+use policy::uuid;
+use policy::window::Monotonic;
+use protocol::{Credits, InstanceId};
+
+const INDEX: &str = "agentrelay/lease/1/index";
+const INSTANCE: &str = "agentrelay/instance";
+const ATTEMPTS_MAX: u32 = 64;
+
+/// Spends for one call. `None` if shared data is not to be had or others always win: the call then reserves exactly.
+pub fn spend(spending: &Spending, metrics: &Metrics) -> Option<Spent> {
+    let Spending { tenant, price, request } = *spending;
+    let slot = lease::slot(tenant);
+    let spent = change(slot, metrics, |value, now| lease::spend(value, tenant, price, request, now));
+    if spent.is_some_and(|spent| spent.ask.is_some()) {
+        mark(slot);
+    }
+    spent
+}
+
+/// Gives back to a lease. False if none can take it.
+pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
+    let Refund { tenant, lease, credits } = *refund;
+    change(lease::slot(tenant), metrics, |value, _| lease::refund(value, tenant, lease, credits))
+        .unwrap_or(false)
+}
+
+/// The ledger gave a lease.
+pub fn granted(tenant: u64, lease: u128, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
+    change(lease::slot(tenant), metrics, |value, now| {
+        lease::granted(value, tenant, lease, credits, deadline, now).map(|next| (next, ()))
+    });
+}
+
+/// The ledger has an account.
+pub fn acknowledged(account: &Account, deadline: Option<Monotonic>, metrics: &Metrics) {
+    change(lease::slot(account.tenant), metrics, |value, now| {
+        lease::acknowledged(value, account, deadline, now).map(|next| (next, ()))
+    });
+}
+
+/// The ledger calls back what a tenant has on lease.
+pub fn recall(tenant: u64, metrics: &Metrics) {
+    change(lease::slot(tenant), metrics, |value, now| {
+        lease::recalled(value, tenant, now).map(|next| (next, ()))
+    });
+}
+
+/// What is due to be said of one value's purses.
+pub fn due(slot: u16, metrics: &Metrics) -> Vec<Account> {
+    change(slot, metrics, lease::due).unwrap_or_default()
+}
+
+/// The values that were ever written.
+pub fn slots() -> impl Iterator<Item = u16> {
+    let bits = host::shared(INDEX).bytes;
+    (0..u16::try_from(SLOTS.get()).unwrap_or(u16::MAX)).filter(move |slot| is_marked(&bits, *slot))
+}
+
+/// This run of this Envoy, which all its workers share.
+pub fn instance() -> InstanceId {
+    loop {
+        let read = host::shared(INSTANCE);
+        let known = std::str::from_utf8(&read.bytes).ok().and_then(|text| InstanceId::parse(text).ok());
+        if let Some(known) = known {
+            return known;
+        }
+        let text = uuid::text(crate::worker::new_id());
+        // Whoever writes first has named it. Without shared data each call is its own, and leases end unused.
+        if let (Err(_), Ok(own)) =
+            (host::swap_shared(INSTANCE, &read, text.as_bytes()), InstanceId::parse(&text))
+        {
+            return own;
+        }
+    }
+}
+
+fn is_marked(bits: &[u8], slot: u16) -> bool {
+    bits.get(usize::from(slot / 8)).is_some_and(|byte| byte & (1 << (slot % 8)) != 0)
+}
+
+fn mark(slot: u16) {
+    for _ in 0..ATTEMPTS_MAX {
+        let read = host::shared(INDEX);
+        if is_marked(&read.bytes, slot) {
+            return;
+        }
+        let mut bits = read.bytes.clone();
+        bits.resize(bits.len().max(usize::from(slot / 8).saturating_add(1)), 0);
+        if let Some(byte) = bits.get_mut(usize::from(slot / 8)) {
+            *byte |= 1 << (slot % 8);
+        }
+        if host::swap_shared(INDEX, &read, &bits).unwrap_or(true) {
+            return;
+        }
+    }
+}
+
+/// Changes one value, as often as others are faster.
+fn change<A>(
+    slot: u16,
+    metrics: &Metrics,
+    mut change: impl FnMut(&[u8], Monotonic) -> Result<(Vec<u8>, A), Corrupt>,
+) -> Option<A> {
+    let name = lease::name(slot);
+    for _ in 0..ATTEMPTS_MAX {
+        let read = host::shared(&name);
+        let (next, answer) = change(&read.bytes, host::monotonic_clock()).ok()?;
+        if next == read.bytes || host::swap_shared(&name, &read, &next).ok()? {
+            return Some(answer);
+        }
+        metrics.cas_retries.add(1);
+    }
+    metrics.cas_exhausted.add(1);
+    None
+}

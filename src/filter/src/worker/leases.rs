@@ -1,0 +1,260 @@
+//! Leases of this Envoy: spent on every worker, asked for by the one that runs short, accounted for by the one that
+//! listens to the change feed.
+
+use super::Worker;
+use crate::calls::{Answer, Call, NotCalled};
+use crate::purses;
+use crate::windows;
+use crate::{host, stream};
+use policy::Key;
+use policy::exchange::{Refund, SharesAnswered, Spending};
+use policy::key::fingerprint;
+use policy::lease::{Account, slot};
+use policy::rules::LimitRule;
+use policy::uuid;
+use policy::window::{Monotonic, share};
+use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
+use protocol::{Credits, KeyId, LeaseId, TenantId};
+
+/// How often purses are looked through for what is due to be said.
+const LOOK_MS: u64 = 500;
+
+/// What a round in flight was about.
+#[derive(Debug, Default)]
+pub struct Asked {
+    sent: Monotonic,
+    /// The tenant and the lease asked for.
+    leases: Vec<(u64, u128)>,
+    accounts: Vec<Account>,
+    shares: Vec<ShareOf>,
+}
+
+/// Which share was asked for.
+#[derive(Debug)]
+struct ShareOf {
+    fingerprint: u64,
+    limit_id: u32,
+    revision: u64,
+}
+
+/// What became of the wish for more permits.
+pub enum Shares {
+    /// The stream will be called when there is an answer.
+    Waiting,
+    /// There is an answer.
+    Answered(SharesAnswered),
+}
+
+impl Worker {
+    /// Spends from the tenant's leases. Asks for the next one where it is time; nobody waits for that.
+    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32) -> Option<u128> {
+        let spent = purses::spend(spending, self.metrics())?;
+        if let Some(credits) = spent.ask
+            && let Ok(lease_id) = LeaseId::parse(&uuid::text(spending.request))
+        {
+            let tenant_id = key.record.tenant_id.clone();
+            let ask = api::Ask { lease_id, tenant_id, credits, price: spending.price };
+            let asked = Asked { leases: vec![(spending.tenant, spending.request)], ..self.asked() };
+            let round = Round { asks: vec![ask], ..self.round() };
+            if self.call(Call::round(&self.config.borrow(), &round, asked), stream_id).is_err() {
+                // It has not left, so nothing will come of it.
+                let now = host::monotonic_clock();
+                let (tenant, lease) = (spending.tenant, spending.request);
+                purses::granted(tenant, lease, Credits::ZERO, now, self.metrics());
+            }
+        }
+        spent.lease
+    }
+
+    /// Gives back to a lease what a call was charged too much.
+    pub fn refund(&self, refund: &Refund) {
+        if !purses::refund(refund, self.metrics()) {
+            self.metrics().lease_refunds_lost.add(1);
+        }
+    }
+
+    /// Charges a call whose result came late.
+    pub(super) fn spend_late(&self, tenant: u64, price: Credits) {
+        if price.is_zero() {
+            return;
+        }
+        let request = super::new_id();
+        let spent = purses::spend(&Spending { tenant, price, request }, self.metrics());
+        if spent.is_none_or(|spent| spent.lease.is_none()) {
+            self.metrics().lease_late_uncharged.add(1);
+        }
+    }
+
+    /// Asks for more of the key's global limits. Requests of one key on one worker ask together.
+    pub fn ask_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Shares {
+        if let Some(streams) = self.awaiting_shares.borrow_mut().get_mut(&key.fingerprint) {
+            streams.push(stream_id);
+            return Shares::Waiting;
+        }
+        match self.say_shares(key, rules, stream_id) {
+            Ok(true) => {
+                self.awaiting_shares.borrow_mut().insert(key.fingerprint, vec![stream_id]);
+                Shares::Waiting
+            }
+            Ok(false) => Shares::Answered(SharesAnswered::Nothing),
+            Err(NotCalled) => Shares::Answered(SharesAnswered::Unavailable),
+        }
+    }
+
+    /// Renews shares that end soon, while they still hold.
+    pub fn renew_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) {
+        if !self.awaiting_shares.borrow().contains_key(&key.fingerprint)
+            && matches!(self.say_shares(key, rules, stream_id), Ok(true))
+        {
+            self.awaiting_shares.borrow_mut().insert(key.fingerprint, Vec::new());
+        }
+    }
+
+    /// False if there is nothing to say, because the ledger had no more a moment ago.
+    fn say_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Result<bool, NotCalled> {
+        let mut asked = self.asked();
+        let mut shares = Vec::with_capacity(rules.len());
+        for rule in rules {
+            let Some(ask) = windows::ask_share(key.fingerprint, rule, self.metrics()) else { continue };
+            asked.shares.push(ShareOf {
+                fingerprint: key.fingerprint,
+                limit_id: ask.limit_id,
+                revision: ask.revision,
+            });
+            shares.push(share_ask(key.record.key_id.clone(), &ask));
+        }
+        if shares.is_empty() {
+            return Ok(false);
+        }
+        let round = Round { shares, ..self.round() };
+        self.call(Call::round(&self.config.borrow(), &round, asked), stream_id).map(|()| true)
+    }
+
+    /// Says what is due to be said of all purses. Runs in the root context of the VM that listens to the feed.
+    pub(super) fn account(&self, now: Monotonic) {
+        if now.0 < self.leases_looked_at.get().saturating_add(LOOK_MS) || !self.feed.borrow().is_listener() {
+            return;
+        }
+        self.leases_looked_at.set(now.0);
+        let accounts = purses::slots().flat_map(|slot| purses::due(slot, self.metrics())).collect();
+        self.say_accounts(accounts);
+    }
+
+    /// Another Envoy's calls wait for what this one has on lease.
+    pub(super) fn recalled(&self, tenant_id: &TenantId) {
+        if self.feed.borrow().is_listener() {
+            let tenant = fingerprint(tenant_id.as_str());
+            purses::recall(tenant, self.metrics());
+            self.say_accounts(purses::due(slot(tenant), self.metrics()));
+        }
+    }
+
+    /// Another Envoy's calls wait for permits that this one may not need.
+    pub(super) fn share_recalled(&self, key_id: &KeyId, limit_id: u32) {
+        if !self.feed.borrow().is_listener() {
+            return;
+        }
+        let fingerprint = fingerprint(key_id.as_str());
+        let Some(ask) = windows::release_share(fingerprint, limit_id, self.metrics()) else { return };
+        let shares = vec![ShareOf { fingerprint, limit_id, revision: ask.revision }];
+        let round = Round { shares: vec![share_ask(key_id.clone(), &ask)], ..self.round() };
+        // If it does not arrive the ledger believes that more is out than there is, until the next round.
+        let _ = self.dispatch(Call::round(&self.config.borrow(), &round, Asked { shares, ..self.asked() }));
+    }
+
+    fn say_accounts(&self, accounts: Vec<Account>) {
+        for accounts in accounts.chunks(PARTS_MAX) {
+            let said = accounts.iter().filter_map(|account| {
+                Some(api::Account {
+                    lease_id: LeaseId::parse(&uuid::text(account.lease)).ok()?,
+                    revision: account.revision,
+                    spent: Credits::new(account.spent)?,
+                    closed: account.closed,
+                })
+            });
+            let round = Round { accounts: said.collect(), ..self.round() };
+            let asked = Asked { accounts: accounts.to_vec(), ..self.asked() };
+            // What is not acknowledged is said again.
+            let _ = self.dispatch(Call::round(&self.config.borrow(), &round, asked));
+        }
+    }
+
+    /// The ledger has answered a round, or has not.
+    pub(super) fn round_answered(&self, asked: Asked, answer: Option<&Answer>) {
+        let answer = answer
+            .filter(|answer| answer.status == 200)
+            .and_then(|answer| serde_json::from_slice::<RoundAnswer>(&answer.body).ok());
+        if let Some(answer) = &answer {
+            self.take_round(&asked, answer);
+        }
+        let shares = if answer.is_some() { SharesAnswered::Changed } else { SharesAnswered::Unavailable };
+        for share in asked.shares {
+            for stream_id in self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default()
+            {
+                self.wake(stream_id, |state| stream::shares_answered(self, stream_id, state, shares));
+            }
+        }
+    }
+
+    fn take_round(&self, asked: &Asked, answer: &RoundAnswer) {
+        let until =
+            |ttl_ms: u64, ttl_ms_max: u64| Monotonic(asked.sent.0.saturating_add(ttl_ms.min(ttl_ms_max)));
+        let lease_deadline = until(answer.lease_ttl_ms, LEASE_TTL_MS);
+        let share_deadline = until(answer.share_ttl_ms, SHARE_TTL_MS);
+        for (tenant, lease) in &asked.leases {
+            let text = uuid::text(*lease);
+            let grant = answer.leases.iter().find(|grant| grant.lease_id.as_str() == text);
+            if let Some(grant) = grant {
+                purses::granted(*tenant, *lease, grant.credits, lease_deadline, self.metrics());
+            }
+        }
+        for account in &asked.accounts {
+            let text = uuid::text(account.lease);
+            let has_ended = answer.ended.iter().any(|ended| ended.as_str() == text);
+            let deadline = (!has_ended && !account.closed).then_some(lease_deadline);
+            purses::acknowledged(account, deadline, self.metrics());
+        }
+        for share in &asked.shares {
+            let given = answer.shares.iter().find(|given| {
+                given.limit_id == share.limit_id
+                    && given.revision == share.revision
+                    && fingerprint(given.key_id.as_str()) == share.fingerprint
+            });
+            if let Some(given) = given {
+                let answer = (given.revision, given.permits);
+                windows::share_given(
+                    share.fingerprint,
+                    share.limit_id,
+                    answer,
+                    share_deadline,
+                    self.metrics(),
+                );
+            }
+        }
+    }
+
+    fn asked(&self) -> Asked {
+        Asked { sent: host::monotonic_clock(), ..Asked::default() }
+    }
+
+    fn round(&self) -> Round {
+        Round {
+            instance: purses::instance(),
+            envoy: self.node().to_string(),
+            asks: Vec::new(),
+            accounts: Vec::new(),
+            shares: Vec::new(),
+        }
+    }
+}
+
+fn share_ask(key_id: KeyId, ask: &share::Ask) -> ShareAsk {
+    ShareAsk {
+        key_id,
+        limit_id: ask.limit_id,
+        limit: ask.limit,
+        revision: ask.revision,
+        keep: ask.keep,
+        wanted: ask.wanted,
+    }
+}

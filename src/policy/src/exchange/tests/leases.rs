@@ -1,0 +1,126 @@
+//! Calls paid from a lease, and limits that hold over all Envoys.
+
+use super::*;
+use crate::window::share;
+
+impl Gate {
+    /// The ledger gives `self.share` permits of each limit; `None`: it does not answer.
+    pub(super) fn give(&mut self, rules: &[LimitRule]) -> SharesAnswered {
+        let fingerprint = self.key.as_ref().unwrap().fingerprint;
+        let Some(permits) = self.share else { return SharesAnswered::Unavailable };
+        let now = Monotonic(self.now_ms);
+        for rule in rules {
+            let Some((next, ask)) = share::ask(&self.slot, fingerprint, rule, now).unwrap() else {
+                return SharesAnswered::Nothing;
+            };
+            let answer = (ask.revision, permits.min(ask.wanted));
+            let deadline = Monotonic(self.now_ms + 120_000);
+            let next = share::given(&next, fingerprint, rule.id, answer, deadline, now).unwrap();
+            self.slot = next.unwrap();
+        }
+        SharesAnswered::Changed
+    }
+}
+
+fn leased() -> Gate {
+    let mut document = document();
+    document["services"]["studio"]["tools"]["draw"]["price"]["reserve"] = json!("leased");
+    let mut gate = Gate::with(document, record());
+    gate.lease = Some(9);
+    gate
+}
+
+fn answer(exchange: &mut Exchange, gate: &Gate, body: &[u8]) {
+    let headers: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
+    exchange.response_headers(200, &headers, false, gate.now());
+    exchange.watch(body);
+}
+
+#[test]
+fn a_leased_call_asks_no_ledger_and_names_its_lease() {
+    let mut gate = leased();
+    let (mut exchange, _) = gate.call("draw", json!({"q": "b"})).forwarded();
+    assert_eq!((gate.reserved.len(), gate.spent.len()), (0, 1));
+    assert_eq!(gate.spent[0].price.get(), 40);
+    assert_eq!(exchange.reservation(), None);
+    answer(&mut exchange, &gate, br#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#);
+    let finished = exchange.finish(End::Complete, "e", gate.now());
+    assert_eq!((finished.settlement, finished.refund), (None, None));
+    assert_eq!(finished.decision.credits.get(), 40);
+    assert_eq!(finished.decision.reservation_id, None);
+    let lease_id = finished.decision.lease_id.unwrap();
+    assert_eq!(lease_id.as_str(), "00000000-0000-0000-0000-000000000009");
+}
+
+#[test]
+fn a_leased_call_that_fails_goes_back_to_its_lease() {
+    let mut gate = leased();
+    let (mut exchange, _) = gate.call("draw", json!({"q": "b"})).forwarded();
+    answer(&mut exchange, &gate, br#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#);
+    let finished = exchange.finish(End::Complete, "e", gate.now());
+    let refund = finished.refund.unwrap();
+    assert_eq!((refund.lease, refund.credits.get(), refund.tenant), (9, 40, gate.spent[0].tenant));
+    assert_eq!(finished.decision.credits, Credits::ZERO);
+}
+
+#[test]
+fn without_a_lease_a_leased_call_reserves_exactly() {
+    let mut gate = leased();
+    gate.lease = None;
+    gate.call("draw", json!({})).forwarded();
+    assert_eq!((gate.reserved.len(), gate.spent.len()), (1, 1));
+}
+
+#[test]
+fn a_key_with_a_budget_of_its_own_reserves_exactly() {
+    let mut gate = leased();
+    gate.key = Some(Arc::new(Key::new(KeyRecord { has_budget: true, ..record() })));
+    gate.call("draw", json!({})).forwarded();
+    assert_eq!((gate.reserved.len(), gate.spent.len()), (1, 0));
+}
+
+fn global(permits: u32) -> Gate {
+    let mut document = document();
+    document["tiers"]["pro"]["limits"] = json!([{"permits": permits, "window": "60s", "global": true}]);
+    Gate::with(document, record())
+}
+
+#[test]
+fn a_global_limit_gives_what_the_ledger_gave_and_no_more() {
+    let mut gate = global(100);
+    gate.share = Some(4);
+    for _ in 0..4 {
+        gate.call("draw", json!({})).forwarded();
+    }
+    assert_eq!(gate.shares_asked, 1);
+    let refused = gate.call("draw", json!({}));
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(refused.refusal().0, 429);
+    let asked = gate.shares_asked;
+    assert_eq!(gate.call("draw", json!({})).refusal().0, 429);
+    assert_eq!(gate.shares_asked, asked + 1, "the ledger had no more a moment ago, so one look is enough");
+}
+
+#[test]
+fn a_whole_share_asks_for_no_more() {
+    let mut gate = global(3);
+    gate.share = Some(3);
+    for _ in 0..3 {
+        gate.call("draw", json!({})).forwarded();
+    }
+    assert_eq!(gate.call("draw", json!({})).refusal().0, 429);
+    assert_eq!(gate.shares_asked, 1);
+}
+
+#[test]
+fn without_the_ledger_a_global_limit_lasts_as_long_as_its_share() {
+    let mut gate = global(100);
+    assert_eq!(gate.call("draw", json!({})).refusal().0, 503);
+    gate.share = Some(50);
+    gate.call("draw", json!({})).forwarded();
+    gate.share = None;
+    gate.now_ms += 119_000;
+    gate.call("draw", json!({})).forwarded();
+    gate.now_ms += 2_000;
+    assert_eq!(gate.call("draw", json!({})).refusal().0, 503);
+}

@@ -1,0 +1,248 @@
+//! Leases judged by a ledger of a few lines: whatever is lost on the way, nothing is spent twice and nothing is forgotten.
+
+#![allow(clippy::arithmetic_side_effects)]
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const TENANT: u64 = 7;
+const TTL_MS: u64 = 30_000;
+
+fn credits(credits: u64) -> Credits {
+    Credits::new(credits).unwrap()
+}
+
+fn at(ms: u64) -> Monotonic {
+    Monotonic(ms)
+}
+
+fn with_lease(granted_credits: u64) -> Vec<u8> {
+    let (value, spent) = spend(b"", TENANT, credits(1), 1, at(0)).unwrap();
+    assert_eq!(spent, Spent { lease: None, ask: Some(credits(CALLS_MIN)) });
+    granted(&value, TENANT, 1, credits(granted_credits), at(TTL_MS), at(5)).unwrap()
+}
+
+#[test]
+fn a_lease_is_spent_to_its_last_credit_and_no_further() {
+    let mut value = with_lease(10);
+    let mut paid = 0;
+    for _ in 0..20 {
+        let (next, spent) = spend(&value, TENANT, credits(3), 2, at(10)).unwrap();
+        value = next;
+        paid += u64::from(spent.lease == Some(1));
+    }
+    assert_eq!(paid, 3);
+}
+
+#[test]
+fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
+    let mut value = with_lease(16);
+    let mut asked_at = Vec::new();
+    for call in 0..16u64 {
+        let (next, spent) = spend(&value, TENANT, credits(1), 100 + u128::from(call), at(10)).unwrap();
+        value = next;
+        assert_eq!(spent.lease, Some(1));
+        asked_at.extend(spent.ask.map(|ask| (call, ask)));
+    }
+    assert_eq!(asked_at, [(11, credits(48))]);
+}
+
+#[test]
+fn after_a_refusal_calls_reserve_exactly_for_a_while() {
+    let (value, _) = spend(b"", TENANT, credits(1), 1, at(0)).unwrap();
+    let value = granted(&value, TENANT, 1, Credits::ZERO, at(TTL_MS), at(5)).unwrap();
+    let (_, soon) = spend(&value, TENANT, credits(1), 2, at(900)).unwrap();
+    assert_eq!(soon, Spent { lease: None, ask: None });
+    let (_, later) = spend(&value, TENANT, credits(1), 3, at(1100)).unwrap();
+    assert!(later.ask.is_some());
+}
+
+#[test]
+fn what_rests_goes_back() {
+    let value = with_lease(16);
+    let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
+    let (value, accounts) = due(&value, at(IDLE_MS + 20)).unwrap();
+    assert_eq!(accounts, [Account { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    let (_, spent) = spend(&value, TENANT, credits(1), 3, at(IDLE_MS + 30)).unwrap();
+    assert_eq!(spent.lease, None);
+}
+
+#[test]
+fn nothing_is_spent_after_a_recall_or_the_deadline() {
+    let value = with_lease(16);
+    let recalled = recalled(&value, TENANT, at(10)).unwrap();
+    assert_eq!(spend(&recalled, TENANT, credits(1), 2, at(11)).unwrap().1, Spent { lease: None, ask: None });
+    assert_eq!(spend(&value, TENANT, credits(1), 2, at(TTL_MS - 1)).unwrap().1.lease, None);
+}
+
+#[test]
+fn a_refund_after_the_closing_account_is_accounted_for() {
+    let value = with_lease(16);
+    let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
+    let value = recalled(&value, TENANT, at(20)).unwrap();
+    let (value, accounts) = due(&value, at(20)).unwrap();
+    let value = acknowledged(&value, &accounts[0], None, at(30)).unwrap();
+    assert_eq!(due(&value, at(100)).unwrap().1, []);
+    let (value, is_paid) = refund(&value, TENANT, 1, credits(4)).unwrap();
+    assert!(is_paid);
+    let (_, accounts) = due(&value, at(110)).unwrap();
+    assert_eq!(accounts, [Account { tenant: TENANT, lease: 1, revision: 2, spent: 0, closed: true }]);
+}
+
+#[test]
+fn an_account_that_is_not_acknowledged_is_sent_again() {
+    let value = with_lease(16);
+    let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
+    let (value, first) = due(&value, at(2_000)).unwrap();
+    let (value, between) = due(&value, at(2_500)).unwrap();
+    let (_, second) = due(&value, at(3_100)).unwrap();
+    assert_eq!((first.len(), between.len(), second.len()), (1, 0, 1));
+    assert!(second[0].revision > first[0].revision);
+}
+
+#[test]
+fn a_value_of_nobody_is_refused() {
+    assert_eq!(spend(b"nonsense", TENANT, credits(1), 1, at(0)).unwrap_err(), Corrupt);
+}
+
+/// The ledger, in so far as it matters here.
+#[derive(Default)]
+struct Ledger {
+    available: u64,
+    /// By lease: granted, spent, revision, closed.
+    leases: BTreeMap<u128, (u64, u64, u64, bool)>,
+}
+
+impl Ledger {
+    fn lend(&mut self, id: u128, wanted: u64) -> u64 {
+        if let Some((granted, ..)) = self.leases.get(&id) {
+            return *granted;
+        }
+        let granted = wanted.min(self.available / 2);
+        self.available -= granted;
+        self.leases.insert(id, (granted, 0, 0, false));
+        granted
+    }
+
+    fn hear(&mut self, account: &Account) {
+        // Closed before it was asked for: the ask comes late, and must find nothing.
+        let lease = self.leases.entry(account.lease).or_insert((0, 0, 0, true));
+        let (granted, spent, revision, closed) = lease;
+        if account.revision <= *revision {
+            return;
+        }
+        assert!(account.spent <= *granted, "more was spent than granted");
+        *revision = account.revision;
+        if *closed {
+            self.available += *spent - account.spent;
+        } else if account.closed {
+            self.available += *granted - account.spent;
+            *closed = true;
+        }
+        *spent = account.spent;
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Call {
+        tenant: u64,
+        price: u64,
+        fails: bool,
+    },
+    /// The ledger's answers of now arrive, or are lost.
+    Deliver {
+        is_lost: bool,
+    },
+    Account {
+        is_lost: bool,
+        is_heard: bool,
+    },
+    Recall {
+        tenant: u64,
+    },
+    Wait {
+        ms: u64,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => (0..2u64, 1..5u64, prop::bool::weighted(0.2))
+            .prop_map(|(tenant, price, fails)| Event::Call { tenant, price, fails }),
+        3 => prop::bool::weighted(0.2).prop_map(|is_lost| Event::Deliver { is_lost }),
+        3 => (prop::bool::weighted(0.2), prop::bool::weighted(0.8))
+            .prop_map(|(is_lost, is_heard)| Event::Account { is_lost, is_heard }),
+        1 => (0..2u64).prop_map(|tenant| Event::Recall { tenant }),
+        4 => (1..4_000u64).prop_map(|ms| Event::Wait { ms }),
+    ]
+}
+
+proptest! {
+    /// Both tenants' purses lie in one value. In the end, when all has been said, the ledger knows what was spent to the
+    /// credit, whatever got lost on the way.
+    #[test]
+    fn all_that_was_spent_is_accounted_for(events in prop::collection::vec(event(), 1..120)) {
+        let mut value = Vec::new();
+        let mut ledger = Ledger { available: 1_000, ..Ledger::default() };
+        let mut asks: Vec<(u64, u128, u64)> = Vec::new();
+        let mut spent_net = 0u64;
+        let mut now = 1_000u64;
+        let mut next_id = 1u128;
+        let say = |value: &mut Vec<u8>, ledger: &mut Ledger, now: u64, is_lost: bool, is_heard: bool| {
+            let (next, accounts) = due(value, at(now)).unwrap();
+            *value = next;
+            for account in accounts.iter().filter(|_| !is_lost) {
+                ledger.hear(account);
+                if is_heard {
+                    let deadline = (!account.closed).then_some(at(now + TTL_MS));
+                    *value = acknowledged(value, account, deadline, at(now)).unwrap();
+                }
+            }
+        };
+        for event in events {
+            match event {
+                Event::Call { tenant, price, fails } => {
+                    next_id += 1;
+                    let (next, spent) = spend(&value, tenant, credits(price), next_id, at(now)).unwrap();
+                    value = next;
+                    asks.extend(spent.ask.map(|ask| (tenant, next_id, ask.get())));
+                    if let Some(lease) = spent.lease {
+                        if fails {
+                            let (next, is_paid) = refund(&value, tenant, lease, credits(price)).unwrap();
+                            prop_assert!(is_paid);
+                            value = next;
+                        } else {
+                            spent_net += price;
+                        }
+                    }
+                }
+                Event::Deliver { is_lost } => for (tenant, id, wanted) in asks.drain(..) {
+                    let granted_credits = ledger.lend(id, wanted);
+                    if !is_lost {
+                        let deadline = at(now + TTL_MS);
+                        value = granted(&value, tenant, id, credits(granted_credits), deadline, at(now)).unwrap();
+                    }
+                },
+                Event::Account { is_lost, is_heard } => say(&mut value, &mut ledger, now, is_lost, is_heard),
+                Event::Recall { tenant } => value = recalled(&value, tenant, at(now)).unwrap(),
+                Event::Wait { ms } => now += ms,
+            }
+        }
+        for (_, id, wanted) in asks.drain(..) {
+            ledger.lend(id, wanted);
+        }
+        // Some quiet minutes.
+        for _ in 0..20 {
+            now += 2_000;
+            say(&mut value, &mut ledger, now, false, true);
+        }
+        let charged: u64 = ledger.leases.values().map(|(_, spent, _, _)| spent).sum();
+        prop_assert_eq!(charged, spent_net);
+        prop_assert!(ledger.leases.values().all(|(granted, _, _, closed)| *closed || *granted == 0));
+        prop_assert_eq!(ledger.available + charged, 1_000);
+        now += CLOSED_MS + IDLE_MS;
+        prop_assert_eq!(due(&value, at(now)).unwrap().0, b"");
+    }
+}
