@@ -3,6 +3,7 @@
 use crate::gate::{Filters, Gate, Other, Site};
 use crate::load::Load;
 use crate::relay::Relay;
+use crate::services::Services;
 use crate::{Built, load};
 use anyhow::ensure;
 use protocol::key::Limit;
@@ -35,17 +36,22 @@ pub struct Case {
     pub target: Option<f64>,
 }
 
+/// A key that nobody knows: who lets it pass does not do what it is measured for.
+const UNKNOWN: &str = "unknown";
+
 /// All of them, in the order of the table.
 pub const CASES: &[Case] = &[
     case("bare-get", "bare Envoy, GET", Kind::Get, "bare", 200, None),
     case("noop-get", "no-op wasm filter, GET", Kind::Get, "noop", 200, None),
     case("native-get", "api_key_auth + local_ratelimit, GET", Kind::Get, "native", 200, None),
+    case("services-get", "ext_authz + ratelimit, GET", Kind::Get, "services", 200, None),
     case("free", "AgentRelay, free GET", Kind::Get, "free", 200, Some(1.25)),
     case("refused-429", "AgentRelay, refused 429", Kind::Get, "refused", 429, Some(0.6)),
     case("refused-403", "AgentRelay, refused 403", Kind::Get, "refused", 403, Some(0.6)),
     case("bare-mcp", "bare Envoy, MCP call", Kind::Mcp, "bare", 200, None),
     case("noop-mcp", "no-op wasm filter, MCP call", Kind::Mcp, "noop", 200, None),
     case("native-mcp", "api_key_auth + local_ratelimit, MCP call", Kind::Mcp, "native", 200, None),
+    case("services-mcp", "ext_authz + ratelimit, MCP call", Kind::Mcp, "services", 200, None),
     case("leased", "AgentRelay, leased MCP call", Kind::Mcp, "leased", 200, Some(1.4)),
     case("exact", "AgentRelay, exact MCP call", Kind::Mcp, "exact", 200, Some(2.2)),
 ];
@@ -88,8 +94,15 @@ pub fn select(names: &[String]) -> anyhow::Result<Vec<Case>> {
     Ok(CASES.iter().filter(|case| is_wanted(case) || references.contains(&case.name)).copied().collect())
 }
 
-/// A case that is ready for its turns.
+/// All cases, ready for their turns.
 pub struct Ready {
+    /// Each of them.
+    pub cases: Vec<Player>,
+    _services: Option<Services>,
+}
+
+/// One case.
+pub struct Player {
     /// Which.
     pub case: Case,
     /// What is sent where.
@@ -101,19 +114,26 @@ pub struct Ready {
 }
 
 /// Starts the gates of all cases.
-pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) -> anyhow::Result<Vec<Ready>> {
+pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) -> anyhow::Result<Ready> {
     let tenant = relay.tenant().await?;
     let good = relay.key(&tenant, &["read", "generate"], None).await?;
     let spent = relay.key(&tenant, &["read"], Some(Limit { permits: 1, window_seconds: 86_400 })).await?;
     let unfit = relay.key(&tenant, &["generate"], None).await?;
     let mut gates = BTreeMap::new();
     let mut ready = Vec::new();
+    let mut services = None;
     for case in cases {
         let gate = match gates.get(case.gate) {
             Some(gate) => Rc::clone(gate),
             None => {
                 eprintln!("==> starting the Envoy {}", case.gate);
-                let filters = filters(case.gate, built, relay, &good)?;
+                let mut filters = filters(case.gate, built, relay, &good)?;
+                if case.gate == "services" {
+                    let started = Services::start(site, &good, built.ratelimit.as_deref()).await?;
+                    Other::point(&mut filters, "authorization", started.authorization)?;
+                    Other::point(&mut filters, "ratelimit", started.ratelimit)?;
+                    services = Some(started);
+                }
                 let gate = Rc::new(Gate::start(site, case.gate, filters, 1).await?);
                 gates.insert(case.gate, Rc::clone(&gate));
                 gate
@@ -126,14 +146,23 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
         };
         let tool = if case.name == "leased" { "summarize" } else { "image_generate" };
         let request = request(case.kind, key, tool);
+        let mut connection = load::Connection::open(gate.address).await?;
         if case.status == 429 {
-            load::Connection::open(gate.address).await?.call(&request).await?;
+            connection.call(&request).await?;
         }
-        let services = if case.is_ours() { vec![relay.pid()] } else { Vec::new() };
+        if !["bare", "noop"].contains(&case.gate) {
+            let status = connection.call(&self::request(case.kind, UNKNOWN, tool)).await?;
+            ensure!(status == 401, "{}: an unknown key got {status} instead of 401", case.title);
+        }
+        let services = match &services {
+            Some(services) if case.gate == "services" => services.pids(),
+            _ if case.is_ours() => vec![relay.pid()],
+            _ => Vec::new(),
+        };
         let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: case.status };
-        ready.push(Ready { case: *case, load, gate, services });
+        ready.push(Player { case: *case, load, gate, services });
     }
-    Ok(ready)
+    Ok(Ready { cases: ready, _services: services })
 }
 
 fn filters(gate: &str, built: &Built, relay: &Relay, key: &str) -> anyhow::Result<Filters> {
@@ -143,6 +172,7 @@ fn filters(gate: &str, built: &Built, relay: &Relay, key: &str) -> anyhow::Resul
             let wasm = std::fs::canonicalize(&built.noop)?;
             Other::read(include_str!("gates/noop.yaml"), &[("NOOP_WASM", &wasm.to_string_lossy())])
         }
+        "services" => Other::read(include_str!("gates/services.yaml"), &[]),
         "native" => Other::read(include_str!("gates/native.yaml"), &[("API_KEY", key)]),
         _ => Ok(relay.filters()),
     }

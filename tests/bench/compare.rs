@@ -3,7 +3,7 @@
 //! What disturbs one turn (other work on this machine, a slower clock) disturbs its neighbours alike, so a case is
 //! compared with bare Envoy in the same round and the median over all rounds is shown.
 
-use crate::cases::{self, Ready};
+use crate::cases::{self, Player};
 use crate::gate::Site;
 use crate::process::{Cores, cpu_ns};
 use crate::relay::Relay;
@@ -84,17 +84,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     cores.stay()?;
 
     // V8 compiles what runs often again, better; connections and caches fill.
-    for one in &ready {
+    for one in &ready.cases {
         one.load.run(options.connections, options.requests).await.with_context(|| one.case.name)?;
     }
     let mut turns = Vec::new();
-    let mut order: Vec<&Ready> = ready.iter().collect();
+    let mut order: Vec<&Player> = ready.cases.iter().collect();
     for round in 1..=options.rounds {
         order.shuffle(&mut rand::rng());
         for one in &order {
             turns.push(turn(round, one, &options).await.with_context(|| format!("case {}", one.case.name))?);
         }
-        for one in &ready {
+        for one in &ready.cases {
             one.gate.truncate_log()?;
         }
         eprint!("\r==> round {round} of {}", options.rounds);
@@ -109,21 +109,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn turn(round: u32, ready: &Ready, options: &Options) -> anyhow::Result<Turn> {
-    let services = || ready.services.iter().map(|service| cpu_ns(*service)).sum::<anyhow::Result<u64>>();
+async fn turn(round: u32, player: &Player, options: &Options) -> anyhow::Result<Turn> {
+    let services = || player.services.iter().map(|service| cpu_ns(*service)).sum::<anyhow::Result<u64>>();
     let each = |nanos: u64, count: usize| nanos as f64 / 1e3 / count as f64;
-    ready.load.run(1, 50).await?;
-    ready.gate.settled().await?;
-    let (before, services_before) = (ready.gate.cpu_ns()?, services()?);
-    let many = ready.load.run(options.connections, options.requests).await?;
-    ready.gate.settled().await?;
-    let (between, services_after) = (ready.gate.cpu_ns()?, services()?);
-    let single = ready.load.run(1, options.single).await?;
-    ready.gate.settled().await?;
-    let after = ready.gate.cpu_ns()?;
+    player.load.run(1, 50).await?;
+    player.gate.settled().await?;
+    let (before, services_before) = (player.gate.cpu_ns()?, services()?);
+    let many = player.load.run(options.connections, options.requests).await?;
+    player.gate.settled().await?;
+    let (between, services_after) = (player.gate.cpu_ns()?, services()?);
+    let single = player.load.run(1, options.single).await?;
+    player.gate.settled().await?;
+    let after = player.gate.cpu_ns()?;
     Ok(Turn {
         round,
-        case: ready.case.name,
+        case: player.case.name,
         cpu_us: each(between - before, options.requests),
         cpu_single_us: each(after - between, options.single),
         services_cpu_us: each(services_after - services_before, options.requests),

@@ -9,6 +9,7 @@ mod gate;
 mod load;
 mod process;
 mod relay;
+mod services;
 mod summary;
 mod table;
 
@@ -33,6 +34,9 @@ struct Arguments {
 enum What {
     /// Envoy's CPU time per request, throughput and latency, beside bare Envoy and other filters
     Envoy(compare::Options),
+    /// The small services that other gates ask
+    #[command(hide = true)]
+    Checks(services::Checks),
 }
 
 /// What was built before, and where results go.
@@ -47,6 +51,9 @@ pub struct Built {
     /// The `agentrelay` binary, as it is released
     #[arg(long, env = "AGENTRELAY_PROGRAM", value_name = "FILE")]
     program: PathBuf,
+    /// Envoy's reference rate limit service; without it a small one of this program takes its place
+    #[arg(long, env = "AGENTRELAY_RATELIMIT", value_name = "FILE")]
+    ratelimit: Option<PathBuf>,
     /// The Python environment with Envoy
     #[arg(long, env = "AGENTRELAY_ENVIRONMENT", value_name = "DIR")]
     environment: PathBuf,
@@ -58,7 +65,7 @@ pub struct Built {
 impl Built {
     /// Whether all is there, before an Envoy says it in its own words; the Envoy.
     fn check(&self) -> anyhow::Result<EnvoyBinary> {
-        for file in [&self.wasm, &self.noop, &self.program] {
+        for file in [&self.wasm, &self.noop, &self.program].into_iter().chain(&self.ratelimit) {
             fs::metadata(file).with_context(|| format!("{}: run scripts/bench", file.display()))?;
         }
         Ok(EnvoyBinary::locate(&self.environment)?)
@@ -97,6 +104,7 @@ fn main() -> anyhow::Result<()> {
         let run = async {
             match arguments.what {
                 What::Envoy(options) => compare::run(options).await,
+                What::Checks(checks) => services::serve(checks).await,
             }
         };
         tokio::select! {
