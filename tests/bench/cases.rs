@@ -98,6 +98,8 @@ pub fn select(names: &[String]) -> anyhow::Result<Vec<Case>> {
 pub struct Ready {
     /// Each of them.
     pub cases: Vec<Player>,
+    /// A key that may do all of it.
+    pub key: String,
     _services: Option<Services>,
 }
 
@@ -162,7 +164,7 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
         let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: case.status };
         ready.push(Player { case: *case, load, gate, services });
     }
-    Ok(Ready { cases: ready, _services: services })
+    Ok(Ready { cases: ready, key: good, _services: services })
 }
 
 fn filters(gate: &str, built: &Built, relay: &Relay, key: &str) -> anyhow::Result<Filters> {

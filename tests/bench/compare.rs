@@ -5,14 +5,16 @@
 
 use crate::cases::{self, Player};
 use crate::gate::Site;
+use crate::memory::Memory;
 use crate::process::{Cores, cpu_ns};
 use crate::relay::Relay;
-use crate::{Built, load, summary, table};
+use crate::{Built, load, plot, summary, table};
 use anyhow::Context;
 use clap::Args;
 use rand::seq::SliceRandom;
 use serde::Serialize;
 use std::fs;
+use std::path::PathBuf;
 
 /// How to compare.
 #[derive(Args)]
@@ -38,6 +40,9 @@ pub struct Options {
     /// Leave the shipped access log off, in every case
     #[arg(long)]
     no_access_log: bool,
+    /// Draw the plot into this file too
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     built: Built,
 }
@@ -101,10 +106,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     eprintln!();
     let rows = summary::rows(&cases, &turns);
-    let text = table::markdown(&rows, options.rounds, options.connections);
-    println!("{text}");
-    keep(built, &turns, &rows, &text)?;
+    let key = ready.key.clone();
     drop(ready);
+    let memory = match options.cases.is_empty() {
+        true => Some(Memory::measure(&site, &relay, &key).await?),
+        false => None,
+    };
+    let text = table::markdown(&rows, memory, options.rounds, options.connections);
+    println!("{text}");
+    keep(&options, &Kept { turns, memory, rows }, &text)?;
     scratch.remove();
     Ok(())
 }
@@ -135,12 +145,23 @@ async fn turn(round: u32, player: &Player, options: &Options) -> anyhow::Result<
     })
 }
 
-/// Raw numbers, what was made of them, and the table.
-fn keep(built: &Built, turns: &[Turn], rows: &[summary::Row], text: &str) -> anyhow::Result<()> {
-    let file = |name: &str| built.output.join(name);
-    fs::write(file("envoy.json"), serde_json::to_string_pretty(turns)?)?;
-    fs::write(file("envoy-summary.json"), serde_json::to_string_pretty(rows)?)?;
-    fs::write(file("envoy.md"), text)?;
-    eprintln!("==> raw numbers and the table are in {}", built.output.display());
+#[derive(Serialize)]
+struct Kept {
+    turns: Vec<Turn>,
+    memory: Option<Memory>,
+    rows: Vec<summary::Row>,
+}
+
+/// Raw numbers, what was made of them, the table and the plot.
+fn keep(options: &Options, kept: &Kept, text: &str) -> anyhow::Result<()> {
+    let output = &options.built.output;
+    fs::write(output.join("envoy.json"), serde_json::to_string_pretty(kept)?)?;
+    fs::write(output.join("envoy.md"), text)?;
+    let plot = plot::bars(&kept.rows, options.rounds);
+    fs::write(output.join("envoy.svg"), &plot)?;
+    if let Some(file) = &options.plot {
+        fs::write(file, &plot)?;
+    }
+    eprintln!("==> raw numbers, table and plot are in {}", output.display());
     Ok(())
 }

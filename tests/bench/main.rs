@@ -7,6 +7,8 @@ mod cases;
 mod compare;
 mod gate;
 mod load;
+mod memory;
+mod plot;
 mod process;
 mod relay;
 mod services;

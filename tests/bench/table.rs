@@ -1,9 +1,10 @@
 //! What is printed: one line for each case, to be pasted where it is read.
 
+use crate::memory::Memory;
 use crate::summary::{Row, Spread};
 
 /// The table, in Markdown.
-pub fn markdown(rows: &[Row], rounds: u32, connections: usize) -> String {
+pub fn markdown(rows: &[Row], memory: Option<Memory>, rounds: u32, connections: usize) -> String {
     let mut lines = vec![
         "| case | Envoy CPU per request | against bare Envoy (10 to 90 %) | target | requests/s | p50, 1 connection | \
          against bare | p50 / p99 added, 1 connection | other processes' CPU |"
@@ -15,6 +16,15 @@ pub fn markdown(rows: &[Row], rounds: u32, connections: usize) -> String {
     lines.push(format!(
         "Medians of {rounds} rounds; CPU and requests/s over {connections} connections, Envoy with one worker on one core."
     ));
+    if let Some(memory) = memory {
+        lines.push(format!(
+            "RSS: bare Envoy {:.0} MiB, the filter {:.1} MiB more with one worker (target 25), {:.1} MiB for each further \
+             worker (target 2.5).",
+            memory.bare,
+            memory.first_worker(),
+            memory.further_worker
+        ));
+    }
     lines.join("\n")
 }
 
