@@ -1,0 +1,211 @@
+//! What takes turns: a gate, a request, and the answer it must get.
+
+use crate::gate::{Filters, Gate, Other, Site};
+use crate::load::Load;
+use crate::relay::Relay;
+use crate::services::Services;
+use crate::{Built, load};
+use anyhow::ensure;
+use protocol::key::Limit;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// What a client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A GET that the policy's HTTP service has for free.
+    Get,
+    /// An MCP `tools/call` of 300 bytes.
+    Mcp,
+}
+
+/// One case.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Its name on the command line and in the raw numbers.
+    pub name: &'static str,
+    /// Its name in tables.
+    pub title: &'static str,
+    /// What is sent.
+    pub kind: Kind,
+    /// The Envoy it is sent to. Calls that cost something after their answer have one of their own.
+    pub gate: &'static str,
+    /// What must be answered.
+    pub status: u16,
+    /// The most that Envoy's CPU time per request may be, against bare Envoy.
+    pub target: Option<f64>,
+}
+
+/// A key that nobody knows: who lets it pass does not do what it is measured for.
+const UNKNOWN: &str = "unknown";
+
+/// All of them, in the order of the table.
+pub const CASES: &[Case] = &[
+    case("bare-get", "bare Envoy, GET", Kind::Get, "bare", 200, None),
+    case("noop-get", "no-op wasm filter, GET", Kind::Get, "noop", 200, None),
+    case("native-get", "api_key_auth + local_ratelimit, GET", Kind::Get, "native", 200, None),
+    case("services-get", "ext_authz + ratelimit, GET", Kind::Get, "services", 200, None),
+    case("free", "AgentRelay, free GET", Kind::Get, "free", 200, Some(1.25)),
+    case("refused-429", "AgentRelay, refused 429", Kind::Get, "refused", 429, Some(0.6)),
+    case("refused-403", "AgentRelay, refused 403", Kind::Get, "refused", 403, Some(0.6)),
+    case("bare-mcp", "bare Envoy, MCP call", Kind::Mcp, "bare", 200, None),
+    case("noop-mcp", "no-op wasm filter, MCP call", Kind::Mcp, "noop", 200, None),
+    case("native-mcp", "api_key_auth + local_ratelimit, MCP call", Kind::Mcp, "native", 200, None),
+    case("services-mcp", "ext_authz + ratelimit, MCP call", Kind::Mcp, "services", 200, None),
+    case("leased", "AgentRelay, leased MCP call", Kind::Mcp, "leased", 200, Some(1.4)),
+    case("exact", "AgentRelay, exact MCP call", Kind::Mcp, "exact", 200, Some(2.2)),
+];
+
+const fn case(
+    name: &'static str,
+    title: &'static str,
+    kind: Kind,
+    gate: &'static str,
+    status: u16,
+    target: Option<f64>,
+) -> Case {
+    Case { name, title, kind, gate, status, target }
+}
+
+impl Case {
+    /// The one it is measured against.
+    pub fn reference(&self) -> &'static str {
+        match self.kind {
+            Kind::Get => "bare-get",
+            Kind::Mcp => "bare-mcp",
+        }
+    }
+
+    /// True if the gate is the product.
+    pub fn is_ours(&self) -> bool {
+        self.title.starts_with("AgentRelay")
+    }
+}
+
+/// Those with these names and what they are measured against; all if none is named.
+pub fn select(names: &[String]) -> anyhow::Result<Vec<Case>> {
+    for name in names {
+        let known: Vec<_> = CASES.iter().map(|case| case.name).collect();
+        ensure!(known.contains(&name.as_str()), "no case is named {name:?}; there are {}", known.join(", "));
+    }
+    let is_wanted = |case: &Case| names.is_empty() || names.iter().any(|name| name == case.name);
+    let references: Vec<_> =
+        CASES.iter().filter(|case| is_wanted(case)).map(|case| case.reference()).collect();
+    Ok(CASES.iter().filter(|case| is_wanted(case) || references.contains(&case.name)).copied().collect())
+}
+
+/// All cases, ready for their turns.
+pub struct Ready {
+    /// Each of them.
+    pub cases: Vec<Player>,
+    /// A key that may do all of it.
+    pub key: String,
+    _services: Option<Services>,
+}
+
+/// One case.
+pub struct Player {
+    /// Which.
+    pub case: Case,
+    /// What is sent where.
+    pub load: Load,
+    /// The Envoy.
+    pub gate: Rc<Gate>,
+    /// Processes that work for it, other than its Envoy.
+    pub services: Vec<u32>,
+}
+
+/// Starts the gates of all cases.
+pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) -> anyhow::Result<Ready> {
+    let tenant = relay.tenant().await?;
+    let good = relay.key(&tenant, &["read", "generate"], None).await?;
+    let spent = relay.key(&tenant, &["read"], Some(Limit { permits: 1, window_seconds: 86_400 })).await?;
+    let unfit = relay.key(&tenant, &["generate"], None).await?;
+    let mut gates = BTreeMap::new();
+    let mut ready = Vec::new();
+    let mut services = None;
+    for case in cases {
+        let gate = match gates.get(case.gate) {
+            Some(gate) => Rc::clone(gate),
+            None => {
+                eprintln!("==> starting the Envoy {}", case.gate);
+                let mut filters = filters(case.gate, built, relay, &good)?;
+                if case.gate == "services" {
+                    let started = Services::start(site, &good, built.ratelimit.as_deref()).await?;
+                    Other::point(&mut filters, "authorization", started.authorization)?;
+                    Other::point(&mut filters, "ratelimit", started.ratelimit)?;
+                    services = Some(started);
+                }
+                let gate = Rc::new(Gate::start(site, case.gate, filters, 1).await?);
+                gates.insert(case.gate, Rc::clone(&gate));
+                gate
+            }
+        };
+        let key = match case.status {
+            429 => &spent,
+            403 => &unfit,
+            _ => &good,
+        };
+        let tool = if case.name == "leased" { "summarize" } else { "image_generate" };
+        let request = request(case.kind, key, tool);
+        let mut connection = load::Connection::open(gate.address).await?;
+        if case.status == 429 {
+            connection.call(&request).await?;
+        }
+        if !["bare", "noop"].contains(&case.gate) {
+            let status = connection.call(&self::request(case.kind, UNKNOWN, tool)).await?;
+            ensure!(status == 401, "{}: an unknown key got {status} instead of 401", case.title);
+        }
+        let services = match &services {
+            Some(services) if case.gate == "services" => services.pids(),
+            _ if case.is_ours() => vec![relay.pid()],
+            _ => Vec::new(),
+        };
+        let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: case.status };
+        ready.push(Player { case: *case, load, gate, services });
+    }
+    Ok(Ready { cases: ready, key: good, _services: services })
+}
+
+fn filters(gate: &str, built: &Built, relay: &Relay, key: &str) -> anyhow::Result<Filters> {
+    match gate {
+        "bare" => Ok(Filters::Bare),
+        "noop" => {
+            let wasm = std::fs::canonicalize(&built.noop)?;
+            Other::read(include_str!("gates/noop.yaml"), &[("NOOP_WASM", &wasm.to_string_lossy())])
+        }
+        "services" => Other::read(include_str!("gates/services.yaml"), &[]),
+        "native" => Other::read(include_str!("gates/native.yaml"), &[("API_KEY", key)]),
+        _ => Ok(relay.filters()),
+    }
+}
+
+/// A request as bytes, the same for every gate.
+pub fn request(kind: Kind, key: &str, tool: &str) -> Vec<u8> {
+    let head = format!("host: tools.example\r\nuser-agent: bench\r\nauthorization: Bearer {key}\r\n");
+    match kind {
+        Kind::Get => {
+            format!("GET /api/v1/mcp/projects/42/builds HTTP/1.1\r\n{head}accept: */*\r\n\r\n").into_bytes()
+        }
+        Kind::Mcp => {
+            let body = call(tool);
+            let length = body.len();
+            format!(
+                "POST /mcp HTTP/1.1\r\n{head}accept: application/json, text/event-stream\r\n\
+                 content-type: application/json\r\nmcp-protocol-version: 2025-06-18\r\n\
+                 content-length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes()
+        }
+    }
+}
+
+/// A call of 300 bytes.
+fn call(tool: &str) -> String {
+    let start = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{{"quality":"standard","prompt":""#
+    );
+    let end = r#""}}}"#;
+    let prompt = "a lighthouse on a cliff at dusk, waves below, gulls above; ".repeat(8);
+    format!("{start}{}{end}", &prompt[..300 - start.len() - end.len()])
+}

@@ -1,0 +1,236 @@
+//! The clients and the tools behind the gate: both on one thread, so that all of Envoy's company shares one core.
+//!
+//! Requests are bytes that were made before, answers are read no further than their status and length: what is
+//! measured is Envoy, and this side must not be what it waits for. Every answer's status is checked.
+
+use anyhow::{Context, bail, ensure};
+use std::cell::Cell;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+const CHUNKED: &[u8] = b"transfer-encoding: chunked";
+
+/// One request, again and again.
+#[derive(Clone)]
+pub struct Load {
+    /// The gate.
+    pub gate: SocketAddr,
+    /// The requests as bytes, in turn; one is enough.
+    pub requests: Rc<Vec<Vec<u8>>>,
+    /// What must be answered.
+    pub status: u16,
+}
+
+/// What one load showed.
+pub struct Measured {
+    /// From the first request to the last answer.
+    pub seconds: f64,
+    /// Of each request, sorted.
+    pub latencies_us: Vec<f32>,
+}
+
+impl Measured {
+    /// The latency that this share of the requests stays below, such as 0.99.
+    pub fn quantile_us(&self, share: f64) -> f64 {
+        let last = self.latencies_us.len().saturating_sub(1);
+        let index = (last as f64 * share).round() as usize;
+        self.latencies_us.get(index).copied().map_or(f64::NAN, f64::from)
+    }
+}
+
+impl Load {
+    /// Sends so many requests over so many connections, each of which sends its next when it has its answer.
+    pub async fn run(&self, connections: usize, count: usize) -> anyhow::Result<Measured> {
+        let mut open = Vec::new();
+        for _ in 0..connections {
+            open.push(Connection::open(self.gate).await?);
+        }
+        let next = Rc::new(Cell::new(0));
+        let mut running = JoinSet::new();
+        let began = Instant::now();
+        for connection in open {
+            running.spawn_local(self.clone().repeat(connection, Rc::clone(&next), count));
+        }
+        let mut latencies_us = Vec::with_capacity(count);
+        while let Some(ended) = running.join_next().await {
+            latencies_us.extend(ended??);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        latencies_us.sort_by(f32::total_cmp);
+        Ok(Measured { seconds, latencies_us })
+    }
+
+    async fn repeat(
+        self,
+        mut connection: Connection,
+        next: Rc<Cell<usize>>,
+        count: usize,
+    ) -> anyhow::Result<Vec<f32>> {
+        let mut latencies_us = Vec::new();
+        while next.get() < count {
+            let number = next.replace(next.get() + 1);
+            let request = &self.requests[number % self.requests.len()];
+            if connection.is_closed {
+                connection = Connection::open(self.gate).await?;
+            }
+            let sent = Instant::now();
+            let status = connection.call(request).await?;
+            latencies_us.push(sent.elapsed().as_secs_f32() * 1e6);
+            ensure!(
+                status == self.status,
+                "the gate answered {status} instead of {}: {}",
+                self.status,
+                connection.last()
+            );
+        }
+        Ok(latencies_us)
+    }
+}
+
+/// One keep-alive connection.
+pub struct Connection {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+    is_closed: bool,
+}
+
+impl Connection {
+    /// Connects.
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Connection> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+        stream.set_nodelay(true)?;
+        Ok(Connection { stream, bytes: Vec::with_capacity(1 << 14), is_closed: false })
+    }
+
+    /// Sends a request and reads its whole answer.
+    pub async fn call(&mut self, request: &[u8]) -> anyhow::Result<u16> {
+        self.stream.write_all(request).await?;
+        self.bytes.clear();
+        loop {
+            if self.stream.read_buf(&mut self.bytes).await? == 0 {
+                bail!("the gate closed the connection after {:?}", self.last());
+            }
+            let Some(message) = Message::read(&self.bytes) else { continue };
+            if self.bytes.len() >= message.length {
+                self.is_closed = header(&self.bytes[..message.head], b"connection: close").is_some();
+                return Ok(status(&self.bytes));
+            }
+        }
+    }
+
+    /// What was read last.
+    pub fn last(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The last answer's body.
+    pub fn body(&self) -> Vec<u8> {
+        let Some(message) = Message::read(&self.bytes) else { return Vec::new() };
+        if header(&self.bytes[..message.head], CHUNKED).is_none() {
+            return self.bytes[message.head..message.length.min(self.bytes.len())].to_vec();
+        }
+        let mut body = Vec::new();
+        chunks(&self.bytes, message.head, |chunk| body.extend_from_slice(chunk));
+        body
+    }
+}
+
+/// A message whose head has arrived.
+struct Message {
+    /// Where its head ends.
+    head: usize,
+    /// Where its body ends.
+    length: usize,
+}
+
+impl Message {
+    fn read(bytes: &[u8]) -> Option<Message> {
+        let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        if let Some(value) = header(&bytes[..head], b"content-length: ") {
+            let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
+            let body = digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
+            return Some(Message { head, length: head + body });
+        }
+        if header(&bytes[..head], CHUNKED).is_some() {
+            return chunks(bytes, head, |_| ()).map(|length| Message { head, length });
+        }
+        Some(Message { head, length: head })
+    }
+}
+
+/// Where the last chunk ends, if it is there; on the way, the chunks.
+fn chunks(bytes: &[u8], mut at: usize, mut each: impl FnMut(&[u8])) -> Option<usize> {
+    loop {
+        let line = bytes.get(at..)?.windows(2).position(|window| window == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&bytes[at..at + line]).ok()?.trim(), 16).ok()?;
+        each(bytes.get(at + line + 2..at + line + 2 + size)?);
+        at += line + 2 + size + 2;
+        if size == 0 {
+            return (bytes.len() >= at).then_some(at);
+        }
+    }
+}
+
+/// What follows `name` in a head, without regard to the case of either.
+fn header<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let found = |line: &[u8]| line.len() >= name.len() && line[..name.len()].eq_ignore_ascii_case(name);
+    let mut lines = head.split(|byte| *byte == b'\n');
+    lines.find(|line| found(line)).map(|line| &line[name.len()..])
+}
+
+fn status(bytes: &[u8]) -> u16 {
+    let code = bytes.get(9..12).and_then(|code| std::str::from_utf8(code).ok());
+    code.and_then(|code| code.parse().ok()).unwrap_or(0)
+}
+
+/// Starts the tools: a GET gets a small JSON document, a POST the result of an MCP call with id 1.
+pub async fn upstream() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // An Envoy that ends breaks its connections.
+            tokio::task::spawn_local(async move { serve(stream).await.ok() });
+        }
+    });
+    Ok(address)
+}
+
+async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
+    stream.set_nodelay(true)?;
+    let page = answer(r#"{"builds":[{"id":1,"state":"passed"},{"id":2,"state":"failed"}]}"#);
+    let result = answer(
+        r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"A lighthouse."}],"isError":false}}"#,
+    );
+    let mut bytes = Vec::with_capacity(1 << 13);
+    loop {
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Ok(());
+        }
+        while let Some(message) = Message::read(&bytes).filter(|message| bytes.len() >= message.length) {
+            let answer = if bytes.starts_with(b"POST") { &result } else { &page };
+            stream.write_all(answer).await?;
+            bytes.drain(..message.length);
+        }
+    }
+}
+
+fn answer(json: &str) -> Vec<u8> {
+    let length = json.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{json}")
+        .into_bytes()
+}
+
+/// One GET past all gates, such as of Envoy's admin interface: the body of a good answer.
+pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let mut connection = Connection::open(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let status = connection.call(request.as_bytes()).await?;
+    ensure!(status == 200, "{address}{path} answered {status}");
+    let body = String::from_utf8(connection.body())?;
+    Ok(body)
+}

@@ -1,0 +1,117 @@
+//! `scripts/bench envoy` and `scripts/bench scale`: what the gate costs beside what users would put in its place.
+//!
+//! Reading order: `compare` is one run in turns, `cases` what takes turns, `gate` how an Envoy is started, `load` the
+//! clients and the tools, `process` the kernel's account of what was used, `table` and `plot` what is shown.
+
+mod cases;
+mod compare;
+mod gate;
+mod load;
+mod memory;
+mod plot;
+mod process;
+mod relay;
+mod services;
+mod summary;
+mod table;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use cli::stack::EnvoyBinary;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+
+/// Measure what the gate costs
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Envoy's CPU time per request, throughput and latency, beside bare Envoy and other filters
+    Envoy(compare::Options),
+    /// The small services that other gates ask
+    #[command(hide = true)]
+    Checks(services::Checks),
+}
+
+/// What was built before, and where results go.
+#[derive(Args, Clone)]
+pub struct Built {
+    /// The filter
+    #[arg(long, env = "AGENTRELAY_WASM", value_name = "FILE")]
+    wasm: PathBuf,
+    /// The filter that does nothing
+    #[arg(long, env = "AGENTRELAY_NOOP", value_name = "FILE")]
+    noop: PathBuf,
+    /// The `agentrelay` binary, as it is released
+    #[arg(long, env = "AGENTRELAY_PROGRAM", value_name = "FILE")]
+    program: PathBuf,
+    /// Envoy's reference rate limit service; without it a small one of this program takes its place
+    #[arg(long, env = "AGENTRELAY_RATELIMIT", value_name = "FILE")]
+    ratelimit: Option<PathBuf>,
+    /// The Python environment with Envoy
+    #[arg(long, env = "AGENTRELAY_ENVIRONMENT", value_name = "DIR")]
+    environment: PathBuf,
+    /// Where raw numbers, tables and plots are written
+    #[arg(long, env = "AGENTRELAY_BENCH", value_name = "DIR")]
+    output: PathBuf,
+}
+
+impl Built {
+    /// Whether all is there, before an Envoy says it in its own words; the Envoy.
+    fn check(&self) -> anyhow::Result<EnvoyBinary> {
+        for file in [&self.wasm, &self.noop, &self.program].into_iter().chain(&self.ratelimit) {
+            fs::metadata(file).with_context(|| format!("{}: run scripts/bench", file.display()))?;
+        }
+        Ok(EnvoyBinary::locate(&self.environment)?)
+    }
+
+    /// A directory for one run's configurations, logs and databases.
+    fn directory(&self) -> anyhow::Result<Scratch> {
+        let directory = self.output.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        Ok(Scratch(fs::canonicalize(directory)?))
+    }
+}
+
+/// Removed when a run has ended well.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn remove(self) {
+        let _ = fs::remove_dir_all(self.0);
+    }
+}
+
+/// Lets time pass in which somebody else works.
+async fn pause(time: Duration) {
+    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let run = async {
+            match arguments.what {
+                What::Envoy(options) => compare::run(options).await,
+                What::Checks(checks) => services::serve(checks).await,
+            }
+        };
+        tokio::select! {
+            result = run => result,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        }
+    })
+}

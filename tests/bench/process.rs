@@ -1,0 +1,130 @@
+//! Other processes: what they use, by the kernel's own account, and on which core they may.
+
+use anyhow::{Context, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Which core is whose.
+#[derive(Debug, Clone, Copy)]
+pub struct Cores {
+    /// Envoy's alone.
+    pub envoy: usize,
+    /// The load's and the tools'. Services share it with them where there are only two.
+    pub load: usize,
+    services: CpuSet,
+}
+
+impl Cores {
+    /// The last core for Envoy, the first for the load, all but Envoy's for services.
+    pub fn choose() -> anyhow::Result<Cores> {
+        let mut services = sched_getaffinity(None)?;
+        let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| services.is_set(*core)).collect();
+        ensure!(usable.len() >= 2, "two cores are needed: one for Envoy, one for everything else");
+        let (load, envoy) = (usable[0], usable[usable.len() - 1]);
+        services.unset(envoy);
+        Ok(Cores { envoy, load, services })
+    }
+
+    /// From now on this thread, and what it starts, stays away from Envoy's core.
+    pub fn leave_envoy_alone(&self) -> anyhow::Result<()> {
+        Ok(sched_setaffinity(None, &self.services)?)
+    }
+
+    /// This thread belongs to the load.
+    pub fn stay(&self) -> anyhow::Result<()> {
+        Ok(sched_setaffinity(None, &only(self.load))?)
+    }
+
+    /// Starts a process that stays on Envoy's core.
+    pub fn spawn_envoy(&self, command: &mut Command, log: &Path) -> anyhow::Result<Running> {
+        self.on(&only(self.envoy), || spawn(command, log))
+    }
+
+    /// Starts a process that stays away from Envoy's core.
+    pub fn spawn_service(&self, command: &mut Command, log: &Path) -> anyhow::Result<Running> {
+        self.on(&self.services, || spawn(command, log))
+    }
+
+    /// Does something whose children inherit these cores: a child has those of the thread that starts it.
+    fn on<Answer>(
+        &self,
+        cores: &CpuSet,
+        act: impl FnOnce() -> anyhow::Result<Answer>,
+    ) -> anyhow::Result<Answer> {
+        let before = sched_getaffinity(None)?;
+        sched_setaffinity(None, cores)?;
+        let answer = act();
+        sched_setaffinity(None, &before)?;
+        answer
+    }
+}
+
+fn only(core: usize) -> CpuSet {
+    let mut set = CpuSet::new();
+    set.set(core);
+    set
+}
+
+fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Running> {
+    let out = File::options().create(true).append(true).open(log)?;
+    let err = out.try_clone()?;
+    let name = command.get_program().to_string_lossy().into_owned();
+    let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+    Ok(Running(child.with_context(|| format!("starting {name}"))?))
+}
+
+/// A child process. Dropping it kills it.
+pub struct Running(Child);
+
+impl Running {
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// An error with the end of its log if it has ended.
+    pub fn check(&mut self, log: &Path) -> anyhow::Result<()> {
+        let Some(status) = self.0.try_wait()? else { return Ok(()) };
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let tail: Vec<&str> = text.lines().rev().take(12).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        anyhow::bail!("it ended ({status}), see {}:\n{}", log.display(), tail.join("\n"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Time on a core so far, of all threads, in nanoseconds: user and system. `/proc/PID/stat` says the same in ticks of
+/// 10 ms, which is what is left where the kernel keeps no finer account.
+pub fn cpu_ns(process: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        match fs::read_to_string(task?.path().join("schedstat")) {
+            Ok(text) => sum += text.split(' ').next().unwrap_or_default().parse::<u64>()?,
+            Err(_) => return ticks_ns(process),
+        }
+    }
+    Ok(sum)
+}
+
+fn ticks_ns(process: u32) -> anyhow::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field is the name in brackets, which may hold anything.
+    let fields = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+    Ok(ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second()))
+}
+
+/// Resident memory in KiB.
+pub fn rss_kib(process: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

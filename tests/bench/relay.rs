@@ -1,0 +1,116 @@
+//! The ledger behind AgentRelay's gates, and who calls.
+
+use crate::gate::{Filters, Site};
+use cli::stack::{Credentials, Ledger, LedgerOptions};
+use client::Client;
+use protocol::admin::{CreateKey, CreateTenant};
+use protocol::key::Limit;
+use protocol::{Credits, TenantId};
+use serde_yaml_ng::Value;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+const POLICY: &str = include_str!("../../envoy/policy.yaml");
+/// The most that a policy may say. Windows are written, moved and counted as any, and nothing is refused.
+const PERMITS: u32 = 1_000_000;
+/// More than any run spends.
+const CREDITS: u64 = 1_000_000_000_000;
+
+/// A running ledger on a fresh SQLite file.
+pub struct Relay {
+    /// The admin API.
+    pub admin: Client,
+    /// The database.
+    pub database: PathBuf,
+    ledger: Ledger,
+    filter_key: String,
+    wasm: PathBuf,
+}
+
+impl Relay {
+    /// Starts it with the shipped policy, whose limits are raised for the tier `enterprise` and for all tools.
+    pub async fn start(site: &Site, program: PathBuf, wasm: PathBuf) -> anyhow::Result<Relay> {
+        let policy = site.directory.join("policy.yaml");
+        fs::write(&policy, raised()?)?;
+        let database = site.directory.join("ledger.db");
+        let url = format!("sqlite:{}", database.display());
+        let credentials = Credentials::open(&program, &url, &site.directory)?;
+        let ledger = Ledger::start(LedgerOptions {
+            program,
+            database: url,
+            policy,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            state_dir: site.directory.clone(),
+            name: "ledger".into(),
+        })
+        .await?;
+        let admin = Client::new(&ledger.url(), &credentials.admin_key)?;
+        Ok(Relay { admin, database, ledger, filter_key: credentials.filter_key, wasm })
+    }
+
+    /// The filter, for one Envoy.
+    pub fn filters(&self) -> Filters {
+        Filters::AgentRelay {
+            wasm: self.wasm.clone(),
+            ledger: self.ledger.address,
+            filter_key: self.filter_key.clone(),
+        }
+    }
+
+    /// The ledger's process.
+    pub fn pid(&self) -> u32 {
+        self.ledger.pid()
+    }
+
+    /// Where the ledger listens.
+    pub fn address(&self) -> SocketAddr {
+        self.ledger.address
+    }
+
+    /// A tenant with more credits than it can spend.
+    pub async fn tenant(&self) -> anyhow::Result<TenantId> {
+        let credits = Credits::new(CREDITS);
+        let tenant = CreateTenant { name: "bench".into(), tier: "enterprise".into(), credits, budget: None };
+        Ok(self.admin.create_tenant(&tenant).await?.id)
+    }
+
+    /// A key of it.
+    pub async fn key(
+        &self,
+        tenant: &TenantId,
+        scopes: &[&str],
+        limit: Option<Limit>,
+    ) -> anyhow::Result<String> {
+        let key = CreateKey {
+            tenant_id: tenant.clone(),
+            name: "bench".into(),
+            scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+            services: None,
+            tools: None,
+            resources: None,
+            limits: limit.map(|limit| vec![limit]),
+            expires_at: None,
+            agent_id: None,
+            source: None,
+            budget: None,
+        };
+        Ok(self.admin.create_key(&key).await?.secret)
+    }
+}
+
+fn raised() -> anyhow::Result<String> {
+    let mut policy: Value = serde_yaml_ng::from_str(POLICY)?;
+    let mut raise = |limits: Option<&mut Value>| {
+        for limit in limits.and_then(Value::as_sequence_mut).into_iter().flatten() {
+            limit["permits"] = PERMITS.into();
+        }
+    };
+    raise(policy["tiers"]["enterprise"].get_mut("limits"));
+    for (_, service) in policy["services"].as_mapping_mut().into_iter().flatten() {
+        for (_, tool) in service["tools"].as_mapping_mut().into_iter().flatten() {
+            raise(tool.get_mut("limits"));
+        }
+    }
+    Ok(serde_yaml_ng::to_string(&policy)?)
+}

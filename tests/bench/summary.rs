@@ -1,0 +1,107 @@
+//! From turns to rows: medians of ratios within a round, and how far they spread.
+
+use crate::cases::Case;
+use crate::compare::Turn;
+use serde::Serialize;
+
+/// A median with the range that holds eight of ten rounds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Spread {
+    /// One of ten is lower.
+    pub low: f64,
+    /// Half of them are lower.
+    pub median: f64,
+    /// One of ten is higher.
+    pub high: f64,
+}
+
+impl Spread {
+    /// Of any numbers.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        Spread { low: quantile(&values, 0.1), median: quantile(&values, 0.5), high: quantile(&values, 0.9) }
+    }
+}
+
+/// Between two neighbours where it falls between them.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = last as f64 * share;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}
+
+/// What is said of one case.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Which.
+    pub case: &'static str,
+    /// Its name in tables.
+    pub title: &'static str,
+    /// True if it is the product.
+    pub is_ours: bool,
+    /// The most that `cpu` may be.
+    pub target: Option<f64>,
+    /// Envoy's CPU time per request in microseconds.
+    pub cpu_us: Spread,
+    /// The same against bare Envoy.
+    pub cpu: Spread,
+    /// The same over one connection.
+    pub cpu_single: Spread,
+    /// CPU time of other processes per request in microseconds.
+    pub services_cpu_us: Spread,
+    /// Over several connections.
+    pub requests_per_second: Spread,
+    /// Against bare Envoy.
+    pub throughput: Spread,
+    /// Latency over one connection in microseconds.
+    pub p50_single_us: Spread,
+    /// The same against bare Envoy.
+    pub p50_single: Spread,
+    /// Latency over one connection in microseconds, beyond that of bare Envoy.
+    pub p50_added_us: Spread,
+    /// The same.
+    pub p99_added_us: Spread,
+    /// Latency over several connections in microseconds.
+    pub p50_us: Spread,
+    /// The same.
+    pub p99_us: Spread,
+}
+
+/// A row for each case.
+pub fn rows(cases: &[Case], turns: &[Turn]) -> Vec<Row> {
+    cases.iter().map(|case| row(case, turns)).collect()
+}
+
+fn row(case: &Case, turns: &[Turn]) -> Row {
+    let of = |name: &str, round: u32| turns.iter().find(|turn| turn.case == name && turn.round == round);
+    let pairs: Vec<(&Turn, &Turn)> = turns
+        .iter()
+        .filter(|turn| turn.case == case.name)
+        .filter_map(|own| Some((own, of(case.reference(), own.round)?)))
+        .collect();
+    let own = |value: fn(&Turn) -> f64| Spread::of(pairs.iter().map(|(own, _)| value(own)));
+    let ratio =
+        |value: fn(&Turn) -> f64| Spread::of(pairs.iter().map(|(own, bare)| value(own) / value(bare)));
+    let added =
+        |value: fn(&Turn) -> f64| Spread::of(pairs.iter().map(|(own, bare)| value(own) - value(bare)));
+    Row {
+        case: case.name,
+        title: case.title,
+        is_ours: case.is_ours(),
+        target: case.target,
+        cpu_us: own(|turn| turn.cpu_us),
+        cpu: ratio(|turn| turn.cpu_us),
+        cpu_single: ratio(|turn| turn.cpu_single_us),
+        services_cpu_us: own(|turn| turn.services_cpu_us),
+        requests_per_second: own(|turn| turn.requests_per_second),
+        throughput: ratio(|turn| turn.requests_per_second),
+        p50_single_us: own(|turn| turn.p50_single_us),
+        p50_single: ratio(|turn| turn.p50_single_us),
+        p50_added_us: added(|turn| turn.p50_single_us),
+        p99_added_us: added(|turn| turn.p99_single_us),
+        p50_us: own(|turn| turn.p50_us),
+        p99_us: own(|turn| turn.p99_us),
+    }
+}
