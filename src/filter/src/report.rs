@@ -8,13 +8,18 @@ use crate::metrics::Metrics;
 use policy::window::Monotonic;
 use protocol::audit::Decision;
 use protocol::filter::{Action, Report, Settlement};
+use protocol::packed::{Row, Subject};
 use protocol::{BatchId, ReservationId};
 use std::collections::{HashMap, VecDeque};
 
 const DECISIONS_MAX: usize = 20_000;
 const SETTLEMENTS_MAX: usize = 100_000;
 /// Most of each kind in one batch: about 200 KiB.
-const BATCH_MAX: usize = 500;
+const BATCH_MAX: usize = 1000;
+/// How long decisions wait to be delivered together; after so long at most they are in the audit trail.
+const FLUSH_MS: u64 = 1_000;
+/// With how many subjects of a batch the next one is compared.
+const SUBJECTS_COMPARED: usize = 16;
 const RETRY_MS_MIN: u64 = 200;
 const RETRY_MS_MAX: u64 = 5_000;
 
@@ -23,6 +28,8 @@ const RETRY_MS_MAX: u64 = 5_000;
 pub struct Outbox {
     settlements: VecDeque<Settlement>,
     decisions: VecDeque<Decision>,
+    /// When the oldest decision was made.
+    oldest_ms: u64,
     dropped: u64,
     batch: Option<Report>,
     in_flight: bool,
@@ -44,8 +51,11 @@ impl Outbox {
     }
 
     /// Queues a decision.
-    pub fn record(&mut self, decision: Decision, metrics: &Metrics) {
+    pub fn record(&mut self, decision: Decision, now: Monotonic, metrics: &Metrics) {
         metrics.queue_depth.add(1);
+        if self.decisions.is_empty() {
+            self.oldest_ms = now.0;
+        }
         self.decisions.push_back(decision);
         if self.decisions.len() > DECISIONS_MAX && self.decisions.pop_front().is_some() {
             self.dropped = self.dropped.saturating_add(1);
@@ -83,15 +93,34 @@ impl Outbox {
             return None;
         }
         if self.batch.is_none() {
-            if self.settlements.is_empty() && self.decisions.is_empty() {
+            // Decisions wait for company, settlements for nothing.
+            let is_due = now.0 >= self.oldest_ms.saturating_add(FLUSH_MS);
+            let is_due = !self.decisions.is_empty() && (is_due || self.decisions.len() >= BATCH_MAX);
+            if self.settlements.is_empty() && !is_due {
                 return None;
             }
             let settlements = self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect();
-            let decisions = self.decisions.drain(..self.decisions.len().min(BATCH_MAX)).collect();
+            let mut subjects: Vec<Subject> = Vec::new();
+            let mut rows = Vec::with_capacity(self.decisions.len().min(BATCH_MAX));
+            for decision in self.decisions.drain(..self.decisions.len().min(BATCH_MAX)) {
+                let (subject, mut row) = Row::pack(decision, 0);
+                // Of those that came last: looking through all would cost more than writing one twice.
+                let recent = subjects.len().saturating_sub(SUBJECTS_COMPARED);
+                let known = subjects.iter().skip(recent).position(|known| *known == subject);
+                let place = known.map_or(subjects.len(), |place| place.saturating_add(recent));
+                row.subject = u32::try_from(place).unwrap_or(u32::MAX);
+                if known.is_none() {
+                    subjects.push(subject);
+                }
+                rows.push(row);
+            }
+            self.oldest_ms = now.0;
             let batch_id = BatchId::parse(&policy::uuid::text(crate::worker::new_id())).ok()?;
             let decisions_dropped = std::mem::take(&mut self.dropped);
+            let envoy = envoy.to_owned();
+            let decisions = Vec::new();
             self.batch =
-                Some(Report { batch_id, envoy: envoy.to_owned(), settlements, decisions, decisions_dropped });
+                Some(Report { batch_id, envoy, settlements, decisions, subjects, rows, decisions_dropped });
         }
         self.in_flight = true;
         self.batch.as_ref()
@@ -103,7 +132,7 @@ impl Outbox {
         if arrived {
             self.retry_ms = 0;
             if let Some(batch) = self.batch.take() {
-                let count = batch.settlements.len().saturating_add(batch.decisions.len());
+                let count = batch.settlements.len().saturating_add(batch.rows.len());
                 metrics.queue_depth.add(i64::try_from(count).unwrap_or(0).saturating_neg());
             }
         } else {
@@ -115,7 +144,7 @@ impl Outbox {
     /// The ledger understood the batch and refused it, so that it would refuse it for ever.
     pub fn refused(&mut self, status: u16, now: Monotonic, metrics: &Metrics) {
         if let Some(batch) = &self.batch {
-            let count = batch.settlements.len().saturating_add(batch.decisions.len());
+            let count = batch.settlements.len().saturating_add(batch.rows.len());
             metrics.queue_dropped.add(i64::try_from(count).unwrap_or(0));
             log::error!(
                 "the ledger refused batch {} with status {status}; its version may differ",

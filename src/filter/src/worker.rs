@@ -246,7 +246,7 @@ impl Worker {
             }
             windows::remember_late(&late, self.metrics());
         }
-        outbox.record(finished.decision, self.metrics());
+        outbox.record(finished.decision, host::monotonic_clock(), self.metrics());
     }
 
     /// A result came on another stream than its call's: settles that call, if it is one that waits.

@@ -366,6 +366,8 @@ async fn call(store: Arc<dyn Store>, key_id: KeyId, began: Instant, turn: Durati
             envoy: "bench".to_owned(),
             settlements: vec![Settlement { reservation_id: id, action: Action::Post { credits } }],
             decisions: Vec::new(),
+            subjects: Vec::new(),
+            rows: Vec::new(),
             decisions_dropped: 0,
         };
         let now: Timestamp = moment::now();

@@ -323,6 +323,10 @@ impl<'de> Deserialize<'de> for Span {
 pub(crate) fn from_json(bytes: &[u8]) -> Result<Document, Invalid> {
     crate::json::check(bytes).map_err(|fault| Invalid::at("policy", fault))?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut json)
-        .map_err(|error| Invalid::at(error.path().to_string(), error.inner()))
+    #[cfg(feature = "paths")]
+    let document = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| Invalid::at(error.path().to_string(), error.inner()));
+    #[cfg(not(feature = "paths"))]
+    let document = Document::deserialize(&mut json).map_err(|error| Invalid::at("policy", error));
+    document
 }

@@ -11,6 +11,7 @@
 
 use crate::api_key::KeyHash;
 use crate::audit::Decision;
+use crate::packed::{Row, Subject, Unreadable};
 use crate::{BatchId, Credits, KeyId, PolicyVersion, ReservationId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -103,12 +104,31 @@ pub struct Report {
     /// Steps on reservations.
     #[serde(default)]
     pub settlements: Vec<Settlement>,
-    /// Decisions since the last batch.
-    #[serde(default)]
+    /// Decisions since the last batch, whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decisions: Vec<Decision>,
+    /// What the packed decisions are about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<Subject>,
+    /// Decisions since the last batch, packed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Row>,
     /// Decisions lost by this worker since the last batch because its queue was full.
     #[serde(default)]
     pub decisions_dropped: u64,
+}
+
+impl Report {
+    /// The same report with every decision whole.
+    pub fn unpack(mut self) -> Result<Report, Unreadable> {
+        let rows = std::mem::take(&mut self.rows);
+        self.decisions.reserve(rows.len());
+        for row in rows {
+            self.decisions.push(row.unpack(&self.subjects, &self.envoy)?);
+        }
+        self.subjects.clear();
+        Ok(self)
+    }
 }
 
 /// The batch is durable.

@@ -87,6 +87,9 @@ async fn deliver(
     Extension(caller): Extension<Caller>,
     Body(report): Body<Report>,
 ) -> Result<Json<ReportAnswer>, Refused> {
+    let report = report.unpack().map_err(|_| {
+        Refused::invalid("rows: one names a subject that the report does not have, or is out of bounds")
+    })?;
     let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
     let deliver = report::Deliver { report, actor: caller.id(), now: moment::now() };
     let delivered = service.store.run(deliver).await?;

@@ -133,6 +133,8 @@ pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Delive
             envoy: "e1".to_owned(),
             settlements: vec![Settlement { reservation_id: ReservationId::parse(id).unwrap(), action }],
             decisions: Vec::new(),
+            subjects: Vec::new(),
+            rows: Vec::new(),
             decisions_dropped: 0,
         },
         actor: "flt_1".to_owned(),
