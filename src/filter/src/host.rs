@@ -28,6 +28,13 @@ mod raw {
             data: *const u8,
             length: usize,
         ) -> u32;
+        pub fn proxy_get_header_map_value(
+            kind: u32,
+            name: *const u8,
+            name_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
         pub fn proxy_get_header_map_pairs(kind: u32, data: *mut *mut u8, size: *mut usize) -> u32;
         pub fn proxy_replace_header_map_value(
             kind: u32,
@@ -211,6 +218,17 @@ fn take_text<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
     let (text, rest) = bytes.split_at_checked(size)?;
     *bytes = rest.get(1..)?;
     Some(text)
+}
+
+/// The status of a response, read alone because most responses need no more. Zero if it has none.
+pub fn response_status() -> u16 {
+    const STATUS: &str = ":status";
+    // SAFETY: pointer and length are those of one slice, the others are to locals of `adopted`.
+    let value = adopted(|data, size| unsafe {
+        let kind = MapType::HttpResponseHeaders as u32;
+        raw::proxy_get_header_map_value(kind, STATUS.as_ptr(), STATUS.len(), data, size)
+    });
+    value.ok().and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// Sets a header, replacing every value it has.

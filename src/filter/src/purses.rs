@@ -6,7 +6,6 @@ use crate::host;
 use crate::metrics::Metrics;
 use policy::exchange::{Refund, Spending};
 use policy::lease::{self, Account, Corrupt, SLOTS, Spent};
-use policy::uuid;
 use policy::window::Monotonic;
 use protocol::{Credits, InstanceId};
 
@@ -65,14 +64,14 @@ pub fn slots() -> impl Iterator<Item = u16> {
 }
 
 /// This run of this Envoy, which all its workers share.
-pub fn instance() -> InstanceId {
+pub fn instance(mut new: impl FnMut() -> String) -> InstanceId {
     loop {
         let read = host::shared(INSTANCE);
         let known = std::str::from_utf8(&read.bytes).ok().and_then(|text| InstanceId::parse(text).ok());
         if let Some(known) = known {
             return known;
         }
-        let text = uuid::text(crate::worker::new_id());
+        let text = new();
         // Whoever writes first has named it. Without shared data each call is its own, and leases end unused.
         if let (Err(_), Ok(own)) =
             (host::swap_shared(INSTANCE, &read, text.as_bytes()), InstanceId::parse(&text))

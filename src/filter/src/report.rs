@@ -88,7 +88,12 @@ impl Outbox {
     }
 
     /// The batch to deliver now, if there is one and none is under way.
-    pub fn next_batch(&mut self, envoy: &str, now: Monotonic) -> Option<&Report> {
+    pub fn next_batch(
+        &mut self,
+        envoy: &str,
+        batch_id: impl FnOnce() -> String,
+        now: Monotonic,
+    ) -> Option<&Report> {
         if self.in_flight || now.0 < self.retry_at_ms {
             return None;
         }
@@ -115,7 +120,7 @@ impl Outbox {
                 rows.push(row);
             }
             self.oldest_ms = now.0;
-            let batch_id = BatchId::parse(&policy::uuid::text(crate::worker::new_id())).ok()?;
+            let batch_id = BatchId::parse(&batch_id()).ok()?;
             let decisions_dropped = std::mem::take(&mut self.dropped);
             let envoy = envoy.to_owned();
             let decisions = Vec::new();

@@ -6,9 +6,11 @@
 
 use crate::host;
 use crate::windows;
-use crate::worker::{Lookup, Shares, Worker, new_id};
+use crate::worker::{Lookup, Shares, Worker};
 use policy::Key;
-use policy::exchange::{self, BodyPlan, End, Exchange, KeyNotFound, ReserveAnswered, SharesAnswered, Step};
+use policy::exchange::{
+    self, BodyPlan, End, Exchange, KeyNotFound, Now, ReserveAnswered, SharesAnswered, Step,
+};
 use policy::uuid;
 use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
@@ -40,6 +42,8 @@ pub struct State {
     /// Bytes accounted to the key.
     held: u64,
     response: Response,
+    /// The answer given here needs nothing on its way back.
+    is_answered_whole: bool,
     /// What a response of [`Response::Replace`] is replaced by; empty once it was sent.
     replacement: Vec<u8>,
     response_ended: bool,
@@ -94,17 +98,21 @@ impl HttpContext for Stream {
         }
         let mut state = self.state.borrow_mut();
         state.body_ended = ends;
+        let now = Worker::now();
         // A UUID is a sound id.
-        let Ok(id) = EventId::parse(&uuid::text(new_id())) else { return Action::Pause };
+        let Ok(id) = EventId::parse(&uuid::text(self.worker.new_id(now.wall))) else { return Action::Pause };
         let Some(policy) = self.worker.policy() else {
             state.gate = Gate::Answered;
             host::reply(&exchange::not_ready(&id));
             return Action::Pause;
         };
-        let (exchange, step) = Exchange::begin(policy, id, &headers, ends, Worker::now());
+        let (exchange, step) = Exchange::begin(policy, id, &headers, ends, now);
         state.exchange = Some(exchange);
-        self.worker.enter(self.id, &self.state);
-        advance(&self.worker, self.id, &mut state, step);
+        advance(&self.worker, self.id, &mut state, step, now);
+        if state.gate == Gate::Held {
+            // An answer may come for it.
+            self.worker.enter(self.id, &self.state);
+        }
         Stream::action(&state)
     }
 
@@ -113,8 +121,9 @@ impl HttpContext for Stream {
         if state.gate == Gate::Held {
             state.body_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             state.body_ended |= ends;
-            if let Some(step) = read_body(&self.worker, &mut state) {
-                advance(&self.worker, self.id, &mut state, step);
+            let now = Worker::now();
+            if let Some(step) = read_body(&self.worker, &mut state, now) {
+                advance(&self.worker, self.id, &mut state, step, now);
             }
         }
         Stream::action(&state)
@@ -129,8 +138,9 @@ impl HttpContext for Stream {
         if state.gate == Gate::Held {
             // With trailers the body callback never sees the end of the stream.
             state.body_ended = true;
-            if let Some(step) = read_body(&self.worker, &mut state) {
-                advance(&self.worker, self.id, &mut state, step);
+            let now = Worker::now();
+            if let Some(step) = read_body(&self.worker, &mut state, now) {
+                advance(&self.worker, self.id, &mut state, step, now);
             }
         }
         Stream::action(&state)
@@ -139,17 +149,19 @@ impl HttpContext for Stream {
     fn on_http_response_headers(&mut self, _count: usize, ends: bool) -> Action {
         let mut state = self.state.borrow_mut();
         state.response_ended = ends;
+        // If a body was held, Envoy may have been first with a refusal of its own.
+        if state.gate == Gate::Answered && state.is_answered_whole && state.body_bytes == 0 {
+            return Action::Continue;
+        }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
         if let Some((fingerprint, asks)) = exchange.unseen_windows()
             && let Ok(verdicts) = windows::look(fingerprint, &asks)
         {
             exchange.windows_seen(&asks, &verdicts);
         }
-        let map = host::header_map(MapType::HttpResponseHeaders);
-        let headers = map.pairs();
-        let status = headers.iter().find(|(name, _)| *name == b":status").map_or(0, |(_, value)| {
-            std::str::from_utf8(value).ok().and_then(|status| status.parse().ok()).unwrap_or(0)
-        });
+        let status = host::response_status();
+        let map = exchange.reads_response_headers().then(|| host::header_map(MapType::HttpResponseHeaders));
+        let headers = map.as_ref().map(host::HeaderMap::pairs).unwrap_or_default();
         let plan = exchange.response_headers(status, &headers, ends, Worker::now());
         for (name, value) in &plan.set {
             host::set_header(MapType::HttpResponseHeaders, name, value);
@@ -224,12 +236,13 @@ impl HttpContext for Stream {
     }
 
     fn on_log(&mut self) {
-        self.worker.leave(self.id);
         let mut state = self.state.borrow_mut();
         let_go(&self.worker, &mut state);
         let end = if state.response_ended { End::Complete } else { broken_end() };
         let Some(exchange) = state.exchange.take() else { return };
-        let finished = exchange.finish(end, &self.worker.node(), Worker::now());
+        self.worker.leave(self.id);
+        let now = Worker::now();
+        let finished = exchange.finish(end, &self.worker.node(), now);
         let decision = &finished.decision;
         host::set_property("agentrelay_outcome", decision.outcome.as_str());
         host::set_property("agentrelay_request_id", decision.id.as_str());
@@ -240,7 +253,7 @@ impl HttpContext for Stream {
             host::set_property("agentrelay_tool", tool);
         }
         self.worker.metrics().decision(decision.outcome);
-        self.worker.finished(finished);
+        self.worker.finished(finished, now.monotonic);
     }
 }
 
@@ -271,7 +284,7 @@ pub fn shares_answered(worker: &Worker, id: u32, state: &mut State, answered: Sh
 /// Advances a stream whose callbacks have all returned Pause: if it may pass now, Envoy must be told.
 fn advance_waiting(worker: &Worker, id: u32, state: &mut State, step: Step) {
     if state.gate == Gate::Held {
-        advance(worker, id, state, step);
+        advance(worker, id, state, step, Worker::now());
         if state.gate == Gate::Released {
             host::resume_request();
         }
@@ -279,8 +292,8 @@ fn advance_waiting(worker: &Worker, id: u32, state: &mut State, step: Step) {
 }
 
 /// Carries out steps until the exchange is decided or must wait.
-fn advance(worker: &Worker, id: u32, state: &mut State, mut step: Step) {
-    while let Some(next) = carry_out(worker, id, state, step) {
+fn advance(worker: &Worker, id: u32, state: &mut State, mut step: Step, now: Now) {
+    while let Some(next) = carry_out(worker, id, state, step, now) {
         step = next;
     }
     if state.gate != Gate::Held {
@@ -289,20 +302,24 @@ fn advance(worker: &Worker, id: u32, state: &mut State, mut step: Step) {
 }
 
 /// One step. `None` if there is nothing more to do for now.
-fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<Step> {
+fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) -> Option<Step> {
     let exchange = state.exchange.as_mut()?;
     match step {
-        Step::FindKey(hash) => match worker.look_up(hash, id) {
-            Lookup::Found(key) => Some(exchange.key_found(key, Worker::now())),
+        Step::FindKey(hash) => match worker.look_up(hash, id, now.monotonic) {
+            Lookup::Found(key) => Some(exchange.key_found(key, now)),
             Lookup::NotFound(why) => Some(exchange.key_not_found(why)),
             Lookup::Waiting => None,
         },
         Step::ReadBody { bytes_max } => {
             state.reading = Some(bytes_max);
-            read_body(worker, state)
+            read_body(worker, state, now)
         }
-        Step::AskWindows { fingerprint, asks } => {
-            Some(match windows::ask(fingerprint, &asks, worker.metrics()) {
+        Step::AskWindows { asks } => {
+            let asked = match exchange.key() {
+                Some(key) => windows::ask(key, &asks, now.monotonic, worker.metrics()),
+                None => Err(windows::Unavailable),
+            };
+            Some(match asked {
                 Ok(verdicts) => {
                     let ending = windows::ending(&asks, &verdicts);
                     if let (false, Some(key)) = (ending.is_empty(), exchange.key()) {
@@ -329,7 +346,8 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<
             for name in forward.remove {
                 host::remove_header(MapType::HttpRequestHeaders, name.as_bytes());
             }
-            for (name, value) in &forward.set {
+            let set = forward.set.iter().map(|(name, value)| (*name, value.as_str()));
+            for (name, value) in set.chain(forward.key.iter().flat_map(|key| key.identity())) {
                 host::set_header(MapType::HttpRequestHeaders, name, value);
             }
             if let Some((reservation_id, ttl_seconds)) = exchange.reservation() {
@@ -340,6 +358,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<
         }
         Step::Refuse(reply) => {
             state.gate = Gate::Answered;
+            state.is_answered_whole = reply.has_rate_headers;
             host::reply(&reply);
             None
         }
@@ -347,7 +366,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<
 }
 
 /// Goes on with a body that is held for a decision: it may be too large, or whole.
-fn read_body(worker: &Worker, state: &mut State) -> Option<Step> {
+fn read_body(worker: &Worker, state: &mut State, now: Now) -> Option<Step> {
     let bytes_max = state.reading?;
     let exchange = state.exchange.as_mut()?;
     if state.body_bytes > u64::from(bytes_max) {
@@ -363,7 +382,7 @@ fn read_body(worker: &Worker, state: &mut State) -> Option<Step> {
     }
     state.reading = None;
     let body = if state.body_bytes > 0 { host::buffer(BufferType::HttpRequestBody) } else { Vec::new() };
-    Some(exchange.body(&body, Worker::now()))
+    Some(exchange.body(&body, now))
 }
 
 /// Gives back what the stream had accounted to its key.

@@ -3,6 +3,7 @@
 
 use crate::host;
 use crate::metrics::Metrics;
+use policy::Key;
 use policy::late::{self, CallPrint, Late};
 use policy::rules::LimitRule;
 use policy::unknown_keys;
@@ -19,20 +20,25 @@ const ATTEMPTS_MAX: u32 = 64;
 pub struct Unavailable;
 
 /// Asks a key's windows and takes what they give.
-pub fn ask(fingerprint: u64, asks: &[Ask], metrics: &Metrics) -> Result<Vec<Verdict>, Unavailable> {
+pub fn ask(
+    key: &Key,
+    asks: &[Ask],
+    mut now: Monotonic,
+    metrics: &Metrics,
+) -> Result<Vec<Verdict>, Unavailable> {
     if asks.is_empty() {
         return Ok(Vec::new());
     }
-    let name = slot::name(fingerprint);
     for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        // Read anew each time: the loser of a race has become later.
-        let now = host::monotonic_clock();
-        let (next, verdicts) = slot::take(&read.bytes, fingerprint, asks, now).map_err(|_| Unavailable)?;
-        if next == read.bytes || host::swap_shared(&name, &read, &next).map_err(|_| Unavailable)? {
+        let read = host::shared(&key.slot);
+        let (next, verdicts) =
+            slot::take(&read.bytes, key.fingerprint, asks, now).map_err(|_| Unavailable)?;
+        if next == read.bytes || host::swap_shared(&key.slot, &read, &next).map_err(|_| Unavailable)? {
             return Ok(verdicts);
         }
         metrics.cas_retries.add(1);
+        // The loser of a race has become later.
+        now = host::monotonic_clock();
     }
     metrics.cas_exhausted.add(1);
     Err(Unavailable)

@@ -19,10 +19,11 @@ use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
 use policy::late;
 use policy::uuid;
+use policy::window::Monotonic;
 use policy::{Key, Policy};
-use protocol::ReservationId;
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, Change, Changes, ReserveRequest, Settlement};
+use protocol::{ReservationId, Timestamp};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -60,6 +61,7 @@ pub struct Worker {
     /// Streams that wait for more of a key's global limits, by the key's fingerprint.
     awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
     leases_looked_at: Cell<u64>,
+    id_state: Cell<u64>,
     /// A call on its way from a stream's callback to the root context, and what became of it.
     hand_over: RefCell<Option<Call>>,
     handed_over: Cell<Result<(), NotCalled>>,
@@ -113,6 +115,7 @@ impl Worker {
             held: RefCell::default(),
             awaiting_shares: RefCell::default(),
             leases_looked_at: Cell::new(0),
+            id_state: Cell::new(u64::from_le_bytes(host::random())),
             hand_over: RefCell::new(None),
             handed_over: Cell::new(Ok(())),
             in_root: Cell::new(false),
@@ -157,8 +160,7 @@ impl Worker {
     }
 
     /// What is known of a hash. Lookups of the same hash are one call.
-    pub fn look_up(&self, hash: KeyHash, stream_id: u32) -> Lookup {
-        let now = host::monotonic_clock();
+    pub fn look_up(&self, hash: KeyHash, stream_id: u32, now: Monotonic) -> Lookup {
         let confirmed = self.feed.borrow().confirmed();
         let stale_ms =
             self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
@@ -229,7 +231,7 @@ impl Worker {
     }
 
     /// An exchange is over: queues what the ledger must know of it.
-    pub fn finished(&self, finished: Finished) {
+    pub fn finished(&self, finished: Finished, now: Monotonic) {
         let mut outbox = self.outbox.borrow_mut();
         if finished.decision.would_deny.is_some() {
             self.metrics().would_deny.add(1);
@@ -246,7 +248,7 @@ impl Worker {
             }
             windows::remember_late(&late, self.metrics());
         }
-        outbox.record(finished.decision, host::monotonic_clock(), self.metrics());
+        outbox.record(finished.decision, now, self.metrics());
     }
 
     /// A result came on another stream than its call's: settles that call, if it is one that waits.
@@ -259,6 +261,19 @@ impl Worker {
                 late::Settled::Lease { tenant, credits } => self.spend_late(tenant, credits),
             }
         }
+    }
+
+    /// A new UUIDv7. Its random bits come from the host once and are stirred from then on (SplitMix64): ids must differ,
+    /// they need not be secrets.
+    pub fn new_id(&self, now: Timestamp) -> u128 {
+        let next = || {
+            let state = self.id_state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+            self.id_state.set(state);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            u128::from(mixed ^ (mixed >> 31))
+        };
+        uuid::v7(now, (next() << 64) | next())
     }
 
     /// This Envoy's name in reports.
@@ -366,7 +381,7 @@ impl Worker {
         }
     }
 
-    fn fetch_policy(&self, now: policy::window::Monotonic) {
+    fn fetch_policy(&self, now: Monotonic) {
         let known = self.policy().map(|policy| policy.version().clone());
         let call = Call::policy(&self.config.borrow(), known.as_ref());
         self.policy_call.set(match self.dispatch(call) {
@@ -375,7 +390,7 @@ impl Worker {
         });
     }
 
-    fn policy_answered(&self, answer: Option<Answer>, now: policy::window::Monotonic) {
+    fn policy_answered(&self, answer: Option<Answer>, now: Monotonic) {
         let retry = PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) };
         let next = match answer {
             Some(Answer { status: 304, .. }) => PolicyCall::Settled,
@@ -403,7 +418,7 @@ impl Worker {
         self.policy_call.set(next);
     }
 
-    fn listen(&self, now: policy::window::Monotonic) {
+    fn listen(&self, now: Monotonic) {
         let stale_ms =
             self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
         let wait_ms = (stale_ms / 2).clamp(500, LISTEN_MS_MAX);
@@ -413,7 +428,7 @@ impl Worker {
         }
     }
 
-    fn changes_answered(&self, answer: Option<&Answer>, now: policy::window::Monotonic) {
+    fn changes_answered(&self, answer: Option<&Answer>, now: Monotonic) {
         let changes = answer
             .filter(|answer| answer.status == 200)
             .and_then(|answer| serde_json::from_slice::<Changes>(&answer.body).ok());
@@ -430,7 +445,7 @@ impl Worker {
         }
     }
 
-    fn apply(&self, news: News, now: policy::window::Monotonic) {
+    fn apply(&self, news: News, now: Monotonic) {
         let changes = match news {
             News::Nothing => return,
             News::Everything => {
@@ -460,14 +475,15 @@ impl Worker {
     }
 
     /// Asks at the next tick, also if an older question is under way: its answer may be older than the change.
-    fn ask_for_policy(&self, now: policy::window::Monotonic) {
+    fn ask_for_policy(&self, now: Monotonic) {
         self.policy_call.set(PolicyCall::Due { at_ms: now.0 });
     }
 
-    fn deliver(&self, now: policy::window::Monotonic) {
+    fn deliver(&self, now: Monotonic) {
         let node = self.node();
         let mut outbox = self.outbox.borrow_mut();
-        let Some(batch) = outbox.next_batch(&node, now) else { return };
+        let batch_id = || uuid::text(self.new_id(host::wall_clock()));
+        let Some(batch) = outbox.next_batch(&node, batch_id, now) else { return };
         let call = Call::report(&self.config.borrow(), batch);
         if self.dispatch(call).is_err() {
             outbox.delivered(false, now, self.metrics());
@@ -479,7 +495,7 @@ impl Worker {
         hash: KeyHash,
         changes_applied: u64,
         resolved: Result<Option<protocol::key::KeyRecord>, NotCalled>,
-        now: policy::window::Monotonic,
+        now: Monotonic,
     ) {
         let found = match resolved {
             Ok(Some(record)) => {
@@ -526,9 +542,4 @@ impl Worker {
         host::set_context(self.root_id);
         true
     }
-}
-
-/// A UUIDv7 of now.
-pub fn new_id() -> u128 {
-    uuid::v7(host::wall_clock(), u128::from_le_bytes(host::random()))
 }

@@ -59,8 +59,6 @@ pub enum Step {
     },
     /// Ask the key's windows, all at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
     AskWindows {
-        /// The key's fingerprint, which picks the slot.
-        fingerprint: u64,
         /// What to ask.
         asks: Vec<Ask>,
     },
@@ -80,12 +78,14 @@ pub enum Step {
 }
 
 /// Changes to the headers of a request that goes upstream.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Forward {
     /// To take away.
     pub remove: Vec<&'static str>,
     /// To set, replacing what is there.
     pub set: Vec<(&'static str, String)>,
+    /// Whose identity is to be set too, see [`Key::identity`].
+    pub key: Option<Arc<Key>>,
 }
 
 /// Why there is no key record.
@@ -137,6 +137,8 @@ struct Request {
     host: Vec<u8>,
     is_upgrade: bool,
     ends_with_headers: bool,
+    /// The headers of [`OVERRIDES`] that it has.
+    overrides: Vec<&'static str>,
     /// The headers that classifying a body needs.
     kept: Vec<(&'static str, Vec<u8>)>,
 }
@@ -226,6 +228,10 @@ impl Exchange {
             target: first(":path"),
             host: first(":authority"),
             ends_with_headers: ends,
+            overrides: OVERRIDES
+                .into_iter()
+                .filter(|name| credential::all(headers, name).next().is_some())
+                .collect(),
             kept: KEPT_HEADERS
                 .iter()
                 .flat_map(|name| credential::all(headers, name).map(|value| (*name, value.to_vec())))
@@ -425,7 +431,7 @@ impl Exchange {
         };
         self.phase =
             Phase::AskingWindows { asks: asks.clone(), refusal, is_opening, rounds: limits::SHARE_ROUNDS };
-        Step::AskWindows { fingerprint: key.fingerprint, asks }
+        Step::AskWindows { asks }
     }
 
     /// From a lease if the tool allows it and no budget of the key's own must be asked, else by a reservation.
@@ -457,8 +463,8 @@ impl Exchange {
 
     fn forward(&mut self, charge: Charge) -> Step {
         self.phase = Phase::Forwarded(charge);
-        let mut remove: Vec<&'static str> = OVERRIDES.to_vec();
-        let mut set = Vec::with_capacity(8);
+        let mut remove = std::mem::take(&mut self.request.overrides);
+        let mut set = Vec::with_capacity(4);
         if let Some(service) = self.rules() {
             if !service.forward_credential {
                 remove.extend(self.carrier.map(Carrier::header));
@@ -468,21 +474,11 @@ impl Exchange {
                 set.push(("accept-encoding", "identity".to_owned()));
             }
         }
-        if let Some(key) = &self.key {
-            let record = &key.record;
-            set.push(("x-agentrelay-key-id", record.key_id.to_string()));
-            set.push(("x-agentrelay-tenant-id", record.tenant_id.to_string()));
-            set.push(("x-agentrelay-tier", record.tier.clone()));
-            set.push(("x-agentrelay-scopes", record.scopes.join(" ")));
-            if let Some(agent_id) = &record.agent_id {
-                set.push(("x-agentrelay-agent-id", agent_id.to_string()));
-            }
-        }
         if let Some(subject) = self.subject() {
             set.push(("x-agentrelay-tool", subject.to_owned()));
         }
         set.push(("x-agentrelay-request-id", self.id.to_string()));
-        Step::Forward(Forward { remove, set })
+        Step::Forward(Forward { remove, set, key: self.key.clone() })
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Step {
@@ -491,7 +487,14 @@ impl Exchange {
         let refusal = refusal.with_metadata(oauth);
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let is_tool_call = matches!(self.subject, Subject::Tool(_));
-        Step::Refuse(refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id))
+        let mut reply = refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id);
+        // Unless the key's windows are yet to be looked at, the reply is complete as it is.
+        if self.key.is_none() || !self.quotas.is_empty() {
+            self.response.answered(reply.status);
+            reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()));
+            reply.has_rate_headers = true;
+        }
+        Step::Refuse(reply)
     }
 }
 

@@ -17,6 +17,9 @@ pub struct Key {
     pub tenant: u64,
     /// The key's own limits.
     pub limits: Vec<LimitRule>,
+    /// Name of the value of shared data that holds its windows.
+    pub slot: String,
+    scopes: String,
 }
 
 impl Key {
@@ -31,12 +34,28 @@ impl Key {
             })
             .map(|limit| LimitRule { id: limit_id("own", &limit), limit, shadow: false, global: false })
             .collect();
+        let own = fingerprint(record.key_id.as_str());
         Key {
-            fingerprint: fingerprint(record.key_id.as_str()),
+            slot: crate::window::slot::name(own),
+            scopes: record.scopes.join(" "),
+            fingerprint: own,
             tenant: fingerprint(record.tenant_id.as_str()),
             limits,
             record,
         }
+    }
+
+    /// The headers that tell an upstream who asks.
+    pub fn identity(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let record = &self.record;
+        let always = [
+            ("x-agentrelay-key-id", record.key_id.as_str()),
+            ("x-agentrelay-tenant-id", record.tenant_id.as_str()),
+            ("x-agentrelay-tier", record.tier.as_str()),
+            ("x-agentrelay-scopes", self.scopes.as_str()),
+        ];
+        let agent_id = record.agent_id.as_ref().map(|agent_id| ("x-agentrelay-agent-id", agent_id.as_str()));
+        always.into_iter().chain(agent_id)
     }
 
     /// True if the key may be used at `now`.

@@ -78,7 +78,7 @@ impl Worker {
         if price.is_zero() {
             return;
         }
-        let request = super::new_id();
+        let request = self.new_id(host::wall_clock());
         let spent = purses::spend(&Spending { tenant, price, request }, self.metrics());
         if spent.is_none_or(|spent| spent.lease.is_none()) {
             self.metrics().lease_late_uncharged.add(1);
@@ -239,7 +239,7 @@ impl Worker {
 
     fn round(&self) -> Round {
         Round {
-            instance: purses::instance(),
+            instance: purses::instance(|| uuid::text(self.new_id(host::wall_clock()))),
             envoy: self.node().to_string(),
             asks: Vec::new(),
             accounts: Vec::new(),

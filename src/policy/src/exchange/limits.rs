@@ -86,10 +86,7 @@ impl Exchange {
             SharesAnswered::Changed => {}
         }
         let asks = asks.clone();
-        match &self.key {
-            Some(key) => Step::AskWindows { fingerprint: key.fingerprint, asks },
-            None => self.refuse(Refusal::invalid_key()),
-        }
+        Step::AskWindows { asks }
     }
 
     /// The windows can't be asked. Never admits.

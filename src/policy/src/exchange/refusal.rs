@@ -21,8 +21,10 @@ pub struct Reply {
     pub status: u16,
     /// For the access log's response code details, such as `agentrelay.rate_limited`.
     pub details: String,
-    /// Headers beside the rate headers, which every response gets later.
+    /// Headers, with the rate headers only if `has_rate_headers`; the others get theirs on the way back.
     pub headers: Vec<(&'static str, String)>,
+    /// Nothing is to be added to it.
+    pub has_rate_headers: bool,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -292,7 +294,13 @@ impl Refusal {
             _ => (self.status, "application/json", self.rpc_error(message_id, id)),
         };
         headers.push(("content-type", media_type.to_owned()));
-        Reply { status, details: format!("agentrelay.{reason}"), headers, body: body.into_bytes() }
+        Reply {
+            status,
+            details: format!("agentrelay.{reason}"),
+            headers,
+            has_rate_headers: false,
+            body: body.into_bytes(),
+        }
     }
 
     fn problem(&self, id: &EventId) -> String {
@@ -343,6 +351,7 @@ pub(super) fn metadata(document: &str) -> Reply {
             ("content-type", "application/json".to_owned()),
             ("cache-control", "public, max-age=300".to_owned()),
         ],
+        has_rate_headers: false,
         body: document.as_bytes().to_vec(),
     }
 }

@@ -32,6 +32,13 @@ pub(super) struct Progress {
     failed: bool,
 }
 
+impl Progress {
+    /// The gate answers itself, with this status.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.status = status;
+    }
+}
+
 /// What to do with a response.
 #[derive(Debug)]
 pub struct ResponsePlan {
@@ -99,6 +106,11 @@ impl Exchange {
     /// What the windows of [`Exchange::unseen_windows`] hold.
     pub fn windows_seen(&mut self, asks: &[Ask], verdicts: &[Verdict]) {
         self.quotas = quota::quotas(asks, verdicts);
+    }
+
+    /// True if deciding what to do with the response needs more of its headers than the status.
+    pub fn reads_response_headers(&self) -> bool {
+        self.is_forwarded() && self.rules().is_some_and(|service| service.usage_tokens)
     }
 
     /// Response headers have come, from upstream or from Envoy or this gate itself.
@@ -209,6 +221,7 @@ impl Exchange {
         let reservation_id = self.reservation_id().filter(|_| is_reserved);
         let usage = self.response.reader.as_ref().map(Reader::usage).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
+        let is_refused = matches!(self.phase, Phase::Refused(_)) && self.response.status != 0;
         let decision = Decision {
             id: self.id.clone(),
             at: self.began.wall,
@@ -224,7 +237,7 @@ impl Exchange {
             lease_id: charge.lease_id(),
             usage_tokens: Some(usage).filter(|usage| *usage != UsageTokens::default()),
             status: self.response.status,
-            first_byte_ms: self.response.first_byte_ms,
+            first_byte_ms: self.response.first_byte_ms.or(is_refused.then(|| self.elapsed_ms(now))),
             duration_ms: self.elapsed_ms(now),
             policy_version: self.policy.version().clone(),
             envoy: envoy.to_owned(),

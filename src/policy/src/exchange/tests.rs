@@ -152,7 +152,8 @@ impl Gate {
                     }
                 }
                 Step::ReadBody { .. } => exchange.body(body.unwrap(), self.now()),
-                Step::AskWindows { fingerprint, asks } => {
+                Step::AskWindows { asks } => {
+                    let fingerprint = self.key.as_ref().unwrap().fingerprint;
                     let (next, verdicts) =
                         slot::take(&self.slot, fingerprint, &asks, Monotonic(self.now_ms)).unwrap();
                     self.slot = next;
@@ -204,7 +205,9 @@ fn a_priced_call_is_reserved_at_the_arguments_price_and_tells_upstream_who_calle
     let (exchange, forward) = gate.call("draw", json!({"q": "b"})).forwarded();
     assert_eq!(gate.reserved[0].credits.get(), 40);
     assert_eq!(gate.reserved[0].tool, "draw");
-    let set = |name: &str| forward.set.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str());
+    let key = forward.key.unwrap();
+    let all = || forward.set.iter().map(|(name, value)| (*name, value.as_str())).chain(key.identity());
+    let set = |name: &str| all().find(|(own, _)| *own == name).map(|(_, value)| value);
     assert_eq!(set("x-agentrelay-key-id"), Some("key_1"));
     assert_eq!(set("x-agentrelay-tenant-id"), Some("ten_1"));
     assert_eq!(set("x-agentrelay-tier"), Some("pro"));
