@@ -2,10 +2,11 @@
 //! audit trail. What is said of limits in the same breath is `shares`'.
 
 use crate::audit::{Event, Kind, LEDGER};
-use crate::book::lease::{self, Lease, Standing};
+use crate::book::lease::{self, Lease};
 use crate::book::{self, Step, Transfer, TransferKind};
 use crate::store::{Needs, Operation, Refusal, Rows};
 use crate::{budgets, shares};
+use protocol::admin::LeaseState;
 use protocol::lease::{Account, Ask, Grant, Round, RoundAnswer};
 use protocol::{Credits, InstanceId, LeaseId, TenantId, Timestamp};
 use serde_json::json;
@@ -126,7 +127,7 @@ fn take_account(
         }
         return;
     };
-    let (tenant_id, before) = (lease.tenant_id.clone(), lease.standing);
+    let (tenant_id, before) = (lease.tenant_id.clone(), lease.state);
     let step = if lease.instance == *instance {
         let (Some(accounts), Some(lease)) = (rows.accounts.get_mut(&tenant_id), rows.leases.get_mut(id))
         else {
@@ -154,7 +155,7 @@ fn take_account(
         }
         Err(why) => taken.refused.push((id.clone(), why)),
     }
-    let is_open = rows.leases.get(id).is_some_and(|lease| lease.standing == Standing::Open);
+    let is_open = rows.leases.get(id).is_some_and(|lease| lease.state == LeaseState::Open);
     if !account.closed && (!is_open || step_refused(taken, id)) {
         taken.answer.ended.push(id.clone());
     }
@@ -174,12 +175,12 @@ fn moved(rows: &mut Rows, id: &LeaseId, transfers: &[Transfer]) -> bool {
     transfers.iter().any(|transfer| goes_back(transfer.kind))
 }
 
-fn record_end(rows: &mut Rows, id: &LeaseId, before: Standing, actor: &str, now: Timestamp) {
+fn record_end(rows: &mut Rows, id: &LeaseId, before: LeaseState, actor: &str, now: Timestamp) {
     let Some(lease) = rows.leases.get(id) else { return };
-    let kind = match (before, lease.standing) {
-        (Standing::Open, Standing::Closed) => Kind::LeaseClosed,
-        (Standing::Open, Standing::Lost) => Kind::LeaseLost,
-        (Standing::Lost, Standing::Closed) => Kind::LeaseSetRight,
+    let kind = match (before, lease.state) {
+        (LeaseState::Open, LeaseState::Closed) => Kind::LeaseClosed,
+        (LeaseState::Open, LeaseState::Lost) => Kind::LeaseLost,
+        (LeaseState::Lost, LeaseState::Closed) => Kind::LeaseSetRight,
         _ => return,
     };
     record(rows, kind, id, actor, now);
@@ -206,7 +207,7 @@ fn lend(
 ) -> Credits {
     if let Some(known) = rows.leases.get_mut(&ask.lease_id) {
         let is_same = known.tenant_id == ask.tenant_id && known.instance == *instance;
-        if !is_same || known.standing != Standing::Open {
+        if !is_same || known.state != LeaseState::Open {
             return Credits::ZERO;
         }
         known.renew(until(now), now);
@@ -225,7 +226,7 @@ fn lend(
         granted,
         spent: Credits::ZERO,
         revision: None,
-        standing: Standing::Open,
+        state: LeaseState::Open,
         opened_at: now,
         renewed_at: now,
         expires_at: until(now),
@@ -268,7 +269,7 @@ pub fn open_of<'r>(rows: &'r Rows, tenant_id: &'r TenantId) -> impl Iterator<Ite
     rows.leases
         .rows()
         .map(|(_, lease)| lease)
-        .filter(move |lease| lease.tenant_id == *tenant_id && lease.standing == Standing::Open)
+        .filter(move |lease| lease.tenant_id == *tenant_id && lease.state == LeaseState::Open)
 }
 
 /// Charges what Envoys have not accounted for in time.
@@ -291,7 +292,7 @@ impl Operation for Lose {
         let mut lost = 0u64;
         for id in due {
             let Some(lease) = rows.leases.get_mut(&id) else { continue };
-            let before = lease.standing;
+            let before = lease.state;
             let Some(accounts) = rows.accounts.get_mut(&lease.tenant_id) else { continue };
             // What an earlier operation of this transaction closed or renewed is no longer due; what does not add up
             // stays as it is, for the operator to see.

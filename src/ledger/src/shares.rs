@@ -9,6 +9,9 @@ use protocol::filter::Change;
 use protocol::lease::{Share as Answer, ShareAsk};
 use protocol::{InstanceId, KeyId, Timestamp};
 
+#[cfg(test)]
+mod tests;
+
 /// How long an Envoy gives permits of a share without being heard of.
 pub const TTL_MILLIS: u64 = 120_000;
 /// How much longer the ledger counts it, beside the window.

@@ -34,7 +34,7 @@ use crate::budgets::{Payer, SpendingKey};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
 use crate::{book, keys, tenants};
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{KeySource, KeyState};
@@ -153,8 +153,8 @@ pub struct AgentFilter {
 pub struct LeaseFilter {
     /// Only this tenant's.
     pub tenant_id: Option<TenantId>,
-    /// Only those that stand so.
-    pub standing: Option<book::lease::Standing>,
+    /// Only those in this state.
+    pub state: Option<LeaseState>,
     /// Only those after this one.
     pub after: Option<LeaseId>,
     /// At most so many.

@@ -9,8 +9,12 @@
 //! credits once given back can't be taken again.
 
 use super::{Accounts, Refusal, Step, TransferKind};
+use protocol::admin::{self, LeaseState};
 use protocol::lease::Account;
 use protocol::{Credits, InstanceId, LeaseId, TenantId, Timestamp};
+
+#[cfg(test)]
+mod tests;
 
 /// Credits in one Envoy's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub struct Lease {
     /// The number of the newest account.
     pub revision: Option<u64>,
     /// Where it stands.
-    pub standing: Standing,
+    pub state: LeaseState,
     /// When it was opened.
     pub opened_at: Timestamp,
     /// When its Envoy was last heard of it.
@@ -41,45 +45,37 @@ pub struct Lease {
     pub recalled_at: Option<Timestamp>,
 }
 
-/// Where a lease stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// The Envoy may spend from it.
-    Open,
-    /// Accounted for.
-    Closed,
-    /// Not accounted for in time.
-    Lost,
-}
-
-impl Standing {
-    /// Every one.
-    pub const ALL: [Standing; 3] = [Standing::Open, Standing::Closed, Standing::Lost];
-
-    /// Its name at rest and on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Standing::Open => "open",
-            Standing::Closed => "closed",
-            Standing::Lost => "lost",
-        }
-    }
-}
-
 impl Lease {
     /// What it holds still, as far as is known.
     pub fn rest(&self) -> Credits {
-        match self.standing {
-            Standing::Open => self.unaccounted(),
-            Standing::Closed | Standing::Lost => Credits::ZERO,
+        match self.state {
+            LeaseState::Open => self.unaccounted(),
+            LeaseState::Closed | LeaseState::Lost => Credits::ZERO,
         }
     }
 
     /// What is charged without an account.
     pub fn lost(&self) -> Credits {
-        match self.standing {
-            Standing::Lost => self.unaccounted(),
-            Standing::Open | Standing::Closed => Credits::ZERO,
+        match self.state {
+            LeaseState::Lost => self.unaccounted(),
+            LeaseState::Open | LeaseState::Closed => Credits::ZERO,
+        }
+    }
+
+    /// As administrators see it.
+    pub fn shown(self) -> admin::Lease {
+        admin::Lease {
+            lost: self.lost(),
+            id: self.id,
+            tenant_id: self.tenant_id,
+            instance: self.instance,
+            envoy: self.envoy,
+            state: self.state,
+            granted: self.granted,
+            spent: self.spent,
+            opened_at: self.opened_at,
+            renewed_at: self.renewed_at,
+            expires_at: self.expires_at,
         }
     }
 
@@ -118,7 +114,7 @@ pub fn account(
     }
     if lease.revision.is_some_and(|known| account.revision <= known) {
         // Its Envoy counts from when it sent the account again.
-        if lease.standing == Standing::Open && lease.revision == Some(account.revision) {
+        if lease.state == LeaseState::Open && lease.revision == Some(account.revision) {
             lease.renew(until, now);
             return Ok(Step::Changed);
         }
@@ -129,8 +125,8 @@ pub fn account(
     let least = |known: Credits| known.checked_sub(posted).unwrap_or_default();
     let mut after = *accounts;
     let mut transfers = Vec::with_capacity(2);
-    let (standing, spent) = match lease.standing {
-        Standing::Open => {
+    let (state, spent) = match lease.state {
+        LeaseState::Open => {
             let spent = account.spent.max(least(lease.spent));
             let more = spent.checked_sub(lease.spent).unwrap_or_default();
             let less = lease.spent.checked_sub(spent).unwrap_or_default();
@@ -139,31 +135,31 @@ pub fn account(
             if account.closed {
                 let rest = lease.granted.checked_sub(spent).ok_or(Refusal::OutOfBalance)?;
                 after.transfer_some(TransferKind::LeaseReturned, rest, now, &mut transfers)?;
-                (Standing::Closed, spent)
+                (LeaseState::Closed, spent)
             } else {
                 lease.renew(until, now);
-                (Standing::Open, spent)
+                (LeaseState::Open, spent)
             }
         }
-        Standing::Closed => {
+        LeaseState::Closed => {
             if account.spent > lease.spent {
                 return Err(Refusal::LeaseEnded);
             }
             let spent = account.spent.max(least(lease.spent));
             let less = lease.spent.checked_sub(spent).ok_or(Refusal::OutOfBalance)?;
             after.transfer_some(TransferKind::LeaseRefunded, less, now, &mut transfers)?;
-            (Standing::Closed, spent)
+            (LeaseState::Closed, spent)
         }
-        Standing::Lost if account.closed => {
+        LeaseState::Lost if account.closed => {
             let spent = account.spent.max(least(lease.granted));
             let less = lease.granted.checked_sub(spent).ok_or(Refusal::OutOfBalance)?;
             after.transfer_some(TransferKind::LeaseRefunded, less, now, &mut transfers)?;
-            (Standing::Closed, spent)
+            (LeaseState::Closed, spent)
         }
-        Standing::Lost => (Standing::Lost, account.spent),
+        LeaseState::Lost => (LeaseState::Lost, account.spent),
     };
     *accounts = after;
-    lease.standing = standing;
+    lease.state = state;
     lease.spent = spent;
     lease.revision = Some(account.revision);
     Ok(if transfers.is_empty() { Step::Changed } else { Step::Moved(transfers) })
@@ -171,11 +167,11 @@ pub fn account(
 
 /// Charges all that an open lease still holds if its time is over; otherwise does nothing.
 pub fn lose(accounts: &mut Accounts, lease: &mut Lease, now: Timestamp) -> Result<Step, Refusal> {
-    if lease.standing != Standing::Open || now < lease.expires_at {
+    if lease.state != LeaseState::Open || now < lease.expires_at {
         return Ok(Step::Repeated);
     }
     let mut transfers = Vec::with_capacity(1);
     accounts.transfer_some(TransferKind::LeaseLost, lease.unaccounted(), now, &mut transfers)?;
-    lease.standing = Standing::Lost;
+    lease.state = LeaseState::Lost;
     Ok(if transfers.is_empty() { Step::Changed } else { Step::Moved(transfers) })
 }

@@ -3,7 +3,7 @@
 use super::sql::{Connection, Param, Result, Row, ToParam, params};
 use super::{read, save};
 use crate::book::Accounts;
-use crate::book::lease::{Lease, Standing};
+use crate::book::lease::Lease;
 use crate::budgets::SpendingKey;
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
@@ -15,7 +15,7 @@ use crate::store::{
     LeaseFilter, UsageQuery,
 };
 use crate::tenants::Tenant;
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
 use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, TenantId};
@@ -69,7 +69,7 @@ pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Ve
     let mut params = vec![Param::Text(filter.after.as_ref().map_or("", LeaseId::as_str))];
     let texts = [
         (" AND tenant_id = ?", filter.tenant_id.as_ref().map(TenantId::as_str)),
-        (" AND state = ?", filter.standing.map(Standing::as_str)),
+        (" AND state = ?", filter.state.map(LeaseState::as_str)),
     ];
     for (more, value) in texts {
         if let Some(value) = value {

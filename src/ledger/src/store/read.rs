@@ -1,7 +1,7 @@
 //! From columns to the crate's types. A column that holds what this program never wrote is an error, not a default.
 
 use super::sql::{Error, Param, Result, Row};
-use crate::book::lease::{Lease, Standing};
+use crate::book::lease::Lease;
 use crate::book::{Accounts, Late, Request, Reservation, State};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::{Door, ServiceCredential};
@@ -9,7 +9,7 @@ use crate::keys::{Key, Secret};
 use crate::shares::{Share, ShareKey};
 use crate::store::rows::outcome;
 use crate::tenants::Tenant;
-use protocol::admin::{Agent, AuditRow, Balance, Role};
+use protocol::admin::{Agent, AuditRow, Balance, LeaseState, Role};
 use protocol::api_key::KeyHash;
 use protocol::audit::Digest;
 use protocol::{Credits, Timestamp};
@@ -252,7 +252,7 @@ pub fn lease(row: &Row<'_>) -> Result<Lease> {
         granted: credits(row, 4)?,
         spent: credits(row, 5)?,
         revision: row.get(6)?,
-        standing: Standing::ALL
+        state: LeaseState::ALL
             .into_iter()
             .find(|known| known.as_str() == state)
             .ok_or_else(|| Error::broken(7, "an unknown state"))?,

@@ -62,7 +62,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
                 integer(lease.granted.get()),
                 integer(lease.spent.get()),
                 integer_or_null(lease.revision),
-                Param::Text(lease.standing.as_str()),
+                Param::Text(lease.state.as_str()),
                 integer(lease.opened_at.as_millis()),
                 integer(lease.renewed_at.as_millis()),
                 integer(lease.expires_at.as_millis()),
