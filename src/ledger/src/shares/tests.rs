@@ -48,17 +48,13 @@ impl Envoy {
 
     /// Lowers itself to what it needs, then says so.
     fn ask(&mut self, spare: u32, wanted: u32, now_ms: u64) -> Message {
+        // Of a share whose time is over it gives nothing more, but what it gave is in its window still.
         let holds = self.holds(now_ms);
         self.share = self.share(now_ms).min(holds.saturating_add(spare));
+        let keep = self.share.max(holds);
         self.revision += 1;
-        let ask = ShareAsk {
-            key_id: key(),
-            limit_id: 7,
-            limit: LIMIT,
-            revision: self.revision,
-            keep: self.share,
-            wanted,
-        };
+        let ask =
+            ShareAsk { key_id: key(), limit_id: 7, limit: LIMIT, revision: self.revision, keep, wanted };
         Message { ask, sent_ms: now_ms }
     }
 
@@ -125,7 +121,13 @@ fn command() -> impl Strategy<Value = Command> {
         5 => (envoy.clone(), spare, 0u32..60)
             .prop_map(|(envoy, spare, wanted)| Command::Talk { envoy, spare, wanted }),
         1 => envoy.prop_map(|envoy| Command::Restart { envoy }),
-        4 => prop_oneof![0u64..100, 0u64..20_000, 55_000u64..70_000, 100_000u64..200_000]
+        4 => prop_oneof![
+            0u64..100,
+            0u64..20_000,
+            55_000u64..70_000,
+            Just(TTL_MILLIS - 500),
+            100_000u64..200_000
+        ]
             .prop_map(|millis| Command::Wait { millis }),
     ]
 }
