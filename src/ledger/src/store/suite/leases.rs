@@ -4,7 +4,7 @@ use super::{Fresh, assert_lawful, at, balance, credits, new_tenant, payer};
 use crate::budgets::SpendingKey;
 use crate::leases::{Lose, Take, Taken};
 use crate::reservations::ForgetAnswers;
-use crate::store::{LeaseFilter, Store};
+use crate::store::LeaseFilter;
 use protocol::admin::LeaseState;
 use protocol::key::Limit;
 use protocol::lease::{Account, Ask, Round, ShareAsk};
