@@ -138,6 +138,7 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     served.json(&["admin-keys", "revoke", &admin, "--reason", "left"]);
     for read in [
         ["agents", "list"],
+        ["leases", "list"],
         ["policy", "show"],
         ["policy", "tiers"],
         ["policy", "tools"],

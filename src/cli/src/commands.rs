@@ -8,6 +8,7 @@ mod bench;
 mod connection;
 mod init;
 mod keys;
+mod leases;
 mod ledger;
 mod policy;
 mod serve;
@@ -40,6 +41,7 @@ enum Command {
     Tenants(tenants::Arguments),
     Keys(keys::Arguments),
     Agents(agents::Arguments),
+    Leases(leases::Arguments),
     AdminKeys(admin_keys::Arguments),
     Usage(usage::Arguments),
     Audit(audit::Arguments),
@@ -60,6 +62,7 @@ impl Cli {
             Command::Tenants(arguments) => arguments.run().await,
             Command::Keys(arguments) => arguments.run().await,
             Command::Agents(arguments) => arguments.run().await,
+            Command::Leases(arguments) => arguments.run().await,
             Command::AdminKeys(arguments) => arguments.run().await,
             Command::Backup(arguments) => arguments.run().await,
             Command::Restore(arguments) => arguments.run().await,

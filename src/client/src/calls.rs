@@ -4,8 +4,8 @@ use crate::{Client, Error, Export};
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateKey, CreateTenant, CreditsGranted, GrantCredits, Key,
-    KeyWithSecret, Page, PolicyInForce, RevokeKey, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant,
-    UsageRow,
+    KeyWithSecret, Lease, LeaseState, Page, PolicyInForce, RevokeKey, RotateKey, ShadowRow, Tenant,
+    UpdateKey, UpdateTenant, UsageRow,
 };
 use protocol::audit::Outcome;
 use protocol::key::{KeySource, KeyState};
@@ -288,6 +288,18 @@ impl Client {
     /// One agent.
     pub async fn agent(&self, id: &AgentId) -> Result<Agent, Error> {
         self.get(&format!("/v1/agents/{id}"), &[]).await
+    }
+
+    /// One page of leases.
+    pub async fn leases(
+        &self,
+        tenant_id: Option<&TenantId>,
+        state: Option<LeaseState>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Lease>, Error> {
+        let state = state.map(|state| state.as_str().to_owned());
+        let filter = given([("tenant_id", tenant_id.map(ToString::to_string)), ("state", state)]);
+        self.get("/v1/leases", &with_cursor(filter, cursor)).await
     }
 
     /// Makes an administrator's key. Its secret is in this answer and nowhere else.

@@ -56,6 +56,14 @@ pub enum Kind {
     Expired,
     /// A call was charged after its reservation had expired.
     Correction,
+    /// An Envoy got credits to spend.
+    LeaseOpened,
+    /// It has accounted for them.
+    LeaseClosed,
+    /// It has not: all that it held is charged.
+    LeaseLost,
+    /// It has after all, and what was not spent went back.
+    LeaseSetRight,
     /// A filter decided.
     Decision,
     /// A filter could not keep all decisions.
@@ -66,7 +74,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 27] = [
         Kind::ServiceCredentialCreated,
         Kind::ServiceCredentialRevoked,
         Kind::AuditKeyAdded,
@@ -87,6 +95,10 @@ impl Kind {
         Kind::Voided,
         Kind::Expired,
         Kind::Correction,
+        Kind::LeaseOpened,
+        Kind::LeaseClosed,
+        Kind::LeaseLost,
+        Kind::LeaseSetRight,
         Kind::Decision,
         Kind::DecisionsDropped,
         Kind::PolicyInForce,
@@ -115,6 +127,10 @@ impl Kind {
             Kind::Voided => "voided",
             Kind::Expired => "expired",
             Kind::Correction => "correction",
+            Kind::LeaseOpened => "lease_opened",
+            Kind::LeaseClosed => "lease_closed",
+            Kind::LeaseLost => "lease_lost",
+            Kind::LeaseSetRight => "lease_set_right",
             Kind::Decision => "decision",
             Kind::DecisionsDropped => "decisions_dropped",
             Kind::PolicyInForce => "policy_in_force",

@@ -14,8 +14,11 @@
 //! is on time. What is posted after it has expired is a **correction**: a new transfer from `available` to `posted`,
 //! of what was asked or of all that is available, whichever is less. What could not be charged is kept as the
 //! shortfall ([`Late`]) and never becomes a debt.
+//!
+//! A [`lease`] is credits in one Envoy's hands, which accounts for them afterwards.
 
 mod accounts;
+pub mod lease;
 mod reservation;
 #[cfg(test)]
 mod tests;
@@ -56,6 +59,13 @@ pub enum Refusal {
         /// How.
         state: State,
     },
+    /// More was spent from a lease than it held.
+    AboveLease {
+        /// What it held.
+        granted: Credits,
+    },
+    /// More was spent from a lease after its last account.
+    LeaseEnded,
     /// The rows do not add up: someone changed them outside of this program.
     OutOfBalance,
 }
@@ -74,6 +84,8 @@ impl fmt::Display for Refusal {
                 write!(f, "at most {most} credits can be corrected that way")
             }
             Refusal::Ended { state } => write!(f, "the reservation is already {}", state.name()),
+            Refusal::AboveLease { granted } => write!(f, "only {granted} credits were out on this lease"),
+            Refusal::LeaseEnded => f.write_str("the lease was closed before this was spent"),
             Refusal::OutOfBalance => f.write_str("the tenant's accounts do not add up"),
         }
     }

@@ -1,7 +1,7 @@
 //! Budgets: the most that a tenant or a key may spend in a calendar month (UTC).
 //!
 //! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
-//! that month. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
+//! that month. A lease counts for its tenant as long as it is out, in the month in which it was opened. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
 
 use crate::book::{Transfer, TransferKind};
 use crate::store::{Refusal, Rows};
@@ -56,21 +56,52 @@ pub fn check(
 
 /// Follows transfers of a reservation that was made in `month`.
 pub fn follow(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, transfers: &[Transfer]) {
+    for (_, at) in sums(tenant_id, key_id, month) {
+        follow_in(rows, at, transfers);
+    }
+}
+
+/// Follows transfers of a lease that was opened in `month`. Which keys spend from it, decisions tell: [`spend`].
+pub fn follow_lease(rows: &mut Rows, tenant_id: &TenantId, month: Month, transfers: &[Transfer]) {
+    follow_in(rows, SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month }, transfers);
+}
+
+/// A key spent from its tenant's lease, which the tenant's own sum has already.
+pub fn spend(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, credits: Credits) {
+    let at = SpendingKey { tenant_id: tenant_id.clone(), key_id: Some(key_id.clone()), month };
+    let before = rows.spending.get(&at).copied().unwrap_or_default();
+    rows.spending.insert(at, before.checked_add(credits).unwrap_or(Credits::MAX));
+}
+
+/// What the tenant may still spend this month; nothing if it has no budget.
+pub fn left(rows: &Rows, tenant_id: &TenantId, month: Month) -> Option<Credits> {
+    let budget = rows.tenants.get(tenant_id)?.budget?;
+    let at = SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month };
+    let spent = rows.spending.get(&at).copied().unwrap_or_default();
+    Some(budget.checked_sub(spent).unwrap_or_default())
+}
+
+fn follow_in(rows: &mut Rows, at: SpendingKey, transfers: &[Transfer]) {
     for transfer in transfers {
-        for (_, at) in sums(tenant_id, key_id, month) {
-            let before = rows.spending.get(&at).copied().unwrap_or_default();
-            let after = match transfer.kind {
-                TransferKind::Reserve | TransferKind::Correction => before.checked_add(transfer.credits),
-                // A reservation of before there were sums has nothing to go back.
-                TransferKind::Release | TransferKind::Void | TransferKind::Expire => {
-                    Some(before.checked_sub(transfer.credits).unwrap_or_default())
-                }
-                TransferKind::Post
-                | TransferKind::Grant
-                | TransferKind::Refund
-                | TransferKind::Withdrawal => continue,
-            };
-            rows.spending.insert(at, after.unwrap_or(Credits::MAX));
-        }
+        let before = rows.spending.get(&at).copied().unwrap_or_default();
+        let after = match transfer.kind {
+            TransferKind::Reserve | TransferKind::Correction | TransferKind::Lease => {
+                before.checked_add(transfer.credits)
+            }
+            // A reservation of before there were sums has nothing to go back.
+            TransferKind::Release
+            | TransferKind::Void
+            | TransferKind::Expire
+            | TransferKind::LeaseReturned
+            | TransferKind::LeaseRefunded => Some(before.checked_sub(transfer.credits).unwrap_or_default()),
+            TransferKind::Post
+            | TransferKind::Grant
+            | TransferKind::Refund
+            | TransferKind::Withdrawal
+            | TransferKind::LeaseSpent
+            | TransferKind::LeaseUnspent
+            | TransferKind::LeaseLost => continue,
+        };
+        rows.spending.insert(at.clone(), after.unwrap_or(Credits::MAX));
     }
 }

@@ -15,6 +15,7 @@ mod tests;
 use crate::chain::Signer;
 use crate::metrics::Metrics;
 use crate::policy_file::{Desk, InForce};
+use crate::recall::Waiting;
 use crate::store::Store;
 use authenticate::Doorkeeper;
 use axum::Router;
@@ -49,6 +50,7 @@ pub(crate) struct Service {
     parts: Parts,
     doorkeeper: Doorkeeper,
     rates: Rates,
+    waiting: Waiting,
     document: String,
 }
 
@@ -64,7 +66,7 @@ impl Service {
     pub(crate) fn new(parts: Parts) -> Arc<Service> {
         let document = api::document(&admin::endpoints()).to_string();
         let (doorkeeper, rates) = (Doorkeeper::default(), Rates::default());
-        Arc::new(Service { parts, doorkeeper, rates, document })
+        Arc::new(Service { parts, doorkeeper, rates, waiting: Waiting::default(), document })
     }
 
     fn policy(&self) -> Arc<InForce> {
@@ -109,6 +111,10 @@ async fn document(State(service): State<Arc<Service>>) -> Response {
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
+    // Without an answer the last one stands: the other figures matter most when the database fails.
+    if let Ok(lent) = service.store.lent().await {
+        service.metrics.lent(lent);
+    }
     match service.metrics.text(service.store.queue_depth()) {
         Ok(text) => ([(header::CONTENT_TYPE, Metrics::MEDIA_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

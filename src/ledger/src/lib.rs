@@ -1,7 +1,7 @@
 //! The ledger: the only authority on keys, policy, money and audit, as a small HTTP service.
 //!
-//! Reading order: `book` is the rules of money, pure. `keys`, `tenants`, `reservations`, `report`, `credentials` and
-//! `policy_file` are operations: each checks, and changes rows in memory. `store` runs operations durably, many in one
+//! Reading order: `book` is the rules of money, pure. `keys`, `tenants`, `reservations`, `leases`, `shares`, `recall`, `report`,
+//! `credentials` and `policy_file` are operations: each checks, and changes rows in memory. `store` runs operations durably, many in one
 //! transaction; only `store/*` knows a database. `http` is the API on top. `moment` is the only clock.
 //!
 //! A write is answered after it is durable. Repeating any write with the same ids changes nothing more.
@@ -21,15 +21,18 @@ mod http;
 mod idempotency;
 mod keys;
 mod latency;
+mod leases;
 mod metrics;
 mod moment;
 mod policy_file;
+mod recall;
 pub mod relocate;
 mod report;
 mod reservations;
 mod sealer;
 mod serve;
 mod service;
+mod shares;
 mod store;
 mod tenants;
 mod throwaway;

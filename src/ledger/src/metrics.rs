@@ -44,6 +44,12 @@ pub struct Metrics {
     pub settlements_refused: Counter,
     /// Changed policy files that were refused.
     pub policies_refused: Counter,
+    /// Accounts of leases that were refused.
+    pub lease_accounts_refused: Counter,
+    lease_credits_lost: Counter,
+    lease_recalls: Counter,
+    leases_open: Gauge,
+    lease_credits_out: Gauge,
     decisions_dropped: Counter,
     transfers: Family<TransferLabels, Counter>,
     decisions: Family<DecisionLabels, Counter>,
@@ -71,6 +77,23 @@ impl Default for Metrics {
             "Changed policy files that were refused",
             policies_refused.clone(),
         );
+        let lease_accounts_refused = Counter::default();
+        let help = "Accounts of leases that the book refused";
+        registry.register("lease_accounts_refused", help, lease_accounts_refused.clone());
+        let lease_credits_lost = Counter::default();
+        let help = "Credits charged because an Envoy did not account for its lease in time";
+        registry.register("lease_credits_lost", help, lease_credits_lost.clone());
+        let lease_recalls = Counter::default();
+        registry.register(
+            "lease_recalls",
+            "Times that credits on lease were called back",
+            lease_recalls.clone(),
+        );
+        let leases_open = Gauge::default();
+        registry.register("leases_open", "Leases of credits that Envoys hold", leases_open.clone());
+        let lease_credits_out = Gauge::default();
+        let help = "Credits on lease that are not accounted for yet";
+        registry.register("lease_credits_out", help, lease_credits_out.clone());
         let decisions_dropped = Counter::default();
         let help = "Decisions that filters could not keep, and that the audit trail lacks";
         registry.register("decisions_dropped", help, decisions_dropped.clone());
@@ -101,6 +124,11 @@ impl Default for Metrics {
             commit_failures,
             settlements_refused,
             policies_refused,
+            lease_accounts_refused,
+            lease_credits_lost,
+            lease_recalls,
+            leases_open,
+            lease_credits_out,
             decisions_dropped,
             transfers,
             decisions,
@@ -120,12 +148,20 @@ impl Metrics {
         self.commit_operations.observe(u32::try_from(operations).unwrap_or(u32::MAX).into());
         self.commit_seconds.observe(took.as_secs_f64());
         self.decisions_dropped.inc_by(committed.decisions_dropped);
+        self.lease_credits_lost.inc_by(committed.credits_lost);
+        self.lease_recalls.inc_by(committed.recalls);
         for kind in &committed.transfers {
             self.transfers.get_or_create(&TransferLabels { kind }).inc();
         }
         for (outcome, count) in &committed.outcomes {
             self.decisions.get_or_create(&DecisionLabels { outcome }).inc_by(*count);
         }
+    }
+
+    /// How many leases are open in the database, and what they hold.
+    pub fn lent(&self, (leases, credits): (u64, u64)) {
+        self.leases_open.set(i64::try_from(leases).unwrap_or(i64::MAX));
+        self.lease_credits_out.set(i64::try_from(credits).unwrap_or(i64::MAX));
     }
 
     /// All of it as text.

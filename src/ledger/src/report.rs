@@ -4,11 +4,12 @@
 //! lost decisions by the batch's id, so a batch needs no memory of its own.
 
 use crate::audit::{ANONYMOUS, Event, Kind};
+use crate::budgets;
 use crate::reservations::{self, Settled};
 use crate::store::{Needs, Operation, Refusal, Rows};
 use protocol::audit::Decision;
 use protocol::filter::{Report, ReportAnswer};
-use protocol::{EventId, ReservationId, Timestamp};
+use protocol::{EventId, Month, ReservationId, Timestamp};
 use serde_json::json;
 
 /// Writes one batch.
@@ -38,6 +39,13 @@ impl Operation for Deliver {
         needs.reservations.extend(report.settlements.iter().map(|step| step.reservation_id.clone()));
         needs.events.extend(report.decisions.iter().map(|decision| decision.id.clone()));
         needs.keys.extend(report.decisions.iter().filter_map(|decision| decision.key_id.clone()));
+        needs.spending.extend(
+            report
+                .decisions
+                .iter()
+                .filter(|decision| decision.lease_id.is_some())
+                .filter_map(|decision| Some((decision.key_id.clone()?, month(decision, self.now)))),
+        );
         if report.decisions_dropped > 0 {
             needs.events.extend(dropped_id(report));
         }
@@ -73,6 +81,11 @@ fn dropped_id(report: &Report) -> Option<EventId> {
     EventId::parse(report.batch_id.as_str()).ok()
 }
 
+/// The month in which a call began. A clock ahead of the ledger's can't spend next month's budget.
+fn month(decision: &Decision, now: Timestamp) -> Month {
+    decision.at.min(now).month()
+}
+
 fn record(rows: &mut Rows, decision: &Decision, now: Timestamp) -> bool {
     let actor = decision.key_id.as_ref().map_or(ANONYMOUS, |id| id.as_str());
     let event = Event {
@@ -85,6 +98,12 @@ fn record(rows: &mut Rows, decision: &Decision, now: Timestamp) -> bool {
     }
     rows.count(decision, now);
     if let Some(id) = &decision.key_id {
+        // An exact reservation is in the key's sum since it was made; of a lease only its decisions name the key.
+        if decision.lease_id.is_some()
+            && let Some(tenant_id) = rows.keys.get(id).map(|key| key.tenant_id.clone())
+        {
+            budgets::spend(rows, &tenant_id, id, month(decision, now), decision.credits);
+        }
         let used_at = decision.at.min(now);
         if rows.keys.get(id).is_some_and(|key| key.last_used_at.is_none_or(|known| known < used_at))
             && let Some(key) = rows.keys.get_mut(id)

@@ -13,6 +13,8 @@ use serde_json::json;
 pub const TTL_SECONDS_MAX: u32 = 3600;
 /// At most so many reservations expire in one step, so that no transaction grows without bound.
 const EXPIRE_MAX: u32 = 1000;
+/// For how long ended shares are kept, and leases that were given up before they were opened.
+const SHARES_KEPT_MILLIS: u64 = 3_600_000;
 
 /// Sets credits aside for one call.
 pub struct Reserve {
@@ -201,7 +203,7 @@ impl Operation for Expire {
     }
 }
 
-/// Forgets answers of `Idempotency-Key`s that are too old to be asked for again.
+/// Forgets answers of `Idempotency-Key`s that are too old to be asked for again, and shares that ended long ago.
 pub struct ForgetAnswers {
     /// When.
     pub now: Timestamp,
@@ -214,6 +216,8 @@ impl Operation for ForgetAnswers {
 
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
         let kept_millis = idempotency::KEPT_SECONDS.saturating_mul(1000);
+        rows.forget_shares_before =
+            Some(Timestamp::from_millis(self.now.as_millis().saturating_sub(SHARES_KEPT_MILLIS)));
         rows.forget_replays_before =
             Some(Timestamp::from_millis(self.now.as_millis().saturating_sub(kept_millis)));
         Ok(())

@@ -3,6 +3,7 @@
 use crate::audit::LEDGER;
 use crate::credentials::{Door, Initialise, ServiceCredential};
 use crate::database::Database;
+use crate::leases::Lose;
 use crate::metrics::Metrics;
 use crate::policy_file::{self, Desk, Fault};
 use crate::reservations::{Expire, ForgetAnswers};
@@ -249,7 +250,7 @@ impl Running {
     }
 }
 
-/// Expires reservations and forgets old answers, through the same queue as every other write.
+/// Expires reservations and leases, and forgets old answers, through the same queue as every other write.
 async fn keep_house(store: Arc<dyn Store>, mut stopping: watch::Receiver<bool>) {
     let mut beat = interval(EXPIRE_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -261,6 +262,7 @@ async fn keep_house(store: Arc<dyn Store>, mut stopping: watch::Receiver<bool>) 
         }
         // A database that fails is logged by the store; the next beat tries again.
         while let Ok((_, true)) = store.run(Expire { now: moment::now() }).await {}
+        while let Ok((_, true)) = store.run(Lose { now: moment::now() }).await {}
         let now = moment::now();
         if now.millis_since(forgot_at) >= FORGET_EVERY_MILLIS
             && store.run(ForgetAnswers { now }).await.is_ok()

@@ -34,11 +34,11 @@ use crate::budgets::{Payer, SpendingKey};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
 use crate::{book, keys, tenants};
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{KeySource, KeyState};
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, Month, TenantId, Timestamp};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, Month, TenantId, Timestamp};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::future::Future;
@@ -81,6 +81,10 @@ pub trait Store: Send + Sync + 'static {
     fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>>;
     /// What a tenant, or one of its keys, spent in a month.
     fn spent(&self, at: SpendingKey) -> Reading<'_, Credits>;
+    /// Leases, in the order of their ids.
+    fn leases(&self, filter: LeaseFilter) -> Reading<'_, Vec<book::lease::Lease>>;
+    /// How many leases are open, and the credits that they hold.
+    fn lent(&self) -> Reading<'_, (u64, u64)>;
     /// How the audit trail stands.
     fn audit_status(&self) -> Reading<'_, AuditStatus>;
     /// The newest checkpoint.
@@ -140,6 +144,19 @@ pub struct AgentFilter {
     pub id: Option<AgentId>,
     /// Only those registered after this one.
     pub after: Option<AgentId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which leases to list.
+#[derive(Debug, Clone, Default)]
+pub struct LeaseFilter {
+    /// Only this tenant's.
+    pub tenant_id: Option<TenantId>,
+    /// Only those in this state.
+    pub state: Option<LeaseState>,
+    /// Only those after this one.
+    pub after: Option<LeaseId>,
     /// At most so many.
     pub limit: u32,
 }

@@ -183,6 +183,7 @@ impl Operation for Correct {
             transfer,
             tenant_id: self.tenant_id.clone(),
             reservation_id: None,
+            lease_id: None,
             id: Some(self.id.clone()),
         });
         let answer = CreditsGranted {
@@ -297,6 +298,7 @@ fn record_grant(
         transfer,
         tenant_id: tenant_id.clone(),
         reservation_id: None,
+        lease_id: None,
         id: Some(id.clone()),
     });
 }

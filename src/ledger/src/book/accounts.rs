@@ -1,4 +1,4 @@
-//! A tenant's accounts and the transfers between them. Does not know reservations.
+//! A tenant's accounts and the transfers between them. Does not know reservations and leases.
 
 use super::Refusal;
 use protocol::admin::Balance;
@@ -50,11 +50,23 @@ pub enum TransferKind {
     Refund,
     /// An administrator takes back what was granted.
     Withdrawal,
+    /// A lease sets credits aside for an Envoy.
+    Lease,
+    /// An Envoy spent them.
+    LeaseSpent,
+    /// Calls that it had counted as spent have failed; it may spend them again.
+    LeaseUnspent,
+    /// A lease ends, and what was not spent goes back.
+    LeaseReturned,
+    /// A lease ended without an account of it: it may have been spent.
+    LeaseLost,
+    /// After a lease's end, what turned out not to be spent goes back.
+    LeaseRefunded,
 }
 
 impl TransferKind {
     /// Every kind.
-    pub const ALL: [TransferKind; 9] = [
+    pub const ALL: [TransferKind; 15] = [
         TransferKind::Grant,
         TransferKind::Reserve,
         TransferKind::Post,
@@ -64,6 +76,12 @@ impl TransferKind {
         TransferKind::Correction,
         TransferKind::Refund,
         TransferKind::Withdrawal,
+        TransferKind::Lease,
+        TransferKind::LeaseSpent,
+        TransferKind::LeaseUnspent,
+        TransferKind::LeaseReturned,
+        TransferKind::LeaseLost,
+        TransferKind::LeaseRefunded,
     ];
 
     /// Its name at rest and in metrics.
@@ -78,6 +96,12 @@ impl TransferKind {
             TransferKind::Correction => "correction",
             TransferKind::Refund => "refund",
             TransferKind::Withdrawal => "withdrawal",
+            TransferKind::Lease => "lease",
+            TransferKind::LeaseSpent => "lease_spent",
+            TransferKind::LeaseUnspent => "lease_unspent",
+            TransferKind::LeaseReturned => "lease_returned",
+            TransferKind::LeaseLost => "lease_lost",
+            TransferKind::LeaseRefunded => "lease_refunded",
         }
     }
 
@@ -85,13 +109,17 @@ impl TransferKind {
     pub const fn route(self) -> (Account, Account) {
         match self {
             TransferKind::Grant => (Account::Issuer, Account::Available),
-            TransferKind::Reserve => (Account::Available, Account::Pending),
-            TransferKind::Post => (Account::Pending, Account::Posted),
-            TransferKind::Release | TransferKind::Void | TransferKind::Expire => {
-                (Account::Pending, Account::Available)
+            TransferKind::Reserve | TransferKind::Lease => (Account::Available, Account::Pending),
+            TransferKind::Post | TransferKind::LeaseSpent | TransferKind::LeaseLost => {
+                (Account::Pending, Account::Posted)
             }
+            TransferKind::Release
+            | TransferKind::Void
+            | TransferKind::Expire
+            | TransferKind::LeaseReturned => (Account::Pending, Account::Available),
+            TransferKind::LeaseUnspent => (Account::Posted, Account::Pending),
             TransferKind::Correction => (Account::Available, Account::Posted),
-            TransferKind::Refund => (Account::Posted, Account::Available),
+            TransferKind::Refund | TransferKind::LeaseRefunded => (Account::Posted, Account::Available),
             TransferKind::Withdrawal => (Account::Available, Account::Issuer),
         }
     }

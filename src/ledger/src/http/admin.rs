@@ -5,6 +5,7 @@ mod agents;
 mod audit;
 mod check;
 mod keys;
+mod leases;
 mod policy;
 mod reports;
 mod tenants;
@@ -14,7 +15,7 @@ use super::problem::Refused;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateKey, CreateTenant, CreditsGranted, GrantCredits, Key,
-    KeyWithSecret, Page, PolicyInForce, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey,
+    KeyWithSecret, Lease, Page, PolicyInForce, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey,
     UpdateTenant, UsageRow,
 };
 use serde_json::Value;
@@ -77,6 +78,10 @@ fn money() -> Vec<Endpoint> {
         Endpoint::get("/v1/keys/{id}/budget", keys::budget)
             .says("Show what a key may spend and has spent this month")
             .answers::<Budget>(200),
+        Endpoint::get("/v1/leases", leases::list)
+            .says("List credits that Envoys hold or held")
+            .query::<leases::ListParams>()
+            .answers::<Page<Lease>>(200),
     ]
 }
 

@@ -4,9 +4,10 @@ use super::authenticate::Caller;
 use super::extract::{Body, Params};
 use super::problem::{Code, Refused};
 use super::{REPORT_BYTES_MAX, Service};
-use crate::reservations::{Reserve, TTL_SECONDS_MAX};
+use crate::leases::Take;
+use crate::reservations::TTL_SECONDS_MAX;
 use crate::store::{Error, Refusal};
-use crate::{changes, moment, report};
+use crate::{changes, moment, recall, report};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,7 @@ use protocol::filter::{
     ReserveAnswer, ReserveRequest, ResolveRequest,
 };
 use protocol::key::KeyRecord;
+use protocol::lease::{LEASES_PATH, PARTS_MAX, Round, RoundAnswer};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ pub(super) fn routes() -> Router<Arc<Service>> {
         .route(RESOLVE_PATH, post(resolve))
         .route(RESERVE_PATH, post(reserve))
         .route(REPORT_PATH, post(deliver).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
+        .route(LEASES_PATH, post(lease).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
         .route(CHANGES_PATH, get(feed))
 }
 
@@ -72,7 +75,7 @@ async fn reserve(
             return Err(Refused::invalid(format!("{field}: must be at most {NAME_CHARS_MAX} characters")));
         }
     }
-    let answer = service.store.run(Reserve { request, now: moment::now() }).await;
+    let answer = recall::reserve(service.store.as_ref(), &service.waiting, request).await;
     let answer = answer.map_err(|error| match error {
         Error::Refused(Refusal::KeyUnknown | Refusal::TenantUnknown) => {
             Refused::new(Code::KeyInactive, "no key has this id")
@@ -98,6 +101,33 @@ async fn deliver(
         warn!(%batch_id, envoy, %reservation_id, ?why, "a settlement was refused");
     }
     Ok(Json(delivered.answer))
+}
+
+async fn lease(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Body(round): Body<Round>,
+) -> Result<Json<RoundAnswer>, Refused> {
+    let parts =
+        [("asks", round.asks.len()), ("accounts", round.accounts.len()), ("shares", round.shares.len())];
+    if let Some((field, _)) = parts.into_iter().find(|(_, count)| *count > PARTS_MAX) {
+        return Err(Refused::invalid(format!("{field}: at most {PARTS_MAX} in one round")));
+    }
+    if round.envoy.chars().count() > NAME_CHARS_MAX {
+        return Err(Refused::invalid(format!("envoy: must be at most {NAME_CHARS_MAX} characters")));
+    }
+    let (instance, envoy) = (round.instance.clone(), round.envoy.clone());
+    let starved = service.waiting.starved();
+    let take = Take { round, starved, actor: caller.id(), now: moment::now() };
+    let taken = service.store.run(take).await?;
+    for (lease_id, why) in taken.refused {
+        service.metrics.lease_accounts_refused.inc();
+        warn!(%lease_id, %instance, envoy, ?why, "an account of a lease was refused");
+    }
+    for tenant_id in &taken.returned {
+        service.waiting.wake(tenant_id);
+    }
+    Ok(Json(taken.answer))
 }
 
 #[derive(Deserialize)]

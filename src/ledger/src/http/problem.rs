@@ -230,6 +230,8 @@ fn money(refusal: book::Refusal) -> Refused {
         book::Refusal::DifferentRequest
         | book::Refusal::AboveCorrectable { .. }
         | book::Refusal::AboveReservation { .. }
+        | book::Refusal::AboveLease { .. }
+        | book::Refusal::LeaseEnded
         | book::Refusal::Ended { .. } => Code::Conflict,
         book::Refusal::OutOfBalance => {
             error!("a tenant's accounts do not add up; the database was changed from outside");

@@ -2,6 +2,8 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+mod exact;
+mod leases;
 mod lifecycle;
 mod tenancy;
 mod trail;

@@ -4,7 +4,7 @@
 use super::sql::{Connection, Result};
 
 /// A law and a question that finds what breaks it: no row, if it holds.
-const LAWS: [(&str, &str); 5] = [
+const LAWS: [(&str, &str); 6] = [
     (
         "a tenant's granted credits are those available, pending and posted, and none is below zero",
         "SELECT tenant_id FROM accounts WHERE granted <> available + pending + posted \
@@ -23,10 +23,24 @@ const LAWS: [(&str, &str); 5] = [
          OR accounts.pending <> coalesce(sums.pending, 0) OR accounts.posted <> coalesce(sums.posted, 0) LIMIT 1",
     ),
     (
-        "what is pending is what pending reservations hold",
+        "what is pending is what pending reservations and open leases hold",
         "SELECT accounts.tenant_id FROM accounts LEFT JOIN ( \
            SELECT tenant_id, sum(credits) AS held FROM reservations WHERE state = 'pending' GROUP BY tenant_id \
-         ) AS sums ON sums.tenant_id = accounts.tenant_id WHERE accounts.pending <> coalesce(sums.held, 0) LIMIT 1",
+         ) AS reserved ON reserved.tenant_id = accounts.tenant_id LEFT JOIN ( \
+           SELECT tenant_id, sum(granted - spent) AS held FROM leases WHERE state = 'open' GROUP BY tenant_id \
+         ) AS leased ON leased.tenant_id = accounts.tenant_id \
+         WHERE accounts.pending <> coalesce(reserved.held, 0) + coalesce(leased.held, 0) LIMIT 1",
+    ),
+    (
+        "a lease was made by one transfer of its credits, and what was spent of it, or lost, is what moved to posted",
+        "SELECT leases.id FROM leases LEFT JOIN ( \
+           SELECT lease_id, sum(CASE kind WHEN 'lease' THEN 1 ELSE 0 END) AS times, \
+             sum(CASE kind WHEN 'lease' THEN credits ELSE 0 END) AS granted, \
+             sum(CASE 'posted' WHEN to_account THEN credits WHEN from_account THEN -credits ELSE 0 END) AS charged \
+           FROM transfers WHERE lease_id IS NOT NULL GROUP BY lease_id \
+         ) AS sums ON sums.lease_id = leases.id \
+         WHERE coalesce(sums.times, 0) <> 1 OR sums.granted <> leases.granted \
+         OR sums.charged <> CASE leases.state WHEN 'lost' THEN leases.granted ELSE leases.spent END LIMIT 1",
     ),
     (
         "a reservation was made by one transfer of its credits, and what it was charged is what moved to posted",

@@ -2,11 +2,12 @@
 
 use super::read;
 use super::sql::{Connection, Param, Result, Row, params};
+use crate::book::lease::Lease;
 use crate::budgets::SpendingKey;
 use crate::idempotency::Replay;
 use crate::store::{Needs, Rows};
 use protocol::api_key::KeyHash;
-use protocol::{AgentId, EventId, KeyId, Month, ReservationId, TenantId};
+use protocol::{AgentId, EventId, KeyId, LeaseId, Month, ReservationId, TenantId};
 use std::collections::BTreeSet;
 
 /// Loads them, each table's in the keys' order.
@@ -20,6 +21,8 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
         tenants.insert(key.tenant_id.clone());
         rows.keys.load(key.id.clone(), key);
     }
+    leases(connection, needs, &mut rows, &mut tenants)?;
+    shares(connection, needs, &mut rows)?;
     secrets(connection, needs, &mut rows)?;
     load_tenants(connection, &tenants, &mut rows)?;
     replays(connection, needs, &mut rows)?;
@@ -78,6 +81,50 @@ fn reservations(
     Ok(())
 }
 
+fn leases(
+    connection: &Connection,
+    needs: &Needs,
+    rows: &mut Rows,
+    tenants: &mut BTreeSet<TenantId>,
+) -> Result<()> {
+    let select = format!("SELECT {} FROM leases WHERE id", read::LEASE);
+    let mut found = connection.each(&select, needs.leases.iter().map(LeaseId::as_str), read::lease)?;
+    let mut of = needs.leases_of.clone();
+    of.extend(needs.leases_of_keys.iter().filter_map(|id| Some(rows.keys.get(id)?.tenant_id.clone())));
+    let select = format!("SELECT {} FROM leases WHERE state = 'open' AND tenant_id", read::LEASE);
+    found.extend(connection.each(&select, of.iter().map(TenantId::as_str), read::lease)?);
+    if let Some((now, limit)) = needs.leases_due {
+        let select = format!(
+            "SELECT {} FROM leases WHERE state = 'open' AND expires_at <= ? ORDER BY expires_at LIMIT ?",
+            read::LEASE
+        );
+        let due = connection.all(&select, &params![now.as_millis(), limit], read::lease)?;
+        rows.leases_due.extend(due.iter().map(|lease| lease.id.clone()));
+        found.extend(due);
+    }
+    for lease in found {
+        tenants.insert(lease.tenant_id.clone());
+        rows.leases.load(lease.id.clone(), lease);
+    }
+    let select = "SELECT id, at FROM leases_given_up WHERE id";
+    let read = |row: &Row<'_>| Ok((read::text(row, 0)?, read::moment(row, 1)?));
+    for (id, at) in connection.each(select, needs.leases.iter().map(LeaseId::as_str), read)? {
+        rows.leases_given_up.load(id, at);
+    }
+    tenants.extend(needs.leases_of.iter().cloned());
+    Ok(())
+}
+
+fn shares(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
+    let select = format!("SELECT {} FROM shares WHERE key_id = ? AND limit_id = ?", read::SHARE);
+    for (key_id, limit_id) in &needs.shares {
+        for (at, share) in connection.all(&select, &params![key_id.as_str(), *limit_id], read::share)? {
+            rows.shares.load(at, share);
+        }
+    }
+    Ok(())
+}
+
 fn secrets(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
     let select = "SELECT hash, key_id, created_at, expires_at FROM key_secrets WHERE key_id";
     let ids = needs.secrets_of.iter().map(KeyId::as_str);
@@ -101,7 +148,7 @@ fn load_tenants(connection: &Connection, ids: &BTreeSet<TenantId>, rows: &mut Ro
     Ok(())
 }
 
-/// What the keys in need, and their tenants, spent in the months in need, and the same for reservations.
+/// What the keys in need, and their tenants, spent in the months in need, and the same for reservations and leases.
 fn spending(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
     let mut wanted: BTreeSet<(TenantId, Option<KeyId>, Month)> = BTreeSet::new();
     let mut want = |tenant_id: &TenantId, key_id: &KeyId, month| {
@@ -117,6 +164,9 @@ fn spending(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<(
         let request = &reservation.request;
         want(&request.tenant_id, &request.key_id, reservation.reserved_at.month());
     }
+    wanted.extend(needs.spending_of.iter().map(|(tenant_id, month)| (tenant_id.clone(), None, *month)));
+    let of_lease = |lease: &Lease| (lease.tenant_id.clone(), None, lease.opened_at.month());
+    wanted.extend(rows.leases.rows().map(|(_, lease)| of_lease(lease)));
     let select = "SELECT credits FROM spending WHERE tenant_id = ? AND key_id = ? AND month = ?";
     for (tenant_id, key_id, month) in wanted {
         let key = key_id.as_ref().map_or("", KeyId::as_str);

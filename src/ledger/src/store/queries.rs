@@ -3,6 +3,7 @@
 use super::sql::{Connection, Param, Result, Row, ToParam, params};
 use super::{read, save};
 use crate::book::Accounts;
+use crate::book::lease::Lease;
 use crate::budgets::SpendingKey;
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
@@ -11,13 +12,13 @@ use crate::latency::Histogram;
 use crate::store::rows::{Rows, credits, outcome};
 use crate::store::{
     AdminKeyFilter, AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, KeyFilter,
-    UsageQuery,
+    LeaseFilter, UsageQuery,
 };
 use crate::tenants::Tenant;
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, TenantId};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, TenantId};
 use serde_json::value::RawValue;
 
 const TENANT_SUSPENDED: &str = "tenants.suspended_at IS NOT NULL";
@@ -61,6 +62,30 @@ pub(super) fn agents(connection: &Connection, filter: &AgentFilter) -> Result<Ve
     let select =
         format!("SELECT id, tenant_id, name, created_at FROM agents WHERE {condition} ORDER BY id LIMIT ?");
     connection.all(&select, &params, read::agent)
+}
+
+pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Vec<Lease>> {
+    let mut condition = "id > ?".to_owned();
+    let mut params = vec![Param::Text(filter.after.as_ref().map_or("", LeaseId::as_str))];
+    let texts = [
+        (" AND tenant_id = ?", filter.tenant_id.as_ref().map(TenantId::as_str)),
+        (" AND state = ?", filter.state.map(LeaseState::as_str)),
+    ];
+    for (more, value) in texts {
+        if let Some(value) = value {
+            condition.push_str(more);
+            params.push(Param::Text(value));
+        }
+    }
+    params.push(filter.limit.to_param());
+    let select = format!("SELECT {} FROM leases WHERE {condition} ORDER BY id LIMIT ?", read::LEASE);
+    connection.all(&select, &params, read::lease)
+}
+
+pub(super) fn lent(connection: &Connection) -> Result<(u64, u64)> {
+    let select = "SELECT count(*), CAST(coalesce(sum(granted - spent), 0) AS BIGINT) FROM leases \
+                  WHERE state = 'open'";
+    Ok(connection.first(select, &[], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default())
 }
 
 pub(super) fn spent(connection: &Connection, at: &SpendingKey) -> Result<Credits> {

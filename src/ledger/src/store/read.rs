@@ -1,13 +1,15 @@
 //! From columns to the crate's types. A column that holds what this program never wrote is an error, not a default.
 
 use super::sql::{Error, Param, Result, Row};
+use crate::book::lease::Lease;
 use crate::book::{Accounts, Late, Request, Reservation, State};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::{Door, ServiceCredential};
 use crate::keys::{Key, Secret};
+use crate::shares::{Share, ShareKey};
 use crate::store::rows::outcome;
 use crate::tenants::Tenant;
-use protocol::admin::{Agent, AuditRow, Balance, Role};
+use protocol::admin::{Agent, AuditRow, Balance, LeaseState, Role};
 use protocol::api_key::KeyHash;
 use protocol::audit::Digest;
 use protocol::{Credits, Timestamp};
@@ -34,6 +36,13 @@ pub const CHECKPOINT: &str =
 /// Columns of [`reservation`], in its order.
 pub const RESERVATION: &str = "id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, \
      reserved_at, expires_at, available_after, state, asked, charged";
+
+/// Columns of [`lease`], in its order.
+pub const LEASE: &str = "id, tenant_id, instance, envoy, granted, spent, revision, state, opened_at, renewed_at, \
+     expires_at, recalled_at";
+/// Columns of [`share`], in its order.
+pub const SHARE: &str =
+    "key_id, limit_id, instance, permits, revision, window_seconds, renewed_at, expires_at, called_at";
 
 /// How many columns [`KEY`] has.
 pub const KEY_COLUMNS: usize = 16;
@@ -230,4 +239,40 @@ pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
         available_after: credits(row, 10)?,
         state,
     })
+}
+
+/// The columns of [`LEASE`] from the first on.
+pub fn lease(row: &Row<'_>) -> Result<Lease> {
+    let state: String = row.get(7)?;
+    Ok(Lease {
+        id: text(row, 0)?,
+        tenant_id: text(row, 1)?,
+        instance: text(row, 2)?,
+        envoy: row.get(3)?,
+        granted: credits(row, 4)?,
+        spent: credits(row, 5)?,
+        revision: row.get(6)?,
+        state: LeaseState::ALL
+            .into_iter()
+            .find(|known| known.as_str() == state)
+            .ok_or_else(|| Error::broken(7, "an unknown state"))?,
+        opened_at: moment(row, 8)?,
+        renewed_at: moment(row, 9)?,
+        expires_at: moment(row, 10)?,
+        recalled_at: moment_or_null(row, 11)?,
+    })
+}
+
+/// The columns of [`SHARE`] from the first on.
+pub fn share(row: &Row<'_>) -> Result<(ShareKey, Share)> {
+    let at = ShareKey { key_id: text(row, 0)?, limit_id: row.get(1)?, instance: text(row, 2)? };
+    let share = Share {
+        permits: row.get(3)?,
+        revision: row.get(4)?,
+        window_seconds: row.get(5)?,
+        renewed_at: moment(row, 6)?,
+        expires_at: moment(row, 7)?,
+        called_at: moment_or_null(row, 8)?,
+    };
+    Ok((at, share))
 }

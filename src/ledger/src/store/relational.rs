@@ -9,9 +9,10 @@ use super::readers::Readers;
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
-    AdminKeyFilter, AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, KeyFilter, Operation, Queued,
-    Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
+    AdminKeyFilter, AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, KeyFilter, LeaseFilter,
+    Operation, Queued, Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
 };
+use crate::book::lease::Lease;
 use crate::budgets::SpendingKey;
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
@@ -247,6 +248,14 @@ impl Store for Relational {
 
     fn spent(&self, at: SpendingKey) -> Reading<'_, Credits> {
         Box::pin(self.readers.read(move |connection| queries::spent(connection, &at)))
+    }
+
+    fn leases(&self, filter: LeaseFilter) -> Reading<'_, Vec<Lease>> {
+        Box::pin(self.readers.read(move |connection| queries::leases(connection, &filter)))
+    }
+
+    fn lent(&self) -> Reading<'_, (u64, u64)> {
+        Box::pin(self.readers.read(queries::lent))
     }
 
     fn audit_status(&self) -> Reading<'_, AuditStatus> {

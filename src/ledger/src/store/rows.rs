@@ -2,27 +2,30 @@
 
 use super::{Refusal, Table};
 use crate::audit::Event;
-use crate::book::{Accounts, Reservation, Transfer};
+use crate::book::lease::Lease;
+use crate::book::{Accounts, Reservation, Transfer, TransferKind};
 use crate::budgets::SpendingKey;
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
 use crate::idempotency::{Idempotency, Replay, ReplayKey};
 use crate::keys::{Key, Secret};
 use crate::latency;
+use crate::shares::{Share, ShareKey};
 use crate::tenants::Tenant;
 use protocol::admin::Agent;
 use protocol::api_key::KeyHash;
 use protocol::audit::{Decision, Outcome};
 use protocol::filter::Change;
 use protocol::{
-    AgentId, Credits, EventId, KeyId, Month, PolicyVersion, ReservationId, TenantId, Timestamp, TransferId,
+    AgentId, Credits, EventId, KeyId, LeaseId, Month, PolicyVersion, ReservationId, TenantId, Timestamp,
+    TransferId,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// The rows that a transaction's operations look at. Tenants and accounts of the keys and reservations named here are
-/// loaded too, and the secrets of the keys in [`Needs::secrets_of`].
+/// The rows that a transaction's operations look at. Tenants and accounts of the keys, reservations and leases named
+/// here are loaded too, and the secrets of the keys in [`Needs::secrets_of`].
 #[derive(Debug, Default)]
 pub struct Needs {
     /// Tenants with their accounts.
@@ -46,8 +49,20 @@ pub struct Needs {
     /// Agents.
     pub agents: BTreeSet<AgentId>,
     /// What these keys and their tenants spent in these months. For reservations named here or due, what their keys and
-    /// tenants spent in the month of their making is loaded too.
+    /// tenants spent in the month of their making is loaded too; and for leases, what their tenants spent in theirs.
     pub spending: BTreeSet<(KeyId, Month)>,
+    /// What these tenants spent in these months.
+    pub spending_of: BTreeSet<(TenantId, Month)>,
+    /// Leases, and which of them were given up before they were opened.
+    pub leases: BTreeSet<LeaseId>,
+    /// Every open lease of these tenants.
+    pub leases_of: BTreeSet<TenantId>,
+    /// Every open lease of the tenants of these keys.
+    pub leases_of_keys: BTreeSet<KeyId>,
+    /// Open leases whose time is over at this moment, at most so many.
+    pub leases_due: Option<(Timestamp, u32)>,
+    /// Every share of these limits of these keys.
+    pub shares: BTreeSet<(KeyId, u32)>,
     /// The newest checkpoint of the audit trail.
     pub checkpoint: bool,
     /// The public keys that signed checkpoints.
@@ -63,7 +78,9 @@ pub struct JournalLine {
     pub tenant_id: TenantId,
     /// The reservation it belongs to.
     pub reservation_id: Option<ReservationId>,
-    /// Its own id, for a grant; the others are named by their reservation and kind.
+    /// The lease it belongs to.
+    pub lease_id: Option<LeaseId>,
+    /// Its own id, for a grant; the others are named by their reservation or lease, and kind.
     pub id: Option<TransferId>,
 }
 
@@ -114,6 +131,16 @@ pub struct Rows {
     pub secrets: Table<KeyHash, Secret>,
     /// Reservations.
     pub reservations: Table<ReservationId, Reservation>,
+    /// Leases.
+    pub leases: Table<LeaseId, Lease>,
+    /// Leases that were given up before they were opened, and when.
+    pub leases_given_up: Table<LeaseId, Timestamp>,
+    /// Which leases were due when the rows were loaded.
+    pub leases_due: Vec<LeaseId>,
+    /// Shares of limits.
+    pub shares: Table<ShareKey, Share>,
+    /// Shares that ended before this, and leases given up that long ago, may go.
+    pub forget_shares_before: Option<Timestamp>,
     /// Answers given under an `Idempotency-Key`.
     pub replays: Table<ReplayKey, Replay>,
     /// Which reservations were due when the rows were loaded.
@@ -178,6 +205,18 @@ impl Rows {
             transfer: *transfer,
             tenant_id: tenant_id.clone(),
             reservation_id: Some(reservation_id.clone()),
+            lease_id: None,
+            id: None,
+        }));
+    }
+
+    /// Writes transfers of a lease into the journal.
+    pub fn journal_lease(&mut self, lease_id: &LeaseId, tenant_id: &TenantId, transfers: &[Transfer]) {
+        self.journal.extend(transfers.iter().map(|transfer| JournalLine {
+            transfer: *transfer,
+            tenant_id: tenant_id.clone(),
+            reservation_id: None,
+            lease_id: Some(lease_id.clone()),
             id: None,
         }));
     }
@@ -246,6 +285,18 @@ impl Rows {
         self.usage.iter().map(|(key, sum)| (key.outcome, sum.calls))
     }
 
+    /// Credits on leases that this transaction found not accounted for, for metrics.
+    pub fn credits_lost(&self) -> u64 {
+        let lost = self.journal.iter().filter(|line| line.transfer.kind == TransferKind::LeaseLost);
+        lost.fold(0, |sum, line| sum.saturating_add(line.transfer.credits.get()))
+    }
+
+    /// How often this transaction called credits back, for metrics.
+    pub fn recalls(&self) -> u64 {
+        let recalls = self.changes.iter().filter(|(change, _)| matches!(change, Change::Recall { .. }));
+        u64::try_from(recalls.count()).unwrap_or(u64::MAX)
+    }
+
     /// True if there is anything to write.
     pub fn is_dirty(&self) -> bool {
         !self.events.is_empty()
@@ -264,6 +315,10 @@ impl Rows {
             || !self.keys.dirty().is_empty()
             || !self.secrets.dirty().is_empty()
             || !self.reservations.dirty().is_empty()
+            || !self.leases.dirty().is_empty()
+            || !self.leases_given_up.dirty().is_empty()
+            || !self.shares.dirty().is_empty()
+            || self.forget_shares_before.is_some()
             || !self.replays.dirty().is_empty()
     }
 }

@@ -1,5 +1,7 @@
 //! Writes the rows that a transaction's operations changed.
 
+mod lent;
+
 use super::sql::{Connection, Insert, Kind, Param, Result, ToParam, params};
 use crate::book::{Late, Reservation, State};
 use crate::keys::Key;
@@ -15,6 +17,7 @@ pub fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     tenants(connection, rows)?;
     keys(connection, rows)?;
     reservations(connection, rows)?;
+    lent::save(connection, rows)?;
     journal(connection, rows)?;
     events(connection, rows)?;
     usage(connection, rows)?;
@@ -234,6 +237,7 @@ const TRANSFERS: Insert<'_> = Insert {
         ("id", Kind::Text),
         ("tenant_id", Kind::Text),
         ("reservation_id", Kind::Text),
+        ("lease_id", Kind::Text),
         ("kind", Kind::Text),
         ("from_account", Kind::Text),
         ("to_account", Kind::Text),
@@ -252,6 +256,7 @@ fn journal(connection: &Connection, rows: &Rows) -> Result<()> {
                 line.id.as_ref().map_or(Param::Null, |id| Param::Text(id.as_str())),
                 Param::Text(line.tenant_id.as_str()),
                 line.reservation_id.as_ref().map_or(Param::Null, |id| Param::Text(id.as_str())),
+                line.lease_id.as_ref().map_or(Param::Null, |id| Param::Text(id.as_str())),
                 Param::Text(line.transfer.kind.as_str()),
                 Param::Text(from.as_str()),
                 Param::Text(to.as_str()),

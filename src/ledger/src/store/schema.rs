@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 2] = [FIRST, SECOND];
+pub(super) const MIGRATIONS: [&str; 3] = [FIRST, SECOND, LEASES];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -201,6 +201,46 @@ CREATE TABLE usage_by_latency (
 INSERT INTO usage_by_latency SELECT hour, tenant_id, key_id, '', tool, outcome, '', 2147483647, calls, credits FROM usage;
 DROP TABLE usage;
 ALTER TABLE usage_by_latency RENAME TO usage;
+";
+
+// Leases of credits, and shares of limits. Who asks for a share need not be a key that the ledger knows, so it refers
+// to none: a row that can't be written would take all others of its transaction with it.
+const LEASES: &str = "
+CREATE TABLE leases (
+    id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL REFERENCES tenants (id),
+    instance TEXT NOT NULL,
+    envoy TEXT NOT NULL,
+    granted INTEGER NOT NULL CHECK (granted > 0),
+    spent INTEGER NOT NULL CHECK (spent >= 0 AND spent <= granted),
+    revision INTEGER,
+    state TEXT NOT NULL CHECK (state IN ('open', 'closed', 'lost')),
+    opened_at INTEGER NOT NULL,
+    renewed_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    recalled_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX leases_by_tenant ON leases (tenant_id, id);
+CREATE INDEX leases_open ON leases (tenant_id) WHERE state = 'open';
+CREATE INDEX leases_due ON leases (expires_at) WHERE state = 'open';
+CREATE TABLE leases_given_up (
+    id TEXT PRIMARY KEY,
+    at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE shares (
+    key_id TEXT NOT NULL,
+    limit_id INTEGER NOT NULL,
+    instance TEXT NOT NULL,
+    permits INTEGER NOT NULL CHECK (permits >= 0),
+    revision INTEGER NOT NULL,
+    window_seconds INTEGER NOT NULL,
+    renewed_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    called_at INTEGER,
+    PRIMARY KEY (key_id, limit_id, instance)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX shares_by_end ON shares (expires_at);
+ALTER TABLE transfers ADD COLUMN lease_id TEXT;
 ";
 
 /// How far a database is.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+pub(crate) mod leases;
+
 use super::{
     AdminKeyFilter, AgentFilter, AuditFilter, CheckpointFilter, Error, KeyFilter, Refusal, Store, UsageQuery,
 };
@@ -39,6 +41,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     the_audit_trail_is_sealed_once_by_however_many(fresh).await;
     what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
     what_operators_keep_is_found_again(fresh).await;
+    leases::run(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {

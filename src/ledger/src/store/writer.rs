@@ -96,6 +96,10 @@ pub struct Committed {
     pub outcomes: Vec<(&'static str, u64)>,
     /// Decisions that filters could not keep and told of.
     pub decisions_dropped: u64,
+    /// Credits on leases that were not accounted for in time.
+    pub credits_lost: u64,
+    /// Times that credits on lease were called back.
+    pub recalls: u64,
     /// Where the change feed stands, if it moved.
     pub newest_change: Option<u64>,
 }
@@ -118,6 +122,8 @@ pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sq
         transfers: rows.journal.iter().map(|line| line.transfer.kind.as_str()).collect(),
         outcomes: rows.outcomes().collect(),
         decisions_dropped: rows.decisions_dropped,
+        credits_lost: rows.credits_lost(),
+        recalls: rows.recalls(),
         newest_change,
     })
 }

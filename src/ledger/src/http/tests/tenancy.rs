@@ -8,7 +8,7 @@ use protocol::admin::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// Two tenants, each with a key, an agent and an administrator.
+/// Two tenants, each with a key, an agent, a lease and an administrator.
 struct Two {
     bench: Bench,
     own: Things,
@@ -19,6 +19,7 @@ struct Things {
     tenant: String,
     key: String,
     agent: String,
+    lease: String,
     admin: String,
     secret: String,
 }
@@ -28,8 +29,12 @@ async fn things(bench: &Bench, role: &str) -> Things {
     let (key, _) = bench.key(&tenant).await;
     let agent = json!({"tenant_id": tenant, "name": "bot"});
     let agent = bench.post("/v1/agents", agent, StatusCode::CREATED).await["id"].as_str().unwrap().to_owned();
+    let lease = format!("lease-of-{tenant}");
+    let ask = json!({"lease_id": lease, "tenant_id": tenant, "credits": 10, "price": 1});
+    let round = json!({"instance": "i1", "envoy": "e1", "asks": [ask]});
+    bench.post("/filter/v1/leases", round, StatusCode::OK).await;
     let (admin, secret) = bench.admin(role, Some(&tenant)).await;
-    Things { tenant, key, agent, admin, secret }
+    Things { tenant, key, agent, lease, admin, secret }
 }
 
 async fn two(role: &str) -> Two {
@@ -39,8 +44,8 @@ async fn two(role: &str) -> Two {
 }
 
 impl Things {
-    fn ids(&self) -> [&str; 4] {
-        [&self.tenant, &self.key, &self.agent, &self.admin]
+    fn ids(&self) -> [&str; 5] {
+        [&self.tenant, &self.key, &self.agent, &self.lease, &self.admin]
     }
 
     fn path(&self, endpoint: &Endpoint) -> String {
@@ -87,6 +92,7 @@ async fn a_tenants_own_administrator_neither_sees_nor_touches_another_tenant_by_
             format!("/v1/tenants/{}", other.tenant),
             format!("/v1/keys?tenant_id={}", other.tenant),
             format!("/v1/agents?tenant_id={}", other.tenant),
+            format!("/v1/leases?tenant_id={}", other.tenant),
             format!("/v1/admin-keys?tenant_id={}", other.tenant),
             format!("/v1/audit?tenant_id={}", other.tenant),
         ] {
@@ -135,7 +141,13 @@ async fn a_tenants_own_administrator_neither_sees_nor_touches_another_tenant_by_
 fn endpoint_takes_tenant(endpoint: &Endpoint) -> bool {
     matches!(
         endpoint.path,
-        "/v1/keys" | "/v1/agents" | "/v1/admin-keys" | "/v1/usage" | "/v1/audit" | "/v1/policy/shadow-report"
+        "/v1/keys"
+            | "/v1/agents"
+            | "/v1/leases"
+            | "/v1/admin-keys"
+            | "/v1/usage"
+            | "/v1/audit"
+            | "/v1/policy/shadow-report"
     )
 }
 

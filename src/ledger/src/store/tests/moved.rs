@@ -5,7 +5,7 @@ use crate::credentials::Initialise;
 use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::relocate::{Error, relocate};
-use crate::store::suite::{assert_lawful, at, balance, credits, payer, reserve, settle};
+use crate::store::suite::{self, assert_lawful, at, balance, credits, payer, reserve, settle};
 use crate::store::{AuditFilter, Relational, Store};
 use protocol::filter::Action;
 use std::sync::Arc;
@@ -28,6 +28,11 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     }
     old.run(settle("r7", Action::Post { credits: credits(4) }, at(2))).await.unwrap();
     old.run(settle("r8", Action::Void, at(2))).await.unwrap();
+    let lent = vec![suite::leases::ask("l1", &tenant, 100), suite::leases::ask("l2", &tenant, 100)];
+    let shares = vec![suite::leases::share(&key, 1, 0, 100)];
+    old.run(suite::leases::round("i1", at(2)).asks(lent).shares(shares)).await.unwrap();
+    let spent = vec![suite::leases::account("l1", 1, 40, false)];
+    old.run(suite::leases::round("i1", at(2)).accounts(spent)).await.unwrap();
     let before = balance(old.as_ref(), &tenant).await;
     let newest = old.audit(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();
     let position = *old.newest_change().borrow();
@@ -36,6 +41,8 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     let to: Database = apart(|| server.database().unwrap().parse().unwrap());
     let moved = apart(|| relocate(&from, &to, |_| {}).unwrap());
     assert!(moved.tables.contains(&("reservations".to_owned(), 2500)), "{moved:?}");
+    assert!(moved.tables.contains(&("leases".to_owned(), 2)), "{moved:?}");
+    assert!(moved.tables.contains(&("shares".to_owned(), 1)), "{moved:?}");
     assert!(matches!(apart(|| relocate(&from, &to, |_| {})), Err(Error::NotEmpty(_))));
     assert!(matches!(apart(|| relocate(&to, &from, |_| {})), Err(Error::Direction)));
 
@@ -50,5 +57,10 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     new.run(reserve("after", &key, 5, at(3))).await.unwrap();
     new.run(settle("r9", Action::Post { credits: credits(5) }, at(3))).await.unwrap();
     let after = balance(new.as_ref(), &tenant).await;
-    assert_eq!((after.pending, after.posted), (before.pending, credits(9)));
+    assert_eq!((after.pending, after.posted), (before.pending, credits(49)));
+    let accounts = vec![suite::leases::account("l1", 2, 50, true), suite::leases::account("l2", 1, 0, true)];
+    let take = suite::leases::round("i1", at(3)).accounts(accounts);
+    let taken = new.run(take.shares(vec![suite::leases::share(&key, 2, 50, 100)])).await.unwrap();
+    assert_eq!((taken.refused.len(), taken.answer.shares[0].permits), (0, 75));
+    assert_eq!(balance(new.as_ref(), &tenant).await.posted, credits(59));
 }

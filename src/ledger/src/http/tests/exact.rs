@@ -1,0 +1,208 @@
+//! Envoys that spend a tenant's last credits from leases and by exact reservations: as many calls succeed as the tenant
+//! has credits, and not one more or less. The Envoys are simulated, the ledger and its sockets are real.
+
+use crate::fixture::{Bench, expect, pace};
+use crate::moment;
+use crate::store::laws;
+use crate::store::sql::{Connection, Purpose};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const CREDITS: u64 = 3000;
+const LEASE_CREDITS: u64 = 100;
+const CLIENTS: usize = 4;
+
+#[derive(Debug, Default, Clone)]
+struct Purse {
+    id: String,
+    granted: u64,
+    spent: u64,
+    revision: u64,
+}
+
+/// As much of a filter as leases need.
+struct Envoy {
+    bench: Arc<Bench>,
+    instance: String,
+    tenant: String,
+    key: String,
+    purse: Mutex<Option<Purse>>,
+    asking: AtomicBool,
+    /// Recalls heard of: a lease that was asked for before the last goes back when it comes.
+    recalls: AtomicU64,
+    leased: AtomicU64,
+    exact: AtomicU64,
+    dead: AtomicBool,
+}
+
+impl Envoy {
+    fn new(bench: &Arc<Bench>, number: usize, tenant: &str, key: &str) -> Arc<Envoy> {
+        Arc::new(Envoy {
+            bench: Arc::clone(bench),
+            instance: format!("i{number}"),
+            tenant: tenant.to_owned(),
+            key: key.to_owned(),
+            purse: Mutex::default(),
+            asking: AtomicBool::new(false),
+            recalls: AtomicU64::new(0),
+            leased: AtomicU64::new(0),
+            exact: AtomicU64::new(0),
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    fn succeeded(&self) -> u64 {
+        self.leased.load(Ordering::SeqCst) + self.exact.load(Ordering::SeqCst)
+    }
+
+    async fn round(&self, parts: &Value) -> Value {
+        let mut round = json!({"instance": self.instance, "envoy": self.instance});
+        round.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
+        self.bench.post("/filter/v1/leases", round, StatusCode::OK).await
+    }
+
+    /// Spends one credit of the lease, if there is one left. True for the one that should see to the next lease.
+    fn spend(&self) -> (bool, bool) {
+        let mut purse = self.purse.lock().unwrap();
+        let Some(purse) = purse.as_mut() else { return (false, true) };
+        let spends = purse.spent < purse.granted;
+        purse.spent += u64::from(spends);
+        (spends, purse.spent * 2 >= purse.granted)
+    }
+
+    async fn close(&self, purse: Option<Purse>) {
+        if let Some(Purse { id, spent, revision, .. }) = purse {
+            let account = json!({"lease_id": id, "revision": revision + 1, "spent": spent, "closed": true});
+            self.round(&json!({"accounts": [account]})).await;
+        }
+    }
+
+    async fn refill(&self) {
+        if self.asking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let recalls = self.recalls.load(Ordering::SeqCst);
+        let id = moment::fresh_name("");
+        let ask = json!({"lease_id": id, "tenant_id": self.tenant, "credits": LEASE_CREDITS, "price": 1});
+        let granted = self.round(&json!({"asks": [ask]})).await["leases"][0]["credits"].as_u64().unwrap();
+        if granted > 0 {
+            let new = Purse { id, granted, ..Purse::default() };
+            let old = {
+                let mut purse = self.purse.lock().unwrap();
+                if self.recalls.load(Ordering::SeqCst) == recalls { purse.replace(new) } else { Some(new) }
+            };
+            self.close(old).await;
+        }
+        self.asking.store(false, Ordering::SeqCst);
+    }
+
+    /// One client's calls, until one is refused for want of credits.
+    async fn calls(self: Arc<Envoy>) {
+        while !self.dead.load(Ordering::SeqCst) {
+            let (spent, is_low) = self.spend();
+            if is_low {
+                self.refill().await;
+            }
+            if spent {
+                self.leased.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let id = moment::fresh_name("");
+            let answer = self.bench.reserve(&id, &self.key, 1).await;
+            if answer.status() == StatusCode::PAYMENT_REQUIRED {
+                return;
+            }
+            expect(answer, StatusCode::CREATED).await;
+            self.bench.settle(&id, json!({"action": "post", "credits": 1})).await;
+            self.exact.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    async fn hear(self: Arc<Envoy>) {
+        let mut next = self.bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
+        while !self.dead.load(Ordering::SeqCst) {
+            let feed = self.bench.get(&format!("/filter/v1/changes?after={next}&wait_ms=300")).await;
+            next = feed["next"].as_u64().unwrap();
+            if feed["changes"].as_array().unwrap().iter().any(|change| change["kind"] == "recall") {
+                let purse = {
+                    let mut purse = self.purse.lock().unwrap();
+                    self.recalls.fetch_add(1, Ordering::SeqCst);
+                    purse.take()
+                };
+                self.close(purse).await;
+            }
+        }
+    }
+}
+
+/// Runs two Envoys until their clients are refused, or until one is killed and the other's are.
+async fn run(killed: bool) -> (Arc<Bench>, String, [Arc<Envoy>; 2]) {
+    let bench = Arc::new(Bench::start().await);
+    let tenant = bench.tenant(CREDITS).await;
+    let (key, _) = bench.key(&tenant).await;
+    let envoys = [0, 1].map(|number| Envoy::new(&bench, number, &tenant, &key));
+    let ears: Vec<_> = envoys.iter().map(|envoy| tokio::spawn(Arc::clone(envoy).hear())).collect();
+    let clients: Vec<_> = envoys
+        .iter()
+        .flat_map(|envoy| (0..CLIENTS).map(|_| tokio::spawn(Arc::clone(envoy).calls())))
+        .collect();
+    if killed {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while envoys[0].succeeded() + envoys[1].succeeded() < CREDITS / 2 {
+            assert!(Instant::now() < deadline, "too few calls succeed");
+            pace().await;
+        }
+        envoys[0].dead.store(true, Ordering::SeqCst);
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    for envoy in &envoys {
+        envoy.dead.store(true, Ordering::SeqCst);
+    }
+    for ear in ears {
+        ear.await.unwrap();
+    }
+    (bench, tenant, envoys)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_envoys_spend_a_tenants_credits_to_the_last_and_not_one_more() {
+    let (bench, tenant, envoys) = run(false).await;
+    let succeeded = envoys[0].succeeded() + envoys[1].succeeded();
+    assert_eq!(succeeded, CREDITS);
+    let leased: u64 = envoys.iter().map(|envoy| envoy.leased.load(Ordering::SeqCst)).sum();
+    assert!(leased > CREDITS / 2, "only {leased} of {CREDITS} were leased");
+    for envoy in &envoys {
+        let purse = envoy.purse.lock().unwrap().take();
+        envoy.close(purse).await;
+    }
+    assert_eq!(bench.balance(&tenant).await, [CREDITS, 0, 0, CREDITS]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_envoy_did_not_spend_is_explained_to_the_credit() {
+    let (bench, tenant, envoys) = run(true).await;
+    let succeeded = envoys[0].succeeded() + envoys[1].succeeded();
+    let purse = envoys[1].purse.lock().unwrap().take();
+    envoys[1].close(purse).await;
+    let rest = envoys[0].purse.lock().unwrap().take().map_or(0, |purse| purse.granted - purse.spent);
+    assert_eq!(succeeded + rest, CREDITS, "{succeeded} calls, {rest} unspent");
+
+    let database = Bench::config(&bench.directory).database;
+    let connection = Connection::open(&database, Purpose::Write).unwrap();
+    connection.execute("UPDATE leases SET expires_at = 1600000000000 WHERE state = 'open'", &[]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while bench.balance(&tenant).await != [CREDITS, 0, 0, CREDITS] {
+        assert!(Instant::now() < deadline, "the lease was not lost: {:?}", bench.balance(&tenant).await);
+        pace().await;
+    }
+    let lost = bench.get(&format!("/v1/leases?tenant_id={tenant}&state=lost")).await;
+    let lost: u64 = lost["items"].as_array().unwrap().iter().map(|item| item["lost"].as_u64().unwrap()).sum();
+    assert!(lost >= rest, "{rest} were not spent, but only {lost} are shown as lost");
+    assert_eq!(laws::broken(&connection).unwrap(), Vec::<String>::new());
+}

@@ -1,0 +1,318 @@
+//! Credits and permits in Envoys' hands, over a real socket.
+
+use super::decision;
+use crate::fixture::{Bench, code, expect, pace};
+use crate::store::laws;
+use crate::store::sql::{Connection, Purpose};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const LEASES: &str = "/filter/v1/leases";
+
+fn round(instance: &str, parts: &Value) -> Value {
+    let mut round = json!({"instance": instance, "envoy": "e1"});
+    round.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
+    round
+}
+
+fn ask(lease_id: &str, tenant_id: &str, credits: u64, price: u64) -> Value {
+    json!({"lease_id": lease_id, "tenant_id": tenant_id, "credits": credits, "price": price})
+}
+
+fn account(lease_id: &str, revision: u64, spent: u64, closed: bool) -> Value {
+    json!({"lease_id": lease_id, "revision": revision, "spent": spent, "closed": closed})
+}
+
+impl Bench {
+    async fn round(&self, instance: &str, parts: &Value) -> Value {
+        self.post(LEASES, round(instance, parts), StatusCode::OK).await
+    }
+
+    async fn metrics(&self) -> String {
+        let url = format!("http://{}/metrics", self.running.address);
+        self.client.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
+    async fn ask(&self, instance: &str, lease_id: &str, tenant_id: &str, credits: u64) -> u64 {
+        let answer = self.round(instance, &json!({"asks": [ask(lease_id, tenant_id, credits, 1)]})).await;
+        assert_eq!(answer["leases"][0]["lease_id"], lease_id);
+        answer["leases"][0]["credits"].as_u64().unwrap()
+    }
+
+    async fn account(
+        &self,
+        instance: &str,
+        lease_id: &str,
+        revision: u64,
+        spent: u64,
+        closed: bool,
+    ) -> Value {
+        let accounts = [account(lease_id, revision, spent, closed)];
+        self.round(instance, &json!({"accounts": accounts})).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_opened_spent_from_and_closed_and_every_step_again_moves_nothing() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(1000).await;
+    assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 100);
+    assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 100);
+    assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
+    for _ in 0..2 {
+        let answer = bench.account("i1", "l1", 2, 40, false).await;
+        assert_eq!((answer["lease_ttl_ms"].as_u64(), answer.get("ended")), (Some(30_000), None));
+        assert_eq!(bench.balance(&tenant).await, [1000, 900, 60, 40]);
+    }
+    bench.account("i1", "l1", 1, 39, false).await;
+    assert_eq!(bench.balance(&tenant).await, [1000, 900, 60, 40]);
+    // Two calls failed.
+    bench.account("i1", "l1", 3, 38, false).await;
+    assert_eq!(bench.balance(&tenant).await, [1000, 900, 62, 38]);
+    bench.account("i1", "l1", 4, 70, true).await;
+    assert_eq!(bench.balance(&tenant).await, [1000, 930, 0, 70]);
+    bench.account("i1", "l1", 5, 69, true).await;
+    assert_eq!(bench.balance(&tenant).await, [1000, 931, 0, 69]);
+    let late = bench.account("i1", "l1", 6, 70, false).await;
+    assert_eq!(late["ended"], json!(["l1"]));
+    assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 0);
+    assert_eq!(bench.balance(&tenant).await, [1000, 931, 0, 69]);
+    let audit = bench.get(&format!("/v1/audit?tenant_id={tenant}&limit=2")).await;
+    let kinds: Vec<_> = audit["items"].as_array().unwrap().iter().map(|row| row["kind"].clone()).collect();
+    assert_eq!(kinds, ["lease_closed", "lease_opened"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_is_a_part_of_what_is_left_and_none_where_that_is_too_little() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(1000).await;
+    // A quarter of 1000, of 750, of 563; then eight calls of 60 are too much.
+    for (id, price, expected) in
+        [("l1", 1, 250), ("l2", 1, 187), ("l3", 60, 0), ("l4", 17, 140), ("l5", 1, 105)]
+    {
+        let answer = bench.round("i1", &json!({"asks": [ask(id, &tenant, 5000, price)]})).await;
+        assert_eq!(answer["leases"][0]["credits"], expected, "{id}");
+    }
+    assert_eq!(bench.ask("i1", "small", &tenant, 7).await, 0);
+    assert_eq!(bench.ask("i1", "unknown", "ten_unknown", 10).await, 0);
+    let reason = json!({"reason": "unpaid"});
+    bench.post(&format!("/v1/tenants/{tenant}/suspend"), reason.clone(), StatusCode::OK).await;
+    assert_eq!(bench.ask("i1", "suspended", &tenant, 10).await, 0);
+    bench.post(&format!("/v1/tenants/{tenant}/resume"), reason, StatusCode::OK).await;
+    for number in 0..4 {
+        assert_eq!(bench.ask("i1", &format!("more{number}"), &tenant, 8).await, 8);
+    }
+    assert_eq!(bench.ask("i1", "ninth", &tenant, 8).await, 0);
+    assert_eq!(bench.ask("i2", "elsewhere", &tenant, 8).await, 8);
+    // In one round: what goes back is there for what is asked.
+    let parts = json!({"asks": [ask("after", &tenant, 8, 1)], "accounts": [account("l1", 1, 0, true)]});
+    assert_eq!(bench.round("i1", &parts).await["leases"][0]["credits"], 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_that_make_no_sense_move_nothing_and_are_counted() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(1000).await;
+    bench.ask("i1", "l1", &tenant, 100).await;
+    for (instance, spent) in [("i1", 101), ("i2", 5)] {
+        assert_eq!(bench.account(instance, "l1", 1, spent, false).await["ended"], json!(["l1"]));
+    }
+    assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
+    assert_eq!(bench.account("i1", "never", 1, 5, false).await["ended"], json!(["never"]));
+    // Its Envoy gave up on the ask, which comes after all: nobody would account for the lease.
+    assert_eq!(bench.account("i1", "given-up", 1, 0, true).await.get("ended"), None);
+    assert_eq!(bench.ask("i1", "given-up", &tenant, 100).await, 0);
+    assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
+    assert!(bench.metrics().await.contains("agentrelay_ledger_lease_accounts_refused_total 2"));
+
+    let many: Vec<Value> = (0..1001).map(|number| account(&format!("l{number}"), 1, 0, true)).collect();
+    let refused = bench.post(LEASES, round("i1", &json!({"accounts": many})), StatusCode::BAD_REQUEST).await;
+    assert!(refused["detail"].as_str().unwrap().starts_with("accounts: "), "{refused}");
+    let refused = bench.post(LEASES, json!({"instance": "i1"}), StatusCode::BAD_REQUEST).await;
+    assert_eq!(code(&refused), "invalid_request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_after_all() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(1000).await;
+    bench.ask("i1", "l1", &tenant, 100).await;
+    bench.account("i1", "l1", 1, 30, false).await;
+    bench.ask("i2", "l2", &tenant, 50).await;
+    let metrics = bench.metrics().await;
+    assert!(metrics.contains("agentrelay_ledger_leases_open 2"), "{metrics}");
+    assert!(metrics.contains("agentrelay_ledger_lease_credits_out 120"), "{metrics}");
+    // As if its Envoy had been silent since long ago.
+    let database = Bench::config(&bench.directory).database;
+    let connection = Connection::open(&database, Purpose::Write).unwrap();
+    connection.execute("UPDATE leases SET expires_at = 1600000000000 WHERE id = 'l1'", &[]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while bench.balance(&tenant).await != [1000, 850, 50, 100] {
+        assert!(Instant::now() < deadline, "the lease was not lost");
+        pace().await;
+    }
+    let lost = bench.get(&format!("/v1/leases?tenant_id={tenant}&state=lost")).await;
+    let [lost] = lost["items"].as_array().unwrap().as_slice() else { panic!("{lost}") };
+    assert_eq!([&lost["id"], &lost["envoy"], &lost["state"]], ["l1", "e1", "lost"]);
+    assert_eq!([&lost["granted"], &lost["spent"], &lost["lost"]], [100, 30, 70]);
+    assert!(bench.metrics().await.contains("agentrelay_ledger_lease_credits_lost_total 70"));
+
+    assert_eq!(bench.account("i1", "l1", 2, 40, false).await["ended"], json!(["l1"]));
+    bench.account("i1", "l1", 3, 45, true).await;
+    assert_eq!(bench.balance(&tenant).await, [1000, 905, 50, 45]);
+    let audit = bench.get(&format!("/v1/audit?tenant_id={tenant}&limit=2")).await;
+    let rows = audit["items"].as_array().unwrap();
+    assert_eq!([&rows[0]["kind"], &rows[1]["kind"]], ["lease_set_right", "lease_lost"]);
+    assert_eq!([&rows[1]["detail"]["spent"], &rows[1]["detail"]["lost"]], [30, 70]);
+    assert_eq!(rows[1]["actor"], "ledger");
+
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = bench.get(&format!("/v1/leases?limit=1{cursor}")).await;
+        seen.extend(page["items"].as_array().unwrap().iter().map(|lease| lease["id"].clone()));
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen, ["l1", "l2"]);
+    assert_eq!(bench.get("/v1/leases?state=open").await["items"][0]["id"], "l2");
+    let laws = laws::broken(&connection).unwrap();
+    assert_eq!(laws, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(100).await;
+    let (key, _) = bench.key(&tenant).await;
+    assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 25);
+    expect(bench.reserve("r1", &key, 75).await, StatusCode::CREATED).await;
+    let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
+    let returns = async {
+        let feed = bench.get(&format!("/filter/v1/changes?after={after}&wait_ms=20000")).await;
+        assert_eq!(feed["changes"], json!([{"kind": "recall", "tenant_id": tenant}]));
+        // While somebody waits none are lent: the Envoy would take what it gives back.
+        let parts = json!({"asks": [ask("l2", &tenant, 8, 1)], "accounts": [account("l1", 1, 5, true)]});
+        assert_eq!(bench.round("i1", &parts).await["leases"][0]["credits"], 0);
+    };
+    let (answer, ()) = tokio::join!(bench.reserve("r2", &key, 20), returns);
+    expect(answer, StatusCode::CREATED).await;
+    assert_eq!(bench.balance(&tenant).await, [100, 0, 95, 5]);
+    assert!(bench.metrics().await.contains("agentrelay_ledger_lease_recalls_total 1"));
+
+    // Truly out: nothing can come back.
+    let began = Instant::now();
+    let poor = expect(bench.reserve("r3", &key, 1).await, StatusCode::PAYMENT_REQUIRED).await;
+    assert_eq!(code(&poor), "quota_exceeded");
+    assert!(began.elapsed() < Duration::from_secs(1), "a call waited for nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_does_not_return_what_was_called_back_is_waited_for_once() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(100).await;
+    let (key, _) = bench.key(&tenant).await;
+    assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 25);
+    expect(bench.reserve("r1", &key, 75).await, StatusCode::CREATED).await;
+    // More than can come back.
+    let began = Instant::now();
+    expect(bench.reserve("r2", &key, 26).await, StatusCode::PAYMENT_REQUIRED).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "a call waited for what can't come");
+    let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
+
+    let began = Instant::now();
+    let calls = [bench.reserve("r3", &key, 25), bench.reserve("r4", &key, 25)];
+    let [one, other] = calls;
+    let (one, other) = tokio::join!(one, other);
+    assert_eq!([one.status(), other.status()], [StatusCode::PAYMENT_REQUIRED; 2]);
+    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&began.elapsed()));
+    // What goes on without it: the lease is known not to come back, and was called once.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    loop {
+        let began = Instant::now();
+        expect(bench.reserve("r5", &key, 25).await, StatusCode::PAYMENT_REQUIRED).await;
+        if began.elapsed() < Duration::from_millis(500) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "calls wait for an Envoy that does not answer");
+    }
+    let feed = bench.get(&format!("/filter/v1/changes?after={after}")).await;
+    assert_eq!(feed["changes"].as_array().unwrap().len(), 1);
+    assert_eq!(bench.balance(&tenant).await, [100, 0, 100, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_what_it_spent_of_them() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(1000).await;
+    let (key, _) = bench.key(&tenant).await;
+    let path = format!("/v1/tenants/{tenant}");
+    let budget = json!({"budget": 100, "reason": "pilot"});
+    let patch = bench.request(Method::PATCH, &path).json(&budget).send().await.unwrap();
+    expect(patch, StatusCode::OK).await;
+    assert_eq!(bench.ask("i1", "l1", &tenant, 500).await, 100);
+    assert_eq!(bench.ask("i1", "l2", &tenant, 500).await, 0);
+    assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 100);
+    let returns = async {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while !bench.metrics().await.contains("agentrelay_ledger_lease_recalls_total 1") {
+            assert!(Instant::now() < deadline, "nothing was called back");
+            pace().await;
+        }
+        bench.account("i1", "l1", 1, 40, true).await;
+    };
+    let (answer, ()) = tokio::join!(bench.reserve("r1", &key, 50), returns);
+    expect(answer, StatusCode::CREATED).await;
+    assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 90);
+
+    // The key's own sum: its reservation, and what decisions say of leases, once.
+    let mut leased = decision("allowed", &key, &tenant, "search", 7);
+    leased["lease_id"] = json!("l1");
+    let exact = decision("allowed", &key, &tenant, "search", 3);
+    for _ in 0..2 {
+        let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": [leased, exact]});
+        bench.post("/filter/v1/report", batch, StatusCode::OK).await;
+    }
+    assert_eq!(bench.get(&format!("/v1/keys/{key}/budget")).await["spent"], 57);
+    assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 90);
+    let budget = json!({"budget": 60, "reason": "pilot"});
+    let patch = bench.request(Method::PATCH, &format!("/v1/keys/{key}")).json(&budget).send().await.unwrap();
+    expect(patch, StatusCode::OK).await;
+    let poor = expect(bench.reserve("r2", &key, 4).await, StatusCode::PAYMENT_REQUIRED).await;
+    assert!(poor["detail"].as_str().unwrap().contains("57 of its budget of 60"), "{poor}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_is_shared_out_and_envoys_hear_who_needs_more() {
+    let bench = Bench::start().await;
+    let share = async |instance: &str, revision: u64, keep: u64, wanted: u64| {
+        let limit = json!({"permits": 100, "window_seconds": 60});
+        let ask = json!({
+            "key_id": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": revision, "keep": keep,
+            "wanted": wanted,
+        });
+        let answer = bench.round(instance, &json!({"shares": [ask]})).await;
+        assert_eq!(answer["share_ttl_ms"], 120_000);
+        let share = &answer["shares"][0];
+        assert_eq!([&share["key_id"], &share["revision"]], [&json!("key_1"), &json!(revision)]);
+        share["permits"].as_u64().unwrap()
+    };
+    assert_eq!(share("i1", 1, 0, 100).await, 50);
+    assert_eq!(share("i1", 2, 50, 100).await, 75);
+    assert_eq!(share("i1", 2, 50, 100).await, 75);
+    let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
+    assert_eq!(share("i2", 1, 0, 60).await, 12);
+    let feed = bench.get(&format!("/filter/v1/changes?after={after}")).await;
+    assert_eq!(feed["changes"], json!([{"kind": "share", "key_id": "key_1", "limit_id": 4_000_000_000_u32}]));
+    assert_eq!(share("i1", 3, 10, 10).await, 10);
+    assert_eq!(share("i1", 1, 50, 100).await, 10);
+    assert_eq!(share("i2", 2, 12, 60).await, 51);
+    let bench = bench.restart().await;
+    let limit = json!({"permits": 100, "window_seconds": 60});
+    let ask = json!({
+        "key_id": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": 1, "keep": 0, "wanted": 100,
+    });
+    let third = bench.round("i3", &json!({"shares": [ask]})).await;
+    assert_eq!(third["shares"][0]["permits"], 19);
+}
