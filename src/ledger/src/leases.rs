@@ -233,7 +233,7 @@ fn lend(
         recalled_at: None,
     };
     let Ok(Step::Moved(transfers)) = lease::open(accounts, &lease, now) else { return Credits::ZERO };
-    rows.leases.insert(id.clone(), lease);
+    rows.add_lease(lease);
     moved(rows, &id, &transfers);
     record(rows, Kind::LeaseOpened, &id, actor, now);
     granted
@@ -252,8 +252,10 @@ fn size(rows: &Rows, ask: &Ask, instance: &InstanceId, now: Timestamp) -> Credit
     let is_called_back = |lease: &Lease| {
         lease.recalled_at.is_some_and(|recalled_at| now.millis_since(recalled_at) < QUIET_MILLIS)
     };
-    let held = open_of(rows, &ask.tenant_id).filter(|lease| lease.instance == *instance).count();
-    if tenant.suspended_at.is_some() || held >= OPEN_MAX || open_of(rows, &ask.tenant_id).any(is_called_back)
+    let held = rows.open_leases(&ask.tenant_id).filter(|lease| lease.instance == *instance).count();
+    if tenant.suspended_at.is_some()
+        || held >= OPEN_MAX
+        || rows.open_leases(&ask.tenant_id).any(is_called_back)
     {
         return Credits::ZERO;
     }
@@ -262,14 +264,6 @@ fn size(rows: &Rows, ask: &Ask, instance: &InstanceId, now: Timestamp) -> Credit
     let granted = ask.credits.min(part).min(left);
     let least = Credits::new(ask.price.get().max(1)).and_then(|price| price.checked_mul(CALLS_MIN));
     if least.is_some_and(|least| granted >= least) { granted } else { Credits::ZERO }
-}
-
-/// The open leases of a tenant, among those loaded.
-pub fn open_of<'r>(rows: &'r Rows, tenant_id: &'r TenantId) -> impl Iterator<Item = &'r Lease> {
-    rows.leases
-        .rows()
-        .map(|(_, lease)| lease)
-        .filter(move |lease| lease.tenant_id == *tenant_id && lease.state == LeaseState::Open)
 }
 
 /// Charges what Envoys have not accounted for in time.

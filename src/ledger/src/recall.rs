@@ -7,7 +7,7 @@ use crate::book::lease::Lease;
 use crate::budgets::Payer;
 use crate::reservations::Reserve;
 use crate::store::{Error, Needs, Operation, Refusal, Rows, Store};
-use crate::{book, leases, moment};
+use crate::{book, moment};
 use protocol::filter::{Change, ReserveAnswer, ReserveRequest};
 use protocol::{Credits, LeaseId, TenantId, Timestamp};
 use std::collections::{BTreeSet, HashMap};
@@ -62,7 +62,7 @@ impl Operation for ReserveOrRecall {
         let missing = missing(&refusal, wanted);
         let tenant_id = rows.keys.get(&key_id).map(|key| key.tenant_id.clone());
         let (Some(missing), Some(tenant_id)) = (missing, tenant_id) else { return Err(refusal) };
-        let held = leases::open_of(rows, &tenant_id).filter(|lease| may_return(lease, now));
+        let held = rows.open_leases(&tenant_id).filter(|lease| may_return(lease, now));
         let held =
             held.fold(Credits::ZERO, |sum, lease| sum.checked_add(lease.rest()).unwrap_or(Credits::MAX));
         if held < missing {
@@ -90,11 +90,12 @@ fn may_return(lease: &Lease, now: Timestamp) -> bool {
 
 /// Calls back the leases that were not yet.
 fn call_back(rows: &mut Rows, tenant_id: &TenantId, now: Timestamp) {
-    let newest = leases::open_of(rows, tenant_id).filter_map(|lease| lease.recalled_at).max();
+    let newest = rows.open_leases(tenant_id).filter_map(|lease| lease.recalled_at).max();
     if newest.is_some_and(|at| now.millis_since(at) < RECALL_EVERY_MILLIS) {
         return;
     }
-    let uncalled = leases::open_of(rows, tenant_id)
+    let uncalled = rows
+        .open_leases(tenant_id)
         .filter(|lease| lease.recalled_at.is_none() && !lease.rest().is_zero())
         .map(|lease| lease.id.clone());
     let uncalled: Vec<LeaseId> = uncalled.collect();

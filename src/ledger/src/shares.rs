@@ -61,13 +61,9 @@ pub fn give(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timesta
     }
     // What it holds by its own word and by the ledger's: it can't keep what it was not given.
     let held = known.map_or(0, |known| known.permits.min(*keep));
-    let of_limit = || {
-        rows.shares.rows().filter(|(other, share)| {
-            other.key_id == *key_id && other.limit_id == *limit_id && share.expires_at > now
-        })
-    };
+    let of_limit = || rows.shares_of(key_id, *limit_id).filter(|(_, share)| share.expires_at > now);
     let others = of_limit()
-        .filter(|(other, _)| other.instance != *instance)
+        .filter(|(other, _)| *other != instance)
         .fold(0u32, |sum, (_, share)| sum.saturating_add(share.permits));
     let called_at = of_limit().filter_map(|(_, share)| share.called_at).max();
     let within = limit.permits.saturating_sub(others);
@@ -94,6 +90,6 @@ pub fn give(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timesta
         expires_at: now.plus_millis(lasts_millis),
         called_at: if calls { Some(now) } else { own_call },
     };
-    rows.shares.insert(at, share);
+    rows.put_share(at, share);
     answer(permits)
 }

@@ -221,7 +221,7 @@ impl World {
     }
 }
 
-const CASES: u32 = 2000;
+const CASES: u32 = 1000;
 const SEED_VARIABLE: &str = "SHARE_SEED";
 
 #[test]

@@ -104,7 +104,7 @@ fn leases(
     }
     for lease in found {
         tenants.insert(lease.tenant_id.clone());
-        rows.leases.load(lease.id.clone(), lease);
+        rows.load_lease(lease);
     }
     let select = "SELECT id, at FROM leases_given_up WHERE id";
     let read = |row: &Row<'_>| Ok((read::text(row, 0)?, read::moment(row, 1)?));
@@ -119,7 +119,7 @@ fn shares(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()>
     let select = format!("SELECT {} FROM shares WHERE key_id = ? AND limit_id = ?", read::SHARE);
     for (key_id, limit_id) in &needs.shares {
         for (at, share) in connection.all(&select, &params![key_id.as_str(), *limit_id], read::share)? {
-            rows.shares.load(at, share);
+            rows.load_share(at, share);
         }
     }
     Ok(())

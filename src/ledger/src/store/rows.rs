@@ -12,17 +12,17 @@ use crate::keys::{Key, Secret};
 use crate::latency;
 use crate::shares::{Share, ShareKey};
 use crate::tenants::Tenant;
-use protocol::admin::Agent;
+use protocol::admin::{Agent, LeaseState};
 use protocol::api_key::KeyHash;
 use protocol::audit::{Decision, Outcome};
 use protocol::filter::Change;
 use protocol::{
-    AgentId, Credits, EventId, KeyId, LeaseId, Month, PolicyVersion, ReservationId, TenantId, Timestamp,
-    TransferId,
+    AgentId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, PolicyVersion, ReservationId, TenantId,
+    Timestamp, TransferId,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// The rows that a transaction's operations look at. Tenants and accounts of the keys, reservations and leases named
 /// here are loaded too, and the secrets of the keys in [`Needs::secrets_of`].
@@ -131,14 +131,16 @@ pub struct Rows {
     pub secrets: Table<KeyHash, Secret>,
     /// Reservations.
     pub reservations: Table<ReservationId, Reservation>,
-    /// Leases.
+    /// Leases. Put in by [`Rows::load_lease`] and [`Rows::add_lease`], which keep track of whose they are.
     pub leases: Table<LeaseId, Lease>,
+    leases_of: HashMap<TenantId, BTreeSet<LeaseId>>,
     /// Leases that were given up before they were opened, and when.
     pub leases_given_up: Table<LeaseId, Timestamp>,
     /// Which leases were due when the rows were loaded.
     pub leases_due: Vec<LeaseId>,
-    /// Shares of limits.
+    /// Shares of limits. Put in by [`Rows::load_share`] and [`Rows::put_share`], which keep track of who shares what.
     pub shares: Table<ShareKey, Share>,
+    sharers: HashMap<(KeyId, u32), BTreeSet<InstanceId>>,
     /// Shares that ended before this, and leases given up that long ago, may go.
     pub forget_shares_before: Option<Timestamp>,
     /// Answers given under an `Idempotency-Key`.
@@ -219,6 +221,46 @@ impl Rows {
             lease_id: Some(lease_id.clone()),
             id: None,
         }));
+    }
+
+    /// Puts in a lease that the database has.
+    pub fn load_lease(&mut self, lease: Lease) {
+        self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id.clone());
+        self.leases.load(lease.id.clone(), lease);
+    }
+
+    /// Puts in a new lease.
+    pub fn add_lease(&mut self, lease: Lease) {
+        self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id.clone());
+        self.leases.insert(lease.id.clone(), lease);
+    }
+
+    /// The open leases of a tenant: all, if they were needed by [`Needs::leases_of`] or [`Needs::leases_of_keys`].
+    pub fn open_leases(&self, tenant_id: &TenantId) -> impl Iterator<Item = &Lease> {
+        let ids = self.leases_of.get(tenant_id).into_iter().flatten();
+        ids.filter_map(|id| self.leases.get(id)).filter(|lease| lease.state == LeaseState::Open)
+    }
+
+    /// Puts in a share that the database has.
+    pub fn load_share(&mut self, at: ShareKey, share: Share) {
+        self.sharers.entry((at.key_id.clone(), at.limit_id)).or_default().insert(at.instance.clone());
+        self.shares.load(at, share);
+    }
+
+    /// Puts in a share, or another in its place.
+    pub fn put_share(&mut self, at: ShareKey, share: Share) {
+        self.sharers.entry((at.key_id.clone(), at.limit_id)).or_default().insert(at.instance.clone());
+        self.shares.insert(at, share);
+    }
+
+    /// Who has a share of a key's limit, and what it is.
+    pub fn shares_of(&self, key_id: &KeyId, limit_id: u32) -> impl Iterator<Item = (&InstanceId, &Share)> {
+        let instances = self.sharers.get(&(key_id.clone(), limit_id)).into_iter().flatten();
+        let key_id = key_id.clone();
+        instances.filter_map(move |instance| {
+            let at = ShareKey { key_id: key_id.clone(), limit_id, instance: instance.clone() };
+            Some((instance, self.shares.get(&at)?))
+        })
     }
 
     /// Adds a decision to the sums of its hour. A clock ahead of the ledger's can't make usage in the future.

@@ -316,7 +316,7 @@ impl World {
     }
 }
 
-const CASES: u32 = 3000;
+const CASES: u32 = 1000;
 const SEED_VARIABLE: &str = "LEASE_SEED";
 
 #[test]

@@ -7,6 +7,8 @@ use crate::database::Database;
 use crate::fixture::{Bench, code, expect};
 use crate::keys;
 use crate::metrics::Metrics;
+use crate::moment;
+use crate::recall::{self, Waiting};
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
 use crate::store::{Error, Relational, Store, Unavailable, laws};
@@ -97,6 +99,32 @@ async fn two_ledgers_under_load_never_break_a_law_or_refuse_each_other() {
     let held = balance(ledgers[1].as_ref(), &tenant).await;
     assert_eq!((held.pending, held.posted), (credits(0), credits(posted)));
     assert!(posted > 0 && posted <= 500, "{posted}");
+    let broken = apart(|| laws::broken(&Connection::open(&database, Purpose::Read).unwrap()).unwrap());
+    assert_eq!(broken, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_other() {
+    let server = apart(server);
+    let database = fresh(&server);
+    let one: Arc<dyn Store> = open(&database);
+    let other: Arc<dyn Store> = open(&database);
+    let (tenant, key) = payer(one.as_ref(), 40).await;
+    let asks = vec![suite::leases::ask("l1", &tenant, 10)];
+    other.run(suite::leases::round("i1", moment::now()).asks(asks)).await.unwrap();
+    let mut feed = other.newest_change();
+    let position = *feed.borrow_and_update();
+    let returns = async {
+        timeout(Duration::from_secs(20), feed.changed()).await.unwrap().unwrap();
+        let kept = other.changes(position, 10).await.unwrap();
+        assert_eq!(kept.changes, [(position + 1, Change::Recall { tenant_id: tenant.clone() })]);
+        let accounts = vec![suite::leases::account("l1", 1, 4, true)];
+        other.run(suite::leases::round("i1", moment::now()).accounts(accounts)).await.unwrap();
+    };
+    let waiting = Waiting::default();
+    let request = reserve("r1", &key, 36, at(0)).request;
+    let (reserved, ()) = tokio::join!(recall::reserve(one.as_ref(), &waiting, request), returns);
+    assert_eq!(reserved.unwrap().available, credits(0));
     let broken = apart(|| laws::broken(&Connection::open(&database, Purpose::Read).unwrap()).unwrap());
     assert_eq!(broken, Vec::<String>::new());
 }
