@@ -147,9 +147,13 @@ async fn decisions_are_recorded_once_and_summed() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
+    let told = |usage_tokens: Value, mut decision: Value| {
+        decision["usage_tokens"] = usage_tokens;
+        decision
+    };
     let decisions = [
-        decision("allowed", &key, &tenant, "image_generate", 5),
-        decision("allowed", &key, &tenant, "search", 0),
+        told(json!({"input": 700, "output": 30}), decision("allowed", &key, &tenant, "image_generate", 5)),
+        told(json!({"input": 5}), decision("allowed", &key, &tenant, "search", 0)),
         decision("rate_limited", &key, &tenant, "search", 0),
     ];
     let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions, "decisions_dropped": 2});
@@ -161,12 +165,18 @@ async fn decisions_are_recorded_once_and_summed() {
     assert_eq!(
         usage["items"],
         json!([
-            {"tool": "image_generate", "calls": 1, "allowed": 1, "credits": 5, "latency_ms": latency},
-            {"tool": "search", "calls": 2, "allowed": 1, "credits": 0, "latency_ms": latency},
+            {"tool": "image_generate", "calls": 1, "allowed": 1, "credits": 5,
+             "usage_tokens": {"input": 700, "output": 30}, "latency_ms": latency},
+            {"tool": "search", "calls": 2, "allowed": 1, "credits": 0,
+             "usage_tokens": {"input": 5, "output": 0}, "latency_ms": latency},
         ])
     );
     let total = bench.get("/v1/usage?from=2020-01-01T00:00:00Z&to=2999-01-01T00:00:00Z").await;
-    assert_eq!(total["items"], json!([{"calls": 3, "allowed": 2, "credits": 5, "latency_ms": latency}]));
+    assert_eq!(
+        total["items"],
+        json!([{"calls": 3, "allowed": 2, "credits": 5,
+                                        "usage_tokens": {"input": 705, "output": 30}, "latency_ms": latency}])
+    );
     assert_eq!(bench.get("/v1/usage?to=2020-01-01T00:00:00Z").await["items"], json!([]));
     let by_all = bench.get("/v1/usage?group_by=tenant,key,tool").await;
     assert_eq!(by_all["items"][0]["key_id"].as_str(), Some(key.as_str()));

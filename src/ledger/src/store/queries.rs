@@ -14,7 +14,7 @@ use crate::store::{
     UsageQuery,
 };
 use crate::tenants::Tenant;
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
+use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow, UsageTokenSums};
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
 use protocol::{AdminKeyId, AgentId, Credits, KeyId, TenantId};
@@ -292,7 +292,8 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     let select = format!(
         "SELECT {columns}, bucket, CAST(sum(calls) AS BIGINT), \
          CAST(sum(CASE outcome WHEN 'allowed' THEN calls ELSE 0 END) AS BIGINT), \
-         CAST(sum(credits) AS BIGINT) FROM usage WHERE {condition} \
+         CAST(sum(credits) AS BIGINT), CAST(sum(input_usage_tokens) AS BIGINT), \
+         CAST(sum(output_usage_tokens) AS BIGINT) FROM usage WHERE {condition} \
          GROUP BY {names}bucket ORDER BY {names}bucket"
     );
     // One row for each group and bucket, a group's rows one after the other.
@@ -310,6 +311,7 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
             calls: 0,
             allowed: 0,
             credits: credits(0),
+            usage_tokens: UsageTokenSums::default(),
             latency_ms: None,
         };
         let (bucket, calls): (u32, u64) = (row.get(5)?, row.get(6)?);
@@ -320,6 +322,8 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
             sum.calls = sum.calls.saturating_add(calls);
             sum.allowed = sum.allowed.saturating_add(row.get(7)?);
             sum.credits = credits(sum.credits.get().saturating_add(row.get(8)?));
+            sum.usage_tokens.input = sum.usage_tokens.input.saturating_add(row.get(9)?);
+            sum.usage_tokens.output = sum.usage_tokens.output.saturating_add(row.get(10)?);
             histogram.add(bucket, calls);
         }
         Ok(())

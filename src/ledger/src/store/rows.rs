@@ -95,8 +95,15 @@ pub struct UsageSum {
     pub calls: u64,
     /// Credits charged.
     pub credits: u64,
+    /// LLM tokens that models read.
+    pub input_usage_tokens: u64,
+    /// LLM tokens that models wrote.
+    pub output_usage_tokens: u64,
 }
 
+/// No call has more LLM tokens: what an upstream tells beyond it is summed as this, so that no sum can overflow. The
+/// audit trail has what was told.
+const USAGE_TOKENS_PER_CALL_MAX: u64 = 1_000_000_000;
 /// Longest name of a tool by which usage is kept apart; what is longer is cut, in sums only.
 const USAGE_TOOL_CHARS_MAX: usize = 200;
 const HOUR_MILLIS: u64 = 3_600_000;
@@ -198,6 +205,10 @@ impl Rows {
         let sum = self.usage.entry(key).or_default();
         sum.calls = sum.calls.saturating_add(1);
         sum.credits = sum.credits.saturating_add(decision.credits.get());
+        let told = decision.usage_tokens.unwrap_or_default();
+        let counted = |told: Option<u64>| told.unwrap_or_default().min(USAGE_TOKENS_PER_CALL_MAX);
+        sum.input_usage_tokens = sum.input_usage_tokens.saturating_add(counted(told.input));
+        sum.output_usage_tokens = sum.output_usage_tokens.saturating_add(counted(told.output));
     }
 
     /// The answer that was given under this `Idempotency-Key`, if any.

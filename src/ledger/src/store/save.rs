@@ -315,9 +315,13 @@ const USAGE: Insert<'_> = Insert {
         ("bucket", Kind::Integer),
         ("calls", Kind::Integer),
         ("credits", Kind::Integer),
+        ("input_usage_tokens", Kind::Integer),
+        ("output_usage_tokens", Kind::Integer),
     ],
     conflict: "ON CONFLICT (hour, tenant_id, key_id, agent_id, tool, outcome, would_deny, bucket) \
-               DO UPDATE SET calls = usage.calls + excluded.calls, credits = usage.credits + excluded.credits",
+               DO UPDATE SET calls = usage.calls + excluded.calls, credits = usage.credits + excluded.credits, \
+               input_usage_tokens = usage.input_usage_tokens + excluded.input_usage_tokens, \
+               output_usage_tokens = usage.output_usage_tokens + excluded.output_usage_tokens",
 };
 
 fn usage(connection: &Connection, rows: &Rows) -> Result<()> {
@@ -335,6 +339,8 @@ fn usage(connection: &Connection, rows: &Rows) -> Result<()> {
                 integer(key.bucket.into()),
                 integer(sum.calls),
                 integer(sum.credits),
+                integer(sum.input_usage_tokens),
+                integer(sum.output_usage_tokens),
             ]
         }),
     )

@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 2] = [FIRST, SECOND];
+pub(super) const MIGRATIONS: [&str; 3] = [FIRST, SECOND, USAGE_TOKENS];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -201,6 +201,12 @@ CREATE TABLE usage_by_latency (
 INSERT INTO usage_by_latency SELECT hour, tenant_id, key_id, '', tool, outcome, '', 2147483647, calls, credits FROM usage;
 DROP TABLE usage;
 ALTER TABLE usage_by_latency RENAME TO usage;
+";
+
+// LLM tokens in the sums of usage.
+const USAGE_TOKENS: &str = "
+ALTER TABLE usage ADD COLUMN input_usage_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN output_usage_tokens INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// How far a database is.
