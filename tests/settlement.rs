@@ -1,6 +1,7 @@
 //! Charges follow what really happened: results that come late and elsewhere, calls in several rounds, costs that the
 //! upstream tells, and LLM tokens in the record.
 
+use harness::agent::NewKey;
 use harness::clock::eventually;
 use harness::http1::Connection;
 use harness::{Agent, Gate, Request, Response, mcp, policy, run};
@@ -183,6 +184,33 @@ fn only_a_trusted_upstream_sets_the_cost_and_never_above_the_price() {
             agent.send(mcp::post(&mcp::call(tool, json!({}))).upstream(words)).await;
             let settled = gate.settled(&agent).await;
             assert_eq!(settled.posted.get(), charged, "{tool}: {words}");
+        }
+    });
+}
+
+#[test]
+fn a_cost_above_the_price_is_charged_up_to_the_overrun_that_the_policy_allows() {
+    run(async {
+        let overrunning = |policy: &mut serde_yaml_ng::Value| {
+            policy["services"]["studio"]["tools"]["summarize"]["price"] =
+                policy::yaml("{credits: 20, upstream_cost: true, overrun_credits_max: 10}");
+        };
+        let gate = Gate::options().policy(overrunning).start().await;
+        for (held, words, charged) in [
+            (100, "cost=3", 3),
+            (100, "cost=25", 25),
+            (100, "cost=25 sse", 25),
+            (100, "cost=500", 30),
+            (100, "", 20),
+            (100, "cost=25 is-error", 0),
+            // Only 4 are left beside what was set aside: they are taken, and no debt is made.
+            (24, "cost=30", 24),
+        ] {
+            let agent = gate.agent_with("pro", held, NewKey::default()).await;
+            agent.send(mcp::post(&mcp::call("summarize", json!({}))).upstream(words)).await;
+            let settled = gate.settled(&agent).await;
+            assert_eq!((settled.posted.get(), settled.pending.get()), (charged, 0), "{held}: {words}");
+            assert_eq!(settled.available.get(), held - charged, "{held}: {words}");
         }
     });
 }

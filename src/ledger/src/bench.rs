@@ -355,6 +355,7 @@ async fn call(store: Arc<dyn Store>, key_id: KeyId, began: Instant, turn: Durati
             service: ceiling::SERVICE.to_owned(),
             tool: ceiling::TOOL.to_owned(),
             credits,
+            overrun_credits_max: Credits::ZERO,
             ttl_seconds: 60,
             policy_version: policy_version.clone(),
         };

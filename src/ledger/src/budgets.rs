@@ -60,7 +60,9 @@ pub fn follow(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Mont
         for (_, at) in sums(tenant_id, key_id, month) {
             let before = rows.spending.get(&at).copied().unwrap_or_default();
             let after = match transfer.kind {
-                TransferKind::Reserve | TransferKind::Correction => before.checked_add(transfer.credits),
+                TransferKind::Reserve | TransferKind::Overrun | TransferKind::Correction => {
+                    before.checked_add(transfer.credits)
+                }
                 // A reservation of before there were sums has nothing to go back.
                 TransferKind::Release | TransferKind::Void | TransferKind::Expire => {
                     Some(before.checked_sub(transfer.credits).unwrap_or_default())

@@ -1,7 +1,7 @@
 //! Credits of calls: set aside, charged, given back. Ties the book's rules to keys, journal and audit trail.
 
 use crate::audit::{Event, Kind, LEDGER};
-use crate::book::{self, Reservation, State, Step, Transfer};
+use crate::book::{self, Late, Reservation, State, Step, Transfer};
 use crate::store::{Needs, Operation, Refusal, Rows};
 use crate::{budgets, idempotency};
 use protocol::filter::{Action, ReserveAnswer, ReserveRequest, Settlement};
@@ -49,6 +49,7 @@ impl Operation for Reserve {
             service: request.service,
             tool: request.tool,
             credits: request.credits,
+            overrun: request.overrun_credits_max,
             ttl_seconds: request.ttl_seconds,
             policy_version: request.policy_version,
         };
@@ -154,11 +155,11 @@ fn step_detail(reservation: &Reservation) -> serde_json::Value {
     let mut detail = json!({"reservation_id": request.id, "tool": request.tool, "reserved": request.credits});
     let more = match state {
         State::Pending | State::Voided | State::Expired { late: None } => json!({"credits": Credits::ZERO}),
-        State::Posted { credits } => json!({"credits": credits}),
-        State::Expired { late: Some(late) } => json!({
-            "credits": late.charged,
-            "asked": late.asked,
-            "shortfall": late.asked.checked_sub(late.charged).unwrap_or_default(),
+        State::Posted { asked, charged } if asked == charged => json!({"credits": charged}),
+        State::Posted { asked, charged } | State::Expired { late: Some(Late { asked, charged }) } => json!({
+            "credits": charged,
+            "asked": asked,
+            "shortfall": asked.checked_sub(*charged).unwrap_or_default(),
         }),
     };
     if let (Some(detail), serde_json::Value::Object(more)) = (detail.as_object_mut(), more) {

@@ -199,6 +199,8 @@ pub(crate) struct Price {
     pub(crate) on_ledger_outage: OnLedgerOutage,
     #[serde(default)]
     pub(crate) upstream_cost: bool,
+    #[serde(default)]
+    pub(crate) overrun_credits_max: u64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -151,8 +151,8 @@ struct ToolCall {
     on_ledger_outage: OnLedgerOutage,
     /// Called by method and path: its HTTP status says how it ended.
     is_http: bool,
-    /// The upstream's word on its cost counts.
-    trusts_cost: bool,
+    /// The most that the upstream's word can make of its cost; `None` where that does not count.
+    cost_max: Option<Credits>,
 }
 
 #[derive(Debug)]
@@ -462,6 +462,10 @@ impl Exchange {
                 service: service.name.clone(),
                 tool: call.name.clone(),
                 credits: call.price,
+                overrun_credits_max: call
+                    .cost_max
+                    .and_then(|most| most.checked_sub(call.price))
+                    .unwrap_or_default(),
                 ttl_seconds: self.policy.reservation_ttl_seconds,
                 policy_version: self.policy.version().clone(),
             },

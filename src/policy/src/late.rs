@@ -18,8 +18,10 @@ const ENTRIES_MAX: usize = 64;
 const PRINT_BYTES: usize = 16;
 /// A UUID as text.
 const ID_BYTES: usize = 36;
-/// The print, the reservation, its credits, when it is forgotten, and whether the server's word on its cost counts.
-const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 1;
+/// The print, the reservation, its credits, when it is forgotten, and the most that the server's word can make of its
+/// cost, which is 0 where that does not count.
+const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 8;
+const COST_AT: usize = PRINT_BYTES + ID_BYTES + 8 + 8;
 
 /// Identifies a call by its session and JSON-RPC id, however the id is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +46,7 @@ impl CallPrint {
     /// Name of the value that may hold this call. The number is the layout's version.
     pub fn name(&self) -> String {
         let [high, low, ..] = self.0;
-        format!("agentrelay/late/1/{}", u16::from_le_bytes([high, low]) % SLOTS)
+        format!("agentrelay/late/2/{}", u16::from_le_bytes([high, low]) % SLOTS)
     }
 }
 
@@ -57,8 +59,8 @@ pub struct Late {
     pub reservation_id: ReservationId,
     /// How much.
     pub credits: Credits,
-    /// The server's word on its cost counts.
-    pub trusts_cost: bool,
+    /// The most that the server's word can make of its cost; `None` where that does not count.
+    pub cost_max: Option<Credits>,
 }
 
 /// A result that came on another stream than its call's.
@@ -75,18 +77,20 @@ pub struct Result {
 impl Late {
     /// What the result means for the reservation.
     pub fn settled_by(self, result: &Result) -> Settlement {
-        let cost = result.cost.filter(|_| self.trusts_cost);
-        let credits = if result.is_success { charged(self.credits, cost) } else { Credits::ZERO };
+        let charged = || charged(self.credits, self.cost_max, result.cost);
+        let credits = if result.is_success { charged() } else { Credits::ZERO };
         let action = if credits.is_zero() { Action::Void } else { Action::Post { credits } };
         Settlement { reservation_id: self.reservation_id, action }
     }
 }
 
-/// What is charged of a reservation: all, or what the server says if its word counts, and never more than was set
-/// aside.
-pub fn charged(reserved: Credits, cost: Option<u64>) -> Credits {
-    let cost = cost.map_or(reserved, |cost| Credits::new(cost).unwrap_or(reserved));
-    cost.min(reserved)
+/// What is charged for a call: what was set aside, or what the server says if its word counts, up to the most that it
+/// can say.
+pub fn charged(reserved: Credits, cost_max: Option<Credits>, cost: Option<u64>) -> Credits {
+    match (cost_max, cost) {
+        (Some(most), Some(cost)) => Credits::new(cost).map_or(most, |cost| cost.min(most)),
+        _ => reserved,
+    }
 }
 
 /// The value with this call in it.
@@ -99,7 +103,7 @@ pub fn insert(value: &[u8], late: &Late, now: Monotonic) -> Vec<u8> {
     next.extend_from_slice(id);
     next.extend_from_slice(&late.credits.get().to_le_bytes());
     next.extend_from_slice(&now.0.saturating_add(REMEMBERED_MS).to_le_bytes());
-    next.push(u8::from(late.trusts_cost));
+    next.extend_from_slice(&late.cost_max.unwrap_or_default().get().to_le_bytes());
     let others = entries(value, now).filter(|(call, _)| *call != late.call);
     others.take(ENTRIES_MAX.saturating_sub(1)).for_each(|(_, entry)| next.extend_from_slice(entry));
     next
@@ -126,7 +130,7 @@ fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Late> {
         call: CallPrint(*entry.first_chunk()?),
         reservation_id: ReservationId::parse(std::str::from_utf8(id).ok()?).ok()?,
         credits: Credits::new(number(entry, PRINT_BYTES + ID_BYTES)?)?,
-        trusts_cost: entry.last() == Some(&1),
+        cost_max: Credits::new(number(entry, COST_AT)?).filter(|most| !most.is_zero()),
     })
 }
 
@@ -146,7 +150,7 @@ mod tests {
             call: CallPrint::of(session.as_bytes(), id).unwrap(),
             reservation_id: ReservationId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap(),
             credits: Credits::new(5).unwrap(),
-            trusts_cost: true,
+            cost_max: Credits::new(7),
         }
     }
 
@@ -178,16 +182,27 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_reservation_is_charged() {
+    fn no_more_than_the_reservation_and_its_overrun_is_charged() {
         let reserved = Credits::new(5).unwrap();
-        for (cost, credits) in [(None, 5), (Some(3), 3), (Some(0), 0), (Some(6), 5), (Some(u64::MAX), 5)] {
-            assert_eq!(charged(reserved, cost).get(), credits, "{cost:?}");
+        for (cost_max, cost, credits) in [
+            (5, None, 5),
+            (5, Some(3), 3),
+            (5, Some(0), 0),
+            (5, Some(6), 5),
+            (5, Some(u64::MAX), 5),
+            (8, None, 5),
+            (8, Some(7), 7),
+            (8, Some(9), 8),
+            (8, Some(u64::MAX), 8),
+        ] {
+            assert_eq!(charged(reserved, Credits::new(cost_max), cost).get(), credits, "{cost:?}");
+            assert_eq!(charged(reserved, None, cost), reserved);
         }
-        let result = |is_success| Result { call: late("s", "1").call, is_success, cost: Some(2) };
+        let result = |is_success| Result { call: late("s", "1").call, is_success, cost: Some(6) };
         let trusting = late("s", "1");
-        let doubting = Late { trusts_cost: false, ..trusting.clone() };
+        let doubting = Late { cost_max: None, ..trusting.clone() };
         let post = |credits| Action::Post { credits: Credits::new(credits).unwrap() };
-        assert_eq!(trusting.clone().settled_by(&result(true)).action, post(2));
+        assert_eq!(trusting.clone().settled_by(&result(true)).action, post(6));
         assert_eq!(doubting.settled_by(&result(true)).action, post(5));
         assert_eq!(trusting.settled_by(&result(false)).action, Action::Void);
     }

@@ -478,6 +478,22 @@ impl Compiler {
         if price.upstream_cost && kind == document::ServiceKind::Http {
             self.fault(&format!("{path}.upstream_cost"), "only MCP results say their cost; leave it out");
         }
+        let overrun = Credits::new(price.overrun_credits_max);
+        let overruns = price.overrun_credits_max > 0;
+        let mut refuse_overrun = |why| self.fault(&format!("{path}.overrun_credits_max"), why);
+        if overruns && !price.upstream_cost {
+            refuse_overrun("only what the upstream says can be above the price; add `upstream_cost: true`");
+        }
+        if overruns && price.reserve == Reserve::Leased {
+            refuse_overrun("a call on leased credits can't cost more than its price; use `reserve: exact`");
+        }
+        let factor_max = price.times.iter().flat_map(|times| times.values.values()).max().copied();
+        let most = credits.checked_mul(factor_max.unwrap_or(1).into());
+        let fits = |overrun| most.is_none_or(|most| most.checked_add(overrun).is_some());
+        let overrun_credits_max = overrun.filter(|overrun| fits(*overrun)).unwrap_or_else(|| {
+            refuse_overrun("the cost grows beyond 9007199254740991 credits");
+            Credits::ZERO
+        });
         if let Some(times) = &price.times {
             if kind == document::ServiceKind::Http {
                 self.fault(&format!("{path}.times"), "only MCP tools have arguments; leave it out");
@@ -511,6 +527,7 @@ impl Compiler {
                 OnLedgerOutage::Allow => OnLedgerOutage::Allow,
             },
             upstream_cost: price.upstream_cost,
+            overrun_credits_max,
         })
     }
 

@@ -46,10 +46,18 @@ pub struct ReserveRequest {
     pub tool: String,
     /// How much.
     pub credits: Credits,
+    /// How much more than that may be charged in the end, as far as the tenant then has it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub overrun_credits_max: Credits,
     /// How long the reservation stays pending unless renewed.
     pub ttl_seconds: u32,
     /// The policy that set the price.
     pub policy_version: PolicyVersion,
+}
+
+// Serde asks by reference.
+fn is_zero(credits: &Credits) -> bool {
+    credits.is_zero()
 }
 
 /// The credits are set aside.
@@ -67,7 +75,7 @@ pub struct ReserveAnswer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action", deny_unknown_fields)]
 pub enum Action {
-    /// The call succeeded: charge this much, at most what was reserved; the rest goes back.
+    /// The call succeeded: charge this much, at most what was reserved and its overrun; the rest goes back.
     Post {
         /// What to charge.
         credits: Credits,

@@ -18,6 +18,10 @@ fn amount(number: u64) -> Credits {
 }
 
 fn request(id: u8, credits: u64, ttl_seconds: u32) -> Request {
+    overrunning(id, credits, 0, ttl_seconds)
+}
+
+fn overrunning(id: u8, credits: u64, overrun: u64, ttl_seconds: u32) -> Request {
     Request {
         id: ReservationId::parse(&format!("r{id}")).unwrap(),
         tenant_id: TenantId::parse("ten_1").unwrap(),
@@ -25,6 +29,7 @@ fn request(id: u8, credits: u64, ttl_seconds: u32) -> Request {
         service: "studio".to_owned(),
         tool: "image_generate".to_owned(),
         credits: amount(credits),
+        overrun: amount(overrun),
         ttl_seconds,
         policy_version: PolicyVersion::parse("v1").unwrap(),
     }
@@ -34,7 +39,7 @@ fn request(id: u8, credits: u64, ttl_seconds: u32) -> Request {
 enum Command {
     Grant { credits: u64 },
     Correct { direction: Direction, credits: u64 },
-    Reserve { id: u8, credits: u64, ttl_seconds: u32 },
+    Reserve { id: u8, credits: u64, overrun: u64, ttl_seconds: u32 },
     Post { id: u8, credits: u64 },
     Void { id: u8 },
     Renew { id: u8, ttl_seconds: u32 },
@@ -49,9 +54,10 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (0u64..40).prop_map(|credits| Command::Grant { credits }),
         1 => (prop_oneof![Just(Direction::Refund), Just(Direction::Withdraw)], 0u64..20)
             .prop_map(|(direction, credits)| Command::Correct { direction, credits }),
-        4 => (id.clone(), 0u64..12, 1u32..4)
-            .prop_map(|(id, credits, ttl_seconds)| Command::Reserve { id, credits, ttl_seconds }),
-        4 => (id.clone(), 0u64..12).prop_map(|(id, credits)| Command::Post { id, credits }),
+        4 => (id.clone(), 0u64..12, prop_oneof![3 => Just(0u64), 1 => 1u64..8], 1u32..4).prop_map(
+            |(id, credits, overrun, ttl_seconds)| Command::Reserve { id, credits, overrun, ttl_seconds }
+        ),
+        4 => (id.clone(), 0u64..20).prop_map(|(id, credits)| Command::Post { id, credits }),
         2 => id.clone().prop_map(|id| Command::Void { id }),
         1 => (id.clone(), 1u32..6).prop_map(|(id, ttl_seconds)| Command::Renew { id, ttl_seconds }),
         3 => id.prop_map(|id| Command::Expire { id }),
@@ -69,6 +75,7 @@ struct Model {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Line {
     credits: u64,
+    overrun: u64,
     ttl_seconds: u32,
     ends_ms: u64,
     fate: Fate,
@@ -77,7 +84,7 @@ struct Line {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     Open,
-    Charged(u64),
+    Charged { asked: u64, charged: u64 },
     Returned,
     Forgotten,
     ChargedLate { asked: u64, charged: u64 },
@@ -90,7 +97,7 @@ impl Model {
 
     fn posted(&self) -> u64 {
         let charge = |line: &Line| match line.fate {
-            Fate::Charged(credits) | Fate::ChargedLate { charged: credits, .. } => credits,
+            Fate::Charged { charged, .. } | Fate::ChargedLate { charged, .. } => charged,
             Fate::Open | Fate::Returned | Fate::Forgotten => 0,
         };
         self.lines.values().map(charge).sum::<u64>() - self.refunded
@@ -122,25 +129,33 @@ impl Model {
                 }
                 accepted
             }
-            Command::Reserve { id, credits, ttl_seconds } => match self.lines.get(&id) {
-                Some(line) => line.credits == credits && line.ttl_seconds == ttl_seconds,
+            Command::Reserve { id, credits, overrun, ttl_seconds } => match self.lines.get(&id) {
+                Some(line) => {
+                    (line.credits, line.overrun, line.ttl_seconds) == (credits, overrun, ttl_seconds)
+                }
                 None if credits == 0 || credits > available => false,
                 None => {
                     let ends_ms = now_ms + u64::from(ttl_seconds) * 1000;
-                    self.lines.insert(id, Line { credits, ttl_seconds, ends_ms, fate: Fate::Open });
+                    let line = Line { credits, overrun, ttl_seconds, ends_ms, fate: Fate::Open };
+                    self.lines.insert(id, line);
                     true
                 }
             },
             Command::Post { id, credits } => {
-                let Some(line) = self.lines.get_mut(&id).filter(|line| credits <= line.credits) else {
+                let fits = |line: &&mut Line| credits <= line.credits + line.overrun;
+                let Some(line) = self.lines.get_mut(&id).filter(fits) else {
                     return false;
                 };
                 match line.fate {
-                    Fate::Open => line.fate = Fate::Charged(credits),
+                    // What was set aside is surely there, what is beyond it as far as it is available.
+                    Fate::Open => {
+                        let charged = credits.min(line.credits + available);
+                        line.fate = Fate::Charged { asked: credits, charged };
+                    }
                     Fate::Forgotten => {
                         line.fate = Fate::ChargedLate { asked: credits, charged: credits.min(available) }
                     }
-                    Fate::Charged(asked) | Fate::ChargedLate { asked, .. } => return asked == credits,
+                    Fate::Charged { asked, .. } | Fate::ChargedLate { asked, .. } => return asked == credits,
                     Fate::Returned => return false,
                 }
                 true
@@ -192,8 +207,8 @@ impl Subject {
             Command::Correct { direction, credits } => {
                 correct(accounts, direction, amount(credits), now).map(|transfer| Step::Moved(vec![transfer]))
             }
-            Command::Reserve { id, credits, ttl_seconds } => {
-                let asked = request(id, credits, ttl_seconds);
+            Command::Reserve { id, credits, overrun, ttl_seconds } => {
+                let asked = overrunning(id, credits, overrun, ttl_seconds);
                 reserve(accounts, reservations.get(&id), asked, now).map(|(reservation, step)| {
                     reservations.insert(id, reservation);
                     step
@@ -317,8 +332,35 @@ fn a_commit_above_the_reservation_is_refused_and_the_reservation_stays() {
     let mut accounts = with(10);
     let (mut reservation, _) = reserve(&mut accounts, None, request(1, 7, 60), at(0)).unwrap();
     let refused = post(&mut accounts, &mut reservation, amount(8), at(1));
-    assert_eq!(refused, Err(Refusal::AboveReservation { reserved: amount(7) }));
+    assert_eq!(refused, Err(Refusal::AboveReservation { most: amount(7) }));
     assert_eq!(reservation.state, State::Pending);
+}
+
+#[test]
+fn an_overrun_takes_the_rest_from_what_is_available_up_to_its_cap() {
+    let mut accounts = with(10);
+    let (reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5, 60), at(0)).unwrap();
+    let posted = |credits: u64| {
+        let (mut accounts, mut reservation) = (accounts, reservation.clone());
+        let step = post(&mut accounts, &mut reservation, amount(credits), at(1));
+        (step.map(|_| accounts.balance().posted.get()), reservation.state)
+    };
+    for credits in [0, 3, 4, 5, 9] {
+        let state = State::Posted { asked: amount(credits), charged: amount(credits) };
+        assert_eq!(posted(credits), (Ok(credits), state));
+    }
+    assert_eq!(posted(10), (Err(Refusal::AboveReservation { most: amount(9) }), State::Pending));
+}
+
+#[test]
+fn an_overrun_never_takes_more_than_there_is() {
+    let mut accounts = with(10);
+    let (mut reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5, 60), at(0)).unwrap();
+    reserve(&mut accounts, None, request(2, 5, 60), at(0)).unwrap();
+    post(&mut accounts, &mut reservation, amount(9), at(1)).unwrap();
+    assert_eq!(reservation.state, State::Posted { asked: amount(9), charged: amount(5) });
+    assert_eq!((accounts.available(), accounts.balance().pending), (Credits::ZERO, amount(5)));
+    assert_eq!(post(&mut accounts, &mut reservation, amount(9), at(2)), Ok(Step::Repeated));
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub const CHECKPOINT: &str =
     "number, first, last, sealed_at, previous, root, hash, public_key, signature, leaves";
 /// Columns of [`reservation`], in its order.
 pub const RESERVATION: &str = "id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, \
-     reserved_at, expires_at, available_after, state, asked, charged";
+     reserved_at, expires_at, available_after, state, asked, charged, overrun";
 
 /// How many columns [`KEY`] has.
 pub const KEY_COLUMNS: usize = 16;
@@ -209,7 +209,7 @@ pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
     };
     let state = match (state.as_str(), late) {
         ("pending", None) => State::Pending,
-        ("posted", Some(Late { charged, .. })) => State::Posted { credits: charged },
+        ("posted", Some(Late { asked, charged })) => State::Posted { asked, charged },
         ("voided", None) => State::Voided,
         ("expired", late) => State::Expired { late },
         _ => return Err(Error::broken(11, "a state that does not go with the charge beside it")),
@@ -222,6 +222,7 @@ pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
             service: row.get(3)?,
             tool: row.get(4)?,
             credits: credits(row, 5)?,
+            overrun: credits(row, 14)?,
             ttl_seconds: row.get(6)?,
             policy_version: text(row, 7)?,
         },

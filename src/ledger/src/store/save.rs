@@ -179,6 +179,7 @@ const RESERVATIONS: Insert<'_> = Insert {
         ("service", Kind::Text),
         ("tool", Kind::Text),
         ("credits", Kind::Integer),
+        ("overrun", Kind::Integer),
         ("ttl_seconds", Kind::Integer),
         ("policy_version", Kind::Text),
         ("reserved_at", Kind::Integer),
@@ -206,6 +207,7 @@ fn reservations(connection: &Connection, rows: &Rows) -> Result<()> {
                 Param::Text(&request.service),
                 Param::Text(&request.tool),
                 integer(request.credits.get()),
+                integer(request.overrun.get()),
                 integer(request.ttl_seconds.into()),
                 Param::Text(request.policy_version.as_str()),
                 integer(reservation.reserved_at.as_millis()),
@@ -222,8 +224,9 @@ fn reservations(connection: &Connection, rows: &Rows) -> Result<()> {
 /// What was asked and what was charged, as columns.
 fn charge(reservation: &Reservation) -> (Option<u64>, Option<u64>) {
     match reservation.state {
-        State::Posted { credits } => (Some(credits.get()), Some(credits.get())),
-        State::Expired { late: Some(Late { asked, charged }) } => (Some(asked.get()), Some(charged.get())),
+        State::Posted { asked, charged } | State::Expired { late: Some(Late { asked, charged }) } => {
+            (Some(asked.get()), Some(charged.get()))
+        }
         State::Pending | State::Voided | State::Expired { late: None } => (None, None),
     }
 }

@@ -11,7 +11,7 @@ use crate::credentials::{self, Door, ServiceCredential};
 use crate::idempotency::{Idempotency, ReplayKey};
 use crate::keys::{self, Key};
 use crate::reservations::{Expire, Reserve};
-use crate::{agents, book, moment, report, sealer, tenants};
+use crate::{agents, book, moment, report, reservations, sealer, tenants};
 use protocol::admin::{Agent, Balance, Patch, Role, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::audit::{Decision, Outcome, UsageTokens};
@@ -41,6 +41,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
     what_operators_keep_is_found_again(fresh).await;
     usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
+    an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {
@@ -121,6 +122,7 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
             service: "studio".to_owned(),
             tool: "image_generate".to_owned(),
             credits: credits(amount),
+            overrun_credits_max: Credits::ZERO,
             ttl_seconds: 60,
             policy_version: PolicyVersion::parse("v1").unwrap(),
         },
@@ -493,4 +495,34 @@ fn told(decisions: Vec<Decision>) -> report::Deliver {
         actor: "flt_1".to_owned(),
         now: at(2),
     }
+}
+
+async fn an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 20).await;
+    for id in ["r1", "r2", "r3"] {
+        let mut asked = reserve(id, &key_id, 4, at(1));
+        asked.request.overrun_credits_max = credits(6);
+        store.run(asked).await.unwrap();
+    }
+    let post = |id, amount| settle(id, Action::Post { credits: credits(amount) }, at(2));
+    let above = store.run(post("r1", 11)).await.unwrap();
+    let most = book::Refusal::AboveReservation { most: credits(10) };
+    assert_eq!(above.refused[0].1, reservations::Settled::Refused(most));
+    // 8 are available, so the first overruns by its 6 and the second by what is left.
+    for (id, available) in [("r1", 2), ("r2", 0), ("r3", 0)] {
+        store.run(post(id, 10)).await.unwrap();
+        store.run(post(id, 10)).await.unwrap();
+        assert_eq!(balance(store.as_ref(), &tenant_id).await.available, credits(available));
+    }
+    let held = balance(store.as_ref(), &tenant_id).await;
+    assert_lawful(held);
+    assert_eq!((held.pending, held.posted), (Credits::ZERO, credits(20)));
+    let spent = SpendingKey { tenant_id, key_id: None, month: at(1).month() };
+    assert_eq!(store.spent(spent).await.unwrap(), credits(20));
+    let filter = AuditFilter { kind: Some("posted".to_owned()), limit: 10, ..AuditFilter::default() };
+    let told: Vec<String> =
+        store.audit(filter).await.unwrap().iter().map(|row| row.detail.get().to_owned()).collect();
+    assert_eq!(told.len(), 3);
+    assert!(told[0].contains("\"shortfall\":6") && told[1].contains("\"shortfall\":4"), "{told:?}");
 }

@@ -165,7 +165,7 @@ impl Exchange {
             price,
             on_ledger_outage: rule.price.as_ref().map(|price| price.on_ledger_outage).unwrap_or_default(),
             is_http: matches!(service.kind, ServiceKind::Http(_)),
-            trusts_cost: rule.price.as_ref().is_some_and(|price| price.upstream_cost),
+            cost_max: rule.price.as_ref().and_then(|rule| rule.cost_max(price)),
         };
         Classified {
             message_id: None,

@@ -249,7 +249,7 @@ impl Exchange {
             call: CallPrint::of(self.session()?, self.message_id.as_deref()?)?,
             reservation_id: self.reservation_id()?,
             credits,
-            trusts_cost: call.trusts_cost,
+            cost_max: call.cost_max,
         })
     }
 
@@ -289,7 +289,9 @@ impl Exchange {
             // What a client has begun to receive it has received: leaving early does not make it free.
             Answered::Success => {
                 let cost = self.response.reader.as_ref().and_then(Reader::cost);
-                (Outcome::Allowed, late::charged(reserved, cost.filter(|_| call.trusts_cost)))
+                // What passed without a reservation costs nothing, whatever the upstream says.
+                let cost_max = call.cost_max.filter(|_| !reserved.is_zero());
+                (Outcome::Allowed, late::charged(reserved, cost_max, cost))
             }
             // The call is not over; it is charged when its result comes.
             Answered::Unfinished => (Outcome::Allowed, Credits::ZERO),
