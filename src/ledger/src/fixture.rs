@@ -52,6 +52,16 @@ impl Bench {
         Bench { directory, credentials, running, client: reqwest::Client::new() }
     }
 
+    /// Another ledger on the same shared database, with this text in a policy file of its own.
+    pub(crate) async fn beside(&self, database: &Database, policy: &str) -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("policy.yaml"), policy).unwrap();
+        let config = Config { database: database.clone(), ..Bench::config(&directory) };
+        let running = start(config).await.unwrap();
+        let (credentials, client) = (self.credentials.clone(), self.client.clone());
+        Bench { directory, credentials, running, client }
+    }
+
     /// Stops it and starts it again on the same file.
     pub(crate) async fn restart(self) -> Bench {
         let Bench { directory, credentials, running, client } = self;

@@ -27,12 +27,18 @@ use problem::{Code, Refused};
 use rate::Rates;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::debug;
 
 /// Largest request body, except for [`REPORT_BYTES_MAX`].
 const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest batch of a filter.
 const REPORT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Without the database the policy known here goes on, and who asks for it does not wait longer than this.
+const POLICY_LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the handlers share.
 pub(crate) struct Parts {
@@ -69,6 +75,14 @@ impl Service {
 
     fn policy(&self) -> Arc<InForce> {
         Arc::clone(&self.policy.borrow())
+    }
+
+    /// The same, after a look at what another ledger may have put in force: whoever heard of a change must find it.
+    async fn newest_policy(&self) -> Arc<InForce> {
+        if timeout(POLICY_LOOK_TIMEOUT, self.desk.refresh()).await.is_err() {
+            debug!("the database does not say in time which policy is in force; the one known here is given");
+        }
+        self.policy()
     }
 }
 

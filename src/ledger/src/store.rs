@@ -21,7 +21,7 @@ pub mod sql;
 pub(crate) mod suite;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub(crate) use relational::connect;
@@ -38,7 +38,7 @@ use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRo
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{KeySource, KeyState};
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, Month, TenantId, Timestamp};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, Month, PolicyVersion, TenantId, Timestamp};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::future::Future;
@@ -95,6 +95,10 @@ pub trait Store: Send + Sync + 'static {
     fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>>;
     /// The audit trail, newest first.
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>>;
+    /// The policy in force, version and document, unless it is this one.
+    fn policy_other_than(&self, known: PolicyVersion) -> Reading<'_, Option<(PolicyVersion, String)>>;
+    /// Was this policy ever in force.
+    fn knows_policy(&self, version: PolicyVersion) -> Reading<'_, bool>;
     /// Sums of decisions.
     fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>>;
     /// Changes after a position, oldest first, at most `limit`.
@@ -263,6 +267,11 @@ pub enum Refusal {
     AdminKeyExists(AdminKeyId),
     /// It is the last credential that may do everything.
     LastOwner,
+    /// Another policy is in force than the asker saw.
+    PolicyChanged {
+        /// Which.
+        version: PolicyVersion,
+    },
     /// It is no longer what the asker saw.
     ChangedSince {
         /// Its version now.

@@ -19,8 +19,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a credential that was found is not looked up again: a revoked one works no longer than this.
-const REMEMBERED: Duration = Duration::from_secs(2);
+/// How long a credential that was found is not looked up again. One that was revoked by another ledger works no longer
+/// than this and the look-up take together, which is within the 2 s that operators are promised.
+const REMEMBERED: Duration = Duration::from_secs(1);
 /// At most so many are remembered.
 const REMEMBERED_MAX: usize = 256;
 
@@ -155,6 +156,8 @@ impl Doorkeeper {
                 return Ok(Some(known.caller.clone()));
             }
         }
+        // From before the look: what it finds may be over by the time that it is kept.
+        let since = Instant::now();
         let found = store.service_credential(hash).await?;
         let found = found.filter(|found| found.door == door && found.revoked_at.is_none());
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,7 +166,7 @@ impl Doorkeeper {
                 remembered.clear();
             }
             let caller = Caller(Arc::new(found));
-            remembered.insert(hash, Recognised { caller: caller.clone(), since: Instant::now() });
+            remembered.insert(hash, Recognised { caller: caller.clone(), since });
             caller
         }))
     }

@@ -35,7 +35,7 @@ pub(super) fn routes() -> Router<Arc<Service>> {
 }
 
 async fn policy(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
-    let policy = service.policy();
+    let policy = service.newest_policy().await;
     let etag = format!("\"{}\"", policy.version());
     let known = headers
         .get_all(header::IF_NONE_MATCH)

@@ -191,6 +191,10 @@ impl From<Refusal> for Refused {
                 Code::Conflict,
                 "this is the last owner of all tenants; create another one first",
             ),
+            Refusal::PolicyChanged { version } => Refused::new(
+                Code::PreconditionFailed,
+                format!("another policy is in force, with ETag \"{version}\": compare with it first"),
+            ),
             Refusal::ChangedSince { version } => Refused::new(
                 Code::PreconditionFailed,
                 format!("it was changed since; its ETag is \"{version}\" now: read it again"),

@@ -3,6 +3,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 mod lifecycle;
+mod several;
 mod tenancy;
 mod trail;
 

@@ -28,8 +28,7 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
     rows.known_events.extend(connection.each(known, ids, |row| read::text(row, 0))?);
     if needs.policy {
         let newest = "SELECT version FROM policies ORDER BY sequence DESC LIMIT 1";
-        let version = connection.first(newest, &[], |row| read::text(row, 0))?;
-        rows.policy = version.map(|version| (version, None));
+        rows.policy = connection.first(newest, &[], |row| read::text(row, 0))?;
     }
     if needs.service_credentials {
         let select = format!("SELECT {} FROM service_credentials", read::SERVICE_CREDENTIAL);

@@ -17,7 +17,7 @@ use crate::tenants::Tenant;
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow, UsageTokenSums};
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, TenantId};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, PolicyVersion, TenantId};
 use serde_json::value::RawValue;
 
 const TENANT_SUSPENDED: &str = "tenants.suspended_at IS NOT NULL";
@@ -249,6 +249,20 @@ pub(super) fn audit(connection: &Connection, filter: &AuditFilter) -> Result<Vec
         conditions.join(" AND ")
     );
     connection.all(&select, &params, read::audit)
+}
+
+pub(super) fn policy_other_than(
+    connection: &Connection,
+    known: &PolicyVersion,
+) -> Result<Option<(PolicyVersion, String)>> {
+    let select = "SELECT version, document FROM policies \
+                  WHERE sequence = (SELECT max(sequence) FROM policies) AND version <> ?";
+    connection.first(select, &params![known.as_str()], |row| Ok((read::text(row, 0)?, row.get(1)?)))
+}
+
+pub(super) fn knows_policy(connection: &Connection, version: &PolicyVersion) -> Result<bool> {
+    let select = "SELECT sequence FROM policies WHERE version = ? LIMIT 1";
+    Ok(connection.first(select, &params![version.as_str()], |_| Ok(()))?.is_some())
 }
 
 /// The condition for the sums in question, with its parameters.

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::{book, keys, tenants};
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
-use protocol::{Credits, KeyId, TenantId};
+use protocol::{Credits, KeyId, PolicyVersion, TenantId};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::path::Path;
@@ -275,6 +275,14 @@ impl Store for Relational {
 
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
         Box::pin(self.readers.read(move |connection| queries::audit(connection, &filter)))
+    }
+
+    fn policy_other_than(&self, known: PolicyVersion) -> Reading<'_, Option<(PolicyVersion, String)>> {
+        Box::pin(self.readers.read(move |connection| queries::policy_other_than(connection, &known)))
+    }
+
+    fn knows_policy(&self, version: PolicyVersion) -> Reading<'_, bool> {
+        Box::pin(self.readers.read(move |connection| queries::knows_policy(connection, &version)))
     }
 
     fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>> {

@@ -125,8 +125,10 @@ pub struct Rows {
     pub replays: Table<ReplayKey, Replay>,
     /// Which reservations were due when the rows were loaded.
     pub due: Vec<ReservationId>,
-    /// The policy in force, and its document if it is new.
-    pub policy: Option<(PolicyVersion, Option<(String, Timestamp)>)>,
+    /// The version of the policy in force.
+    pub policy: Option<PolicyVersion>,
+    /// Policies to add, with their documents, in order; the last one is in force.
+    pub policies: Vec<(PolicyVersion, String, Timestamp)>,
     /// Credentials of administrators and filters.
     pub service_credentials: Table<KeyHash, ServiceCredential>,
     /// Agents.

@@ -23,7 +23,7 @@ pub fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     agents(connection, rows)?;
     spending(connection, rows)?;
     chain(connection, rows)?;
-    if let Some((version, Some((document, in_force_at)))) = &rows.policy {
+    for (version, document, in_force_at) in &rows.policies {
         connection.execute(
             "INSERT INTO policies (version, in_force_at, document) VALUES (?, ?, ?)",
             &params![version.as_str(), in_force_at.as_millis(), document],

@@ -3,5 +3,5 @@
 mod killed;
 mod migrated;
 mod moved;
-mod postgres;
+pub(crate) mod postgres;
 mod sqlite;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// One server for all tests that run at the same time; the last of them stops it.
-pub(super) fn server() -> Arc<Throwaway> {
+pub(crate) fn server() -> Arc<Throwaway> {
     static SHARED: Mutex<Weak<Throwaway>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
@@ -30,7 +30,7 @@ pub(super) fn server() -> Arc<Throwaway> {
 }
 
 /// Runs what blocks on a thread where that is allowed.
-pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
