@@ -3,6 +3,8 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 mod lifecycle;
+mod operations;
+mod repeats;
 mod several;
 mod tenancy;
 mod trail;
