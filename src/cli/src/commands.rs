@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod bench;
 mod connection;
+mod filter_keys;
 mod init;
 mod keys;
 mod ledger;
@@ -41,6 +42,7 @@ enum Command {
     Keys(keys::Arguments),
     Agents(agents::Arguments),
     AdminKeys(admin_keys::Arguments),
+    FilterKeys(filter_keys::Arguments),
     Usage(usage::Arguments),
     Audit(audit::Arguments),
     Policy(policy::Arguments),
@@ -61,6 +63,7 @@ impl Cli {
             Command::Keys(arguments) => arguments.run().await,
             Command::Agents(arguments) => arguments.run().await,
             Command::AdminKeys(arguments) => arguments.run().await,
+            Command::FilterKeys(arguments) => arguments.run().await,
             Command::Backup(arguments) => arguments.run().await,
             Command::Restore(arguments) => arguments.run().await,
             Command::Ledger(arguments) => arguments.run().await,

@@ -5,7 +5,7 @@
 use crate::audit::{Event, Kind};
 use crate::idempotency::Idempotency;
 use crate::store::{Needs, Operation, Refusal, Rows};
-use protocol::admin::{self, UpdateKey};
+use protocol::admin::{self, Patch, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{Grant, KeyRecord, KeySource, KeyState, Limit};
@@ -258,6 +258,36 @@ impl Operation for Update {
         rows.change(Change::Key { key_id: key_id.clone() }, now);
         rows.keys.insert(key_id, key.clone());
         Ok(Listed { key, ..known })
+    }
+}
+
+/// Ends a key now. One that has ended before stays as it is.
+pub struct Expire {
+    /// Which key.
+    pub key_id: KeyId,
+    /// Why.
+    pub reason: String,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Expire {
+    type Answer = Listed;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.keys.insert(self.key_id.clone());
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Listed, Refusal> {
+        let Expire { key_id, reason, actor, now } = self;
+        let known = listed(rows, &key_id)?;
+        if known.key.expires_at.is_some_and(|end| end <= now) {
+            return Ok(known);
+        }
+        let update = UpdateKey { expires_at: Patch::Set(now), reason, ..UpdateKey::default() };
+        Update { key_id, update, if_version: None, actor, now }.apply(rows)
     }
 }
 

@@ -156,6 +156,7 @@ pub fn init(database: &Database) -> Result<Credentials, Error> {
             tenant_id: None,
             created_at: now,
             revoked_at: None,
+            secret_expires_at: None,
         };
         Ok::<_, Error>((KeyHash::of(secret.as_bytes()), credential))
     };

@@ -32,7 +32,7 @@ pub use writer::Committed;
 
 use crate::budgets::{Payer, SpendingKey};
 use crate::chain::{Checkpoint, CheckpointHead};
-use crate::credentials::ServiceCredential;
+use crate::credentials::{Door, ServiceCredential};
 use crate::{book, keys, tenants};
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
@@ -75,8 +75,8 @@ pub trait Store: Send + Sync + 'static {
         after: Option<TenantId>,
         limit: u32,
     ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>>;
-    /// Credentials of administrators, in the order they were made.
-    fn admin_keys(&self, filter: AdminKeyFilter) -> Reading<'_, Vec<ServiceCredential>>;
+    /// Credentials of administrators or of filters, in the order they were made.
+    fn service_credentials(&self, filter: CredentialFilter) -> Reading<'_, Vec<ServiceCredential>>;
     /// Agents, in the order they were registered.
     fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>>;
     /// What a tenant, or one of its keys, spent in a month.
@@ -124,9 +124,11 @@ pub struct KeyFilter {
     pub limit: u32,
 }
 
-/// Which administrators' credentials to list.
-#[derive(Debug, Clone, Default)]
-pub struct AdminKeyFilter {
+/// Which service credentials to list.
+#[derive(Debug, Clone)]
+pub struct CredentialFilter {
+    /// Of which kind.
+    pub door: Door,
     /// Only those held to this tenant.
     pub tenant_id: Option<TenantId>,
     /// Only those made after this one.
@@ -261,9 +263,9 @@ pub enum Refusal {
     KeyInactive(KeyState),
     /// The tenant has no agent with this id.
     AgentUnknown,
-    /// No administrator's credential has this id.
+    /// No credential of the kind has this id.
     AdminKeyUnknown,
-    /// This `Idempotency-Key` made this administrator's credential before; its secret can't be shown again.
+    /// This `Idempotency-Key` made this service credential or its secret before; that can't be shown again.
     AdminKeyExists(AdminKeyId),
     /// It is the last credential that may do everything.
     LastOwner,

@@ -151,6 +151,40 @@ pub struct AdminKeyWithSecret {
     pub secret: String,
 }
 
+/// `POST /v1/filter-keys`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateFilterKey {
+    /// For people, such as the name of an Envoy or a cluster of them; 1 to 200 characters.
+    pub name: String,
+}
+
+/// A credential of filters, which opens `/filter/v1`. Never its secret.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterKey {
+    /// Its id, `flt_...`: the actor of what its filters report.
+    pub id: AdminKeyId,
+    /// For people.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A filter key with the secret that is shown this once.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterKeyWithSecret {
+    /// The key.
+    #[serde(flatten)]
+    pub key: FilterKey,
+    /// The credential. It is stored nowhere.
+    pub secret: String,
+}
+
 /// `POST /v1/agents`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -211,7 +245,8 @@ pub struct UpdateTenant {
     pub reason: String,
 }
 
-/// A bare reason: `POST /v1/tenants/{id}/suspend`, `/resume`, `/v1/keys/{id}/expire`, `/v1/admin-keys/{id}/revoke`.
+/// A bare reason: `POST /v1/tenants/{id}/suspend`, `/resume`, `/v1/keys/{id}/expire`,
+/// `/v1/admin-keys/{id}/revoke`, `/v1/filter-keys/{id}/revoke`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -442,7 +477,7 @@ pub struct KeyWithSecret {
     pub secret: String,
 }
 
-/// `POST /v1/keys/{id}/rotate`.
+/// `POST /v1/keys/{id}/rotate`, `/v1/filter-keys/{id}/rotate`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -7,6 +7,7 @@ use super::extract::idempotency_key;
 use super::problem::{Code, Refused};
 use super::rate::Rates;
 use crate::credentials::{Door, ServiceCredential};
+use crate::moment;
 use crate::store::{Store, Unavailable};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
@@ -81,7 +82,7 @@ pub(super) async fn admin(
         let detail = format!("at most {} requests a second with one credential", Rates::PER_SECOND);
         return Refused::new(Code::TooManyRequests, detail).into_response();
     }
-    // Where repeating changes nothing anyway no answer is kept under it, but a faulty one is refused everywhere.
+    // A faulty one is refused before anything is looked at.
     if request.method() == Method::POST
         && let Err(refused) = idempotency_key(request.headers())
     {
@@ -159,7 +160,7 @@ impl Doorkeeper {
         // From before the look: what it finds may be over by the time that it is kept.
         let since = Instant::now();
         let found = store.service_credential(hash).await?;
-        let found = found.filter(|found| found.door == door && found.revoked_at.is_none());
+        let found = found.filter(|found| found.door == door && found.is_usable(moment::now()));
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(found.map(|found| {
             if remembered.len() >= REMEMBERED_MAX {

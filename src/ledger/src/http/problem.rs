@@ -180,11 +180,12 @@ impl From<Refusal> for Refused {
                 Refused::new(Code::KeyInactive, format!("the key is {}", state_name(state)))
             }
             Refusal::AgentUnknown => Refused::invalid("agent_id: the tenant has no agent with this id"),
-            Refusal::AdminKeyUnknown => Refused::new(Code::NotFound, "no admin key has this id"),
+            Refusal::AdminKeyUnknown => Refused::new(Code::NotFound, "no such key has this id"),
             Refusal::AdminKeyExists(id) => Refused::new(
                 Code::KeyExists,
                 format!(
-                    "this Idempotency-Key created {id}; its secret was shown then: revoke it and create another"
+                    "this Idempotency-Key made a secret of {id}, which was shown then and is stored nowhere: \
+                     revoke the key and create another, or rotate it"
                 ),
             ),
             Refusal::LastOwner => Refused::new(

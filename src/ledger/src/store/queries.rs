@@ -10,7 +10,7 @@ use crate::keys::{Found, Listed};
 use crate::latency::Histogram;
 use crate::store::rows::{Rows, credits, outcome};
 use crate::store::{
-    AdminKeyFilter, AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, KeyFilter,
+    AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, CredentialFilter, KeyFilter,
     UsageQuery,
 };
 use crate::tenants::Tenant;
@@ -31,13 +31,19 @@ pub(super) fn service_credential(
     Ok(found.map(|(_, credential)| credential))
 }
 
-pub(super) fn admin_keys(connection: &Connection, filter: &AdminKeyFilter) -> Result<Vec<ServiceCredential>> {
+pub(super) fn service_credentials(
+    connection: &Connection,
+    filter: &CredentialFilter,
+) -> Result<Vec<ServiceCredential>> {
     let tenant = if filter.tenant_id.is_some() { " AND tenant_id = ?" } else { "" };
-    let mut params = vec![Param::Text(filter.after.as_ref().map_or("", AdminKeyId::as_str))];
+    let after = filter.after.as_ref().map_or("", AdminKeyId::as_str);
+    let mut params = vec![Param::Text(filter.door.as_str()), Param::Text(after)];
     params.extend(filter.tenant_id.as_ref().map(|id| Param::Text(id.as_str())));
     params.push(filter.limit.to_param());
+    // One of them has all its secrets in rows of their own, the newest without an end.
     let select = format!(
-        "SELECT {} FROM service_credentials WHERE door = 'admin' AND id > ?{tenant} ORDER BY id LIMIT ?",
+        "SELECT {} FROM service_credentials WHERE door = ? AND id > ?{tenant} AND secret_expires_at IS NULL \
+         ORDER BY id LIMIT ?",
         read::SERVICE_CREDENTIAL
     );
     let found = connection.all(&select, &params, read::service_credential)?;

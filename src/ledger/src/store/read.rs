@@ -25,7 +25,8 @@ pub const KEY: &str = "keys.id, keys.tenant_id, keys.name, keys.scopes, keys.ser
      keys.resources, keys.limits, keys.expires_at, keys.agent_id, keys.source, keys.created_at, \
      keys.revoked_at, keys.last_used_at, keys.budget, keys.version";
 /// Columns of [`service_credential`], in its order.
-pub const SERVICE_CREDENTIAL: &str = "hash, id, door, name, role, tenant_id, created_at, revoked_at";
+pub const SERVICE_CREDENTIAL: &str =
+    "hash, id, door, name, role, tenant_id, created_at, revoked_at, secret_expires_at";
 /// Columns of [`audit`], in its order.
 pub const AUDIT: &str = "sequence, recorded_at, kind, actor, tenant_id, outcome, detail";
 /// Columns of [`checkpoint`], in its order.
@@ -147,6 +148,7 @@ pub fn service_credential(row: &Row<'_>) -> Result<(KeyHash, ServiceCredential)>
         tenant_id: text_or_null(row, 5)?,
         created_at: moment(row, 6)?,
         revoked_at: moment_or_null(row, 7)?,
+        secret_expires_at: moment_or_null(row, 8)?,
     };
     Ok((KeyHash::from_bytes(row.get(0)?), credential))
 }

@@ -9,7 +9,7 @@ use super::readers::Readers;
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
-    AdminKeyFilter, AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, KeyFilter, Operation, Queued,
+    AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, KeyFilter, Operation, Queued,
     Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
 };
 use crate::budgets::SpendingKey;
@@ -237,8 +237,8 @@ impl Store for Relational {
         Box::pin(self.readers.read(move |connection| queries::tenants(connection, after.as_ref(), limit)))
     }
 
-    fn admin_keys(&self, filter: AdminKeyFilter) -> Reading<'_, Vec<ServiceCredential>> {
-        Box::pin(self.readers.read(move |connection| queries::admin_keys(connection, &filter)))
+    fn service_credentials(&self, filter: CredentialFilter) -> Reading<'_, Vec<ServiceCredential>> {
+        Box::pin(self.readers.read(move |connection| queries::service_credentials(connection, &filter)))
     }
 
     fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>> {

@@ -350,10 +350,14 @@ fn usage(connection: &Connection, rows: &Rows) -> Result<()> {
 }
 
 fn service_credentials(connection: &Connection, rows: &Rows) -> Result<()> {
-    for (hash, credential, _) in rows.service_credentials.dirty() {
+    let mut dirty = rows.service_credentials.dirty();
+    // At most one secret of a credential has no end, so the end of the earlier one is written first.
+    dirty.sort_by_key(|(_, credential, _)| credential.secret_expires_at.is_none());
+    for (hash, credential, _) in dirty {
         connection.execute(
-            "INSERT INTO service_credentials (hash, id, door, name, role, tenant_id, created_at, revoked_at) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET revoked_at = excluded.revoked_at",
+            "INSERT INTO service_credentials (hash, id, door, name, role, tenant_id, created_at, revoked_at, \
+             secret_expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET \
+             revoked_at = excluded.revoked_at, secret_expires_at = excluded.secret_expires_at",
             &params![
                 hash.as_bytes(),
                 credential.id.as_str(),
@@ -363,6 +367,7 @@ fn service_credentials(connection: &Connection, rows: &Rows) -> Result<()> {
                 credential.tenant_id.as_ref().map(TenantId::as_str),
                 credential.created_at.as_millis(),
                 credential.revoked_at.map(|moment| moment.as_millis()),
+                credential.secret_expires_at.map(|moment| moment.as_millis()),
             ],
         )?;
     }

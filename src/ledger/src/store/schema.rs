@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 4] = [FIRST, SECOND, USAGE_TOKENS, OVERRUNS];
+pub(super) const MIGRATIONS: [&str; 5] = [FIRST, SECOND, USAGE_TOKENS, OVERRUNS, SECRETS];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -233,6 +233,26 @@ INSERT INTO reservations_with_overrun SELECT id, tenant_id, key_id, service, too
 DROP TABLE reservations;
 ALTER TABLE reservations_with_overrun RENAME TO reservations;
 CREATE INDEX reservations_due ON reservations (expires_at) WHERE state = 'pending';
+";
+
+// A credential of a filter with several secrets, each a row: earlier ones end.
+const SECRETS: &str = "
+CREATE TABLE service_secrets (
+    hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
+    id TEXT NOT NULL,
+    door TEXT NOT NULL CHECK (door IN ('admin', 'filter')),
+    name TEXT NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('owner', 'operator', 'auditor')),
+    tenant_id TEXT,
+    created_at INTEGER NOT NULL,
+    revoked_at INTEGER,
+    secret_expires_at INTEGER
+) STRICT, WITHOUT ROWID;
+INSERT INTO service_secrets SELECT hash, id, door, name, role, tenant_id, created_at, revoked_at, NULL
+    FROM service_credentials;
+DROP TABLE service_credentials;
+ALTER TABLE service_secrets RENAME TO service_credentials;
+CREATE UNIQUE INDEX service_credentials_by_id ON service_credentials (id) WHERE secret_expires_at IS NULL;
 ";
 
 /// How far a database is.

@@ -3,7 +3,8 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::{
-    AdminKeyFilter, AgentFilter, AuditFilter, CheckpointFilter, Error, KeyFilter, Refusal, Store, UsageQuery,
+    AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Refusal, Store,
+    UsageQuery,
 };
 use crate::budgets::SpendingKey;
 use crate::chain::{Exporter, Signer, Verifier};
@@ -413,22 +414,50 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
         tenant_id: Some(tenant_id.clone()),
         created_at: at(1),
         revoked_at: None,
+        secret_expires_at: None,
     };
     let hash = KeyHash::of(b"secret");
     let (id, actor) = (credential.id.clone(), "adm_1".to_owned());
     let create = credentials::Create { credential: credential.clone(), hash, actor, idempotency: None };
     store.run(create).await.unwrap();
-    assert_eq!(store.service_credential(hash).await.unwrap(), Some(credential));
+    assert_eq!(store.service_credential(hash).await.unwrap(), Some(credential.clone()));
     let revoke = credentials::Revoke {
         id,
+        door: Door::Admin,
         within: Some(tenant_id.clone()),
         reason: "left".to_owned(),
         actor: "adm_1".to_owned(),
         now: at(3),
     };
     store.run(revoke).await.unwrap();
-    let listed = store.admin_keys(AdminKeyFilter { limit: 10, ..AdminKeyFilter::default() }).await.unwrap();
+    let filter = CredentialFilter { door: Door::Admin, tenant_id: None, after: None, limit: 10 };
+    let listed = store.service_credentials(filter).await.unwrap();
     assert_eq!((listed.len(), listed[0].revoked_at), (1, Some(at(3))));
+
+    let filter_key = ServiceCredential {
+        id: moment::fresh_id("flt_", AdminKeyId::parse).unwrap(),
+        door: Door::Filter,
+        tenant_id: None,
+        ..credential
+    };
+    let (old, new) = (KeyHash::of(b"old"), KeyHash::of(b"new"));
+    let actor = "adm_1".to_owned();
+    let create = credentials::Create {
+        credential: filter_key.clone(),
+        hash: old,
+        actor: actor.clone(),
+        idempotency: None,
+    };
+    store.run(create).await.unwrap();
+    let (id, now) = (filter_key.id.clone(), at(5));
+    let (grace_seconds, reason, idempotency) = (60, None, None);
+    let rotate = credentials::Rotate { id, hash: new, grace_seconds, reason, idempotency, actor, now };
+    store.run(rotate).await.unwrap();
+    assert_eq!(store.service_credential(new).await.unwrap(), Some(filter_key));
+    let graced = store.service_credential(old).await.unwrap().unwrap();
+    assert!(graced.is_usable(at(64)) && !graced.is_usable(at(65)));
+    let filter = CredentialFilter { door: Door::Filter, tenant_id: None, after: None, limit: 10 };
+    assert_eq!(store.service_credentials(filter).await.unwrap().len(), 1);
 
     let alter = tenants::Alter {
         tenant_id: tenant_id.clone(),
