@@ -25,6 +25,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use problem::{Code, Refused};
 use rate::Rates;
+use serde_json::Value;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,7 @@ pub(crate) struct Service {
     parts: Parts,
     doorkeeper: Doorkeeper,
     rates: Rates,
-    document: String,
+    document: Value,
 }
 
 impl Deref for Service {
@@ -68,7 +69,7 @@ impl Deref for Service {
 
 impl Service {
     pub(crate) fn new(parts: Parts) -> Arc<Service> {
-        let document = api::document(&admin::endpoints()).to_string();
+        let document = api::document(&admin::endpoints());
         let (doorkeeper, rates) = (Doorkeeper::default(), Rates::default());
         Arc::new(Service { parts, doorkeeper, rates, document })
     }
@@ -119,7 +120,8 @@ async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Refu
 }
 
 async fn document(State(service): State<Arc<Service>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], service.document.clone()).into_response()
+    let document = api::with_tiers(service.document.clone(), service.policy().tiers());
+    ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {

@@ -47,6 +47,13 @@ impl InForce {
     pub fn version(&self) -> &PolicyVersion {
         self.policy.version()
     }
+
+    /// The names of its tiers.
+    pub fn tiers(&self) -> Vec<String> {
+        let tiers = self.tables.get("tiers").map(|table| serde_json::from_str(table.get()));
+        let tiers: BTreeMap<String, serde::de::IgnoredAny> = tiers.and_then(Result::ok).unwrap_or_default();
+        tiers.into_keys().collect()
+    }
 }
 
 /// Why a policy file is not taken.

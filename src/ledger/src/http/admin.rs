@@ -3,7 +3,7 @@
 mod admin_keys;
 mod agents;
 mod audit;
-mod check;
+pub(super) mod check;
 mod filter_keys;
 mod keys;
 mod policy;

@@ -17,7 +17,7 @@ use axum::{Extension, Json};
 use protocol::admin::{AuditKeys, AuditRow, AuditStatus, Page};
 use protocol::audit::Outcome;
 use protocol::{TenantId, Timestamp};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ pub(super) struct ListParams {
     /// Only decisions with this outcome
     outcome: Option<Outcome>,
     /// Only facts of this kind, such as `key_created`
+    #[schemars(schema_with = "kinds")]
     kind: Option<String>,
     /// Only what this one did: the id of a key or of an admin key, `ledger`, or `anonymous`
     actor: Option<String>,
@@ -43,6 +44,10 @@ pub(super) struct ListParams {
     /// Items on the page
     #[schemars(range(min = 1, max = 1000))]
     limit: Option<u32>,
+}
+
+fn kinds(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": Kind::ALL.map(Kind::as_str)})
 }
 
 /// Newest first.
