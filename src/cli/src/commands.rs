@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod bench;
 mod connection;
+mod examples;
 mod filter_keys;
 mod init;
 mod keys;
@@ -16,7 +17,7 @@ mod tenants;
 mod up;
 mod usage;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// The gate for agents' tools: who may call what, how often, and at what price.
 #[derive(Parser)]
@@ -53,6 +54,13 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line. On a wrong one, or for help, it says so and ends the process.
+    pub fn read() -> Cli {
+        let mut program = examples::spread(Cli::command());
+        let matches = program.clone().get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())
+    }
+
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
@@ -77,10 +85,10 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

@@ -48,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) desk: Arc<Desk>,
     pub(crate) signer: Arc<Signer>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit_retention_days: Option<u32>,
     pub(crate) stopping: watch::Receiver<bool>,
 }
 

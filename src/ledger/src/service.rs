@@ -229,6 +229,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         desk: Arc::clone(&desk),
         signer: Arc::clone(&signer),
         metrics,
+        audit_retention_days,
         stopping: stopping.clone(),
     }));
     let tasks = vec![

@@ -89,6 +89,7 @@ pub(super) fn audit_status(connection: &Connection) -> Result<AuditStatus> {
             checkpoints: row.get(2)?,
             removed: row.get(3)?,
             decisions_dropped: row.get(4)?,
+            retention_days: None,
         })
     })?;
     Ok(status.unwrap_or_default())

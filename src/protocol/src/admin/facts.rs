@@ -113,6 +113,9 @@ pub struct AuditStatus {
     pub removed: u64,
     /// Decisions that filters could not keep and said so.
     pub decisions_dropped: u64,
+    /// After how many days the ledger that was asked removes rows; absent where it never does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
 }
 
 /// One row of the audit trail, `GET /v1/audit`.

@@ -84,14 +84,15 @@ pub(super) async fn keys(State(service): State<Arc<Service>>) -> Result<Json<Aud
 }
 
 pub(super) async fn status(State(service): State<Arc<Service>>) -> Result<Json<AuditStatus>, Refused> {
-    Ok(Json(service.store.audit_status().await?))
+    let retention_days = service.audit_retention_days;
+    Ok(Json(AuditStatus { retention_days, ..service.store.audit_status().await? }))
 }
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExportParams {
     /// Only rows that were sealed on this day in UTC, such as 2026-11-22
-    #[schemars(regex(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
+    #[schemars(regex(pattern = "^(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"))]
     day: Option<String>,
 }
 
