@@ -32,7 +32,7 @@ mod serve;
 mod service;
 mod store;
 mod tenants;
-mod throwaway;
+pub mod throwaway;
 
 pub use database::{Database, InvalidDatabase};
 pub use serve::{Tls, TlsError};
