@@ -1,7 +1,9 @@
 //! Budgets: the most that a tenant or a key may spend in a calendar month (UTC).
 //!
 //! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
-//! that month. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
+//! that month. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
+//! budget by the overrun that the policy allows. Sums are kept for every key and tenant, so that a budget set in the
+//! middle of a month holds at once.
 
 use crate::book::{Transfer, TransferKind};
 use crate::store::{Refusal, Rows};

@@ -187,6 +187,15 @@ async fn decisions_are_recorded_once_and_summed() {
     assert_eq!(limited["items"].as_array().unwrap().len(), 1);
     assert_eq!(limited["items"][0]["detail"]["tool"], "search");
     assert_eq!(bench.get("/v1/audit?kind=decisions_dropped").await["items"][0]["detail"]["count"], 2);
+    // Counted once, and shown wherever the trail is looked at as a whole.
+    assert_eq!(bench.get("/v1/audit/status").await["decisions_dropped"], 2);
+    let shown = async |path: &str| {
+        let url = format!("http://{}{path}", bench.running.address);
+        let request = bench.client.get(url).bearer_auth(&bench.credentials.admin_key);
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    assert!(shown("/metrics").await.contains("agentrelay_ledger_decisions_dropped_total 2"));
+    assert!(shown("/v1/audit/export").await.contains("\"decisions_dropped\":2"));
     assert!(bench.get(&format!("/v1/keys/{key}")).await["last_used_at"].is_string());
 
     let page = bench.get("/v1/audit?limit=2").await;

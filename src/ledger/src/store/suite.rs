@@ -2,6 +2,9 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+mod trail;
+mod usage;
+
 use super::{
     AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Refusal, Store,
     UsageQuery,
@@ -15,11 +18,10 @@ use crate::reservations::{Expire, Reserve};
 use crate::{agents, book, moment, report, reservations, sealer, tenants};
 use protocol::admin::{Agent, Balance, Patch, Role, UpdateKey};
 use protocol::api_key::KeyHash;
-use protocol::audit::{Decision, Outcome, UsageTokens};
 use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
 use protocol::key::{KeySource, KeyState};
 use protocol::{
-    AdminKeyId, AgentId, BatchId, Credits, EventId, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp,
+    AdminKeyId, AgentId, BatchId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp,
     TransferId,
 };
 use std::sync::Arc;
@@ -41,8 +43,9 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     the_audit_trail_is_sealed_once_by_however_many(fresh).await;
     what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
     what_operators_keep_is_found_again(fresh).await;
-    usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
+    usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
     an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
+    trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {
@@ -472,58 +475,6 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     assert_eq!((tenant.version, tenant.suspended_at), (2, Some(at(4))));
     let refused = store.run(reserve("r1", &key_id, 1, at(5))).await;
     assert_eq!(refused, Err(Error::Refused(Refusal::KeyInactive(KeyState::Suspended))));
-}
-
-async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
-    let (store, _guard) = fresh.open();
-    let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
-    let decision = |input, output| Decision {
-        id: moment::fresh_id("", EventId::parse).unwrap(),
-        at: at(1),
-        outcome: Outcome::Allowed,
-        would_deny: None,
-        key_id: Some(key_id.clone()),
-        tenant_id: Some(tenant_id.clone()),
-        agent_id: None,
-        service: None,
-        tool: Some("summarize".to_owned()),
-        credits: credits(2),
-        reservation_id: None,
-        usage_tokens: Some(UsageTokens { input, output }),
-        status: 200,
-        first_byte_ms: None,
-        duration_ms: 5,
-        policy_version: PolicyVersion::parse("v1").unwrap(),
-        envoy: "e1".to_owned(),
-    };
-    // Two transactions, so that sums are also added to what is there.
-    for decisions in
-        [vec![decision(Some(100), Some(7)), decision(Some(20), None)], vec![decision(None, Some(3))]]
-    {
-        store.run(told(decisions)).await.unwrap();
-    }
-    let by_tool = UsageQuery { by_tool: true, ..UsageQuery::default() };
-    let sums = store.usage(by_tool.clone()).await.unwrap();
-    assert_eq!((sums.len(), sums[0].calls, sums[0].credits), (1, 3, credits(6)));
-    assert_eq!((sums[0].usage_tokens.input, sums[0].usage_tokens.output), (120, 10));
-    for _ in 0..3 {
-        store.run(told(vec![decision(Some(u64::MAX), Some(u64::MAX))])).await.unwrap();
-    }
-    assert_eq!(store.usage(by_tool).await.unwrap()[0].usage_tokens.input, 3_000_000_120);
-}
-
-fn told(decisions: Vec<Decision>) -> report::Deliver {
-    report::Deliver {
-        report: Report {
-            batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
-            envoy: "e1".to_owned(),
-            settlements: Vec::new(),
-            decisions,
-            decisions_dropped: 0,
-        },
-        actor: "flt_1".to_owned(),
-        now: at(2),
-    }
 }
 
 async fn an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh: &impl Fresh) {

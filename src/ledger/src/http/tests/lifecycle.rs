@@ -175,6 +175,11 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
         "would_deny": "rate_limited", "tenant_id": tenant, "tool": "search", "calls": 1, "credits": 0,
     });
     assert_eq!(report["items"], json!([row]));
+
+    // Beside an embedded database the file is what counts at a start, also with what was in force before.
+    std::fs::write(bench.policy_path(), POLICY).unwrap();
+    let bench = bench.restart().await;
+    assert_eq!(bench.get("/v1/tiers").await["free"]["limits"][0]["permits"], 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
