@@ -32,7 +32,10 @@ pub struct Arguments {
         default_value = "sqlite:agentrelay.db"
     )]
     database: ledger::Database,
-    /// The policy, YAML or JSON
+    /// The policy, YAML or JSON; followed while it runs
+    ///
+    /// On PostgreSQL the policy that was put in force last holds for every ledger, by `policy apply` or by an edit of any
+    /// ledger's file. A file whose content was in force there before is an old copy, and without effect at a start.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// The key that signs the audit trail, made where there is none [default: beside an embedded database]
