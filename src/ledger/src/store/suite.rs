@@ -2,6 +2,8 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+mod deliveries;
+
 use super::{
     AdminKeyFilter, AgentFilter, AuditFilter, CheckpointFilter, Error, KeyFilter, Refusal, Store, UsageQuery,
 };
@@ -26,6 +28,8 @@ use std::sync::Arc;
 pub(crate) trait Fresh {
     type Guard;
     fn open(&self) -> (Arc<dyn Store>, Self::Guard);
+    /// The laws that its rows break.
+    fn broken_laws(&self, guard: &Self::Guard) -> Vec<String>;
 }
 
 /// The whole suite.
@@ -39,6 +43,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     the_audit_trail_is_sealed_once_by_however_many(fresh).await;
     what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
     what_operators_keep_is_found_again(fresh).await;
+    deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {
