@@ -5,3 +5,4 @@ mod migrated;
 mod moved;
 mod postgres;
 mod sqlite;
+mod tls;
