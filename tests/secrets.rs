@@ -121,6 +121,8 @@ async fn used(gate: &Gate) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
     })
     .await;
 
+    let mut secrets = secrets;
+    secrets.push(audit_key(gate.directory()));
     let mut places = BTreeMap::new();
     for path in
         ["/config_dump?include_eds", "/stats?format=json", "/stats/prometheus", "/clusters", "/server_info"]

@@ -21,9 +21,15 @@ pub enum Database {
 #[derive(Clone)]
 pub struct Server {
     url: String,
-    config: Box<postgres::Config>,
-    tls: Tls,
+    way: Box<Way>,
     shown: String,
+}
+
+/// The way in, as the driver and TLS need it.
+#[derive(Clone)]
+struct Way {
+    config: postgres::Config,
+    tls: Tls,
 }
 
 impl PartialEq for Server {
@@ -37,12 +43,12 @@ impl Eq for Server {}
 impl Server {
     /// How to connect.
     pub(crate) fn config(&self) -> &postgres::Config {
-        &self.config
+        &self.way.config
     }
 
     /// How the connection is protected.
     pub(crate) fn tls(&self) -> &Tls {
-        &self.tls
+        &self.way.tls
     }
 }
 
@@ -99,7 +105,7 @@ impl FromStr for Database {
                     InvalidDatabase::Postgres(why)
                 })?;
                 let (url, shown) = (text.to_owned(), without_secrets(text));
-                Ok(Database::Postgres(Server { url, config: Box::new(config), tls, shown }))
+                Ok(Database::Postgres(Server { url, way: Box::new(Way { config, tls }), shown }))
             }
             _ => Err(InvalidDatabase::Unknown),
         }
