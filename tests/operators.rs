@@ -1,9 +1,8 @@
 //! What operators see: numbers, logs, the command line. What nobody sees is in `secrets`.
 
-use harness::agent::{NewKey, unknown_secret};
+use harness::agent::NewKey;
 use harness::clock::eventually;
 use harness::{Agent, Gate, Request, files, mcp, run, stats};
-use protocol::audit::Outcome;
 use serde_json::{Value, json};
 use std::process::Output;
 use std::time::Duration;
