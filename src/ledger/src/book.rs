@@ -21,7 +21,7 @@
 mod accounts;
 mod reservation;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use accounts::{Accounts, Transfer, TransferKind};
 pub use reservation::{Late, Request, Reservation, State};

@@ -13,6 +13,7 @@ mod book;
 mod budgets;
 pub mod chain;
 mod changes;
+mod check;
 mod credentials;
 mod database;
 #[cfg(test)]
@@ -34,6 +35,7 @@ mod store;
 mod tenants;
 pub mod throwaway;
 
+pub use check::check;
 pub use database::{Database, InvalidDatabase};
 pub use serve::{Tls, TlsError};
 pub use service::{Config, Credentials, Error, Running, init, start};

@@ -57,7 +57,7 @@ pub trait Store: Send + Sync + 'static {
     /// The position of the newest change, each time there is a newer one.
     fn newest_change(&self) -> watch::Receiver<u64>;
 
-    /// Does the database answer.
+    /// Does the database answer, and did the last write to it succeed.
     fn ping(&self) -> Reading<'_, ()>;
     /// Whose service credential has this hash.
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>>;

@@ -24,6 +24,9 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
     /// The database, made by `agentrelay init`: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
+    ///
+    /// PostgreSQL by TLS: postgres://...?sslmode=verify-full&sslrootcert=FILE, in libpq's words. Without sslrootcert those
+    /// that the system trusts.
     #[arg(
         long,
         env = "AGENTRELAY_DATABASE",

@@ -24,6 +24,7 @@ use protocol::{Credits, KeyId, PolicyVersion, TenantId};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
@@ -78,6 +79,8 @@ pub struct Relational {
     readers: Readers,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listener: Option<Listener>,
+    /// Writes fail, as on a full disk, where reads go on.
+    failing: Arc<AtomicBool>,
 }
 
 impl Relational {
@@ -102,7 +105,10 @@ impl Relational {
             listener = Some(stop);
             threads.push(thread);
         }
-        let writer = writer::Writer::new(database, connection, waiting, Arc::clone(&newest), metrics);
+        let failing = Arc::new(AtomicBool::new(false));
+        let newest_written = Arc::clone(&newest);
+        let writer =
+            writer::Writer::new(database, connection, waiting, newest_written, metrics, Arc::clone(&failing));
         let writer = std::thread::Builder::new().name("ledger-writer".to_owned()).spawn(|| writer.run());
         threads.push(writer.map_err(OpenError::Io)?);
         Ok(Relational {
@@ -111,6 +117,7 @@ impl Relational {
             readers: Readers::new(database),
             threads: Mutex::new(threads),
             listener,
+            failing,
         })
     }
 
@@ -203,6 +210,9 @@ impl Store for Relational {
     }
 
     fn ping(&self) -> Reading<'_, ()> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Box::pin(std::future::ready(Err(Unavailable::Failed)));
+        }
         Box::pin(
             self.readers
                 .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+mod deliveries;
 mod trail;
 mod usage;
 
@@ -30,6 +31,8 @@ use std::sync::Arc;
 pub(crate) trait Fresh {
     type Guard;
     fn open(&self) -> (Arc<dyn Store>, Self::Guard);
+    /// The laws that its rows break.
+    fn broken_laws(&self, guard: &Self::Guard) -> Vec<String>;
 }
 
 /// The whole suite.
@@ -46,6 +49,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
     an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
     trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
+    deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {

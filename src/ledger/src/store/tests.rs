@@ -5,3 +5,4 @@ mod migrated;
 mod moved;
 pub(crate) mod postgres;
 mod sqlite;
+mod tls;

@@ -1,8 +1,7 @@
 //! Several ledgers on one PostgreSQL: what one is told holds on all, within the bound that operators are promised.
 
 use crate::Database;
-use crate::fixture::{Bench, POLICY, code, expect, pace};
-use crate::store::tests::postgres::{apart, server};
+use crate::fixture::{Bench, POLICY, apart, code, expect, pace, server};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
