@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 2] = [FIRST, SECOND];
+pub(super) const MIGRATIONS: [&str; 3] = [FIRST, SECOND, ISSUED_KEYS];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -201,6 +201,13 @@ CREATE TABLE usage_by_latency (
 INSERT INTO usage_by_latency SELECT hour, tenant_id, key_id, '', tool, outcome, '', 2147483647, calls, credits FROM usage;
 DROP TABLE usage;
 ALTER TABLE usage_by_latency RENAME TO usage;
+";
+
+// Keys that keys asked for: which key, and by which of its secrets.
+const ISSUED_KEYS: &str = "
+ALTER TABLE keys ADD COLUMN parent_id TEXT;
+ALTER TABLE keys ADD COLUMN parent_hash BLOB;
+CREATE INDEX keys_by_parent ON keys (parent_id, expires_at) WHERE parent_id IS NOT NULL;
 ";
 
 /// How far a database is.
