@@ -1,8 +1,10 @@
 //! What must hold of every input, for the fuzz targets and for the test that replays their corpora.
 
 use policy::mcp::answer::EventReader;
+use policy::mcp::list::View;
 use policy::mcp::sse::ListFilter;
 use policy::mcp::{self, Call};
+use policy::reading::Listed;
 use serde_json::Value;
 
 /// A server that reads a message with less care sees no call that the gate did not see.
@@ -36,7 +38,7 @@ pub fn a_message_has_one_meaning(input: &[u8]) {
             assert!(!headers.contains(&modern) || (choice % 4 == 1 && name == "search"));
         }
         Call::Response => assert_eq!(method, None),
-        Call::ListTools => assert_eq!(method.as_deref(), Some("tools/list")),
+        Call::ListTools { .. } => assert_eq!(method.as_deref(), Some("tools/list")),
         _ => assert!(!matches!(method.as_deref(), None | Some("tools/call" | "tools/list"))),
     }
     if let Some(id) = message.id {
@@ -82,7 +84,8 @@ fn filtered<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Result<Vec<u8>, Vec<u
     let mut filter = ListFilter::default();
     let mut passed = Vec::new();
     for (chunk, end) in chunks.map(|chunk| (chunk, false)).chain([(&[][..], true)]) {
-        match filter.feed(chunk, end, &|listed| Some(listed.name().starts_with('a'))) {
+        let sees = |listed: Listed<'_>| Some(listed.name().starts_with('a'));
+        match filter.feed(chunk, end, &View::of(&sees)) {
             Ok(more) => passed.extend(more),
             Err(_) => return Err(passed),
         }

@@ -8,7 +8,7 @@ use crate::host;
 use crate::windows;
 use crate::worker::{Lookup, Worker, uuid_v7};
 use policy::Key;
-use policy::exchange::{self, BodyPlan, End, Exchange, KeyNotFound, ReserveAnswered, Step};
+use policy::exchange::{self, BodyPlan, End, Exchange, IssueAnswered, KeyNotFound, ReserveAnswered, Step};
 use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
@@ -260,6 +260,13 @@ pub fn reserve_answered(worker: &Worker, id: u32, state: &mut State, answered: R
     advance_waiting(worker, id, state, step);
 }
 
+/// The request for a key has been answered.
+pub fn issue_answered(worker: &Worker, id: u32, state: &mut State, answered: IssueAnswered) {
+    let Some(exchange) = &mut state.exchange else { return };
+    let step = exchange.issue_answered(answered);
+    advance_waiting(worker, id, state, step);
+}
+
 /// Advances a stream whose callbacks have all returned Pause: if it may pass now, Envoy must be told.
 fn advance_waiting(worker: &Worker, id: u32, state: &mut State, step: Step) {
     if state.gate == Gate::Held {
@@ -302,6 +309,10 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<
         Step::Reserve(request) => match worker.reserve(&request, id) {
             Ok(()) => None,
             Err(_) => Some(exchange.reserve_answered(ReserveAnswered::Unavailable)),
+        },
+        Step::Issue(request) => match worker.issue(&request, id) {
+            Ok(()) => None,
+            Err(_) => Some(exchange.issue_answered(IssueAnswered::Unavailable)),
         },
         Step::Forward(forward) => {
             for name in forward.remove {

@@ -17,7 +17,7 @@ use policy::late;
 use policy::{Key, Policy};
 use protocol::ReservationId;
 use protocol::api_key::KeyHash;
-use protocol::filter::{Action, Change, Changes, ReserveRequest, Settlement};
+use protocol::filter::{Action, Change, Changes, IssueRequest, ReserveRequest, Settlement};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -196,6 +196,12 @@ impl Worker {
         self.call(call, stream_id)
     }
 
+    /// Asks the ledger for a key for an agent's stream, which is called with the answer.
+    pub fn issue(&self, request: &IssueRequest, stream_id: u32) -> Result<(), NotCalled> {
+        let call = Call::issue(&self.config.borrow(), stream_id, request);
+        self.call(call, stream_id)
+    }
+
     /// Accounts for bytes that a key's request holds: `before` until now, `after` from now. False if that is more
     /// than the key may hold, and nothing changes.
     pub fn hold(&self, fingerprint: u64, before: u64, after: u64) -> bool {
@@ -280,6 +286,10 @@ impl Worker {
             Purpose::Reserve { stream_id, reservation_id } => {
                 let answered = calls::reserved(answer.as_ref(), &reservation_id);
                 self.reserve_answered(stream_id, reservation_id, answered);
+            }
+            Purpose::Issue { stream_id } => {
+                let issued = calls::issued(answer.as_ref());
+                self.wake(stream_id, |state| stream::issue_answered(self, stream_id, state, issued));
             }
             Purpose::Report => {
                 let mut outbox = self.outbox.borrow_mut();

@@ -3,6 +3,7 @@
 //! Unknown fields are refused here, with their path. What a document means, and whether it holds together, is
 //! [`crate::rules`].
 
+use crate::gate_tools;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -133,6 +134,20 @@ pub(crate) struct Service {
     pub(crate) prompts: Option<BTreeMap<String, Reading>>,
     #[serde(default)]
     pub(crate) resources: Option<BTreeMap<String, Reading>>,
+    #[serde(default)]
+    pub(crate) gate_tools: BTreeMap<gate_tools::Kind, GateTool>,
+    #[serde(default)]
+    pub(crate) show_terms: bool,
+}
+
+/// A tool of the gate itself, on the terms on which it is there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GateTool {
+    #[serde(default)]
+    pub(crate) scopes: Vec<String>,
+    #[serde(default)]
+    pub(crate) limits: Vec<Limit>,
 }
 
 /// Where clients of a service get credentials.

@@ -8,10 +8,12 @@
 //! once, so that a decision costs one compare-and-swap and a refusal can tell the truth about when to come back.
 
 mod classify;
+mod gate_tools;
 mod quota;
 mod refusal;
 mod response;
 
+pub use gate_tools::IssueAnswered;
 pub use refusal::Reply;
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
 
@@ -20,14 +22,16 @@ use crate::credential::{self, Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
 use crate::mcp;
+use crate::mcp::list::Page;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
 use crate::window::Monotonic;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
 use classify::Classified;
+use gate_tools::GateCall;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
-use protocol::filter::ReserveRequest;
+use protocol::filter::{IssueRequest, ReserveRequest};
 use protocol::{Credits, EventId, ReservationId, Timestamp};
 use quota::Quota;
 use refusal::Refusal;
@@ -61,6 +65,8 @@ pub enum Step {
     },
     /// Reserve at the ledger, then call [`Exchange::reserve_answered`].
     Reserve(ReserveRequest),
+    /// Ask the ledger for a key, then call [`Exchange::issue_answered`].
+    Issue(IssueRequest),
     /// Change the request's headers so and let it go upstream.
     Forward(Forward),
     /// Answer so; nothing goes upstream.
@@ -107,6 +113,7 @@ pub struct Exchange {
     request: Request,
     key: Option<Arc<Key>>,
     carrier: Option<Carrier>,
+    credential: Option<KeyHash>,
     service: Option<usize>,
     /// The JSON-RPC id to echo in answers, as it was written.
     message_id: Option<String>,
@@ -140,8 +147,19 @@ enum Subject {
     Unknown,
     /// A tool of the policy.
     Tool(ToolCall),
+    /// A tool of the gate's own.
+    Gate(GateCall),
     /// A message, stream or session of the protocol, by name.
-    Protocol { name: String, lists_tools: bool },
+    Protocol { name: String, lists: Option<Lists> },
+}
+
+/// What an answer may list, so that it must be filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    /// Tools, and on this page the gate's own.
+    Tools(Page),
+    /// Other things, or tools on a page on which the gate's own are not.
+    Others,
 }
 
 #[derive(Debug)]
@@ -166,6 +184,7 @@ enum Phase {
         is_opening: bool,
     },
     Reserving,
+    Issuing,
     Forwarded {
         reserved: Option<Credits>,
     },
@@ -226,6 +245,7 @@ impl Exchange {
             request,
             key: None,
             carrier: None,
+            credential: None,
             service,
             message_id: None,
             subject: Subject::Unknown,
@@ -243,6 +263,7 @@ impl Exchange {
         let step = match credential::find(headers) {
             Ok((hash, carrier)) => {
                 exchange.carrier = Some(carrier);
+                exchange.credential = Some(hash);
                 Step::FindKey(hash)
             }
             Err(fault) => exchange.refuse(Refusal::credential(fault)),
@@ -329,6 +350,7 @@ impl Exchange {
         }
         match &self.subject {
             Subject::Tool(call) if !call.price.is_zero() => self.reserve(),
+            Subject::Gate(_) => self.answer(),
             _ => self.forward(None),
         }
     }
@@ -368,6 +390,7 @@ impl Exchange {
         match &self.subject {
             Subject::Unknown => None,
             Subject::Tool(call) => Some(&call.name),
+            Subject::Gate(call) => Some(call.kind.name()),
             Subject::Protocol { name, .. } => Some(name),
         }
     }
@@ -506,7 +529,7 @@ impl Exchange {
         let oauth = self.rules().and_then(|service| service.oauth.as_ref());
         let refusal = refusal.with_metadata(oauth);
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
-        let is_tool_call = matches!(self.subject, Subject::Tool(_));
+        let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
         Step::Refuse(refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id))
     }
 }

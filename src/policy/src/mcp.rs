@@ -43,7 +43,10 @@ pub enum Call {
         arguments: BTreeMap<String, Option<String>>,
     },
     /// `tools/list`, whose answer is filtered.
-    ListTools,
+    ListTools {
+        /// It asks for the first page.
+        is_first: bool,
+    },
     /// A message that opens a connection. Clients take its refusal for an old server or a dead one, so it is never
     /// refused for its rate.
     Opening(&'static str),
@@ -110,6 +113,8 @@ struct Params<'m> {
     arguments: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "ref")]
     reference: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    cursor: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
     meta: Option<&'m RawValue>,
 }
@@ -277,7 +282,7 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
     ];
     let within = |known: &[&'static str]| known.iter().copied().find(|known| *known == method);
     Ok(if method == "tools/list" {
-        Call::ListTools
+        Call::ListTools { is_first: params.is_none_or(|params| params.cursor.is_none()) }
     } else if let Some(opening) = within(&OPENING) {
         Call::Opening(opening)
     } else if let Some(read) = within(&READ) {

@@ -130,7 +130,7 @@ impl Exchange {
         let reader = Reader::for_content_type(content_type).filter(|_| !is_encoded);
         let is_ok = (200..300).contains(&status);
         match (&self.subject, reader) {
-            (Subject::Protocol { lists_tools: true, .. }, reader) if is_ok => match reader {
+            (Subject::Protocol { lists: Some(_), .. }, reader) if is_ok => match reader {
                 Some(Reader::Json(_)) => BodyPlan::Hold,
                 Some(Reader::Events(_)) => {
                     self.response.filter = Some(ListFilter::default());
@@ -162,7 +162,7 @@ impl Exchange {
 
     /// The whole of a held body: what to send in its place, `None` for the same.
     pub fn filter_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
-        list::filter(body, &|listed| self.sees(listed, now)).map_err(|list::Unreadable| {
+        self.viewed(now, |view| list::filter(body, view)).map_err(|list::Unreadable| {
             self.response.failed = true;
             self.unreadable()
         })
@@ -171,7 +171,7 @@ impl Exchange {
     /// A chunk of an event stream: what to send in its place. After an error the stream must be cut.
     pub fn filter_chunk(&mut self, chunk: &[u8], ends: bool, now: Now) -> Result<Vec<u8>, list::Unreadable> {
         let Some(mut filter) = self.response.filter.take() else { return Err(list::Unreadable) };
-        let passed = filter.feed(chunk, ends, &|listed| self.sees(listed, now));
+        let passed = self.viewed(now, |view| filter.feed(chunk, ends, view));
         self.response.filter = Some(filter);
         self.response.failed |= passed.is_err();
         passed
@@ -303,11 +303,13 @@ impl Exchange {
     }
 
     /// Whether the key sees something in a list; `None` where everyone does.
-    fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
+    pub(super) fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Some(false) };
         let ServiceKind::Mcp(tools) = &service.kind else { return Some(false) };
         let names =
             match listed {
+                // The gate's own tool hides one of its name.
+                Listed::Tool(name) if service.gate_tool(name).is_some() => return Some(false),
                 Listed::Tool(name) => {
                     let rule = tools.get(name).or(service.unlisted.as_ref());
                     return Some(rule.is_some_and(|rule| {

@@ -21,7 +21,11 @@ fn each_kind_of_message_is_recognised() {
             tool("a", &[("n", None), ("q", Some("x"))]),
         ),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/c\u0061ll","params":{"name":"a"}}"#, tool("a", &[])),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Call::ListTools),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Call::ListTools { is_first: true }),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":""}}"#,
+            Call::ListTools { is_first: false },
+        ),
         (r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}"#, Call::Opening("initialize")),
         (r#"{"jsonrpc":"2.0","id":"x","method":"server/discover"}"#, Call::Opening("server/discover")),
         (

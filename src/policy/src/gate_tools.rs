@@ -1,0 +1,183 @@
+//! The gate's own tools: what agents see of them, what they are asked with, and what they answer.
+//!
+//! Nothing of them goes upstream. Who may call them, and how often, is decided as for any other tool.
+
+use crate::json;
+use crate::key::{Key, grants};
+use crate::rules::{Policy, Service, ServiceKind, Tool};
+use protocol::Timestamp;
+use protocol::filter::{IssueRequest, Issued};
+use protocol::key::Limit;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// One of them, and on which terms it is there.
+#[derive(Debug)]
+pub struct GateTool {
+    /// Which.
+    pub kind: Kind,
+    /// The scopes and limits that the policy gives it.
+    pub rule: Tool,
+}
+
+/// The tools that a gate has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Which services the key may use.
+    ListServices,
+    /// A key that may do no more than the one that asks.
+    RequestKey,
+}
+
+/// What `request_key` is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The service that the key is for.
+    pub service: String,
+    /// How long it is to live.
+    pub ttl_seconds: u32,
+    /// Requests in any minute.
+    pub rate_limit: u32,
+}
+
+const TTL_SECONDS: u32 = 3600;
+const RATE_LIMIT: u32 = 60;
+
+impl Kind {
+    /// The name by which it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::ListServices => "list_services",
+            Kind::RequestKey => "request_key",
+        }
+    }
+
+    /// As `tools/list` shows it.
+    pub fn definition(self) -> String {
+        let (title, description, properties, required) = match self {
+            Kind::ListServices => (
+                "List services",
+                "Lists the services behind this gate that your api key may use.",
+                json!({}),
+                json!([]),
+            ),
+            Kind::RequestKey => (
+                "Request an api key",
+                "Issues a short-lived api key for one service. It may do no more than your own key, and ends with it.",
+                json!({
+                    "service_name": {"type": "string", "description": "One of those that list_services names."},
+                    "ttl_seconds": {"type": "integer", "minimum": 1, "maximum": IssueRequest::TTL_SECONDS_MAX,
+                        "default": TTL_SECONDS, "description": "How long the key lives."},
+                    "rate_limit": {"type": "integer", "minimum": 1, "maximum": Limit::PERMITS_MAX,
+                        "default": RATE_LIMIT, "description": "Requests per minute, within your own key's limits."},
+                }),
+                json!(["service_name"]),
+            ),
+        };
+        let schema = json!({
+            "type": "object", "properties": properties, "required": required, "additionalProperties": false,
+        });
+        let is_reading = self == Kind::ListServices;
+        let annotations = json!({
+            "readOnlyHint": is_reading, "destructiveHint": false, "idempotentHint": is_reading, "openWorldHint": false,
+        });
+        json!({
+            "name": self.name(), "title": title, "description": description, "inputSchema": schema,
+            "annotations": annotations,
+        })
+        .to_string()
+    }
+}
+
+/// The services that a key may use.
+pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Iterator<Item = &'p Service> {
+    policy.services().iter().filter(move |service| grants(key.record.services.as_deref(), &service.name, now))
+}
+
+/// The result of `list_services`.
+pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> Value {
+    let mut services: Vec<&Service> = services(policy, key, now).collect();
+    services.sort_by_key(|service| &service.name);
+    let shown = services.into_iter().map(|service| {
+        let kind = if matches!(service.kind, ServiceKind::Mcp(_)) { "mcp" } else { "http" };
+        json!({"name": service.name, "kind": kind, "path": service.path()})
+    });
+    result(&json!({"services": shown.collect::<Vec<_>>()}))
+}
+
+/// The result of `request_key`. The secret is here and nowhere else.
+pub fn issued(asked: &Asked, key: Issued, policy: &Policy) -> Value {
+    let service = policy.services().iter().find(|service| service.name == asked.service);
+    result(&json!({
+        "api_key": key.secret, "key_id": key.key_id, "agent_id": key.agent_id, "service_name": asked.service,
+        "path": service.map(Service::path), "scopes": key.scopes, "rate_limit": asked.rate_limit,
+        "expires_at": key.expires_at,
+    }))
+}
+
+/// For models as text, for programs as it is.
+fn result(content: &Value) -> Value {
+    json!({
+        "resultType": "complete", "isError": false, "structuredContent": content,
+        "content": [{"type": "text", "text": content.to_string()}],
+    })
+}
+
+/// What `request_key` is asked for, from the message that was recognised as its call. The error is for the caller.
+pub fn asked(body: &[u8], policy: &Policy, key: &Key, now: Timestamp) -> Result<Asked, String> {
+    let arguments = arguments(body);
+    if let Some(name) =
+        arguments.keys().find(|name| !["service_name", "ttl_seconds", "rate_limit"].contains(&name.as_ref()))
+    {
+        let name: String = name.chars().take(40).collect();
+        return Err(format!(
+            "`{name}` is no argument of request_key; it takes service_name, ttl_seconds and rate_limit"
+        ));
+    }
+    let service = arguments
+        .get("service_name")
+        .ok_or("`service_name` is missing; name one that list_services shows")?;
+    let service: String =
+        serde_json::from_str(service.get()).map_err(|_| "`service_name` must be a string")?;
+    if !services(policy, key, now).any(|known| known.name == service) {
+        return Err(
+            "`service_name` is no service that this key may use; list_services names those".to_owned()
+        );
+    }
+    let number = |name: &str, default: u32, most: u32| match arguments.get(name) {
+        None => Ok(default),
+        Some(raw) => serde_json::from_str(raw.get())
+            .ok()
+            .filter(|number| (1..=most).contains(number))
+            .ok_or_else(|| format!("`{name}` must be an integer from 1 to {most}")),
+    };
+    Ok(Asked {
+        ttl_seconds: number("ttl_seconds", TTL_SECONDS, IssueRequest::TTL_SECONDS_MAX)?,
+        rate_limit: number("rate_limit", RATE_LIMIT, Limit::PERMITS_MAX)?,
+        service,
+    })
+}
+
+/// The arguments of a `tools/call` that was read without fault.
+fn arguments(body: &[u8]) -> BTreeMap<Cow<'_, str>, &RawValue> {
+    #[derive(Deserialize)]
+    struct Message<'m> {
+        #[serde(borrow)]
+        params: &'m RawValue,
+    }
+    #[derive(Deserialize)]
+    struct Params<'m> {
+        #[serde(borrow, default, deserialize_with = "json::present")]
+        arguments: Option<&'m RawValue>,
+    }
+    std::str::from_utf8(body)
+        .ok()
+        .and_then(json::object::<Message<'_>>)
+        .and_then(|message| json::object::<Params<'_>>(message.params.get()))
+        .and_then(|params| serde_json::from_str(params.arguments?.get()).ok())
+        .unwrap_or_default()
+}
