@@ -3,7 +3,6 @@
 //! Unknown fields are refused here, with their path. What a document means, and whether it holds together, is
 //! [`crate::rules`].
 
-use crate::gate_tools;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -135,19 +134,9 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) resources: Option<BTreeMap<String, Reading>>,
     #[serde(default)]
-    pub(crate) gate_tools: BTreeMap<gate_tools::Kind, GateTool>,
+    pub(crate) gate_tools: BTreeMap<String, Tool>,
     #[serde(default)]
     pub(crate) show_terms: bool,
-}
-
-/// A tool of the gate itself, on the terms on which it is there.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct GateTool {
-    #[serde(default)]
-    pub(crate) scopes: Vec<String>,
-    #[serde(default)]
-    pub(crate) limits: Vec<Limit>,
 }
 
 /// Where clients of a service get credentials.

@@ -10,7 +10,6 @@ use protocol::filter::{IssueRequest, Issued};
 use protocol::key::Limit;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -24,8 +23,7 @@ pub struct GateTool {
 }
 
 /// The tools that a gate has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Which services the key may use.
     ListServices,
@@ -56,42 +54,23 @@ impl Kind {
         }
     }
 
+    /// The tool of this name.
+    pub fn of(name: &str) -> Option<Kind> {
+        [Kind::ListServices, Kind::RequestKey].into_iter().find(|kind| kind.name() == name)
+    }
+
     /// As `tools/list` shows it.
-    pub fn definition(self) -> String {
-        let (title, description, properties, required) = match self {
-            Kind::ListServices => (
-                "List services",
-                "Lists the services behind this gate that your api key may use.",
-                json!({}),
-                json!([]),
-            ),
-            Kind::RequestKey => (
-                "Request an api key",
-                "Issues a short-lived api key for one service. It may do no more than your own key, and ends with it.",
-                json!({
-                    "service_name": {"type": "string", "description": "One of those that list_services names."},
-                    "ttl_seconds": {"type": "integer", "minimum": 1, "maximum": IssueRequest::TTL_SECONDS_MAX,
-                        "default": TTL_SECONDS, "description": "How long the key lives."},
-                    "rate_limit": {"type": "integer", "minimum": 1, "maximum": Limit::PERMITS_MAX,
-                        "default": RATE_LIMIT, "description": "Requests per minute, within your own key's limits."},
-                }),
-                json!(["service_name"]),
-            ),
-        };
-        let schema = json!({
-            "type": "object", "properties": properties, "required": required, "additionalProperties": false,
-        });
-        let is_reading = self == Kind::ListServices;
-        let annotations = json!({
-            "readOnlyHint": is_reading, "destructiveHint": false, "idempotentHint": is_reading, "openWorldHint": false,
-        });
-        json!({
-            "name": self.name(), "title": title, "description": description, "inputSchema": schema,
-            "annotations": annotations,
-        })
-        .to_string()
+    pub const fn definition(self) -> &'static str {
+        match self {
+            Kind::ListServices => LIST_SERVICES,
+            Kind::RequestKey => REQUEST_KEY,
+        }
     }
 }
+
+const LIST_SERVICES: &str = r#"{"name":"list_services","title":"List services","description":"Lists the services behind this gate that your api key may use.","inputSchema":{"type":"object","properties":{},"additionalProperties":false},"annotations":{"readOnlyHint":true,"destructiveHint":false,"idempotentHint":true,"openWorldHint":false}}"#;
+
+const REQUEST_KEY: &str = r#"{"name":"request_key","title":"Request an api key","description":"Issues a short-lived api key for one service. It may do no more than your own key, and ends with it.","inputSchema":{"type":"object","properties":{"service_name":{"type":"string","description":"One of those that list_services names."},"ttl_seconds":{"type":"integer","minimum":1,"maximum":86400,"default":3600,"description":"How long the key lives."},"rate_limit":{"type":"integer","minimum":1,"maximum":1000000,"default":60,"description":"Requests per minute, within the limits of your own key."}},"required":["service_name"],"additionalProperties":false},"annotations":{"readOnlyHint":false,"destructiveHint":false,"idempotentHint":false,"openWorldHint":false}}"#;
 
 /// The services that a key may use.
 pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Iterator<Item = &'p Service> {
@@ -99,32 +78,78 @@ pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Itera
 }
 
 /// The result of `list_services`.
-pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> Value {
+pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> String {
     let mut services: Vec<&Service> = services(policy, key, now).collect();
     services.sort_by_key(|service| &service.name);
     let shown = services.into_iter().map(|service| {
         let kind = if matches!(service.kind, ServiceKind::Mcp(_)) { "mcp" } else { "http" };
-        json!({"name": service.name, "kind": kind, "path": service.path()})
+        format!(r#"{{"name":{},"kind":"{kind}","path":{}}}"#, quoted(&service.name), quoted(service.path()))
     });
-    result(&json!({"services": shown.collect::<Vec<_>>()}))
+    result(&format!(r#"{{"services":[{}]}}"#, shown.collect::<Vec<_>>().join(",")))
 }
 
 /// The result of `request_key`. The secret is here and nowhere else.
-pub fn issued(asked: &Asked, key: Issued, policy: &Policy) -> Value {
+pub fn issued(asked: &Asked, key: &Issued, policy: &Policy) -> String {
     let service = policy.services().iter().find(|service| service.name == asked.service);
-    result(&json!({
-        "api_key": key.secret, "key_id": key.key_id, "agent_id": key.agent_id, "service_name": asked.service,
-        "path": service.map(Service::path), "scopes": key.scopes, "rate_limit": asked.rate_limit,
-        "expires_at": key.expires_at,
-    }))
+    let members = [
+        ("api_key", quoted(&key.secret)),
+        ("key_id", quoted(key.key_id.as_str())),
+        ("agent_id", quoted(key.agent_id.as_str())),
+        ("service_name", quoted(&asked.service)),
+        ("path", quoted(service.map(Service::path).unwrap_or_default())),
+        ("scopes", array(key.scopes.iter().map(|scope| quoted(scope)))),
+        ("rate_limit", asked.rate_limit.to_string()),
+        ("expires_at", quoted(&key.expires_at.to_string())),
+    ];
+    result(&object(&members))
+}
+
+/// What a list says of a tool's terms, straight from the table that decides its calls.
+pub fn terms(rule: &Tool) -> String {
+    let limits = rule.limits.iter().filter(|rule| !rule.shadow).map(|rule| {
+        let Limit { permits, window_seconds } = rule.limit;
+        format!(r#"{{"permits":{permits},"window_seconds":{window_seconds}}}"#)
+    });
+    let mut members = vec![
+        ("scopes", array(rule.scope.scopes.iter().map(|scope| quoted(scope)))),
+        ("limits", array(limits)),
+    ];
+    if let Some(price) = &rule.price {
+        let mut shown = vec![("credits", price.credits.to_string())];
+        if let Some(times) = &price.times {
+            let values = times.values.iter().map(|(value, factor)| format!("{}:{factor}", quoted(value)));
+            let values = values.collect::<Vec<_>>().join(",");
+            let times = [
+                ("argument", quoted(&times.argument)),
+                ("values", format!("{{{values}}}")),
+                ("default", quoted(&times.default)),
+            ];
+            shown.push(("times", object(&times)));
+        }
+        members.push(("price", object(&shown)));
+    }
+    object(&members)
 }
 
 /// For models as text, for programs as it is.
-fn result(content: &Value) -> Value {
-    json!({
-        "resultType": "complete", "isError": false, "structuredContent": content,
-        "content": [{"type": "text", "text": content.to_string()}],
-    })
+fn result(content: &str) -> String {
+    let text = quoted(content);
+    format!(
+        r#"{{"resultType":"complete","isError":false,"structuredContent":{content},"content":[{{"type":"text","text":{text}}}]}}"#
+    )
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(","))
+}
+
+fn object(members: &[(&str, String)]) -> String {
+    let members: Vec<String> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+    format!("{{{}}}", members.join(","))
 }
 
 /// What `request_key` is asked for, from the message that was recognised as its call. The error is for the caller.

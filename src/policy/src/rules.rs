@@ -283,7 +283,7 @@ impl Compiler {
     fn service(
         &mut self,
         name: String,
-        service: document::Service,
+        mut service: document::Service,
         risks: &document::Risks,
         tiers: &BTreeMap<String, Tier>,
     ) -> Service {
@@ -306,15 +306,14 @@ impl Compiler {
         if service.upgrades && service.kind == document::ServiceKind::Mcp {
             self.fault(&format!("{path}.upgrades"), "an MCP service has no upgrades; remove it");
         }
-        let tools: Vec<Tool> = service
-            .tools
+        let tools: Vec<Tool> = std::mem::take(&mut service.tools)
             .into_iter()
             .map(|(tool, rule)| {
                 let path = format!("{path}.tools.{tool}");
                 self.tool(&path, tool, rule, service.kind, risks, tiers)
             })
             .collect();
-        let unlisted = match service.unlisted {
+        let unlisted = match std::mem::take(&mut service.unlisted) {
             document::Unlisted::Deny => None,
             document::Unlisted::Rule(rule) => {
                 let path = format!("{path}.unlisted");
@@ -338,7 +337,7 @@ impl Compiler {
                 ServiceKind::Http(router)
             }
         };
-        let gate_tools = self.gate_tools(&path, service.gate_tools, service.show_terms, &kind);
+        let gate_tools = self.gate_tools(&path, &mut service, &kind, risks, tiers);
         Service {
             refusals,
             body_bytes_max,

@@ -11,7 +11,6 @@ use crate::rules::{Policy, Service, ServiceKind};
 use protocol::Timestamp;
 use protocol::audit::Outcome;
 use protocol::filter::{IssueRequest, Issued};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// What the ledger said to a request for a key.
@@ -34,7 +33,7 @@ pub enum IssueAnswered {
 pub(super) struct GateCall {
     pub(super) kind: Kind,
     /// The result, where it is known already.
-    result: Option<Value>,
+    result: Option<String>,
     asked: Option<Asked>,
 }
 
@@ -103,7 +102,7 @@ impl Exchange {
                 let Subject::Gate(GateCall { asked: Some(asked), .. }) = &self.subject else {
                     return self.refuse(Refusal::ledger_unavailable());
                 };
-                let result = gate_tools::issued(asked, *issued, &policy);
+                let result = gate_tools::issued(asked, &issued, &policy);
                 return self.give(&result);
             }
             IssueAnswered::KeyInactive => Refusal::invalid_key(),
@@ -114,7 +113,7 @@ impl Exchange {
         self.refuse(refusal)
     }
 
-    fn give(&mut self, result: &Value) -> Step {
+    fn give(&mut self, result: &str) -> Step {
         self.phase = Phase::Refused(Outcome::Allowed);
         Step::Refuse(refusal::result(self.message_id.as_deref(), result))
     }
@@ -135,7 +134,7 @@ impl Exchange {
     }
 
     /// The gate's own tools that the key may call.
-    fn own_tools(&self, now: Timestamp) -> Vec<String> {
+    fn own_tools(&self, now: Timestamp) -> Vec<&'static str> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Vec::new() };
         let is_seen = |tool: &&gate_tools::GateTool| {
             let is_for_parents = tool.kind == Kind::RequestKey;
@@ -145,22 +144,11 @@ impl Exchange {
         service.gate_tools.iter().filter(is_seen).map(|tool| tool.kind.definition()).collect()
     }
 
-    /// What a list says of a tool's terms, straight from the table that decides its calls.
+    /// What a list says of a tool's terms.
     fn terms(&self, tool: &str) -> Option<String> {
         let service = self.rules().filter(|service| service.show_terms)?;
         let ServiceKind::Mcp(tools) = &service.kind else { return None };
         let rule = tools.get(tool).or(service.unlisted.as_ref())?;
-        let limits = rule.limits.iter().filter(|rule| !rule.shadow).map(|rule| rule.limit);
-        let mut terms = json!({"scopes": rule.scope.scopes, "limits": limits.collect::<Vec<_>>()});
-        if let (Some(price), Some(terms)) = (&rule.price, terms.as_object_mut()) {
-            let mut shown = json!({"credits": price.credits});
-            if let (Some(times), Some(shown)) = (&price.times, shown.as_object_mut()) {
-                let times =
-                    json!({"argument": times.argument, "values": times.values, "default": times.default});
-                shown.insert("times".to_owned(), times);
-            }
-            terms.insert("price".to_owned(), shown);
-        }
-        Some(terms.to_string())
+        Some(gate_tools::terms(rule))
     }
 }

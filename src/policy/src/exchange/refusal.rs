@@ -337,7 +337,7 @@ impl Refusal {
 
     fn rpc_error(&self, message_id: Option<&str>, id: &EventId) -> String {
         let error = json!({"code": self.code, "message": self.text(), "data": self.data(id)});
-        rpc(message_id, "error", &error)
+        rpc(message_id, "error", &error.to_string())
     }
 
     fn tool_result(&self, message_id: Option<&str>, id: &EventId) -> String {
@@ -347,7 +347,7 @@ impl Refusal {
             "content": [{"type": "text", "text": self.text()}],
             "_meta": {"agentrelay/refusal": self.data(id)},
         });
-        rpc(message_id, "result", &result)
+        rpc(message_id, "result", &result.to_string())
     }
 
     fn text(&self) -> String {
@@ -364,7 +364,7 @@ impl Refusal {
 }
 
 /// The answer to a call that the gate serves itself.
-pub(super) fn result(message_id: Option<&str>, result: &Value) -> Reply {
+pub(super) fn result(message_id: Option<&str>, result: &str) -> Reply {
     Reply {
         status: 200,
         details: "agentrelay.allowed".to_owned(),
@@ -391,7 +391,7 @@ pub(super) fn metadata(document: &str) -> Reply {
 
 /// A JSON-RPC answer. The id is put back as the text that the client wrote, which was checked to be JSON: parsing it
 /// would change a number that is too large for an integer.
-fn rpc(message_id: Option<&str>, member: &str, value: &Value) -> String {
+fn rpc(message_id: Option<&str>, member: &str, value: &str) -> String {
     let id = message_id.unwrap_or("null");
     format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)
 }

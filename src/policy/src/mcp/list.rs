@@ -60,7 +60,7 @@ pub struct View<'v> {
     /// What a tool's `_meta` is to say of its terms, JSON.
     pub terms: &'v dyn Fn(&str) -> Option<String>,
     /// Tools to put behind those of the server, each a JSON object.
-    pub own: &'v [String],
+    pub own: &'v [&'static str],
     /// On which page of the server's list.
     pub own_on: Page,
 }
@@ -121,7 +121,7 @@ pub fn filter(message: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unread
         }
         let is_tools = result.tools.is_some_and(|tools| std::ptr::eq(tools, list));
         if is_tools && !view.own.is_empty() && (view.own_on == Page::This || result.next_cursor.is_none()) {
-            kept.extend(view.own.iter().map(|tool| Cow::Borrowed(tool.as_str())));
+            kept.extend(view.own.iter().map(|tool| Cow::Borrowed(*tool)));
             is_changed = true;
         }
         if is_changed {
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_gates_own_tools_are_behind_the_servers_on_one_page() {
-        let own = [r#"{"name":"mine"}"#.to_owned()];
+        let own = [r#"{"name":"mine"}"#];
         let sees = |listed: Listed<'_>| Some(listed.name() != "no");
         let seen = |message: &str, own_on| {
             let view = View { own: &own, own_on, ..View::of(&sees) };

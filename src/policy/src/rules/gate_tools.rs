@@ -1,7 +1,7 @@
-//! The gate's own tools, as a policy turns them on.
+//! The gate's own tools, as a policy turns them on: by rules like those of a service's tools.
 
-use super::{Compiler, ScopeRule, ServiceKind, Tool};
-use crate::document::{self, Risk};
+use super::{Compiler, ServiceKind, Tier};
+use crate::document;
 use crate::gate_tools::{GateTool, Kind};
 use std::collections::BTreeMap;
 
@@ -9,40 +9,40 @@ impl Compiler {
     pub(super) fn gate_tools(
         &mut self,
         path: &str,
-        tools: BTreeMap<Kind, document::GateTool>,
-        show_terms: bool,
+        service: &mut document::Service,
         kind: &ServiceKind,
+        risks: &document::Risks,
+        tiers: &BTreeMap<String, Tier>,
     ) -> Vec<GateTool> {
+        let rules = std::mem::take(&mut service.gate_tools);
         let ServiceKind::Mcp(own) = kind else {
-            if !tools.is_empty() {
-                self.fault(&format!("{path}.gate_tools"), "only MCP services have them; leave it out");
-            }
-            if show_terms {
-                self.fault(&format!("{path}.show_terms"), "only MCP services have lists; leave it out");
+            for (is_there, name) in [(!rules.is_empty(), "gate_tools"), (service.show_terms, "show_terms")] {
+                if is_there {
+                    self.fault(
+                        &format!("{path}.{name}"),
+                        "only MCP services have lists of tools; leave it out",
+                    );
+                }
             }
             return Vec::new();
         };
-        let tools = tools.into_iter().map(|(kind, tool)| {
-            let name = kind.name();
-            if own.contains_key(name) {
-                let fault = "is the name of a tool of the gate's own; leave one of them out";
+        let mut tools = Vec::new();
+        for (name, rule) in rules {
+            if own.contains_key(&name) {
+                let fault = "is also the name of one of the gate's own tools; leave one of them out";
                 self.fault(&format!("{path}.tools.{name}"), fault);
             }
             let path = format!("{path}.gate_tools.{name}");
-            if tool.scopes.iter().any(String::is_empty) {
-                self.fault(&format!("{path}.scopes"), "a scope is not empty");
-            }
-            let rule = Tool {
-                name: name.to_owned(),
-                risk: Risk::ReadOnly,
-                scope: ScopeRule { scopes: tool.scopes, shadow: false },
-                resource: None,
-                limits: self.limits(&path, name, tool.limits),
-                price: None,
-                requires: Vec::new(),
+            let Some(kind) = Kind::of(&name) else {
+                self.fault(&path, "the gate's own tools are list_services and request_key");
+                continue;
             };
-            GateTool { kind, rule }
-        });
-        tools.collect()
+            if rule.price.is_some() {
+                self.fault(&format!("{path}.price"), "the gate's own tools are free; leave it out");
+            }
+            let rule = self.tool(&path, name, rule, document::ServiceKind::Mcp, risks, tiers);
+            tools.push(GateTool { kind, rule });
+        }
+        tools
     }
 }

@@ -8,7 +8,7 @@ use protocol::key::{Limit, Parent};
 fn offering() -> Value {
     let mut document = document();
     document["services"]["studio"]["gate_tools"] =
-        json!({"list_services": {}, "request_key": {"scopes": ["generate"]}});
+        json!({"list_services": {"risk": "read_only"}, "request_key": {"risk": "local_mutation"}});
     document
 }
 
@@ -149,8 +149,13 @@ fn they_are_behind_the_first_page_and_hide_what_has_their_name() {
     assert_eq!(listed(&mut gate, json!({}), list), ["draw", "list_services", "request_key"]);
     assert_eq!(listed(&mut gate, json!({"cursor": ""}), list), ["draw"]);
     for kind in [crate::gate_tools::Kind::ListServices, crate::gate_tools::Kind::RequestKey] {
-        let tool: Value = serde_json::from_str(&kind.definition()).unwrap();
+        let tool: Value = serde_json::from_str(kind.definition()).unwrap();
         assert_eq!((&tool["name"], &tool["inputSchema"]["type"]), (&json!(kind.name()), &json!("object")));
+        if kind == crate::gate_tools::Kind::RequestKey {
+            let properties = &tool["inputSchema"]["properties"];
+            assert_eq!(properties["ttl_seconds"]["maximum"], IssueRequest::TTL_SECONDS_MAX);
+            assert_eq!(properties["rate_limit"]["maximum"], Limit::PERMITS_MAX);
+        }
     }
 }
 
@@ -212,13 +217,21 @@ fn a_policy_with_two_tools_of_a_name_or_tools_where_none_are_is_refused() {
             json!({"risk": "read_only"}),
             "services.studio.tools.request_key: ",
         ),
-        ("/services/ci/gate_tools", json!({"list_services": {}}), "services.ci.gate_tools: "),
+        (
+            "/services/ci/gate_tools",
+            json!({"list_services": {"risk": "read_only"}}),
+            "services.ci.gate_tools: ",
+        ),
         ("/services/ci/show_terms", json!(true), "services.ci.show_terms: "),
-        ("/services/studio/gate_tools", json!({"other": {}}), "services.studio.gate_tools"),
+        (
+            "/services/studio/gate_tools",
+            json!({"other": {"risk": "read_only"}}),
+            "services.studio.gate_tools.other: ",
+        ),
         (
             "/services/studio/gate_tools/request_key",
-            json!({"scopes": [""]}),
-            "services.studio.gate_tools.request_key.scopes: ",
+            json!({"risk": "read_only", "price": {"credits": 1}}),
+            "services.studio.gate_tools.request_key.price: ",
         ),
     ] {
         let mut document = offering();
