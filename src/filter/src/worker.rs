@@ -10,6 +10,7 @@ use crate::host;
 use crate::keys::KeyTable;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
+use crate::results;
 use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
@@ -235,15 +236,17 @@ impl Worker {
         }
         if let Some(late) = finished.late {
             outbox.unwatch(&late.reservation_id);
-            windows::remember_late(&late, self.metrics());
+            if let Some(settlement) = results::awaited(late, self.metrics()) {
+                outbox.settle(settlement, self.metrics());
+            }
         }
         outbox.record(finished.decision, self.metrics());
     }
 
     /// A result came on another stream than its call's: settles that call, if it is one that waits.
     pub fn result_of_other(&self, result: &late::Result) {
-        if let Some(late) = windows::take_late(result.call, self.metrics()) {
-            self.outbox.borrow_mut().settle(late.settled_by(result), self.metrics());
+        if let Some(settlement) = results::came(result, self.metrics()) {
+            self.outbox.borrow_mut().settle(settlement, self.metrics());
         }
     }
 

@@ -250,6 +250,7 @@ impl Exchange {
             reservation_id: self.reservation_id()?,
             credits,
             trusts_cost: call.trusts_cost,
+            at: self.began.monotonic,
         })
     }
 
