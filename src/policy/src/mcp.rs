@@ -115,6 +115,8 @@ struct Params<'m> {
     reference: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     cursor: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present", rename = "taskId")]
+    task_id: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
     meta: Option<&'m RawValue>,
 }
@@ -137,7 +139,7 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Fault::new(
             INVALID_REQUEST,
-            "JSON-RPC batches are not accepted by this gate; send each message by itself",
+            "JSON-RPC batches of 1 to 32 messages with ids of their own are accepted in protocol version 2025-03-26 alone; send each message by itself",
         ));
     }
     let envelope: Envelope<'_> = std::str::from_utf8(body)
@@ -324,13 +326,16 @@ fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>
         return Err(mismatch("MCP-Protocol-Version"));
     }
     check_header(headers, "mcp-method", Some(method), is_modern).map_err(|()| mismatch("Mcp-Method"))?;
+    // The gate reads no task's id, and so does not ask for the header.
+    let is_of_task = method.starts_with("tasks/");
     let subject = match method {
+        _ if is_of_task => params.and_then(|params| params.task_id),
         "tools/call" | "prompts/get" => params.and_then(|params| params.name),
         "resources/read" => params.and_then(|params| params.uri),
         _ => None,
     };
     let subject = subject.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-    let required = is_modern && subject.is_some();
+    let required = is_modern && subject.is_some() && !is_of_task;
     match subject {
         Some(_) => {
             check_header(headers, "mcp-name", subject.as_deref(), required).map_err(|()| mismatch("Mcp-Name"))

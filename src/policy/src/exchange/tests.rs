@@ -2,6 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
+mod batches;
 mod gate_tools;
 
 use super::*;

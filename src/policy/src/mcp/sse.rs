@@ -22,11 +22,21 @@ impl ListFilter {
         end: bool,
         view: &list::View<'_>,
     ) -> Result<Vec<u8>, list::Unreadable> {
+        self.feed_with(chunk, end, &mut |message| list::filter(message, view))
+    }
+
+    /// The same, with each message replaced by what `replace` says; `None` for the same, and nothing for none.
+    pub fn feed_with(
+        &mut self,
+        chunk: &[u8],
+        end: bool,
+        replace: &mut Replace<'_>,
+    ) -> Result<Vec<u8>, list::Unreadable> {
         self.kept.extend_from_slice(chunk);
         let mut passed = Vec::with_capacity(self.kept.len());
         let mut done = 0usize;
         while let Some(end_of_event) = self.scan.event_end(&self.kept) {
-            rewrite(self.kept.get(done..end_of_event).unwrap_or_default(), view, &mut passed)?;
+            rewrite(self.kept.get(done..end_of_event).unwrap_or_default(), replace, &mut passed)?;
             done = end_of_event;
         }
         // Once for all events of the chunk: each would move all that is behind it.
@@ -39,6 +49,9 @@ impl ListFilter {
         if self.kept.len() > EVENT_BYTES_MAX { Err(list::Unreadable) } else { Ok(passed) }
     }
 }
+
+/// What is to be sent in the place of a message.
+pub type Replace<'r> = dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, list::Unreadable> + 'r;
 
 /// Looks for the ends of events, and at each byte once: an event may come in a million chunks.
 #[derive(Debug)]
@@ -105,9 +118,9 @@ pub(super) fn data_of(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn rewrite(event: &[u8], view: &list::View<'_>, passed: &mut Vec<u8>) -> Result<(), list::Unreadable> {
+fn rewrite(event: &[u8], replace: &mut Replace<'_>, passed: &mut Vec<u8>) -> Result<(), list::Unreadable> {
     let data = lines(event).filter_map(data_of).collect::<Vec<_>>().join(&b'\n');
-    let filtered = if data.trim_ascii().is_empty() { None } else { list::filter(&data, view)? };
+    let filtered = if data.trim_ascii().is_empty() { None } else { replace(&data)? };
     let Some(filtered) = filtered else {
         passed.extend_from_slice(event);
         return Ok(());
@@ -116,13 +129,18 @@ fn rewrite(event: &[u8], view: &list::View<'_>, passed: &mut Vec<u8>) -> Result<
         passed.extend_from_slice(line);
         passed.push(b'\n');
     }
-    for line in filtered.split(|byte| *byte == b'\n') {
-        passed.extend_from_slice(b"data: ");
-        passed.extend_from_slice(line);
-        passed.push(b'\n');
-    }
-    passed.push(b'\n');
+    write(&filtered, passed);
     Ok(())
+}
+
+/// Writes a message as the data of an event, and ends the event. Nothing is no data.
+pub fn write(message: &[u8], stream: &mut Vec<u8>) {
+    for line in message.split(|byte| *byte == b'\n').filter(|_| !message.is_empty()) {
+        stream.extend_from_slice(b"data: ");
+        stream.extend_from_slice(line);
+        stream.push(b'\n');
+    }
+    stream.push(b'\n');
 }
 
 #[cfg(test)]
