@@ -133,6 +133,29 @@ fn each_element_counts_against_the_limit() {
 }
 
 #[test]
+fn what_is_left_of_a_batch_arrives_in_any_framing() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("pro").await;
+        let batch =
+            json!([call(json!(1), "search"), call(json!(2), "unlisted"), call(json!(3), "summarize")]);
+        let bytes = batch.to_string().into_bytes();
+        let post = || mcp::post(&json!({}));
+        for request in [
+            post().chunks(bytes.chunks(11)),
+            post().chunks([bytes.as_slice()]).trailer("x-agentrelay-tier", b"enterprise"),
+        ] {
+            let response = agent.send(request).await;
+            response.assert_allowed();
+            assert_eq!(arrived(gate, &response), [1, 3]);
+            assert_eq!(answers(&response)[1]["error"]["code"], 40401);
+        }
+        assert_eq!(gate.settled(&agent).await.posted.get(), 2);
+        gate.assert_serving(&agent).await;
+    });
+}
+
+#[test]
 fn a_client_that_leaves_is_charged_for_nothing() {
     run(async {
         let gate = Gate::shared().await;

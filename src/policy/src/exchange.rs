@@ -378,7 +378,8 @@ impl Exchange {
 
     /// The ledger has answered the reservation, or failed to.
     pub fn reserve_answered(&mut self, answer: ReserveAnswered) -> Step {
-        if let Some(step) = self.reserved_in_batch(answer) {
+        let is_away = answer == ReserveAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_away, |element| element.reserve_answered(answer)) {
             return step;
         }
         let Subject::Tool(call) = &self.subject else { return self.refuse(Refusal::ledger_unavailable()) };

@@ -4,11 +4,11 @@
 
 use crate::json;
 use crate::key::{Key, grants};
+use crate::mcp::{Envelope, Params};
 use crate::rules::{Policy, Service, ServiceKind, Tool};
 use protocol::Timestamp;
 use protocol::filter::{IssueRequest, Issued};
 use protocol::key::Limit;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -189,20 +189,10 @@ pub fn asked(body: &[u8], policy: &Policy, key: &Key, now: Timestamp) -> Result<
 
 /// The arguments of a `tools/call` that was read without fault.
 fn arguments(body: &[u8]) -> BTreeMap<Cow<'_, str>, &RawValue> {
-    #[derive(Deserialize)]
-    struct Message<'m> {
-        #[serde(borrow)]
-        params: &'m RawValue,
-    }
-    #[derive(Deserialize)]
-    struct Params<'m> {
-        #[serde(borrow, default, deserialize_with = "json::present")]
-        arguments: Option<&'m RawValue>,
-    }
     std::str::from_utf8(body)
         .ok()
-        .and_then(json::object::<Message<'_>>)
-        .and_then(|message| json::object::<Params<'_>>(message.params.get()))
+        .and_then(json::object::<Envelope<'_>>)
+        .and_then(|message| json::object::<Params<'_>>(message.params?.get()))
         .and_then(|params| serde_json::from_str(params.arguments?.get()).ok())
         .unwrap_or_default()
 }

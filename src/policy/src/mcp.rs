@@ -87,30 +87,32 @@ const INVALID_REQUEST: i32 = -32600;
 const INVALID_PARAMS: i32 = -32602;
 const HEADER_MISMATCH: i32 = -32020;
 
+/// The parts of a message, as they were written.
 #[derive(Deserialize)]
-struct Envelope<'m> {
+pub(crate) struct Envelope<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     jsonrpc: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    id: Option<&'m RawValue>,
+    pub(crate) id: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    method: Option<&'m RawValue>,
+    pub(crate) method: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    params: Option<&'m RawValue>,
+    pub(crate) params: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    result: Option<&'m RawValue>,
+    pub(crate) result: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     error: Option<&'m RawValue>,
 }
 
+/// What a method is called with.
 #[derive(Deserialize)]
-struct Params<'m> {
+pub(crate) struct Params<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     name: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     uri: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    arguments: Option<&'m RawValue>,
+    pub(crate) arguments: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "ref")]
     reference: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]

@@ -6,10 +6,11 @@
 //! so nothing is told, or done for nothing, under an id that the gate can't match.
 
 use super::refusal::Refusal;
-use super::{Exchange, Forward, Now, Phase, Reply, ReserveAnswered, Step, Subject};
+use super::{Exchange, Forward, IssueAnswered, Now, Phase, Reply, ReserveAnswered, Step, Subject};
 use super::{quota, response};
 use crate::credential::{self, Headers};
 use crate::json;
+use crate::mcp::Envelope;
 use crate::mcp::answer::Reader;
 use crate::mcp::list::{self, Unreadable};
 use crate::mcp::sse::{self, ListFilter};
@@ -18,9 +19,7 @@ use protocol::EventId;
 use protocol::audit::Outcome;
 use protocol::filter::{Action, Settlement};
 use response::{BodyPlan, End, Finished, ResponsePlan};
-use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeSet;
 
 /// Each message costs up to one call of the ledger, one after the other, before anything goes upstream.
 const MESSAGES_MAX: usize = 32;
@@ -49,20 +48,9 @@ struct Element {
     answer: Option<Vec<u8>>,
 }
 
-/// What tells messages apart.
-#[derive(Deserialize)]
-struct Envelope<'m> {
-    #[serde(borrow, default, deserialize_with = "json::present")]
-    id: Option<&'m RawValue>,
-    #[serde(borrow, default, deserialize_with = "json::present")]
-    method: Option<&'m RawValue>,
-    #[serde(borrow, default, deserialize_with = "json::present")]
-    result: Option<&'m RawValue>,
-}
-
 /// A message of the server.
 enum Heard {
-    /// A request or notification of its own.
+    /// A request or notification of its own, or its complaint about the batch.
     Own,
     /// An answer to this element, as the key may see it.
     Answer(usize, Vec<u8>),
@@ -126,7 +114,9 @@ impl Batch {
     fn hear(&mut self, message: &str, in_events: bool, now: Now) -> Result<Heard, Unreadable> {
         json::check(message.as_bytes()).map_err(|_| Unreadable)?;
         let envelope: Envelope<'_> = json::object(message).ok_or(Unreadable)?;
-        if envelope.method.is_some() {
+        let is_of_all = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
+        if envelope.method.is_some() || is_of_all {
+            // Its own, or an error of the whole batch.
             return if envelope.result.is_some() { Err(Unreadable) } else { Ok(Heard::Own) };
         }
         let id = envelope.id.and_then(|id| meaning(id.get()));
@@ -260,10 +250,14 @@ impl Exchange {
         Some(self.go_on(step))
     }
 
-    /// The ledger has answered its reservation. If it is away, the others do not wait for it one after the other.
-    pub(super) fn reserved_in_batch(&mut self, answer: ReserveAnswered) -> Option<Step> {
-        self.batch.as_deref_mut()?.ledger_is_away |= answer == ReserveAnswered::Unavailable;
-        self.in_batch(|element| element.reserve_answered(answer))
+    /// The ledger has answered, or has not. If it is away, the others do not wait for it one after the other.
+    pub(super) fn answered_in_batch(
+        &mut self,
+        is_away: bool,
+        answer: impl FnOnce(&mut Exchange) -> Step,
+    ) -> Option<Step> {
+        self.batch.as_deref_mut()?.ledger_is_away |= is_away;
+        self.in_batch(answer)
     }
 
     /// Goes from message to message until one has to wait, or all are decided.
@@ -274,6 +268,7 @@ impl Exchange {
                 return self.close();
             };
             step = match step {
+                Step::Issue(_) if batch.ledger_is_away => exchange.issue_answered(IssueAnswered::Unavailable),
                 Step::Reserve(_) if batch.ledger_is_away => {
                     exchange.reserve_answered(ReserveAnswered::Unavailable)
                 }
@@ -419,6 +414,10 @@ fn meaning(id: &str) -> Option<String> {
 /// Two of them have the same id, so that their answers could not be told apart.
 fn has_twins(messages: &[&RawValue]) -> bool {
     let ids = messages.iter().filter_map(|message| json::object::<Envelope<'_>>(message.get())?.id);
-    let mut known = BTreeSet::new();
-    ids.filter_map(|id| meaning(id.get())).any(|id| !known.insert(id))
+    let mut known = Vec::new();
+    ids.filter_map(|id| meaning(id.get())).any(|id| {
+        let is_known = known.contains(&id);
+        known.push(id);
+        is_known
+    })
 }

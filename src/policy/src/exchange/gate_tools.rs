@@ -97,9 +97,9 @@ impl Exchange {
     /// The ledger has answered the request for a key, or failed to.
     pub fn issue_answered(&mut self, answer: IssueAnswered) -> Step {
         if self.batch.is_some() {
-            return self
-                .in_batch(|element| element.issue_answered(answer))
-                .unwrap_or_else(|| self.windows_failed());
+            let is_away = answer == IssueAnswered::Unavailable;
+            let step = self.answered_in_batch(is_away, |element| element.issue_answered(answer));
+            return step.unwrap_or_else(|| self.windows_failed());
         }
         let refusal = match answer {
             IssueAnswered::Issued(issued) => {

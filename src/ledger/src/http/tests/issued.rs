@@ -1,6 +1,7 @@
 //! Keys that keys asked for: never more than their parents, and never longer.
 
 use crate::fixture::{Bench, code, expect};
+use crate::throwaway::Throwaway;
 use protocol::api_key::KeyHash;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -99,24 +100,27 @@ async fn what_is_taken_from_a_parent_is_taken_from_its_children() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_dies_with_its_parent_however_that_ends() {
-    let bench = Bench::start().await;
+    dies_with_its_parent(&Bench::start().await).await;
+}
+
+async fn dies_with_its_parent(bench: &Bench) {
     for (end, body, state) in [
         ("revoke", json!({"reason": "leaked"}), "revoked"),
         ("expire", json!({"reason": "over"}), "expired"),
         ("rotate", json!({"grace_seconds": 0}), "expired"),
     ] {
         let tenant = bench.tenant(10).await;
-        let (parent_id, parent) = parent(&bench, &tenant, json!({})).await;
-        let issued = expect(issue(&bench, end, &parent, json!({})).await, StatusCode::CREATED).await;
+        let (parent_id, parent) = parent(bench, &tenant, json!({})).await;
+        let issued = expect(issue(bench, end, &parent, json!({})).await, StatusCode::CREATED).await;
         let child = issued["key_id"].as_str().unwrap();
         bench.post(&format!("/v1/keys/{parent_id}/{end}"), body, StatusCode::OK).await;
-        assert_eq!(record(&bench, secret(&issued)).await["state"], state, "{end}");
+        assert_eq!(record(bench, secret(&issued)).await["state"], state, "{end}");
         assert_eq!(bench.get(&format!("/v1/keys/{child}")).await["state"], state, "{end}");
         let listed = bench.get(&format!("/v1/keys?tenant_id={tenant}&source=mcp&state={state}")).await;
         assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{end}");
         let active = bench.get(&format!("/v1/keys?tenant_id={tenant}&source=mcp&state=active")).await;
         assert_eq!(active["items"], json!([]), "{end}");
-        let refused = issue(&bench, &format!("{end}-2"), &parent, json!({})).await;
+        let refused = issue(bench, &format!("{end}-2"), &parent, json!({})).await;
         assert_eq!(code(&expect(refused, StatusCode::FORBIDDEN).await), "key_inactive", "{end}");
         if end != "rotate" {
             let refused = bench.reserve(end, child, 1).await;
@@ -142,10 +146,23 @@ async fn a_grace_of_the_parent_is_the_childs_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_childs_spending_is_its_parents_too() {
-    let bench = Bench::start().await;
+    spends_as_its_parent(&Bench::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_hold_on_postgresql() {
+    let server = std::thread::spawn(|| Throwaway::start().unwrap()).join().unwrap();
+    let database = std::thread::scope(|scope| scope.spawn(|| server.database()).join().unwrap());
+    let bench = Bench::start_on(&database.unwrap().parse().unwrap()).await;
+    dies_with_its_parent(&bench).await;
+    spends_as_its_parent(&bench).await;
+    bench.running.shutdown().await;
+}
+
+async fn spends_as_its_parent(bench: &Bench) {
     let tenant = bench.tenant(1000).await;
-    let (parent_id, parent) = parent(&bench, &tenant, json!({"budget": 50})).await;
-    let issued = expect(issue(&bench, "r1", &parent, json!({})).await, StatusCode::CREATED).await;
+    let (parent_id, parent) = parent(bench, &tenant, json!({"budget": 50})).await;
+    let issued = expect(issue(bench, "r1", &parent, json!({})).await, StatusCode::CREATED).await;
     let child = issued["key_id"].as_str().unwrap();
     expect(bench.reserve("a", child, 30).await, StatusCode::CREATED).await;
     expect(bench.reserve("b", &parent_id, 10).await, StatusCode::CREATED).await;

@@ -46,6 +46,7 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
         {"jsonrpc": "2.0", "id": 6, "result": {"tools": [{"name": "wipe"}, {"name": "search"}]}},
         {"jsonrpc": "2.0", "method": "notifications/message"},
         answered(json!(4)),
+        {"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": ""}},
         // Of nothing that was sent: refused here, never asked, answered before.
         answered(json!("2")),
         answered(json!(9)),
@@ -55,7 +56,8 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
     let merged = exchange.filter_whole(answer.to_string().as_bytes(), gate.now()).unwrap().unwrap();
     let merged: Vec<Value> = serde_json::from_slice(&merged).unwrap();
     let ids: Vec<&Value> = merged.iter().map(|answer| &answer["id"]).collect();
-    let expected = [json!(1), json!("2"), json!(3), json!(4), json!(6), json!(7), json!(8), Value::Null];
+    let expected =
+        [json!(1), json!("2"), json!(3), json!(4), json!(6), json!(7), json!(8), Value::Null, Value::Null];
     assert_eq!(ids, expected.iter().collect::<Vec<_>>());
     assert_eq!(merged[1]["error"]["code"], 40301);
     assert_eq!(merged[2]["error"]["code"], 40401);
