@@ -16,6 +16,7 @@ mod host;
 mod keys;
 mod metrics;
 mod report;
+mod results;
 mod root;
 mod stream;
 mod windows;

@@ -10,7 +10,7 @@ pub struct Metrics {
     /// Decisions in which a shadow rule would have refused.
     pub would_deny: Metric,
     /// Ledger calls started, by what for.
-    pub callouts: [Metric; 5],
+    pub callouts: [Metric; 6],
     /// Ledger calls without a usable answer.
     pub callouts_failed: Metric,
     /// Requests that joined a key lookup already under way.
@@ -43,7 +43,7 @@ impl Metrics {
                 .map(|outcome| (outcome, counter(&format!("agentrelay_decisions.outcome={outcome}"))))
                 .to_vec(),
             would_deny: counter("agentrelay_would_deny"),
-            callouts: ["policy", "changes", "resolve", "reserve", "report"]
+            callouts: ["policy", "changes", "resolve", "reserve", "report", "issue"]
                 .map(|kind| counter(&format!("agentrelay_callouts.kind={kind}"))),
             callouts_failed: counter("agentrelay_callouts_failed"),
             lookups_joined: counter("agentrelay_lookups_joined"),

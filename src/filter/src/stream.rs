@@ -8,7 +8,9 @@ use crate::host;
 use crate::windows;
 use crate::worker::{Lookup, Worker, uuid_v7};
 use policy::Key;
-use policy::exchange::{self, BodyPlan, End, Exchange, KeyNotFound, ReserveAnswered, Step};
+use policy::exchange::{
+    self, BodyPlan, End, Exchange, Finished, IssueAnswered, KeyNotFound, ReserveAnswered, Step,
+};
 use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
@@ -228,7 +230,16 @@ impl HttpContext for Stream {
         let_go(&self.worker, &mut state);
         let end = if state.response_ended { End::Complete } else { broken_end() };
         let Some(exchange) = state.exchange.take() else { return };
-        let finished = exchange.finish(end, &self.worker.node(), Worker::now());
+        let finished = exchange.finish_all(end, &self.worker.node(), Worker::now());
+        for finished in finished.into_iter().rev() {
+            self.record(finished);
+        }
+    }
+}
+
+impl Stream {
+    /// Hands over what is left of an exchange. Of a batch, the access log names the first message.
+    fn record(&self, finished: Finished) {
         let decision = &finished.decision;
         host::set_property("agentrelay_outcome", decision.outcome.as_str());
         host::set_property("agentrelay_request_id", decision.id.as_str());
@@ -257,6 +268,13 @@ pub fn key_answered(worker: &Worker, id: u32, state: &mut State, found: Result<A
 pub fn reserve_answered(worker: &Worker, id: u32, state: &mut State, answered: ReserveAnswered) {
     let Some(exchange) = &mut state.exchange else { return };
     let step = exchange.reserve_answered(answered);
+    advance_waiting(worker, id, state, step);
+}
+
+/// The request for a key has been answered.
+pub fn issue_answered(worker: &Worker, id: u32, state: &mut State, answered: IssueAnswered) {
+    let Some(exchange) = &mut state.exchange else { return };
+    let step = exchange.issue_answered(answered);
     advance_waiting(worker, id, state, step);
 }
 
@@ -303,6 +321,10 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<
             Ok(()) => None,
             Err(_) => Some(exchange.reserve_answered(ReserveAnswered::Unavailable)),
         },
+        Step::Issue(request) => match worker.issue(&request, id) {
+            Ok(()) => None,
+            Err(_) => Some(exchange.issue_answered(IssueAnswered::Unavailable)),
+        },
         Step::Forward(forward) => {
             for name in forward.remove {
                 host::remove_header(MapType::HttpRequestHeaders, name.as_bytes());
@@ -310,8 +332,17 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step) -> Option<
             for (name, value) in &forward.set {
                 host::set_header(MapType::HttpRequestHeaders, name, value);
             }
-            if let Some((reservation_id, ttl_seconds)) = exchange.reservation() {
+            for (reservation_id, ttl_seconds) in exchange.reservations() {
                 worker.watch_reservation(reservation_id, ttl_seconds);
+            }
+            if let Some(body) = forward.body {
+                if host::replace_buffer(BufferType::HttpRequestBody, &body).is_err() {
+                    // What was refused would go along.
+                    state.gate = Gate::Answered;
+                    host::reply(&exchange::not_ready(exchange.id()));
+                    return None;
+                }
+                host::set_header(MapType::HttpRequestHeaders, "content-length", &body.len().to_string());
             }
             state.gate = Gate::Released;
             None

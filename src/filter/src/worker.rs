@@ -10,6 +10,7 @@ use crate::host;
 use crate::keys::KeyTable;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
+use crate::results;
 use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
@@ -17,7 +18,7 @@ use policy::late;
 use policy::{Key, Policy};
 use protocol::ReservationId;
 use protocol::api_key::KeyHash;
-use protocol::filter::{Action, Change, Changes, ReserveRequest, Settlement};
+use protocol::filter::{Action, Change, Changes, IssueRequest, ReserveRequest, Settlement};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -196,6 +197,12 @@ impl Worker {
         self.call(call, stream_id)
     }
 
+    /// Asks the ledger for a key for an agent's stream, which is called with the answer.
+    pub fn issue(&self, request: &IssueRequest, stream_id: u32) -> Result<(), NotCalled> {
+        let call = Call::issue(&self.config.borrow(), stream_id, request);
+        self.call(call, stream_id)
+    }
+
     /// Accounts for bytes that a key's request holds: `before` until now, `after` from now. False if that is more
     /// than the key may hold, and nothing changes.
     pub fn hold(&self, fingerprint: u64, before: u64, after: u64) -> bool {
@@ -229,15 +236,17 @@ impl Worker {
         }
         if let Some(late) = finished.late {
             outbox.unwatch(&late.reservation_id);
-            windows::remember_late(&late, self.metrics());
+            if let Some(settlement) = results::awaited(late, self.metrics()) {
+                outbox.settle(settlement, self.metrics());
+            }
         }
         outbox.record(finished.decision, self.metrics());
     }
 
     /// A result came on another stream than its call's: settles that call, if it is one that waits.
     pub fn result_of_other(&self, result: &late::Result) {
-        if let Some(late) = windows::take_late(result.call, self.metrics()) {
-            self.outbox.borrow_mut().settle(late.settled_by(result), self.metrics());
+        if let Some(settlement) = results::came(result, self.metrics()) {
+            self.outbox.borrow_mut().settle(settlement, self.metrics());
         }
     }
 
@@ -280,6 +289,10 @@ impl Worker {
             Purpose::Reserve { stream_id, reservation_id } => {
                 let answered = calls::reserved(answer.as_ref(), &reservation_id);
                 self.reserve_answered(stream_id, reservation_id, answered);
+            }
+            Purpose::Issue { stream_id } => {
+                let issued = calls::issued(answer.as_ref());
+                self.wake(stream_id, |state| stream::issue_answered(self, stream_id, state, issued));
             }
             Purpose::Report => {
                 let mut outbox = self.outbox.borrow_mut();

@@ -295,6 +295,7 @@ async fn payer(store: &dyn Store) -> Result<Payer, Error> {
         last_used_at: None,
         budget: None,
         version: 1,
+        parent: None,
     };
     let hash = KeyHash::of(key_id.as_str().as_bytes());
     store.run(keys::Create { key, hash, actor: "bench".to_owned(), idempotency: None }).await?;

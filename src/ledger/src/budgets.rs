@@ -2,8 +2,8 @@
 //!
 //! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
 //! that month. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
-//! budget by the overrun that the policy allows. Sums are kept for every key and tenant, so that a budget set in the
-//! middle of a month holds at once.
+//! budget by the overrun that the policy allows. What a key spends that another one asked for counts as its parent's
+//! too. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
 
 use crate::book::{Transfer, TransferKind};
 use crate::store::{Refusal, Rows};
@@ -29,9 +29,11 @@ pub enum Payer {
     Tenant,
 }
 
-fn sums(tenant_id: &TenantId, key_id: &KeyId, month: Month) -> [(Payer, SpendingKey); 2] {
-    let key = |key_id| SpendingKey { tenant_id: tenant_id.clone(), key_id, month };
-    [(Payer::Key, key(Some(key_id.clone()))), (Payer::Tenant, key(None))]
+fn sums(rows: &Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month) -> Vec<SpendingKey> {
+    let payers = [Some(key_id), rows.parents.get(key_id)].into_iter().flatten().map(Some).chain([None]);
+    let sum =
+        |key_id: Option<&KeyId>| SpendingKey { tenant_id: tenant_id.clone(), key_id: key_id.cloned(), month };
+    payers.map(sum).collect()
 }
 
 /// Is there room for so much more in both budgets.
@@ -42,10 +44,10 @@ pub fn check(
     month: Month,
     credits: Credits,
 ) -> Result<(), Refusal> {
-    for (payer, at) in sums(tenant_id, key_id, month) {
-        let budget = match payer {
-            Payer::Key => rows.keys.get(key_id).and_then(|key| key.budget),
-            Payer::Tenant => rows.tenants.get(tenant_id).and_then(|tenant| tenant.budget),
+    for at in sums(rows, tenant_id, key_id, month) {
+        let (payer, budget) = match &at.key_id {
+            Some(key_id) => (Payer::Key, rows.keys.get(key_id).and_then(|key| key.budget)),
+            None => (Payer::Tenant, rows.tenants.get(tenant_id).and_then(|tenant| tenant.budget)),
         };
         let Some(budget) = budget else { continue };
         let spent = rows.spending.get(&at).copied().unwrap_or_default();
@@ -59,7 +61,7 @@ pub fn check(
 /// Follows transfers of a reservation that was made in `month`.
 pub fn follow(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, transfers: &[Transfer]) {
     for transfer in transfers {
-        for (_, at) in sums(tenant_id, key_id, month) {
+        for at in sums(rows, tenant_id, key_id, month) {
             let before = rows.spending.get(&at).copied().unwrap_or_default();
             let after = match transfer.kind {
                 TransferKind::Reserve | TransferKind::Overrun | TransferKind::Correction => {

@@ -5,6 +5,7 @@ pub(crate) mod api;
 mod authenticate;
 mod extract;
 mod filter;
+mod issue;
 mod observe;
 mod problem;
 mod rate;

@@ -20,6 +20,7 @@ mod database;
 mod fixture;
 mod http;
 mod idempotency;
+mod issued;
 mod keys;
 mod latency;
 mod metrics;

@@ -3,7 +3,7 @@
 use crate::audit::{Event, Kind, LEDGER};
 use crate::book::{self, Late, Reservation, State, Step, Transfer};
 use crate::store::{Needs, Operation, Refusal, Rows};
-use crate::{budgets, idempotency};
+use crate::{budgets, idempotency, issued};
 use protocol::filter::{Action, ReserveAnswer, ReserveRequest, Settlement};
 use protocol::key::KeyState;
 use protocol::{Credits, ReservationId, TenantId, Timestamp};
@@ -37,7 +37,7 @@ impl Operation for Reserve {
         let tenant = rows.tenants.get(&key.tenant_id).ok_or(Refusal::TenantUnknown)?;
         let known = rows.reservations.get(&request.reservation_id);
         // A repeated request gets its answer even if the key was revoked in between: it moves nothing.
-        match key.state(tenant.suspended_at.is_some(), now) {
+        match issued::state_in(rows, key, tenant.suspended_at.is_some(), now) {
             KeyState::Active => {}
             _ if known.is_some() => {}
             state => return Err(Refusal::KeyInactive(state)),

@@ -294,6 +294,12 @@ pub enum Refusal {
     IdempotencyKeyReused,
     /// This `Idempotency-Key` made this key before; its secret can't be shown again.
     KeyExists(KeyId),
+    /// A key that another one asked for can't ask for keys.
+    KeyIsIssued,
+    /// The key that asks is held to other services.
+    ServiceNotGranted,
+    /// So many keys that this one asked for live already.
+    TooManyChildren,
     /// The database already has its first credentials.
     AlreadyInitialised,
 }

@@ -1,6 +1,6 @@
 //! The policy as people write it: serde shapes, and nothing about what they mean.
 //!
-//! Unknown fields are refused here, with their path. What a document means, and whether it holds together, is
+//! Unknown fields are refused here, with their path where people write policies (the feature `yaml`). What a document means, and whether it holds together, is
 //! [`crate::rules`].
 
 use serde::de::{self, MapAccess, Visitor};
@@ -133,6 +133,10 @@ pub(crate) struct Service {
     pub(crate) prompts: Option<BTreeMap<String, Reading>>,
     #[serde(default)]
     pub(crate) resources: Option<BTreeMap<String, Reading>>,
+    #[serde(default)]
+    pub(crate) gate_tools: BTreeMap<String, Tool>,
+    #[serde(default)]
+    pub(crate) show_terms: bool,
 }
 
 /// Where clients of a service get credentials.
@@ -322,7 +326,10 @@ impl<'de> Deserialize<'de> for Span {
 
 pub(crate) fn from_json(bytes: &[u8]) -> Result<Document, Invalid> {
     crate::json::check(bytes).map_err(|fault| Invalid::at("policy", fault))?;
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut json)
-        .map_err(|error| Invalid::at(error.path().to_string(), error.inner()))
+    #[cfg(any(test, feature = "yaml"))]
+    let parsed = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
+        .map_err(|error| Invalid::at(error.path().to_string(), error.inner()));
+    #[cfg(not(any(test, feature = "yaml")))]
+    let parsed = serde_json::from_slice(bytes).map_err(|error| Invalid::at("policy", error));
+    parsed
 }

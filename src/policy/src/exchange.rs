@@ -7,11 +7,14 @@
 //! Everything that would refuse a request without asking a window is found out first; then all windows are asked at
 //! once, so that a decision costs one compare-and-swap and a refusal can tell the truth about when to come back.
 
+mod batch;
 mod classify;
+mod gate_tools;
 mod quota;
 mod refusal;
 mod response;
 
+pub use gate_tools::IssueAnswered;
 pub use refusal::Reply;
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
 
@@ -20,14 +23,17 @@ use crate::credential::{self, Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
 use crate::mcp;
+use crate::mcp::list::Page;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
 use crate::window::Monotonic;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
+use batch::Batch;
 use classify::Classified;
+use gate_tools::GateCall;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
-use protocol::filter::ReserveRequest;
+use protocol::filter::{IssueRequest, ReserveRequest};
 use protocol::{Credits, EventId, ReservationId, Timestamp};
 use quota::Quota;
 use refusal::Refusal;
@@ -61,6 +67,8 @@ pub enum Step {
     },
     /// Reserve at the ledger, then call [`Exchange::reserve_answered`].
     Reserve(ReserveRequest),
+    /// Ask the ledger for a key, then call [`Exchange::issue_answered`].
+    Issue(IssueRequest),
     /// Change the request's headers so and let it go upstream.
     Forward(Forward),
     /// Answer so; nothing goes upstream.
@@ -74,6 +82,8 @@ pub struct Forward {
     pub remove: Vec<&'static str>,
     /// To set, replacing what is there.
     pub set: Vec<(&'static str, String)>,
+    /// To send in the place of the body.
+    pub body: Option<Vec<u8>>,
 }
 
 /// Why there is no key record.
@@ -107,6 +117,7 @@ pub struct Exchange {
     request: Request,
     key: Option<Arc<Key>>,
     carrier: Option<Carrier>,
+    credential: Option<KeyHash>,
     service: Option<usize>,
     /// The JSON-RPC id to echo in answers, as it was written.
     message_id: Option<String>,
@@ -115,10 +126,14 @@ pub struct Exchange {
     would_deny: Option<Outcome>,
     phase: Phase,
     response: response::Progress,
+    /// The messages of a batch, each an exchange of its own.
+    batch: Option<Box<Batch>>,
+    /// It is one of those, and answers as part of their answer.
+    is_of_batch: bool,
 }
 
 /// What was kept of the request's head. The rest stays with Envoy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Request {
     method: Vec<u8>,
     target: Vec<u8>,
@@ -140,8 +155,19 @@ enum Subject {
     Unknown,
     /// A tool of the policy.
     Tool(ToolCall),
+    /// A tool of the gate's own.
+    Gate(GateCall),
     /// A message, stream or session of the protocol, by name.
-    Protocol { name: String, lists_tools: bool },
+    Protocol { name: String, lists: Option<Lists> },
+}
+
+/// What an answer may list, so that it must be filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    /// Tools, and on this page the gate's own.
+    Tools(Page),
+    /// Other things, or tools on a page on which the gate's own are not.
+    Others,
 }
 
 #[derive(Debug)]
@@ -166,6 +192,7 @@ enum Phase {
         is_opening: bool,
     },
     Reserving,
+    Issuing,
     Forwarded {
         reserved: Option<Credits>,
     },
@@ -226,6 +253,7 @@ impl Exchange {
             request,
             key: None,
             carrier: None,
+            credential: None,
             service,
             message_id: None,
             subject: Subject::Unknown,
@@ -233,6 +261,8 @@ impl Exchange {
             would_deny: None,
             phase: Phase::FindingKey,
             response: response::Progress::default(),
+            batch: None,
+            is_of_batch: false,
         };
         if exchange.request.method == b"GET"
             && let Some(metadata) = exchange.asked_metadata()
@@ -243,6 +273,7 @@ impl Exchange {
         let step = match credential::find(headers) {
             Ok((hash, carrier)) => {
                 exchange.carrier = Some(carrier);
+                exchange.credential = Some(hash);
                 Step::FindKey(hash)
             }
             Err(fault) => exchange.refuse(Refusal::credential(fault)),
@@ -276,7 +307,7 @@ impl Exchange {
 
     /// The whole body has come.
     pub fn body(&mut self, bytes: &[u8], now: Now) -> Step {
-        self.classify(bytes, now)
+        self.begin_batch(bytes, now).unwrap_or_else(|| self.classify(bytes, now))
     }
 
     /// The body is larger than what may be held.
@@ -291,6 +322,9 @@ impl Exchange {
 
     /// The windows have answered, in the order of the asks.
     pub fn windows_asked(&mut self, verdicts: &[Verdict]) -> Step {
+        if let Some(step) = self.in_batch(|element| element.windows_asked(verdicts)) {
+            return step;
+        }
         let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
         let Phase::AskingWindows { asks, refusal, is_opening } = phase else {
             return self.refuse(Refusal::ledger_unavailable());
@@ -329,17 +363,25 @@ impl Exchange {
         }
         match &self.subject {
             Subject::Tool(call) if !call.price.is_zero() => self.reserve(),
+            Subject::Gate(_) => self.answer(),
             _ => self.forward(None),
         }
     }
 
     /// The windows can't be asked. Never admits.
     pub fn windows_failed(&mut self) -> Step {
+        if let Some(step) = self.in_batch(Exchange::windows_failed) {
+            return step;
+        }
         self.refuse(Refusal::windows_unavailable())
     }
 
     /// The ledger has answered the reservation, or failed to.
     pub fn reserve_answered(&mut self, answer: ReserveAnswered) -> Step {
+        let is_away = answer == ReserveAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_away, |element| element.reserve_answered(answer)) {
+            return step;
+        }
         let Subject::Tool(call) = &self.subject else { return self.refuse(Refusal::ledger_unavailable()) };
         let price = call.price;
         match answer {
@@ -368,6 +410,7 @@ impl Exchange {
         match &self.subject {
             Subject::Unknown => None,
             Subject::Tool(call) => Some(&call.name),
+            Subject::Gate(call) => Some(call.kind.name()),
             Subject::Protocol { name, .. } => Some(name),
         }
     }
@@ -382,8 +425,15 @@ impl Exchange {
         matches!(self.phase, Phase::Forwarded { .. })
     }
 
-    /// The reservation that the exchange holds, and for how many seconds it was made.
-    pub fn reservation(&self) -> Option<(ReservationId, u32)> {
+    /// The reservations that the exchange holds, and for how many seconds each was made.
+    pub fn reservations(&self) -> Vec<(ReservationId, u32)> {
+        match &self.batch {
+            Some(batch) => batch.exchanges().filter_map(Exchange::reservation).collect(),
+            None => self.reservation().into_iter().collect(),
+        }
+    }
+
+    fn reservation(&self) -> Option<(ReservationId, u32)> {
         match self.phase {
             Phase::Forwarded { reserved: Some(_) } => {
                 self.reservation_id().map(|id| (id, self.policy.reservation_ttl_seconds))
@@ -502,15 +552,19 @@ impl Exchange {
             set.push(("x-agentrelay-tool", subject.to_owned()));
         }
         set.push(("x-agentrelay-request-id", self.id.to_string()));
-        Step::Forward(Forward { remove, set })
+        Step::Forward(Forward { remove, set, body: None })
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Step {
         self.phase = Phase::Refused(refusal.outcome);
         let oauth = self.rules().and_then(|service| service.oauth.as_ref());
         let refusal = refusal.with_metadata(oauth);
-        let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
-        let is_tool_call = matches!(self.subject, Subject::Tool(_));
+        let form = match self.rules().map_or(Refusals::Http, |service| service.refusals) {
+            // A problem has no place in a JSON-RPC batch.
+            Refusals::Http if self.is_of_batch => Refusals::McpHttp,
+            form => form,
+        };
+        let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
         Step::Refuse(refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id))
     }
 }

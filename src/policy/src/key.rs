@@ -10,27 +10,27 @@ use sha2::{Digest, Sha256};
 pub struct Key {
     /// What the ledger said.
     pub record: KeyRecord,
-    /// Stands for the key's id in packed windows. 64 bits of SHA-256: a key can't be made to collide with another's,
-    /// because ids are chosen by the ledger.
+    /// Stands for the key's id in packed windows, or for its parent's, with which it shares them. 64 bits of SHA-256: a
+    /// key can't be made to collide with another's, because ids are chosen by the ledger.
     pub fingerprint: u64,
-    /// The key's own limits.
+    /// The key's own limits, and those of its parent.
     pub limits: Vec<LimitRule>,
 }
 
 impl Key {
     /// Shapes a record. Limits out of bounds are taken at the nearest bound, which is never looser than a day.
     pub fn new(record: KeyRecord) -> Key {
-        let digest: [u8; 32] = Sha256::digest(record.key_id.as_str()).into();
+        let owner = record.parent.as_ref().map_or(&record.key_id, |parent| &parent.key_id);
+        let digest: [u8; 32] = Sha256::digest(owner.as_str()).into();
         let [a, b, c, d, e, f, g, h, ..] = digest;
-        let limits = record
-            .limits
-            .iter()
-            .map(|limit| Limit {
-                permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
-                window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
-            })
-            .map(|limit| LimitRule { id: limit_id("own", &limit), limit, shadow: false })
-            .collect();
+        let limits = match &record.parent {
+            None => rules("own", &record.limits).collect(),
+            // What many children do together is no more than their parent may do; each has windows of its own beside.
+            Some(parent) => {
+                let subject = format!("own of {}", record.key_id);
+                rules("own", &parent.limits).chain(rules(&subject, &record.limits)).collect()
+            }
+        };
         Key { fingerprint: u64::from_le_bytes([a, b, c, d, e, f, g, h]), limits, record }
     }
 
@@ -38,6 +38,14 @@ impl Key {
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.record.state == KeyState::Active && self.record.expires_at.is_none_or(|end| now < end)
     }
+}
+
+fn rules<'l>(subject: &'l str, limits: &'l [Limit]) -> impl Iterator<Item = LimitRule> + use<'l> {
+    let limits = limits.iter().map(|limit| Limit {
+        permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
+        window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
+    });
+    limits.map(move |limit| LimitRule { id: limit_id(subject, &limit), limit, shadow: false })
 }
 
 /// True if something is not held to names at all, or to this one at `now`.

@@ -4,6 +4,8 @@
 //! may reach another worker. So what is needed to settle such a call lies in a table of shared data: a fixed number of
 //! values, each a short ring in which a new call displaces the oldest. A call that is displaced or forgotten costs its
 //! caller nothing: its reservation expires.
+//!
+//! A result may also come before the stream of its call ends. What it said lies in a table of the same shape until then.
 
 use crate::window::Monotonic;
 use protocol::filter::{Action, Settlement};
@@ -22,6 +24,15 @@ const ID_BYTES: usize = 36;
 /// cost, which is 0 where that does not count.
 const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 8;
 const COST_AT: usize = PRINT_BYTES + ID_BYTES + 8 + 8;
+
+/// What lies in shared data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Calls that wait for their results.
+    Calls,
+    /// Results that no call waits for yet.
+    Results,
+}
 
 /// Identifies a call by its session and JSON-RPC id, however the id is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +54,14 @@ impl CallPrint {
         digest.first_chunk().copied().map(CallPrint)
     }
 
-    /// Name of the value that may hold this call. The number is the layout's version.
-    pub fn name(&self) -> String {
+    /// Name of the value that may hold this call in a table. The number is the layout's version.
+    pub fn name(&self, table: Table) -> String {
         let [high, low, ..] = self.0;
-        format!("agentrelay/late/2/{}", u16::from_le_bytes([high, low]) % SLOTS)
+        let table = match table {
+            Table::Calls => "late",
+            Table::Results => "early",
+        };
+        format!("agentrelay/{table}/2/{}", u16::from_le_bytes([high, low]) % SLOTS)
     }
 }
 
@@ -61,6 +76,8 @@ pub struct Late {
     pub credits: Credits,
     /// The most that the server's word can make of its cost; `None` where that does not count.
     pub cost_max: Option<Credits>,
+    /// When the call began, or the result came.
+    pub at: Monotonic,
 }
 
 /// A result that came on another stream than its call's.
@@ -72,6 +89,28 @@ pub struct Result {
     pub is_success: bool,
     /// What the server says it cost.
     pub cost: Option<u64>,
+}
+
+/// What a result that came too early has in the place of a reservation.
+const NO_RESERVATION: &str = "00000000-0000-0000-0000-000000000000";
+
+impl Result {
+    /// As it lies in [`Table::Results`]: laid out as a call is, its parts in the places of that one's.
+    pub fn kept(&self, now: Monotonic) -> Option<Late> {
+        Some(Late {
+            call: self.call,
+            reservation_id: ReservationId::parse(NO_RESERVATION).ok()?,
+            credits: self.cost.and_then(Credits::new).unwrap_or(Credits::MAX),
+            cost_max: self.is_success.then_some(Credits::MAX),
+            at: now,
+        })
+    }
+
+    /// What was kept so, if it came after the call began: before, it was of another one by the same id.
+    pub fn of_kept(kept: &Late, call: &Late) -> Option<Result> {
+        let cost = Some(kept.credits).filter(|credits| *credits != Credits::MAX).map(Credits::get);
+        (kept.at >= call.at).then_some(Result { call: kept.call, is_success: kept.cost_max.is_some(), cost })
+    }
 }
 
 impl Late {
@@ -131,6 +170,7 @@ fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Late> {
         reservation_id: ReservationId::parse(std::str::from_utf8(id).ok()?).ok()?,
         credits: Credits::new(number(entry, PRINT_BYTES + ID_BYTES)?)?,
         cost_max: Credits::new(number(entry, COST_AT)?).filter(|most| !most.is_zero()),
+        at: Monotonic(number(entry, PRINT_BYTES + ID_BYTES + 8)?.saturating_sub(REMEMBERED_MS)),
     })
 }
 
@@ -151,6 +191,7 @@ mod tests {
             reservation_id: ReservationId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap(),
             credits: Credits::new(5).unwrap(),
             cost_max: Credits::new(7),
+            at: NOW,
         }
     }
 
@@ -168,6 +209,19 @@ mod tests {
         assert_eq!(take(&rest, escaped, NOW), None);
         assert!(take(&rest, late("s", "1").call, NOW).is_some());
         assert_eq!(take(b"other bytes", escaped, NOW), None);
+    }
+
+    #[test]
+    fn a_result_that_came_early_counts_for_the_call_that_ran_then() {
+        for (cost, kept_cost) in [(None, None), (Some(3), Some(3)), (Some(u64::MAX), None)] {
+            let early = Result { call: late("s", "1").call, is_success: true, cost };
+            let value = insert(&[], &early.kept(NOW).unwrap(), NOW);
+            let (kept, _) = take(&value, early.call, NOW).unwrap();
+            let call = |at| Late { at: Monotonic(at), ..late("s", "1") };
+            assert_eq!(Result::of_kept(&kept, &call(5)), Some(Result { cost: kept_cost, ..early }));
+            assert_eq!(Result::of_kept(&kept, &call(6)), None);
+        }
+        assert_ne!(late("s", "1").call.name(Table::Calls), late("s", "1").call.name(Table::Results));
     }
 
     #[test]

@@ -1,79 +1,18 @@
 //! The bodies of the admin API, `/v1`. Authenticated by an admin credential as bearer.
 
 mod facts;
+mod patch;
 
 pub use facts::{
     AuditKey, AuditKeys, AuditRow, AuditStatus, Percentiles, PolicyInForce, ShadowRow, UsageRow,
     UsageTokenSums,
 };
+pub use patch::Patch;
 
 use crate::key::{Grant, KeySource, KeyState, Limit};
 use crate::{AdminKeyId, AgentId, Credits, KeyId, TenantId, Timestamp, TransferId};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// What a change does to one field: absent leaves it, `null` clears it, anything else sets it (RFC 7396).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Patch<T> {
-    /// Leave it as it is.
-    #[default]
-    Keep,
-    /// Take it away.
-    Clear,
-    /// Put this in its place.
-    Set(T),
-}
-
-impl<T> Patch<T> {
-    /// True if the field stays as it is; then it is not written.
-    pub const fn is_keep(&self) -> bool {
-        matches!(self, Patch::Keep)
-    }
-
-    /// What to set, if anything.
-    pub const fn set(&self) -> Option<&T> {
-        match self {
-            Patch::Set(value) => Some(value),
-            Patch::Keep | Patch::Clear => None,
-        }
-    }
-
-    /// The field after the change.
-    pub fn apply(self, before: Option<T>) -> Option<T> {
-        match self {
-            Patch::Keep => before,
-            Patch::Clear => None,
-            Patch::Set(value) => Some(value),
-        }
-    }
-}
-
-impl<T: Serialize> Serialize for Patch<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.set().serialize(serializer)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Option::deserialize(deserializer)?.map_or(Patch::Clear, Patch::Set))
-    }
-}
-
-#[cfg(feature = "schema")]
-impl<T: schemars::JsonSchema> schemars::JsonSchema for Patch<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        Option::<T>::schema_name()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        Option::<T>::json_schema(generator)
-    }
-}
 
 /// What an administrator may do. Each role may do all that the ones after it may.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -464,6 +403,9 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
     /// When it last made a decision that was reported.
     pub last_used_at: Option<Timestamp>,
+    /// The key that asked for it, for one that the gate issued to an agent.
+    #[serde(default)]
+    pub parent_id: Option<KeyId>,
 }
 
 /// A key with the secret that is shown this once.

@@ -5,12 +5,13 @@
 //! | `GET /filter/v1/policy`, `If-None-Match` | 200 the policy document with its version as `ETag`, or 304 |
 //! | `POST /filter/v1/resolve` [`ResolveRequest`] | 200 [`crate::key::KeyRecord`], or 404 |
 //! | `POST /filter/v1/reserve` [`ReserveRequest`] | 201 [`ReserveAnswer`], 402 no credits, 403 the key is no longer active |
+//! | `POST /filter/v1/keys` [`IssueRequest`] | 201 [`Issued`], 402 too many keys, 403 the key may not ask for one |
 //! | `POST /filter/v1/report` [`Report`] | 200 [`ReportAnswer`] after it is durable |
 //! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until there is one or the wait is over |
 
 use crate::api_key::KeyHash;
 use crate::audit::Decision;
-use crate::{BatchId, Credits, KeyId, PolicyVersion, ReservationId, Timestamp};
+use crate::{AgentId, BatchId, Credits, EventId, KeyId, PolicyVersion, ReservationId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Path of the policy document.
@@ -19,6 +20,8 @@ pub const POLICY_PATH: &str = "/filter/v1/policy";
 pub const RESOLVE_PATH: &str = "/filter/v1/resolve";
 /// Path of reservations.
 pub const RESERVE_PATH: &str = "/filter/v1/reserve";
+/// Path of keys that agents ask for.
+pub const KEYS_PATH: &str = "/filter/v1/keys";
 /// Path of settlements and events.
 pub const REPORT_PATH: &str = "/filter/v1/report";
 /// Path of the change feed.
@@ -69,6 +72,51 @@ pub struct ReserveAnswer {
     pub expires_at: Timestamp,
     /// What the tenant has left.
     pub available: Credits,
+}
+
+/// Asks for a key that may do no more than the one that asks, and lives no longer. Idempotent by `request_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssueRequest {
+    /// A UUIDv7; the id of the request in which the agent asked.
+    pub request_id: EventId,
+    /// SHA-256 of the credential that asks: the key dies with this very credential.
+    pub parent: KeyHash,
+    /// The one service that it is for.
+    pub service: String,
+    /// How long it is to live, 1 s to [`IssueRequest::TTL_SECONDS_MAX`].
+    pub ttl_seconds: u32,
+    /// Requests in any minute, 1 to [`crate::key::Limit::PERMITS_MAX`].
+    pub rate_limit: u32,
+}
+
+impl IssueRequest {
+    /// The longest life: one day.
+    pub const TTL_SECONDS_MAX: u32 = 86_400;
+    /// The window of its rate limit.
+    pub const WINDOW_SECONDS: u32 = 60;
+}
+
+/// The key is made. Its secret is in this answer and stored nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The key.
+    pub key_id: KeyId,
+    /// The credential.
+    pub secret: String,
+    /// The agent that it belongs to.
+    pub agent_id: AgentId,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it ends, if its parent does not end before.
+    pub expires_at: Timestamp,
+}
+
+/// Without the secret.
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issued").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
 }
 
 /// What is to become of a reservation.

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use protocol::filter::{
-    CHANGES_PATH, Changes, POLICY_PATH, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH, Report, ReportAnswer,
-    ReserveAnswer, ReserveRequest, ResolveRequest,
+    CHANGES_PATH, Changes, KEYS_PATH, POLICY_PATH, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH, Report,
+    ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
 };
 use protocol::key::KeyRecord;
 use serde::Deserialize;
@@ -23,13 +23,14 @@ use std::time::Duration;
 use tracing::warn;
 
 /// Longest name of a service or a tool.
-const NAME_CHARS_MAX: usize = 256;
+pub(super) const NAME_CHARS_MAX: usize = 256;
 
 pub(super) fn routes() -> Router<Arc<Service>> {
     Router::new()
         .route(POLICY_PATH, get(policy))
         .route(RESOLVE_PATH, post(resolve))
         .route(RESERVE_PATH, post(reserve))
+        .route(KEYS_PATH, post(super::issue::issue))
         .route(REPORT_PATH, post(deliver).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
         .route(CHANGES_PATH, get(feed))
 }

@@ -2,6 +2,7 @@
 
 use crate::book;
 use crate::budgets::Payer;
+use crate::issued::CHILDREN_MAX;
 use crate::moment::NoRandomness;
 use crate::store::{Error, Refusal, Unavailable};
 use axum::Json;
@@ -219,6 +220,18 @@ impl From<Refusal> for Refused {
                 format!(
                     "this Idempotency-Key created {id}; its secret was shown then and is stored nowhere: \
                     rotate the key for a new one"
+                ),
+            ),
+            Refusal::KeyIsIssued => {
+                Refused::new(Code::Forbidden, "a key that another one asked for can't ask for keys")
+            }
+            Refusal::ServiceNotGranted => {
+                Refused::new(Code::Forbidden, "service: the key that asks may not use it")
+            }
+            Refusal::TooManyChildren => Refused::new(
+                Code::QuotaExceeded,
+                format!(
+                    "{CHILDREN_MAX} keys that this one asked for live already; revoke one, or wait until one expires"
                 ),
             ),
             Refusal::AlreadyInitialised => {

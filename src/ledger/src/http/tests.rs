@@ -2,6 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+mod issued;
 mod lifecycle;
 mod operations;
 mod repeats;

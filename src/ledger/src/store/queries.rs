@@ -6,6 +6,7 @@ use crate::book::Accounts;
 use crate::budgets::SpendingKey;
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
+use crate::issued::{Life, Parent};
 use crate::keys::{Found, Listed};
 use crate::latency::Histogram;
 use crate::store::rows::{Rows, credits, outcome};
@@ -136,23 +137,60 @@ pub(super) fn key_by_hash(connection: &Connection, hash: &KeyHash) -> Result<Opt
          WHERE key_secrets.hash = ?",
         read::KEY
     );
-    connection.first(&select, &params![hash.as_bytes()], |row| {
+    let found = connection.first(&select, &params![hash.as_bytes()], |row| {
         Ok(Found {
             key: read::key(row)?,
             secret_expires_at: read::moment_or_null(row, secret_ends)?,
             tier: row.get(tier)?,
             tenant_suspended: row.get(suspended)?,
+            parent: None,
         })
-    })
+    })?;
+    let Some(mut found) = found else { return Ok(None) };
+    if let Some(link) = &found.key.parent {
+        // Read after its child: whatever happened to it in between is seen.
+        let select = format!(
+            "SELECT {}, key_secrets.expires_at FROM key_secrets JOIN keys ON keys.id = key_secrets.key_id \
+             WHERE key_secrets.hash = ?",
+            read::KEY
+        );
+        found.parent = connection.first(&select, &params![link.secret.as_bytes()], |row| {
+            Ok(Parent {
+                key: read::key(row)?,
+                secret_expires_at: read::moment_or_null(row, read::KEY_COLUMNS)?,
+            })
+        })?;
+    }
+    Ok(Some(found))
 }
 
+/// Columns of a key's parent, from the first behind those of [`read::KEY`] and the tenant's suspension.
+const PARENT: &str = "keys.parent_id IS NOT NULL, parent.id IS NULL OR through.hash IS NULL \
+     OR parent.revoked_at IS NOT NULL, parent.expires_at, through.expires_at";
+const PARENT_JOINED: &str = "LEFT JOIN keys AS parent ON parent.id = keys.parent_id \
+     LEFT JOIN key_secrets AS through ON through.hash = keys.parent_hash";
+
 fn listed(row: &Row<'_>) -> Result<Listed> {
-    Ok(Listed { key: read::key(row)?, tenant_suspended: row.get(read::KEY_COLUMNS)? })
+    let at = |offset: usize| read::KEY_COLUMNS.saturating_add(offset);
+    let life = Life {
+        is_revoked: row.get(at(2))?,
+        ends_at: [read::moment_or_null(row, at(3))?, read::moment_or_null(row, at(4))?]
+            .into_iter()
+            .flatten()
+            .min(),
+    };
+    let is_issued: bool = row.get(at(1))?;
+    Ok(Listed {
+        key: read::key(row)?,
+        tenant_suspended: row.get(at(0))?,
+        parent: Some(life).filter(|_| is_issued),
+    })
 }
 
 fn select_keys(condition: &str) -> String {
     format!(
-        "SELECT {}, {TENANT_SUSPENDED} FROM keys JOIN tenants ON tenants.id = keys.tenant_id WHERE {condition}",
+        "SELECT {}, {TENANT_SUSPENDED}, {PARENT} FROM keys JOIN tenants ON tenants.id = keys.tenant_id \
+         {PARENT_JOINED} WHERE {condition}",
         read::KEY
     )
 }
@@ -178,22 +216,24 @@ pub(super) fn keys(connection: &Connection, filter: &KeyFilter) -> Result<Vec<Li
         condition.push_str(" AND keys.source = ?");
         params.push(Param::Text(source));
     }
-    // The same order of questions as `keys::Key::state`.
-    condition.push_str(match filter.state {
-        None => "",
-        Some(KeyState::Revoked) => " AND keys.revoked_at IS NOT NULL",
-        Some(KeyState::Expired) => " AND keys.revoked_at IS NULL AND keys.expires_at <= ?",
+    // The same order of questions as `keys::Key::state` and `issued::Life::bounds`.
+    let revoked = "(keys.revoked_at IS NOT NULL OR keys.parent_id IS NOT NULL \
+                   AND (parent.id IS NULL OR through.hash IS NULL OR parent.revoked_at IS NOT NULL))";
+    let lives = "coalesce(keys.expires_at > ?, TRUE) AND coalesce(parent.expires_at > ?, TRUE) \
+                 AND coalesce(through.expires_at > ?, TRUE)";
+    condition.push_str(&match filter.state {
+        None => String::new(),
+        Some(KeyState::Revoked) => format!(" AND {revoked}"),
+        Some(KeyState::Expired) => format!(" AND NOT {revoked} AND NOT ({lives})"),
         Some(KeyState::Suspended) => {
-            " AND keys.revoked_at IS NULL AND coalesce(keys.expires_at > ?, TRUE) \
-             AND tenants.suspended_at IS NOT NULL"
+            format!(" AND NOT {revoked} AND {lives} AND tenants.suspended_at IS NOT NULL")
         }
         Some(KeyState::Active) => {
-            " AND keys.revoked_at IS NULL AND coalesce(keys.expires_at > ?, TRUE) \
-             AND tenants.suspended_at IS NULL"
+            format!(" AND NOT {revoked} AND {lives} AND tenants.suspended_at IS NULL")
         }
     });
     if !matches!(filter.state, None | Some(KeyState::Revoked)) {
-        params.push(now.to_param());
+        params.extend([now.to_param(), now.to_param(), now.to_param()]);
     }
     condition.push_str(" ORDER BY keys.id LIMIT ?");
     params.push(filter.limit.to_param());

@@ -4,6 +4,7 @@ use super::sql::{Error, Param, Result, Row};
 use crate::book::{Accounts, Late, Request, Reservation, State};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::{Door, ServiceCredential};
+use crate::issued::ParentLink;
 use crate::keys::{Key, Secret};
 use crate::store::rows::outcome;
 use crate::tenants::Tenant;
@@ -23,7 +24,8 @@ pub const ACCOUNTS: &str = "accounts.granted, accounts.available, accounts.pendi
 /// Columns of [`key`], in its order.
 pub const KEY: &str = "keys.id, keys.tenant_id, keys.name, keys.scopes, keys.services, keys.tools, \
      keys.resources, keys.limits, keys.expires_at, keys.agent_id, keys.source, keys.created_at, \
-     keys.revoked_at, keys.last_used_at, keys.budget, keys.version";
+     keys.revoked_at, keys.last_used_at, keys.budget, keys.version, \
+     keys.parent_id, keys.parent_hash";
 /// Columns of [`service_credential`], in its order.
 pub const SERVICE_CREDENTIAL: &str =
     "hash, id, door, name, role, tenant_id, created_at, revoked_at, secret_expires_at";
@@ -37,7 +39,7 @@ pub const RESERVATION: &str = "id, tenant_id, key_id, service, tool, credits, tt
      reserved_at, expires_at, available_after, state, asked, charged, overrun";
 
 /// How many columns [`KEY`] has.
-pub const KEY_COLUMNS: usize = 16;
+pub const KEY_COLUMNS: usize = 18;
 /// How many columns [`TENANT`] has.
 pub const TENANT_COLUMNS: usize = 7;
 
@@ -130,6 +132,10 @@ pub fn key(row: &Row<'_>) -> Result<Key> {
         last_used_at: moment_or_null(row, 13)?,
         budget: credits_or_null(row, 14)?,
         version: row.get(15)?,
+        parent: match (text_or_null(row, 16)?, row.get::<Option<[u8; 32]>>(17)?) {
+            (Some(key_id), Some(hash)) => Some(ParentLink { key_id, secret: KeyHash::from_bytes(hash) }),
+            _ => None,
+        },
     })
 }
 

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The rows that a transaction's operations look at. Tenants and accounts of the keys and reservations named here are
-/// loaded too, and the secrets of the keys in [`Needs::secrets_of`].
+/// loaded too, the parents of the keys, and the secrets of the keys in [`Needs::secrets_of`].
 #[derive(Debug, Default)]
 pub struct Needs {
     /// Tenants with their accounts.
@@ -31,6 +31,8 @@ pub struct Needs {
     pub keys: BTreeSet<KeyId>,
     /// Keys with all their secrets.
     pub secrets_of: BTreeSet<KeyId>,
+    /// Of these keys, how many that they asked for live at a moment.
+    pub children_of: BTreeSet<(KeyId, Timestamp)>,
     /// Reservations.
     pub reservations: BTreeSet<ReservationId>,
     /// Which of these events are known.
@@ -117,6 +119,10 @@ pub struct Rows {
     pub accounts: Table<TenantId, Accounts>,
     /// Keys.
     pub keys: Table<KeyId, Key>,
+    /// The parents of the keys here and of those whose reservations are here.
+    pub parents: BTreeMap<KeyId, KeyId>,
+    /// How many keys that a key asked for live.
+    pub children: BTreeMap<KeyId, u64>,
     /// Secrets of keys, by hash.
     pub secrets: Table<KeyHash, Secret>,
     /// Reservations.

@@ -141,8 +141,8 @@ fn keys(connection: &Connection, rows: &Rows) -> Result<()> {
 fn put_key(connection: &Connection, key: &Key) -> Result<()> {
     connection.execute(
         "INSERT INTO keys (id, tenant_id, name, scopes, services, tools, resources, limits, expires_at, \
-         agent_id, source, created_at, revoked_at, last_used_at, budget, version) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+         agent_id, source, created_at, revoked_at, last_used_at, budget, version, parent_id, parent_hash) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
          name = excluded.name, scopes = excluded.scopes, services = excluded.services, \
          tools = excluded.tools, resources = excluded.resources, limits = excluded.limits, \
          expires_at = excluded.expires_at, agent_id = excluded.agent_id, \
@@ -165,6 +165,8 @@ fn put_key(connection: &Connection, key: &Key) -> Result<()> {
             key.last_used_at.map(|moment| moment.as_millis()),
             key.budget.map(Credits::get),
             key.version,
+            key.parent.as_ref().map(|parent| parent.key_id.as_str()),
+            key.parent.as_ref().map(|parent| parent.secret.as_bytes()),
         ],
     )?;
     Ok(())

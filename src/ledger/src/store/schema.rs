@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 5] = [FIRST, SECOND, USAGE_TOKENS, OVERRUNS, SECRETS];
+pub(super) const MIGRATIONS: [&str; 6] = [FIRST, SECOND, USAGE_TOKENS, OVERRUNS, SECRETS, ISSUED_KEYS];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -253,6 +253,13 @@ INSERT INTO service_secrets SELECT hash, id, door, name, role, tenant_id, create
 DROP TABLE service_credentials;
 ALTER TABLE service_secrets RENAME TO service_credentials;
 CREATE UNIQUE INDEX service_credentials_by_id ON service_credentials (id) WHERE secret_expires_at IS NULL;
+";
+
+// Keys that keys asked for: which key, and by which of its secrets.
+const ISSUED_KEYS: &str = "
+ALTER TABLE keys ADD COLUMN parent_id TEXT;
+ALTER TABLE keys ADD COLUMN parent_hash BLOB;
+CREATE INDEX keys_by_parent ON keys (parent_id, expires_at) WHERE parent_id IS NOT NULL;
 ";
 
 /// How far a database is.

@@ -99,6 +99,7 @@ pub(crate) fn new_key(tenant_id: &TenantId) -> keys::Create {
             created_at: at(0),
             revoked_at: None,
             last_used_at: None,
+            parent: None,
         },
         actor: "adm_1".to_owned(),
         idempotency: None,

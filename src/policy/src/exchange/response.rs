@@ -20,15 +20,15 @@ use protocol::filter::{Action, Settlement};
 /// How far the response has come.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    status: u16,
+    pub(super) status: u16,
     first_byte_ms: Option<u64>,
     reader: Option<Reader>,
     /// The answer is in an encoding that is not read here.
     is_unreadable: bool,
-    filter: Option<ListFilter>,
+    pub(super) filter: Option<ListFilter>,
     /// Reads the results of other calls of the session.
     others: Option<Box<EventReader>>,
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 /// What to do with a response.
@@ -108,6 +108,9 @@ impl Exchange {
     ) -> ResponsePlan {
         self.response.status = status;
         self.response.first_byte_ms = Some(self.elapsed_ms(now));
+        if self.batch.is_some() && self.is_forwarded() {
+            return self.batch_headers(status, headers, ends, now);
+        }
         let mut set = quota::headers(&self.quotas, self.key.is_some());
         // Also where this gate has refused already: Envoy may have been first.
         if status == 413 && !ends && !self.is_forwarded() {
@@ -130,7 +133,7 @@ impl Exchange {
         let reader = Reader::for_content_type(content_type).filter(|_| !is_encoded);
         let is_ok = (200..300).contains(&status);
         match (&self.subject, reader) {
-            (Subject::Protocol { lists_tools: true, .. }, reader) if is_ok => match reader {
+            (Subject::Protocol { lists: Some(_), .. }, reader) if is_ok => match reader {
                 Some(Reader::Json(_)) => BodyPlan::Hold,
                 Some(Reader::Events(_)) => {
                     self.response.filter = Some(ListFilter::default());
@@ -162,7 +165,10 @@ impl Exchange {
 
     /// The whole of a held body: what to send in its place, `None` for the same.
     pub fn filter_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
-        list::filter(body, &|listed| self.sees(listed, now)).map_err(|list::Unreadable| {
+        if self.batch.is_some() {
+            return self.batch_whole(body, now);
+        }
+        self.viewed(now, |view| list::filter(body, view)).map_err(|list::Unreadable| {
             self.response.failed = true;
             self.unreadable()
         })
@@ -171,7 +177,10 @@ impl Exchange {
     /// A chunk of an event stream: what to send in its place. After an error the stream must be cut.
     pub fn filter_chunk(&mut self, chunk: &[u8], ends: bool, now: Now) -> Result<Vec<u8>, list::Unreadable> {
         let Some(mut filter) = self.response.filter.take() else { return Err(list::Unreadable) };
-        let passed = filter.feed(chunk, ends, &|listed| self.sees(listed, now));
+        if self.batch.is_some() {
+            return self.batch_chunk(filter, chunk, ends, now);
+        }
+        let passed = self.viewed(now, |view| filter.feed(chunk, ends, view));
         self.response.filter = Some(filter);
         self.response.failed |= passed.is_err();
         passed
@@ -192,7 +201,15 @@ impl Exchange {
         results
     }
 
-    /// The exchange is over, however it ended.
+    /// The exchange is over, however it ended: what is left of it, or of each message of a batch.
+    pub fn finish_all(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
+        match &self.batch {
+            Some(batch) => batch.finish(end, self.is_forwarded(), envoy, now),
+            None => vec![self.finish(end, envoy, now)],
+        }
+    }
+
+    /// [`Exchange::finish_all`] of one message.
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
         let late = self.late();
         let (outcome, charged) = self.outcome(end, late.is_some());
@@ -250,6 +267,7 @@ impl Exchange {
             reservation_id: self.reservation_id()?,
             credits,
             cost_max: call.cost_max,
+            at: self.began.monotonic,
         })
     }
 
@@ -305,11 +323,13 @@ impl Exchange {
     }
 
     /// Whether the key sees something in a list; `None` where everyone does.
-    fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
+    pub(super) fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Some(false) };
         let ServiceKind::Mcp(tools) = &service.kind else { return Some(false) };
         let names =
             match listed {
+                // The gate's own tool hides one of its name.
+                Listed::Tool(name) if service.gate_tool(name).is_some() => return Some(false),
                 Listed::Tool(name) => {
                     let rule = tools.get(name).or(service.unlisted.as_ref());
                     return Some(rule.is_some_and(|rule| {
@@ -336,7 +356,7 @@ impl Exchange {
 
     /// Envoy does not show the filter a reply that it sends from the response's way back, so this one carries its
     /// rate headers itself.
-    fn unreadable(&self) -> Reply {
+    pub(super) fn unreadable(&self) -> Reply {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let mut reply =
             Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id);

@@ -2,6 +2,9 @@
 
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
+mod batches;
+mod gate_tools;
+
 use super::*;
 use crate::window::slot;
 use protocol::api_key::{self, Kind};
@@ -18,6 +21,8 @@ struct Gate {
     slot: Vec<u8>,
     now_ms: u64,
     reserved: Vec<ReserveRequest>,
+    issues: IssueAnswered,
+    asked: Vec<IssueRequest>,
 }
 
 enum Decided {
@@ -64,6 +69,7 @@ fn record() -> KeyRecord {
         agent_id: None,
         source: KeySource::Admin,
         expires_at: None,
+        parent: None,
     }
 }
 
@@ -102,6 +108,8 @@ impl Gate {
             slot: Vec::new(),
             now_ms: 1_000_000,
             reserved: Vec::new(),
+            issues: IssueAnswered::Unavailable,
+            asked: Vec::new(),
         }
     }
 
@@ -150,6 +158,10 @@ impl Gate {
                 Step::Reserve(request) => {
                     self.reserved.push(request);
                     exchange.reserve_answered(self.ledger)
+                }
+                Step::Issue(request) => {
+                    self.asked.push(request);
+                    exchange.issue_answered(self.issues.clone())
                 }
                 Step::Forward(forward) => return Decided::Forwarded(Box::new(exchange), forward),
                 Step::Refuse(reply) => return Decided::Refused(reply),

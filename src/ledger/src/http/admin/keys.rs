@@ -51,6 +51,7 @@ pub(super) async fn create(
         created_at: now,
         revoked_at: None,
         last_used_at: None,
+        parent: None,
     };
     let hash = KeyHash::of(secret.as_bytes());
     let listed = service.store.run(keys::Create { key, hash, actor: caller.id(), idempotency }).await;

@@ -130,7 +130,7 @@ impl Subject<'_> {
             }
             Command::Reserve { id, tenant, credits: amount, overrun, ttl_seconds } => {
                 let mut reserve = reserve(&name(id), &whose(tenant).1, amount, at(now));
-                reserve.request.overrun = credits(overrun);
+                reserve.request.overrun_credits_max = credits(overrun);
                 reserve.request.ttl_seconds = ttl_seconds;
                 answer(self.store.run(reserve).await)
             }
