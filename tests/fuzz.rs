@@ -22,3 +22,8 @@ fn every_known_message_has_one_meaning() {
 fn every_known_stream_shows_only_what_is_visible() {
     replay("events", laws::a_stream_shows_only_what_is_visible);
 }
+
+#[test]
+fn of_every_known_body_only_what_is_allowed_goes_upstream() {
+    replay("requests", laws::only_what_is_allowed_goes_upstream);
+}

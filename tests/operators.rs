@@ -1,9 +1,8 @@
-//! What operators see: numbers, logs, the command line. And what nobody sees: secrets.
+//! What operators see: numbers, logs, the command line. What nobody sees is in `secrets`.
 
-use harness::agent::{NewKey, unknown_secret};
+use harness::agent::NewKey;
 use harness::clock::eventually;
 use harness::{Agent, Gate, Request, files, mcp, run, stats};
-use protocol::audit::Outcome;
 use serde_json::{Value, json};
 use std::process::Output;
 use std::time::Duration;
@@ -126,75 +125,6 @@ fn the_access_log_says_who_what_and_how_it_ended() {
             (&json!(401), &json!("agentrelay.auth_denied"))
         );
         assert!(anonymous["key_id"].is_null() || anonymous["key_id"] == "-", "{anonymous}");
-    });
-}
-
-#[test]
-fn no_secret_is_in_any_log_answer_or_file() {
-    run(async {
-        let gate = Gate::options().start().await;
-        let agent = one_of_each(&gate).await;
-        let (unknown, prompt) = (unknown_secret(), "a-very-private-prompt");
-        let other = gate.agent("pro").await;
-        let requests = [
-            mcp::post(&mcp::search()).key(&unknown),
-            mcp::post(&mcp::search()).key(&agent.secret).header("x-api-key", &other.secret),
-            mcp::post(&mcp::search())
-                .header("authorization", [b"Bearer ", agent.secret.as_bytes(), b"\xff"].concat()),
-            mcp::post(&mcp::search()).header("x-api-key", [b"\xff", other.secret.as_bytes()].concat()),
-            mcp::post(&mcp::search()).header("authorization", &agent.secret),
-            mcp::post(&mcp::search()).header("x-agentrelay-key-id", &agent.secret),
-            Request::get(format!("/nowhere?api_key={}", agent.secret)),
-            Request::get(format!("/api/v1/mcp/projects/1/builds?key={}", other.secret)).key(&other.secret),
-            mcp::post(&mcp::call("image_generate", json!({"prompt": prompt}))).key(&other.secret),
-            mcp::post(&mcp::call("image_generate", json!({"prompt": prompt, "quality": prompt})))
-                .key(&other.secret),
-            mcp::post_bytes(format!("{{\"{prompt}").as_bytes()).key(&other.secret),
-        ];
-        let mut answers = Vec::new();
-        for request in requests {
-            answers.push(request.send(gate.address).await);
-        }
-        gate.decisions(&other, Outcome::Allowed, 2).await;
-        let admin = async |path: &str| Request::get(path).send(gate.envoy.admin).await.text();
-        let ledger = async |path: &str| {
-            let request = Request::get(path).key(&gate.credentials().admin_key);
-            request.send(gate.ledger_address).await.text()
-        };
-        let read = |name: &str| {
-            String::from_utf8_lossy(&std::fs::read(gate.directory().join(name)).unwrap()).into_owned()
-        };
-        let places: Vec<(&str, String)> = vec![
-            ("Envoy's log", gate.envoy_log()),
-            ("the ledger's log", gate.ledger_log()),
-            ("the database", read("ledger.db")),
-            ("the database's log", read("ledger.db-wal")),
-            ("Envoy's configuration", read("envoy.yaml")),
-            ("the configuration dump", admin("/config_dump").await),
-            ("Envoy's stats", stats::prometheus(gate.envoy.admin).await),
-            ("the ledger's metrics", stats::ledger(gate.ledger_address).await),
-            ("the list of keys", ledger("/v1/keys").await),
-            ("the audit trail", ledger("/v1/audit").await),
-        ];
-        let credentials = gate.credentials();
-        let secrets =
-            [&agent.secret, &other.secret, &unknown, &credentials.admin_key, &credentials.filter_key];
-        for (place, text) in &places {
-            assert!(text.len() > 100, "{place} was read");
-            for secret in secrets {
-                // The end, too: a damaged copy is as good to a thief.
-                for part in [&secret[..], &secret[10..30]] {
-                    assert!(!text.contains(part), "a secret is in {place}");
-                }
-            }
-            assert!(!text.contains(prompt), "a body is in {place}");
-        }
-        for answer in answers {
-            let text = format!("{answer:?}");
-            let text = if answer.status == 200 { String::new() } else { text };
-            assert!(!secrets.iter().any(|secret| text.contains(secret.as_str())), "{text}");
-            assert!(!text.contains(prompt), "{text}");
-        }
     });
 }
 

@@ -108,7 +108,6 @@ fn the_filter_depends_on_what_it_may_and_nothing_else() {
         "quote",
         "serde_core",
         "serde_derive",
-        "serde_path_to_error",
         "syn",
         "time",
         "time-core",

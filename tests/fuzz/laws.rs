@@ -1,9 +1,17 @@
 //! What must hold of every input, for the fuzz targets and for the test that replays their corpora.
 
+use policy::exchange::{BodyPlan, End, Exchange, Now, ReserveAnswered, Step};
 use policy::mcp::answer::EventReader;
+use policy::mcp::list::View;
 use policy::mcp::sse::ListFilter;
 use policy::mcp::{self, Call};
-use serde_json::Value;
+use policy::reading::Listed;
+use policy::window::{Monotonic, Verdict};
+use policy::{Key, Policy};
+use protocol::key::KeyRecord;
+use protocol::{EventId, Timestamp};
+use serde_json::{Value, json};
+use std::sync::{Arc, OnceLock};
 
 /// A server that reads a message with less care sees no call that the gate did not see.
 ///
@@ -36,13 +44,101 @@ pub fn a_message_has_one_meaning(input: &[u8]) {
             assert!(!headers.contains(&modern) || (choice % 4 == 1 && name == "search"));
         }
         Call::Response => assert_eq!(method, None),
-        Call::ListTools => assert_eq!(method.as_deref(), Some("tools/list")),
+        Call::ListTools { .. } => assert_eq!(method.as_deref(), Some("tools/list")),
         _ => assert!(!matches!(method.as_deref(), None | Some("tools/call" | "tools/list"))),
     }
     if let Some(id) = message.id {
         assert_eq!(serde_json::from_str::<Value>(&id).ok(), named("id"));
     }
 }
+
+/// Whatever a body holds, and however it is batched, no call goes upstream that the key may not make, none is answered
+/// twice, and every priced one is reserved.
+///
+/// The first byte chooses the headers, the rest is the body. The key may call `search`, which is free, and `draw`.
+pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
+    let Some((choice, body)) = input.split_first() else { return };
+    let version: (&[u8], &[u8]) = (b"mcp-protocol-version", b"2025-03-26");
+    let secret = protocol::api_key::mint(protocol::api_key::Kind::Agent, || 7);
+    let bearer = format!("Bearer {secret}");
+    let mut headers: Vec<(&[u8], &[u8])> =
+        vec![(b":method", b"POST"), (b":path", b"/mcp"), (b"authorization", bearer.as_bytes())];
+    headers.extend(choice.is_multiple_of(2).then_some(version));
+    let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").expect("it is an id");
+    let now = Now { wall: Timestamp::from_millis(1_000_000), monotonic: Monotonic(1_000_000) };
+    let policy =
+        POLICY.get_or_init(|| Arc::new(Policy::from_json(DOCUMENT.as_bytes()).expect("it is a policy")));
+    let (mut exchange, _) = Exchange::begin(policy.clone(), id, &headers, false, now);
+    let key: KeyRecord = serde_json::from_str(KEY).expect("it is a record");
+    exchange.key_found(Arc::new(Key::new(key)), now);
+    let mut step = exchange.body(body, now);
+    let mut reserved = 0usize;
+    let forward = loop {
+        step = match step {
+            Step::AskWindows { asks, .. } => {
+                let verdicts = vec![Verdict { admitted: true, remaining: 1, reset_ms: 0 }; asks.len()];
+                exchange.windows_asked(&verdicts)
+            }
+            Step::Reserve(_) => {
+                reserved += 1;
+                exchange.reserve_answered(ReserveAnswered::Reserved)
+            }
+            Step::Forward(forward) => break forward,
+            Step::Refuse(reply) => {
+                assert!(serde_json::from_slice::<Value>(&reply.body).is_ok(), "a refusal is JSON");
+                return;
+            }
+            other => panic!("{other:?}"),
+        };
+    };
+    let sent = forward.body.as_deref().unwrap_or(body);
+    let sent: Value = serde_json::from_slice(sent).expect("what goes upstream is JSON");
+    let messages = sent.as_array().cloned().unwrap_or_else(|| vec![sent]);
+    assert!((1..=32).contains(&messages.len()));
+    let mut priced = 0;
+    let mut ids = Vec::new();
+    for message in &messages {
+        let object = message.as_object().expect("each message is an object");
+        let named = |name: &str| {
+            object.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        ids.extend(named("id").map(Value::to_string));
+        if named("method").and_then(Value::as_str) == Some("tools/call") {
+            let tool = message["params"]["name"].as_str().expect("a call names its tool");
+            assert!(["search", "draw"].contains(&tool), "{tool}");
+            priced += usize::from(tool == "draw");
+        }
+    }
+    assert!(priced <= reserved, "{priced} calls on {reserved} reservations");
+    let count = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), count, "ids are each one's own");
+    // The answers, in whatever order, come back whole; all but those that were sent are nobody's.
+    let answers: Vec<Value> =
+        messages.iter().rev().map(|message| json!({"id": message["id"], "result": {}})).collect();
+    let content: (&[u8], &[u8]) = (b"content-type", b"application/json");
+    let plan = exchange.response_headers(200, &[content], false, now);
+    if plan.body == BodyPlan::Hold && body.trim_ascii_start().starts_with(b"[") {
+        let whole =
+            exchange.filter_whole(&serde_json::to_vec(&answers).expect("JSON"), now).expect("readable");
+        let merged: Value = serde_json::from_slice(&whole.expect("merged")).expect("what goes back is JSON");
+        assert!(merged.as_array().is_some_and(|merged| merged.len() <= 32));
+    }
+    exchange.finish_all(End::Complete, "e", now);
+}
+
+static POLICY: OnceLock<Arc<Policy>> = OnceLock::new();
+const DOCUMENT: &str = r#"{
+    "tiers": {"free": {"rank": 0, "limits": [{"permits": 20, "window": "60s"}]}},
+    "risks": {"read_only": {"scope": "read"}, "local_mutation": {"scope": "generate"},
+              "external_mutation": {"scope": "generate"}, "destructive": {"scope": "admin"}},
+    "services": {"studio": {"kind": "mcp", "path": "/mcp", "tools": {
+        "search": {"risk": "read_only"}, "draw": {"risk": "read_only", "price": {"credits": 5}},
+        "wipe": {"risk": "destructive"}}}}
+}"#;
+const KEY: &str = r#"{"key_id": "key_1", "tenant_id": "ten_1", "tier": "free", "state": "active", "scopes": ["read"],
+    "source": "admin"}"#;
 
 /// Whatever the chunks, the same stream goes on, no list in it shows a hidden tool, and the same answers are found.
 ///
@@ -82,7 +178,8 @@ fn filtered<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Result<Vec<u8>, Vec<u
     let mut filter = ListFilter::default();
     let mut passed = Vec::new();
     for (chunk, end) in chunks.map(|chunk| (chunk, false)).chain([(&[][..], true)]) {
-        match filter.feed(chunk, end, &|listed| Some(listed.name().starts_with('a'))) {
+        let sees = |listed: Listed<'_>| Some(listed.name().starts_with('a'));
+        match filter.feed(chunk, end, &View::of(&sees)) {
             Ok(more) => passed.extend(more),
             Err(_) => return Err(passed),
         }

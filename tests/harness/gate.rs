@@ -37,6 +37,7 @@ pub struct GateOptions {
     envoy: Option<Edit>,
     workers: Option<u32>,
     upstream: Option<String>,
+    database: Option<String>,
     relay: bool,
 }
 
@@ -62,6 +63,12 @@ impl GateOptions {
     /// Another upstream than the one that remembers.
     pub fn upstream(mut self, url: impl Into<String>) -> GateOptions {
         self.upstream = Some(url.into());
+        self
+    }
+
+    /// Another database than a file of its own.
+    pub fn database(mut self, url: impl Into<String>) -> GateOptions {
+        self.database = Some(url.into());
         self
     }
 
@@ -93,7 +100,8 @@ impl GateOptions {
             }
         };
         let program = files::program();
-        let database = format!("sqlite:{}", directory.join("ledger.db").display());
+        let embedded = || format!("sqlite:{}", directory.join("ledger.db").display());
+        let database = self.database.unwrap_or_else(embedded);
         let credentials = Credentials::open(&program, &database, &directory)
             .unwrap_or_else(|error| panic!("init: {error}"));
         let mut reaper = Reaper::start();
@@ -111,20 +119,15 @@ impl GateOptions {
         let relay = if self.relay { Some(Relay::start(ledger.address).await) } else { None };
         let upstream = Upstream::start().await;
         let url = self.upstream.unwrap_or_else(|| upstream.url());
-        let envoy = Envoy::start(EnvoyOptions {
-            envoy: EnvoyBinary::locate(&files::environment()).unwrap_or_else(|error| panic!("{error}")),
-            wasm: files::wasm(),
+        let workers = self.workers.unwrap_or(2);
+        let behind = Behind {
             ledger: relay.as_ref().map_or(ledger.address, |relay| relay.address),
-            upstream: url.parse().unwrap_or_else(|error| panic!("{error}")),
+            upstream: url,
             filter_key: credentials.filter_key.clone(),
-            workers: self.workers.unwrap_or(2),
-            state_dir: directory.clone(),
-            name: "envoy".into(),
-            port: 0,
-            edit: self.envoy,
-        })
-        .await
-        .unwrap_or_else(|error| panic!("Envoy: {error}"));
+            workers,
+            directory: directory.clone(),
+        };
+        let envoy = behind.envoy("envoy", self.envoy).await;
         reaper.watch(envoy.pid());
         let admin = Client::new(&ledger.url(), &credentials.admin_key).expect("the admin key is well formed");
         Gate {
@@ -135,12 +138,43 @@ impl GateOptions {
             admin,
             policy,
             envoy,
+            siblings: Vec::new(),
+            behind,
             ledger: Some(ledger),
             to_restart: None,
             credentials,
             reaper,
             directory: Directory(directory),
         }
+    }
+}
+
+/// What an Envoy has behind it.
+struct Behind {
+    ledger: SocketAddr,
+    upstream: String,
+    filter_key: String,
+    workers: u32,
+    directory: PathBuf,
+}
+
+impl Behind {
+    async fn envoy(&self, name: &str, edit: Option<Edit>) -> Envoy {
+        let options = EnvoyOptions {
+            envoy: EnvoyBinary::locate(&files::environment()).unwrap_or_else(|error| panic!("{error}")),
+            wasm: files::wasm(),
+            ledger: self.ledger,
+            upstream: self.upstream.parse().unwrap_or_else(|error| panic!("{error}")),
+            filter_key: self.filter_key.clone(),
+            workers: self.workers,
+            state_dir: self.directory.clone(),
+            name: name.to_owned(),
+            port: 0,
+            edit,
+        };
+        // On a thread that lives as long as the process, see [`GateOptions::start`].
+        let started = clock::spawn(Envoy::start(options)).await.expect("starting does not panic");
+        started.unwrap_or_else(|error| panic!("Envoy: {error}"))
     }
 }
 
@@ -168,6 +202,9 @@ pub struct Gate {
     pub policy: PathBuf,
     /// The Envoy.
     pub envoy: Envoy,
+    /// Those that [`Gate::another_envoy`] started.
+    pub siblings: Vec<Envoy>,
+    behind: Behind,
     ledger: Option<Ledger>,
     to_restart: Option<LedgerOptions>,
     credentials: Credentials,
@@ -195,6 +232,16 @@ impl Gate {
     /// The gate that the tests of one file share: shipped policy, shipped configuration, two workers.
     pub async fn shared() -> &'static Gate {
         SHARED.get_or_init(|| Gate::options().start()).await
+    }
+
+    /// One more Envoy, with the same ledger and upstream behind it, and where agents call it.
+    pub async fn another_envoy(&mut self) -> SocketAddr {
+        let name = format!("envoy-{}", self.siblings.len() + 2);
+        let envoy = self.behind.envoy(&name, None).await;
+        self.reaper.watch(envoy.pid());
+        let address = envoy.gateway;
+        self.siblings.push(envoy);
+        address
     }
 
     /// A tenant of this tier with 1000 credits, and a key with the scopes `read` and `generate`.

@@ -12,6 +12,7 @@ pub mod forwarder;
 pub mod gate;
 pub mod http1;
 pub mod http2;
+pub mod ledger;
 pub mod mcp;
 pub mod node;
 pub mod policy;

@@ -149,20 +149,22 @@ fn a_refusal_echoes_the_id_exactly() {
 }
 
 #[test]
-fn a_batch_is_refused_as_a_whole() {
+fn a_batch_that_is_none_or_of_another_version_is_refused_as_a_whole() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
-        for batch in [
-            json!([]),
-            json!([mcp::search()]),
-            json!([mcp::search(), mcp::call("unlisted", json!({}))]),
-            json!([mcp::image("standard"), mcp::image("ultra_plus")]),
-            json!([[mcp::search()]]),
-        ] {
+        let many: Vec<serde_json::Value> =
+            (0..33).map(|id| json!({"jsonrpc": "2.0", "id": id, "method": "ping"})).collect();
+        for batch in [json!([]), json!([mcp::search(), mcp::search()]), json!(many)] {
             assert_no_message(gate, &agent, "a batch", batch.to_string().as_bytes(), -32600).await;
             assert_no_message(gate, &agent, "after blanks", format!(" \r\n\t{batch}").as_bytes(), -32600)
                 .await;
+        }
+        for version in ["2025-06-18", "2025-11-25", mcp::MODERN] {
+            let request = mcp::post(&json!([mcp::search()])).header("mcp-protocol-version", version);
+            let refused = agent.send(request).await;
+            assert_eq!((refused.status, refused.code()), (400, Some(-32600)), "{version}");
+            gate.assert_unseen(&refused.marker);
         }
         assert_eq!(gate.settled(&agent).await.available.get(), 1000);
         gate.assert_serving(&agent).await;

@@ -6,6 +6,8 @@ mod audit;
 mod backup;
 mod bench;
 mod connection;
+mod examples;
+mod filter_keys;
 mod init;
 mod keys;
 mod leases;
@@ -16,7 +18,7 @@ mod tenants;
 mod up;
 mod usage;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// The gate for agents' tools: who may call what, how often, and at what price.
 #[derive(Parser)]
@@ -43,6 +45,7 @@ enum Command {
     Agents(agents::Arguments),
     Leases(leases::Arguments),
     AdminKeys(admin_keys::Arguments),
+    FilterKeys(filter_keys::Arguments),
     Usage(usage::Arguments),
     Audit(audit::Arguments),
     Policy(policy::Arguments),
@@ -53,6 +56,13 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line. On a wrong one, or for help, it says so and ends the process.
+    pub fn read() -> Cli {
+        let mut program = examples::spread(Cli::command());
+        let matches = program.clone().get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())
+    }
+
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.command {
@@ -64,6 +74,7 @@ impl Cli {
             Command::Agents(arguments) => arguments.run().await,
             Command::Leases(arguments) => arguments.run().await,
             Command::AdminKeys(arguments) => arguments.run().await,
+            Command::FilterKeys(arguments) => arguments.run().await,
             Command::Backup(arguments) => arguments.run().await,
             Command::Restore(arguments) => arguments.run().await,
             Command::Ledger(arguments) => arguments.run().await,
@@ -77,10 +88,10 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

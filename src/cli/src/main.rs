@@ -5,12 +5,11 @@
 mod commands;
 mod output;
 
-use clap::Parser;
 use std::io;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let command = commands::Cli::parse();
+    let command = commands::Cli::read();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("no threads can be started")),

@@ -3,9 +3,9 @@
 use crate::{Client, Error, Export};
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
-    CorrectCredits, CreateAdminKey, CreateAgent, CreateKey, CreateTenant, CreditsGranted, GrantCredits, Key,
-    KeyWithSecret, Lease, LeaseState, Page, PolicyInForce, RevokeKey, RotateKey, ShadowRow, Tenant,
-    UpdateKey, UpdateTenant, UsageRow,
+    CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page, PolicyInForce,
+    RevokeKey, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant, UsageRow,
 };
 use protocol::audit::Outcome;
 use protocol::key::{KeySource, KeyState};
@@ -320,6 +320,30 @@ impl Client {
     /// Withdraws an administrator's key for good.
     pub async fn revoke_admin_key(&self, id: &AdminKeyId, because: &Because) -> Result<AdminKey, Error> {
         self.post(&format!("/v1/admin-keys/{id}/revoke"), because).await
+    }
+
+    /// Makes a filter's key. Its secret is in this answer and nowhere else.
+    pub async fn create_filter_key(&self, key: &CreateFilterKey) -> Result<FilterKeyWithSecret, Error> {
+        self.post("/v1/filter-keys", key).await
+    }
+
+    /// One page of filters' keys.
+    pub async fn filter_keys(&self, cursor: Option<&str>) -> Result<Page<FilterKey>, Error> {
+        self.get("/v1/filter-keys", &with_cursor(Vec::new(), cursor)).await
+    }
+
+    /// Gives a filter's key a new secret, which is in this answer and nowhere else.
+    pub async fn rotate_filter_key(
+        &self,
+        id: &AdminKeyId,
+        rotate: &RotateKey,
+    ) -> Result<FilterKeyWithSecret, Error> {
+        self.post(&format!("/v1/filter-keys/{id}/rotate"), rotate).await
+    }
+
+    /// Withdraws a filter's key for good.
+    pub async fn revoke_filter_key(&self, id: &AdminKeyId, because: &Because) -> Result<FilterKey, Error> {
+        self.post(&format!("/v1/filter-keys/{id}/revoke"), because).await
     }
 
     /// The public keys that sign the audit trail.

@@ -3,9 +3,11 @@
 use crate::config::Config;
 use crate::host;
 use crate::worker::Asked;
-use policy::exchange::ReserveAnswered;
+use policy::exchange::{IssueAnswered, ReserveAnswered};
 use protocol::api_key::KeyHash;
-use protocol::filter::{self as api, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest};
+use protocol::filter::{
+    self as api, IssueRequest, Issued, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
+};
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
@@ -29,6 +31,8 @@ pub enum Purpose {
     Report,
     /// A round of leases.
     Round(Asked),
+    /// A key that an agent asked for on a stream.
+    Issue { stream_id: u32 },
 }
 
 /// A call to start.
@@ -100,6 +104,12 @@ impl Call {
         Call::post(purpose, api::RESERVE_PATH, request, config.ledger_timeout_ms.into())
     }
 
+    /// Asks for a key on behalf of an agent, who waits for it on a stream.
+    pub fn issue(config: &Config, stream_id: u32, request: &IssueRequest) -> Call {
+        let purpose = Purpose::Issue { stream_id };
+        Call::post(purpose, api::KEYS_PATH, request, config.ledger_timeout_ms.into())
+    }
+
     /// Delivers a batch.
     pub fn report(config: &Config, report: &Report) -> Call {
         let timeout_ms = u64::from(config.ledger_timeout_ms).saturating_mul(2);
@@ -138,7 +148,8 @@ impl Call {
             Purpose::Resolve { .. } => 2,
             Purpose::Reserve { .. } => 3,
             Purpose::Report => 4,
-            Purpose::Round(_) => 5,
+            Purpose::Issue { .. } => 5,
+            Purpose::Round(_) => 6,
         }
     }
 }
@@ -181,6 +192,20 @@ pub fn reserved(answer: Option<&Answer>, asked: &ReservationId) -> ReserveAnswer
             ReserveAnswered::KeyInactive
         }
         _ => ReserveAnswered::Unavailable,
+    }
+}
+
+/// What the answer to a request for a key means.
+pub fn issued(answer: Option<&Answer>) -> IssueAnswered {
+    match answer {
+        Some(Answer { status: 201, body }) => match serde_json::from_slice::<Issued>(body) {
+            Ok(issued) => IssueAnswered::Issued(Box::new(issued)),
+            Err(_) => IssueAnswered::Unavailable,
+        },
+        Some(Answer { status: 402, body }) if is_problem(body, "quota_exceeded") => IssueAnswered::TooMany,
+        Some(Answer { status: 403, body }) if is_problem(body, "key_inactive") => IssueAnswered::KeyInactive,
+        Some(Answer { status: 403, body }) if is_problem(body, "forbidden") => IssueAnswered::NotGranted,
+        _ => IssueAnswered::Unavailable,
     }
 }
 

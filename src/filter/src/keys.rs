@@ -75,9 +75,13 @@ impl KeyTable {
         })
     }
 
-    /// Drops every record of a key.
+    /// Drops every record of a key, and of those that it asked for.
     pub fn drop_key(&mut self, key_id: &KeyId) -> i64 {
-        self.counted(|entries| entries.retain(|_, entry| entry.key.record.key_id != *key_id))
+        let is_of = |key: &Key| {
+            let parent = key.record.parent.as_ref().map(|parent| &parent.key_id);
+            key.record.key_id == *key_id || parent == Some(key_id)
+        };
+        self.counted(|entries| entries.retain(|_, entry| !is_of(&entry.key)))
     }
 
     /// Drops every record of a tenant.

@@ -17,6 +17,7 @@ mod keys;
 mod metrics;
 mod purses;
 mod report;
+mod results;
 mod root;
 mod stream;
 mod windows;

@@ -10,7 +10,7 @@ pub struct Metrics {
     /// Decisions in which a shadow rule would have refused.
     pub would_deny: Metric,
     /// Ledger calls started, by what for.
-    pub callouts: [Metric; 6],
+    pub callouts: [Metric; 7],
     /// Ledger calls without a usable answer.
     pub callouts_failed: Metric,
     /// Requests that joined a key lookup already under way.
@@ -47,7 +47,7 @@ impl Metrics {
                 .map(|outcome| (outcome, counter(&format!("agentrelay_decisions.outcome={outcome}"))))
                 .to_vec(),
             would_deny: counter("agentrelay_would_deny"),
-            callouts: ["policy", "changes", "resolve", "reserve", "report", "leases"]
+            callouts: ["policy", "changes", "resolve", "reserve", "report", "issue", "leases"]
                 .map(|kind| counter(&format!("agentrelay_callouts.kind={kind}"))),
             callouts_failed: counter("agentrelay_callouts_failed"),
             lookups_joined: counter("agentrelay_lookups_joined"),

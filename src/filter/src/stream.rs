@@ -9,7 +9,8 @@ use crate::windows;
 use crate::worker::{Lookup, Shares, Worker};
 use policy::Key;
 use policy::exchange::{
-    self, BodyPlan, End, Exchange, KeyNotFound, Now, ReserveAnswered, SharesAnswered, Step,
+    self, BodyPlan, End, Exchange, Finished, IssueAnswered, KeyNotFound, Now, ReserveAnswered,
+    SharesAnswered, Step,
 };
 use policy::uuid;
 use protocol::EventId;
@@ -242,7 +243,16 @@ impl HttpContext for Stream {
         let Some(exchange) = state.exchange.take() else { return };
         self.worker.leave(self.id);
         let now = Worker::now();
-        let finished = exchange.finish(end, &self.worker.node(), now);
+        let finished = exchange.finish_all(end, &self.worker.node(), now);
+        for finished in finished.into_iter().rev() {
+            self.record(finished, now);
+        }
+    }
+}
+
+impl Stream {
+    /// Hands over what is left of an exchange. Of a batch, the access log names the first message.
+    fn record(&self, finished: Finished, now: Now) {
         let decision = &finished.decision;
         host::set_property("agentrelay_outcome", decision.outcome.as_str());
         host::set_property("agentrelay_request_id", decision.id.as_str());
@@ -278,6 +288,13 @@ pub fn reserve_answered(worker: &Worker, id: u32, state: &mut State, answered: R
 pub fn shares_answered(worker: &Worker, id: u32, state: &mut State, answered: SharesAnswered) {
     let Some(exchange) = &mut state.exchange else { return };
     let step = exchange.shares_answered(answered);
+    advance_waiting(worker, id, state, step);
+}
+
+/// The request for a key has been answered.
+pub fn issue_answered(worker: &Worker, id: u32, state: &mut State, answered: IssueAnswered) {
+    let Some(exchange) = &mut state.exchange else { return };
+    let step = exchange.issue_answered(answered);
     advance_waiting(worker, id, state, step);
 }
 
@@ -342,6 +359,10 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             Ok(()) => None,
             Err(_) => Some(exchange.reserve_answered(ReserveAnswered::Unavailable)),
         },
+        Step::Issue(request) => match worker.issue(&request, id) {
+            Ok(()) => None,
+            Err(_) => Some(exchange.issue_answered(IssueAnswered::Unavailable)),
+        },
         Step::Forward(forward) => {
             for name in forward.remove {
                 host::remove_header(MapType::HttpRequestHeaders, name.as_bytes());
@@ -350,8 +371,17 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             for (name, value) in set.chain(forward.key.iter().flat_map(|key| key.identity())) {
                 host::set_header(MapType::HttpRequestHeaders, name, value);
             }
-            if let Some((reservation_id, ttl_seconds)) = exchange.reservation() {
+            for (reservation_id, ttl_seconds) in exchange.reservations() {
                 worker.watch_reservation(reservation_id, ttl_seconds);
+            }
+            if let Some(body) = forward.body {
+                if host::replace_buffer(BufferType::HttpRequestBody, &body).is_err() {
+                    // What was refused would go along.
+                    state.gate = Gate::Answered;
+                    host::reply(&exchange::not_ready(exchange.id()));
+                    return None;
+                }
+                host::set_header(MapType::HttpRequestHeaders, "content-length", &body.len().to_string());
             }
             state.gate = Gate::Released;
             None

@@ -1,10 +1,8 @@
-//! Shared data of all workers: the windows, the hashes that the ledger does not know, and calls whose result is still
-//! to come.
+//! Shared data of all workers: the windows, and the hashes that the ledger does not know.
 
 use crate::host;
 use crate::metrics::Metrics;
 use policy::Key;
-use policy::late::{self, CallPrint, Late};
 use policy::rules::LimitRule;
 use policy::unknown_keys;
 use policy::window::slot::{self, Ask, Corrupt};
@@ -13,7 +11,7 @@ use protocol::api_key::KeyHash;
 
 /// How often a compare-and-swap may lose before the request is refused. On one hot key and two workers 2 % lose once;
 /// a loop without end would let one worker starve another.
-const ATTEMPTS_MAX: u32 = 64;
+pub const ATTEMPTS_MAX: u32 = 64;
 
 /// The windows can't be asked: shared data is not to be had, or others always win. Never admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,35 +95,6 @@ fn change<A>(
 pub fn look(fingerprint: u64, asks: &[Ask]) -> Result<Vec<Verdict>, Unavailable> {
     let read = host::shared(&slot::name(fingerprint));
     slot::peek(&read.bytes, fingerprint, asks, host::monotonic_clock()).map_err(|_| Unavailable)
-}
-
-/// Remembers a call whose result is still to come. One that can't be remembered costs its caller nothing.
-pub fn remember_late(late: &Late, metrics: &Metrics) {
-    let name = late.call.name();
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        let next = late::insert(&read.bytes, late, host::monotonic_clock());
-        if host::swap_shared(&name, &read, &next).unwrap_or(true) {
-            return;
-        }
-        metrics.cas_retries.add(1);
-    }
-    metrics.cas_exhausted.add(1);
-}
-
-/// The call whose result has come, if it is one that was remembered. Only one worker gets it.
-pub fn take_late(call: CallPrint, metrics: &Metrics) -> Option<Late> {
-    let name = call.name();
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        let (late, next) = late::take(&read.bytes, call, host::monotonic_clock())?;
-        if host::swap_shared(&name, &read, &next).ok()? {
-            return Some(late);
-        }
-        metrics.cas_retries.add(1);
-    }
-    metrics.cas_exhausted.add(1);
-    None
 }
 
 /// True if the ledger did not know this hash a moment ago.

@@ -14,6 +14,7 @@ use crate::host;
 use crate::keys::KeyTable;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
+use crate::results;
 use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
@@ -22,7 +23,7 @@ use policy::uuid;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
 use protocol::api_key::KeyHash;
-use protocol::filter::{Action, Change, Changes, ReserveRequest, Settlement};
+use protocol::filter::{Action, Change, Changes, IssueRequest, ReserveRequest, Settlement};
 use protocol::{ReservationId, Timestamp};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -208,6 +209,12 @@ impl Worker {
         self.call(call, stream_id)
     }
 
+    /// Asks the ledger for a key for an agent's stream, which is called with the answer.
+    pub fn issue(&self, request: &IssueRequest, stream_id: u32) -> Result<(), NotCalled> {
+        let call = Call::issue(&self.config.borrow(), stream_id, request);
+        self.call(call, stream_id)
+    }
+
     /// Accounts for bytes that a key's request holds: `before` until now, `after` from now. False if that is more
     /// than the key may hold, and nothing changes.
     pub fn hold(&self, fingerprint: u64, before: u64, after: u64) -> bool {
@@ -246,20 +253,26 @@ impl Worker {
             if let late::Source::Reservation(reservation_id) = &late.source {
                 outbox.unwatch(reservation_id);
             }
-            windows::remember_late(&late, self.metrics());
+            let settled = results::awaited(late, self.metrics());
+            drop(outbox);
+            self.settle_late(settled);
+            outbox = self.outbox.borrow_mut();
         }
         outbox.record(finished.decision, now, self.metrics());
     }
 
     /// A result came on another stream than its call's: settles that call, if it is one that waits.
     pub fn result_of_other(&self, result: &late::Result) {
-        if let Some(late) = windows::take_late(result.call, self.metrics()) {
-            match late.settled_by(result) {
-                late::Settled::Reservation(settlement) => {
-                    self.outbox.borrow_mut().settle(settlement, self.metrics());
-                }
-                late::Settled::Lease { tenant, credits } => self.spend_late(tenant, credits),
+        self.settle_late(results::came(result, self.metrics()));
+    }
+
+    fn settle_late(&self, settled: Option<late::Settled>) {
+        match settled {
+            None => {}
+            Some(late::Settled::Reservation(settlement)) => {
+                self.outbox.borrow_mut().settle(settlement, self.metrics());
             }
+            Some(late::Settled::Lease { tenant, credits }) => self.spend_late(tenant, credits),
         }
     }
 
@@ -318,6 +331,10 @@ impl Worker {
                 self.reserve_answered(stream_id, reservation_id, answered);
             }
             Purpose::Round(asked) => self.round_answered(asked, answer.as_ref()),
+            Purpose::Issue { stream_id } => {
+                let issued = calls::issued(answer.as_ref());
+                self.wake(stream_id, |state| stream::issue_answered(self, stream_id, state, issued));
+            }
             Purpose::Report => {
                 let mut outbox = self.outbox.borrow_mut();
                 match answer {

@@ -18,7 +18,9 @@ pub const ANONYMOUS: &str = "anonymous";
 pub enum Kind {
     /// A credential of an administrator or a filter was made.
     ServiceCredentialCreated,
-    /// A credential of an administrator was withdrawn.
+    /// A credential of a filter got a new secret.
+    ServiceCredentialRotated,
+    /// A credential of an administrator or a filter was withdrawn.
     ServiceCredentialRevoked,
     /// A key that signs checkpoints of this trail came into use.
     AuditKeyAdded,
@@ -74,8 +76,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 27] = [
+    pub const ALL: [Kind; 28] = [
         Kind::ServiceCredentialCreated,
+        Kind::ServiceCredentialRotated,
         Kind::ServiceCredentialRevoked,
         Kind::AuditKeyAdded,
         Kind::AuditRemoved,
@@ -108,6 +111,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::ServiceCredentialCreated => "service_credential_created",
+            Kind::ServiceCredentialRotated => "service_credential_rotated",
             Kind::ServiceCredentialRevoked => "service_credential_revoked",
             Kind::AuditKeyAdded => "audit_key_added",
             Kind::AuditRemoved => "audit_removed",

@@ -295,6 +295,7 @@ async fn payer(store: &dyn Store) -> Result<Payer, Error> {
         last_used_at: None,
         budget: None,
         version: 1,
+        parent: None,
     };
     let hash = KeyHash::of(key_id.as_str().as_bytes());
     store.run(keys::Create { key, hash, actor: "bench".to_owned(), idempotency: None }).await?;
@@ -355,6 +356,7 @@ async fn call(store: Arc<dyn Store>, key_id: KeyId, began: Instant, turn: Durati
             service: ceiling::SERVICE.to_owned(),
             tool: ceiling::TOOL.to_owned(),
             credits,
+            overrun_credits_max: Credits::ZERO,
             ttl_seconds: 60,
             policy_version: policy_version.clone(),
         };

@@ -16,12 +16,14 @@
 //! shortfall ([`Late`]) and never becomes a debt.
 //!
 //! A [`lease`] is credits in one Envoy's hands, which accounts for them afterwards.
+//! A reservation may allow an **overrun**: a call that cost more than was set aside, up to a stated cap, takes the rest
+//! from `available` as far as there is any. Above the cap a charge is refused as a whole, and the reservation stays.
 
 mod accounts;
 pub mod lease;
 mod reservation;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use accounts::{Accounts, Transfer, TransferKind};
 pub use reservation::{Late, Request, Reservation, State};
@@ -44,10 +46,10 @@ pub enum Refusal {
     },
     /// The id was used before, for something else.
     DifferentRequest,
-    /// More than was set aside.
+    /// More than was set aside and may be charged beyond that.
     AboveReservation {
-        /// What was set aside.
-        reserved: Credits,
+        /// The most that can be charged.
+        most: Credits,
     },
     /// More than there is to give back or to take back.
     AboveCorrectable {
@@ -79,7 +81,9 @@ impl fmt::Display for Refusal {
             Refusal::DifferentRequest => {
                 f.write_str("the reservation id was already used for something else")
             }
-            Refusal::AboveReservation { reserved } => write!(f, "only {reserved} credits were reserved"),
+            Refusal::AboveReservation { most } => {
+                write!(f, "at most {most} credits can be charged for this reservation")
+            }
             Refusal::AboveCorrectable { most } => {
                 write!(f, "at most {most} credits can be corrected that way")
             }
@@ -163,26 +167,34 @@ pub fn reserve(
     Ok((reservation, Step::Moved(vec![transfer])))
 }
 
-/// Charges `credits` of what was reserved; the rest goes back. After expiry this is a correction, see the module.
+/// Charges `credits`; what was reserved beyond that goes back. After expiry this is a correction, see the module.
 pub fn post(
     accounts: &mut Accounts,
     reservation: &mut Reservation,
     credits: Credits,
     now: Timestamp,
 ) -> Result<Step, Refusal> {
-    let reserved = reservation.request.credits;
-    let rest = reserved.checked_sub(credits).ok_or(Refusal::AboveReservation { reserved })?;
+    let Request { credits: reserved, overrun, .. } = reservation.request;
+    let most = reserved.checked_add(overrun).unwrap_or(Credits::MAX);
+    if credits > most {
+        return Err(Refusal::AboveReservation { most });
+    }
     match reservation.state {
         State::Pending => {
+            let within = credits.min(reserved);
+            let rest = reserved.checked_sub(within).unwrap_or_default();
+            let beyond = credits.checked_sub(within).unwrap_or_default().min(accounts.available());
             let mut after = *accounts;
             let mut transfers = Vec::with_capacity(2);
-            after.transfer_some(TransferKind::Post, credits, now, &mut transfers)?;
+            after.transfer_some(TransferKind::Post, within, now, &mut transfers)?;
             after.transfer_some(TransferKind::Release, rest, now, &mut transfers)?;
+            after.transfer_some(TransferKind::Overrun, beyond, now, &mut transfers)?;
+            let charged = within.checked_add(beyond).ok_or(Refusal::OutOfBalance)?;
             *accounts = after;
-            reservation.state = State::Posted { credits };
+            reservation.state = State::Posted { asked: credits, charged };
             Ok(Step::Moved(transfers))
         }
-        State::Posted { credits: posted } if posted == credits => Ok(Step::Repeated),
+        State::Posted { asked, .. } if asked == credits => Ok(Step::Repeated),
         State::Expired { late: Some(late) } if late.asked == credits => Ok(Step::Repeated),
         State::Expired { late: None } => {
             let charged = credits.min(accounts.available());

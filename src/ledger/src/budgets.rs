@@ -1,7 +1,10 @@
 //! Budgets: the most that a tenant or a key may spend in a calendar month (UTC).
 //!
 //! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
-//! that month. A lease counts for its tenant as long as it is out, in the month in which it was opened. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
+//! that month. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
+//! budget by the overrun that the policy allows. A lease counts for its tenant as long as it is out, in the month in
+//! which it was opened. What a key spends that another one asked for counts as its parent's
+//! too. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
 
 use crate::book::{Transfer, TransferKind};
 use crate::store::{Refusal, Rows};
@@ -27,9 +30,11 @@ pub enum Payer {
     Tenant,
 }
 
-fn sums(tenant_id: &TenantId, key_id: &KeyId, month: Month) -> [(Payer, SpendingKey); 2] {
-    let key = |key_id| SpendingKey { tenant_id: tenant_id.clone(), key_id, month };
-    [(Payer::Key, key(Some(key_id.clone()))), (Payer::Tenant, key(None))]
+fn sums(rows: &Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month) -> Vec<SpendingKey> {
+    let payers = [Some(key_id), rows.parents.get(key_id)].into_iter().flatten().map(Some).chain([None]);
+    let sum =
+        |key_id: Option<&KeyId>| SpendingKey { tenant_id: tenant_id.clone(), key_id: key_id.cloned(), month };
+    payers.map(sum).collect()
 }
 
 /// Is there room for so much more in both budgets.
@@ -40,10 +45,10 @@ pub fn check(
     month: Month,
     credits: Credits,
 ) -> Result<(), Refusal> {
-    for (payer, at) in sums(tenant_id, key_id, month) {
-        let budget = match payer {
-            Payer::Key => rows.keys.get(key_id).and_then(|key| key.budget),
-            Payer::Tenant => rows.tenants.get(tenant_id).and_then(|tenant| tenant.budget),
+    for at in sums(rows, tenant_id, key_id, month) {
+        let (payer, budget) = match &at.key_id {
+            Some(key_id) => (Payer::Key, rows.keys.get(key_id).and_then(|key| key.budget)),
+            None => (Payer::Tenant, rows.tenants.get(tenant_id).and_then(|tenant| tenant.budget)),
         };
         let Some(budget) = budget else { continue };
         let spent = rows.spending.get(&at).copied().unwrap_or_default();
@@ -56,7 +61,7 @@ pub fn check(
 
 /// Follows transfers of a reservation that was made in `month`.
 pub fn follow(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, transfers: &[Transfer]) {
-    for (_, at) in sums(tenant_id, key_id, month) {
+    for at in sums(rows, tenant_id, key_id, month) {
         follow_in(rows, at, transfers);
     }
 }
@@ -66,11 +71,12 @@ pub fn follow_lease(rows: &mut Rows, tenant_id: &TenantId, month: Month, transfe
     follow_in(rows, SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month }, transfers);
 }
 
-/// A key spent from its tenant's lease, which the tenant's own sum has already.
+/// A key spent from its tenant's lease, which the tenant's own sum has already. It counts for the key's parent too.
 pub fn spend(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, credits: Credits) {
-    let at = SpendingKey { tenant_id: tenant_id.clone(), key_id: Some(key_id.clone()), month };
-    let before = rows.spending.get(&at).copied().unwrap_or_default();
-    rows.spending.insert(at, before.checked_add(credits).unwrap_or(Credits::MAX));
+    for at in sums(rows, tenant_id, key_id, month).into_iter().filter(|at| at.key_id.is_some()) {
+        let before = rows.spending.get(&at).copied().unwrap_or_default();
+        rows.spending.insert(at, before.checked_add(credits).unwrap_or(Credits::MAX));
+    }
 }
 
 /// What the tenant may still spend this month; nothing if it has no budget.
@@ -85,9 +91,10 @@ fn follow_in(rows: &mut Rows, at: SpendingKey, transfers: &[Transfer]) {
     for transfer in transfers {
         let before = rows.spending.get(&at).copied().unwrap_or_default();
         let after = match transfer.kind {
-            TransferKind::Reserve | TransferKind::Correction | TransferKind::Lease => {
-                before.checked_add(transfer.credits)
-            }
+            TransferKind::Reserve
+            | TransferKind::Overrun
+            | TransferKind::Correction
+            | TransferKind::Lease => before.checked_add(transfer.credits),
             // A reservation of before there were sums has nothing to go back.
             TransferKind::Release
             | TransferKind::Void

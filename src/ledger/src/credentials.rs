@@ -6,8 +6,9 @@
 use crate::audit::{Event, Kind as Fact};
 use crate::idempotency::Idempotency;
 use crate::store::{Needs, Operation, Refusal, Rows};
-use protocol::admin::{AdminKey, Role};
+use protocol::admin::{AdminKey, FilterKey, Role};
 use protocol::api_key::{KeyHash, Kind};
+use protocol::key::KeyState;
 use protocol::{AdminKeyId, TenantId, Timestamp};
 use serde_json::json;
 
@@ -28,10 +29,23 @@ pub struct ServiceCredential {
     pub created_at: Timestamp,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
+    /// When the secret ends by which it was found: a newer one took its place.
+    pub secret_expires_at: Option<Timestamp>,
 }
 
 impl ServiceCredential {
-    /// As administrators see it.
+    /// May its bearer come in.
+    pub fn is_usable(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.secret_expires_at.is_none_or(|end| now < end)
+    }
+
+    /// A filter's as administrators see it.
+    pub fn shown_of_filter(self) -> FilterKey {
+        let ServiceCredential { id, name, created_at, revoked_at, .. } = self;
+        FilterKey { id, name, created_at, revoked_at }
+    }
+
+    /// An administrator's as administrators see it.
     pub fn shown(self) -> AdminKey {
         AdminKey {
             id: self.id,
@@ -104,7 +118,7 @@ impl Operation for Initialise {
     }
 }
 
-/// Makes an administrator's credential.
+/// Makes a credential.
 pub struct Create {
     /// The credential.
     pub credential: ServiceCredential,
@@ -117,14 +131,14 @@ pub struct Create {
 }
 
 impl Operation for Create {
-    type Answer = AdminKey;
+    type Answer = ServiceCredential;
 
     fn needs(&self, needs: &mut Needs) {
         needs.tenants.extend(self.credential.tenant_id.clone());
         needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
     }
 
-    fn apply(self, rows: &mut Rows) -> Result<AdminKey, Refusal> {
+    fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
         if let Some(id) = rows.replay(&self.idempotency)? {
             return Err(Refusal::AdminKeyExists(id));
         }
@@ -135,7 +149,7 @@ impl Operation for Create {
         record_created(rows, &credential, &actor);
         rows.keep_answer(idempotency, json!(credential.id).to_string(), credential.created_at);
         rows.service_credentials.insert(hash, credential.clone());
-        Ok(credential.shown())
+        Ok(credential)
     }
 }
 
@@ -151,10 +165,72 @@ fn record_created(rows: &mut Rows, credential: &ServiceCredential, actor: &str) 
     });
 }
 
-/// Withdraws an administrator's credential for good. Revoking it again changes nothing.
+/// Gives a filter's credential a new secret. The earlier ones end after the grace, or sooner if they already had to.
+pub struct Rotate {
+    /// Which.
+    pub id: AdminKeyId,
+    /// The hash of the new secret.
+    pub hash: KeyHash,
+    /// How long the earlier secrets go on working.
+    pub grace_seconds: u32,
+    /// Why.
+    pub reason: Option<String>,
+    /// So that asking again does not rotate again.
+    pub idempotency: Option<Idempotency>,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Rotate {
+    type Answer = ServiceCredential;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.service_credentials = true;
+        needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
+        if let Some(id) = rows.replay(&self.idempotency)? {
+            return Err(Refusal::AdminKeyExists(id));
+        }
+        let Rotate { id, hash, grace_seconds, reason, idempotency, actor, now } = self;
+        let known = found(rows, &id, Door::Filter)?;
+        if known.revoked_at.is_some() {
+            return Err(Refusal::KeyInactive(KeyState::Revoked));
+        }
+        let end = now.plus_seconds(grace_seconds.into());
+        rows.service_credentials.change_each(|_, row| {
+            let ends_sooner = row.id == id && row.secret_expires_at.is_none_or(|known| known > end);
+            if ends_sooner {
+                row.secret_expires_at = Some(end);
+            }
+            ends_sooner
+        });
+        let detail = json!({
+            "id": id, "grace_seconds": grace_seconds, "earlier_secrets_end_at": end, "reason": reason,
+        });
+        rows.keep_answer(idempotency, json!(id).to_string(), now);
+        rows.record(Event::new(Fact::ServiceCredentialRotated, now, actor, &detail));
+        rows.service_credentials.insert(hash, known.clone());
+        Ok(known)
+    }
+}
+
+/// The credential with its newest secret.
+fn found(rows: &Rows, id: &AdminKeyId, door: Door) -> Result<ServiceCredential, Refusal> {
+    let mut all = rows.service_credentials.rows().map(|(_, row)| row);
+    let newest = all.find(|row| row.id == *id && row.door == door && row.secret_expires_at.is_none());
+    newest.cloned().ok_or(Refusal::AdminKeyUnknown)
+}
+
+/// Withdraws a credential for good. Revoking it again changes nothing.
 pub struct Revoke {
     /// Which.
     pub id: AdminKeyId,
+    /// Of which kind.
+    pub door: Door,
     /// The one tenant that whoever asks is held to.
     pub within: Option<TenantId>,
     /// Why.
@@ -166,25 +242,24 @@ pub struct Revoke {
 }
 
 impl Operation for Revoke {
-    type Answer = AdminKey;
+    type Answer = ServiceCredential;
 
     fn needs(&self, needs: &mut Needs) {
         needs.service_credentials = true;
     }
 
-    fn apply(self, rows: &mut Rows) -> Result<AdminKey, Refusal> {
-        let Revoke { id, within, reason, actor, now } = self;
-        let all = || rows.service_credentials.rows();
-        let (_, known) = all()
-            .find(|(_, known)| known.id == id && known.door == Door::Admin)
-            .filter(|(_, known)| within.is_none() || known.tenant_id == within)
-            .ok_or(Refusal::AdminKeyUnknown)?;
-        let mut known = known.clone();
+    fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
+        let Revoke { id, door, within, reason, actor, now } = self;
+        let mut known = found(rows, &id, door)?;
+        if within.is_some() && known.tenant_id != within {
+            return Err(Refusal::AdminKeyUnknown);
+        }
         if known.revoked_at.is_some() {
-            return Ok(known.shown());
+            return Ok(known);
         }
         // Without an owner nobody could make another one.
-        if known.is_owner_of_all() && all().filter(|(_, other)| other.is_owner_of_all()).count() <= 1 {
+        let owners = rows.service_credentials.rows().filter(|(_, other)| other.is_owner_of_all()).count();
+        if known.is_owner_of_all() && owners <= 1 {
             return Err(Refusal::LastOwner);
         }
         known.revoked_at = Some(now);
@@ -195,16 +270,12 @@ impl Operation for Revoke {
             }
             found
         });
-        let event = Event::new(
-            Fact::ServiceCredentialRevoked,
-            now,
-            actor,
-            &json!({"id": known.id, "reason": reason}),
-        );
+        let detail = json!({"id": known.id, "door": door.as_str(), "reason": reason});
+        let event = Event::new(Fact::ServiceCredentialRevoked, now, actor, &detail);
         rows.record(match &known.tenant_id {
             Some(tenant_id) => event.of(tenant_id),
             None => event,
         });
-        Ok(known.shown())
+        Ok(known)
     }
 }

@@ -1,5 +1,9 @@
 //! Which database, as users write it.
 
+mod tls;
+
+pub use tls::{Protection, Tls};
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,7 +13,7 @@ use std::str::FromStr;
 pub enum Database {
     /// `sqlite:PATH`: one file of an embedded database.
     Sqlite(PathBuf),
-    /// `postgres://USER:PASSWORD@HOST/NAME`: a PostgreSQL server.
+    /// `postgres://USER:PASSWORD@HOST/NAME`: a PostgreSQL server. `?sslmode=` and `&sslrootcert=` are as libpq's.
     Postgres(Server),
 }
 
@@ -17,8 +21,15 @@ pub enum Database {
 #[derive(Clone)]
 pub struct Server {
     url: String,
-    config: Box<postgres::Config>,
+    way: Box<Way>,
     shown: String,
+}
+
+/// The way in, as the driver and TLS need it.
+#[derive(Clone)]
+struct Way {
+    config: postgres::Config,
+    tls: Tls,
 }
 
 impl PartialEq for Server {
@@ -32,7 +43,12 @@ impl Eq for Server {}
 impl Server {
     /// How to connect.
     pub(crate) fn config(&self) -> &postgres::Config {
-        &self.config
+        &self.way.config
+    }
+
+    /// How the connection is protected.
+    pub(crate) fn tls(&self) -> &Tls {
+        &self.way.tls
     }
 }
 
@@ -82,13 +98,14 @@ impl FromStr for Database {
             Some(("sqlite", "")) => Err(InvalidDatabase::NoPath),
             Some(("sqlite", path)) => Ok(Database::Sqlite(PathBuf::from(path))),
             Some(("postgres" | "postgresql", _)) => {
-                let config: postgres::Config = text.parse().map_err(|error: postgres::Error| {
+                let (plain, tls) = tls::split(text)?;
+                let config: postgres::Config = plain.parse().map_err(|error: postgres::Error| {
                     let why = std::error::Error::source(&error)
                         .map_or_else(|| error.to_string(), ToString::to_string);
                     InvalidDatabase::Postgres(why)
                 })?;
                 let (url, shown) = (text.to_owned(), without_secrets(text));
-                Ok(Database::Postgres(Server { url, config: Box::new(config), shown }))
+                Ok(Database::Postgres(Server { url, way: Box::new(Way { config, tls }), shown }))
             }
             _ => Err(InvalidDatabase::Unknown),
         }

@@ -1,9 +1,15 @@
-//! For tests: a ledger on a file of its own, and what is asked of it over a real socket.
+//! For tests: a ledger on a database of its own, and what is asked of it over a real socket.
+//!
+//! The tests of the API know no database. They run on SQLite, and once more in a process that is told to take PostgreSQL,
+//! see [`on_postgresql`].
 
+use crate::throwaway::Throwaway;
 use crate::{Config, Credentials, Database, Running, init, start};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tempfile::TempDir;
 
 pub(crate) const POLICY: &str = r#"
@@ -22,6 +28,53 @@ services:
     tools:
       search: {risk: read_only}
 "#;
+
+/// Tells a process of tests to take PostgreSQL.
+const STORE: &str = "AGENTRELAY_TEST_STORE";
+const POSTGRES: &str = "postgres";
+
+/// True in the process that tests on PostgreSQL.
+pub(crate) fn is_on_postgresql() -> bool {
+    std::env::var(STORE).is_ok_and(|store| store == POSTGRES)
+}
+
+/// Runs the tests whose names begin so once more, on PostgreSQL, and says how many there were.
+pub(crate) fn on_postgresql(tests: &str) -> u32 {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([tests, "--test-threads=4"])
+        .env(STORE, POSTGRES)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "on PostgreSQL: {said}{}", String::from_utf8_lossy(&output.stderr));
+    let (_, passed) = said.rsplit_once("test result: ok. ").expect("a summary");
+    passed.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// All that is in the database of a [`Bench`], if it is PostgreSQL's.
+pub(crate) fn dump(directory: &TempDir) -> Option<Vec<u8>> {
+    let url = std::fs::read_to_string(directory.path().join("database")).ok()?;
+    let program = apart(|| server().program("pg_dump"));
+    let output = Command::new(program).args(["--inserts", "--dbname", &url]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(output.stdout)
+}
+
+/// One server for all tests that run at the same time; the last of them stops it.
+pub(crate) fn server() -> Arc<Throwaway> {
+    static SHARED: Mutex<Weak<Throwaway>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(Throwaway::start().unwrap_or_else(|error| panic!("{error}")));
+        *shared = Arc::downgrade(&server);
+        server
+    })
+}
+
+/// Runs what blocks on a thread where that is allowed.
+pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
 
 /// A ledger that serves, with both doors' credentials.
 pub(crate) struct Bench {
@@ -52,6 +105,16 @@ impl Bench {
         Bench { directory, credentials, running, client: reqwest::Client::new() }
     }
 
+    /// Another ledger on the same shared database, with this text in a policy file of its own.
+    pub(crate) async fn beside(&self, database: &Database, policy: &str) -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("policy.yaml"), policy).unwrap();
+        let config = Config { database: database.clone(), ..Bench::config(&directory) };
+        let running = start(config).await.unwrap();
+        let (credentials, client) = (self.credentials.clone(), self.client.clone());
+        Bench { directory, credentials, running, client }
+    }
+
     /// Stops it and starts it again on the same file.
     pub(crate) async fn restart(self) -> Bench {
         let Bench { directory, credentials, running, client } = self;
@@ -61,7 +124,19 @@ impl Bench {
     }
 
     fn database(directory: &TempDir) -> Database {
-        Database::Sqlite(directory.path().join("ledger.db"))
+        if !is_on_postgresql() {
+            return Database::Sqlite(directory.path().join("ledger.db"));
+        }
+        // Goes with the process.
+        static SERVER: OnceLock<Arc<Throwaway>> = OnceLock::new();
+        let kept = directory.path().join("database");
+        let url = std::fs::read_to_string(&kept).unwrap_or_else(|_| {
+            let url = apart(|| SERVER.get_or_init(server).database().unwrap());
+            // A restart finds the same one.
+            std::fs::write(&kept, &url).unwrap();
+            url
+        });
+        url.parse().unwrap()
     }
 
     pub(crate) fn config(directory: &TempDir) -> Config {

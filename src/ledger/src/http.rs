@@ -5,6 +5,7 @@ pub(crate) mod api;
 mod authenticate;
 mod extract;
 mod filter;
+mod issue;
 mod observe;
 mod problem;
 mod rate;
@@ -26,14 +27,21 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use problem::{Code, Refused};
 use rate::Rates;
+use serde_json::Value;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::debug;
 
 /// Largest request body, except for [`REPORT_BYTES_MAX`].
 const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest batch of a filter.
 const REPORT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Without the database the policy known here goes on, and who asks for it does not wait longer than this.
+const POLICY_LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the handlers share.
 pub(crate) struct Parts {
@@ -42,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) desk: Arc<Desk>,
     pub(crate) signer: Arc<Signer>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) audit_retention_days: Option<u32>,
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
@@ -51,7 +60,7 @@ pub(crate) struct Service {
     doorkeeper: Doorkeeper,
     rates: Rates,
     waiting: Waiting,
-    document: String,
+    document: Value,
 }
 
 impl Deref for Service {
@@ -64,13 +73,21 @@ impl Deref for Service {
 
 impl Service {
     pub(crate) fn new(parts: Parts) -> Arc<Service> {
-        let document = api::document(&admin::endpoints()).to_string();
+        let document = api::document(&admin::endpoints());
         let (doorkeeper, rates) = (Doorkeeper::default(), Rates::default());
         Arc::new(Service { parts, doorkeeper, rates, waiting: Waiting::default(), document })
     }
 
     fn policy(&self) -> Arc<InForce> {
         Arc::clone(&self.policy.borrow())
+    }
+
+    /// The same, after a look at what another ledger may have put in force: whoever heard of a change must find it.
+    async fn newest_policy(&self) -> Arc<InForce> {
+        if timeout(POLICY_LOOK_TIMEOUT, self.desk.refresh()).await.is_err() {
+            debug!("the database does not say in time which policy is in force; the one known here is given");
+        }
+        self.policy()
     }
 }
 
@@ -107,7 +124,8 @@ async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Refu
 }
 
 async fn document(State(service): State<Arc<Service>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], service.document.clone()).into_response()
+    let document = api::with_tiers(service.document.clone(), service.policy().tiers());
+    ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {

@@ -2,7 +2,10 @@
 //!
 //! Does not know HTTP. Never keeps a secret: for a created key the kept answer is the key's id alone.
 
+use crate::store::{Needs, Operation, Refusal, Rows};
 use protocol::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 /// How long an answer is kept: a week.
@@ -44,4 +47,34 @@ pub struct Replay {
     pub answer: String,
     /// When it was given.
     pub created_at: Timestamp,
+}
+
+/// An operation whose answer is kept, so that asking again gives the same and changes nothing.
+pub struct Once<O: Operation, T> {
+    /// The operation.
+    pub operation: O,
+    /// Under what the answer is kept, if at all.
+    pub idempotency: Option<Idempotency>,
+    /// The answer as it is given and kept.
+    pub shown: fn(O::Answer, Timestamp) -> T,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl<O: Operation, T: Serialize + DeserializeOwned + Send + 'static> Operation for Once<O, T> {
+    type Answer = T;
+
+    fn needs(&self, needs: &mut Needs) {
+        self.operation.needs(needs);
+        needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<T, Refusal> {
+        if let Some(answer) = rows.replay(&self.idempotency)? {
+            return Ok(answer);
+        }
+        let answer = (self.shown)(self.operation.apply(rows)?, self.now);
+        rows.keep_answer_as_json(self.idempotency, &answer, self.now);
+        Ok(answer)
+    }
 }

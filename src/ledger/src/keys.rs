@@ -4,8 +4,9 @@
 
 use crate::audit::{Event, Kind};
 use crate::idempotency::Idempotency;
+use crate::issued::{self, Life, Parent, ParentLink};
 use crate::store::{Needs, Operation, Refusal, Rows};
-use protocol::admin::{self, UpdateKey};
+use protocol::admin::{self, Patch, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{Grant, KeyRecord, KeySource, KeyState, Limit};
@@ -47,6 +48,8 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
     /// When it last made a decision that was reported.
     pub last_used_at: Option<Timestamp>,
+    /// The key that asked for it.
+    pub parent: Option<ParentLink>,
 }
 
 impl Key {
@@ -82,12 +85,15 @@ pub struct Listed {
     pub key: Key,
     /// Its tenant is suspended.
     pub tenant_suspended: bool,
+    /// How long its parent lives, if it has one.
+    pub parent: Option<Life>,
 }
 
 impl Listed {
     /// As administrators see it.
     pub fn shown(self, now: Timestamp) -> admin::Key {
-        let state = self.key.state(self.tenant_suspended, now);
+        let own = self.key.state(self.tenant_suspended, now);
+        let state = self.parent.map_or(own, |parent| parent.bounds(own, now));
         let key = self.key;
         admin::Key {
             id: key.id,
@@ -106,6 +112,7 @@ impl Listed {
             created_at: key.created_at,
             revoked_at: key.revoked_at,
             last_used_at: key.last_used_at,
+            parent_id: key.parent.map(|parent| parent.key_id),
         }
     }
 }
@@ -121,6 +128,8 @@ pub struct Found {
     pub tier: String,
     /// The tenant is suspended.
     pub tenant_suspended: bool,
+    /// Its parent, if it has one that is still there.
+    pub parent: Option<Parent>,
 }
 
 impl Found {
@@ -131,8 +140,8 @@ impl Found {
             KeyState::Active if expires_at.is_some_and(|end| end <= now) => KeyState::Expired,
             state => state,
         };
-        KeyRecord {
-            has_budget: self.key.budget.is_some(),
+        let is_issued = self.key.parent.is_some();
+        let record = KeyRecord {
             key_id: self.key.id,
             tenant_id: self.key.tenant_id,
             tier: self.tier,
@@ -144,8 +153,11 @@ impl Found {
             limits: self.key.limits,
             agent_id: self.key.agent_id,
             source: self.key.source,
+            has_budget: self.key.budget.is_some(),
             expires_at,
-        }
+            parent: None,
+        };
+        if is_issued { issued::within(record, self.parent, now) } else { record }
     }
 }
 
@@ -189,7 +201,7 @@ impl Operation for Create {
         rows.secrets.insert(hash, secret);
         rows.keep_answer(idempotency, json!(key.id).to_string(), key.created_at);
         rows.keys.insert(key.id.clone(), key.clone());
-        Ok(Listed { key, tenant_suspended })
+        Ok(Listed { key, tenant_suspended, parent: None })
     }
 }
 
@@ -259,6 +271,36 @@ impl Operation for Update {
         rows.change(Change::Key { key_id: key_id.clone() }, now);
         rows.keys.insert(key_id, key.clone());
         Ok(Listed { key, ..known })
+    }
+}
+
+/// Ends a key now. One that has ended before stays as it is.
+pub struct Expire {
+    /// Which key.
+    pub key_id: KeyId,
+    /// Why.
+    pub reason: String,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Expire {
+    type Answer = Listed;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.keys.insert(self.key_id.clone());
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Listed, Refusal> {
+        let Expire { key_id, reason, actor, now } = self;
+        let known = listed(rows, &key_id)?;
+        if known.key.expires_at.is_some_and(|end| end <= now) {
+            return Ok(known);
+        }
+        let update = UpdateKey { expires_at: Patch::Set(now), reason, ..UpdateKey::default() };
+        Update { key_id, update, if_version: None, actor, now }.apply(rows)
     }
 }
 
@@ -369,5 +411,6 @@ fn listed(rows: &Rows, id: &KeyId) -> Result<Listed, Refusal> {
     let key = rows.keys.get(id).ok_or(Refusal::KeyUnknown)?.clone();
     let tenant_suspended =
         rows.tenants.get(&key.tenant_id).is_some_and(|tenant| tenant.suspended_at.is_some());
-    Ok(Listed { key, tenant_suspended })
+    let parent = issued::life_in(rows, &key);
+    Ok(Listed { key, tenant_suspended, parent })
 }

@@ -13,12 +13,14 @@ mod book;
 mod budgets;
 pub mod chain;
 mod changes;
+mod check;
 mod credentials;
 mod database;
 #[cfg(test)]
 mod fixture;
 mod http;
 mod idempotency;
+mod issued;
 mod keys;
 mod latency;
 mod leases;
@@ -35,8 +37,9 @@ mod service;
 mod shares;
 mod store;
 mod tenants;
-mod throwaway;
+pub mod throwaway;
 
+pub use check::check;
 pub use database::{Database, InvalidDatabase};
 pub use serve::{Tls, TlsError};
 pub use service::{Config, Credentials, Error, Running, init, start};

@@ -2,6 +2,13 @@
 //!
 //! What a policy means is `policy`'s; here it is a document with a version. A faulty file changes nothing: the policy
 //! in force stays until there is a better one.
+//!
+//! Which policy is in force, the database says: every ledger follows it, so one that was put in force by the API or by a
+//! changed file of one ledger holds on all. What a ledger's own file says when it starts:
+//!
+//! - beside an embedded database, whose only ledger it is, the file is in force (and the API writes to the file);
+//! - on a shared database the file is taken if its content was never in force there: then it was edited meanwhile. What
+//!   was in force before is an old copy, and the database's newest policy stays.
 
 use crate::audit::{Event, Kind, LEDGER};
 use crate::metrics::Metrics;
@@ -40,6 +47,13 @@ impl InForce {
     pub fn version(&self) -> &PolicyVersion {
         self.policy.version()
     }
+
+    /// The names of its tiers.
+    pub fn tiers(&self) -> Vec<String> {
+        let tiers = self.tables.get("tiers").map(|table| serde_json::from_str(table.get()));
+        let tiers: BTreeMap<String, serde::de::IgnoredAny> = tiers.and_then(Result::ok).unwrap_or_default();
+        tiers.into_keys().collect()
+    }
 }
 
 /// Why a policy file is not taken.
@@ -72,8 +86,18 @@ impl std::error::Error for Fault {}
 pub fn parse(text: &str) -> Result<InForce, Fault> {
     let document = policy::yaml::to_json(text).map_err(Fault::Invalid)?;
     let policy = Policy::from_json(document.as_bytes()).map_err(Fault::Invalid)?;
+    in_force(policy, document)
+}
+
+fn in_force(policy: Policy, document: String) -> Result<InForce, Fault> {
     let tables = serde_json::from_str(&document).map_err(Fault::NoObject)?;
     Ok(InForce { policy, document, tables })
+}
+
+/// Checks a document that the database holds.
+fn parse_document(document: String) -> Result<InForce, Fault> {
+    let policy = Policy::from_json(document.as_bytes()).map_err(Fault::Invalid)?;
+    in_force(policy, document)
 }
 
 /// Reads a policy file's text.
@@ -91,6 +115,8 @@ pub struct TakeForce {
     pub version: PolicyVersion,
     /// The document.
     pub document: String,
+    /// Only over this one.
+    pub only_over: Option<String>,
     /// Who put it in force.
     pub actor: String,
     /// When.
@@ -105,24 +131,66 @@ impl Operation for TakeForce {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
-        let TakeForce { version, document, actor, now } = self;
-        let before = rows.policy.take().map(|(version, _)| version);
+        let TakeForce { version, document, only_over, actor, now } = self;
+        let before = rows.policy.clone();
+        if let (Some(expected), Some(before)) = (only_over, &before)
+            && expected != before.as_str()
+        {
+            return Err(Refusal::PolicyChanged { version: before.clone() });
+        }
         if before.as_ref() == Some(&version) {
-            rows.policy = before.map(|version| (version, None));
             return Ok(());
         }
         let detail = json!({"version": version, "before": before});
         rows.record(Event::new(Kind::PolicyInForce, now, actor, &detail));
         rows.change(Change::Policy { version: version.clone() }, now);
-        rows.policy = Some((version, Some((document, now))));
+        rows.policy = Some(version.clone());
+        rows.policies.push((version, document, now));
         Ok(())
     }
 }
 
-/// Records a policy as the one in force.
-pub async fn record(store: &dyn Store, policy: &InForce, actor: &str) -> Result<(), store::Error> {
+/// Records a policy as the one in force, for every ledger.
+async fn record(
+    store: &dyn Store,
+    policy: &InForce,
+    actor: &str,
+    only_over: Option<String>,
+) -> Result<(), store::Error> {
     let (version, document) = (policy.version().clone(), policy.document.clone());
-    store.run(TakeForce { version, document, actor: actor.to_owned(), now: moment::now() }).await
+    store.run(TakeForce { version, document, only_over, actor: actor.to_owned(), now: moment::now() }).await
+}
+
+/// Why a ledger that starts has no policy.
+#[derive(Debug)]
+pub enum NoPolicy {
+    /// The database can't be read or written; the log has the cause.
+    Unrecorded,
+    /// The database holds one that this program does not take.
+    Faulty(PolicyVersion, Fault),
+}
+
+impl<E: Into<store::Error>> From<E> for NoPolicy {
+    fn from(_: E) -> NoPolicy {
+        NoPolicy::Unrecorded
+    }
+}
+
+/// What is in force for a ledger that starts with this file, see the module.
+pub async fn settle(store: &dyn Store, file: InForce, is_shared: bool) -> Result<InForce, NoPolicy> {
+    let newest = if is_shared { store.policy_other_than(file.version().clone()).await? } else { None };
+    if let Some((version, document)) = newest
+        && store.knows_policy(file.version().clone()).await?
+    {
+        warn!(
+            file = %file.version(), in_force = %version,
+            "the policy file is an older one than the database holds, and stays without effect; change it, or put it \
+             in force with `agentrelay policy apply`"
+        );
+        return parse_document(document).map_err(|fault| NoPolicy::Faulty(version, fault));
+    }
+    record(store, &file, LEDGER, None).await?;
+    Ok(file)
 }
 
 /// Why a policy was not put in another's place.
@@ -130,15 +198,14 @@ pub async fn record(store: &dyn Store, policy: &InForce, actor: &str) -> Result<
 pub enum Replaced {
     /// It is not taken, or the file can't be written.
     Faulty(Fault),
-    /// Another one than expected is in force.
-    ChangedSince(PolicyVersion),
-    /// It is in force, but not recorded yet.
+    /// It is not recorded, so it is not in force; see the cause.
     Unrecorded(store::Error),
 }
 
-/// Where policies are judged and put in force, whether they come by the file or by the API.
+/// Where policies are judged and put in force, whether they come by the file, by the API or from another ledger.
 pub struct Desk {
     path: PathBuf,
+    is_shared: bool,
     in_force: watch::Sender<Arc<InForce>>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
@@ -146,26 +213,29 @@ pub struct Desk {
 }
 
 struct State {
-    /// The text that was judged last, good or not.
+    /// The text of the file that was judged last, good or not.
     judged: String,
-    /// Who put in force what is not recorded yet.
-    unrecorded: Option<String>,
+    /// What is to be in force as soon as it is recorded, and who said so.
+    unrecorded: Option<(InForce, String)>,
+    /// A policy of the database that is not taken, so that it is said once.
+    refused: Option<PolicyVersion>,
 }
 
 impl Desk {
-    /// With the text of the policy in force, which is recorded.
+    /// With the text of the file, which was judged, and the policy in force, which is recorded.
     pub fn new(
         path: PathBuf,
         judged: String,
+        is_shared: bool,
         in_force: watch::Sender<Arc<InForce>>,
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
     ) -> Desk {
-        Desk { path, in_force, store, metrics, state: Mutex::new(State { judged, unrecorded: None }) }
+        let state = Mutex::new(State { judged, unrecorded: None, refused: None });
+        Desk { path, is_shared, in_force, store, metrics, state }
     }
 
-    /// Writes another text to the file and puts it in force, or does neither. With `only_over`, only if that version is
-    /// in force.
+    /// Puts another text in force on every ledger, or does nothing. With `only_over`, only if that version is in force.
     pub async fn replace(
         &self,
         text: String,
@@ -173,9 +243,11 @@ impl Desk {
         actor: String,
     ) -> Result<Arc<InForce>, Replaced> {
         let mut state = self.state.lock().await;
+        self.follow_database(&mut state).await;
         let before = self.in_force.borrow().version().clone();
-        if only_over.is_some_and(|version| version != before.as_str()) {
-            return Err(Replaced::ChangedSince(before));
+        if only_over.as_ref().is_some_and(|expected| expected != before.as_str()) {
+            let changed = store::Refusal::PolicyChanged { version: before };
+            return Err(Replaced::Unrecorded(store::Error::Refused(changed)));
         }
         if u64::try_from(text.len()).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
             return Err(Replaced::Faulty(Fault::TooLarge));
@@ -184,26 +256,30 @@ impl Desk {
             self.metrics.policies_refused.inc();
             Replaced::Faulty(fault)
         })?;
-        // Renamed into place, so that a crash leaves the old text or the new one.
-        let unfinished = self.path.with_added_extension("new");
-        let written = async {
-            tokio::fs::write(&unfinished, &text).await?;
-            tokio::fs::File::open(&unfinished).await?.sync_all().await?;
-            tokio::fs::rename(&unfinished, &self.path).await
-        };
-        written.await.map_err(|cause| {
+        if self.is_shared {
+            let recorded = record(self.store.as_ref(), &policy, &actor, only_over).await;
+            recorded.map_err(Replaced::Unrecorded)?;
+            state.unrecorded = None;
+            return Ok(self.put_in_force(policy));
+        }
+        self.write(&text).await.map_err(|cause| {
             warn!(%cause, path = %self.path.display(), "the policy file can't be written");
             Replaced::Faulty(Fault::Unreadable(cause))
         })?;
         state.judged = text;
-        let policy = self.put_in_force(policy);
-        state.unrecorded = Some(actor);
+        state.unrecorded = Some((policy, actor));
         self.record(&mut state).await.map_err(Replaced::Unrecorded)?;
-        Ok(policy)
+        Ok(Arc::clone(&self.in_force.borrow()))
     }
 
-    /// A policy is put in force before it is recorded, because recording it wakes the filters, and what they then fetch
-    /// must be the new one.
+    /// Renamed into place, so that a crash leaves the old text or the new one.
+    async fn write(&self, text: &str) -> std::io::Result<()> {
+        let unfinished = self.path.with_added_extension("new");
+        tokio::fs::write(&unfinished, text).await?;
+        tokio::fs::File::open(&unfinished).await?.sync_all().await?;
+        tokio::fs::rename(&unfinished, &self.path).await
+    }
+
     fn put_in_force(&self, policy: InForce) -> Arc<InForce> {
         info!(version = %policy.version(), "a new policy is in force");
         let policy = Arc::new(policy);
@@ -211,12 +287,45 @@ impl Desk {
         policy
     }
 
+    /// Recording wakes the filters. What they then ask for is looked up in the database, so it is the new one even if
+    /// they are faster than the line after it.
     async fn record(&self, state: &mut State) -> Result<(), store::Error> {
-        let Some(actor) = state.unrecorded.clone() else { return Ok(()) };
-        let policy = Arc::clone(&self.in_force.borrow());
-        record(self.store.as_ref(), &policy, &actor).await?;
-        state.unrecorded = None;
+        let Some((policy, actor)) = &state.unrecorded else { return Ok(()) };
+        record(self.store.as_ref(), policy, actor, None).await?;
+        if let Some((policy, _)) = state.unrecorded.take() {
+            self.put_in_force(policy);
+        }
         Ok(())
+    }
+
+    /// Takes what another ledger put in force, if one did.
+    pub async fn refresh(&self) {
+        let mut state = self.state.lock().await;
+        self.follow_database(&mut state).await;
+    }
+
+    async fn follow_database(&self, state: &mut State) {
+        let known = self.in_force.borrow().version().clone();
+        // A database that fails is logged by the store; the next look tries again.
+        let Ok(Some((version, document))) = self.store.policy_other_than(known).await else { return };
+        if state.unrecorded.is_some() || state.refused.as_ref() == Some(&version) {
+            return;
+        }
+        match parse_document(document) {
+            Ok(policy) => {
+                self.put_in_force(policy);
+                state.refused = None;
+            }
+            Err(fault) => {
+                self.metrics.policies_refused.inc();
+                error!(
+                    %version,
+                    "another ledger put a policy in force that this one does not take; are their releases the same? \
+                     The one in force here stays:\n{fault}"
+                );
+                state.refused = Some(version);
+            }
+        }
     }
 
     /// Takes or refuses what the file says, once it says the same twice.
@@ -227,10 +336,7 @@ impl Desk {
         } else if seen.as_ref() == Some(&text) {
             *seen = None;
             match parse(&text) {
-                Ok(policy) => {
-                    self.put_in_force(policy);
-                    state.unrecorded = Some(LEDGER.to_owned());
-                }
+                Ok(policy) => state.unrecorded = Some((policy, LEDGER.to_owned())),
                 Err(fault) => {
                     self.metrics.policies_refused.inc();
                     let path = self.path.display();
@@ -242,11 +348,11 @@ impl Desk {
             *seen = Some(text);
         }
         if let Err(cause) = self.record(&mut state).await {
-            warn!(?cause, "the policy in force could not be recorded yet; trying again");
+            warn!(?cause, "the new policy could not be recorded yet; trying again");
         }
     }
 
-    /// Follows the file until the ledger stops.
+    /// Follows the file and the database until the ledger stops.
     pub async fn follow(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut seen: Option<String> = None;
         let mut unreadable = false;
@@ -268,6 +374,7 @@ impl Desk {
                     unreadable = true;
                 }
             }
+            self.refresh().await;
         }
     }
 }

@@ -4,6 +4,7 @@
 //! lock: a ledger that still runs there answers 503 and changes nothing. The source stays as it is.
 
 use crate::database::Database;
+use crate::store::backup::BackupError;
 use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
 use crate::store::{OpenError, backup, connect, laws, schema};
 use sha2::{Digest, Sha256};
@@ -32,9 +33,9 @@ pub enum Error {
     Sql(sql::Error),
     /// The copy differs from its source in this table.
     Differs(String),
-    /// The audit trail is not what was sealed, here and in the source.
+    /// The audit trail of the source is not what was sealed.
     Chain(String),
-    /// The copy does not keep the laws of money and audit; nor does the source.
+    /// The source does not keep the laws of money and audit.
     Unlawful(Vec<String>),
 }
 
@@ -53,9 +54,9 @@ impl fmt::Display for Error {
                 f,
                 "the copy differs from its source in the table {table}; don't use it, drop it and try again"
             ),
-            Error::Chain(fault) => write!(f, "the audit trail was broken before it was moved: {fault}"),
+            Error::Chain(fault) => write!(f, "nothing was moved, the audit trail is not whole: {fault}"),
             Error::Unlawful(broken) => {
-                write!(f, "the rows were broken before they were moved: {}", broken.join("; "))
+                write!(f, "nothing was moved, the rows break their laws: {}", broken.join("; "))
             }
         }
     }
@@ -79,6 +80,11 @@ pub fn relocate(from: &Database, to: &Database, mut progress: impl FnMut(&str)) 
         return Err(Error::NotEmpty(to.clone()));
     }
     let tables = source.write(|source| {
+        // Before a row is copied: nobody is to take a broken ledger for a moved one.
+        progress("looking at the source");
+        if let Err(error) = verify(source)? {
+            return Ok(Err(error));
+        }
         let tables = tables(source)?;
         // Tables and rows come in one transaction: the target has all of it or nothing.
         target.migrate(|target| {
@@ -89,8 +95,8 @@ pub fn relocate(from: &Database, to: &Database, mut progress: impl FnMut(&str)) 
             }
             Ok(())
         })?;
-        Ok(tables)
-    })?;
+        Ok(Ok(tables))
+    })??;
     let mut moved = Moved { tables: Vec::new() };
     for table in tables {
         progress(&format!("verifying {}", table.name));
@@ -100,9 +106,19 @@ pub fn relocate(from: &Database, to: &Database, mut progress: impl FnMut(&str)) 
         }
         moved.tables.push((table.name, ours.0));
     }
-    backup::check_audit(&target).map_err(|fault| Error::Chain(fault.to_string()))?;
-    let broken = laws::broken(&target)?;
-    if broken.is_empty() { Ok(moved) } else { Err(Error::Unlawful(broken)) }
+    progress("verifying money and audit trail");
+    target.snapshot(verify)?.map(|()| moved)
+}
+
+/// Do the rows keep the laws of money and audit. In a transaction.
+fn verify(connection: &Connection) -> sql::Result<Result<(), Error>> {
+    match backup::check_audit(connection) {
+        Ok(()) => {}
+        Err(BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
+        Err(fault) => return Ok(Err(Error::Chain(fault.to_string()))),
+    }
+    let broken = laws::broken_now(connection)?;
+    Ok(if broken.is_empty() { Ok(()) } else { Err(Error::Unlawful(broken)) })
 }
 
 struct Table {

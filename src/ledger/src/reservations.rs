@@ -1,9 +1,9 @@
 //! Credits of calls: set aside, charged, given back. Ties the book's rules to keys, journal and audit trail.
 
 use crate::audit::{Event, Kind, LEDGER};
-use crate::book::{self, Reservation, State, Step, Transfer};
+use crate::book::{self, Late, Reservation, State, Step, Transfer};
 use crate::store::{Needs, Operation, Refusal, Rows};
-use crate::{budgets, idempotency};
+use crate::{budgets, idempotency, issued};
 use protocol::filter::{Action, ReserveAnswer, ReserveRequest, Settlement};
 use protocol::key::KeyState;
 use protocol::{Credits, ReservationId, TenantId, Timestamp};
@@ -39,7 +39,7 @@ impl Operation for Reserve {
         let tenant = rows.tenants.get(&key.tenant_id).ok_or(Refusal::TenantUnknown)?;
         let known = rows.reservations.get(&request.reservation_id);
         // A repeated request gets its answer even if the key was revoked in between: it moves nothing.
-        match key.state(tenant.suspended_at.is_some(), now) {
+        match issued::state_in(rows, key, tenant.suspended_at.is_some(), now) {
             KeyState::Active => {}
             _ if known.is_some() => {}
             state => return Err(Refusal::KeyInactive(state)),
@@ -51,6 +51,7 @@ impl Operation for Reserve {
             service: request.service,
             tool: request.tool,
             credits: request.credits,
+            overrun: request.overrun_credits_max,
             ttl_seconds: request.ttl_seconds,
             policy_version: request.policy_version,
         };
@@ -156,11 +157,11 @@ fn step_detail(reservation: &Reservation) -> serde_json::Value {
     let mut detail = json!({"reservation_id": request.id, "tool": request.tool, "reserved": request.credits});
     let more = match state {
         State::Pending | State::Voided | State::Expired { late: None } => json!({"credits": Credits::ZERO}),
-        State::Posted { credits } => json!({"credits": credits}),
-        State::Expired { late: Some(late) } => json!({
-            "credits": late.charged,
-            "asked": late.asked,
-            "shortfall": late.asked.checked_sub(late.charged).unwrap_or_default(),
+        State::Posted { asked, charged } if asked == charged => json!({"credits": charged}),
+        State::Posted { asked, charged } | State::Expired { late: Some(Late { asked, charged }) } => json!({
+            "credits": charged,
+            "asked": asked,
+            "shortfall": asked.checked_sub(*charged).unwrap_or_default(),
         }),
     };
     if let (Some(detail), serde_json::Value::Object(more)) = (detail.as_object_mut(), more) {

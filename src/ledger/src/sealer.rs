@@ -127,12 +127,21 @@ impl Operation for Remove {
 
 /// Seals all that waits.
 pub async fn seal(store: &dyn Store, signer: &Signer) -> Result<(), store::Error> {
+    seal_at(store, signer, moment::now).await
+}
+
+/// The same by another clock.
+pub(crate) async fn seal_at(
+    store: &dyn Store,
+    signer: &Signer,
+    now: fn() -> Timestamp,
+) -> Result<(), store::Error> {
     loop {
         let head = store.checkpoint_head().await?;
         let waiting = store.audit_rows(head.last, BATCH_ROWS_MAX).await?;
         let leaves: Vec<Digest> =
             waiting.iter().map(|row| chain::leaf(chain::row_line(row).as_bytes())).collect();
-        let Some(checkpoint) = signer.seal(head, &leaves, moment::now()) else { return Ok(()) };
+        let Some(checkpoint) = signer.seal(head, &leaves, now()) else { return Ok(()) };
         store.run(Seal { checkpoint }).await?;
         if waiting.len() < usize::try_from(BATCH_ROWS_MAX).unwrap_or(usize::MAX) {
             return Ok(());
@@ -177,7 +186,8 @@ pub async fn run(
     }
 }
 
-async fn remove(store: &dyn Store, days: u32, now: Timestamp) -> Result<(), store::Error> {
+/// Removes what was sealed on days that are no longer retained.
+pub(crate) async fn remove(store: &dyn Store, days: u32, now: Timestamp) -> Result<(), store::Error> {
     let today = now.as_millis() / DAY_MILLIS;
     let before = Timestamp::from_millis(today.saturating_sub(days.into()).saturating_mul(DAY_MILLIS));
     let old = store.checkpoints(store::CheckpointFilter {

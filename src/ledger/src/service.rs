@@ -1,11 +1,10 @@
 //! The life of the service: initialised once, started, stopped.
 
-use crate::audit::LEDGER;
 use crate::credentials::{Door, Initialise, ServiceCredential};
 use crate::database::Database;
 use crate::leases::Lose;
 use crate::metrics::Metrics;
-use crate::policy_file::{self, Desk, Fault};
+use crate::policy_file::{self, Desk, Fault, NoPolicy};
 use crate::reservations::{Expire, ForgetAnswers};
 use crate::sealer::{self, UseKey};
 use crate::serve::{self, Tls, TlsError};
@@ -13,7 +12,7 @@ use crate::store::{OpenError, Refusal, Relational, Store};
 use crate::{http, moment};
 use protocol::admin::Role;
 use protocol::api_key::KeyHash;
-use protocol::{AdminKeyId, Timestamp};
+use protocol::{AdminKeyId, PolicyVersion, Timestamp};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -93,6 +92,8 @@ pub enum Error {
     NoRandomness,
     /// The policy file is not taken.
     Policy(PathBuf, Fault),
+    /// The database holds a policy that this release does not take.
+    PolicyKept(Database, PolicyVersion, Fault),
     /// The key that signs the audit trail can't be used.
     AuditKey(PathBuf, std::io::Error),
     /// The certificate or its key can't be used.
@@ -115,6 +116,11 @@ impl fmt::Display for Error {
                 f.write_str("can't make a secret: the operating system gives no randomness")
             }
             Error::Policy(path, fault) => write!(f, "can't take the policy {}:\n{fault}", path.display()),
+            Error::PolicyKept(database, version, fault) => write!(
+                f,
+                "can't take the policy {version} that is in force in {database}; start the release that put it in \
+                 force, or change the policy file:\n{fault}"
+            ),
             Error::AuditKey(path, cause) => {
                 write!(f, "can't use {} to sign the audit trail: {cause}", path.display())
             }
@@ -128,7 +134,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Database(_, cause) => Some(cause),
-            Error::Policy(_, fault) => Some(fault),
+            Error::Policy(_, fault) | Error::PolicyKept(_, _, fault) => Some(fault),
             Error::Listen(_, cause) | Error::AuditKey(_, cause) => Some(cause),
             Error::AlreadyInitialised(_) | Error::Write(_) | Error::NoRandomness | Error::Tls(_) => None,
         }
@@ -151,6 +157,7 @@ pub fn init(database: &Database) -> Result<Credentials, Error> {
             tenant_id: None,
             created_at: now,
             revoked_at: None,
+            secret_expires_at: None,
         };
         Ok::<_, Error>((KeyHash::of(secret.as_bytes()), credential))
     };
@@ -199,7 +206,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let relational = Arc::new(opened.map_err(|cause| Error::Database(database.clone(), cause))?);
     let store: Arc<dyn Store> = Arc::clone(&relational) as Arc<dyn Store>;
     let unwritten = |_| Error::Write(database.clone());
-    policy_file::record(store.as_ref(), &policy, LEDGER).await.map_err(unwritten)?;
+    let is_shared = matches!(database, Database::Postgres(_));
+    let policy = policy_file::settle(store.as_ref(), policy, is_shared).await.map_err(|none| match none {
+        NoPolicy::Unrecorded => Error::Write(database.clone()),
+        NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
+    })?;
     let signer = sealer::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
     let signer = Arc::new(signer);
     let public_key = signer.public_key().to_owned();
@@ -211,7 +222,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let version = policy.version().clone();
     let (stop, stopping) = watch::channel(false);
     let (in_force, policy) = watch::channel(Arc::new(policy));
-    let desk = Desk::new(policy_path, judged, in_force, Arc::clone(&store), Arc::clone(&metrics));
+    let desk = Desk::new(policy_path, judged, is_shared, in_force, Arc::clone(&store), Arc::clone(&metrics));
     let desk = Arc::new(desk);
     let router = http::router(http::Service::new(http::Parts {
         store: Arc::clone(&store),
@@ -219,6 +230,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         desk: Arc::clone(&desk),
         signer: Arc::clone(&signer),
         metrics,
+        audit_retention_days,
         stopping: stopping.clone(),
     }));
     let tasks = vec![

@@ -21,7 +21,7 @@ pub mod sql;
 pub(crate) mod suite;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub(crate) use relational::connect;
@@ -32,13 +32,13 @@ pub use writer::Committed;
 
 use crate::budgets::{Payer, SpendingKey};
 use crate::chain::{Checkpoint, CheckpointHead};
-use crate::credentials::ServiceCredential;
+use crate::credentials::{Door, ServiceCredential};
 use crate::{book, keys, tenants};
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{KeySource, KeyState};
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, Month, TenantId, Timestamp};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, Month, PolicyVersion, TenantId, Timestamp};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::future::Future;
@@ -57,7 +57,7 @@ pub trait Store: Send + Sync + 'static {
     /// The position of the newest change, each time there is a newer one.
     fn newest_change(&self) -> watch::Receiver<u64>;
 
-    /// Does the database answer.
+    /// Does the database answer, and did the last write to it succeed.
     fn ping(&self) -> Reading<'_, ()>;
     /// Whose service credential has this hash.
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>>;
@@ -75,8 +75,8 @@ pub trait Store: Send + Sync + 'static {
         after: Option<TenantId>,
         limit: u32,
     ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>>;
-    /// Credentials of administrators, in the order they were made.
-    fn admin_keys(&self, filter: AdminKeyFilter) -> Reading<'_, Vec<ServiceCredential>>;
+    /// Credentials of administrators or of filters, in the order they were made.
+    fn service_credentials(&self, filter: CredentialFilter) -> Reading<'_, Vec<ServiceCredential>>;
     /// Agents, in the order they were registered.
     fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>>;
     /// What a tenant, or one of its keys, spent in a month.
@@ -99,6 +99,10 @@ pub trait Store: Send + Sync + 'static {
     fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>>;
     /// The audit trail, newest first.
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>>;
+    /// The policy in force, version and document, unless it is this one.
+    fn policy_other_than(&self, known: PolicyVersion) -> Reading<'_, Option<(PolicyVersion, String)>>;
+    /// Was this policy ever in force.
+    fn knows_policy(&self, version: PolicyVersion) -> Reading<'_, bool>;
     /// Sums of decisions.
     fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>>;
     /// Changes after a position, oldest first, at most `limit`.
@@ -124,9 +128,11 @@ pub struct KeyFilter {
     pub limit: u32,
 }
 
-/// Which administrators' credentials to list.
-#[derive(Debug, Clone, Default)]
-pub struct AdminKeyFilter {
+/// Which service credentials to list.
+#[derive(Debug, Clone)]
+pub struct CredentialFilter {
+    /// Of which kind.
+    pub door: Door,
     /// Only those held to this tenant.
     pub tenant_id: Option<TenantId>,
     /// Only those made after this one.
@@ -274,12 +280,17 @@ pub enum Refusal {
     KeyInactive(KeyState),
     /// The tenant has no agent with this id.
     AgentUnknown,
-    /// No administrator's credential has this id.
+    /// No credential of the kind has this id.
     AdminKeyUnknown,
-    /// This `Idempotency-Key` made this administrator's credential before; its secret can't be shown again.
+    /// This `Idempotency-Key` made this service credential or its secret before; that can't be shown again.
     AdminKeyExists(AdminKeyId),
     /// It is the last credential that may do everything.
     LastOwner,
+    /// Another policy is in force than the asker saw.
+    PolicyChanged {
+        /// Which.
+        version: PolicyVersion,
+    },
     /// It is no longer what the asker saw.
     ChangedSince {
         /// Its version now.
@@ -300,6 +311,12 @@ pub enum Refusal {
     IdempotencyKeyReused,
     /// This `Idempotency-Key` made this key before; its secret can't be shown again.
     KeyExists(KeyId),
+    /// A key that another one asked for can't ask for keys.
+    KeyIsIssued,
+    /// The key that asks is held to other services.
+    ServiceNotGranted,
+    /// So many keys that this one asked for live already.
+    TooManyChildren,
     /// The database already has its first credentials.
     AlreadyInitialised,
 }

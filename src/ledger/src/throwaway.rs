@@ -1,10 +1,12 @@
 //! A PostgreSQL server of one's own, for tests and benchmarks: made from the installed binaries in a temporary
-//! directory, reached by a socket there, and gone when its owner goes, even if that is killed.
+//! directory, reached by a socket there, and gone when its owner goes, even if that is killed. It can be made to suffer:
+//! paused, killed, put on a small disk.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -68,9 +70,19 @@ impl From<io::Error> for Error {
     }
 }
 
+/// How a server differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where its directory is made, which may be a small disk; else where temporary files are.
+    pub within: Option<PathBuf>,
+    /// Listens on 127.0.0.1 too, by TLS alone, with this certificate and its key in PEM.
+    pub tls: Option<(String, String)>,
+}
+
 /// The server. Dropping it stops it and removes all of it.
 pub struct Throwaway {
     directory: TempDir,
+    port: Option<u16>,
     programs: PathBuf,
     account: Option<(u32, u32)>,
     databases: AtomicU32,
@@ -80,19 +92,30 @@ pub struct Throwaway {
 impl Throwaway {
     /// Makes and starts one. Blocks for a second or two.
     pub fn start() -> Result<Throwaway, Error> {
+        Throwaway::with(&Options::default())
+    }
+
+    /// The same, as it is wanted.
+    pub fn with(options: &Options) -> Result<Throwaway, Error> {
         let programs = programs().ok_or(Error::NotInstalled)?;
-        let directory = tempfile::Builder::new().prefix("agentrelay-pg-").tempdir()?;
+        let within = options.within.clone().unwrap_or_else(std::env::temp_dir);
+        let directory = tempfile::Builder::new().prefix("agentrelay-pg-").tempdir_in(within)?;
         let account =
             if fs::metadata("/proc/self").is_ok_and(|me| owner(&me) == 0) { unprivileged()? } else { None };
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700))?;
-        if let Some((user, group)) = account {
-            chown(directory.path(), Some(user), Some(group))?;
-        }
-        let mut server =
-            Throwaway { directory, programs, account, databases: AtomicU32::new(0), keeper: None };
+        let mut server = Throwaway {
+            directory,
+            port: None,
+            programs,
+            account,
+            databases: AtomicU32::new(0),
+            keeper: None,
+        };
+        server.give(server.directory.path(), 0o700)?;
         let made = server
             .command(&server.programs.join("initdb"))
             .args(["--username=ledger", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            // On a small disk there is no room for the usual segments of 16 MiB.
+            .args(options.within.is_some().then_some("--wal-segsize=1"))
             .arg("--pgdata")
             .arg(server.data())
             .stdin(Stdio::null())
@@ -100,8 +123,81 @@ impl Throwaway {
         if !made.status.success() {
             return Err(Error::Refused(String::from_utf8_lossy(&made.stderr).trim().to_owned()));
         }
+        if let Some((certificate, key)) = &options.tls {
+            server.speak_tls(certificate, key)?;
+        }
         server.resume()?;
         Ok(server)
+    }
+
+    fn speak_tls(&mut self, certificate: &str, key: &str) -> Result<(), Error> {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = self.data().join(name);
+            fs::write(&file, text)?;
+            self.give(&file, 0o600)?;
+        }
+        fs::write(
+            self.data().join("pg_hba.conf"),
+            "local all all trust\nhostssl all all 127.0.0.1/32 trust\n",
+        )?;
+        // Free now; who takes it in between makes the start fail, which says so.
+        self.port = Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
+        Ok(())
+    }
+
+    /// To whom the server runs as.
+    fn give(&self, path: &Path, mode: u32) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        if let Some((user, group)) = self.account {
+            chown(path, Some(user), Some(group))?;
+        }
+        Ok(())
+    }
+
+    /// Where it listens beside its socket, if it speaks TLS.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// One of the programs that come with it, such as `pg_dump`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    /// Its own log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// `kill -9` of the server, as by a machine that is short of memory. [`Throwaway::resume`] starts it again.
+    pub fn kill(&mut self) -> Result<(), Error> {
+        let main = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        let main = main.lines().next().unwrap_or_default();
+        let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
+        kill(main)?;
+        self.end(b"keep\n");
+        // They notice by themselves, and a new server does not start before.
+        let deadline = Instant::now().checked_add(START_TIMEOUT);
+        while children.split_whitespace().any(|child| Path::new("/proc").join(child).exists())
+            && deadline.is_some_and(|deadline| Instant::now() < deadline)
+        {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// `kill -9` of a process that serves a ledger, after which PostgreSQL starts over by itself. False if none serves.
+    pub fn kill_backend(&self, choice: u64) -> Result<bool, Error> {
+        let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
+        let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
+        let select = "SELECT pid FROM pg_stat_activity WHERE application_name = 'agentrelay' ORDER BY pid";
+        let serving = client.query(select, &[]).map_err(refused)?;
+        let count = u64::try_from(serving.len()).unwrap_or(u64::MAX);
+        let choice = choice.checked_rem(count).and_then(|place| usize::try_from(place).ok());
+        let Some(row) = choice.and_then(|place| serving.get(place)) else { return Ok(false) };
+        let process: i32 = row.try_get(0).map_err(refused)?;
+        kill(&process.to_string())?;
+        Ok(true)
     }
 
     /// Starts it again after [`Throwaway::pause`], with all that it held.
@@ -116,7 +212,16 @@ impl Throwaway {
             .arg(self.data())
             .arg("-k")
             .arg(directory)
-            .args(["-c", "listen_addresses=", "-c", "max_connections=200"])
+            .args(["-c", "max_connections=200"])
+            .args(match self.port {
+                Some(port) => {
+                    let port = format!("port={port}");
+                    ["-c", "listen_addresses=127.0.0.1", "-c", "ssl=on", "-c", &port]
+                        .map(str::to_owned)
+                        .to_vec()
+                }
+                None => vec!["-c".to_owned(), "listen_addresses=".to_owned()],
+            })
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -139,7 +244,6 @@ impl Throwaway {
     }
 
     /// Stops it, as a database goes away; its data stays.
-    #[cfg(test)]
     pub fn pause(&mut self) {
         self.end(b"keep\n");
     }
@@ -151,12 +255,16 @@ impl Throwaway {
         let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
         client.batch_execute(&format!("CREATE DATABASE {name}")).map_err(refused)?;
         let socket = self.directory.path().display().to_string().replace('/', "%2F");
-        Ok(format!("postgres://ledger@{socket}/{name}"))
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        Ok(format!("postgres://ledger@{socket}{port}/{name}"))
     }
 
     fn config(&self, database: &str) -> postgres::Config {
         let mut config = postgres::Config::new();
         config.host_path(self.directory.path()).user("ledger").dbname(database);
+        if let Some(port) = self.port {
+            config.port(port);
+        }
         config
     }
 
@@ -188,6 +296,11 @@ impl Drop for Throwaway {
     fn drop(&mut self) {
         self.end(b"");
     }
+}
+
+fn kill(process: &str) -> Result<(), Error> {
+    let status = Command::new("kill").args(["-s", "KILL", process]).status()?;
+    if status.success() { Ok(()) } else { Err(Error::Refused(format!("{process} can't be killed"))) }
 }
 
 fn owner(file: &fs::Metadata) -> u32 {

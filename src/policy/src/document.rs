@@ -1,6 +1,6 @@
 //! The policy as people write it: serde shapes, and nothing about what they mean.
 //!
-//! Unknown fields are refused here, with their path. What a document means, and whether it holds together, is
+//! Unknown fields are refused here, with their path where people write policies (the feature `yaml`). What a document means, and whether it holds together, is
 //! [`crate::rules`].
 
 use serde::de::{self, MapAccess, Visitor};
@@ -135,6 +135,10 @@ pub(crate) struct Service {
     pub(crate) prompts: Option<BTreeMap<String, Reading>>,
     #[serde(default)]
     pub(crate) resources: Option<BTreeMap<String, Reading>>,
+    #[serde(default)]
+    pub(crate) gate_tools: BTreeMap<String, Tool>,
+    #[serde(default)]
+    pub(crate) show_terms: bool,
 }
 
 /// Where clients of a service get credentials.
@@ -201,6 +205,8 @@ pub(crate) struct Price {
     pub(crate) on_ledger_outage: OnLedgerOutage,
     #[serde(default)]
     pub(crate) upstream_cost: bool,
+    #[serde(default)]
+    pub(crate) overrun_credits_max: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -322,11 +328,10 @@ impl<'de> Deserialize<'de> for Span {
 
 pub(crate) fn from_json(bytes: &[u8]) -> Result<Document, Invalid> {
     crate::json::check(bytes).map_err(|fault| Invalid::at("policy", fault))?;
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    #[cfg(feature = "paths")]
-    let document = serde_path_to_error::deserialize(&mut json)
+    #[cfg(any(test, feature = "yaml"))]
+    let parsed = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
         .map_err(|error| Invalid::at(error.path().to_string(), error.inner()));
-    #[cfg(not(feature = "paths"))]
-    let document = Document::deserialize(&mut json).map_err(|error| Invalid::at("policy", error));
-    document
+    #[cfg(not(any(test, feature = "yaml")))]
+    let parsed = serde_json::from_slice(bytes).map_err(|error| Invalid::at("policy", error));
+    parsed
 }

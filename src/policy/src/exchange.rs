@@ -7,14 +7,17 @@
 //! Everything that would refuse a request without asking a window is found out first; then all windows are asked at
 //! once, so that a decision costs one compare-and-swap and a refusal can tell the truth about when to come back.
 
+mod batch;
 mod charge;
 mod classify;
+mod gate_tools;
 mod limits;
 mod quota;
 mod refusal;
 mod response;
 
 pub use charge::{Refund, Spending};
+pub use gate_tools::IssueAnswered;
 pub use limits::SharesAnswered;
 pub use refusal::Reply;
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
@@ -24,15 +27,18 @@ use crate::credential::{self, Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
 use crate::mcp;
+use crate::mcp::list::Page;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
 use crate::uuid;
 use crate::window::Monotonic;
 use crate::window::slot::{Ask, Stage};
+use batch::Batch;
 use charge::Charge;
 use classify::Classified;
+use gate_tools::GateCall;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
-use protocol::filter::ReserveRequest;
+use protocol::filter::{IssueRequest, ReserveRequest};
 use protocol::{Credits, EventId, ReservationId, Timestamp};
 use quota::Quota;
 use refusal::Refusal;
@@ -71,6 +77,8 @@ pub enum Step {
     Spend(Spending),
     /// Reserve at the ledger, then call [`Exchange::reserve_answered`].
     Reserve(ReserveRequest),
+    /// Ask the ledger for a key, then call [`Exchange::issue_answered`].
+    Issue(IssueRequest),
     /// Change the request's headers so and let it go upstream.
     Forward(Forward),
     /// Answer so; nothing goes upstream.
@@ -86,6 +94,8 @@ pub struct Forward {
     pub set: Vec<(&'static str, String)>,
     /// Whose identity is to be set too, see [`Key::identity`].
     pub key: Option<Arc<Key>>,
+    /// To send in the place of the body.
+    pub body: Option<Vec<u8>>,
 }
 
 /// Why there is no key record.
@@ -119,6 +129,7 @@ pub struct Exchange {
     request: Request,
     key: Option<Arc<Key>>,
     carrier: Option<Carrier>,
+    credential: Option<KeyHash>,
     service: Option<usize>,
     /// The JSON-RPC id to echo in answers, as it was written.
     message_id: Option<String>,
@@ -127,10 +138,14 @@ pub struct Exchange {
     would_deny: Option<Outcome>,
     phase: Phase,
     response: response::Progress,
+    /// The messages of a batch, each an exchange of its own.
+    batch: Option<Box<Batch>>,
+    /// It is one of those, and answers as part of their answer.
+    is_of_batch: bool,
 }
 
 /// What was kept of the request's head. The rest stays with Envoy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Request {
     method: Vec<u8>,
     target: Vec<u8>,
@@ -154,8 +169,19 @@ enum Subject {
     Unknown,
     /// A tool of the policy.
     Tool(ToolCall),
+    /// A tool of the gate's own.
+    Gate(GateCall),
     /// A message, stream or session of the protocol, by name.
-    Protocol { name: String, lists_tools: bool },
+    Protocol { name: String, lists: Option<Lists> },
+}
+
+/// What an answer may list, so that it must be filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lists {
+    /// Tools, and on this page the gate's own.
+    Tools(Page),
+    /// Other things, or tools on a page on which the gate's own are not.
+    Others,
 }
 
 #[derive(Debug)]
@@ -167,8 +193,8 @@ struct ToolCall {
     is_leased: bool,
     /// Called by method and path: its HTTP status says how it ended.
     is_http: bool,
-    /// The upstream's word on its cost counts.
-    trusts_cost: bool,
+    /// The most that the upstream's word can make of its cost; `None` where that does not count.
+    cost_max: Option<Credits>,
 }
 
 #[derive(Debug)]
@@ -184,6 +210,7 @@ enum Phase {
         rounds: u8,
     },
     Reserving,
+    Issuing,
     Forwarded(Charge),
     Refused(Outcome),
 }
@@ -246,6 +273,7 @@ impl Exchange {
             request,
             key: None,
             carrier: None,
+            credential: None,
             service,
             message_id: None,
             subject: Subject::Unknown,
@@ -253,6 +281,8 @@ impl Exchange {
             would_deny: None,
             phase: Phase::FindingKey,
             response: response::Progress::default(),
+            batch: None,
+            is_of_batch: false,
         };
         if exchange.request.method == b"GET"
             && let Some(metadata) = exchange.asked_metadata()
@@ -263,6 +293,7 @@ impl Exchange {
         let step = match credential::find(headers) {
             Ok((hash, carrier)) => {
                 exchange.carrier = Some(carrier);
+                exchange.credential = Some(hash);
                 Step::FindKey(hash)
             }
             Err(fault) => exchange.refuse(Refusal::credential(fault)),
@@ -296,7 +327,7 @@ impl Exchange {
 
     /// The whole body has come.
     pub fn body(&mut self, bytes: &[u8], now: Now) -> Step {
-        self.classify(bytes, now)
+        self.begin_batch(bytes, now).unwrap_or_else(|| self.classify(bytes, now))
     }
 
     /// The body is larger than what may be held.
@@ -311,6 +342,9 @@ impl Exchange {
 
     /// The lease that paid, if one could.
     pub fn spent(&mut self, lease: Option<u128>) -> Step {
+        if let Some(step) = self.in_batch(|element| element.spent(lease)) {
+            return step;
+        }
         match (&self.subject, lease) {
             (Subject::Tool(call), Some(lease)) => self.forward(Charge::Leased(call.price, lease)),
             _ => self.reserve(),
@@ -319,6 +353,10 @@ impl Exchange {
 
     /// The ledger has answered the reservation, or failed to.
     pub fn reserve_answered(&mut self, answer: ReserveAnswered) -> Step {
+        let is_away = answer == ReserveAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_away, |element| element.reserve_answered(answer)) {
+            return step;
+        }
         let Subject::Tool(call) = &self.subject else { return self.refuse(Refusal::ledger_unavailable()) };
         let price = call.price;
         match answer {
@@ -347,6 +385,7 @@ impl Exchange {
         match &self.subject {
             Subject::Unknown => None,
             Subject::Tool(call) => Some(&call.name),
+            Subject::Gate(call) => Some(call.kind.name()),
             Subject::Protocol { name, .. } => Some(name),
         }
     }
@@ -361,8 +400,15 @@ impl Exchange {
         matches!(self.phase, Phase::Forwarded(_))
     }
 
-    /// The reservation that the exchange holds, and for how many seconds it was made.
-    pub fn reservation(&self) -> Option<(ReservationId, u32)> {
+    /// The reservations that the exchange holds, and for how many seconds each was made.
+    pub fn reservations(&self) -> Vec<(ReservationId, u32)> {
+        match &self.batch {
+            Some(batch) => batch.exchanges().filter_map(Exchange::reservation).collect(),
+            None => self.reservation().into_iter().collect(),
+        }
+    }
+
+    fn reservation(&self) -> Option<(ReservationId, u32)> {
         match self.phase {
             Phase::Forwarded(Charge::Reserved(_)) => {
                 self.reservation_id().map(|id| (id, self.policy.reservation_ttl_seconds))
@@ -452,6 +498,10 @@ impl Exchange {
                 service: service.name.clone(),
                 tool: call.name.clone(),
                 credits: call.price,
+                overrun_credits_max: call
+                    .cost_max
+                    .and_then(|most| most.checked_sub(call.price))
+                    .unwrap_or_default(),
                 ttl_seconds: self.policy.reservation_ttl_seconds,
                 policy_version: self.policy.version().clone(),
             },
@@ -478,18 +528,22 @@ impl Exchange {
             set.push(("x-agentrelay-tool", subject.to_owned()));
         }
         set.push(("x-agentrelay-request-id", self.id.to_string()));
-        Step::Forward(Forward { remove, set, key: self.key.clone() })
+        Step::Forward(Forward { remove, set, key: self.key.clone(), body: None })
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Step {
         self.phase = Phase::Refused(refusal.outcome);
         let oauth = self.rules().and_then(|service| service.oauth.as_ref());
         let refusal = refusal.with_metadata(oauth);
-        let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
-        let is_tool_call = matches!(self.subject, Subject::Tool(_));
+        let form = match self.rules().map_or(Refusals::Http, |service| service.refusals) {
+            // A problem has no place in a JSON-RPC batch.
+            Refusals::Http if self.is_of_batch => Refusals::McpHttp,
+            form => form,
+        };
+        let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
         let mut reply = refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id);
         // Unless the key's windows are yet to be looked at, the reply is complete as it is.
-        if self.key.is_none() || !self.quotas.is_empty() {
+        if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
             reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()));
             reply.has_rate_headers = true;

@@ -2,7 +2,7 @@
 
 use crate::rules::{LimitRule, limit_id};
 use protocol::key::{Grant, KeyRecord, KeyState};
-use protocol::{Timestamp, key::Limit};
+use protocol::{KeyId, Timestamp, key::Limit};
 use sha2::{Digest, Sha256};
 
 /// A key that the ledger knows.
@@ -10,12 +10,12 @@ use sha2::{Digest, Sha256};
 pub struct Key {
     /// What the ledger said.
     pub record: KeyRecord,
-    /// Stands for the key's id in packed windows. 64 bits of SHA-256: a key can't be made to collide with another's,
-    /// because ids are chosen by the ledger.
+    /// Stands for the key's id in packed windows, or for its parent's, with which it shares them. 64 bits of SHA-256: a
+    /// key can't be made to collide with another's, because ids are chosen by the ledger.
     pub fingerprint: u64,
     /// Stands for the tenant's id in packed leases, in the same way.
     pub tenant: u64,
-    /// The key's own limits.
+    /// The key's own limits, and those of its parent.
     pub limits: Vec<LimitRule>,
     /// Name of the value of shared data that holds its windows.
     pub slot: String,
@@ -25,16 +25,16 @@ pub struct Key {
 impl Key {
     /// Shapes a record. Limits out of bounds are taken at the nearest bound, which is never looser than a day.
     pub fn new(record: KeyRecord) -> Key {
-        let limits = record
-            .limits
-            .iter()
-            .map(|limit| Limit {
-                permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
-                window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
-            })
-            .map(|limit| LimitRule { id: limit_id("own", &limit), limit, shadow: false, global: false })
-            .collect();
-        let own = fingerprint(record.key_id.as_str());
+        let limits = match &record.parent {
+            None => rules("own", &record.limits).collect(),
+            // What many children do together is no more than their parent may do; each has windows of its own beside.
+            Some(parent) => {
+                let subject = format!("own of {}", record.key_id);
+                rules("own", &parent.limits).chain(rules(&subject, &record.limits)).collect()
+            }
+        };
+        let own =
+            fingerprint(record.parent.as_ref().map_or(&record.key_id, |parent| &parent.key_id).as_str());
         Key {
             slot: crate::window::slot::name(own),
             scopes: record.scopes.join(" "),
@@ -43,6 +43,11 @@ impl Key {
             limits,
             record,
         }
+    }
+
+    /// Whose windows it counts in: its own, or its parent's.
+    pub fn counted_as(&self) -> &KeyId {
+        self.record.parent.as_ref().map_or(&self.record.key_id, |parent| &parent.key_id)
     }
 
     /// The headers that tell an upstream who asks.
@@ -69,6 +74,14 @@ pub fn fingerprint(id: &str) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id).into();
     let [a, b, c, d, e, f, g, h, ..] = digest;
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn rules<'l>(subject: &'l str, limits: &'l [Limit]) -> impl Iterator<Item = LimitRule> + use<'l> {
+    let limits = limits.iter().map(|limit| Limit {
+        permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
+        window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
+    });
+    limits.map(move |limit| LimitRule { id: limit_id(subject, &limit), limit, shadow: false, global: false })
 }
 
 /// True if something is not held to names at all, or to this one at `now`.

@@ -4,6 +4,8 @@
 //! may reach another worker. So what is needed to settle such a call lies in a table of shared data: a fixed number of
 //! values, each a short ring in which a new call displaces the oldest. A call that is displaced or forgotten costs its
 //! caller nothing: its reservation expires.
+//!
+//! A result may also come before the stream of its call ends. What it said lies in a table of the same shape until then.
 
 use crate::uuid;
 use crate::window::Monotonic;
@@ -19,10 +21,19 @@ const ENTRIES_MAX: usize = 64;
 const PRINT_BYTES: usize = 16;
 /// The reservation's UUID, or the tenant's fingerprint.
 const ID_BYTES: usize = 16;
-const IS_TRUSTED: u8 = 1;
-const IS_LEASED: u8 = 2;
-/// The print, what pays, its credits, when it is forgotten, and flags.
-const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 1;
+/// The print, what pays, its credits, when it is forgotten, the most that the server's word can make of its cost, which
+/// is 0 where that does not count, and which kind of thing pays.
+const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 8 + 1;
+const COST_AT: usize = PRINT_BYTES + ID_BYTES + 8 + 8;
+
+/// What lies in shared data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Calls that wait for their results.
+    Calls,
+    /// Results that no call waits for yet.
+    Results,
+}
 
 /// Identifies a call by its session and JSON-RPC id, however the id is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +55,14 @@ impl CallPrint {
         digest.first_chunk().copied().map(CallPrint)
     }
 
-    /// Name of the value that may hold this call. The number is the layout's version.
-    pub fn name(&self) -> String {
+    /// Name of the value that may hold this call in a table. The number is the layout's version.
+    pub fn name(&self, table: Table) -> String {
         let [high, low, ..] = self.0;
-        format!("agentrelay/late/2/{}", u16::from_le_bytes([high, low]) % SLOTS)
+        let table = match table {
+            Table::Calls => "late",
+            Table::Results => "early",
+        };
+        format!("agentrelay/{table}/3/{}", u16::from_le_bytes([high, low]) % SLOTS)
     }
 }
 
@@ -60,8 +75,10 @@ pub struct Late {
     pub source: Source,
     /// How much.
     pub credits: Credits,
-    /// The server's word on its cost counts.
-    pub trusts_cost: bool,
+    /// The most that the server's word can make of its cost; `None` where that does not count.
+    pub cost_max: Option<Credits>,
+    /// When the call began, or the result came.
+    pub at: Monotonic,
 }
 
 /// What pays for a call whose result is still to come.
@@ -74,6 +91,8 @@ pub enum Source {
         /// The tenant.
         tenant: u64,
     },
+    /// Nothing: it is no call, but a result that came early.
+    Nothing,
 }
 
 /// What a result means for the credits of its call.
@@ -101,43 +120,67 @@ pub struct Result {
     pub cost: Option<u64>,
 }
 
+impl Result {
+    /// As it lies in [`Table::Results`]: laid out as a call is, its parts in the places of that one's.
+    pub fn kept(&self, now: Monotonic) -> Late {
+        Late {
+            call: self.call,
+            source: Source::Nothing,
+            credits: self.cost.and_then(Credits::new).unwrap_or(Credits::MAX),
+            cost_max: self.is_success.then_some(Credits::MAX),
+            at: now,
+        }
+    }
+
+    /// What was kept so, if it came after the call began: before, it was of another one by the same id.
+    pub fn of_kept(kept: &Late, call: &Late) -> Option<Result> {
+        let cost = Some(kept.credits).filter(|credits| *credits != Credits::MAX).map(Credits::get);
+        (kept.at >= call.at).then_some(Result { call: kept.call, is_success: kept.cost_max.is_some(), cost })
+    }
+}
+
 impl Late {
     /// What the result means for the call's credits.
-    pub fn settled_by(self, result: &Result) -> Settled {
-        let cost = result.cost.filter(|_| self.trusts_cost);
-        let credits = if result.is_success { charged(self.credits, cost) } else { Credits::ZERO };
+    pub fn settled_by(self, result: &Result) -> Option<Settled> {
+        let charged = || charged(self.credits, self.cost_max, result.cost);
+        let credits = if result.is_success { charged() } else { Credits::ZERO };
         let action = if credits.is_zero() { Action::Void } else { Action::Post { credits } };
         match self.source {
             Source::Reservation(reservation_id) => {
-                Settled::Reservation(Settlement { reservation_id, action })
+                Some(Settled::Reservation(Settlement { reservation_id, action }))
             }
-            Source::Lease { tenant } => Settled::Lease { tenant, credits },
+            Source::Lease { tenant } => Some(Settled::Lease { tenant, credits }),
+            Source::Nothing => None,
         }
     }
 }
 
-/// What is charged of a reservation: all, or what the server says if its word counts, and never more than was set
-/// aside.
-pub fn charged(reserved: Credits, cost: Option<u64>) -> Credits {
-    let cost = cost.map_or(reserved, |cost| Credits::new(cost).unwrap_or(reserved));
-    cost.min(reserved)
+/// What is charged for a call: what was set aside, or what the server says if its word counts, up to the most that it
+/// can say.
+pub fn charged(reserved: Credits, cost_max: Option<Credits>, cost: Option<u64>) -> Credits {
+    match (cost_max, cost) {
+        (Some(most), Some(cost)) => Credits::new(cost).map_or(most, |cost| cost.min(most)),
+        _ => reserved,
+    }
 }
 
 /// The value with this call in it.
 pub fn insert(value: &[u8], late: &Late, now: Monotonic) -> Vec<u8> {
-    let (id, leased) = match &late.source {
+    let (id, kind) = match &late.source {
         Source::Reservation(id) => match uuid::parse(id.as_str()) {
             Some(id) => (id, 0),
             None => return value.to_vec(),
         },
-        Source::Lease { tenant } => (u128::from(*tenant), IS_LEASED),
+        Source::Lease { tenant } => (u128::from(*tenant), 1),
+        Source::Nothing => (0, 2),
     };
     let mut next = Vec::with_capacity(ENTRIES_MAX.saturating_mul(ENTRY_BYTES));
     next.extend_from_slice(&late.call.0);
     next.extend_from_slice(&id.to_le_bytes());
     next.extend_from_slice(&late.credits.get().to_le_bytes());
     next.extend_from_slice(&now.0.saturating_add(REMEMBERED_MS).to_le_bytes());
-    next.push(leased | if late.trusts_cost { IS_TRUSTED } else { 0 });
+    next.extend_from_slice(&late.cost_max.unwrap_or_default().get().to_le_bytes());
+    next.push(kind);
     let others = entries(value, now).filter(|(call, _)| *call != late.call);
     others.take(ENTRIES_MAX.saturating_sub(1)).for_each(|(_, entry)| next.extend_from_slice(entry));
     next
@@ -160,15 +203,16 @@ fn entries(value: &[u8], now: Monotonic) -> impl Iterator<Item = (CallPrint, &[u
 
 fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Late> {
     let id = u128::from_le_bytes(*entry.get(PRINT_BYTES..)?.first_chunk::<ID_BYTES>()?);
-    let flags = *entry.last()?;
     Some(Late {
         call: CallPrint(*entry.first_chunk()?),
-        source: match flags & IS_LEASED {
+        source: match entry.last()? {
             0 => Source::Reservation(ReservationId::parse(&uuid::text(id)).ok()?),
-            _ => Source::Lease { tenant: u64::try_from(id).ok()? },
+            1 => Source::Lease { tenant: u64::try_from(id).ok()? },
+            _ => Source::Nothing,
         },
         credits: Credits::new(number(entry, PRINT_BYTES + ID_BYTES)?)?,
-        trusts_cost: flags & IS_TRUSTED != 0,
+        cost_max: Credits::new(number(entry, COST_AT)?).filter(|most| !most.is_zero()),
+        at: Monotonic(number(entry, PRINT_BYTES + ID_BYTES + 8)?.saturating_sub(REMEMBERED_MS)),
     })
 }
 
@@ -192,7 +236,8 @@ mod tests {
             call: CallPrint::of(session.as_bytes(), id).unwrap(),
             source: Source::Reservation(reservation_id()),
             credits: Credits::new(5).unwrap(),
-            trusts_cost: true,
+            cost_max: Credits::new(7),
+            at: NOW,
         }
     }
 
@@ -213,6 +258,19 @@ mod tests {
     }
 
     #[test]
+    fn a_result_that_came_early_counts_for_the_call_that_ran_then() {
+        for (cost, kept_cost) in [(None, None), (Some(3), Some(3)), (Some(u64::MAX), None)] {
+            let early = Result { call: late("s", "1").call, is_success: true, cost };
+            let value = insert(&[], &early.kept(NOW), NOW);
+            let (kept, _) = take(&value, early.call, NOW).unwrap();
+            let call = |at| Late { at: Monotonic(at), ..late("s", "1") };
+            assert_eq!(Result::of_kept(&kept, &call(5)), Some(Result { cost: kept_cost, ..early }));
+            assert_eq!(Result::of_kept(&kept, &call(6)), None);
+        }
+        assert_ne!(late("s", "1").call.name(Table::Calls), late("s", "1").call.name(Table::Results));
+    }
+
+    #[test]
     fn many_calls_displace_the_oldest_and_grow_nothing() {
         let mut value = Vec::new();
         for id in 0..500 {
@@ -224,29 +282,41 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_reservation_is_charged() {
+    fn no_more_than_the_reservation_and_its_overrun_is_charged() {
         let reserved = Credits::new(5).unwrap();
-        for (cost, credits) in [(None, 5), (Some(3), 3), (Some(0), 0), (Some(6), 5), (Some(u64::MAX), 5)] {
-            assert_eq!(charged(reserved, cost).get(), credits, "{cost:?}");
+        for (cost_max, cost, credits) in [
+            (5, None, 5),
+            (5, Some(3), 3),
+            (5, Some(0), 0),
+            (5, Some(6), 5),
+            (5, Some(u64::MAX), 5),
+            (8, None, 5),
+            (8, Some(7), 7),
+            (8, Some(9), 8),
+            (8, Some(u64::MAX), 8),
+        ] {
+            assert_eq!(charged(reserved, Credits::new(cost_max), cost).get(), credits, "{cost:?}");
+            assert_eq!(charged(reserved, None, cost), reserved);
         }
-        let result = |is_success| Result { call: late("s", "1").call, is_success, cost: Some(2) };
+        let result = |is_success| Result { call: late("s", "1").call, is_success, cost: Some(6) };
         let trusting = late("s", "1");
-        let doubting = Late { trusts_cost: false, ..trusting.clone() };
-        let settled = |action| Settled::Reservation(Settlement { reservation_id: reservation_id(), action });
+        let doubting = Late { cost_max: None, ..trusting.clone() };
+        let settled =
+            |action| Some(Settled::Reservation(Settlement { reservation_id: reservation_id(), action }));
         let post = |credits| settled(Action::Post { credits: Credits::new(credits).unwrap() });
-        assert_eq!(trusting.clone().settled_by(&result(true)), post(2));
+        assert_eq!(trusting.clone().settled_by(&result(true)), post(6));
         assert_eq!(doubting.settled_by(&result(true)), post(5));
         assert_eq!(trusting.settled_by(&result(false)), settled(Action::Void));
     }
 
     #[test]
     fn a_leased_call_is_spent_when_its_result_comes() {
-        let leased =
-            Late { source: Source::Lease { tenant: u64::MAX }, trusts_cost: false, ..late("s", "1") };
+        let leased = Late { source: Source::Lease { tenant: u64::MAX }, cost_max: None, ..late("s", "1") };
         let (taken, _) = take(&insert(&[], &leased, NOW), leased.call, NOW).unwrap();
         assert_eq!(taken, leased);
         let result = |is_success| Result { call: leased.call, is_success, cost: Some(2) };
-        let spent = |credits| Settled::Lease { tenant: u64::MAX, credits: Credits::new(credits).unwrap() };
+        let spent =
+            |credits| Some(Settled::Lease { tenant: u64::MAX, credits: Credits::new(credits).unwrap() });
         assert_eq!(taken.settled_by(&result(true)), spent(5));
         assert_eq!(leased.clone().settled_by(&result(false)), spent(0));
     }

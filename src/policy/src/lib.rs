@@ -18,6 +18,7 @@ pub mod authorize;
 pub mod credential;
 pub mod document;
 pub mod exchange;
+pub mod gate_tools;
 pub mod http;
 pub mod json;
 pub mod key;

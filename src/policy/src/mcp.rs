@@ -43,7 +43,10 @@ pub enum Call {
         arguments: BTreeMap<String, Option<String>>,
     },
     /// `tools/list`, whose answer is filtered.
-    ListTools,
+    ListTools {
+        /// It asks for the first page.
+        is_first: bool,
+    },
     /// A message that opens a connection. Clients take its refusal for an old server or a dead one, so it is never
     /// refused for its rate.
     Opening(&'static str),
@@ -84,32 +87,38 @@ const INVALID_REQUEST: i32 = -32600;
 const INVALID_PARAMS: i32 = -32602;
 const HEADER_MISMATCH: i32 = -32020;
 
+/// The parts of a message, as they were written.
 #[derive(Deserialize)]
-struct Envelope<'m> {
+pub(crate) struct Envelope<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     jsonrpc: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    id: Option<&'m RawValue>,
+    pub(crate) id: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    method: Option<&'m RawValue>,
+    pub(crate) method: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    params: Option<&'m RawValue>,
+    pub(crate) params: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    result: Option<&'m RawValue>,
+    pub(crate) result: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     error: Option<&'m RawValue>,
 }
 
+/// What a method is called with.
 #[derive(Deserialize)]
-struct Params<'m> {
+pub(crate) struct Params<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     name: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     uri: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    arguments: Option<&'m RawValue>,
+    pub(crate) arguments: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "ref")]
     reference: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    cursor: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present", rename = "taskId")]
+    task_id: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
     meta: Option<&'m RawValue>,
 }
@@ -132,7 +141,7 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Fault::new(
             INVALID_REQUEST,
-            "JSON-RPC batches are not accepted by this gate; send each message by itself",
+            "JSON-RPC batches of 1 to 32 messages with ids of their own are accepted in protocol version 2025-03-26 alone; send each message by itself",
         ));
     }
     let envelope: Envelope<'_> = std::str::from_utf8(body)
@@ -277,7 +286,7 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
     ];
     let within = |known: &[&'static str]| known.iter().copied().find(|known| *known == method);
     Ok(if method == "tools/list" {
-        Call::ListTools
+        Call::ListTools { is_first: params.is_none_or(|params| params.cursor.is_none()) }
     } else if let Some(opening) = within(&OPENING) {
         Call::Opening(opening)
     } else if let Some(read) = within(&READ) {
@@ -319,13 +328,16 @@ fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>
         return Err(mismatch("MCP-Protocol-Version"));
     }
     check_header(headers, "mcp-method", Some(method), is_modern).map_err(|()| mismatch("Mcp-Method"))?;
+    // The gate reads no task's id, and so does not ask for the header.
+    let is_of_task = method.starts_with("tasks/");
     let subject = match method {
+        _ if is_of_task => params.and_then(|params| params.task_id),
         "tools/call" | "prompts/get" => params.and_then(|params| params.name),
         "resources/read" => params.and_then(|params| params.uri),
         _ => None,
     };
     let subject = subject.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-    let required = is_modern && subject.is_some();
+    let required = is_modern && subject.is_some() && !is_of_task;
     match subject {
         Some(_) => {
             check_header(headers, "mcp-name", subject.as_deref(), required).map_err(|()| mismatch("Mcp-Name"))

@@ -15,8 +15,10 @@ pub struct Price {
     pub reserve: Reserve,
     /// What becomes of a call while the ledger does not answer.
     pub on_ledger_outage: OnLedgerOutage,
-    /// The upstream may say in `_meta` that a call cost less.
+    /// The upstream may say in `_meta` what a call cost.
     pub upstream_cost: bool,
+    /// How much more than the price that may be.
+    pub overrun_credits_max: Credits,
 }
 
 /// A factor chosen by one argument of the call.
@@ -53,6 +55,12 @@ impl Price {
                 known: times.values.keys().cloned().collect(),
             })
     }
+
+    /// The most that an upstream's word can make of a call with this price; `None` where its word does not count.
+    pub fn cost_max(&self, price: Credits) -> Option<Credits> {
+        // Overflow was ruled out when the policy was parsed.
+        self.upstream_cost.then(|| price.checked_add(self.overrun_credits_max).unwrap_or(price))
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +80,7 @@ mod tests {
             reserve: Reserve::Exact,
             on_ledger_outage: OnLedgerOutage::Deny,
             upstream_cost: false,
+            overrun_credits_max: Credits::ZERO,
         }
     }
 

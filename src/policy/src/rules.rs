@@ -1,6 +1,7 @@
 //! The policy in force: parsed, checked as a whole, and shaped for deciding. There is no invalid [`Policy`].
 
 use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
+use crate::gate_tools::GateTool;
 use crate::http::Router;
 use crate::oauth::{self, Metadata};
 use crate::price::Price;
@@ -77,6 +78,10 @@ pub struct Service {
     pub prompts: Option<Names>,
     /// The resources, if the policy names them; then there are no others.
     pub resources: Option<Names>,
+    /// The gate's own tools that are offered beside the service's.
+    pub gate_tools: Vec<GateTool>,
+    /// Lists say what each tool costs, how often it may be called and which scopes it needs.
+    pub show_terms: bool,
     /// How calls are recognised.
     pub kind: ServiceKind,
     hosts: Vec<String>,
@@ -181,6 +186,11 @@ impl Service {
         &self.path
     }
 
+    /// The gate's own tool of this name, if the policy has it here.
+    pub fn gate_tool(&self, name: &str) -> Option<&GateTool> {
+        self.gate_tools.iter().find(|tool| tool.rule.name == name)
+    }
+
     /// What a prompt or resource needs; `None` if the policy names others and not this one.
     pub fn reading(&self, what: Option<&Readable>) -> Option<&ScopeRule> {
         let (names, name) = match what {
@@ -275,7 +285,7 @@ impl Compiler {
     fn service(
         &mut self,
         name: String,
-        service: document::Service,
+        mut service: document::Service,
         risks: &document::Risks,
         tiers: &BTreeMap<String, Tier>,
     ) -> Service {
@@ -298,15 +308,14 @@ impl Compiler {
         if service.upgrades && service.kind == document::ServiceKind::Mcp {
             self.fault(&format!("{path}.upgrades"), "an MCP service has no upgrades; remove it");
         }
-        let tools: Vec<Tool> = service
-            .tools
+        let tools: Vec<Tool> = std::mem::take(&mut service.tools)
             .into_iter()
             .map(|(tool, rule)| {
                 let path = format!("{path}.tools.{tool}");
                 self.tool(&path, tool, rule, service.kind, risks, tiers)
             })
             .collect();
-        let unlisted = match service.unlisted {
+        let unlisted = match std::mem::take(&mut service.unlisted) {
             document::Unlisted::Deny => None,
             document::Unlisted::Rule(rule) => {
                 let path = format!("{path}.unlisted");
@@ -330,6 +339,7 @@ impl Compiler {
                 ServiceKind::Http(router)
             }
         };
+        let gate_tools = self.gate_tools(&path, &mut service, &kind, risks, tiers);
         Service {
             refusals,
             body_bytes_max,
@@ -341,6 +351,8 @@ impl Compiler {
             read_only: scope_rule(Risk::ReadOnly, risks),
             prompts: self.names(&format!("{path}.prompts"), service.kind, service.prompts, risks),
             resources: self.names(&format!("{path}.resources"), service.kind, service.resources, risks),
+            gate_tools,
+            show_terms: service.show_terms,
             kind,
             hosts: service.hosts,
             path: service.path,
@@ -480,6 +492,22 @@ impl Compiler {
         if price.upstream_cost && kind == document::ServiceKind::Http {
             self.fault(&format!("{path}.upstream_cost"), "only MCP results say their cost; leave it out");
         }
+        let overrun = Credits::new(price.overrun_credits_max);
+        let overruns = price.overrun_credits_max > 0;
+        let mut refuse_overrun = |why| self.fault(&format!("{path}.overrun_credits_max"), why);
+        if overruns && !price.upstream_cost {
+            refuse_overrun("only what the upstream says can be above the price; add `upstream_cost: true`");
+        }
+        if overruns && price.reserve == Reserve::Leased {
+            refuse_overrun("a call on leased credits can't cost more than its price; use `reserve: exact`");
+        }
+        let factor_max = price.times.iter().flat_map(|times| times.values.values()).max().copied();
+        let most = credits.checked_mul(factor_max.unwrap_or(1).into());
+        let fits = |overrun| most.is_none_or(|most| most.checked_add(overrun).is_some());
+        let overrun_credits_max = overrun.filter(|overrun| fits(*overrun)).unwrap_or_else(|| {
+            refuse_overrun("the cost grows beyond 9007199254740991 credits");
+            Credits::ZERO
+        });
         if let Some(times) = &price.times {
             if kind == document::ServiceKind::Http {
                 self.fault(&format!("{path}.times"), "only MCP tools have arguments; leave it out");
@@ -513,6 +541,7 @@ impl Compiler {
                 OnLedgerOutage::Allow => OnLedgerOutage::Allow,
             },
             upstream_cost: price.upstream_cost,
+            overrun_credits_max,
         })
     }
 
@@ -577,5 +606,6 @@ fn is_plain_path(path: &str) -> bool {
         && !path.contains("//")
 }
 
+mod gate_tools;
 #[cfg(test)]
 mod tests;

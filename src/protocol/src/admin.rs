@@ -1,75 +1,18 @@
 //! The bodies of the admin API, `/v1`. Authenticated by an admin credential as bearer.
 
-use crate::audit::Outcome;
-use crate::key::{Grant, KeySource, KeyState, Limit};
-use crate::{
-    AdminKeyId, AgentId, Credits, InstanceId, KeyId, LeaseId, PolicyVersion, TenantId, Timestamp, TransferId,
+mod facts;
+mod patch;
+
+pub use facts::{
+    AuditKey, AuditKeys, AuditRow, AuditStatus, Percentiles, PolicyInForce, ShadowRow, UsageRow,
+    UsageTokenSums,
 };
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+pub use patch::Patch;
+
+use crate::key::{Grant, KeySource, KeyState, Limit};
+use crate::{AdminKeyId, AgentId, Credits, InstanceId, KeyId, LeaseId, TenantId, Timestamp, TransferId};
+use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// What a change does to one field: absent leaves it, `null` clears it, anything else sets it (RFC 7396).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Patch<T> {
-    /// Leave it as it is.
-    #[default]
-    Keep,
-    /// Take it away.
-    Clear,
-    /// Put this in its place.
-    Set(T),
-}
-
-impl<T> Patch<T> {
-    /// True if the field stays as it is; then it is not written.
-    pub const fn is_keep(&self) -> bool {
-        matches!(self, Patch::Keep)
-    }
-
-    /// What to set, if anything.
-    pub const fn set(&self) -> Option<&T> {
-        match self {
-            Patch::Set(value) => Some(value),
-            Patch::Keep | Patch::Clear => None,
-        }
-    }
-
-    /// The field after the change.
-    pub fn apply(self, before: Option<T>) -> Option<T> {
-        match self {
-            Patch::Keep => before,
-            Patch::Clear => None,
-            Patch::Set(value) => Some(value),
-        }
-    }
-}
-
-impl<T: Serialize> Serialize for Patch<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.set().serialize(serializer)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Option::deserialize(deserializer)?.map_or(Patch::Clear, Patch::Set))
-    }
-}
-
-#[cfg(feature = "schema")]
-impl<T: schemars::JsonSchema> schemars::JsonSchema for Patch<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        Option::<T>::schema_name()
-    }
-
-    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        Option::<T>::json_schema(generator)
-    }
-}
 
 /// What an administrator may do. Each role may do all that the ones after it may.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -143,6 +86,40 @@ pub struct AdminKeyWithSecret {
     /// The key.
     #[serde(flatten)]
     pub key: AdminKey,
+    /// The credential. It is stored nowhere.
+    pub secret: String,
+}
+
+/// `POST /v1/filter-keys`.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateFilterKey {
+    /// For people, such as the name of an Envoy or a cluster of them; 1 to 200 characters.
+    pub name: String,
+}
+
+/// A credential of filters, which opens `/filter/v1`. Never its secret.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterKey {
+    /// Its id, `flt_...`: the actor of what its filters report.
+    pub id: AdminKeyId,
+    /// For people.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A filter key with the secret that is shown this once.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterKeyWithSecret {
+    /// The key.
+    #[serde(flatten)]
+    pub key: FilterKey,
     /// The credential. It is stored nowhere.
     pub secret: String,
 }
@@ -262,7 +239,8 @@ pub struct UpdateTenant {
     pub reason: String,
 }
 
-/// A bare reason: `POST /v1/tenants/{id}/suspend`, `/resume`, `/v1/keys/{id}/expire`, `/v1/admin-keys/{id}/revoke`.
+/// A bare reason: `POST /v1/tenants/{id}/suspend`, `/resume`, `/v1/keys/{id}/expire`,
+/// `/v1/admin-keys/{id}/revoke`, `/v1/filter-keys/{id}/revoke`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -480,6 +458,9 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
     /// When it last made a decision that was reported.
     pub last_used_at: Option<Timestamp>,
+    /// The key that asked for it, for one that the gate issued to an agent.
+    #[serde(default)]
+    pub parent_id: Option<KeyId>,
 }
 
 /// A key with the secret that is shown this once.
@@ -493,7 +474,7 @@ pub struct KeyWithSecret {
     pub secret: String,
 }
 
-/// `POST /v1/keys/{id}/rotate`.
+/// `POST /v1/keys/{id}/rotate`, `/v1/filter-keys/{id}/rotate`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -524,134 +505,4 @@ pub struct Page<T> {
     /// Ask with `cursor=` this for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
-}
-
-/// What one group used, `GET /v1/usage`.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsageRow {
-    /// The tenant, where grouped by it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tenant_id: Option<TenantId>,
-    /// The key, where grouped by it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key_id: Option<KeyId>,
-    /// The agent, where grouped by it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent_id: Option<AgentId>,
-    /// The tool, where grouped by it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<String>,
-    /// The outcome, where grouped by it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    /// Decisions of every outcome.
-    pub calls: u64,
-    /// Those that were allowed.
-    pub allowed: u64,
-    /// Credits charged.
-    pub credits: Credits,
-    /// How long they took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub latency_ms: Option<Percentiles>,
-}
-
-/// Of how long calls took, in milliseconds, each at most an eighth too high.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Percentiles {
-    /// Half took no longer.
-    pub p50: u64,
-    /// 19 of 20 took no longer.
-    pub p95: u64,
-    /// 99 of 100 took no longer.
-    pub p99: u64,
-}
-
-/// What shadow rules would have refused, `GET /v1/policy/shadow-report`.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShadowRow {
-    /// What the rule would have said.
-    pub would_deny: Outcome,
-    /// Whose calls.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tenant_id: Option<TenantId>,
-    /// Which tool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tool: Option<String>,
-    /// Calls that the rule would have refused.
-    pub calls: u64,
-    /// Credits that these calls were charged.
-    pub credits: Credits,
-}
-
-/// The keys that sign the audit trail's checkpoints, `GET /v1/audit/key`.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditKeys {
-    /// `Ed25519`.
-    pub algorithm: String,
-    /// The key that signs now, in hexadecimal.
-    pub public_key: String,
-    /// Every key that this ledger ever signed with.
-    pub known: Vec<AuditKey>,
-}
-
-/// One key that signs checkpoints.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditKey {
-    /// In hexadecimal.
-    pub public_key: String,
-    /// Since when it signs.
-    pub created_at: Timestamp,
-}
-
-/// How the audit trail stands, `GET /v1/audit/status`.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct AuditStatus {
-    /// Sequence number of the newest row.
-    pub newest: u64,
-    /// Rows up to this one are sealed.
-    pub sealed: u64,
-    /// How many checkpoints there are.
-    pub checkpoints: u64,
-    /// Rows up to this one were removed because they were older than what is retained.
-    pub removed: u64,
-    /// Decisions that filters could not keep and said so.
-    pub decisions_dropped: u64,
-}
-
-/// One row of the audit trail, `GET /v1/audit`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct AuditRow<Detail> {
-    /// Position in the trail, from 1, without gaps.
-    pub sequence: u64,
-    /// When the ledger wrote it.
-    pub recorded_at: Timestamp,
-    /// What happened: `decision`, `key_created`, `reserved`, ...
-    pub kind: String,
-    /// Who did it: a key id, an admin's or a filter's credential id, `ledger`, or `anonymous` where a request had no key.
-    pub actor: String,
-    /// Whose.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tenant_id: Option<TenantId>,
-    /// The outcome, for decisions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
-    /// The rest of the fact, by kind.
-    pub detail: Detail,
-}
-
-/// The policy in force, `GET /v1/policy`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct PolicyInForce<Document> {
-    /// Content hash.
-    pub version: PolicyVersion,
-    /// The document.
-    pub document: Document,
 }

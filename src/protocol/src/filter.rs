@@ -5,6 +5,7 @@
 //! | `GET /filter/v1/policy`, `If-None-Match` | 200 the policy document with its version as `ETag`, or 304 |
 //! | `POST /filter/v1/resolve` [`ResolveRequest`] | 200 [`crate::key::KeyRecord`], or 404 |
 //! | `POST /filter/v1/reserve` [`ReserveRequest`] | 201 [`ReserveAnswer`], 402 no credits, 403 the key is no longer active |
+//! | `POST /filter/v1/keys` [`IssueRequest`] | 201 [`Issued`], 402 too many keys, 403 the key may not ask for one |
 //! | `POST /filter/v1/report` [`Report`] | 200 [`ReportAnswer`] after it is durable |
 //! | `POST /filter/v1/leases` [`crate::lease::Round`] | 200 [`crate::lease::RoundAnswer`] after it is durable |
 //! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until there is one or the wait is over |
@@ -12,7 +13,7 @@
 use crate::api_key::KeyHash;
 use crate::audit::Decision;
 use crate::packed::{Row, Subject, Unreadable};
-use crate::{BatchId, Credits, KeyId, PolicyVersion, ReservationId, Timestamp};
+use crate::{AgentId, BatchId, Credits, EventId, KeyId, PolicyVersion, ReservationId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Path of the policy document.
@@ -21,6 +22,8 @@ pub const POLICY_PATH: &str = "/filter/v1/policy";
 pub const RESOLVE_PATH: &str = "/filter/v1/resolve";
 /// Path of reservations.
 pub const RESERVE_PATH: &str = "/filter/v1/reserve";
+/// Path of keys that agents ask for.
+pub const KEYS_PATH: &str = "/filter/v1/keys";
 /// Path of settlements and events.
 pub const REPORT_PATH: &str = "/filter/v1/report";
 /// Path of the change feed.
@@ -48,10 +51,18 @@ pub struct ReserveRequest {
     pub tool: String,
     /// How much.
     pub credits: Credits,
+    /// How much more than that may be charged in the end, as far as the tenant then has it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub overrun_credits_max: Credits,
     /// How long the reservation stays pending unless renewed.
     pub ttl_seconds: u32,
     /// The policy that set the price.
     pub policy_version: PolicyVersion,
+}
+
+// Serde asks by reference.
+fn is_zero(credits: &Credits) -> bool {
+    credits.is_zero()
 }
 
 /// The credits are set aside.
@@ -65,11 +76,56 @@ pub struct ReserveAnswer {
     pub available: Credits,
 }
 
+/// Asks for a key that may do no more than the one that asks, and lives no longer. Idempotent by `request_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssueRequest {
+    /// A UUIDv7; the id of the request in which the agent asked.
+    pub request_id: EventId,
+    /// SHA-256 of the credential that asks: the key dies with this very credential.
+    pub parent: KeyHash,
+    /// The one service that it is for.
+    pub service: String,
+    /// How long it is to live, 1 s to [`IssueRequest::TTL_SECONDS_MAX`].
+    pub ttl_seconds: u32,
+    /// Requests in any minute, 1 to [`crate::key::Limit::PERMITS_MAX`].
+    pub rate_limit: u32,
+}
+
+impl IssueRequest {
+    /// The longest life: one day.
+    pub const TTL_SECONDS_MAX: u32 = 86_400;
+    /// The window of its rate limit.
+    pub const WINDOW_SECONDS: u32 = 60;
+}
+
+/// The key is made. Its secret is in this answer and stored nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The key.
+    pub key_id: KeyId,
+    /// The credential.
+    pub secret: String,
+    /// The agent that it belongs to.
+    pub agent_id: AgentId,
+    /// What it may do.
+    pub scopes: Vec<String>,
+    /// When it ends, if its parent does not end before.
+    pub expires_at: Timestamp,
+}
+
+/// Without the secret.
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issued").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
 /// What is to become of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action", deny_unknown_fields)]
 pub enum Action {
-    /// The call succeeded: charge this much, at most what was reserved; the rest goes back.
+    /// The call succeeded: charge this much, at most what was reserved and its overrun; the rest goes back.
     Post {
         /// What to charge.
         credits: Credits,

@@ -80,7 +80,7 @@ ids! {
     TenantId,
     /// A registered caller of a tenant, `agt_...`.
     AgentId,
-    /// A credential of an administrator, `adm_...`. Never the credential itself.
+    /// A credential of an administrator, `adm_...`, or of a filter, `flt_...`. Never the credential itself.
     AdminKeyId,
     /// A pending charge. A UUIDv7, made by whoever reserves, and the idempotency id of every step on it.
     ReservationId,

@@ -40,6 +40,20 @@ pub struct KeyRecord {
     /// When this credential stops working: the key's own expiry or the end of a rotation's grace, whichever is first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// The key that asked for it. All else in the record is already no more than that one may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+}
+
+/// The key that another one was issued to. Both count against the same windows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// The key.
+    pub key_id: KeyId,
+    /// Limits of its own, which hold for both together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<Limit>,
 }
 
 /// Whether a key may be used.

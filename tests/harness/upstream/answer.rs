@@ -8,7 +8,10 @@
 //! | `delay-ms=N` | the answer comes so much later |
 //! | `status=N` | this status |
 //! | `is-error`, `rpc-error`, `input-required` | the tool's result says so |
+//! | `task`, `legacy-task` | the tool's result is a task, as a server of either era makes one |
 //! | `sse` | an answer as events; `sse-open` leaves the stream open, `sse-empty` ends it without the answer |
+//! | `fails=TOOL` | calls of this tool end with an error of the tool |
+//! | `events=N` | so many notes of 1000 bytes come before it |
 //! | `result-of=N` | a GET is answered with the result of the call with this id |
 //! | `cost=N`, `usage` | the result says what it cost, and how many LLM tokens it took: 7 and 9 |
 //! | `gzip` | the body is compressed |
@@ -33,8 +36,12 @@ impl Behaviour {
         self.0.iter().any(|own| own == word)
     }
 
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    }
+
     fn number(&self, name: &str) -> Option<u64> {
-        self.0.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+        self.text(name)?.parse().ok()
     }
 }
 
@@ -57,11 +64,18 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
     }
     let message = serde_json::from_slice::<Value>(&seen.body).unwrap_or_default();
     let is_mcp = seen.target.split('?').next() == Some("/mcp");
-    if is_mcp && seen.method == "POST" && message.get("id").is_none() {
+    let requests = message.as_array().map(|all| all.iter().filter(|one| one.get("id").is_some()));
+    let wants_none = requests.clone().map_or(message.get("id").is_none(), |requests| requests.count() == 0);
+    if is_mcp && seen.method == "POST" && wants_none {
         write_head(stream, 202, &[("content-length", "0")]).await?;
         return Ok(true);
     }
-    let mut body = if is_mcp { rpc(&message, seen, &behaviour) } else { seen.echo() };
+    let mut body = match requests {
+        // In another order than asked, as a server may.
+        Some(requests) if is_mcp => requests.rev().map(|one| rpc(one, seen, &behaviour)).collect(),
+        _ if is_mcp => rpc(&message, seen, &behaviour),
+        _ => seen.echo(),
+    };
     if let Some(padding) = behaviour.number("bytes") {
         let place = if is_mcp { &mut body["result"]["_meta"] } else { &mut body["padding"] };
         *place = json!({ "padding": "x".repeat(usize::try_from(padding).unwrap_or(0)) });
@@ -74,7 +88,7 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
         body = json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {}});
     }
     if behaviour.has("sse") || behaviour.has("sse-open") || behaviour.has("sse-empty") {
-        return events(stream, status, &body, behaviour.has("sse-open")).await;
+        return events(stream, status, &body, &behaviour).await;
     }
     let mut bytes = body.to_string().into_bytes();
     let mut headers = vec![("content-type", "application/json")];
@@ -122,16 +136,27 @@ async fn whole(
     Ok(true)
 }
 
-async fn events(stream: &mut TcpStream, status: u16, body: &Value, stays_open: bool) -> io::Result<bool> {
+async fn events(
+    stream: &mut TcpStream,
+    status: u16,
+    body: &Value,
+    behaviour: &Behaviour,
+) -> io::Result<bool> {
     let headers = [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")];
     write_head(stream, status, &headers).await?;
     let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}});
-    for event in [note.to_string(), body.to_string()] {
+    let padded =
+        json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "x".repeat(1000)}});
+    let padding = behaviour.number("events").unwrap_or(0);
+    let notes = (0..padding).map(|_| padded.to_string());
+    let answers = body.as_array().cloned().unwrap_or_else(|| vec![body.clone()]);
+    let answers = answers.iter().map(Value::to_string);
+    for event in notes.chain([note.to_string()]).chain(answers) {
         let event = format!("event: message\ndata: {event}\n\n");
         stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
         stream.flush().await?;
     }
-    if stays_open {
+    if behaviour.has("sse-open") {
         return stream.read(&mut [0]).await.map(|_| false);
     }
     stream.write_all(b"0\r\n\r\n").await?;
@@ -157,9 +182,21 @@ fn rpc(message: &Value, seen: &Seen, behaviour: &Behaviour) -> Value {
         "tools/call" if behaviour.has("input-required") => {
             json!({"resultType": "input_required", "requestState": "1"})
         }
+        "tools/call" if behaviour.has("task") => json!({
+            "resultType": "task", "taskId": "t1", "status": "working", "ttlMs": null,
+            "createdAt": "2026-11-22T00:00:00Z", "lastUpdatedAt": "2026-11-22T00:00:00Z",
+        }),
+        "tools/call" if behaviour.has("legacy-task") => json!({"task": {
+            "taskId": "t1", "status": "working", "ttl": 60000,
+            "createdAt": "2026-11-22T00:00:00Z", "lastUpdatedAt": "2026-11-22T00:00:00Z",
+        }}),
+        "tasks/get" | "tasks/cancel" => {
+            let status = if behaviour.has("is-error") { "failed" } else { "completed" };
+            json!({"resultType": "complete", "taskId": "t1", "status": status, "result": {"content": []}})
+        }
         "tools/call" => json!({
             "content": [{"type": "text", "text": "done"}],
-            "isError": behaviour.has("is-error"),
+            "isError": behaviour.has("is-error") || behaviour.text("fails").is_some_and(|tool| message["params"]["name"] == tool),
             "structuredContent": seen.echo(),
             "_meta": meta(behaviour),
         }),

@@ -102,7 +102,7 @@ impl Arguments {
     }
 }
 
-fn admin_key_id(text: &str) -> Result<AdminKeyId, InvalidId> {
+pub fn admin_key_id(text: &str) -> Result<AdminKeyId, InvalidId> {
     AdminKeyId::parse(text)
 }
 

@@ -13,6 +13,7 @@ use protocol::{AgentId, TenantId};
 #[command(after_help = "Examples:
   agentrelay agents create --tenant ten_... --name 'release bot'
   agentrelay agents list --tenant ten_...
+  agentrelay agents show agt_...
   agentrelay keys create --tenant ten_... --name ci --scope read --agent agt_...")]
 pub struct Arguments {
     #[command(flatten)]

@@ -21,6 +21,8 @@ use std::path::PathBuf;
   agentrelay audit list --outcome quota_exceeded
   agentrelay audit list --tenant ten_... --json > trail.jsonl
   agentrelay audit export --day 2026-11-22 --to 2026-11-22.jsonl
+  agentrelay audit key
+  agentrelay audit status                                          # what is sealed, removed by age, or was lost
   agentrelay audit verify                                          # all of it, online
   agentrelay audit verify 2026-11-22.jsonl --public-key 9f...      # anywhere, without a ledger")]
 pub struct Arguments {

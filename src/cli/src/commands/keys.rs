@@ -15,9 +15,11 @@ use protocol::{AgentId, Credits, InvalidId, KeyId, TenantId, Timestamp};
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
-  agentrelay keys create --tenant ten_... --name builds --scope read,trigger \\
-      --service builds --resource project:42@2027-01-01T00:00:00Z --limit 10/60s
+  agentrelay keys create --tenant ten_... --name builds --scope read --resource project:42@2027-01-01T00:00:00Z
+  agentrelay keys create --tenant ten_... --name tests --scope read,trigger --limit 10/60s --budget 500
   agentrelay keys list --tenant ten_... --state active
+  agentrelay keys show key_...
+  agentrelay keys budget key_...
   agentrelay keys update key_... --scope read --budget 500 --expires never --reason 'less trust'
   agentrelay keys expire key_... --reason 'the pilot is over'
   agentrelay keys rotate key_... --grace 3600

@@ -1,13 +1,15 @@
 //! `agentrelay ledger`: what is done to a ledger's database as a whole.
 
 use crate::output;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use ledger::Database;
 
 /// The ledger's database as a whole
 #[derive(Args)]
-#[command(after_help = "Example:
-  agentrelay ledger move --from sqlite:agentrelay.db --to postgres://ledger@db.internal/ledger")]
+#[command(after_help = "Examples:
+  agentrelay ledger move --from sqlite:agentrelay.db --to postgres://ledger@db.internal/ledger
+  agentrelay ledger check --database sqlite:/var/lib/agentrelay/ledger.db")]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -30,12 +32,29 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Look at every row: do the laws of money hold, and is the audit trail as it was sealed
+    ///
+    /// The ledger may run meanwhile. Right after a pg_restore it says if the copy is whole. The exit status tells, too.
+    Check {
+        /// The database: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
+        #[arg(
+            long,
+            env = "AGENTRELAY_DATABASE",
+            hide_env_values = true,
+            value_name = "URL",
+            default_value = "sqlite:agentrelay.db"
+        )]
+        database: Database,
+    },
 }
 
 impl Arguments {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Action::Move { from, to, json } = self.action;
+        let (from, to, json) = match self.action {
+            Action::Move { from, to, json } => (from, to, json),
+            Action::Check { database } => return check(database).await,
+        };
         let there = to.to_string();
         let moving = tokio::task::spawn_blocking(move || {
             ledger::relocate::relocate(&from, &to, |table| output::progress(&format!("{table} ...")))
@@ -54,4 +73,15 @@ impl Arguments {
         ));
         Ok(())
     }
+}
+
+async fn check(database: Database) -> anyhow::Result<()> {
+    let name = database.to_string();
+    let looking = tokio::task::spawn_blocking(move || ledger::check(&database));
+    let broken = looking.await?.with_context(|| format!("can't open {name}"))?;
+    if !broken.is_empty() {
+        bail!("{name} does not keep its laws: {}", broken.join("; "));
+    }
+    output::note(&format!("{name}: the laws of money hold, and the audit trail is as it was sealed."));
+    Ok(())
 }

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Examples:
   agentrelay policy check envoy/policy.yaml
   agentrelay policy show > in-force.yaml
+  agentrelay policy tiers
+  agentrelay policy tools
   agentrelay policy diff policy.yaml
   agentrelay policy apply policy.yaml --over 5f1c...
   agentrelay policy shadow-report --from 2026-11-01T00:00:00Z")]

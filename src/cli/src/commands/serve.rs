@@ -24,6 +24,9 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
     /// The database, made by `agentrelay init`: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
+    ///
+    /// PostgreSQL by TLS: postgres://...?sslmode=verify-full&sslrootcert=FILE, in libpq's words. Without sslrootcert those
+    /// that the system trusts.
     #[arg(
         long,
         env = "AGENTRELAY_DATABASE",
@@ -32,7 +35,10 @@ pub struct Arguments {
         default_value = "sqlite:agentrelay.db"
     )]
     database: ledger::Database,
-    /// The policy, YAML or JSON
+    /// The policy, YAML or JSON; followed while it runs
+    ///
+    /// On PostgreSQL the policy that was put in force last holds for every ledger, by `policy apply` or by an edit of any
+    /// ledger's file. A file whose content was in force there before is an old copy, and without effect at a start.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// The key that signs the audit trail, made where there is none [default: beside an embedded database]

@@ -14,12 +14,15 @@ use protocol::{Credits, InvalidId, TenantId};
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay tenants create --name Acme --tier pro --credits 1000
+  agentrelay tenants list
+  agentrelay tenants show ten_...
   agentrelay tenants credit ten_... 500 --reason 'invoice 2026-117'
   agentrelay tenants correct ten_... refund 40 --reason 'the service was down'
   agentrelay tenants update ten_... --tier enterprise --budget 100000 --reason 'new contract'
   agentrelay tenants suspend ten_... --reason 'unpaid'
   agentrelay tenants resume ten_... --reason 'paid'
-  agentrelay tenants balance ten_... --json")]
+  agentrelay tenants balance ten_... --json
+  agentrelay tenants budget ten_...")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,

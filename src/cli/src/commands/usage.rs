@@ -92,6 +92,8 @@ impl Arguments {
                 row.calls.to_string(),
                 row.allowed.to_string(),
                 row.credits.to_string(),
+                row.usage_tokens.input.to_string(),
+                row.usage_tokens.output.to_string(),
                 output::or_dash(row.latency_ms.map(|latency| latency.p50)),
                 output::or_dash(row.latency_ms.map(|latency| latency.p95)),
                 output::or_dash(row.latency_ms.map(|latency| latency.p99)),
@@ -99,7 +101,18 @@ impl Arguments {
         };
         let rows: Vec<_> = usage.items.iter().map(row).collect();
         let heading = [
-            "tenant", "key", "agent", "tool", "outcome", "calls", "allowed", "credits", "p50 ms", "p95 ms",
+            "tenant",
+            "key",
+            "agent",
+            "tool",
+            "outcome",
+            "calls",
+            "allowed",
+            "credits",
+            "LLM tokens in",
+            "LLM tokens out",
+            "p50 ms",
+            "p95 ms",
             "p99 ms",
         ];
         Ok(output::table(heading, &rows)?)

@@ -54,6 +54,10 @@ impl Ledger {
             .arg(options.listen.to_string())
             .arg("--address-file")
             .arg(&address_file);
+        if !options.database.starts_with("sqlite:") {
+            // Beside an embedded database it has its place; for a server it would be the working directory.
+            command.arg("--audit-key").arg(options.state_dir.join("audit-key"));
+        }
         let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
         let http = super::http_client()?;
         let address = process.ready(READY_DEADLINE, || probe(&http, &address_file)).await?;

@@ -121,7 +121,7 @@ impl Worker {
                 limit_id: ask.limit_id,
                 revision: ask.revision,
             });
-            shares.push(share_ask(key.record.key_id.clone(), &ask));
+            shares.push(share_ask(key.counted_as().clone(), &ask));
         }
         if shares.is_empty() {
             return Ok(false);

@@ -44,6 +44,8 @@ pub enum TransferKind {
     Void,
     /// A forgotten call's credits go back.
     Expire,
+    /// A call is charged more than was set aside for it.
+    Overrun,
     /// A call is charged after its reservation expired.
     Correction,
     /// An administrator gives back what was charged.
@@ -66,13 +68,14 @@ pub enum TransferKind {
 
 impl TransferKind {
     /// Every kind.
-    pub const ALL: [TransferKind; 15] = [
+    pub const ALL: [TransferKind; 16] = [
         TransferKind::Grant,
         TransferKind::Reserve,
         TransferKind::Post,
         TransferKind::Release,
         TransferKind::Void,
         TransferKind::Expire,
+        TransferKind::Overrun,
         TransferKind::Correction,
         TransferKind::Refund,
         TransferKind::Withdrawal,
@@ -93,6 +96,7 @@ impl TransferKind {
             TransferKind::Release => "release",
             TransferKind::Void => "void",
             TransferKind::Expire => "expire",
+            TransferKind::Overrun => "overrun",
             TransferKind::Correction => "correction",
             TransferKind::Refund => "refund",
             TransferKind::Withdrawal => "withdrawal",
@@ -118,7 +122,7 @@ impl TransferKind {
             | TransferKind::Expire
             | TransferKind::LeaseReturned => (Account::Pending, Account::Available),
             TransferKind::LeaseUnspent => (Account::Posted, Account::Pending),
-            TransferKind::Correction => (Account::Available, Account::Posted),
+            TransferKind::Overrun | TransferKind::Correction => (Account::Available, Account::Posted),
             TransferKind::Refund | TransferKind::LeaseRefunded => (Account::Posted, Account::Available),
             TransferKind::Withdrawal => (Account::Available, Account::Issuer),
         }

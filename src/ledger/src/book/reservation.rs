@@ -17,6 +17,8 @@ pub struct Request {
     pub tool: String,
     /// How much, at least 1.
     pub credits: Credits,
+    /// How much more may be charged in the end.
+    pub overrun: Credits,
     /// How long it stays pending unless renewed.
     pub ttl_seconds: u32,
     /// The policy that set the price.
@@ -52,8 +54,10 @@ pub enum State {
     Pending,
     /// Charged; the rest went back.
     Posted {
-        /// How much was charged.
-        credits: Credits,
+        /// What the call cost.
+        asked: Credits,
+        /// What was charged of it: less where it cost more than was set aside and the tenant did not have the rest.
+        charged: Credits,
     },
     /// Given back.
     Voided,

@@ -1,13 +1,14 @@
-//! The book against an independent model, and the rules that deserve a name.
-//!
-//! The model knows nothing of accounts or transfers: it keeps what was granted and one line per reservation, and works
-//! out the rest from scratch after every command.
+//! The book against an independent [`model`], and the rules that deserve a name.
 
 #![allow(clippy::arithmetic_side_effects)]
 
+pub(crate) mod model;
+
 use super::*;
+use model::{Answer, Command, Model, Why};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
 use protocol::admin::Balance;
 use protocol::{KeyId, PolicyVersion, ReservationId, TenantId};
@@ -18,215 +19,156 @@ fn amount(number: u64) -> Credits {
 }
 
 fn request(id: u8, credits: u64, ttl_seconds: u32) -> Request {
+    overrunning(id, credits, 0, ttl_seconds)
+}
+
+fn overrunning(id: u8, credits: u64, overrun: u64, ttl_seconds: u32) -> Request {
+    request_of(0, id, (credits, overrun), ttl_seconds)
+}
+
+fn request_of(tenant: u8, id: u8, (credits, overrun): (u64, u64), ttl_seconds: u32) -> Request {
     Request {
         id: ReservationId::parse(&format!("r{id}")).unwrap(),
-        tenant_id: TenantId::parse("ten_1").unwrap(),
+        tenant_id: TenantId::parse(&format!("ten_{tenant}")).unwrap(),
         key_id: KeyId::parse("key_1").unwrap(),
         service: "studio".to_owned(),
         tool: "image_generate".to_owned(),
         credits: amount(credits),
+        overrun: amount(overrun),
         ttl_seconds,
         policy_version: PolicyVersion::parse("v1").unwrap(),
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Command {
-    Grant { credits: u64 },
-    Correct { direction: Direction, credits: u64 },
-    Reserve { id: u8, credits: u64, ttl_seconds: u32 },
-    Post { id: u8, credits: u64 },
-    Void { id: u8 },
-    Renew { id: u8, ttl_seconds: u32 },
-    Expire { id: u8 },
-    Wait { seconds: u64 },
-}
+const TENANTS: u8 = 2;
 
-/// Few ids, amounts and times, so that duplicates, conflicts, reorderings and late steps are the usual case.
+/// Few ids, amounts and times, so that conflicts, late steps and empty accounts are the usual case.
 fn command() -> impl Strategy<Value = Command> {
-    let id = 0u8..6;
+    let (id, tenant) = (0u8..4, 0..TENANTS);
     prop_oneof![
-        1 => (0u64..40).prop_map(|credits| Command::Grant { credits }),
-        1 => (prop_oneof![Just(Direction::Refund), Just(Direction::Withdraw)], 0u64..20)
-            .prop_map(|(direction, credits)| Command::Correct { direction, credits }),
-        4 => (id.clone(), 0u64..12, 1u32..4)
-            .prop_map(|(id, credits, ttl_seconds)| Command::Reserve { id, credits, ttl_seconds }),
-        4 => (id.clone(), 0u64..12).prop_map(|(id, credits)| Command::Post { id, credits }),
-        2 => id.clone().prop_map(|id| Command::Void { id }),
-        1 => (id.clone(), 1u32..6).prop_map(|(id, ttl_seconds)| Command::Renew { id, ttl_seconds }),
-        3 => id.prop_map(|id| Command::Expire { id }),
-        2 => (0u64..4).prop_map(|seconds| Command::Wait { seconds }),
+        6 => (tenant.clone(), 0u64..40).prop_map(|(tenant, credits)| Command::Grant { tenant, credits }),
+        1 => tenant.clone().prop_map(|tenant| Command::Grant { tenant, credits: Credits::MAX.get() }),
+        4 => (tenant.clone(), 0u64..20).prop_map(|(tenant, credits)| Command::Refund { tenant, credits }),
+        4 => (tenant.clone(), 0u64..20).prop_map(|(tenant, credits)| Command::Withdraw { tenant, credits }),
+        20 => (id.clone(), tenant, 0u64..12, prop_oneof![3 => Just(0u64), 1 => 1u64..8], 1u32..4).prop_map(
+            |(id, tenant, credits, overrun, ttl_seconds)| {
+                Command::Reserve { id, tenant, credits, overrun, ttl_seconds }
+            }
+        ),
+        24 => (id.clone(), 0u64..14).prop_map(|(id, credits)| Command::Post { id, credits }),
+        6 => id.clone().prop_map(|id| Command::Void { id }),
+        6 => (id.clone(), 1u32..6).prop_map(|(id, ttl_seconds)| Command::Renew { id, ttl_seconds }),
+        24 => id.prop_map(|id| Command::Expire { id }),
     ]
 }
 
-#[derive(Debug, Default)]
-struct Model {
-    granted: u64,
-    refunded: u64,
-    lines: BTreeMap<u8, Line>,
+/// A command on its way: which one, and how long after the delivery before it.
+#[derive(Debug, Clone, Copy)]
+struct Delivery {
+    command: Command,
+    seconds_later: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Line {
-    credits: u64,
-    ttl_seconds: u32,
-    ends_ms: u64,
-    fate: Fate,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Fate {
-    Open,
-    Charged(u64),
-    Returned,
-    Forgotten,
-    ChargedLate { asked: u64, charged: u64 },
-}
-
-impl Model {
-    fn pending(&self) -> u64 {
-        self.lines.values().filter(|line| line.fate == Fate::Open).map(|line| line.credits).sum()
-    }
-
-    fn posted(&self) -> u64 {
-        let charge = |line: &Line| match line.fate {
-            Fate::Charged(credits) | Fate::ChargedLate { charged: credits, .. } => credits,
-            Fate::Open | Fate::Returned | Fate::Forgotten => 0,
-        };
-        self.lines.values().map(charge).sum::<u64>() - self.refunded
-    }
-
-    fn available(&self) -> u64 {
-        self.granted - self.pending() - self.posted()
-    }
-
-    /// True if the command is accepted, be it that it moves something or that it is known.
-    fn apply(&mut self, command: Command, now_ms: u64) -> bool {
-        let available = self.available();
-        match command {
-            Command::Wait { .. } => true,
-            Command::Grant { credits } => {
-                self.granted += credits;
-                credits > 0
-            }
-            Command::Correct { direction, credits } => {
-                let (most, sum) = match direction {
-                    Direction::Refund => (self.posted(), &mut self.refunded),
-                    Direction::Withdraw => (available, &mut self.granted),
+/// Messages as a network brings them: each any number of times, soon or late, in any order.
+fn deliveries() -> impl Strategy<Value = Vec<Delivery>> {
+    vec(command(), 1..30).prop_flat_map(|sent| {
+        let seconds_later = prop_oneof![2 => Just(0u64), 3 => 1u64..3];
+        let pick = (0..sent.len(), 0..6usize, seconds_later);
+        vec(pick, 1..80).prop_map(move |picks| {
+            let mut next = 0;
+            let bring = |(anywhere, how, seconds_later): (usize, usize, u64)| {
+                // Mostly the next one or one just sent, now and then one from anywhere.
+                let place = match how {
+                    0..=2 => next,
+                    3 | 4 => (next + sent.len() - anywhere % 3) % sent.len(),
+                    _ => anywhere,
                 };
-                let accepted = (1..=most).contains(&credits);
-                match direction {
-                    Direction::Refund if accepted => *sum += credits,
-                    Direction::Withdraw if accepted => *sum -= credits,
-                    Direction::Refund | Direction::Withdraw => {}
-                }
-                accepted
-            }
-            Command::Reserve { id, credits, ttl_seconds } => match self.lines.get(&id) {
-                Some(line) => line.credits == credits && line.ttl_seconds == ttl_seconds,
-                None if credits == 0 || credits > available => false,
-                None => {
-                    let ends_ms = now_ms + u64::from(ttl_seconds) * 1000;
-                    self.lines.insert(id, Line { credits, ttl_seconds, ends_ms, fate: Fate::Open });
-                    true
-                }
-            },
-            Command::Post { id, credits } => {
-                let Some(line) = self.lines.get_mut(&id).filter(|line| credits <= line.credits) else {
-                    return false;
-                };
-                match line.fate {
-                    Fate::Open => line.fate = Fate::Charged(credits),
-                    Fate::Forgotten => {
-                        line.fate = Fate::ChargedLate { asked: credits, charged: credits.min(available) }
-                    }
-                    Fate::Charged(asked) | Fate::ChargedLate { asked, .. } => return asked == credits,
-                    Fate::Returned => return false,
-                }
-                true
-            }
-            Command::Void { id } => match self.lines.get_mut(&id) {
-                Some(line) if line.fate == Fate::Open => {
-                    line.fate = Fate::Returned;
-                    true
-                }
-                Some(line) => matches!(line.fate, Fate::Returned | Fate::Forgotten),
-                None => false,
-            },
-            Command::Renew { id, ttl_seconds } => match self.lines.get_mut(&id) {
-                Some(line) if line.fate == Fate::Open => {
-                    line.ends_ms = line.ends_ms.max(now_ms + u64::from(ttl_seconds) * 1000);
-                    true
-                }
-                _ => false,
-            },
-            Command::Expire { id } => match self.lines.get_mut(&id) {
-                Some(line) => {
-                    if line.fate == Fate::Open && line.ends_ms <= now_ms {
-                        line.fate = Fate::Forgotten;
-                    }
-                    true
-                }
-                None => false,
-            },
-        }
-    }
+                next = (next + usize::from(how <= 2)) % sent.len();
+                Delivery { command: sent[place], seconds_later }
+            };
+            picks.into_iter().map(bring).collect()
+        })
+    })
 }
 
 /// The book with its rows and its journal.
 #[derive(Default)]
 struct Subject {
-    accounts: Accounts,
-    reservations: BTreeMap<u8, Reservation>,
-    journal: Vec<Transfer>,
+    accounts: BTreeMap<u8, Accounts>,
+    reservations: BTreeMap<u8, (u8, Reservation)>,
+    journal: Vec<(u8, Transfer)>,
 }
 
 impl Subject {
-    fn apply(&mut self, command: Command, now: Timestamp) -> bool {
-        let Subject { accounts, reservations, .. } = self;
-        let step = match command {
-            Command::Wait { .. } => Ok(Step::Repeated),
-            Command::Grant { credits } => {
-                grant(accounts, amount(credits), now).map(|transfer| Step::Moved(vec![transfer]))
+    fn apply(&mut self, command: Command, now: Timestamp) -> Answer {
+        let one = |transfer| Step::Moved(vec![transfer]);
+        let (tenant, step) = match command {
+            Command::Grant { tenant, credits } => {
+                (tenant, grant(self.accounts_of(tenant), amount(credits), now).map(one))
             }
-            Command::Correct { direction, credits } => {
-                correct(accounts, direction, amount(credits), now).map(|transfer| Step::Moved(vec![transfer]))
+            Command::Refund { tenant, credits } => {
+                (tenant, correct(self.accounts_of(tenant), Direction::Refund, amount(credits), now).map(one))
             }
-            Command::Reserve { id, credits, ttl_seconds } => {
-                let asked = request(id, credits, ttl_seconds);
-                reserve(accounts, reservations.get(&id), asked, now).map(|(reservation, step)| {
-                    reservations.insert(id, reservation);
+            Command::Withdraw { tenant, credits } => (
+                tenant,
+                correct(self.accounts_of(tenant), Direction::Withdraw, amount(credits), now).map(one),
+            ),
+            Command::Reserve { id, tenant, credits, overrun, ttl_seconds } => {
+                let known = self.reservations.get(&id).map(|(_, reservation)| reservation.clone());
+                let asked = request_of(tenant, id, (credits, overrun), ttl_seconds);
+                let reserved = reserve(self.accounts_of(tenant), known.as_ref(), asked, now);
+                let step = reserved.map(|(reservation, step)| {
+                    // Who asks again is told what he was told before.
+                    if let Some(known) = &known {
+                        assert_eq!(known, &reservation);
+                    }
+                    self.reservations.insert(id, (tenant, reservation));
                     step
-                })
+                });
+                (tenant, step)
             }
-            Command::Post { id, credits } => match reservations.get_mut(&id) {
-                Some(reservation) => post(accounts, reservation, amount(credits), now),
-                None => return false,
-            },
-            Command::Void { id } => match reservations.get_mut(&id) {
-                Some(reservation) => void(accounts, reservation, now),
-                None => return false,
-            },
-            Command::Renew { id, ttl_seconds } => match reservations.get_mut(&id) {
-                Some(reservation) => renew(reservation, ttl_seconds, now),
-                None => return false,
-            },
-            Command::Expire { id } => match reservations.get_mut(&id) {
-                Some(reservation) => expire(accounts, reservation, now),
-                None => return false,
-            },
+            Command::Post { id, .. }
+            | Command::Void { id }
+            | Command::Renew { id, .. }
+            | Command::Expire { id } => {
+                let Some((tenant, reservation)) = self.reservations.get_mut(&id) else {
+                    return Answer::Refused(Why::Unknown);
+                };
+                let accounts = self.accounts.get_mut(tenant).unwrap();
+                let step = match command {
+                    Command::Post { credits, .. } => post(accounts, reservation, amount(credits), now),
+                    Command::Void { .. } => void(accounts, reservation, now),
+                    Command::Renew { ttl_seconds, .. } => renew(reservation, ttl_seconds, now),
+                    _ => expire(accounts, reservation, now),
+                };
+                (*tenant, step)
+            }
         };
         if let Ok(Step::Moved(transfers)) = &step {
+            // A charge of nothing that gives nothing back is impossible: a reservation is of at least one credit.
             assert!(!transfers.is_empty());
-            self.journal.extend(transfers);
+            self.journal.extend(transfers.iter().map(|transfer| (tenant, *transfer)));
         }
-        step.is_ok()
+        match step {
+            Ok(Step::Moved(_) | Step::Changed) => Answer::Done,
+            Ok(Step::Repeated) => Answer::Known,
+            Err(refusal) => Answer::Refused(why(refusal)),
+        }
     }
 
-    /// The balance, worked out from the journal alone.
-    fn journal_sums(&self) -> [i64; 4] {
+    fn accounts_of(&mut self, tenant: u8) -> &mut Accounts {
+        self.accounts.entry(tenant).or_default()
+    }
+
+    fn balance(&self, tenant: u8) -> [u64; 4] {
+        let balance = self.accounts.get(&tenant).copied().unwrap_or_default().balance();
+        [balance.granted, balance.available, balance.pending, balance.posted].map(Credits::get)
+    }
+
+    /// The balance, worked out from the journal alone; what the issuer gave is counted as below zero.
+    fn journal_sums(&self, tenant: u8) -> [i64; 4] {
         let mut sums = [0i64; 4];
-        for transfer in &self.journal {
+        for (_, transfer) in self.journal.iter().filter(|(whose, _)| *whose == tenant) {
             assert!(!transfer.credits.is_zero());
             let (from, to) = transfer.kind.route();
             let credits = i64::try_from(transfer.credits.get()).unwrap();
@@ -237,12 +179,27 @@ impl Subject {
     }
 }
 
+/// A refusal in the model's words.
+pub(crate) fn why(refusal: Refusal) -> Why {
+    match refusal {
+        Refusal::NothingToMove => Why::Nothing,
+        Refusal::GrantTooLarge => Why::TooRich,
+        Refusal::QuotaExceeded { available } => Why::TooPoor { available: available.get() },
+        Refusal::DifferentRequest => Why::OtherRequest,
+        Refusal::AboveReservation { most } => Why::AboveReservation { most: most.get() },
+        Refusal::AboveCorrectable { most } => Why::AboveCorrectable { most: most.get() },
+        Refusal::Ended { state } => Why::Ended { state: state.name() },
+        Refusal::AboveLease { .. } | Refusal::LeaseEnded => panic!("no lease is asked for here"),
+        Refusal::OutOfBalance => panic!("the rows do not add up"),
+    }
+}
+
 /// Cases of the model test, and the variable that repeats one run of it.
-const CASES: u32 = 2000;
+const CASES: u32 = 3000;
 const SEED_VARIABLE: &str = "BOOK_SEED";
 
 #[test]
-fn after_every_command_the_laws_hold_and_the_model_agrees() {
+fn after_every_delivery_the_laws_hold_and_the_model_agrees() {
     let seed = std::env::var(SEED_VARIABLE).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     let config = ProptestConfig {
         cases: CASES,
@@ -251,46 +208,112 @@ fn after_every_command_the_laws_hold_and_the_model_agrees() {
         ..ProptestConfig::default()
     };
     TestRunner::new(config)
-        .run(&vec(command(), 1..60), |commands| compare(&commands))
+        .run(&deliveries(), |deliveries| compare(&deliveries))
         .unwrap_or_else(|failure| panic!("{failure}\nto repeat: {SEED_VARIABLE}={seed}"));
 }
 
-fn compare(commands: &[Command]) -> Result<(), TestCaseError> {
+fn compare(deliveries: &[Delivery]) -> Result<(), TestCaseError> {
     let (mut model, mut subject) = (Model::default(), Subject::default());
-    let mut now = Timestamp::from_millis(1_000_000);
-    for (place, command) in commands.iter().enumerate() {
-        if let Command::Wait { seconds } = command {
-            now = now.plus_seconds(*seconds);
-        }
-        let (before, moved) = (subject.accounts, subject.journal.len());
-        let accepted = subject.apply(*command, now);
-        prop_assert_eq!(accepted, model.apply(*command, now.as_millis()), "command {}: {:?}", place, command);
+    let mut now = 1_000;
+    for (place, Delivery { command, seconds_later }) in deliveries.iter().enumerate() {
+        now += seconds_later;
+        let (before, moved) = (subject.accounts.clone(), subject.journal.len());
+        let answer = subject.apply(*command, at(now));
+        prop_assert_eq!(answer, model.apply(*command, now), "delivery {}: {:?}", place, command);
+        let balances =
+            |subject: &Subject| (0..TENANTS).map(|tenant| subject.balance(tenant)).collect::<Vec<_>>();
         if subject.journal.len() == moved {
-            prop_assert_eq!(subject.accounts, before, "moved without a transfer: {:?}", command);
+            let same = before.iter().all(|(tenant, accounts)| subject.accounts.get(tenant) == Some(accounts));
+            prop_assert!(same, "moved without a transfer: {:?}", command);
         }
-
-        let balance = subject.accounts.balance();
-        let [granted, available, pending, posted] =
-            [balance.granted, balance.available, balance.pending, balance.posted].map(Credits::get);
-        prop_assert_eq!(granted, available + pending + posted);
-        prop_assert_eq!(
-            [granted, available, pending, posted],
-            [model.granted, model.available(), model.pending(), model.posted()],
-            "command {}: {:?}",
-            place,
-            command
-        );
-        let signed = [granted, available, pending, posted].map(|sum| i64::try_from(sum).unwrap());
-        prop_assert_eq!([-signed[0], signed[1], signed[2], signed[3]], subject.journal_sums());
-
-        // The same command again gives the same answer and moves nothing, except for what has no id here.
-        if !matches!(command, Command::Grant { .. } | Command::Correct { .. }) {
-            let (accounts, moved) = (subject.accounts, subject.journal.len());
-            prop_assert_eq!(subject.apply(*command, now), accepted, "again {}: {:?}", place, command);
-            prop_assert_eq!((subject.accounts, subject.journal.len()), (accounts, moved));
+        for tenant in 0..TENANTS {
+            let [granted, available, pending, posted] = subject.balance(tenant);
+            prop_assert_eq!(granted, available + pending + posted);
+            prop_assert_eq!(
+                subject.balance(tenant),
+                model.balance(tenant),
+                "delivery {}: {:?}, tenant {}",
+                place,
+                command,
+                tenant
+            );
+            let signed = [granted, available, pending, posted].map(|sum| i64::try_from(sum).unwrap());
+            prop_assert_eq!([-signed[0], signed[1], signed[2], signed[3]], subject.journal_sums(tenant));
+        }
+        // At once again it moves nothing, except for what has no id here.
+        if command.names_a_reservation() {
+            let (held, moved) = (balances(&subject), subject.journal.len());
+            let again = subject.apply(*command, at(now));
+            let expected = if answer == Answer::Done { Answer::Known } else { answer };
+            prop_assert_eq!(again, expected, "again {}: {:?}", place, command);
+            prop_assert_eq!((balances(&subject), subject.journal.len()), (held, moved));
         }
     }
     Ok(())
+}
+
+#[test]
+fn the_deliveries_above_meet_every_command_and_every_refusal() {
+    let mut runner = TestRunner::deterministic();
+    let (mut met, mut late, mut again, mut reordered) = (std::collections::BTreeSet::new(), 0, 0, 0);
+    for _ in 0..500 {
+        let deliveries = deliveries().new_tree(&mut runner).unwrap().current();
+        let (mut model, mut now) = (Model::default(), 0);
+        for (place, Delivery { command, seconds_later }) in deliveries.iter().enumerate() {
+            now += seconds_later;
+            let answer = model.apply(*command, now);
+            let before = &deliveries[..place];
+            again += usize::from(before.iter().any(|earlier| earlier.command == *command));
+            let is_reserve_of =
+                |id: u8, one: &Delivery| matches!(one.command, Command::Reserve { id: own, .. } if own == id);
+            if let Command::Post { id, .. } | Command::Void { id } = command {
+                let reserved_later = deliveries[place..].iter().any(|later| is_reserve_of(*id, later));
+                reordered += usize::from(answer == Answer::Refused(Why::Unknown) && reserved_later);
+            }
+            let name = |text: String| text.split([' ', '(']).take(2).collect::<String>();
+            let kind = format!("{command:?}").split(' ').next().unwrap().to_owned();
+            late += usize::from(kind == "Post" && answer == Answer::Done && model.charged_late(*command));
+            let answer = format!("{answer:?}").replace("Refused(", "");
+            met.insert(format!("{kind}: {}", name(answer).split(['{', ')']).next().unwrap()));
+        }
+    }
+    let expected = [
+        "Expire: Done",
+        "Expire: Known",
+        "Expire: Unknown",
+        "Grant: Done",
+        "Grant: Nothing",
+        "Grant: TooRich",
+        "Post: AboveReservation",
+        "Post: Done",
+        "Post: Ended",
+        "Post: Known",
+        "Post: Unknown",
+        "Refund: AboveCorrectable",
+        "Refund: Done",
+        "Refund: Nothing",
+        "Renew: Done",
+        "Renew: Ended",
+        "Renew: Known",
+        "Renew: Unknown",
+        "Reserve: Done",
+        "Reserve: Known",
+        "Reserve: Nothing",
+        "Reserve: OtherRequest",
+        "Reserve: TooPoor",
+        "Void: Done",
+        "Void: Ended",
+        "Void: Known",
+        "Void: Unknown",
+        "Withdraw: AboveCorrectable",
+        "Withdraw: Done",
+        "Withdraw: Nothing",
+    ];
+    assert_eq!(met, expected.into_iter().map(str::to_owned).collect());
+    assert!(
+        late > 30 && again > 1000 && reordered > 100,
+        "{late} late, {again} again, {reordered} reordered"
+    );
 }
 
 fn with(credits: u64) -> Accounts {
@@ -317,7 +340,7 @@ fn a_commit_above_the_reservation_is_refused_and_the_reservation_stays() {
     let mut accounts = with(10);
     let (mut reservation, _) = reserve(&mut accounts, None, request(1, 7, 60), at(0)).unwrap();
     let refused = post(&mut accounts, &mut reservation, amount(8), at(1));
-    assert_eq!(refused, Err(Refusal::AboveReservation { reserved: amount(7) }));
+    assert_eq!(refused, Err(Refusal::AboveReservation { most: amount(7) }));
     assert_eq!(reservation.state, State::Pending);
 }
 
@@ -355,4 +378,31 @@ fn rows_that_do_not_add_up_are_no_accounts() {
     let balance =
         Balance { granted: amount(5), available: amount(5), pending: amount(1), posted: Credits::ZERO };
     assert_eq!(Accounts::from_rows(balance), Err(Refusal::OutOfBalance));
+}
+
+#[test]
+fn an_overrun_takes_the_rest_from_what_is_available_up_to_its_cap() {
+    let mut accounts = with(10);
+    let (reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5, 60), at(0)).unwrap();
+    let posted = |credits: u64| {
+        let (mut accounts, mut reservation) = (accounts, reservation.clone());
+        let step = post(&mut accounts, &mut reservation, amount(credits), at(1));
+        (step.map(|_| accounts.balance().posted.get()), reservation.state)
+    };
+    for credits in [0, 3, 4, 5, 9] {
+        let state = State::Posted { asked: amount(credits), charged: amount(credits) };
+        assert_eq!(posted(credits), (Ok(credits), state));
+    }
+    assert_eq!(posted(10), (Err(Refusal::AboveReservation { most: amount(9) }), State::Pending));
+}
+
+#[test]
+fn an_overrun_never_takes_more_than_there_is() {
+    let mut accounts = with(10);
+    let (mut reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5, 60), at(0)).unwrap();
+    reserve(&mut accounts, None, request(2, 5, 60), at(0)).unwrap();
+    post(&mut accounts, &mut reservation, amount(9), at(1)).unwrap();
+    assert_eq!(reservation.state, State::Posted { asked: amount(9), charged: amount(5) });
+    assert_eq!((accounts.available(), accounts.balance().pending), (Credits::ZERO, amount(5)));
+    assert_eq!(post(&mut accounts, &mut reservation, amount(9), at(2)), Ok(Step::Repeated));
 }

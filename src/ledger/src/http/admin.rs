@@ -3,7 +3,8 @@
 mod admin_keys;
 mod agents;
 mod audit;
-mod check;
+pub(super) mod check;
+mod filter_keys;
 mod keys;
 mod leases;
 mod policy;
@@ -14,9 +15,9 @@ use super::api::Endpoint;
 use super::problem::Refused;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
-    CorrectCredits, CreateAdminKey, CreateAgent, CreateKey, CreateTenant, CreditsGranted, GrantCredits, Key,
-    KeyWithSecret, Lease, Page, PolicyInForce, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey,
-    UpdateTenant, UsageRow,
+    CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, Page, PolicyInForce, RevokeKey,
+    Role, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant, UsageRow,
 };
 use serde_json::Value;
 
@@ -24,6 +25,7 @@ use serde_json::Value;
 pub(crate) fn endpoints() -> Vec<Endpoint> {
     let mut all = money();
     all.extend(callers());
+    all.extend(filters());
     all.extend(facts());
     all
 }
@@ -137,6 +139,35 @@ fn callers() -> Vec<Endpoint> {
             .needs(Role::Owner)
             .body::<Because>()
             .answers::<AdminKey>(200),
+    ]
+}
+
+fn filters() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post("/v1/filter-keys", filter_keys::create)
+            .says("Make a filter's key; its secret is in this answer and nowhere else")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .body::<CreateFilterKey>()
+            .answers::<FilterKeyWithSecret>(201),
+        Endpoint::get("/v1/filter-keys", filter_keys::list)
+            .says("List filters' keys")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .query::<filter_keys::ListParams>()
+            .answers::<Page<FilterKey>>(200),
+        Endpoint::post("/v1/filter-keys/{id}/rotate", filter_keys::rotate)
+            .says("Give a filter's key a new secret; the old one works until the grace is over")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .body::<RotateKey>()
+            .answers::<FilterKeyWithSecret>(200),
+        Endpoint::post("/v1/filter-keys/{id}/revoke", filter_keys::revoke)
+            .says("Withdraw a filter's key for good; Envoys that use it lose the ledger")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .body::<Because>()
+            .answers::<FilterKey>(200),
     ]
 }
 

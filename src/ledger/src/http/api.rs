@@ -2,6 +2,7 @@
 //! are all made from it, so none can say something else than the others.
 
 use super::Service;
+use super::admin::check;
 use super::authenticate;
 use axum::Router;
 use axum::handler::Handler;
@@ -181,9 +182,46 @@ pub(super) fn document(endpoints: &[Endpoint]) -> Value {
                     "content": {MEDIA_TYPE: {"schema": problem}},
                 },
             },
-            "schemas": generator.take_definitions(true),
+            "schemas": bounded(generator.take_definitions(true)),
         },
     })
+}
+
+/// The document with the names of the tiers that the policy in force has.
+pub(super) fn with_tiers(mut document: Value, tiers: Vec<String>) -> Value {
+    for (schema, nothing) in [("CreateTenant", None), ("UpdateTenant", Some(Value::Null))] {
+        let tier = document.pointer_mut(&format!("/components/schemas/{schema}/properties/tier"));
+        if let Some(tier) = tier.and_then(Value::as_object_mut) {
+            let names = tiers.iter().map(|name| json!(name)).chain(nothing);
+            tier.insert("enum".to_owned(), names.collect());
+        }
+    }
+    document
+}
+
+/// The schemas with the bounds that are checked. Only what is sent has bounds, and only that refuses unknown fields.
+fn bounded(mut schemas: Map<String, Value>) -> Map<String, Value> {
+    for (name, schema) in &mut schemas {
+        // A grant is a bare name, or an object with one.
+        if name == "GrantForm" || name == "Grant" {
+            let forms = schema.get_mut("anyOf").and_then(Value::as_array_mut).into_iter().flatten();
+            forms
+                .filter(|form| form.get("type").is_some_and(|kind| kind == "string"))
+                .for_each(|form| bound(form, "name"));
+        }
+        if schema.get("additionalProperties") == Some(&json!(false))
+            && let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut)
+        {
+            fields.iter_mut().for_each(|(name, field)| bound(field, name));
+        }
+    }
+    schemas
+}
+
+fn bound(field: &mut Value, name: &str) {
+    if let (Some(Value::Object(bounds)), Some(field)) = (check::bounds(name), field.as_object_mut()) {
+        field.extend(bounds);
+    }
 }
 
 fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {

@@ -7,6 +7,7 @@ use super::extract::idempotency_key;
 use super::problem::{Code, Refused};
 use super::rate::Rates;
 use crate::credentials::{Door, ServiceCredential};
+use crate::moment;
 use crate::store::{Store, Unavailable};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
@@ -19,8 +20,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a credential that was found is not looked up again: a revoked one works no longer than this.
-const REMEMBERED: Duration = Duration::from_secs(2);
+/// How long a credential that was found is not looked up again. One that was revoked by another ledger works no longer
+/// than this and the look-up take together, which is within the 2 s that operators are promised.
+const REMEMBERED: Duration = Duration::from_secs(1);
 /// At most so many are remembered.
 const REMEMBERED_MAX: usize = 256;
 
@@ -80,7 +82,7 @@ pub(super) async fn admin(
         let detail = format!("at most {} requests a second with one credential", Rates::PER_SECOND);
         return Refused::new(Code::TooManyRequests, detail).into_response();
     }
-    // Where repeating changes nothing anyway no answer is kept under it, but a faulty one is refused everywhere.
+    // A faulty one is refused before anything is looked at.
     if request.method() == Method::POST
         && let Err(refused) = idempotency_key(request.headers())
     {
@@ -155,15 +157,17 @@ impl Doorkeeper {
                 return Ok(Some(known.caller.clone()));
             }
         }
+        // From before the look: what it finds may be over by the time that it is kept.
+        let since = Instant::now();
         let found = store.service_credential(hash).await?;
-        let found = found.filter(|found| found.door == door && found.revoked_at.is_none());
+        let found = found.filter(|found| found.door == door && found.is_usable(moment::now()));
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(found.map(|found| {
             if remembered.len() >= REMEMBERED_MAX {
                 remembered.clear();
             }
             let caller = Caller(Arc::new(found));
-            remembered.insert(hash, Recognised { caller: caller.clone(), since: Instant::now() });
+            remembered.insert(hash, Recognised { caller: caller.clone(), since });
             caller
         }))
     }

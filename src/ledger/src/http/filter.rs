@@ -14,8 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use protocol::filter::{
-    CHANGES_PATH, Changes, POLICY_PATH, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH, Report, ReportAnswer,
-    ReserveAnswer, ReserveRequest, ResolveRequest,
+    CHANGES_PATH, Changes, KEYS_PATH, POLICY_PATH, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH, Report,
+    ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
 };
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, PARTS_MAX, Round, RoundAnswer};
@@ -25,20 +25,21 @@ use std::time::Duration;
 use tracing::warn;
 
 /// Longest name of a service or a tool.
-const NAME_CHARS_MAX: usize = 256;
+pub(super) const NAME_CHARS_MAX: usize = 256;
 
 pub(super) fn routes() -> Router<Arc<Service>> {
     Router::new()
         .route(POLICY_PATH, get(policy))
         .route(RESOLVE_PATH, post(resolve))
         .route(RESERVE_PATH, post(reserve))
+        .route(KEYS_PATH, post(super::issue::issue))
         .route(REPORT_PATH, post(deliver).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
         .route(LEASES_PATH, post(lease).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
         .route(CHANGES_PATH, get(feed))
 }
 
 async fn policy(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
-    let policy = service.policy();
+    let policy = service.newest_policy().await;
     let etag = format!("\"{}\"", policy.version());
     let known = headers
         .get_all(header::IF_NONE_MATCH)

@@ -2,6 +2,7 @@
 
 use crate::book;
 use crate::budgets::Payer;
+use crate::issued::CHILDREN_MAX;
 use crate::moment::NoRandomness;
 use crate::store::{Error, Refusal, Unavailable};
 use axum::Json;
@@ -180,16 +181,21 @@ impl From<Refusal> for Refused {
                 Refused::new(Code::KeyInactive, format!("the key is {}", state_name(state)))
             }
             Refusal::AgentUnknown => Refused::invalid("agent_id: the tenant has no agent with this id"),
-            Refusal::AdminKeyUnknown => Refused::new(Code::NotFound, "no admin key has this id"),
+            Refusal::AdminKeyUnknown => Refused::new(Code::NotFound, "no such key has this id"),
             Refusal::AdminKeyExists(id) => Refused::new(
                 Code::KeyExists,
                 format!(
-                    "this Idempotency-Key created {id}; its secret was shown then: revoke it and create another"
+                    "this Idempotency-Key made a secret of {id}, which was shown then and is stored nowhere: \
+                     revoke the key and create another, or rotate it"
                 ),
             ),
             Refusal::LastOwner => Refused::new(
                 Code::Conflict,
                 "this is the last owner of all tenants; create another one first",
+            ),
+            Refusal::PolicyChanged { version } => Refused::new(
+                Code::PreconditionFailed,
+                format!("another policy is in force, with ETag \"{version}\": compare with it first"),
             ),
             Refusal::ChangedSince { version } => Refused::new(
                 Code::PreconditionFailed,
@@ -214,6 +220,18 @@ impl From<Refusal> for Refused {
                 format!(
                     "this Idempotency-Key created {id}; its secret was shown then and is stored nowhere: \
                     rotate the key for a new one"
+                ),
+            ),
+            Refusal::KeyIsIssued => {
+                Refused::new(Code::Forbidden, "a key that another one asked for can't ask for keys")
+            }
+            Refusal::ServiceNotGranted => {
+                Refused::new(Code::Forbidden, "service: the key that asks may not use it")
+            }
+            Refusal::TooManyChildren => Refused::new(
+                Code::QuotaExceeded,
+                format!(
+                    "{CHILDREN_MAX} keys that this one asked for live already; revoke one, or wait until one expires"
                 ),
             ),
             Refusal::AlreadyInitialised => {

@@ -3,16 +3,31 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 mod exact;
+mod issued;
 mod leases;
 mod lifecycle;
+mod operations;
+mod repeats;
+mod several;
 mod tenancy;
 mod trail;
 
-use crate::fixture::{Bench, POLICY, code, expect, pace, reserve_body};
+use crate::fixture::{
+    Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, reserve_body,
+};
 use crate::moment;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+
+/// All of the tests here, on the other database.
+#[test]
+fn on_postgresql_the_api_does_the_same() {
+    if !is_on_postgresql() {
+        let passed = on_postgresql("http::tests::");
+        assert!(passed > 30, "{passed} tests are too few to be all");
+    }
+}
 
 fn decision(outcome: &str, key_id: &str, tenant_id: &str, tool: &str, credits: u64) -> Value {
     json!({
@@ -149,9 +164,13 @@ async fn decisions_are_recorded_once_and_summed() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
+    let told = |usage_tokens: Value, mut decision: Value| {
+        decision["usage_tokens"] = usage_tokens;
+        decision
+    };
     let decisions = [
-        decision("allowed", &key, &tenant, "image_generate", 5),
-        decision("allowed", &key, &tenant, "search", 0),
+        told(json!({"input": 700, "output": 30}), decision("allowed", &key, &tenant, "image_generate", 5)),
+        told(json!({"input": 5}), decision("allowed", &key, &tenant, "search", 0)),
         decision("rate_limited", &key, &tenant, "search", 0),
     ];
     let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions, "decisions_dropped": 2});
@@ -163,12 +182,18 @@ async fn decisions_are_recorded_once_and_summed() {
     assert_eq!(
         usage["items"],
         json!([
-            {"tool": "image_generate", "calls": 1, "allowed": 1, "credits": 5, "latency_ms": latency},
-            {"tool": "search", "calls": 2, "allowed": 1, "credits": 0, "latency_ms": latency},
+            {"tool": "image_generate", "calls": 1, "allowed": 1, "credits": 5,
+             "usage_tokens": {"input": 700, "output": 30}, "latency_ms": latency},
+            {"tool": "search", "calls": 2, "allowed": 1, "credits": 0,
+             "usage_tokens": {"input": 5, "output": 0}, "latency_ms": latency},
         ])
     );
     let total = bench.get("/v1/usage?from=2020-01-01T00:00:00Z&to=2999-01-01T00:00:00Z").await;
-    assert_eq!(total["items"], json!([{"calls": 3, "allowed": 2, "credits": 5, "latency_ms": latency}]));
+    assert_eq!(
+        total["items"],
+        json!([{"calls": 3, "allowed": 2, "credits": 5,
+                                        "usage_tokens": {"input": 705, "output": 30}, "latency_ms": latency}])
+    );
     assert_eq!(bench.get("/v1/usage?to=2020-01-01T00:00:00Z").await["items"], json!([]));
     let by_all = bench.get("/v1/usage?group_by=tenant,key,tool").await;
     assert_eq!(by_all["items"][0]["key_id"].as_str(), Some(key.as_str()));
@@ -176,6 +201,15 @@ async fn decisions_are_recorded_once_and_summed() {
     assert_eq!(limited["items"].as_array().unwrap().len(), 1);
     assert_eq!(limited["items"][0]["detail"]["tool"], "search");
     assert_eq!(bench.get("/v1/audit?kind=decisions_dropped").await["items"][0]["detail"]["count"], 2);
+    // Counted once, and shown wherever the trail is looked at as a whole.
+    assert_eq!(bench.get("/v1/audit/status").await["decisions_dropped"], 2);
+    let shown = async |path: &str| {
+        let url = format!("http://{}{path}", bench.running.address);
+        let request = bench.client.get(url).bearer_auth(&bench.credentials.admin_key);
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    assert!(shown("/metrics").await.contains("agentrelay_ledger_decisions_dropped_total 2"));
+    assert!(shown("/v1/audit/export").await.contains("\"decisions_dropped\":2"));
     assert!(bench.get(&format!("/v1/keys/{key}")).await["last_used_at"].is_string());
 
     let page = bench.get("/v1/audit?limit=2").await;
@@ -449,7 +483,9 @@ async fn no_secret_is_in_the_database_or_the_metrics() {
     read_all(&mut texts);
     running.shutdown().await;
     read_all(&mut texts);
-    assert!(texts.iter().map(Vec::len).sum::<usize>() > 100_000, "there was little to search");
+    texts.extend(dump(&directory));
+    let holds = |text: &Vec<u8>, what: &[u8]| text.windows(what.len()).any(|window| window == what);
+    assert!(texts.iter().any(|text| holds(text, key.as_bytes())), "the rows were not searched");
     let secrets = [
         secret.as_str(),
         rotated["secret"].as_str().unwrap(),
@@ -459,8 +495,7 @@ async fn no_secret_is_in_the_database_or_the_metrics() {
     ];
     for secret in secrets {
         // The entropy alone, so that a stripped prefix does not hide it.
-        let body = &secret.as_bytes()[4..44];
-        assert!(texts.iter().all(|text| !text.windows(body.len()).any(|window| window == body)));
+        assert!(!texts.iter().any(|text| holds(text, &secret.as_bytes()[4..44])));
     }
 }
 

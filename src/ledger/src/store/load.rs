@@ -21,6 +21,7 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
         tenants.insert(key.tenant_id.clone());
         rows.keys.load(key.id.clone(), key);
     }
+    family(connection, needs, &mut rows)?;
     leases(connection, needs, &mut rows, &mut tenants)?;
     shares(connection, needs, &mut rows)?;
     secrets(connection, needs, &mut rows)?;
@@ -31,8 +32,7 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
     rows.known_events.extend(connection.each(known, ids, |row| read::text(row, 0))?);
     if needs.policy {
         let newest = "SELECT version FROM policies ORDER BY sequence DESC LIMIT 1";
-        let version = connection.first(newest, &[], |row| read::text(row, 0))?;
-        rows.policy = version.map(|version| (version, None));
+        rows.policy = connection.first(newest, &[], |row| read::text(row, 0))?;
     }
     if needs.service_credentials {
         let select = format!("SELECT {} FROM service_credentials", read::SERVICE_CREDENTIAL);
@@ -77,6 +77,31 @@ fn reservations(
     for reservation in found {
         tenants.insert(reservation.request.tenant_id.clone());
         rows.reservations.load(reservation.request.id.clone(), reservation);
+    }
+    Ok(())
+}
+
+/// The parents of keys and of the keys that reserved, and how many children live.
+fn family(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
+    let links = rows.keys.rows().filter_map(|(id, key)| Some((id.clone(), key.parent.clone()?.key_id)));
+    rows.parents = links.collect();
+    let select = "SELECT id, parent_id FROM keys WHERE parent_id IS NOT NULL AND id";
+    let payers: BTreeSet<&str> =
+        rows.reservations.rows().map(|(_, reservation)| reservation.request.key_id.as_str()).collect();
+    let links =
+        connection.each(select, payers.into_iter(), |row| Ok((read::text(row, 0)?, read::text(row, 1)?)))?;
+    rows.parents.extend(links);
+    let missing: BTreeSet<KeyId> =
+        rows.parents.values().filter(|id| rows.keys.get(id).is_none()).cloned().collect();
+    let select = format!("SELECT {} FROM keys WHERE id", read::KEY);
+    for key in connection.each(&select, missing.iter().map(KeyId::as_str), read::key)? {
+        rows.keys.load(key.id.clone(), key);
+    }
+    let select = "SELECT count(*) FROM keys WHERE parent_id = ? AND expires_at > ? AND revoked_at IS NULL";
+    for (key_id, now) in &needs.children_of {
+        let living =
+            connection.first(select, &params![key_id.as_str(), now.as_millis()], |row| row.get(0))?;
+        rows.children.insert(key_id.clone(), living.unwrap_or_default());
     }
     Ok(())
 }
@@ -155,14 +180,20 @@ fn spending(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<(
         wanted.insert((tenant_id.clone(), None, month));
         wanted.insert((tenant_id.clone(), Some(key_id.clone()), month));
     };
+    let mut want_all = |tenant_id: &TenantId, key_id: &KeyId, month| {
+        want(tenant_id, key_id, month);
+        if let Some(parent_id) = rows.parents.get(key_id) {
+            want(tenant_id, parent_id, month);
+        }
+    };
     for (key_id, month) in &needs.spending {
         if let Some(key) = rows.keys.get(key_id) {
-            want(&key.tenant_id, key_id, *month);
+            want_all(&key.tenant_id, key_id, *month);
         }
     }
     for (_, reservation) in rows.reservations.rows() {
         let request = &reservation.request;
-        want(&request.tenant_id, &request.key_id, reservation.reserved_at.month());
+        want_all(&request.tenant_id, &request.key_id, reservation.reserved_at.month());
     }
     wanted.extend(needs.spending_of.iter().map(|(tenant_id, month)| (tenant_id.clone(), None, *month)));
     let of_lease = |lease: &Lease| (lease.tenant_id.clone(), None, lease.opened_at.month());

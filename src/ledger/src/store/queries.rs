@@ -7,18 +7,21 @@ use crate::book::lease::Lease;
 use crate::budgets::SpendingKey;
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
+use crate::issued::{Life, Parent};
 use crate::keys::{Found, Listed};
 use crate::latency::Histogram;
 use crate::store::rows::{Rows, credits, outcome};
 use crate::store::{
-    AdminKeyFilter, AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, KeyFilter,
+    AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, CredentialFilter, KeyFilter,
     LeaseFilter, UsageQuery,
 };
 use crate::tenants::Tenant;
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow};
+use protocol::admin::{
+    Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow, UsageTokenSums,
+};
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, TenantId};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, PolicyVersion, TenantId};
 use serde_json::value::RawValue;
 
 const TENANT_SUSPENDED: &str = "tenants.suspended_at IS NOT NULL";
@@ -32,13 +35,19 @@ pub(super) fn service_credential(
     Ok(found.map(|(_, credential)| credential))
 }
 
-pub(super) fn admin_keys(connection: &Connection, filter: &AdminKeyFilter) -> Result<Vec<ServiceCredential>> {
+pub(super) fn service_credentials(
+    connection: &Connection,
+    filter: &CredentialFilter,
+) -> Result<Vec<ServiceCredential>> {
     let tenant = if filter.tenant_id.is_some() { " AND tenant_id = ?" } else { "" };
-    let mut params = vec![Param::Text(filter.after.as_ref().map_or("", AdminKeyId::as_str))];
+    let after = filter.after.as_ref().map_or("", AdminKeyId::as_str);
+    let mut params = vec![Param::Text(filter.door.as_str()), Param::Text(after)];
     params.extend(filter.tenant_id.as_ref().map(|id| Param::Text(id.as_str())));
     params.push(filter.limit.to_param());
+    // One of them has all its secrets in rows of their own, the newest without an end.
     let select = format!(
-        "SELECT {} FROM service_credentials WHERE door = 'admin' AND id > ?{tenant} ORDER BY id LIMIT ?",
+        "SELECT {} FROM service_credentials WHERE door = ? AND id > ?{tenant} AND secret_expires_at IS NULL \
+         ORDER BY id LIMIT ?",
         read::SERVICE_CREDENTIAL
     );
     let found = connection.all(&select, &params, read::service_credential)?;
@@ -108,6 +117,7 @@ pub(super) fn audit_status(connection: &Connection) -> Result<AuditStatus> {
             checkpoints: row.get(2)?,
             removed: row.get(3)?,
             decisions_dropped: row.get(4)?,
+            retention_days: None,
         })
     })?;
     Ok(status.unwrap_or_default())
@@ -154,23 +164,60 @@ pub(super) fn key_by_hash(connection: &Connection, hash: &KeyHash) -> Result<Opt
          WHERE key_secrets.hash = ?",
         read::KEY
     );
-    connection.first(&select, &params![hash.as_bytes()], |row| {
+    let found = connection.first(&select, &params![hash.as_bytes()], |row| {
         Ok(Found {
             key: read::key(row)?,
             secret_expires_at: read::moment_or_null(row, secret_ends)?,
             tier: row.get(tier)?,
             tenant_suspended: row.get(suspended)?,
+            parent: None,
         })
-    })
+    })?;
+    let Some(mut found) = found else { return Ok(None) };
+    if let Some(link) = &found.key.parent {
+        // Read after its child: whatever happened to it in between is seen.
+        let select = format!(
+            "SELECT {}, key_secrets.expires_at FROM key_secrets JOIN keys ON keys.id = key_secrets.key_id \
+             WHERE key_secrets.hash = ?",
+            read::KEY
+        );
+        found.parent = connection.first(&select, &params![link.secret.as_bytes()], |row| {
+            Ok(Parent {
+                key: read::key(row)?,
+                secret_expires_at: read::moment_or_null(row, read::KEY_COLUMNS)?,
+            })
+        })?;
+    }
+    Ok(Some(found))
 }
 
+/// Columns of a key's parent, from the first behind those of [`read::KEY`] and the tenant's suspension.
+const PARENT: &str = "keys.parent_id IS NOT NULL, parent.id IS NULL OR through.hash IS NULL \
+     OR parent.revoked_at IS NOT NULL, parent.expires_at, through.expires_at";
+const PARENT_JOINED: &str = "LEFT JOIN keys AS parent ON parent.id = keys.parent_id \
+     LEFT JOIN key_secrets AS through ON through.hash = keys.parent_hash";
+
 fn listed(row: &Row<'_>) -> Result<Listed> {
-    Ok(Listed { key: read::key(row)?, tenant_suspended: row.get(read::KEY_COLUMNS)? })
+    let at = |offset: usize| read::KEY_COLUMNS.saturating_add(offset);
+    let life = Life {
+        is_revoked: row.get(at(2))?,
+        ends_at: [read::moment_or_null(row, at(3))?, read::moment_or_null(row, at(4))?]
+            .into_iter()
+            .flatten()
+            .min(),
+    };
+    let is_issued: bool = row.get(at(1))?;
+    Ok(Listed {
+        key: read::key(row)?,
+        tenant_suspended: row.get(at(0))?,
+        parent: Some(life).filter(|_| is_issued),
+    })
 }
 
 fn select_keys(condition: &str) -> String {
     format!(
-        "SELECT {}, {TENANT_SUSPENDED} FROM keys JOIN tenants ON tenants.id = keys.tenant_id WHERE {condition}",
+        "SELECT {}, {TENANT_SUSPENDED}, {PARENT} FROM keys JOIN tenants ON tenants.id = keys.tenant_id \
+         {PARENT_JOINED} WHERE {condition}",
         read::KEY
     )
 }
@@ -196,22 +243,24 @@ pub(super) fn keys(connection: &Connection, filter: &KeyFilter) -> Result<Vec<Li
         condition.push_str(" AND keys.source = ?");
         params.push(Param::Text(source));
     }
-    // The same order of questions as `keys::Key::state`.
-    condition.push_str(match filter.state {
-        None => "",
-        Some(KeyState::Revoked) => " AND keys.revoked_at IS NOT NULL",
-        Some(KeyState::Expired) => " AND keys.revoked_at IS NULL AND keys.expires_at <= ?",
+    // The same order of questions as `keys::Key::state` and `issued::Life::bounds`.
+    let revoked = "(keys.revoked_at IS NOT NULL OR keys.parent_id IS NOT NULL \
+                   AND (parent.id IS NULL OR through.hash IS NULL OR parent.revoked_at IS NOT NULL))";
+    let lives = "coalesce(keys.expires_at > ?, TRUE) AND coalesce(parent.expires_at > ?, TRUE) \
+                 AND coalesce(through.expires_at > ?, TRUE)";
+    condition.push_str(&match filter.state {
+        None => String::new(),
+        Some(KeyState::Revoked) => format!(" AND {revoked}"),
+        Some(KeyState::Expired) => format!(" AND NOT {revoked} AND NOT ({lives})"),
         Some(KeyState::Suspended) => {
-            " AND keys.revoked_at IS NULL AND coalesce(keys.expires_at > ?, TRUE) \
-             AND tenants.suspended_at IS NOT NULL"
+            format!(" AND NOT {revoked} AND {lives} AND tenants.suspended_at IS NOT NULL")
         }
         Some(KeyState::Active) => {
-            " AND keys.revoked_at IS NULL AND coalesce(keys.expires_at > ?, TRUE) \
-             AND tenants.suspended_at IS NULL"
+            format!(" AND NOT {revoked} AND {lives} AND tenants.suspended_at IS NULL")
         }
     });
     if !matches!(filter.state, None | Some(KeyState::Revoked)) {
-        params.push(now.to_param());
+        params.extend([now.to_param(), now.to_param(), now.to_param()]);
     }
     condition.push_str(" ORDER BY keys.id LIMIT ?");
     params.push(filter.limit.to_param());
@@ -276,6 +325,20 @@ pub(super) fn audit(connection: &Connection, filter: &AuditFilter) -> Result<Vec
     connection.all(&select, &params, read::audit)
 }
 
+pub(super) fn policy_other_than(
+    connection: &Connection,
+    known: &PolicyVersion,
+) -> Result<Option<(PolicyVersion, String)>> {
+    let select = "SELECT version, document FROM policies \
+                  WHERE sequence = (SELECT max(sequence) FROM policies) AND version <> ?";
+    connection.first(select, &params![known.as_str()], |row| Ok((read::text(row, 0)?, row.get(1)?)))
+}
+
+pub(super) fn knows_policy(connection: &Connection, version: &PolicyVersion) -> Result<bool> {
+    let select = "SELECT sequence FROM policies WHERE version = ? LIMIT 1";
+    Ok(connection.first(select, &params![version.as_str()], |_| Ok(()))?.is_some())
+}
+
 /// The condition for the sums in question, with its parameters.
 fn usage_condition(query: &UsageQuery) -> (String, Vec<Param<'_>>) {
     let first = query.from.map_or(0, Rows::usage_hour);
@@ -317,7 +380,8 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
     let select = format!(
         "SELECT {columns}, bucket, CAST(sum(calls) AS BIGINT), \
          CAST(sum(CASE outcome WHEN 'allowed' THEN calls ELSE 0 END) AS BIGINT), \
-         CAST(sum(credits) AS BIGINT) FROM usage WHERE {condition} \
+         CAST(sum(credits) AS BIGINT), CAST(sum(input_usage_tokens) AS BIGINT), \
+         CAST(sum(output_usage_tokens) AS BIGINT) FROM usage WHERE {condition} \
          GROUP BY {names}bucket ORDER BY {names}bucket"
     );
     // One row for each group and bucket, a group's rows one after the other.
@@ -335,6 +399,7 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
             calls: 0,
             allowed: 0,
             credits: credits(0),
+            usage_tokens: UsageTokenSums::default(),
             latency_ms: None,
         };
         let (bucket, calls): (u32, u64) = (row.get(5)?, row.get(6)?);
@@ -345,6 +410,8 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
             sum.calls = sum.calls.saturating_add(calls);
             sum.allowed = sum.allowed.saturating_add(row.get(7)?);
             sum.credits = credits(sum.credits.get().saturating_add(row.get(8)?));
+            sum.usage_tokens.input = sum.usage_tokens.input.saturating_add(row.get(9)?);
+            sum.usage_tokens.output = sum.usage_tokens.output.saturating_add(row.get(10)?);
             histogram.add(bucket, calls);
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::book::lease::Lease;
 use crate::book::{Accounts, Late, Request, Reservation, State};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::{Door, ServiceCredential};
+use crate::issued::ParentLink;
 use crate::keys::{Key, Secret};
 use crate::shares::{Share, ShareKey};
 use crate::store::rows::outcome;
@@ -25,9 +26,11 @@ pub const ACCOUNTS: &str = "accounts.granted, accounts.available, accounts.pendi
 /// Columns of [`key`], in its order.
 pub const KEY: &str = "keys.id, keys.tenant_id, keys.name, keys.scopes, keys.services, keys.tools, \
      keys.resources, keys.limits, keys.expires_at, keys.agent_id, keys.source, keys.created_at, \
-     keys.revoked_at, keys.last_used_at, keys.budget, keys.version";
+     keys.revoked_at, keys.last_used_at, keys.budget, keys.version, \
+     keys.parent_id, keys.parent_hash";
 /// Columns of [`service_credential`], in its order.
-pub const SERVICE_CREDENTIAL: &str = "hash, id, door, name, role, tenant_id, created_at, revoked_at";
+pub const SERVICE_CREDENTIAL: &str =
+    "hash, id, door, name, role, tenant_id, created_at, revoked_at, secret_expires_at";
 /// Columns of [`audit`], in its order.
 pub const AUDIT: &str = "sequence, recorded_at, kind, actor, tenant_id, outcome, detail";
 /// Columns of [`checkpoint`], in its order.
@@ -35,7 +38,7 @@ pub const CHECKPOINT: &str =
     "number, first, last, sealed_at, previous, root, hash, public_key, signature, leaves";
 /// Columns of [`reservation`], in its order.
 pub const RESERVATION: &str = "id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, \
-     reserved_at, expires_at, available_after, state, asked, charged";
+     reserved_at, expires_at, available_after, state, asked, charged, overrun";
 
 /// Columns of [`lease`], in its order.
 pub const LEASE: &str = "id, tenant_id, instance, envoy, granted, spent, revision, state, opened_at, renewed_at, \
@@ -45,7 +48,7 @@ pub const SHARE: &str =
     "key_id, limit_id, instance, permits, revision, window_seconds, renewed_at, expires_at, called_at";
 
 /// How many columns [`KEY`] has.
-pub const KEY_COLUMNS: usize = 16;
+pub const KEY_COLUMNS: usize = 18;
 /// How many columns [`TENANT`] has.
 pub const TENANT_COLUMNS: usize = 7;
 
@@ -138,6 +141,10 @@ pub fn key(row: &Row<'_>) -> Result<Key> {
         last_used_at: moment_or_null(row, 13)?,
         budget: credits_or_null(row, 14)?,
         version: row.get(15)?,
+        parent: match (text_or_null(row, 16)?, row.get::<Option<[u8; 32]>>(17)?) {
+            (Some(key_id), Some(hash)) => Some(ParentLink { key_id, secret: KeyHash::from_bytes(hash) }),
+            _ => None,
+        },
     })
 }
 
@@ -156,6 +163,7 @@ pub fn service_credential(row: &Row<'_>) -> Result<(KeyHash, ServiceCredential)>
         tenant_id: text_or_null(row, 5)?,
         created_at: moment(row, 6)?,
         revoked_at: moment_or_null(row, 7)?,
+        secret_expires_at: moment_or_null(row, 8)?,
     };
     Ok((KeyHash::from_bytes(row.get(0)?), credential))
 }
@@ -218,7 +226,7 @@ pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
     };
     let state = match (state.as_str(), late) {
         ("pending", None) => State::Pending,
-        ("posted", Some(Late { charged, .. })) => State::Posted { credits: charged },
+        ("posted", Some(Late { asked, charged })) => State::Posted { asked, charged },
         ("voided", None) => State::Voided,
         ("expired", late) => State::Expired { late },
         _ => return Err(Error::broken(11, "a state that does not go with the charge beside it")),
@@ -231,6 +239,7 @@ pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
             service: row.get(3)?,
             tool: row.get(4)?,
             credits: credits(row, 5)?,
+            overrun: credits(row, 14)?,
             ttl_seconds: row.get(6)?,
             policy_version: text(row, 7)?,
         },

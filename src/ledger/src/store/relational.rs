@@ -9,7 +9,7 @@ use super::readers::Readers;
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
-    AdminKeyFilter, AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, KeyFilter, LeaseFilter,
+    AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, KeyFilter, LeaseFilter,
     Operation, Queued, Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
 };
 use crate::book::lease::Lease;
@@ -21,10 +21,11 @@ use crate::metrics::Metrics;
 use crate::{book, keys, tenants};
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
-use protocol::{Credits, KeyId, TenantId};
+use protocol::{Credits, KeyId, PolicyVersion, TenantId};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
@@ -79,6 +80,8 @@ pub struct Relational {
     readers: Readers,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listener: Option<Listener>,
+    /// Writes fail, as on a full disk, where reads go on.
+    failing: Arc<AtomicBool>,
 }
 
 impl Relational {
@@ -103,7 +106,10 @@ impl Relational {
             listener = Some(stop);
             threads.push(thread);
         }
-        let writer = writer::Writer::new(database, connection, waiting, Arc::clone(&newest), metrics);
+        let failing = Arc::new(AtomicBool::new(false));
+        let newest_written = Arc::clone(&newest);
+        let writer =
+            writer::Writer::new(database, connection, waiting, newest_written, metrics, Arc::clone(&failing));
         let writer = std::thread::Builder::new().name("ledger-writer".to_owned()).spawn(|| writer.run());
         threads.push(writer.map_err(OpenError::Io)?);
         Ok(Relational {
@@ -112,6 +118,7 @@ impl Relational {
             readers: Readers::new(database),
             threads: Mutex::new(threads),
             listener,
+            failing,
         })
     }
 
@@ -204,6 +211,9 @@ impl Store for Relational {
     }
 
     fn ping(&self) -> Reading<'_, ()> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Box::pin(std::future::ready(Err(Unavailable::Failed)));
+        }
         Box::pin(
             self.readers
                 .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),
@@ -238,8 +248,8 @@ impl Store for Relational {
         Box::pin(self.readers.read(move |connection| queries::tenants(connection, after.as_ref(), limit)))
     }
 
-    fn admin_keys(&self, filter: AdminKeyFilter) -> Reading<'_, Vec<ServiceCredential>> {
-        Box::pin(self.readers.read(move |connection| queries::admin_keys(connection, &filter)))
+    fn service_credentials(&self, filter: CredentialFilter) -> Reading<'_, Vec<ServiceCredential>> {
+        Box::pin(self.readers.read(move |connection| queries::service_credentials(connection, &filter)))
     }
 
     fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>> {
@@ -284,6 +294,14 @@ impl Store for Relational {
 
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
         Box::pin(self.readers.read(move |connection| queries::audit(connection, &filter)))
+    }
+
+    fn policy_other_than(&self, known: PolicyVersion) -> Reading<'_, Option<(PolicyVersion, String)>> {
+        Box::pin(self.readers.read(move |connection| queries::policy_other_than(connection, &known)))
+    }
+
+    fn knows_policy(&self, version: PolicyVersion) -> Reading<'_, bool> {
+        Box::pin(self.readers.read(move |connection| queries::knows_policy(connection, &version)))
     }
 
     fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>> {

@@ -24,8 +24,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// The rows that a transaction's operations look at. Tenants and accounts of the keys, reservations and leases named
-/// here are loaded too, and the secrets of the keys in [`Needs::secrets_of`].
+/// The rows that a transaction's operations look at. Tenants and accounts of the keys, reservations and leases named here are
+/// loaded too, the parents of the keys, and the secrets of the keys in [`Needs::secrets_of`].
 #[derive(Debug, Default)]
 pub struct Needs {
     /// Tenants with their accounts.
@@ -34,6 +34,8 @@ pub struct Needs {
     pub keys: BTreeSet<KeyId>,
     /// Keys with all their secrets.
     pub secrets_of: BTreeSet<KeyId>,
+    /// Of these keys, how many that they asked for live at a moment.
+    pub children_of: BTreeSet<(KeyId, Timestamp)>,
     /// Reservations.
     pub reservations: BTreeSet<ReservationId>,
     /// Which of these events are known.
@@ -112,8 +114,15 @@ pub struct UsageSum {
     pub calls: u64,
     /// Credits charged.
     pub credits: u64,
+    /// LLM tokens that models read.
+    pub input_usage_tokens: u64,
+    /// LLM tokens that models wrote.
+    pub output_usage_tokens: u64,
 }
 
+/// No call has more LLM tokens: what an upstream tells beyond it is summed as this, so that no sum can overflow. The
+/// audit trail has what was told.
+const USAGE_TOKENS_PER_CALL_MAX: u64 = 1_000_000_000;
 /// Longest name of a tool by which usage is kept apart; what is longer is cut, in sums only.
 const USAGE_TOOL_CHARS_MAX: usize = 200;
 const HOUR_MILLIS: u64 = 3_600_000;
@@ -127,6 +136,10 @@ pub struct Rows {
     pub accounts: Table<TenantId, Accounts>,
     /// Keys.
     pub keys: Table<KeyId, Key>,
+    /// The parents of the keys here and of those whose reservations are here.
+    pub parents: BTreeMap<KeyId, KeyId>,
+    /// How many keys that a key asked for live.
+    pub children: BTreeMap<KeyId, u64>,
     /// Secrets of keys, by hash.
     pub secrets: Table<KeyHash, Secret>,
     /// Reservations.
@@ -147,8 +160,10 @@ pub struct Rows {
     pub replays: Table<ReplayKey, Replay>,
     /// Which reservations were due when the rows were loaded.
     pub due: Vec<ReservationId>,
-    /// The policy in force, and its document if it is new.
-    pub policy: Option<(PolicyVersion, Option<(String, Timestamp)>)>,
+    /// The version of the policy in force.
+    pub policy: Option<PolicyVersion>,
+    /// Policies to add, with their documents, in order; the last one is in force.
+    pub policies: Vec<(PolicyVersion, String, Timestamp)>,
     /// Credentials of administrators and filters.
     pub service_credentials: Table<KeyHash, ServiceCredential>,
     /// Agents.
@@ -279,6 +294,10 @@ impl Rows {
         let sum = self.usage.entry(key).or_default();
         sum.calls = sum.calls.saturating_add(1);
         sum.credits = sum.credits.saturating_add(decision.credits.get());
+        let told = decision.usage_tokens.unwrap_or_default();
+        let counted = |told: Option<u64>| told.unwrap_or_default().min(USAGE_TOKENS_PER_CALL_MAX);
+        sum.input_usage_tokens = sum.input_usage_tokens.saturating_add(counted(told.input));
+        sum.output_usage_tokens = sum.output_usage_tokens.saturating_add(counted(told.output));
     }
 
     /// The answer that was given under this `Idempotency-Key`, if any.

@@ -26,7 +26,7 @@ pub fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     agents(connection, rows)?;
     spending(connection, rows)?;
     chain(connection, rows)?;
-    if let Some((version, Some((document, in_force_at)))) = &rows.policy {
+    for (version, document, in_force_at) in &rows.policies {
         connection.execute(
             "INSERT INTO policies (version, in_force_at, document) VALUES (?, ?, ?)",
             &params![version.as_str(), in_force_at.as_millis(), document],
@@ -144,8 +144,8 @@ fn keys(connection: &Connection, rows: &Rows) -> Result<()> {
 fn put_key(connection: &Connection, key: &Key) -> Result<()> {
     connection.execute(
         "INSERT INTO keys (id, tenant_id, name, scopes, services, tools, resources, limits, expires_at, \
-         agent_id, source, created_at, revoked_at, last_used_at, budget, version) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+         agent_id, source, created_at, revoked_at, last_used_at, budget, version, parent_id, parent_hash) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
          name = excluded.name, scopes = excluded.scopes, services = excluded.services, \
          tools = excluded.tools, resources = excluded.resources, limits = excluded.limits, \
          expires_at = excluded.expires_at, agent_id = excluded.agent_id, \
@@ -168,6 +168,8 @@ fn put_key(connection: &Connection, key: &Key) -> Result<()> {
             key.last_used_at.map(|moment| moment.as_millis()),
             key.budget.map(Credits::get),
             key.version,
+            key.parent.as_ref().map(|parent| parent.key_id.as_str()),
+            key.parent.as_ref().map(|parent| parent.secret.as_bytes()),
         ],
     )?;
     Ok(())
@@ -182,6 +184,7 @@ const RESERVATIONS: Insert<'_> = Insert {
         ("service", Kind::Text),
         ("tool", Kind::Text),
         ("credits", Kind::Integer),
+        ("overrun", Kind::Integer),
         ("ttl_seconds", Kind::Integer),
         ("policy_version", Kind::Text),
         ("reserved_at", Kind::Integer),
@@ -209,6 +212,7 @@ fn reservations(connection: &Connection, rows: &Rows) -> Result<()> {
                 Param::Text(&request.service),
                 Param::Text(&request.tool),
                 integer(request.credits.get()),
+                integer(request.overrun.get()),
                 integer(request.ttl_seconds.into()),
                 Param::Text(request.policy_version.as_str()),
                 integer(reservation.reserved_at.as_millis()),
@@ -225,8 +229,9 @@ fn reservations(connection: &Connection, rows: &Rows) -> Result<()> {
 /// What was asked and what was charged, as columns.
 fn charge(reservation: &Reservation) -> (Option<u64>, Option<u64>) {
     match reservation.state {
-        State::Posted { credits } => (Some(credits.get()), Some(credits.get())),
-        State::Expired { late: Some(Late { asked, charged }) } => (Some(asked.get()), Some(charged.get())),
+        State::Posted { asked, charged } | State::Expired { late: Some(Late { asked, charged }) } => {
+            (Some(asked.get()), Some(charged.get()))
+        }
         State::Pending | State::Voided | State::Expired { late: None } => (None, None),
     }
 }
@@ -320,9 +325,13 @@ const USAGE: Insert<'_> = Insert {
         ("bucket", Kind::Integer),
         ("calls", Kind::Integer),
         ("credits", Kind::Integer),
+        ("input_usage_tokens", Kind::Integer),
+        ("output_usage_tokens", Kind::Integer),
     ],
     conflict: "ON CONFLICT (hour, tenant_id, key_id, agent_id, tool, outcome, would_deny, bucket) \
-               DO UPDATE SET calls = usage.calls + excluded.calls, credits = usage.credits + excluded.credits",
+               DO UPDATE SET calls = usage.calls + excluded.calls, credits = usage.credits + excluded.credits, \
+               input_usage_tokens = usage.input_usage_tokens + excluded.input_usage_tokens, \
+               output_usage_tokens = usage.output_usage_tokens + excluded.output_usage_tokens",
 };
 
 fn usage(connection: &Connection, rows: &Rows) -> Result<()> {
@@ -340,16 +349,22 @@ fn usage(connection: &Connection, rows: &Rows) -> Result<()> {
                 integer(key.bucket.into()),
                 integer(sum.calls),
                 integer(sum.credits),
+                integer(sum.input_usage_tokens),
+                integer(sum.output_usage_tokens),
             ]
         }),
     )
 }
 
 fn service_credentials(connection: &Connection, rows: &Rows) -> Result<()> {
-    for (hash, credential, _) in rows.service_credentials.dirty() {
+    let mut dirty = rows.service_credentials.dirty();
+    // At most one secret of a credential has no end, so the end of the earlier one is written first.
+    dirty.sort_by_key(|(_, credential, _)| credential.secret_expires_at.is_none());
+    for (hash, credential, _) in dirty {
         connection.execute(
-            "INSERT INTO service_credentials (hash, id, door, name, role, tenant_id, created_at, revoked_at) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET revoked_at = excluded.revoked_at",
+            "INSERT INTO service_credentials (hash, id, door, name, role, tenant_id, created_at, revoked_at, \
+             secret_expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET \
+             revoked_at = excluded.revoked_at, secret_expires_at = excluded.secret_expires_at",
             &params![
                 hash.as_bytes(),
                 credential.id.as_str(),
@@ -359,6 +374,7 @@ fn service_credentials(connection: &Connection, rows: &Rows) -> Result<()> {
                 credential.tenant_id.as_ref().map(TenantId::as_str),
                 credential.created_at.as_millis(),
                 credential.revoked_at.map(|moment| moment.as_millis()),
+                credential.secret_expires_at.map(|moment| moment.as_millis()),
             ],
         )?;
     }

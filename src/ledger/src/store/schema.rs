@@ -6,7 +6,8 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 3] = [FIRST, SECOND, LEASES];
+pub(super) const MIGRATIONS: [&str; 7] =
+    [FIRST, SECOND, USAGE_TOKENS, OVERRUNS, SECRETS, ISSUED_KEYS, LEASES];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -201,6 +202,65 @@ CREATE TABLE usage_by_latency (
 INSERT INTO usage_by_latency SELECT hour, tenant_id, key_id, '', tool, outcome, '', 2147483647, calls, credits FROM usage;
 DROP TABLE usage;
 ALTER TABLE usage_by_latency RENAME TO usage;
+";
+
+// LLM tokens in the sums of usage.
+const USAGE_TOKENS: &str = "
+ALTER TABLE usage ADD COLUMN input_usage_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN output_usage_tokens INTEGER NOT NULL DEFAULT 0;
+";
+
+// What may be charged beyond a reservation. SQLite has no other way to change a table's check.
+const OVERRUNS: &str = "
+CREATE TABLE reservations_with_overrun (
+    id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL REFERENCES tenants (id),
+    key_id TEXT NOT NULL REFERENCES keys (id),
+    service TEXT NOT NULL,
+    tool TEXT NOT NULL,
+    credits INTEGER NOT NULL CHECK (credits > 0),
+    overrun INTEGER NOT NULL CHECK (overrun >= 0),
+    ttl_seconds INTEGER NOT NULL,
+    policy_version TEXT NOT NULL,
+    reserved_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    available_after INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'posted', 'voided', 'expired')),
+    asked INTEGER,
+    charged INTEGER CHECK (charged <= asked AND asked <= credits + overrun)
+) STRICT, WITHOUT ROWID;
+INSERT INTO reservations_with_overrun SELECT id, tenant_id, key_id, service, tool, credits, 0, ttl_seconds,
+    policy_version, reserved_at, expires_at, available_after, state, asked, charged FROM reservations;
+DROP TABLE reservations;
+ALTER TABLE reservations_with_overrun RENAME TO reservations;
+CREATE INDEX reservations_due ON reservations (expires_at) WHERE state = 'pending';
+";
+
+// A credential of a filter with several secrets, each a row: earlier ones end.
+const SECRETS: &str = "
+CREATE TABLE service_secrets (
+    hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
+    id TEXT NOT NULL,
+    door TEXT NOT NULL CHECK (door IN ('admin', 'filter')),
+    name TEXT NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('owner', 'operator', 'auditor')),
+    tenant_id TEXT,
+    created_at INTEGER NOT NULL,
+    revoked_at INTEGER,
+    secret_expires_at INTEGER
+) STRICT, WITHOUT ROWID;
+INSERT INTO service_secrets SELECT hash, id, door, name, role, tenant_id, created_at, revoked_at, NULL
+    FROM service_credentials;
+DROP TABLE service_credentials;
+ALTER TABLE service_secrets RENAME TO service_credentials;
+CREATE UNIQUE INDEX service_credentials_by_id ON service_credentials (id) WHERE secret_expires_at IS NULL;
+";
+
+// Keys that keys asked for: which key, and by which of its secrets.
+const ISSUED_KEYS: &str = "
+ALTER TABLE keys ADD COLUMN parent_id TEXT;
+ALTER TABLE keys ADD COLUMN parent_hash BLOB;
+CREATE INDEX keys_by_parent ON keys (parent_id, expires_at) WHERE parent_id IS NOT NULL;
 ";
 
 // Leases of credits, and shares of limits. Who asks for a share need not be a key that the ledger knows, so it refers

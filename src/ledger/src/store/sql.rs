@@ -6,6 +6,7 @@
 
 mod postgres;
 mod sqlite;
+mod tls;
 mod value;
 
 pub use value::{Broken, Error, Param, Result, Row, ToParam};

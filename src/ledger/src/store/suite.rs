@@ -2,10 +2,14 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+mod deliveries;
 pub(crate) mod leases;
+mod trail;
+mod usage;
 
 use super::{
-    AdminKeyFilter, AgentFilter, AuditFilter, CheckpointFilter, Error, KeyFilter, Refusal, Store, UsageQuery,
+    AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Refusal, Store,
+    UsageQuery,
 };
 use crate::budgets::SpendingKey;
 use crate::chain::{Exporter, Signer, Verifier};
@@ -13,7 +17,7 @@ use crate::credentials::{self, Door, ServiceCredential};
 use crate::idempotency::{Idempotency, ReplayKey};
 use crate::keys::{self, Key};
 use crate::reservations::{Expire, Reserve};
-use crate::{agents, book, moment, report, sealer, tenants};
+use crate::{agents, book, moment, report, reservations, sealer, tenants};
 use protocol::admin::{Agent, Balance, Patch, Role, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
@@ -28,6 +32,8 @@ use std::sync::Arc;
 pub(crate) trait Fresh {
     type Guard;
     fn open(&self) -> (Arc<dyn Store>, Self::Guard);
+    /// The laws that its rows break.
+    fn broken_laws(&self, guard: &Self::Guard) -> Vec<String>;
 }
 
 /// The whole suite.
@@ -42,6 +48,10 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
     what_operators_keep_is_found_again(fresh).await;
     leases::run(fresh).await;
+    usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
+    an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
+    trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
+    deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {
@@ -91,6 +101,7 @@ pub(crate) fn new_key(tenant_id: &TenantId) -> keys::Create {
             created_at: at(0),
             revoked_at: None,
             last_used_at: None,
+            parent: None,
         },
         actor: "adm_1".to_owned(),
         idempotency: None,
@@ -122,6 +133,7 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
             service: "studio".to_owned(),
             tool: "image_generate".to_owned(),
             credits: credits(amount),
+            overrun_credits_max: Credits::ZERO,
             ttl_seconds: 60,
             policy_version: PolicyVersion::parse("v1").unwrap(),
         },
@@ -414,22 +426,50 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
         tenant_id: Some(tenant_id.clone()),
         created_at: at(1),
         revoked_at: None,
+        secret_expires_at: None,
     };
     let hash = KeyHash::of(b"secret");
     let (id, actor) = (credential.id.clone(), "adm_1".to_owned());
     let create = credentials::Create { credential: credential.clone(), hash, actor, idempotency: None };
     store.run(create).await.unwrap();
-    assert_eq!(store.service_credential(hash).await.unwrap(), Some(credential));
+    assert_eq!(store.service_credential(hash).await.unwrap(), Some(credential.clone()));
     let revoke = credentials::Revoke {
         id,
+        door: Door::Admin,
         within: Some(tenant_id.clone()),
         reason: "left".to_owned(),
         actor: "adm_1".to_owned(),
         now: at(3),
     };
     store.run(revoke).await.unwrap();
-    let listed = store.admin_keys(AdminKeyFilter { limit: 10, ..AdminKeyFilter::default() }).await.unwrap();
+    let filter = CredentialFilter { door: Door::Admin, tenant_id: None, after: None, limit: 10 };
+    let listed = store.service_credentials(filter).await.unwrap();
     assert_eq!((listed.len(), listed[0].revoked_at), (1, Some(at(3))));
+
+    let filter_key = ServiceCredential {
+        id: moment::fresh_id("flt_", AdminKeyId::parse).unwrap(),
+        door: Door::Filter,
+        tenant_id: None,
+        ..credential
+    };
+    let (old, new) = (KeyHash::of(b"old"), KeyHash::of(b"new"));
+    let actor = "adm_1".to_owned();
+    let create = credentials::Create {
+        credential: filter_key.clone(),
+        hash: old,
+        actor: actor.clone(),
+        idempotency: None,
+    };
+    store.run(create).await.unwrap();
+    let (id, now) = (filter_key.id.clone(), at(5));
+    let (grace_seconds, reason, idempotency) = (60, None, None);
+    let rotate = credentials::Rotate { id, hash: new, grace_seconds, reason, idempotency, actor, now };
+    store.run(rotate).await.unwrap();
+    assert_eq!(store.service_credential(new).await.unwrap(), Some(filter_key));
+    let graced = store.service_credential(old).await.unwrap().unwrap();
+    assert!(graced.is_usable(at(64)) && !graced.is_usable(at(65)));
+    let filter = CredentialFilter { door: Door::Filter, tenant_id: None, after: None, limit: 10 };
+    assert_eq!(store.service_credentials(filter).await.unwrap().len(), 1);
 
     let alter = tenants::Alter {
         tenant_id: tenant_id.clone(),
@@ -444,4 +484,34 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     assert_eq!((tenant.version, tenant.suspended_at), (2, Some(at(4))));
     let refused = store.run(reserve("r1", &key_id, 1, at(5))).await;
     assert_eq!(refused, Err(Error::Refused(Refusal::KeyInactive(KeyState::Suspended))));
+}
+
+async fn an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 20).await;
+    for id in ["r1", "r2", "r3"] {
+        let mut asked = reserve(id, &key_id, 4, at(1));
+        asked.request.overrun_credits_max = credits(6);
+        store.run(asked).await.unwrap();
+    }
+    let post = |id, amount| settle(id, Action::Post { credits: credits(amount) }, at(2));
+    let above = store.run(post("r1", 11)).await.unwrap();
+    let most = book::Refusal::AboveReservation { most: credits(10) };
+    assert_eq!(above.refused[0].1, reservations::Settled::Refused(most));
+    // 8 are available, so the first overruns by its 6 and the second by what is left.
+    for (id, available) in [("r1", 2), ("r2", 0), ("r3", 0)] {
+        store.run(post(id, 10)).await.unwrap();
+        store.run(post(id, 10)).await.unwrap();
+        assert_eq!(balance(store.as_ref(), &tenant_id).await.available, credits(available));
+    }
+    let held = balance(store.as_ref(), &tenant_id).await;
+    assert_lawful(held);
+    assert_eq!((held.pending, held.posted), (Credits::ZERO, credits(20)));
+    let spent = SpendingKey { tenant_id, key_id: None, month: at(1).month() };
+    assert_eq!(store.spent(spent).await.unwrap(), credits(20));
+    let filter = AuditFilter { kind: Some("posted".to_owned()), limit: 10, ..AuditFilter::default() };
+    let told: Vec<String> =
+        store.audit(filter).await.unwrap().iter().map(|row| row.detail.get().to_owned()).collect();
+    assert_eq!(told.len(), 3);
+    assert!(told[0].contains("\"shortfall\":6") && told[1].contains("\"shortfall\":4"), "{told:?}");
 }

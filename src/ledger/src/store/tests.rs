@@ -3,5 +3,6 @@
 mod killed;
 mod migrated;
 mod moved;
-mod postgres;
+pub(crate) mod postgres;
 mod sqlite;
+mod tls;

@@ -8,6 +8,7 @@ use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::store::{Needs, Unavailable, Work};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::{error, info};
@@ -22,7 +23,8 @@ pub(super) struct Writer {
     queue: mpsc::Receiver<Box<dyn Work>>,
     newest: Arc<Newest>,
     metrics: Arc<Metrics>,
-    failing: bool,
+    /// Writes fail; readiness looks at it too.
+    failing: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -32,8 +34,9 @@ impl Writer {
         queue: mpsc::Receiver<Box<dyn Work>>,
         newest: Arc<Newest>,
         metrics: Arc<Metrics>,
+        failing: Arc<AtomicBool>,
     ) -> Writer {
-        Writer { database: database.clone(), connection, queue, newest, metrics, failing: false }
+        Writer { database: database.clone(), connection, queue, newest, metrics, failing }
     }
 
     /// Runs until every sender is gone and the queue is empty.
@@ -49,7 +52,7 @@ impl Writer {
                     if let Some(newest) = committed.newest_change {
                         self.newest.reached(newest);
                     }
-                    self.recovered();
+                    self.recovered(committed.is_written);
                     Ok(())
                 }
                 Err(cause) => {
@@ -71,20 +74,30 @@ impl Writer {
         Ok(&self.connection)
     }
 
-    fn recovered(&mut self) {
-        if self.failing {
-            self.failing = false;
-            info!("the database answers again");
+    /// A transaction that wrote nothing also works on a full disk, so where there was none other, one is tried that
+    /// writes: the ledger's own housekeeping comes by each second.
+    fn recovered(&mut self, is_written: bool) {
+        if !self.failing.load(Ordering::Relaxed) {
+            return;
         }
+        if !is_written && self.connection.write(try_to_write).is_err() {
+            return;
+        }
+        self.failing.store(false, Ordering::Relaxed);
+        info!("the database answers again");
     }
 
     fn failed(&mut self, cause: &sql::Error) {
         self.metrics.commit_failures.inc();
-        if !self.failing {
+        if !self.failing.swap(true, Ordering::Relaxed) {
             error!(%cause, database = %self.database, "the database fails; writes answer 503 until it recovers");
         }
-        self.failing = true;
     }
+}
+
+/// Writes a row as it is.
+fn try_to_write(connection: &Connection) -> sql::Result<u64> {
+    connection.execute("UPDATE feed SET base = base", &[])
 }
 
 /// What a transaction did, for metrics and the change feed.
@@ -102,6 +115,8 @@ pub struct Committed {
     pub recalls: u64,
     /// Where the change feed stands, if it moved.
     pub newest_change: Option<u64>,
+    /// Rows were written.
+    pub is_written: bool,
 }
 
 /// Applies a batch in one transaction. On an error nothing of it is in the database.
@@ -125,5 +140,6 @@ pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sq
         credits_lost: rows.credits_lost(),
         recalls: rows.recalls(),
         newest_change,
+        is_written: rows.is_dirty(),
     })
 }

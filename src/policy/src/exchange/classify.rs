@@ -1,10 +1,11 @@
 //! What a request is about, and what refuses it whatever the windows say.
 
 use super::refusal::Refusal;
-use super::{Exchange, Subject, ToolCall};
+use super::{Exchange, Lists, Subject, ToolCall};
 use crate::authorize::{self, Authorization};
 use crate::document::Reserve;
 use crate::key::Key;
+use crate::mcp::list::Page;
 use crate::mcp::{self, Call};
 use crate::rules::{Policy, Service, ServiceKind, Tool};
 use crate::{http, price};
@@ -22,7 +23,7 @@ pub(super) struct Classified<'p> {
 }
 
 impl<'p> Classified<'p> {
-    fn refused(refusal: Refusal) -> Classified<'p> {
+    pub(super) fn refused(refusal: Refusal) -> Classified<'p> {
         Classified {
             message_id: None,
             tool: None,
@@ -33,11 +34,11 @@ impl<'p> Classified<'p> {
         }
     }
 
-    fn protocol(name: &str, authorization: Authorization) -> Classified<'p> {
+    pub(super) fn protocol(name: &str, authorization: Authorization) -> Classified<'p> {
         Classified {
             message_id: None,
             tool: None,
-            subject: Subject::Protocol { name: name.to_owned(), lists_tools: false },
+            subject: Subject::Protocol { name: name.to_owned(), lists: None },
             is_opening: false,
             authorization,
             refusal: None,
@@ -45,9 +46,9 @@ impl<'p> Classified<'p> {
     }
 
     /// What may be answered with a list of tools, which must be filtered.
-    fn listing(name: &str, authorization: Authorization) -> Classified<'p> {
+    fn listing(name: &str, lists: Lists, authorization: Authorization) -> Classified<'p> {
         Classified {
-            subject: Subject::Protocol { name: name.to_owned(), lists_tools: true },
+            subject: Subject::Protocol { name: name.to_owned(), lists: Some(lists) },
             ..Classified::protocol(name, authorization)
         }
     }
@@ -101,7 +102,12 @@ impl Exchange {
             b"POST" => {}
             // A GET opens the stream of the server's messages, a DELETE ends a session. Both are bodiless.
             b"GET" => {
-                return Classified::listing("GET stream", authorize::within_service(key, service, now));
+                let lists = Lists::Tools(Page::Last);
+                return Classified::listing(
+                    "GET stream",
+                    lists,
+                    authorize::within_service(key, service, now),
+                );
             }
             b"DELETE" => {
                 return Classified::protocol("DELETE session", authorize::within_service(key, service, now));
@@ -118,15 +124,19 @@ impl Exchange {
             }
         };
         let classified = match message.call {
+            Call::Tool { name, arguments: _ } if service.gate_tool(&name).is_some() => {
+                self.gate_call(policy, key, service, &name, body, now)
+            }
             Call::Tool { name, arguments } => match tools.get(&name).or(service.unlisted.as_ref()) {
                 Some(rule) => Self::tool_call(policy, key, service, (rule, None, &arguments), now),
                 None => Classified {
-                    subject: Subject::Protocol { name: "tools/call".to_owned(), lists_tools: false },
+                    subject: Subject::Protocol { name: "tools/call".to_owned(), lists: None },
                     ..Classified::refused(Refusal::unknown_tool())
                 },
             },
-            Call::ListTools => {
-                Classified::listing("tools/list", authorize::within_service(key, service, now))
+            Call::ListTools { is_first } => {
+                let lists = if is_first { Lists::Tools(Page::This) } else { Lists::Others };
+                Classified::listing("tools/list", lists, authorize::within_service(key, service, now))
             }
             Call::Opening(name) => Classified {
                 is_opening: true,
@@ -135,12 +145,12 @@ impl Exchange {
             Call::Read { method, what } => match service.reading(what.as_ref()) {
                 Some(rule) => Classified::protocol(method, authorize::reading(key, service, rule, now)),
                 None => Classified {
-                    subject: Subject::Protocol { name: method.to_owned(), lists_tools: false },
+                    subject: Subject::Protocol { name: method.to_owned(), lists: None },
                     ..Classified::refused(Refusal::unknown_reading())
                 },
             },
             Call::Protocol(name) if service.is_filtered(name) => {
-                Classified::listing(name, authorize::within_service(key, service, now))
+                Classified::listing(name, Lists::Others, authorize::within_service(key, service, now))
             }
             Call::Protocol(name) => Classified::protocol(name, authorize::within_service(key, service, now)),
             Call::Response => Classified::protocol("response", authorize::within_service(key, service, now)),
@@ -167,7 +177,7 @@ impl Exchange {
             on_ledger_outage: rule.price.as_ref().map(|price| price.on_ledger_outage).unwrap_or_default(),
             is_leased: rule.price.as_ref().is_some_and(|price| price.reserve == Reserve::Leased),
             is_http: matches!(service.kind, ServiceKind::Http(_)),
-            trusts_cost: rule.price.as_ref().is_some_and(|price| price.upstream_cost),
+            cost_max: rule.price.as_ref().and_then(|rule| rule.cost_max(price)),
         };
         Classified {
             message_id: None,

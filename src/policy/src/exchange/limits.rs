@@ -25,6 +25,9 @@ pub(super) const SHARE_ROUNDS: u8 = 3;
 impl Exchange {
     /// The windows have answered, in the order of the asks.
     pub fn windows_asked(&mut self, verdicts: &[Verdict]) -> Step {
+        if let Some(step) = self.in_batch(|element| element.windows_asked(verdicts)) {
+            return step;
+        }
         let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
         let Phase::AskingWindows { asks, refusal, is_opening, rounds } = phase else {
             return self.refuse(Refusal::ledger_unavailable());
@@ -70,12 +73,17 @@ impl Exchange {
         }
         match &self.subject {
             Subject::Tool(call) if !call.price.is_zero() => self.pay(),
+            Subject::Gate(_) => self.answer(),
             _ => self.forward(Charge::None),
         }
     }
 
     /// The ledger has answered for the shares, or failed to.
     pub fn shares_answered(&mut self, answer: SharesAnswered) -> Step {
+        let is_away = answer == SharesAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_away, |element| element.shares_answered(answer)) {
+            return step;
+        }
         let Phase::AskingWindows { asks, rounds, .. } = &mut self.phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
@@ -91,6 +99,9 @@ impl Exchange {
 
     /// The windows can't be asked. Never admits.
     pub fn windows_failed(&mut self) -> Step {
+        if let Some(step) = self.in_batch(Exchange::windows_failed) {
+            return step;
+        }
         self.refuse(Refusal::windows_unavailable())
     }
 }

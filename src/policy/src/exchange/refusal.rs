@@ -223,6 +223,34 @@ impl Refusal {
         }
     }
 
+    /// A tool's complaint about its arguments, as servers write it.
+    pub(super) fn bad_argument(detail: String) -> Refusal {
+        Refusal { status: 200, code: code::INVALID_PARAMS, ..Refusal::invalid_request(detail) }
+    }
+
+    pub(super) fn issued_key() -> Refusal {
+        Refusal {
+            challenge: Some("Bearer error=\"insufficient_scope\"".to_owned()),
+            ..Refusal::new(
+                Outcome::InsufficientScope,
+                403,
+                code::INSUFFICIENT_SCOPE,
+                "Insufficient scope",
+                "a key that request_key issued can't request keys, and none is issued beyond what a key may itself",
+            )
+        }
+    }
+
+    pub(super) fn too_many_keys() -> Refusal {
+        Refusal::new(
+            Outcome::QuotaExceeded,
+            402,
+            code::QUOTA_EXCEEDED,
+            "Quota exceeded",
+            "too many keys that this one requested live already; use one of them, or wait until one expires",
+        )
+    }
+
     pub(super) fn quota_exceeded(price: Credits) -> Refusal {
         Refusal::new(
             Outcome::QuotaExceeded,
@@ -289,7 +317,8 @@ impl Refusal {
             headers.push(("allow", allow.to_owned()));
         }
         let (status, media_type, body) = match form {
-            Refusals::Http => (self.status, MEDIA_TYPE, self.problem(id)),
+            // A tool's own complaint is read by an MCP client whatever the service's form.
+            Refusals::Http if self.status != 200 => (self.status, MEDIA_TYPE, self.problem(id)),
             _ if as_result => (200, "application/json", self.tool_result(message_id, id)),
             _ => (self.status, "application/json", self.rpc_error(message_id, id)),
         };
@@ -316,7 +345,7 @@ impl Refusal {
 
     fn rpc_error(&self, message_id: Option<&str>, id: &EventId) -> String {
         let error = json!({"code": self.code, "message": self.text(), "data": self.data(id)});
-        rpc(message_id, "error", &error)
+        rpc(message_id, "error", &error.to_string())
     }
 
     fn tool_result(&self, message_id: Option<&str>, id: &EventId) -> String {
@@ -326,7 +355,7 @@ impl Refusal {
             "content": [{"type": "text", "text": self.text()}],
             "_meta": {"agentrelay/refusal": self.data(id)},
         });
-        rpc(message_id, "result", &result)
+        rpc(message_id, "result", &result.to_string())
     }
 
     fn text(&self) -> String {
@@ -339,6 +368,20 @@ impl Refusal {
             data.insert("retryAfterSeconds".to_owned(), seconds.into());
         }
         data
+    }
+}
+
+/// The answer to a call that the gate serves itself.
+pub(super) fn result(message_id: Option<&str>, result: &str) -> Reply {
+    Reply {
+        status: 200,
+        details: "agentrelay.allowed".to_owned(),
+        headers: vec![
+            ("content-type", "application/json".to_owned()),
+            ("cache-control", "no-store".to_owned()),
+        ],
+        has_rate_headers: false,
+        body: rpc(message_id, "result", result).into_bytes(),
     }
 }
 
@@ -358,7 +401,7 @@ pub(super) fn metadata(document: &str) -> Reply {
 
 /// A JSON-RPC answer. The id is put back as the text that the client wrote, which was checked to be JSON: parsing it
 /// would change a number that is too large for an integer.
-fn rpc(message_id: Option<&str>, member: &str, value: &Value) -> String {
+fn rpc(message_id: Option<&str>, member: &str, value: &str) -> String {
     let id = message_id.unwrap_or("null");
     format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)
 }

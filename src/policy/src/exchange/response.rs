@@ -21,15 +21,15 @@ use protocol::filter::Settlement;
 /// How far the response has come.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    status: u16,
+    pub(super) status: u16,
     first_byte_ms: Option<u64>,
     reader: Option<Reader>,
     /// The answer is in an encoding that is not read here.
     is_unreadable: bool,
-    filter: Option<ListFilter>,
+    pub(super) filter: Option<ListFilter>,
     /// Reads the results of other calls of the session.
     others: Option<Box<EventReader>>,
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 impl Progress {
@@ -123,6 +123,9 @@ impl Exchange {
     ) -> ResponsePlan {
         self.response.status = status;
         self.response.first_byte_ms = Some(self.elapsed_ms(now));
+        if self.batch.is_some() && self.is_forwarded() {
+            return self.batch_headers(status, headers, ends, now);
+        }
         let mut set = quota::headers(&self.quotas, self.key.is_some());
         // Also where this gate has refused already: Envoy may have been first.
         if status == 413 && !ends && !self.is_forwarded() {
@@ -145,7 +148,7 @@ impl Exchange {
         let reader = Reader::for_content_type(content_type).filter(|_| !is_encoded);
         let is_ok = (200..300).contains(&status);
         match (&self.subject, reader) {
-            (Subject::Protocol { lists_tools: true, .. }, reader) if is_ok => match reader {
+            (Subject::Protocol { lists: Some(_), .. }, reader) if is_ok => match reader {
                 Some(Reader::Json(_)) => BodyPlan::Hold,
                 Some(Reader::Events(_)) => {
                     self.response.filter = Some(ListFilter::default());
@@ -177,7 +180,10 @@ impl Exchange {
 
     /// The whole of a held body: what to send in its place, `None` for the same.
     pub fn filter_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
-        list::filter(body, &|listed| self.sees(listed, now)).map_err(|list::Unreadable| {
+        if self.batch.is_some() {
+            return self.batch_whole(body, now);
+        }
+        self.viewed(now, |view| list::filter(body, view)).map_err(|list::Unreadable| {
             self.response.failed = true;
             self.unreadable()
         })
@@ -186,7 +192,10 @@ impl Exchange {
     /// A chunk of an event stream: what to send in its place. After an error the stream must be cut.
     pub fn filter_chunk(&mut self, chunk: &[u8], ends: bool, now: Now) -> Result<Vec<u8>, list::Unreadable> {
         let Some(mut filter) = self.response.filter.take() else { return Err(list::Unreadable) };
-        let passed = filter.feed(chunk, ends, &|listed| self.sees(listed, now));
+        if self.batch.is_some() {
+            return self.batch_chunk(filter, chunk, ends, now);
+        }
+        let passed = self.viewed(now, |view| filter.feed(chunk, ends, view));
         self.response.filter = Some(filter);
         self.response.failed |= passed.is_err();
         passed
@@ -207,7 +216,15 @@ impl Exchange {
         results
     }
 
-    /// The exchange is over, however it ended.
+    /// The exchange is over, however it ended: what is left of it, or of each message of a batch.
+    pub fn finish_all(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
+        match &self.batch {
+            Some(batch) => batch.finish(end, self.is_forwarded(), envoy, now),
+            None => vec![self.finish(end, envoy, now)],
+        }
+    }
+
+    /// [`Exchange::finish_all`] of one message.
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
         let late = self.late();
         let (outcome, charged) = self.outcome(end, late.is_some());
@@ -266,7 +283,8 @@ impl Exchange {
                 Charge::None | Charge::Reserved(_) => Source::Reservation(self.reservation_id()?),
             },
             credits,
-            trusts_cost: call.trusts_cost,
+            cost_max: call.cost_max,
+            at: self.began.monotonic,
         })
     }
 
@@ -310,7 +328,9 @@ impl Exchange {
             // What a client has begun to receive it has received: leaving early does not make it free.
             Answered::Success => {
                 let cost = self.response.reader.as_ref().and_then(Reader::cost);
-                (Outcome::Allowed, late::charged(reserved, cost.filter(|_| call.trusts_cost)))
+                // What passed without a reservation costs nothing, whatever the upstream says.
+                let cost_max = call.cost_max.filter(|_| !reserved.is_zero());
+                (Outcome::Allowed, late::charged(reserved, cost_max, cost))
             }
             // The call is not over; it is charged when its result comes.
             Answered::Unfinished => (Outcome::Allowed, Credits::ZERO),
@@ -324,11 +344,13 @@ impl Exchange {
     }
 
     /// Whether the key sees something in a list; `None` where everyone does.
-    fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
+    pub(super) fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Some(false) };
         let ServiceKind::Mcp(tools) = &service.kind else { return Some(false) };
         let names =
             match listed {
+                // The gate's own tool hides one of its name.
+                Listed::Tool(name) if service.gate_tool(name).is_some() => return Some(false),
                 Listed::Tool(name) => {
                     let rule = tools.get(name).or(service.unlisted.as_ref());
                     return Some(rule.is_some_and(|rule| {
@@ -355,7 +377,7 @@ impl Exchange {
 
     /// Envoy does not show the filter a reply that it sends from the response's way back, so this one carries its
     /// rate headers itself.
-    fn unreadable(&self) -> Reply {
+    pub(super) fn unreadable(&self) -> Reply {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let mut reply =
             Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id);

@@ -2,6 +2,9 @@
 
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
+mod batches;
+mod gate_tools;
+
 use super::*;
 use crate::window::slot;
 use protocol::api_key::{self, Kind};
@@ -24,6 +27,8 @@ struct Gate {
     /// The permits of global limits that the ledger gives.
     share: Option<u32>,
     shares_asked: u32,
+    issues: IssueAnswered,
+    asked: Vec<IssueRequest>,
 }
 
 enum Decided {
@@ -71,6 +76,7 @@ fn record() -> KeyRecord {
         agent_id: None,
         source: KeySource::Admin,
         expires_at: None,
+        parent: None,
     }
 }
 
@@ -113,6 +119,8 @@ impl Gate {
             spent: Vec::new(),
             share: None,
             shares_asked: 0,
+            issues: IssueAnswered::Unavailable,
+            asked: Vec::new(),
         }
     }
 
@@ -170,6 +178,10 @@ impl Gate {
                 Step::Reserve(request) => {
                     self.reserved.push(request);
                     exchange.reserve_answered(self.ledger)
+                }
+                Step::Issue(request) => {
+                    self.asked.push(request);
+                    exchange.issue_answered(self.issues.clone())
                 }
                 Step::Forward(forward) => return Decided::Forwarded(Box::new(exchange), forward),
                 Step::Refuse(reply) => return Decided::Refused(reply),

@@ -16,7 +16,7 @@ pub enum Verdict {
     ToolError,
     /// A JSON-RPC error.
     ProtocolError,
-    /// The server asks for more input, or made it a task: the call is not over.
+    /// The server asks for more input: the call is not over.
     Unfinished,
     /// No answer to the call was seen.
     #[default]
@@ -207,7 +207,10 @@ mod tests {
             (r#"{"result":{"isError":true,"content":[{"a":{"isError":false}}]}}"#, Verdict::ToolError),
             (r#"{"error":{"code":-1,"message":"result"}}"#, Verdict::ProtocolError),
             (r#"{"result":{"resultType":"input_required"}}"#, Verdict::Unfinished),
-            (r#"{"result":{"resultType":"task","taskId":"x"}}"#, Verdict::Unfinished),
+            // Only a client that asks would let the gate see how a task ends, and not asking must not be free.
+            (r#"{"result":{"resultType":"task","taskId":"x"}}"#, Verdict::Success),
+            (r#"{"result":{"task":{"taskId":"x","status":"working"}}}"#, Verdict::Success),
+            (r#"{"result":{"resultType":"of_some_extension"}}"#, Verdict::Success),
             (r#"{"method":"notifications/progress","params":{"result":1}}"#, Verdict::Nothing),
             (r#"{"id":1,"method":"sampling/createMessage","params":{}}"#, Verdict::Nothing),
             (r#"[{"result":{}}]"#, Verdict::Nothing),

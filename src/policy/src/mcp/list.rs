@@ -1,4 +1,5 @@
-//! Taking what a key may not see out of lists of tools, prompts and resources, and nothing else.
+//! Taking what a key may not see out of lists of tools, prompts and resources, and putting in what the gate has to say
+//! of tools: its own, and the terms of the others.
 //!
 //! The answer is not rebuilt: what is hidden is cut out of its bytes, so that order, `_meta` and whatever
 //! extensions add stay as the server wrote them.
@@ -8,6 +9,7 @@ use crate::reading::Listed;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// The answer can't be filtered for certain, so it must not be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ struct ListResult<'a> {
     templates: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "cacheScope")]
     cache_scope: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present", rename = "nextCursor")]
+    next_cursor: Option<&'a RawValue>,
 }
 
 /// Tools and prompts go by their name, resources by their URI.
@@ -42,10 +46,40 @@ struct Item<'a> {
     uri: Option<Cow<'a, str>>,
     #[serde(borrow, default, rename = "uriTemplate")]
     template: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
+    meta: Option<&'a RawValue>,
 }
 
-/// Whether something in a list is visible; `None` where everyone sees all of its kind.
-pub type View<'v> = dyn Fn(Listed<'_>) -> Option<bool> + 'v;
+/// The name in a tool's `_meta` under which its terms are.
+pub const TERMS: &str = "agentrelay/terms";
+
+/// How a key sees lists.
+pub struct View<'v> {
+    /// Whether something is visible; `None` where everyone sees all of its kind.
+    pub sees: &'v dyn Fn(Listed<'_>) -> Option<bool>,
+    /// What a tool's `_meta` is to say of its terms, JSON.
+    pub terms: &'v dyn Fn(&str) -> Option<String>,
+    /// Tools to put behind those of the server, each a JSON object.
+    pub own: &'v [&'static str],
+    /// On which page of the server's list.
+    pub own_on: Page,
+}
+
+/// A page of a list that comes in several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// This one: the request asked for it.
+    This,
+    /// The last one, which names no other: what it answers is not known.
+    Last,
+}
+
+impl<'v> View<'v> {
+    /// Shows some of what the server has, and nothing else.
+    pub fn of(sees: &'v dyn Fn(Listed<'_>) -> Option<bool>) -> View<'v> {
+        View { sees, terms: &|_| None, own: &[], own_on: Page::This }
+    }
+}
 
 /// What names an item of a list.
 type Naming = for<'i> fn(&'i Item<'_>) -> Option<Listed<'i>>;
@@ -67,16 +101,30 @@ pub fn filter(message: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unread
     ];
     for (list, named) in lists.into_iter().filter_map(|(list, named)| Some((list?, named))) {
         let listed: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| Unreadable)?;
-        let mut kept = Vec::with_capacity(listed.len());
+        let mut kept: Vec<Cow<'_, str>> = Vec::with_capacity(listed.len());
+        let mut is_changed = false;
         for raw in &listed {
             let item: Item<'_> = json::object(raw.get()).ok_or(Unreadable)?;
-            let is_visible = view(named(&item).ok_or(Unreadable)?);
+            let named = named(&item).ok_or(Unreadable)?;
+            let is_visible = (view.sees)(named);
             is_personal |= is_visible.is_some();
-            if is_visible != Some(false) {
-                kept.push(raw.get());
+            let terms = match named {
+                Listed::Tool(name) if is_visible != Some(false) => (view.terms)(name),
+                _ => None,
+            };
+            is_changed |= is_visible == Some(false) || terms.is_some();
+            match terms {
+                _ if is_visible == Some(false) => {}
+                Some(terms) => kept.push(Cow::Owned(with_terms(raw.get(), item.meta, &terms)?)),
+                None => kept.push(Cow::Borrowed(raw.get())),
             }
         }
-        if kept.len() < listed.len() {
+        let is_tools = result.tools.is_some_and(|tools| std::ptr::eq(tools, list));
+        if is_tools && !view.own.is_empty() && (view.own_on == Page::This || result.next_cursor.is_none()) {
+            kept.extend(view.own.iter().map(|tool| Cow::Borrowed(*tool)));
+            is_changed = true;
+        }
+        if is_changed {
             edits.push((list.get(), format!("[{}]", kept.join(","))));
         }
     }
@@ -84,6 +132,28 @@ pub fn filter(message: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unread
     let scope = result.cache_scope.filter(|scope| is_personal && scope.get() != "\"private\"");
     edits.extend(scope.map(|scope| (scope.get(), "\"private\"".to_owned())));
     if edits.is_empty() { Ok(None) } else { splice(message, edits).map(Some) }
+}
+
+/// A tool whose `_meta` says these terms, whatever it said of them before.
+fn with_terms(tool: &str, meta: Option<&RawValue>, terms: &str) -> Result<String, Unreadable> {
+    let own = format!("\"{TERMS}\":{terms}");
+    let edit = match meta.map(RawValue::get) {
+        None => {
+            let rest = tool.strip_suffix('}').ok_or(Unreadable)?;
+            return Ok(format!("{rest},\"_meta\":{{{own}}}}}"));
+        }
+        Some(meta) if meta.starts_with('{') => {
+            let known: BTreeMap<Cow<'_, str>, &RawValue> =
+                serde_json::from_str(meta).map_err(|_| Unreadable)?;
+            match (known.get(TERMS), meta.strip_prefix('{')) {
+                (Some(said), _) => (said.get(), terms.to_owned()),
+                (None, Some(rest)) if !known.is_empty() => (meta, format!("{{{own},{rest}")),
+                _ => (meta, format!("{{{own}}}")),
+            }
+        }
+        Some(other) => (other, format!("{{{own}}}")),
+    };
+    String::from_utf8(splice(tool.as_bytes(), vec![edit])?).map_err(|_| Unreadable)
 }
 
 /// Replaces parts of `whole`, which must be slices of it that do not overlap.
@@ -112,11 +182,12 @@ mod tests {
     use super::*;
 
     fn filtered(message: &str) -> Result<Option<String>, Unreadable> {
-        filter(message.as_bytes(), &|listed| match listed {
+        let sees = |listed: Listed<'_>| match listed {
             Listed::Resource(_) => None,
             listed => Some(listed.name().starts_with("ok")),
-        })
-        .map(|bytes| bytes.map(|bytes| String::from_utf8(bytes).unwrap()))
+        };
+        filter(message.as_bytes(), &View::of(&sees))
+            .map(|bytes| bytes.map(|bytes| String::from_utf8(bytes).unwrap()))
     }
 
     #[test]
@@ -170,6 +241,53 @@ mod tests {
             r#"{"result":{"tools":null}}"#,
         ] {
             assert_eq!(filtered(message), Err(Unreadable), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_gates_own_tools_are_behind_the_servers_on_one_page() {
+        let own = [r#"{"name":"mine"}"#];
+        let sees = |listed: Listed<'_>| Some(listed.name() != "no");
+        let seen = |message: &str, own_on| {
+            let view = View { own: &own, own_on, ..View::of(&sees) };
+            filter(message.as_bytes(), &view).unwrap().map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        let page = r#"{"result":{"tools":[{"name":"no"},{"name":"a"}],"nextCursor":""}}"#;
+        let shown = r#"{"result":{"tools":[{"name":"a"},{"name":"mine"}],"nextCursor":""}}"#;
+        assert_eq!(seen(page, Page::This).as_deref(), Some(shown));
+        let shown = r#"{"result":{"tools":[{"name":"a"}],"nextCursor":""}}"#;
+        assert_eq!(seen(page, Page::Last).as_deref(), Some(shown));
+        let shown = r#"{"result":{"tools":[{"name":"mine"}]}}"#;
+        assert_eq!(seen(r#"{"result":{"tools":[]}}"#, Page::Last).as_deref(), Some(shown));
+        for other in [r#"{"result":{"prompts":[]}}"#, r#"{"error":{"code":1,"message":""}}"#] {
+            assert_eq!(seen(other, Page::This), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn terms_are_said_in_meta_beside_what_is_there() {
+        let sees = |listed: Listed<'_>| Some(listed.name() != "no");
+        let terms = |name: &str| (name != "free").then(|| "{\"credits\":1}".to_owned());
+        let view = View { terms: &terms, ..View::of(&sees) };
+        for (tool, expected) in [
+            (r#"{"name":"a"}"#, r#"{"name":"a","_meta":{"agentrelay/terms":{"credits":1}}}"#),
+            (r#"{"_meta":{ },"name":"a"}"#, r#"{"_meta":{"agentrelay/terms":{"credits":1}},"name":"a"}"#),
+            (
+                r#"{"_meta":{"x":[1]},"name":"a"}"#,
+                r#"{"_meta":{"agentrelay/terms":{"credits":1},"x":[1]},"name":"a"}"#,
+            ),
+            (r#"{"name":"a","_meta":null}"#, r#"{"name":"a","_meta":{"agentrelay/terms":{"credits":1}}}"#),
+            // What another gate or a liar behind this one said of them.
+            (
+                r#"{"name":"a","_meta":{"agentrelay\/terms":0,"x":1}}"#,
+                r#"{"name":"a","_meta":{"agentrelay\/terms":{"credits":1},"x":1}}"#,
+            ),
+            (r#"{"name":"free"}"#, r#"{"name":"free"}"#),
+        ] {
+            let message = format!(r#"{{"result":{{"tools":[{{"name":"no"}},{tool}]}}}}"#);
+            let shown = String::from_utf8(filter(message.as_bytes(), &view).unwrap().unwrap()).unwrap();
+            assert_eq!(shown, format!(r#"{{"result":{{"tools":[{expected}]}}}}"#));
+            assert!(json::check(shown.as_bytes()).is_ok());
         }
     }
 }

@@ -220,7 +220,9 @@ impl Scanner {
             return;
         }
         match self.path() {
-            [Name::Result, Name::ResultType] => self.facts.is_unfinished = text.bytes != b"complete",
+            [Name::Result, Name::ResultType] => {
+                self.facts.is_unfinished = text.bytes == b"input_required";
+            }
             [Name::Id] if text.bytes.len() <= ID_BYTES_MAX => {
                 self.facts.id = [b"\"", text.bytes.as_slice(), b"\""].concat();
             }

@@ -21,7 +21,11 @@ fn each_kind_of_message_is_recognised() {
             tool("a", &[("n", None), ("q", Some("x"))]),
         ),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/c\u0061ll","params":{"name":"a"}}"#, tool("a", &[])),
-        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Call::ListTools),
+        (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Call::ListTools { is_first: true }),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":""}}"#,
+            Call::ListTools { is_first: false },
+        ),
         (r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}"#, Call::Opening("initialize")),
         (r#"{"jsonrpc":"2.0","id":"x","method":"server/discover"}"#, Call::Opening("server/discover")),
         (
@@ -118,6 +122,11 @@ fn headers_must_repeat_the_body_truly() {
         assert_eq!(outcome(headers), Err(HEADER_MISMATCH), "{headers:?}");
     }
     assert_eq!(outcome(&[(b"mcp-protocol-version", b"2025-11-25")]), Ok(()));
+    let body = br#"{"jsonrpc":"2.0","id":1,"method":"tasks/get","params":{"taskId":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
+    let method: (&[u8], &[u8]) = (b"mcp-method", b"tasks/get");
+    let outcome = |headers: &Headers<'_>| classify(body, headers).map(|_| ()).map_err(|fault| fault.code);
+    assert_eq!(outcome(&[version, method, (b"mcp-name", b"t")]), Ok(()));
+    assert_eq!(outcome(&[version, method, (b"mcp-name", b"u")]), Err(HEADER_MISMATCH));
 }
 
 #[test]

@@ -91,6 +91,21 @@ fn every_fault_names_its_path() {
             "services.studio.tools.draw.price.credits: at least 1",
         ),
         (
+            "/services/studio/tools/draw/price/overrun_credits_max",
+            json!(3),
+            "services.studio.tools.draw.price.overrun_credits_max: only what the upstream says",
+        ),
+        (
+            "/services/studio/tools/draw/price",
+            json!({"credits": 5, "upstream_cost": true, "overrun_credits_max": 1, "reserve": "leased"}),
+            "services.studio.tools.draw.price.overrun_credits_max: a call on leased credits",
+        ),
+        (
+            "/services/studio/tools/draw/price",
+            json!({"credits": 5, "upstream_cost": true, "overrun_credits_max": 9_007_199_254_740_990u64}),
+            "services.studio.tools.draw.price.overrun_credits_max: the cost grows",
+        ),
+        (
             "/services/studio/tools/draw/price/credits",
             json!(1.5),
             "services.studio.tools.draw.price.credits: invalid",

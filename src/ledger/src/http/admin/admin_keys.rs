@@ -6,8 +6,9 @@ use crate::http::Service;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Body, Id, Params, idempotency};
 use crate::http::problem::{Code, Refused};
+use crate::idempotency::Once;
 use crate::moment;
-use crate::store::{AdminKeyFilter, Error, Refusal};
+use crate::store::{CredentialFilter, Error, Refusal};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
@@ -39,14 +40,15 @@ pub(super) async fn create(
         tenant_id: create.tenant_id,
         created_at: moment::now(),
         revoked_at: None,
+        secret_expires_at: None,
     };
     let hash = KeyHash::of(secret.as_bytes());
     let operation = credentials::Create { credential, hash, actor: caller.id(), idempotency };
-    let key = service.store.run(operation).await.map_err(|error| match error {
+    let made = service.store.run(operation).await.map_err(|error| match error {
         Error::Refused(Refusal::TenantUnknown) => Refused::invalid("tenant_id: no tenant has this id"),
         other => Refused::from(other),
     })?;
-    Ok((StatusCode::CREATED, Json(AdminKeyWithSecret { key, secret })))
+    Ok((StatusCode::CREATED, Json(AdminKeyWithSecret { key: made.shown(), secret })))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -67,12 +69,14 @@ pub(super) async fn list(
     Params(params): Params<ListParams>,
 ) -> Result<Json<Page<AdminKey>>, Refused> {
     let limit = limit(params.limit)?;
-    let filter = AdminKeyFilter {
+    let filter = CredentialFilter {
+        door: Door::Admin,
         tenant_id: caller.narrow(params.tenant_id)?,
         after: params.cursor,
         limit: limit.saturating_add(1),
     };
-    let shown = service.store.admin_keys(filter).await?.into_iter().map(ServiceCredential::shown).collect();
+    let shown =
+        service.store.service_credentials(filter).await?.into_iter().map(ServiceCredential::shown).collect();
     Ok(Json(page(shown, limit, |key: &AdminKey| key.id.to_string())))
 }
 
@@ -80,17 +84,23 @@ pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<AdminKeyId>,
+    headers: HeaderMap,
     Body(because): Body<Because>,
 ) -> Result<Json<AdminKey>, Refused> {
+    let route = format!("POST /v1/admin-keys/{id}/revoke");
+    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
     check::reason(&because.reason)?;
+    let now = moment::now();
     let operation = credentials::Revoke {
         id,
+        door: Door::Admin,
         within: caller.tenant().cloned(),
         reason: because.reason,
         actor: caller.id(),
-        now: moment::now(),
+        now,
     };
-    let revoked = service.store.run(operation).await?;
+    let shown = |revoked: ServiceCredential, _| revoked.shown();
+    let revoked = service.store.run(Once { operation, idempotency, shown, now }).await?;
     service.doorkeeper.forget();
     Ok(Json(revoked))
 }

@@ -17,7 +17,7 @@ use axum::{Extension, Json};
 use protocol::admin::{AuditKeys, AuditRow, AuditStatus, Page};
 use protocol::audit::Outcome;
 use protocol::{TenantId, Timestamp};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ pub(super) struct ListParams {
     /// Only decisions with this outcome
     outcome: Option<Outcome>,
     /// Only facts of this kind, such as `key_created`
+    #[schemars(schema_with = "kinds")]
     kind: Option<String>,
     /// Only what this one did: the id of a key or of an admin key, `ledger`, or `anonymous`
     actor: Option<String>,
@@ -43,6 +44,10 @@ pub(super) struct ListParams {
     /// Items on the page
     #[schemars(range(min = 1, max = 1000))]
     limit: Option<u32>,
+}
+
+fn kinds(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": Kind::ALL.map(Kind::as_str)})
 }
 
 /// Newest first.
@@ -79,14 +84,15 @@ pub(super) async fn keys(State(service): State<Arc<Service>>) -> Result<Json<Aud
 }
 
 pub(super) async fn status(State(service): State<Arc<Service>>) -> Result<Json<AuditStatus>, Refused> {
-    Ok(Json(service.store.audit_status().await?))
+    let retention_days = service.audit_retention_days;
+    Ok(Json(AuditStatus { retention_days, ..service.store.audit_status().await? }))
 }
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExportParams {
     /// Only rows that were sealed on this day in UTC, such as 2026-11-22
-    #[schemars(regex(pattern = "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
+    #[schemars(regex(pattern = "^(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"))]
     day: Option<String>,
 }
 

@@ -1,9 +1,10 @@
-//! Bounds of what administrators send. Each refusal names the field.
+//! Bounds of what administrators send. Each refusal names the field, and `/openapi.json` says the same bounds.
 
 use crate::http::problem::Refused;
 use protocol::Timestamp;
 use protocol::admin::{CreateKey, UpdateKey};
 use protocol::key::{Grant, Limit};
+use serde_json::{Value, json};
 
 const NAME_CHARS_MAX: usize = 200;
 const REASON_CHARS_MAX: usize = 500;
@@ -12,6 +13,28 @@ const GRANTS_MAX: usize = 256;
 const LIMITS_MAX: usize = 16;
 /// The longest grace of a rotation: 30 days.
 const GRACE_SECONDS_MAX: u32 = 2_592_000;
+
+/// What is in [`text`]'s bounds, as a pattern: no control character, and something else than white space.
+const TEXT: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
+/// The same without white space.
+const WORD: &str = r"^[^\s\x00-\x1f\x7f-\x9f]+$";
+
+/// The bounds of a field of a body by its name, as keywords of JSON Schema. Those that are not here are in its type.
+pub(in crate::http) fn bounds(field: &str) -> Option<Value> {
+    Some(match field {
+        "name" => json!({"minLength": 1, "maxLength": NAME_CHARS_MAX, "pattern": TEXT}),
+        "reason" => json!({"minLength": 1, "maxLength": REASON_CHARS_MAX, "pattern": TEXT}),
+        "scopes" => json!({
+            "maxItems": SCOPES_MAX,
+            "items": {"type": "string", "maxLength": NAME_CHARS_MAX, "pattern": WORD},
+        }),
+        "services" | "tools" | "resources" => json!({"maxItems": GRANTS_MAX}),
+        "limits" => json!({"maxItems": LIMITS_MAX}),
+        "grace_seconds" => json!({"maximum": GRACE_SECONDS_MAX}),
+        "amount" => json!({"minimum": 1}),
+        _ => return None,
+    })
+}
 
 fn text(field: &str, text: &str, chars_max: usize) -> Result<(), Refused> {
     let visible = !text.trim().is_empty() && !text.chars().any(char::is_control);

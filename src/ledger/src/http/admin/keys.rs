@@ -7,13 +7,14 @@ use crate::http::Service;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Body, Id, Params, Tagged, idempotency, if_match};
 use crate::http::problem::{Code, Refused};
+use crate::idempotency::Once;
 use crate::store::{Error, KeyFilter, Refusal};
 use crate::{keys, moment};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use protocol::admin::{
-    Because, Budget, CreateKey, Key, KeyWithSecret, Page, Patch, RevokeKey, RotateKey, UpdateKey,
+    Because, Budget, CreateKey, Key, KeyWithSecret, Page, RevokeKey, RotateKey, UpdateKey,
 };
 use protocol::api_key::{KeyHash, Kind};
 use protocol::key::{KeySource, KeyState};
@@ -50,6 +51,7 @@ pub(super) async fn create(
         created_at: now,
         revoked_at: None,
         last_used_at: None,
+        parent: None,
     };
     let hash = KeyHash::of(secret.as_bytes());
     let listed = service.store.run(keys::Create { key, hash, actor: caller.id(), idempotency }).await;
@@ -188,34 +190,34 @@ pub(super) async fn rotate(
     Ok(Json(KeyWithSecret { key: listed.shown(now), secret }))
 }
 
-/// Ends a key now. One that has ended before stays as it is.
 pub(super) async fn expire(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
+    headers: HeaderMap,
     Body(because): Body<Because>,
 ) -> Result<Json<Key>, Refused> {
+    let idempotency = idempotency(&headers, &caller.id(), format!("POST /v1/keys/{id}/expire"), &because)?;
     check::reason(&because.reason)?;
-    let listed = found(&service, &caller, id).await?;
+    let key_id = found(&service, &caller, id).await?.key.id;
     let now = moment::now();
-    if listed.key.expires_at.is_some_and(|end| end <= now) {
-        return Ok(Json(listed.shown(now)));
-    }
-    let update = UpdateKey { expires_at: Patch::Set(now), reason: because.reason, ..UpdateKey::default() };
-    let operation = keys::Update { key_id: listed.key.id, update, if_version: None, actor: caller.id(), now };
-    let listed = service.store.run(operation).await.map_err(administered)?;
-    Ok(Json(listed.shown(now)))
+    let operation = keys::Expire { key_id, reason: because.reason, actor: caller.id(), now };
+    let once = Once { operation, idempotency, shown: keys::Listed::shown, now };
+    service.store.run(once).await.map(Json).map_err(administered)
 }
 
 pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
+    headers: HeaderMap,
     Body(revoke): Body<RevokeKey>,
 ) -> Result<Json<Key>, Refused> {
+    let idempotency = idempotency(&headers, &caller.id(), format!("POST /v1/keys/{id}/revoke"), &revoke)?;
     check::reason(&revoke.reason)?;
     let key_id = found(&service, &caller, id).await?.key.id;
     let now = moment::now();
     let operation = keys::Revoke { key_id, reason: revoke.reason, actor: caller.id(), now };
-    Ok(Json(service.store.run(operation).await?.shown(now)))
+    let once = Once { operation, idempotency, shown: keys::Listed::shown, now };
+    Ok(Json(service.store.run(once).await?))
 }

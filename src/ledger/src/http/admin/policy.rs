@@ -20,7 +20,8 @@ fn table(policy: &InForce, name: &str) -> Result<Box<RawValue>, Refused> {
 }
 
 pub(super) async fn tiers(State(service): State<Arc<Service>>) -> Result<Json<Box<RawValue>>, Refused> {
-    table(&service.policy(), "tiers").map(Json)
+    let policy = service.newest_policy().await;
+    table(&policy, "tiers").map(Json)
 }
 
 #[derive(Serialize)]
@@ -29,7 +30,8 @@ pub(super) struct Tools {
 }
 
 pub(super) async fn tools(State(service): State<Arc<Service>>) -> Result<Json<Tools>, Refused> {
-    Ok(Json(Tools { services: table(&service.policy(), "services")? }))
+    let policy = service.newest_policy().await;
+    Ok(Json(Tools { services: table(&policy, "services")? }))
 }
 
 type Shown = Tagged<PolicyInForce<Box<RawValue>>>;
@@ -42,10 +44,12 @@ fn shown(policy: &InForce) -> Result<Shown, Refused> {
 }
 
 pub(super) async fn show(State(service): State<Arc<Service>>) -> Result<Shown, Refused> {
-    shown(&service.policy())
+    let policy = service.newest_policy().await;
+    shown(&policy)
 }
 
-/// The body is the document itself, YAML or JSON, and is written to the policy file as it is.
+/// The body is the document itself, YAML or JSON. Beside an embedded database it is written to the policy file as it is;
+/// a shared database holds it for every ledger, and their files stay as they are.
 pub(super) async fn replace(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
@@ -62,10 +66,6 @@ pub(super) async fn replace(
             "the policy file can't be written by the ledger; change it where it comes from",
         )),
         Err(Replaced::Faulty(fault)) => Err(Refused::invalid(fault.to_string())),
-        Err(Replaced::ChangedSince(version)) => Err(Refused::new(
-            Code::PreconditionFailed,
-            format!("another policy is in force, with ETag \"{version}\": compare with it first"),
-        )),
         Err(Replaced::Unrecorded(error)) => Err(error.into()),
     }
 }

@@ -8,6 +8,7 @@ use crate::http::Service;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Body, Id, Params, Tagged, idempotency, if_match};
 use crate::http::problem::{Code, Refused};
+use crate::idempotency::{Idempotency, Once};
 use crate::tenants::{Alter, Change};
 use crate::{moment, tenants};
 use axum::extract::State;
@@ -122,50 +123,63 @@ pub(super) async fn budget(
     Ok(Json(Budget { month: month.to_string(), budget: tenant.budget, spent }))
 }
 
-async fn alter(
-    service: &Service,
-    caller: &Caller,
-    tenant_id: TenantId,
-    change: Change,
-    if_version: Option<u64>,
-    reason: String,
-) -> Result<Tagged<Tenant>, Refused> {
-    check::reason(&reason)?;
-    let now = moment::now();
-    let operation = Alter { tenant_id, change, if_version, reason, actor: caller.id(), now };
-    Ok(tagged(service.store.run(operation).await?))
-}
-
 pub(super) async fn update(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    Id(id): Id<TenantId>,
+    Id(tenant_id): Id<TenantId>,
     headers: HeaderMap,
     Body(update): Body<UpdateTenant>,
 ) -> Result<Tagged<Tenant>, Refused> {
     let UpdateTenant { name, tier, budget, reason } = update;
     name.as_deref().map_or(Ok(()), check::name)?;
     tier.as_deref().map_or(Ok(()), |tier| check_tier(&service, tier))?;
+    check::reason(&reason)?;
     let if_version = if_match(&headers)?.as_deref().map(version).transpose()?;
-    alter(&service, &caller, id, Change::Update { name, tier, budget }, if_version, reason).await
+    let (change, now) = (Change::Update { name, tier, budget }, moment::now());
+    let operation = Alter { tenant_id, change, if_version, reason, actor: caller.id(), now };
+    Ok(tagged(service.store.run(operation).await?))
 }
 
 pub(super) async fn suspend(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
+    headers: HeaderMap,
     Body(because): Body<Because>,
 ) -> Result<Tagged<Tenant>, Refused> {
-    alter(&service, &caller, id, Change::Suspend, None, because.reason).await
+    let route = format!("POST /v1/tenants/{id}/suspend");
+    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
+    once(&service, &caller, id, Change::Suspend, because, idempotency).await
 }
 
 pub(super) async fn resume(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
+    headers: HeaderMap,
     Body(because): Body<Because>,
 ) -> Result<Tagged<Tenant>, Refused> {
-    alter(&service, &caller, id, Change::Resume, None, because.reason).await
+    let route = format!("POST /v1/tenants/{id}/resume");
+    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
+    once(&service, &caller, id, Change::Resume, because, idempotency).await
+}
+
+async fn once(
+    service: &Service,
+    caller: &Caller,
+    tenant_id: TenantId,
+    change: Change,
+    because: Because,
+    idempotency: Option<Idempotency>,
+) -> Result<Tagged<Tenant>, Refused> {
+    let reason = because.reason;
+    check::reason(&reason)?;
+    let now = moment::now();
+    let operation = Alter { tenant_id, change, if_version: None, reason, actor: caller.id(), now };
+    let shown =
+        |(tenant, accounts): (tenants::Tenant, Accounts), _| (tenant.version, tenant.shown(&accounts));
+    let (version, tenant) = service.store.run(Once { operation, idempotency, shown, now }).await?;
+    Ok(Tagged(version.to_string(), tenant))
 }
 
 pub(super) async fn grant(

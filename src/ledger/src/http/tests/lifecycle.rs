@@ -175,4 +175,66 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
         "would_deny": "rate_limited", "tenant_id": tenant, "tool": "search", "calls": 1, "credits": 0,
     });
     assert_eq!(report["items"], json!([row]));
+
+    // Beside an embedded database the file is what counts at a start, also with what was in force before.
+    std::fs::write(bench.policy_path(), POLICY).unwrap();
+    let bench = bench.restart().await;
+    assert_eq!(bench.get("/v1/tiers").await["free"]["limits"][0]["permits"], 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_key_is_rotated_with_grace_and_revoked_and_every_step_is_in_the_trail() {
+    let bench = Bench::start().await;
+    let made = bench.post("/v1/filter-keys", json!({"name": "cluster west"}), StatusCode::CREATED).await;
+    let (id, first) = (made["id"].as_str().unwrap(), made["secret"].as_str().unwrap().to_owned());
+    let opens = async |secret: &str| {
+        let answer = bench.ask_as(secret, &Method::GET, "/filter/v1/changes", &Value::Null).await;
+        answer.status() == StatusCode::OK
+    };
+    assert!(opens(&first).await);
+    let path = format!("/v1/filter-keys/{id}");
+    let rotate = async |grace: u64| {
+        let body = json!({"grace_seconds": grace, "reason": "yearly"});
+        let rotated = bench.post(&format!("{path}/rotate"), body, StatusCode::OK).await;
+        assert_eq!(rotated["id"], made["id"]);
+        rotated["secret"].as_str().unwrap().to_owned()
+    };
+    let second = rotate(3600).await;
+    assert!(opens(&first).await && opens(&second).await);
+    let third = rotate(0).await;
+    assert!(!opens(&first).await && !opens(&second).await && opens(&third).await);
+    let short = rotate(1).await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(15);
+    while opens(&third).await {
+        assert!(std::time::Instant::now() < deadline, "the grace never ended");
+        crate::fixture::pace().await;
+    }
+    assert!(opens(&short).await && opens(&bench.credentials.filter_key).await);
+
+    let listed = bench.get("/v1/filter-keys").await;
+    let names: Vec<&str> =
+        listed["items"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["first", "cluster west"]);
+    assert!(!listed.to_string().contains("arf_") && listed["items"][1]["revoked_at"].is_null());
+
+    bench.post(&format!("{path}/revoke"), json!({"reason": "gone"}), StatusCode::OK).await;
+    assert!(!opens(&short).await);
+    let refused = bench.post(&format!("{path}/rotate"), json!({}), StatusCode::CONFLICT).await;
+    assert_eq!(code(&refused), "conflict");
+    for action in ["rotate", "revoke"] {
+        let none = format!("/v1/filter-keys/flt_none/{action}");
+        bench.post(&none, json!({"reason": "x"}), StatusCode::NOT_FOUND).await;
+    }
+    let trail = bench.get("/v1/audit?limit=6").await;
+    let facts: Vec<&Value> = trail["items"].as_array().unwrap().iter().collect();
+    let kinds: Vec<&str> = facts.iter().map(|fact| fact["kind"].as_str().unwrap()).collect();
+    let rotated = "service_credential_rotated";
+    let (created, revoked) = ("service_credential_created", "service_credential_revoked");
+    assert_eq!(kinds[..5], [revoked, rotated, rotated, rotated, created]);
+    assert_eq!(
+        (&facts[0]["detail"]["reason"], &facts[1]["detail"]["grace_seconds"]),
+        (&json!("gone"), &json!(1))
+    );
+    // One door's ids are not the other's.
+    bench.post(&format!("/v1/admin-keys/{id}/revoke"), json!({"reason": "x"}), StatusCode::NOT_FOUND).await;
 }

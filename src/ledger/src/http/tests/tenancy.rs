@@ -1,172 +1,111 @@
-//! Who may do what, over every endpoint of the table: roles, and that a tenant's own administrator neither sees nor
-//! touches another tenant.
+//! Who may do what, over every operation of `/openapi.json`: roles, and that a tenant's own administrator neither sees
+//! nor touches another tenant.
 
+use super::operations::{Operation, Reach, Things, case, operations};
 use crate::fixture::{Bench, expect};
-use crate::http::admin::endpoints;
-use crate::http::api::{Endpoint, Reach};
 use protocol::admin::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// Two tenants, each with a key, an agent, a lease and an administrator.
-struct Two {
-    bench: Bench,
-    own: Things,
-    other: Things,
-}
-
-struct Things {
-    tenant: String,
-    key: String,
-    agent: String,
-    lease: String,
-    admin: String,
-    secret: String,
-}
-
-async fn things(bench: &Bench, role: &str) -> Things {
-    let tenant = bench.tenant(100).await;
-    let (key, _) = bench.key(&tenant).await;
-    let agent = json!({"tenant_id": tenant, "name": "bot"});
-    let agent = bench.post("/v1/agents", agent, StatusCode::CREATED).await["id"].as_str().unwrap().to_owned();
-    let lease = format!("lease-of-{tenant}");
-    let ask = json!({"lease_id": lease, "tenant_id": tenant, "credits": 10, "price": 1});
-    let round = json!({"instance": "i1", "envoy": "e1", "asks": [ask]});
-    bench.post("/filter/v1/leases", round, StatusCode::OK).await;
-    let (admin, secret) = bench.admin(role, Some(&tenant)).await;
-    Things { tenant, key, agent, lease, admin, secret }
-}
-
-async fn two(role: &str) -> Two {
-    let bench = Bench::start().await;
-    let (own, other) = (things(&bench, role).await, things(&bench, role).await);
-    Two { bench, own, other }
-}
-
-impl Things {
-    fn ids(&self) -> [&str; 5] {
-        [&self.tenant, &self.key, &self.agent, &self.lease, &self.admin]
+/// All of a tenant's that an administrator of all tenants sees.
+async fn everything(bench: &Bench, of: &Things) -> Vec<Value> {
+    let mut seen = Vec::new();
+    for path in [
+        format!("/v1/tenants/{}", of.tenant),
+        format!("/v1/keys?tenant_id={}", of.tenant),
+        format!("/v1/agents?tenant_id={}", of.tenant),
+        format!("/v1/leases?tenant_id={}", of.tenant),
+        format!("/v1/admin-keys?tenant_id={}", of.tenant),
+        format!("/v1/audit?tenant_id={}", of.tenant),
+        "/v1/filter-keys".to_owned(),
+    ] {
+        seen.push(bench.get(&path).await);
     }
-
-    fn path(&self, endpoint: &Endpoint) -> String {
-        let id = match endpoint.path.split('/').nth(2).unwrap() {
-            "tenants" => &self.tenant,
-            "keys" => &self.key,
-            "agents" => &self.agent,
-            "admin-keys" => &self.admin,
-            other => panic!("ids of /v1/{other} are not known here: say whose they are"),
-        };
-        endpoint.path.replace("{id}", id)
-    }
-
-    /// A body that the endpoint takes, and that names this tenant wherever it can name one.
-    fn body(&self, endpoint: &Endpoint) -> Value {
-        let reason = json!({"reason": "test"});
-        match (endpoint.method.as_str(), endpoint.path) {
-            ("GET", _) => Value::Null,
-            ("POST", "/v1/tenants") => json!({"name": "New", "tier": "free"}),
-            ("POST", "/v1/tenants/{id}/credits") => json!({"amount": 5, "reason": "test"}),
-            ("POST", "/v1/tenants/{id}/corrections") => {
-                json!({"direction": "withdraw", "amount": 5, "reason": "test"})
-            }
-            ("POST", "/v1/keys") => json!({"tenant_id": self.tenant, "name": "ci", "scopes": []}),
-            ("POST", "/v1/keys/{id}/rotate") => json!({}),
-            ("POST", "/v1/agents") => json!({"tenant_id": self.tenant, "name": "bot"}),
-            ("POST", "/v1/admin-keys") => {
-                json!({"tenant_id": self.tenant, "name": "new", "role": "auditor"})
-            }
-            ("PUT", "/v1/policy") => json!({"tiers": 1}),
-            ("PATCH", _) => json!({"name": "Changed", "reason": "test"}),
-            (_, path) if path.ends_with("/{id}/revoke") || path.contains("/{id}/") => reason,
-            (method, path) => panic!("no body is known for {method} {path}"),
-        }
-    }
+    seen
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_own_administrator_neither_sees_nor_touches_another_tenant_by_any_endpoint() {
-    let Two { bench, own, other } = two("owner").await;
-    let everything = async || {
-        let mut seen = Vec::new();
-        for path in [
-            format!("/v1/tenants/{}", other.tenant),
-            format!("/v1/keys?tenant_id={}", other.tenant),
-            format!("/v1/agents?tenant_id={}", other.tenant),
-            format!("/v1/leases?tenant_id={}", other.tenant),
-            format!("/v1/admin-keys?tenant_id={}", other.tenant),
-            format!("/v1/audit?tenant_id={}", other.tenant),
-        ] {
-            seen.push(bench.get(&path).await);
-        }
-        seen
-    };
-    let before = everything().await;
-    for endpoint in endpoints() {
-        let place = format!("{} {}", endpoint.method, endpoint.path);
-        let (path, body) = if endpoint.path.contains("{id}") {
-            (other.path(&endpoint), other.body(&endpoint))
-        } else {
-            (endpoint.path.to_owned(), other.body(&endpoint))
-        };
-        let answer = bench.ask_as(&own.secret, &endpoint.method, &path, &body).await;
+async fn a_tenants_own_administrator_neither_sees_nor_touches_another_tenant_by_any_operation() {
+    let bench = Bench::start().await;
+    let (own, other) = (Things::new(&bench, "owner").await, Things::new(&bench, "owner").await);
+    let before = everything(&bench, &other).await;
+    for operation in operations(&bench).await {
+        let place = operation.place();
+        let (path, body) = (other.path(&operation), other.body(&operation));
+        let answer = bench.ask_as(&own.secret, &operation.method, &path, &body).await;
         let status = answer.status();
         let text = answer.text().await.unwrap();
-        // Not even that the other's things exist may be learned: the answer for an id that nothing has is the same.
-        if endpoint.path.contains("{id}") && endpoint.reach == Reach::OwnTenant {
-            assert_eq!(status, StatusCode::NOT_FOUND, "{place}: {text}");
-        } else if endpoint.reach == Reach::AllTenants {
-            assert_eq!(status, StatusCode::FORBIDDEN, "{place}: {text}");
-        } else if endpoint.method == Method::POST {
-            assert!(matches!(status.as_u16(), 400 | 403), "{place}: {status} {text}");
-        } else {
-            assert_eq!(status, StatusCode::OK, "{place}: {text}");
-        }
-        for id in other.ids() {
-            assert!(!text.contains(id), "{place} shows {id}: {text}");
-        }
-        // A list that is asked for the other's things.
-        if endpoint.method == Method::GET && !endpoint.path.contains("{id}") {
-            let asked = format!("{path}?tenant_id={}", other.tenant);
-            let answer = bench.ask_as(&own.secret, &endpoint.method, &asked, &Value::Null).await;
-            let found = answer.status();
-            let text = answer.text().await.unwrap();
-            assert!(matches!(found.as_u16(), 200 | 400 | 403 | 404), "{place}: {found}");
-            assert!(found != StatusCode::OK || !endpoint_takes_tenant(&endpoint), "{place}: {text}");
-            assert!(!text.contains(&other.key) && !text.contains(&other.admin), "{place}: {text}");
+        let expected = match case(&operation).1 {
+            // Not even that it exists may be learned: the answer for an id that nothing has is the same.
+            Reach::Thing => [StatusCode::NOT_FOUND].as_slice(),
+            Reach::AllTenants => &[StatusCode::FORBIDDEN],
+            Reach::Names => &[StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN],
+            Reach::Shows | Reach::Common => &[StatusCode::OK],
+        };
+        assert!(expected.contains(&status), "{place}: {status} {text}");
+        assert_silent(&other, &text, &place);
+        if case(&operation).1 == Reach::Shows {
+            ask_for_the_others(&bench, &operation, &own, &other).await;
         }
     }
-    assert_eq!(everything().await, before);
+    assert_eq!(everything(&bench, &other).await, before);
 }
 
-fn endpoint_takes_tenant(endpoint: &Endpoint) -> bool {
-    matches!(
-        endpoint.path,
-        "/v1/keys"
-            | "/v1/agents"
-            | "/v1/leases"
-            | "/v1/admin-keys"
-            | "/v1/usage"
-            | "/v1/audit"
-            | "/v1/policy/shadow-report"
-    )
+fn assert_silent(other: &Things, text: &str, place: &str) {
+    for id in other.ids() {
+        assert!(!text.contains(id), "{place} shows {id}: {text}");
+    }
+}
+
+/// A list that is asked for the other tenant's things by every parameter that can name one, alone and beside its own.
+async fn ask_for_the_others(bench: &Bench, operation: &Operation, own: &Things, other: &Things) {
+    let parameters = operation.parameters("query");
+    let groups =
+        if parameters.iter().any(|name| name == "group_by") { "group_by=tenant,key,agent&" } else { "" };
+    let sees = async |query: String| {
+        let path = format!("{}?{groups}{query}", operation.path);
+        let answer = bench.ask_as(&own.secret, &Method::GET, &path, &Value::Null).await;
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert_silent(other, &text, &path);
+        (status, text)
+    };
+    let (status, text) = sees(String::new()).await;
+    assert!(status == StatusCode::OK && text.contains(&own.tenant), "{}: {text}", operation.path);
+    for name in &parameters {
+        let value = match name.as_str() {
+            "tenant_id" => &other.tenant,
+            "key_id" | "actor" => &other.key,
+            "agent_id" => &other.agent,
+            "from" | "to" | "tool" | "outcome" | "kind" | "state" | "source" | "limit" | "cursor"
+            | "group_by" => continue,
+            unknown => panic!("{}: can `{unknown}` name another tenant's things?", operation.path),
+        };
+        let (status, text) = sees(format!("{name}={value}")).await;
+        let found = serde_json::from_str::<Value>(&text).unwrap();
+        match name.as_str() {
+            "tenant_id" => assert_eq!(status, StatusCode::NOT_FOUND, "{}: {text}", operation.path),
+            _ => assert_eq!((status, &found["items"]), (StatusCode::OK, &json!([])), "{}", operation.path),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_own_administrator_does_at_home_what_its_role_may() {
-    let Two { bench, own, .. } = two("owner").await;
-    for endpoint in endpoints() {
-        let place = format!("{} {}", endpoint.method, endpoint.path);
-        let path =
-            if endpoint.path.contains("{id}") { own.path(&endpoint) } else { endpoint.path.to_owned() };
+    let bench = Bench::start().await;
+    let own = Things::new(&bench, "owner").await;
+    for operation in operations(&bench).await {
+        let place = operation.place();
+        let path = own.path(&operation);
         // The administrator's own key and the key in use stay until the end.
         if path.ends_with("/revoke") || path.ends_with("/expire") {
             continue;
         }
-        let answer = bench.ask_as(&own.secret, &endpoint.method, &path, &own.body(&endpoint)).await;
+        let answer = bench.ask_as(&own.secret, &operation.method, &path, &own.body(&operation)).await;
         let (status, text) = (answer.status(), answer.text().await.unwrap());
-        let expected_ok = endpoint.reach == Reach::OwnTenant;
-        assert_eq!(status.is_success(), expected_ok, "{place}: {status} {text}");
-        assert_eq!(status == StatusCode::FORBIDDEN, !expected_ok, "{place}: {status} {text}");
+        let is_its_own = case(&operation).1 != Reach::AllTenants;
+        assert_eq!(status.is_success(), is_its_own, "{place}: {status} {text}");
+        assert_eq!(status == StatusCode::FORBIDDEN, !is_its_own, "{place}: {status} {text}");
     }
     // It cannot make one that reaches further than itself.
     for tenant in [Value::Null, json!("ten_other")] {
@@ -182,22 +121,57 @@ async fn a_tenants_own_administrator_does_at_home_what_its_role_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_endpoint_asks_for_its_role() {
+async fn each_operation_asks_for_its_role_and_says_so() {
     let bench = Bench::start().await;
-    let things = things(&bench, "auditor").await;
+    let things = Things::new(&bench, "auditor").await;
     for (role, name) in [(Role::Auditor, "auditor"), (Role::Operator, "operator"), (Role::Owner, "owner")] {
         let (_, secret) = bench.admin(name, None).await;
-        for endpoint in endpoints() {
-            let place = format!("{name}: {} {}", endpoint.method, endpoint.path);
+        for operation in operations(&bench).await {
+            let place = format!("{name}: {}", operation.place());
+            let (needs, reach) = case(&operation);
             // Ids that nothing has, so that nothing is done and all of it can be asked.
-            let path = endpoint.path.replace("{id}", "none");
-            let answer = bench.ask_as(&secret, &endpoint.method, &path, &things.body(&endpoint)).await;
+            let path = operation.path.replace("{id}", "none");
+            let answer = bench.ask_as(&secret, &operation.method, &path, &things.body(&operation)).await;
             let refused = answer.status() == StatusCode::FORBIDDEN;
-            assert_eq!(refused, role < endpoint.needs, "{place}: {}", answer.text().await.unwrap());
+            assert_eq!(refused, role < needs, "{place}: {}", answer.text().await.unwrap());
+            let of_all = if reach == Reach::AllTenants { " of all tenants" } else { "" };
+            let says = operation.described["description"].as_str().unwrap();
+            assert!(says.starts_with(&format!("Needs role `{needs}`{of_all}.")), "{place}: {says}");
         }
     }
-    let anonymous = bench.client.get(format!("http://{}/v1/keys", bench.running.address));
-    assert_eq!(anonymous.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    for operation in operations(&bench).await {
+        let url = format!("http://{}{}", bench.running.address, things.path(&operation));
+        let anonymous = bench.client.request(operation.method.clone(), url).json(&things.body(&operation));
+        assert_eq!(
+            anonymous.send().await.unwrap().status(),
+            StatusCode::UNAUTHORIZED,
+            "{}",
+            operation.place()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_administrator_speaks_as_a_filter_and_no_filter_administers() {
+    let bench = Bench::start().await;
+    let own = Things::new(&bench, "owner").await;
+    for (method, path) in [
+        (Method::GET, protocol::filter::POLICY_PATH),
+        (Method::POST, protocol::filter::RESOLVE_PATH),
+        (Method::POST, protocol::filter::RESERVE_PATH),
+        (Method::POST, protocol::filter::REPORT_PATH),
+        (Method::GET, protocol::filter::CHANGES_PATH),
+    ] {
+        for secret in [&own.secret, &bench.credentials.admin_key] {
+            let refused = bench.ask_as(secret, &method, path, &json!({})).await;
+            assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
+        }
+    }
+    for operation in operations(&bench).await {
+        let (path, body) = (own.path(&operation), own.body(&operation));
+        let refused = bench.ask_as(&bench.credentials.filter_key, &operation.method, &path, &body).await;
+        assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{}", operation.place());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
-use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row};
-use crate::database::Server;
+use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
+use crate::database::{Protection, Server};
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, ToSql, Type};
@@ -64,7 +64,10 @@ impl Session {
             .tcp_user_timeout(NETWORK_TIMEOUT)
             .keepalives_idle(NETWORK_TIMEOUT)
             .application_name("agentrelay");
-        let mut client = config.connect(NoTls)?;
+        let mut client = match server.tls().protection {
+            Protection::Disable => config.connect(NoTls)?,
+            _ => config.connect(tls::connector(server.tls())?)?,
+        };
         client.batch_execute(SETTINGS)?;
         client.batch_execute(match purpose {
             Purpose::Read => "SET default_transaction_read_only = on",

@@ -193,6 +193,8 @@ pub enum Error {
     Postgres(::postgres::Error),
     /// A row is not one of this program's.
     Row(String),
+    /// TLS can't be spoken as it was asked for.
+    Tls(String),
 }
 
 impl Error {
@@ -212,7 +214,7 @@ impl fmt::Display for Error {
                 (None, Some(source)) => write!(f, "{cause}: {source}"),
                 (None, None) => cause.fmt(f),
             },
-            Error::Row(why) => f.write_str(why),
+            Error::Row(why) | Error::Tls(why) => f.write_str(why),
         }
     }
 }
@@ -222,7 +224,7 @@ impl std::error::Error for Error {
         match self {
             Error::Sqlite(cause) => Some(cause),
             Error::Postgres(cause) => Some(cause),
-            Error::Row(_) => None,
+            Error::Row(_) | Error::Tls(_) => None,
         }
     }
 }

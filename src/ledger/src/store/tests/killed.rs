@@ -5,9 +5,9 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use super::postgres::{apart, server};
 use crate::credentials::Initialise;
 use crate::database::Database;
+use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
 use crate::reservations::Expire;
 use crate::store::sql::{Connection, Purpose};

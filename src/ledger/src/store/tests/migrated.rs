@@ -2,8 +2,8 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use super::postgres::{apart, server};
 use crate::database::Database;
+use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{assert_lawful, at, balance, credits, reserve, settle};

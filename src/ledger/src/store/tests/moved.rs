@@ -1,8 +1,9 @@
 //! A ledger that moves from SQLite to PostgreSQL has there all that it had, and goes on.
 
-use super::postgres::{apart, open, server};
+use super::postgres::open;
 use crate::credentials::Initialise;
 use crate::database::Database;
+use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
 use crate::relocate::{Error, relocate};
 use crate::store::suite::{self, assert_lawful, at, balance, credits, payer, reserve, settle};

@@ -4,7 +4,7 @@
 
 use crate::credentials::Initialise;
 use crate::database::Database;
-use crate::fixture::{Bench, code, expect};
+use crate::fixture::{Bench, apart, code, expect, server};
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::moment;
@@ -16,25 +16,9 @@ use crate::throwaway::Throwaway;
 use protocol::filter::{Action, Change};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
-
-/// One server for all tests that run at the same time; the last of them stops it.
-pub(super) fn server() -> Arc<Throwaway> {
-    static SHARED: Mutex<Weak<Throwaway>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let server = Arc::new(Throwaway::start().unwrap_or_else(|error| panic!("{error}")));
-        *shared = Arc::downgrade(&server);
-        server
-    })
-}
-
-/// Runs what blocks on a thread where that is allowed.
-pub(super) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
-}
 
 /// A new, initialised database.
 pub(super) fn fresh(server: &Throwaway) -> Database {
@@ -53,10 +37,15 @@ pub(super) fn open(database: &Database) -> Arc<Relational> {
 struct Shared(Arc<Throwaway>);
 
 impl Fresh for Shared {
-    type Guard = ();
+    type Guard = Database;
 
-    fn open(&self) -> (Arc<dyn Store>, ()) {
-        (open(&fresh(&self.0)), ())
+    fn open(&self) -> (Arc<dyn Store>, Database) {
+        let database = fresh(&self.0);
+        (open(&database), database)
+    }
+
+    fn broken_laws(&self, database: &Database) -> Vec<String> {
+        apart(|| laws::broken(&Connection::open(database, Purpose::Read).unwrap()).unwrap())
     }
 }
 

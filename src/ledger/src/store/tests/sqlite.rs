@@ -42,6 +42,10 @@ impl Fresh for File {
         let (store, directory) = fresh();
         (Arc::new(store), directory)
     }
+
+    fn broken_laws(&self, directory: &TempDir) -> Vec<String> {
+        laws::broken(&sql::Connection::open(&database(directory), Purpose::Read).unwrap()).unwrap()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

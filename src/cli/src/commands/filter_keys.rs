@@ -1,0 +1,101 @@
+//! `agentrelay filter-keys`: by which credentials Envoys reach the ledger.
+
+use super::admin_keys::admin_key_id;
+use super::connection::{self, Connection};
+use crate::output;
+use clap::{Args, Subcommand};
+use protocol::AdminKeyId;
+use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, RotateKey};
+
+/// Filter keys: by which Envoys reach the ledger
+#[derive(Args)]
+#[command(after_help = "Examples:
+  agentrelay filter-keys list
+  agentrelay filter-keys create --name 'cluster west'
+  agentrelay filter-keys rotate flt_... --grace 86400 --reason 'yearly'    # restart the Envoys with it within a day
+  agentrelay filter-keys revoke flt_... --reason 'cluster west is gone'
+
+Envoy gets the secret as AGENTRELAY_FILTER_KEY. A revoked one is refused within 2 s by every ledger.")]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make a filter key; its secret is shown this once
+    Create {
+        /// For people, such as the name of a cluster
+        #[arg(long)]
+        name: String,
+    },
+    /// List filter keys
+    List,
+    /// Give a filter key a new secret, shown this once
+    Rotate {
+        /// The filter key, flt_...
+        #[arg(value_parser = admin_key_id)]
+        id: AdminKeyId,
+        /// How long the old secret goes on working
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        grace: u32,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Withdraw a filter key for good
+    Revoke {
+        /// The filter key, flt_...
+        #[arg(value_parser = admin_key_id)]
+        id: AdminKeyId,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let ledger = self.connection.open()?;
+        let json = self.connection.json;
+        match self.action {
+            Action::Create { name } => {
+                secret(ledger.create_filter_key(&CreateFilterKey { name }).await?, json)
+            }
+            Action::List => {
+                let keys = connection::all(async |cursor: Option<&str>| ledger.filter_keys(cursor).await);
+                let keys = keys.await?;
+                if json { output::json(&keys) } else { list(&keys) }
+            }
+            Action::Rotate { id, grace, reason } => {
+                let rotate = RotateKey { grace_seconds: grace, reason };
+                secret(ledger.rotate_filter_key(&id, &rotate).await?, json)
+            }
+            Action::Revoke { id, reason } => {
+                let revoked = ledger.revoke_filter_key(&id, &Because { reason }).await?;
+                if json { output::json(&revoked) } else { list(&[revoked]) }
+            }
+        }
+    }
+}
+
+fn secret(made: FilterKeyWithSecret, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(&made);
+    }
+    list(std::slice::from_ref(&made.key))?;
+    output::fields(&[("secret", made.secret)])?;
+    output::note("Keep the secret now: it is stored nowhere and can't be shown again.");
+    Ok(())
+}
+
+fn list(keys: &[FilterKey]) -> anyhow::Result<()> {
+    let row = |key: &FilterKey| {
+        [key.id.to_string(), key.name.clone(), key.created_at.to_string(), output::or_dash(key.revoked_at)]
+    };
+    let rows: Vec<_> = keys.iter().map(row).collect();
+    Ok(output::table(["id", "name", "created", "revoked"], &rows)?)
+}

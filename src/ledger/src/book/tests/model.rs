@@ -1,0 +1,245 @@
+//! What the book should do, written apart from it and without a line of it.
+//!
+//! It knows nothing of accounts or transfers: it keeps what each tenant was granted and one line for each reservation,
+//! and works out the rest from scratch whenever it is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The most that a tenant may hold: what a JSON number keeps exact.
+const MOST: u64 = (1 << 53) - 1;
+
+/// What can be asked. Ids and tenants are small numbers, times are seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command {
+    Grant { tenant: u8, credits: u64 },
+    Refund { tenant: u8, credits: u64 },
+    Withdraw { tenant: u8, credits: u64 },
+    Reserve { id: u8, tenant: u8, credits: u64, overrun: u64, ttl_seconds: u32 },
+    Post { id: u8, credits: u64 },
+    Void { id: u8 },
+    Renew { id: u8, ttl_seconds: u32 },
+    Expire { id: u8 },
+}
+
+/// What is to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Credits moved, or a reservation ended or lives longer.
+    Done,
+    /// Nothing was left to do.
+    Known,
+    Refused(Why),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    Nothing,
+    TooRich,
+    TooPoor { available: u64 },
+    OtherRequest,
+    AboveReservation { most: u64 },
+    AboveCorrectable { most: u64 },
+    Ended { state: &'static str },
+    Unknown,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    granted: BTreeMap<u8, u64>,
+    refunded: BTreeMap<u8, u64>,
+    lines: BTreeMap<u8, Line>,
+    answered: BTreeSet<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Line {
+    tenant: u8,
+    credits: u64,
+    overrun: u64,
+    ttl_seconds: u32,
+    ends: u64,
+    fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    Open,
+    Charged { asked: u64, charged: u64 },
+    Returned,
+    Forgotten,
+    ChargedLate { asked: u64, charged: u64 },
+}
+
+impl Fate {
+    fn state(self) -> &'static str {
+        match self {
+            Fate::Open => "pending",
+            Fate::Charged { .. } => "posted",
+            Fate::Returned => "voided",
+            Fate::Forgotten | Fate::ChargedLate { .. } => "expired",
+        }
+    }
+}
+
+impl Model {
+    fn sum(&self, tenant: u8, part: impl Fn(&Line) -> u64) -> u64 {
+        self.lines.values().filter(|line| line.tenant == tenant).map(part).sum()
+    }
+
+    fn pending(&self, tenant: u8) -> u64 {
+        self.sum(tenant, |line| if line.fate == Fate::Open { line.credits } else { 0 })
+    }
+
+    fn posted(&self, tenant: u8) -> u64 {
+        let charged = self.sum(tenant, |line| match line.fate {
+            Fate::Charged { charged, .. } | Fate::ChargedLate { charged, .. } => charged,
+            Fate::Open | Fate::Returned | Fate::Forgotten => 0,
+        });
+        charged - self.refunded.get(&tenant).copied().unwrap_or(0)
+    }
+
+    /// What a tenant holds: granted, available, pending, posted.
+    pub(crate) fn balance(&self, tenant: u8) -> [u64; 4] {
+        let granted = self.granted.get(&tenant).copied().unwrap_or(0);
+        let (pending, posted) = (self.pending(tenant), self.posted(tenant));
+        [granted, granted - pending - posted, pending, posted]
+    }
+
+    /// The reservations whose time is over.
+    pub(crate) fn due(&self, now: u64) -> Vec<u8> {
+        let is_due = |line: &Line| line.fate == Fate::Open && line.ends <= now;
+        self.lines.iter().filter(|(_, line)| is_due(line)).map(|(id, _)| *id).collect()
+    }
+
+    /// As [`Model::apply`], for a message that may come more than once: what an administrator was answered, he is
+    /// answered again. Reservations need no memory of messages, because every step on them names one.
+    pub(crate) fn deliver(&mut self, message: usize, command: Command, now: u64) -> Answer {
+        if self.answered.contains(&message) {
+            return Answer::Known;
+        }
+        let answer = self.apply(command, now);
+        if answer == Answer::Done && !command.names_a_reservation() {
+            self.answered.insert(message);
+        }
+        answer
+    }
+
+    /// Was this charge a correction.
+    pub(crate) fn charged_late(&self, command: Command) -> bool {
+        let Command::Post { id, .. } = command else { return false };
+        self.lines.get(&id).is_some_and(|line| matches!(line.fate, Fate::ChargedLate { .. }))
+    }
+
+    pub(crate) fn apply(&mut self, command: Command, now: u64) -> Answer {
+        match self.decide(command, now) {
+            Ok(true) => Answer::Done,
+            Ok(false) => Answer::Known,
+            Err(why) => Answer::Refused(why),
+        }
+    }
+
+    /// True if something changed.
+    fn decide(&mut self, command: Command, now: u64) -> Result<bool, Why> {
+        match command {
+            Command::Grant { tenant, credits } => {
+                let granted = self.granted.entry(tenant).or_default();
+                let after = Some(*granted + credits).filter(|after| *after <= MOST).ok_or(Why::TooRich);
+                *granted = some(credits).and(after)?;
+                Ok(true)
+            }
+            Command::Refund { tenant, credits } => {
+                at_most(credits, self.posted(tenant))?;
+                *self.refunded.entry(tenant).or_default() += credits;
+                Ok(true)
+            }
+            Command::Withdraw { tenant, credits } => {
+                let [_, available, ..] = self.balance(tenant);
+                at_most(credits, available)?;
+                *self.granted.entry(tenant).or_default() -= credits;
+                Ok(true)
+            }
+            Command::Reserve { id, tenant, credits, overrun, ttl_seconds } => {
+                if let Some(line) = self.lines.get(&id) {
+                    let known = (line.tenant, line.credits, line.overrun, line.ttl_seconds);
+                    let is_same = known == (tenant, credits, overrun, ttl_seconds);
+                    return if is_same { Ok(false) } else { Err(Why::OtherRequest) };
+                }
+                let [_, available, ..] = self.balance(tenant);
+                if some(credits)? > available {
+                    return Err(Why::TooPoor { available });
+                }
+                let ends = now + u64::from(ttl_seconds);
+                self.lines.insert(id, Line { tenant, credits, overrun, ttl_seconds, ends, fate: Fate::Open });
+                Ok(true)
+            }
+            Command::Post { id, credits } => {
+                let most = self.line(id)?.credits + self.line(id)?.overrun;
+                if credits > most {
+                    return Err(Why::AboveReservation { most });
+                }
+                let tenant = self.line(id)?.tenant;
+                let [_, available, ..] = self.balance(tenant);
+                let line = self.line(id)?;
+                match line.fate {
+                    // What was set aside is surely there, what is beyond it as far as it is available.
+                    Fate::Open => {
+                        let charged = credits.min(line.credits + available);
+                        line.fate = Fate::Charged { asked: credits, charged };
+                    }
+                    Fate::Forgotten => {
+                        line.fate = Fate::ChargedLate { asked: credits, charged: credits.min(available) }
+                    }
+                    Fate::Charged { asked, .. } | Fate::ChargedLate { asked, .. } if asked == credits => {
+                        return Ok(false);
+                    }
+                    ended => return Err(Why::Ended { state: ended.state() }),
+                }
+                Ok(true)
+            }
+            Command::Void { id } => {
+                let line = self.line(id)?;
+                match line.fate {
+                    Fate::Open => line.fate = Fate::Returned,
+                    Fate::Returned | Fate::Forgotten => return Ok(false),
+                    ended => return Err(Why::Ended { state: ended.state() }),
+                }
+                Ok(true)
+            }
+            Command::Renew { id, ttl_seconds } => {
+                let line = self.line(id)?;
+                if line.fate != Fate::Open {
+                    return Err(Why::Ended { state: line.fate.state() });
+                }
+                let before = line.ends;
+                line.ends = before.max(now + u64::from(ttl_seconds));
+                Ok(line.ends != before)
+            }
+            Command::Expire { id } => {
+                let is_due = self.due(now).contains(&id);
+                let line = self.line(id)?;
+                if is_due {
+                    line.fate = Fate::Forgotten;
+                }
+                Ok(is_due)
+            }
+        }
+    }
+
+    fn line(&mut self, id: u8) -> Result<&mut Line, Why> {
+        self.lines.get_mut(&id).ok_or(Why::Unknown)
+    }
+}
+
+impl Command {
+    pub(crate) fn names_a_reservation(self) -> bool {
+        !matches!(self, Command::Grant { .. } | Command::Refund { .. } | Command::Withdraw { .. })
+    }
+}
+
+fn some(credits: u64) -> Result<u64, Why> {
+    if credits == 0 { Err(Why::Nothing) } else { Ok(credits) }
+}
+
+fn at_most(credits: u64, most: u64) -> Result<(), Why> {
+    if some(credits)? > most { Err(Why::AboveCorrectable { most }) } else { Ok(()) }
+}

@@ -1,0 +1,26 @@
+//! A look at a ledger's rows as a whole, whoever uses them meanwhile: do they keep the laws of money and audit.
+
+use crate::database::Database;
+use crate::store::sql::{Connection, Purpose};
+use crate::store::{OpenError, backup, laws, schema};
+
+/// What is wrong with the rows; nothing, if all is well. Reads every row. Blocks.
+pub fn check(database: &Database) -> Result<Vec<String>, OpenError> {
+    let connection = Connection::open(database, Purpose::Read)?;
+    match schema::version(&connection)? {
+        schema::Version::Current => {}
+        schema::Version::Newer => return Err(OpenError::TooNew),
+        schema::Version::Empty | schema::Version::Older => return Err(OpenError::NotInitialised),
+    }
+    // Of one moment: rows may be written, sealed or removed meanwhile.
+    let broken = connection.snapshot(|snapshot| {
+        let mut broken = laws::broken_now(snapshot)?;
+        match backup::check_audit(snapshot) {
+            Ok(()) => {}
+            Err(backup::BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
+            Err(fault) => broken.push(fault.to_string()),
+        }
+        Ok(broken)
+    })?;
+    Ok(broken)
+}

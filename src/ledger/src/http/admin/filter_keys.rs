@@ -1,0 +1,121 @@
+//! Filters' credentials. They serve every tenant, so only owners of all tenants make and withdraw them.
+
+use super::{check, limit, page};
+use crate::credentials::{self, Door, ServiceCredential};
+use crate::http::Service;
+use crate::http::authenticate::Caller;
+use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::problem::{Code, Refused};
+use crate::idempotency::Once;
+use crate::moment;
+use crate::store::{CredentialFilter, Error, Refusal};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
+use protocol::AdminKeyId;
+use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, Page, Role, RotateKey};
+use protocol::api_key::{KeyHash, Kind};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::sync::Arc;
+
+pub(super) async fn create(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Body(create): Body<CreateFilterKey>,
+) -> Result<(StatusCode, Json<FilterKeyWithSecret>), Refused> {
+    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/filter-keys".to_owned(), &create)?;
+    check::name(&create.name)?;
+    let secret = moment::fresh_secret(Kind::Filter)?;
+    let credential = ServiceCredential {
+        id: moment::fresh_id("flt_", AdminKeyId::parse)?,
+        door: Door::Filter,
+        name: create.name,
+        role: Role::Owner,
+        tenant_id: None,
+        created_at: moment::now(),
+        revoked_at: None,
+        secret_expires_at: None,
+    };
+    let hash = KeyHash::of(secret.as_bytes());
+    let operation = credentials::Create { credential, hash, actor: caller.id(), idempotency };
+    let key = service.store.run(operation).await?.shown_of_filter();
+    Ok((StatusCode::CREATED, Json(FilterKeyWithSecret { key, secret })))
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// The `next_cursor` of the page before
+    cursor: Option<AdminKeyId>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u32>,
+}
+
+pub(super) async fn list(
+    State(service): State<Arc<Service>>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<Page<FilterKey>>, Refused> {
+    let limit = limit(params.limit)?;
+    let filter = CredentialFilter {
+        door: Door::Filter,
+        tenant_id: None,
+        after: params.cursor,
+        limit: limit.saturating_add(1),
+    };
+    let found = service.store.service_credentials(filter).await?;
+    let shown = found.into_iter().map(ServiceCredential::shown_of_filter).collect();
+    Ok(Json(page(shown, limit, |key: &FilterKey| key.id.to_string())))
+}
+
+pub(super) async fn rotate(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<AdminKeyId>,
+    headers: HeaderMap,
+    Body(rotate): Body<RotateKey>,
+) -> Result<Json<FilterKeyWithSecret>, Refused> {
+    let route = format!("POST /v1/filter-keys/{id}/rotate");
+    let idempotency = idempotency(&headers, &caller.id(), route, &rotate)?;
+    check::grace(rotate.grace_seconds)?;
+    rotate.reason.as_deref().map_or(Ok(()), check::reason)?;
+    let secret = moment::fresh_secret(Kind::Filter)?;
+    let operation = credentials::Rotate {
+        id,
+        hash: KeyHash::of(secret.as_bytes()),
+        grace_seconds: rotate.grace_seconds,
+        reason: rotate.reason,
+        idempotency,
+        actor: caller.id(),
+        now: moment::now(),
+    };
+    let rotated = service.store.run(operation).await.map_err(|error| match error {
+        Error::Refused(Refusal::KeyInactive(_)) => {
+            Refused::new(Code::Conflict, "the filter key is revoked, for good; create a new one")
+        }
+        other => Refused::from(other),
+    })?;
+    service.doorkeeper.forget();
+    Ok(Json(FilterKeyWithSecret { key: rotated.shown_of_filter(), secret }))
+}
+
+pub(super) async fn revoke(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<AdminKeyId>,
+    headers: HeaderMap,
+    Body(because): Body<Because>,
+) -> Result<Json<FilterKey>, Refused> {
+    let route = format!("POST /v1/filter-keys/{id}/revoke");
+    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
+    check::reason(&because.reason)?;
+    let now = moment::now();
+    let (reason, actor) = (because.reason, caller.id());
+    let operation = credentials::Revoke { id, door: Door::Filter, within: None, reason, actor, now };
+    let shown = |revoked: ServiceCredential, _| revoked.shown_of_filter();
+    let revoked = service.store.run(Once { operation, idempotency, shown, now }).await?;
+    service.doorkeeper.forget();
+    Ok(Json(revoked))
+}

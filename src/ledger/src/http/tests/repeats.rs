@@ -1,0 +1,83 @@
+//! Requests that come again, and changes over what was not seen: no operation of the document is left out.
+
+use super::operations::{Things, operations};
+use crate::fixture::{Bench, code, expect};
+use reqwest::header::ETAG;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+async fn newest_fact(bench: &Bench) -> Value {
+    bench.get("/v1/audit?limit=1").await["items"][0]["sequence"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_post_under_the_same_idempotency_key_is_one_and_another_body_is_refused() {
+    let bench = Bench::start().await;
+    for operation in operations(&bench).await.iter().filter(|operation| operation.method == Method::POST) {
+        let place = operation.place();
+        assert!(operation.parameters("header").contains(&"Idempotency-Key".to_owned()), "{place}");
+        let things = Things::new(&bench, "owner").await;
+        let (path, body) = (things.path(operation), things.body(operation));
+        let send = async |body: &Value| {
+            let request = bench.request(Method::POST, &path).header("idempotency-key", "again");
+            request.json(body).send().await.unwrap()
+        };
+        let first = send(&body).await;
+        let (status, etag) = (first.status(), first.headers().get(ETAG).cloned());
+        let first: Value = first.json().await.unwrap();
+        assert!(status.is_success(), "{place}: {first}");
+        let fact = newest_fact(&bench).await;
+        let second = send(&body).await;
+        if first["secret"].is_string() {
+            let refused = expect(second, StatusCode::CONFLICT).await;
+            assert_eq!(code(&refused), "key_exists", "{place}");
+            assert!(refused["detail"].as_str().unwrap().contains(first["id"].as_str().unwrap()), "{place}");
+        } else {
+            assert_eq!(second.headers().get(ETAG).cloned(), etag, "{place}");
+            assert_eq!(expect(second, status).await, first, "{place}");
+        }
+        assert_eq!(newest_fact(&bench).await, fact, "{place} was done twice");
+        let mut other = body.clone();
+        let changed = ["reason", "name"].into_iter().find(|field| body.get(*field).is_some()).unwrap();
+        other[changed] = json!("something else");
+        let refused = expect(send(&other).await, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert_eq!(code(&refused), "idempotency_key_reused", "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_does_not_undo_what_came_after_it() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(0).await;
+    let path = format!("/v1/tenants/{tenant}");
+    let send = async |action: &str, key: &str| {
+        let request = bench.request(Method::POST, &format!("{path}/{action}"));
+        let request = request.header("idempotency-key", key).json(&json!({"reason": "unpaid"}));
+        expect(request.send().await.unwrap(), StatusCode::OK).await
+    };
+    let suspended = send("suspend", "k1").await;
+    send("resume", "k2").await;
+    assert_eq!(send("suspend", "k1").await, suspended);
+    assert!(bench.get(&path).await["suspended_at"].is_null(), "the tenant was suspended again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_is_made_over_what_was_not_seen() {
+    let bench = Bench::start().await;
+    let things = Things::new(&bench, "owner").await;
+    let mut tried = 0;
+    for operation in operations(&bench).await {
+        let place = operation.place();
+        if !matches!(operation.method, Method::PATCH | Method::PUT) {
+            continue;
+        }
+        tried += 1;
+        assert!(operation.parameters("header").contains(&"If-Match".to_owned()), "{place} has no If-Match");
+        let request = bench.request(operation.method.clone(), &things.path(&operation));
+        let stale =
+            request.header("if-match", "\"999\"").json(&things.body(&operation)).send().await.unwrap();
+        let refused = expect(stale, StatusCode::PRECONDITION_FAILED).await;
+        assert_eq!(code(&refused), "precondition_failed", "{place}");
+    }
+    assert!(tried >= 3, "only {tried} operations change things");
+}

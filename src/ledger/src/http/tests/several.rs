@@ -1,0 +1,182 @@
+//! Several ledgers on one PostgreSQL: what one is told holds on all, within the bound that operators are promised.
+
+use crate::Database;
+use crate::fixture::{Bench, POLICY, apart, code, expect, pace, server};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What is told to one ledger holds on every other within this time.
+const BOUND: Duration = Duration::from_secs(2);
+
+fn with_permits(permits: u32) -> String {
+    POLICY.replace("permits: 20,", &format!("permits: {permits},"))
+}
+
+async fn permits(bench: &Bench) -> Value {
+    bench.get("/v1/tiers").await["free"]["limits"][0]["permits"].clone()
+}
+
+async fn put(bench: &Bench, text: String, over: &str) -> reqwest::Response {
+    bench.request(Method::PUT, "/v1/policy").header("if-match", over).body(text).send().await.unwrap()
+}
+
+async fn etag(bench: &Bench) -> String {
+    let shown = bench.request(Method::GET, "/v1/policy").send().await.unwrap();
+    shown.headers()["etag"].to_str().unwrap().to_owned()
+}
+
+struct Both {
+    server: Arc<crate::throwaway::Throwaway>,
+    database: Database,
+    one: Bench,
+    other: Bench,
+}
+
+async fn both() -> Both {
+    let server = apart(server);
+    let database: Database = apart(|| server.database().unwrap().parse().unwrap());
+    let one = Bench::start_on(&database).await;
+    let other = one.beside(&database, POLICY).await;
+    Both { server, database, one, other }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_one_ledger_is_given_is_in_force_on_all_when_their_filters_hear_of_it() {
+    let Both { server: _server, one, other, .. } = both().await;
+    let mut slowest = Duration::ZERO;
+    for round in 0..10 {
+        let after = other.get("/filter/v1/changes").await["next"].as_u64().unwrap();
+        let over = etag(&one).await;
+        let poll = format!("/filter/v1/changes?after={after}&wait_ms=20000");
+        let began = Instant::now();
+        let (heard, given) = tokio::join!(
+            async {
+                let heard = other.get(&poll).await;
+                // What a filter asks next, of the ledger that told it, must be the new one at once.
+                let answer = other.request(Method::GET, "/filter/v1/policy").send().await.unwrap();
+                (heard, answer.headers()["etag"].to_str().unwrap().to_owned(), began.elapsed())
+            },
+            put(&one, with_permits(30 + round), &over),
+        );
+        let version = expect(given, StatusCode::OK).await["version"].as_str().unwrap().to_owned();
+        let (heard, found, took) = heard;
+        assert_eq!(heard["changes"], json!([{"kind": "policy", "version": version}]));
+        assert_eq!(found, format!("\"{version}\""));
+        assert_eq!(permits(&other).await, 30 + round);
+        slowest = slowest.max(took);
+    }
+    eprintln!("slowest of 10 policies from one ledger to the other's filters: {slowest:?}");
+    assert!(slowest < BOUND, "{slowest:?}");
+    // Files are a way in; the ledgers leave them alone.
+    for bench in [&one, &other] {
+        assert_eq!(std::fs::read_to_string(bench.policy_path()).unwrap(), POLICY);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_policies_given_at_once_one_is_refused() {
+    let Both { server: _server, one, other, .. } = both().await;
+    let over = etag(&one).await;
+    let (first, second) =
+        tokio::join!(put(&one, with_permits(31), &over), put(&other, with_permits(32), &over));
+    let mut answers = [first, second];
+    answers.sort_by_key(reqwest::Response::status);
+    let [done, refused] = answers;
+    let version = expect(done, StatusCode::OK).await["version"].clone();
+    let refused = expect(refused, StatusCode::PRECONDITION_FAILED).await;
+    assert_eq!(code(&refused), "precondition_failed");
+    for bench in [&one, &other] {
+        assert_eq!(bench.get("/v1/policy").await["version"], version);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_edited_holds_on_all_and_an_old_copy_does_not() {
+    let Both { server: _server, database, one, other } = both().await;
+    std::fs::write(other.policy_path(), with_permits(41)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while permits(&one).await != 41 {
+        assert!(Instant::now() < deadline, "the other ledger's file was not followed");
+        pace().await;
+    }
+    // The API's word is newer than both files. A ledger that starts with one of them, or with the first, keeps to it.
+    expect(put(&one, with_permits(42), &etag(&one).await).await, StatusCode::OK).await;
+    for old in [POLICY.to_owned(), with_permits(41)] {
+        let third = one.beside(&database, &old).await;
+        assert_eq!(permits(&third).await, 42);
+        third.running.shutdown().await;
+    }
+    assert_eq!(permits(&other).await, 42);
+    // What was never in force was edited while the ledger was away.
+    let fourth = one.beside(&database, &with_permits(43)).await;
+    for bench in [&one, &other, &fourth] {
+        assert_eq!(permits(bench).await, 43);
+    }
+    // While it runs, any edit counts, also back to what was in force before.
+    std::fs::write(fourth.policy_path(), POLICY).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while permits(&one).await != 20 {
+        assert!(Instant::now() < deadline, "the edited file was not followed");
+        pace().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_of_the_database_that_this_release_does_not_take_stops_a_start_and_not_a_ledger_that_serves()
+{
+    use crate::store::sql::{Connection, Purpose, params};
+    let Both { server: _server, database, one, .. } = both().await;
+    apart(|| {
+        let insert = "INSERT INTO policies (version, in_force_at, document) VALUES ('v9', 1, ?)";
+        let document = POLICY.replace("rank: 0", "colour: 1");
+        let connection = Connection::open(&database, Purpose::Write).unwrap();
+        connection.execute(insert, &params![document]).unwrap();
+    });
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let url = format!("http://{}/metrics", one.running.address);
+    while !one
+        .client
+        .get(&url)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap()
+        .contains("agentrelay_ledger_policies_refused_total 1")
+    {
+        assert!(Instant::now() < deadline, "it was not looked at");
+        pace().await;
+    }
+    assert_eq!(permits(&one).await, 20);
+    let config = crate::Config { database, ..Bench::config(&one.directory) };
+    let Err(refused) = crate::start(config).await else { panic!("it started") };
+    assert!(refused.to_string().contains("v9"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_key_that_was_revoked_at_one_ledger_is_refused_by_all_within_the_bound() {
+    let Both { server: _server, one, other, .. } = both().await;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..5 {
+        let (id, secret) = one.admin("operator", None).await;
+        let ask = async |bench: &Bench| {
+            bench.ask_as(&secret, &Method::GET, "/v1/tenants", &Value::Null).await.status()
+        };
+        for bench in [&one, &other] {
+            assert_eq!(ask(bench).await, StatusCode::OK);
+        }
+        let began = Instant::now();
+        let reason = json!({"reason": "left"});
+        one.post(&format!("/v1/admin-keys/{id}/revoke"), reason, StatusCode::OK).await;
+        assert_eq!(ask(&one).await, StatusCode::UNAUTHORIZED, "the ledger that was told forgot at once");
+        while ask(&other).await != StatusCode::UNAUTHORIZED {
+            assert!(began.elapsed() < BOUND, "it still works after {:?}", began.elapsed());
+            pace().await;
+        }
+        slowest = slowest.max(began.elapsed());
+    }
+    eprintln!("slowest of 5 revocations of an admin key, from one ledger to the other: {slowest:?}");
+}

@@ -1,0 +1,43 @@
+//! The audit trail after a part of it was removed by age.
+
+use super::{Fresh, at, payer, reserve};
+use crate::chain::{Exporter, Signer, Verifier};
+use crate::sealer;
+use crate::store::CheckpointFilter;
+
+pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let signer = Signer::from_seed(&[7; 32]);
+    let (_, key) = payer(store.as_ref(), 100).await;
+    // Three days' trails, of which the last day is retained.
+    for (day, clock) in [|| at(0), || at(86_400), || at(10 * 86_400)].into_iter().enumerate() {
+        store.run(reserve(&format!("r{day}"), &key, 1, at(1))).await.unwrap();
+        sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
+    }
+    let before = store.audit_status().await.unwrap();
+    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    let status = store.audit_status().await.unwrap();
+    assert_eq!((before.removed, status.removed, status.newest), (0, before.newest - 1, before.newest + 1));
+    assert_eq!(store.audit_rows(0, 100).await.unwrap().len(), 2);
+
+    let mut verifier = Verifier::new(None, None);
+    let mut exporter = Exporter::after(0);
+    for checkpoint in store.checkpoints(CheckpointFilter::default()).await.unwrap() {
+        let is_kept = checkpoint.leaves.is_some();
+        let rows =
+            if is_kept { store.audit_rows(checkpoint.first - 1, 1).await.unwrap() } else { Vec::new() };
+        for line in exporter.batch(&checkpoint, &rows).lines() {
+            verifier.line(line.as_bytes()).unwrap();
+        }
+    }
+    let unsealed = store.audit_rows(before.newest, 10).await.unwrap();
+    for line in exporter.unsealed(&unsealed).lines() {
+        verifier.line(line.as_bytes()).unwrap();
+    }
+    verifier.line(exporter.end(&signer, status.removed, 0, at(11 * 86_400)).trim_end().as_bytes()).unwrap();
+    let summary = verifier.finish().unwrap();
+    assert_eq!((summary.rows, summary.unsealed, summary.removed), (2, 1, status.removed));
+    // Removed again, nothing is left to remove.
+    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    assert_eq!(store.audit_status().await.unwrap(), status);
+}

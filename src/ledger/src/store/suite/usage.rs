@@ -1,0 +1,63 @@
+//! Sums of what decisions tell.
+
+use super::{Fresh, at, credits, payer};
+use crate::store::UsageQuery;
+use crate::{moment, report};
+use protocol::audit::{Decision, Outcome, UsageTokens};
+use protocol::filter::Report;
+use protocol::{BatchId, EventId, PolicyVersion};
+
+pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
+    let decision = |input, output| Decision {
+        lease_id: None,
+        id: moment::fresh_id("", EventId::parse).unwrap(),
+        at: at(1),
+        outcome: Outcome::Allowed,
+        would_deny: None,
+        key_id: Some(key_id.clone()),
+        tenant_id: Some(tenant_id.clone()),
+        agent_id: None,
+        service: None,
+        tool: Some("summarize".to_owned()),
+        credits: credits(2),
+        reservation_id: None,
+        usage_tokens: Some(UsageTokens { input, output }),
+        status: 200,
+        first_byte_ms: None,
+        duration_ms: 5,
+        policy_version: PolicyVersion::parse("v1").unwrap(),
+        envoy: "e1".to_owned(),
+    };
+    // Two transactions, so that sums are also added to what is there.
+    for decisions in
+        [vec![decision(Some(100), Some(7)), decision(Some(20), None)], vec![decision(None, Some(3))]]
+    {
+        store.run(told(decisions)).await.unwrap();
+    }
+    let by_tool = UsageQuery { by_tool: true, ..UsageQuery::default() };
+    let sums = store.usage(by_tool.clone()).await.unwrap();
+    assert_eq!((sums.len(), sums[0].calls, sums[0].credits), (1, 3, credits(6)));
+    assert_eq!((sums[0].usage_tokens.input, sums[0].usage_tokens.output), (120, 10));
+    for _ in 0..3 {
+        store.run(told(vec![decision(Some(u64::MAX), Some(u64::MAX))])).await.unwrap();
+    }
+    assert_eq!(store.usage(by_tool).await.unwrap()[0].usage_tokens.input, 3_000_000_120);
+}
+
+fn told(decisions: Vec<Decision>) -> report::Deliver {
+    report::Deliver {
+        report: Report {
+            subjects: Vec::new(),
+            rows: Vec::new(),
+            batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
+            envoy: "e1".to_owned(),
+            settlements: Vec::new(),
+            decisions,
+            decisions_dropped: 0,
+        },
+        actor: "flt_1".to_owned(),
+        now: at(2),
+    }
+}

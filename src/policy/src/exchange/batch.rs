@@ -1,0 +1,432 @@
+//! Batches of protocol version 2025-03-26, decided message by message.
+//!
+//! Each message is an exchange of its own: it asks its own windows, reserves its own credits, and is settled by the answer
+//! with its own id. Those that are refused are taken out of the body and answered here; the answers meet again on the
+//! way back, in the order of the messages where they come as one. An answer that belongs to no message is not passed on,
+//! so nothing is told, or done for nothing, under an id that the gate can't match.
+
+use super::charge::Charge;
+use super::refusal::Refusal;
+use super::{
+    Exchange, Forward, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
+};
+use super::{quota, response};
+use crate::credential::{self, Headers};
+use crate::json;
+use crate::late::Source;
+use crate::mcp::Envelope;
+use crate::mcp::answer::Reader;
+use crate::mcp::list::{self, Unreadable};
+use crate::mcp::sse::{self, ListFilter};
+use crate::rules::ServiceKind;
+use protocol::EventId;
+use protocol::audit::Outcome;
+use protocol::filter::{Action, Settlement};
+use response::{BodyPlan, End, Finished, ResponsePlan};
+use serde_json::value::RawValue;
+
+/// Each message costs up to one call of the ledger, one after the other, before anything goes upstream.
+const MESSAGES_MAX: usize = 32;
+const VERSION: &[u8] = b"2025-03-26";
+
+/// A batch on its way.
+#[derive(Debug)]
+pub(super) struct Batch {
+    elements: Vec<Element>,
+    /// The element that is being decided.
+    at: usize,
+    began: Now,
+    ledger_is_away: bool,
+    /// The gate's own answers have been written into the stream.
+    told: bool,
+}
+
+#[derive(Debug)]
+struct Element {
+    /// The message as it was written.
+    text: String,
+    exchange: Exchange,
+    /// What the gate itself answers.
+    reply: Option<Reply>,
+    /// What the upstream answers; without a word where it has been passed on.
+    answer: Option<Vec<u8>>,
+}
+
+/// A message of the server.
+enum Heard {
+    /// A request or notification of its own, or its complaint about the batch.
+    Own,
+    /// An answer to this element, as the key may see it.
+    Answer(usize, Vec<u8>),
+    /// An answer to nothing that was asked.
+    Nobodys,
+}
+
+impl Batch {
+    /// The exchanges of the messages.
+    pub(super) fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
+        self.elements.iter().map(|element| &element.exchange)
+    }
+
+    fn forwarded(&mut self) -> impl Iterator<Item = &mut Element> {
+        self.elements.iter_mut().filter(|element| element.exchange.is_forwarded())
+    }
+
+    /// What the gate itself answers. Notifications and answers of the client want no answer.
+    fn replies(&self) -> impl Iterator<Item = &Reply> {
+        let wants_one = |element: &&Element| element.exchange.message_id.is_some();
+        self.elements.iter().filter(wants_one).filter_map(|element| element.reply.as_ref())
+    }
+
+    /// All that the gate itself answers.
+    fn reply(&self) -> Option<Reply> {
+        let replies: Vec<&Reply> = self.replies().collect();
+        let first = replies.first().copied().or_else(|| self.elements.first()?.reply.as_ref())?;
+        if replies.is_empty() {
+            return Some(first.clone());
+        }
+        let is_one_reason = replies.iter().all(|reply| reply.status == first.status);
+        let texts: Vec<&[u8]> = replies.iter().map(|reply| reply.body.as_slice()).collect();
+        Some(Reply {
+            status: if is_one_reason { first.status } else { 200 },
+            details: first.details.clone(),
+            headers: if is_one_reason {
+                first.headers.clone()
+            } else {
+                vec![("content-type", "application/json".to_owned())]
+            },
+            has_rate_headers: false,
+            body: [b"[", texts.join(&b',').as_slice(), b"]"].concat(),
+        })
+    }
+
+    /// What is left of each message that was decided.
+    pub(super) fn finish(&self, end: End, went_upstream: bool, envoy: &str, now: Now) -> Vec<Finished> {
+        let decided = self.elements.iter().take(self.at.saturating_add(1));
+        let finished = decided.map(|element| {
+            let mut finished = element.exchange.finish(end, envoy, now);
+            if let (false, Some(late)) = (went_upstream, &finished.late) {
+                // The client left while other messages were decided: this one was never sent.
+                if let Source::Reservation(reservation_id) = late.source.clone() {
+                    finished.settlement = Some(Settlement { reservation_id, action: Action::Void });
+                }
+                finished.late = None;
+            }
+            finished
+        });
+        finished.collect()
+    }
+
+    fn hear(&mut self, message: &str, in_events: bool, now: Now) -> Result<Heard, Unreadable> {
+        json::check(message.as_bytes()).map_err(|_| Unreadable)?;
+        let envelope: Envelope<'_> = json::object(message).ok_or(Unreadable)?;
+        let is_of_all = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
+        if envelope.method.is_some() || is_of_all {
+            // Its own, or an error of the whole batch.
+            return if envelope.result.is_some() { Err(Unreadable) } else { Ok(Heard::Own) };
+        }
+        let id = envelope.id.and_then(|id| meaning(id.get()));
+        let place = self.elements.iter().position(|element| {
+            let own = element.exchange.message_id.as_deref().and_then(meaning);
+            element.exchange.is_forwarded() && element.answer.is_none() && own.is_some() && own == id
+        });
+        let Some((place, element)) = place.and_then(|place| Some((place, self.elements.get_mut(place)?)))
+        else {
+            return Ok(Heard::Nobodys);
+        };
+        let exchange = &mut element.exchange;
+        let mut seen = None;
+        if matches!(exchange.subject, Subject::Protocol { lists: Some(_), .. }) {
+            seen = exchange.viewed(now, |view| list::filter(message.as_bytes(), view))?;
+        } else if in_events {
+            let mut event = Vec::with_capacity(message.len());
+            sse::write(message.as_bytes(), &mut event);
+            exchange.watch(&event);
+        } else {
+            exchange.watch(message.as_bytes());
+        }
+        element.answer = Some(Vec::new());
+        Ok(Heard::Answer(place, seen.unwrap_or_else(|| message.as_bytes().to_vec())))
+    }
+
+    /// What goes on of the data of an event.
+    fn event(&mut self, data: &[u8], now: Now) -> Result<Option<Vec<u8>>, Unreadable> {
+        let (messages, is_array) = messages(data)?;
+        let mut passed = Vec::with_capacity(messages.len());
+        for message in messages {
+            match self.hear(message.get(), true, now)? {
+                Heard::Own => passed.push(message.get().as_bytes().to_vec()),
+                Heard::Answer(_, answer) => passed.push(answer),
+                Heard::Nobodys => {}
+            }
+        }
+        let joined = passed.join(&b',');
+        Ok(Some(if is_array && !passed.is_empty() {
+            [b"[", joined.as_slice(), b"]"].concat()
+        } else {
+            joined
+        }))
+    }
+
+    /// The answer to all messages, in their order, from what the upstream answered to those that reached it.
+    fn whole(&mut self, body: &[u8], now: Now) -> Result<Vec<u8>, Unreadable> {
+        let (messages, is_array) = messages(body)?;
+        let mut own = Vec::new();
+        for message in messages {
+            match self.hear(message.get(), false, now)? {
+                Heard::Own => own.push(message.get().as_bytes()),
+                Heard::Answer(place, answer) => {
+                    if let Some(element) = self.elements.get_mut(place) {
+                        element.answer = Some(answer);
+                    }
+                }
+                Heard::Nobodys => {}
+            }
+        }
+        let answers = self.elements.iter().filter_map(|element| match &element.reply {
+            Some(reply) => element.exchange.message_id.as_ref().map(|_| reply.body.as_slice()),
+            None => element.answer.as_deref(),
+        });
+        let all: Vec<&[u8]> = answers.chain(own).collect();
+        let joined = all.join(&b',');
+        Ok(if is_array || all.len() != 1 { [b"[", joined.as_slice(), b"]"].concat() } else { joined })
+    }
+
+    /// What no answer was seen of has failed.
+    fn fail(&mut self) {
+        let unanswered = self.forwarded().filter(|element| element.answer.is_none());
+        unanswered.for_each(|element| element.exchange.response.failed = true);
+    }
+}
+
+impl Exchange {
+    /// Begins to decide a batch. `None` if the body is none, or none that is accepted: it is refused as one message.
+    pub(super) fn begin_batch(&mut self, body: &[u8], now: Now) -> Option<Step> {
+        let is_mcp = matches!(self.rules()?.kind, ServiceKind::Mcp(_)) && self.request.method == b"POST";
+        let mut versions = self.request.kept.iter().filter(|(name, _)| *name == "mcp-protocol-version");
+        let is_of_version = versions.all(|(_, version)| version.trim_ascii() == VERSION);
+        if !is_mcp || !is_of_version || !body.trim_ascii_start().starts_with(b"[") {
+            return None;
+        }
+        let (messages, _) = messages(body).ok()?;
+        if !(1..=MESSAGES_MAX).contains(&messages.len()) || has_twins(&messages) {
+            return None;
+        }
+        let elements = messages.into_iter().enumerate().map(|(index, message)| {
+            let exchange = self.of_message(index)?;
+            Some(Element { text: message.get().to_owned(), exchange, reply: None, answer: None })
+        });
+        let mut elements = elements.collect::<Option<Vec<_>>>()?;
+        let first = elements.first_mut()?;
+        let step = first.exchange.classify(first.text.as_bytes(), now);
+        self.batch =
+            Some(Box::new(Batch { elements, at: 0, began: now, ledger_is_away: false, told: false }));
+        Some(self.go_on(step))
+    }
+
+    /// The exchange of one message. Its id is the request's with other last digits.
+    fn of_message(&self, index: usize) -> Option<Exchange> {
+        let id = self.id.as_str();
+        let id = format!("{}{index:04x}", id.get(..id.len().checked_sub(4)?)?);
+        Some(Exchange {
+            policy: self.policy.clone(),
+            id: EventId::parse(&id).ok()?,
+            began: self.began,
+            request: self.request.clone(),
+            key: self.key.clone(),
+            carrier: self.carrier,
+            credential: self.credential,
+            service: self.service,
+            message_id: None,
+            subject: Subject::Unknown,
+            quotas: Vec::new(),
+            would_deny: None,
+            phase: Phase::FindingKey,
+            response: response::Progress::default(),
+            batch: None,
+            is_of_batch: true,
+        })
+    }
+
+    /// Something happened to the message that is being decided.
+    pub(super) fn in_batch(&mut self, event: impl FnOnce(&mut Exchange) -> Step) -> Option<Step> {
+        let batch = self.batch.as_deref_mut()?;
+        let element = batch.elements.get_mut(batch.at)?;
+        let step = event(&mut element.exchange);
+        Some(self.go_on(step))
+    }
+
+    /// The ledger has answered, or has not. If it is away, the others do not wait for it one after the other.
+    pub(super) fn answered_in_batch(
+        &mut self,
+        is_away: bool,
+        answer: impl FnOnce(&mut Exchange) -> Step,
+    ) -> Option<Step> {
+        self.batch.as_deref_mut()?.ledger_is_away |= is_away;
+        self.in_batch(answer)
+    }
+
+    /// Goes from message to message until one has to wait, or all are decided.
+    fn go_on(&mut self, mut step: Step) -> Step {
+        loop {
+            let Some(batch) = self.batch.as_deref_mut() else { return step };
+            let Some(Element { exchange, reply, .. }) = batch.elements.get_mut(batch.at) else {
+                return self.close();
+            };
+            step = match step {
+                Step::AskShares { .. } if batch.ledger_is_away => {
+                    exchange.shares_answered(SharesAnswered::Unavailable)
+                }
+                Step::Issue(_) if batch.ledger_is_away => exchange.issue_answered(IssueAnswered::Unavailable),
+                Step::Reserve(_) if batch.ledger_is_away => {
+                    exchange.reserve_answered(ReserveAnswered::Unavailable)
+                }
+                Step::Forward(_) if exchange.subject() == Some("initialize") => {
+                    exchange.refuse(Refusal::invalid_request("`initialize` is no part of a batch".to_owned()))
+                }
+                Step::Forward(_) | Step::Refuse(_) => {
+                    if let Step::Refuse(own) = step {
+                        exchange.response.status = own.status;
+                        *reply = Some(own);
+                    }
+                    batch.at = batch.at.saturating_add(1);
+                    match batch.elements.get_mut(batch.at) {
+                        Some(next) => next.exchange.classify(next.text.as_bytes(), batch.began),
+                        None => return self.close(),
+                    }
+                }
+                waits => return waits,
+            };
+        }
+    }
+
+    /// All are decided: what is allowed goes on.
+    fn close(&mut self) -> Step {
+        let Some(batch) = self.batch.as_deref() else { return self.refuse(Refusal::unknown_method()) };
+        let asked = batch.exchanges().filter(|exchange| !exchange.quotas.is_empty()).last();
+        let quotas = asked.map(|exchange| exchange.quotas.clone()).unwrap_or_default();
+        let is_allowed = |element: &&Element| element.exchange.is_forwarded();
+        let allowed: Vec<&str> =
+            batch.elements.iter().filter(is_allowed).map(|element| element.text.as_str()).collect();
+        let body =
+            (allowed.len() < batch.elements.len()).then(|| format!("[{}]", allowed.join(",")).into_bytes());
+        let reply = batch.reply().filter(|_| allowed.is_empty());
+        self.quotas = quotas;
+        self.subject = Subject::Protocol { name: "batch".to_owned(), lists: None };
+        if let Some(reply) = reply {
+            self.phase = Phase::Refused(Outcome::Allowed);
+            return Step::Refuse(reply);
+        }
+        match self.forward(Charge::None) {
+            Step::Forward(forward) => Step::Forward(Forward { body, ..forward }),
+            other => other,
+        }
+    }
+
+    /// Response headers have come to a batch of which something went upstream.
+    pub(super) fn batch_headers(
+        &mut self,
+        status: u16,
+        headers: &Headers<'_>,
+        ends: bool,
+        now: Now,
+    ) -> ResponsePlan {
+        let set = quota::headers(&self.quotas, true);
+        let is_encoded = credential::all(headers, "content-encoding")
+            .any(|value| !value.eq_ignore_ascii_case(b"identity"));
+        let content_type = credential::single(headers, "content-type").unwrap_or_default();
+        let reader = Reader::for_content_type(content_type).filter(|_| !is_encoded);
+        let is_bare = ends || status == 202;
+        let Some(batch) = self.batch.as_deref_mut() else {
+            return ResponsePlan { set, body: BodyPlan::Pass };
+        };
+        if !(200..300).contains(&status) || is_bare {
+            batch.forwarded().for_each(|element| {
+                element.exchange.response_headers(status, &[], true, now);
+            });
+            let told = batch.reply().filter(|_| is_bare && batch.replies().next().is_some());
+            let body = told.map_or(BodyPlan::Pass, |mut reply| {
+                reply.status = 200;
+                reply.headers.extend(set.clone());
+                BodyPlan::Refuse(reply)
+            });
+            return ResponsePlan { set, body };
+        }
+        let form: &[u8] = match reader {
+            Some(Reader::Json(_)) => b"application/json",
+            Some(Reader::Events(_)) => b"text/event-stream",
+            None => {
+                batch.fail();
+                return ResponsePlan { set, body: BodyPlan::Refuse(self.unreadable()) };
+            }
+        };
+        batch.forwarded().for_each(|element| {
+            element.exchange.response_headers(status, &[(b"content-type", form)], false, now);
+        });
+        let is_json = matches!(reader, Some(Reader::Json(_)));
+        self.response.filter = Some(ListFilter::default()).filter(|_| !is_json);
+        ResponsePlan { set, body: if is_json { BodyPlan::Hold } else { BodyPlan::Rewrite } }
+    }
+
+    /// The whole of the answer to a batch.
+    pub(super) fn batch_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
+        let Some(batch) = self.batch.as_deref_mut() else { return Ok(None) };
+        let answered = batch.whole(body, now);
+        if answered.is_err() {
+            // Nothing of it is passed on.
+            batch.forwarded().for_each(|element| element.exchange.response.failed = true);
+        }
+        answered.map(Some).map_err(|Unreadable| self.unreadable())
+    }
+
+    /// A chunk of the events that answer a batch.
+    pub(super) fn batch_chunk(
+        &mut self,
+        mut filter: ListFilter,
+        chunk: &[u8],
+        ends: bool,
+        now: Now,
+    ) -> Result<Vec<u8>, Unreadable> {
+        let Some(batch) = self.batch.as_deref_mut() else { return Err(Unreadable) };
+        let mut passed = Vec::new();
+        if !std::mem::replace(&mut batch.told, true) {
+            batch.replies().for_each(|reply| sse::write(&reply.body, &mut passed));
+        }
+        let more = filter.feed_with(chunk, ends, &mut |data| batch.event(data, now));
+        if more.is_err() {
+            batch.fail();
+        }
+        self.response.filter = Some(filter);
+        passed.extend(more?);
+        Ok(passed)
+    }
+}
+
+/// The messages of an array, or the one message, and whether it was an array.
+fn messages(body: &[u8]) -> Result<(Vec<&RawValue>, bool), Unreadable> {
+    let text = std::str::from_utf8(body).map_err(|_| Unreadable)?;
+    let is_array = text.trim_ascii_start().starts_with('[');
+    let messages =
+        if is_array { serde_json::from_str(text) } else { serde_json::from_str(text).map(|one| vec![one]) };
+    messages.map(|messages| (messages, is_array)).map_err(|_| Unreadable)
+}
+
+/// An id as servers understand it: the same text however it is escaped, and never a number.
+fn meaning(id: &str) -> Option<String> {
+    if id.starts_with('"') {
+        serde_json::from_str::<String>(id).ok().map(|text| format!("\"{text}"))
+    } else {
+        Some(id.to_owned())
+    }
+}
+
+/// Two of them have the same id, so that their answers could not be told apart.
+fn has_twins(messages: &[&RawValue]) -> bool {
+    let ids = messages.iter().filter_map(|message| json::object::<Envelope<'_>>(message.get())?.id);
+    let mut known = Vec::new();
+    ids.filter_map(|id| meaning(id.get())).any(|id| {
+        let is_known = known.contains(&id);
+        known.push(id);
+        is_known
+    })
+}

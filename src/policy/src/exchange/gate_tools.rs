@@ -1,0 +1,159 @@
+//! The gate's own tools within an exchange: decided like others, answered here, and shown in lists.
+
+use super::classify::Classified;
+use super::refusal::{self, Refusal};
+use super::{Exchange, Lists, Phase, Step, Subject};
+use crate::authorize;
+use crate::gate_tools::{self, Asked, Kind};
+use crate::key::Key;
+use crate::mcp::list::{Page, View};
+use crate::rules::{Policy, Service, ServiceKind};
+use protocol::Timestamp;
+use protocol::audit::Outcome;
+use protocol::filter::{IssueRequest, Issued};
+use std::collections::BTreeMap;
+
+/// What the ledger said to a request for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IssueAnswered {
+    /// Here it is.
+    Issued(Box<Issued>),
+    /// The key that asks is no longer active.
+    KeyInactive,
+    /// The key that asks may not have one, or not for this service.
+    NotGranted,
+    /// So many that it asked for live already.
+    TooMany,
+    /// No answer, or none that makes sense. Whether there is a key is not known; nobody has its secret.
+    Unavailable,
+}
+
+/// A call of one of the gate's own tools.
+#[derive(Debug)]
+pub(super) struct GateCall {
+    pub(super) kind: Kind,
+    /// The result, where it is known already.
+    result: Option<String>,
+    asked: Option<Asked>,
+}
+
+impl Exchange {
+    pub(super) fn gate_call<'p>(
+        &self,
+        policy: &'p Policy,
+        key: &Key,
+        service: &'p Service,
+        name: &str,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Classified<'p> {
+        let Some(tool) = service.gate_tool(name) else { return Classified::refused(Refusal::unknown_tool()) };
+        let mut call = GateCall { kind: tool.kind, result: None, asked: None };
+        let mut refusal = None;
+        match tool.kind {
+            Kind::ListServices => call.result = Some(gate_tools::listed(policy, key, now)),
+            Kind::RequestKey if key.record.parent.is_some() => refusal = Some(Refusal::issued_key()),
+            Kind::RequestKey => match gate_tools::asked(body, policy, key, now) {
+                Ok(asked) => call.asked = Some(asked),
+                Err(fault) => refusal = Some(Refusal::bad_argument(fault)),
+            },
+        }
+        let authorization = authorize::tool(policy, key, service, &tool.rule, None, &BTreeMap::new(), now);
+        // What the key may not call it is not told how to call.
+        let refusal = refusal.filter(|_| authorization.denial.is_none());
+        Classified {
+            tool: Some(&tool.rule),
+            subject: Subject::Gate(call),
+            authorization,
+            refusal,
+            ..Classified::protocol(name, authorize::Authorization::default())
+        }
+    }
+
+    /// Answers a call of one of the gate's own tools, which nothing refuses.
+    pub(super) fn answer(&mut self) -> Step {
+        let Subject::Gate(call) = &mut self.subject else {
+            return self.refuse(Refusal::ledger_unavailable());
+        };
+        if let Some(result) = call.result.take() {
+            return self.give(&result);
+        }
+        match (&call.asked, self.credential) {
+            (Some(asked), Some(parent)) => {
+                let request = IssueRequest {
+                    request_id: self.id.clone(),
+                    parent,
+                    service: asked.service.clone(),
+                    ttl_seconds: asked.ttl_seconds,
+                    rate_limit: asked.rate_limit,
+                };
+                self.phase = Phase::Issuing;
+                Step::Issue(request)
+            }
+            _ => self.refuse(Refusal::ledger_unavailable()),
+        }
+    }
+
+    /// The ledger has answered the request for a key, or failed to.
+    pub fn issue_answered(&mut self, answer: IssueAnswered) -> Step {
+        if self.batch.is_some() {
+            let is_away = answer == IssueAnswered::Unavailable;
+            let step = self.answered_in_batch(is_away, |element| element.issue_answered(answer));
+            return step.unwrap_or_else(|| self.windows_failed());
+        }
+        let refusal = match answer {
+            IssueAnswered::Issued(issued) => {
+                let policy = self.policy.clone();
+                let Subject::Gate(GateCall { asked: Some(asked), .. }) = &self.subject else {
+                    return self.refuse(Refusal::ledger_unavailable());
+                };
+                let result = gate_tools::issued(asked, &issued, &policy);
+                return self.give(&result);
+            }
+            IssueAnswered::KeyInactive => Refusal::invalid_key(),
+            IssueAnswered::NotGranted => Refusal::issued_key(),
+            IssueAnswered::TooMany => Refusal::too_many_keys(),
+            IssueAnswered::Unavailable => Refusal::ledger_unavailable(),
+        };
+        self.refuse(refusal)
+    }
+
+    fn give(&mut self, result: &str) -> Step {
+        self.phase = Phase::Refused(Outcome::Allowed);
+        Step::Refuse(refusal::result(self.message_id.as_deref(), result))
+    }
+
+    /// Looks at a list as the key sees it.
+    pub(super) fn viewed<T>(&self, now: super::Now, look: impl FnOnce(&View<'_>) -> T) -> T {
+        let page = match self.subject {
+            Subject::Protocol { lists: Some(Lists::Tools(page)), .. } => Some(page),
+            _ => None,
+        };
+        let own = page.map(|_| self.own_tools(now.wall)).unwrap_or_default();
+        look(&View {
+            sees: &|listed| self.sees(listed, now),
+            terms: &|tool| self.terms(tool),
+            own: &own,
+            own_on: page.unwrap_or(Page::This),
+        })
+    }
+
+    /// The gate's own tools that the key may call.
+    fn own_tools(&self, now: Timestamp) -> Vec<&'static str> {
+        let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Vec::new() };
+        let is_seen = |tool: &&gate_tools::GateTool| {
+            let is_for_parents = tool.kind == Kind::RequestKey;
+            !(is_for_parents && key.record.parent.is_some())
+                && authorize::is_visible(&self.policy, key, service, &tool.rule, now)
+        };
+        service.gate_tools.iter().filter(is_seen).map(|tool| tool.kind.definition()).collect()
+    }
+
+    /// What a list says of a tool's terms.
+    fn terms(&self, tool: &str) -> Option<String> {
+        let service = self.rules().filter(|service| service.show_terms)?;
+        let ServiceKind::Mcp(tools) = &service.kind else { return None };
+        let rule = tools.get(tool).or(service.unlisted.as_ref())?;
+        Some(gate_tools::terms(rule))
+    }
+}

@@ -1,0 +1,198 @@
+//! The gate's own tools: what agents see of them, what they are asked with, and what they answer.
+//!
+//! Nothing of them goes upstream. Who may call them, and how often, is decided as for any other tool.
+
+use crate::json;
+use crate::key::{Key, grants};
+use crate::mcp::{Envelope, Params};
+use crate::rules::{Policy, Service, ServiceKind, Tool};
+use protocol::Timestamp;
+use protocol::filter::{IssueRequest, Issued};
+use protocol::key::Limit;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// One of them, and on which terms it is there.
+#[derive(Debug)]
+pub struct GateTool {
+    /// Which.
+    pub kind: Kind,
+    /// The scopes and limits that the policy gives it.
+    pub rule: Tool,
+}
+
+/// The tools that a gate has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Which services the key may use.
+    ListServices,
+    /// A key that may do no more than the one that asks.
+    RequestKey,
+}
+
+/// What `request_key` is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The service that the key is for.
+    pub service: String,
+    /// How long it is to live.
+    pub ttl_seconds: u32,
+    /// Requests in any minute.
+    pub rate_limit: u32,
+}
+
+const TTL_SECONDS: u32 = 3600;
+const RATE_LIMIT: u32 = 60;
+
+impl Kind {
+    /// The name by which it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::ListServices => "list_services",
+            Kind::RequestKey => "request_key",
+        }
+    }
+
+    /// The tool of this name.
+    pub fn of(name: &str) -> Option<Kind> {
+        [Kind::ListServices, Kind::RequestKey].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// As `tools/list` shows it.
+    pub const fn definition(self) -> &'static str {
+        match self {
+            Kind::ListServices => LIST_SERVICES,
+            Kind::RequestKey => REQUEST_KEY,
+        }
+    }
+}
+
+const LIST_SERVICES: &str = r#"{"name":"list_services","title":"List services","description":"Lists the services behind this gate that your api key may use.","inputSchema":{"type":"object","properties":{},"additionalProperties":false},"annotations":{"readOnlyHint":true,"destructiveHint":false,"idempotentHint":true,"openWorldHint":false}}"#;
+
+const REQUEST_KEY: &str = r#"{"name":"request_key","title":"Request an api key","description":"Issues a short-lived api key for one service. It may do no more than your own key, and ends with it.","inputSchema":{"type":"object","properties":{"service_name":{"type":"string","description":"One of those that list_services names."},"ttl_seconds":{"type":"integer","minimum":1,"maximum":86400,"default":3600,"description":"How long the key lives."},"rate_limit":{"type":"integer","minimum":1,"maximum":1000000,"default":60,"description":"Requests per minute, within the limits of your own key."}},"required":["service_name"],"additionalProperties":false},"annotations":{"readOnlyHint":false,"destructiveHint":false,"idempotentHint":false,"openWorldHint":false}}"#;
+
+/// The services that a key may use.
+pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Iterator<Item = &'p Service> {
+    policy.services().iter().filter(move |service| grants(key.record.services.as_deref(), &service.name, now))
+}
+
+/// The result of `list_services`.
+pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> String {
+    let mut services: Vec<&Service> = services(policy, key, now).collect();
+    services.sort_by_key(|service| &service.name);
+    let shown = services.into_iter().map(|service| {
+        let kind = if matches!(service.kind, ServiceKind::Mcp(_)) { "mcp" } else { "http" };
+        format!(r#"{{"name":{},"kind":"{kind}","path":{}}}"#, quoted(&service.name), quoted(service.path()))
+    });
+    result(&format!(r#"{{"services":[{}]}}"#, shown.collect::<Vec<_>>().join(",")))
+}
+
+/// The result of `request_key`. The secret is here and nowhere else.
+pub fn issued(asked: &Asked, key: &Issued, policy: &Policy) -> String {
+    let service = policy.services().iter().find(|service| service.name == asked.service);
+    let members = [
+        ("api_key", quoted(&key.secret)),
+        ("key_id", quoted(key.key_id.as_str())),
+        ("agent_id", quoted(key.agent_id.as_str())),
+        ("service_name", quoted(&asked.service)),
+        ("path", quoted(service.map(Service::path).unwrap_or_default())),
+        ("scopes", array(key.scopes.iter().map(|scope| quoted(scope)))),
+        ("rate_limit", asked.rate_limit.to_string()),
+        ("expires_at", quoted(&key.expires_at.to_string())),
+    ];
+    result(&object(&members))
+}
+
+/// What a list says of a tool's terms, straight from the table that decides its calls.
+pub fn terms(rule: &Tool) -> String {
+    let limits = rule.limits.iter().filter(|rule| !rule.shadow).map(|rule| {
+        let Limit { permits, window_seconds } = rule.limit;
+        format!(r#"{{"permits":{permits},"window_seconds":{window_seconds}}}"#)
+    });
+    let mut members = vec![
+        ("scopes", array(rule.scope.scopes.iter().map(|scope| quoted(scope)))),
+        ("limits", array(limits)),
+    ];
+    if let Some(price) = &rule.price {
+        let mut shown = vec![("credits", price.credits.to_string())];
+        if let Some(times) = &price.times {
+            let values = times.values.iter().map(|(value, factor)| format!("{}:{factor}", quoted(value)));
+            let values = values.collect::<Vec<_>>().join(",");
+            let times = [
+                ("argument", quoted(&times.argument)),
+                ("values", format!("{{{values}}}")),
+                ("default", quoted(&times.default)),
+            ];
+            shown.push(("times", object(&times)));
+        }
+        members.push(("price", object(&shown)));
+    }
+    object(&members)
+}
+
+/// For models as text, for programs as it is.
+fn result(content: &str) -> String {
+    let text = quoted(content);
+    format!(
+        r#"{{"resultType":"complete","isError":false,"structuredContent":{content},"content":[{{"type":"text","text":{text}}}]}}"#
+    )
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(","))
+}
+
+fn object(members: &[(&str, String)]) -> String {
+    let members: Vec<String> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+/// What `request_key` is asked for, from the message that was recognised as its call. The error is for the caller.
+pub fn asked(body: &[u8], policy: &Policy, key: &Key, now: Timestamp) -> Result<Asked, String> {
+    let arguments = arguments(body);
+    if let Some(name) =
+        arguments.keys().find(|name| !["service_name", "ttl_seconds", "rate_limit"].contains(&name.as_ref()))
+    {
+        let name: String = name.chars().take(40).collect();
+        return Err(format!(
+            "`{name}` is no argument of request_key; it takes service_name, ttl_seconds and rate_limit"
+        ));
+    }
+    let service = arguments
+        .get("service_name")
+        .ok_or("`service_name` is missing; name one that list_services shows")?;
+    let service: String =
+        serde_json::from_str(service.get()).map_err(|_| "`service_name` must be a string")?;
+    if !services(policy, key, now).any(|known| known.name == service) {
+        return Err(
+            "`service_name` is no service that this key may use; list_services names those".to_owned()
+        );
+    }
+    let number = |name: &str, default: u32, most: u32| match arguments.get(name) {
+        None => Ok(default),
+        Some(raw) => serde_json::from_str(raw.get())
+            .ok()
+            .filter(|number| (1..=most).contains(number))
+            .ok_or_else(|| format!("`{name}` must be an integer from 1 to {most}")),
+    };
+    Ok(Asked {
+        ttl_seconds: number("ttl_seconds", TTL_SECONDS, IssueRequest::TTL_SECONDS_MAX)?,
+        rate_limit: number("rate_limit", RATE_LIMIT, Limit::PERMITS_MAX)?,
+        service,
+    })
+}
+
+/// The arguments of a `tools/call` that was read without fault.
+fn arguments(body: &[u8]) -> BTreeMap<Cow<'_, str>, &RawValue> {
+    std::str::from_utf8(body)
+        .ok()
+        .and_then(json::object::<Envelope<'_>>)
+        .and_then(|message| json::object::<Params<'_>>(message.params?.get()))
+        .and_then(|params| serde_json::from_str(params.arguments?.get()).ok())
+        .unwrap_or_default()
+}

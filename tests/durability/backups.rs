@@ -1,0 +1,76 @@
+//! Backup and restore as an operator runs them. PostgreSQL has tools of its own, and the commands say which.
+
+use harness::ledger::{Served, directory, embedded};
+use harness::{files, run};
+use ledger::throwaway::Throwaway;
+use std::process::{Command, Output};
+
+fn agentrelay(arguments: &[&str]) -> Output {
+    Command::new(files::program()).args(arguments).output().expect("the program can be run")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_backup_of_a_running_embedded_ledger_is_whole() {
+    run(async {
+        let place = directory("backup");
+        let served = Served::start(place.clone(), &embedded(&place), 1).await;
+        let (tenant, key) = served.payer(100).await;
+        assert_eq!(served.filter(0).reserve("r1", &key.key.id, 5, 60).await, Some(201));
+        let copy = place.join("copy.db").display().to_string();
+        let made = agentrelay(&["backup", "--database", &served.database, "--to", &copy]);
+        assert!(made.status.success(), "{}", said(&made));
+        assert_eq!(served.filter(0).reserve("r2", &key.key.id, 5, 60).await, Some(201));
+        let restored = format!("sqlite:{}", place.join("restored.db").display());
+        let made = agentrelay(&["restore", "--from", &copy, "--database", &restored]);
+        assert!(made.status.success(), "{}", said(&made));
+        let check = agentrelay(&["ledger", "check", "--database", &restored]);
+        assert!(check.status.success(), "{}", said(&check));
+        assert_eq!(served.balance(&tenant).await.pending.get(), 10);
+    });
+}
+
+#[test]
+fn for_postgresql_the_commands_name_its_own_tools_which_do_it() {
+    run(async {
+        let (server, [database, other]) = tokio::task::spawn_blocking(|| {
+            let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+            let databases = [server.database().unwrap(), server.database().unwrap()];
+            (server, databases)
+        })
+        .await
+        .unwrap();
+        let place = directory("backup-postgresql");
+        let served = Served::start(place.clone(), &database, 1).await;
+        let (_, key) = served.payer(100).await;
+        assert_eq!(served.filter(0).reserve("r1", &key.key.id, 5, 60).await, Some(201));
+        let file = place.join("ledger.dump").display().to_string();
+        for arguments in [
+            ["backup", "--database", &database, "--to", &file],
+            ["restore", "--database", &database, "--from", &file],
+        ] {
+            let refused = agentrelay(&arguments);
+            assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
+            assert!(refused.stdout.is_empty(), "{arguments:?}");
+            for tool in ["pg_dump", "pg_restore"] {
+                assert!(said(&refused).contains(tool), "{arguments:?}: {}", said(&refused));
+            }
+        }
+        assert!(!place.join("ledger.dump").exists());
+
+        // What they name works, while the ledger runs.
+        let tool = |name: &str, arguments: &[&str]| {
+            let output = Command::new(server.program(name)).args(arguments).output().expect("it can be run");
+            assert!(output.status.success(), "{name}: {}", said(&output));
+        };
+        tool("pg_dump", &["--format=custom", "--dbname", &database, "--file", &file]);
+        tool("pg_restore", &["--exit-on-error", "--dbname", &other, &file]);
+        let check = agentrelay(&["ledger", "check", "--database", &other]);
+        assert!(check.status.success(), "{}", said(&check));
+        drop(served);
+        tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
+    });
+}
