@@ -153,7 +153,7 @@ fn a_ledger_whose_chain_was_tampered_with_is_not_moved_in_silence() {
         // Nothing of it is there, so that nobody takes it for a ledger.
         refused(&["ledger", "check", "--database", &to], "not initialised");
         let asked =
-            operator("http://127.0.0.1:9", "ara_x", &["ledger", "move", "--from", "sqlite:", "--to", &to]);
+            operator("http://ledger.invalid", "ara_x", &["ledger", "move", "--from", "sqlite:", "--to", &to]);
         assert!(!asked.status.success());
         drop(served);
         drop_apart(server).await;
