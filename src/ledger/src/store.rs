@@ -21,7 +21,7 @@ pub mod sql;
 pub(crate) mod suite;
 mod table;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod writer;
 
 pub(crate) use relational::connect;

@@ -19,14 +19,14 @@ fn amount(number: u64) -> Credits {
 }
 
 fn request(id: u8, credits: u64, ttl_seconds: u32) -> Request {
-    overrunning(id, credits, 0, ttl_seconds)
+    request_of(0, id, credits, 0, ttl_seconds)
 }
 
-fn overrunning(id: u8, credits: u64, overrun: u64, ttl_seconds: u32) -> Request {
-    request_of(0, id, (credits, overrun), ttl_seconds)
+fn overrunning(id: u8, credits: u64, overrun: u64) -> Request {
+    request_of(0, id, credits, overrun, 60)
 }
 
-fn request_of(tenant: u8, id: u8, (credits, overrun): (u64, u64), ttl_seconds: u32) -> Request {
+fn request_of(tenant: u8, id: u8, credits: u64, overrun: u64, ttl_seconds: u32) -> Request {
     Request {
         id: ReservationId::parse(&format!("r{id}")).unwrap(),
         tenant_id: TenantId::parse(&format!("ten_{tenant}")).unwrap(),
@@ -50,12 +50,12 @@ fn command() -> impl Strategy<Value = Command> {
         1 => tenant.clone().prop_map(|tenant| Command::Grant { tenant, credits: Credits::MAX.get() }),
         4 => (tenant.clone(), 0u64..20).prop_map(|(tenant, credits)| Command::Refund { tenant, credits }),
         4 => (tenant.clone(), 0u64..20).prop_map(|(tenant, credits)| Command::Withdraw { tenant, credits }),
-        20 => (id.clone(), tenant, 0u64..12, prop_oneof![3 => Just(0u64), 1 => 1u64..8], 1u32..4).prop_map(
-            |(id, tenant, credits, overrun, ttl_seconds)| {
-                Command::Reserve { id, tenant, credits, overrun, ttl_seconds }
+        20 => (id.clone(), tenant, 0u64..12, prop_oneof![3 => Just(0u64), 1 => 1u64..5], 1u32..4).prop_map(
+            |(id, tenant, credits, overrun, ttl_seconds)| Command::Reserve {
+                id, tenant, credits, overrun, ttl_seconds
             }
         ),
-        24 => (id.clone(), 0u64..14).prop_map(|(id, credits)| Command::Post { id, credits }),
+        24 => (id.clone(), 0u64..10).prop_map(|(id, credits)| Command::Post { id, credits }),
         6 => id.clone().prop_map(|id| Command::Void { id }),
         6 => (id.clone(), 1u32..6).prop_map(|(id, ttl_seconds)| Command::Renew { id, ttl_seconds }),
         24 => id.prop_map(|id| Command::Expire { id }),
@@ -115,7 +115,7 @@ impl Subject {
             ),
             Command::Reserve { id, tenant, credits, overrun, ttl_seconds } => {
                 let known = self.reservations.get(&id).map(|(_, reservation)| reservation.clone());
-                let asked = request_of(tenant, id, (credits, overrun), ttl_seconds);
+                let asked = request_of(tenant, id, credits, overrun, ttl_seconds);
                 let reserved = reserve(self.accounts_of(tenant), known.as_ref(), asked, now);
                 let step = reserved.map(|(reservation, step)| {
                     // Who asks again is told what he was told before.
@@ -345,6 +345,33 @@ fn a_commit_above_the_reservation_is_refused_and_the_reservation_stays() {
 }
 
 #[test]
+fn an_overrun_takes_the_rest_from_what_is_available_up_to_its_cap() {
+    let mut accounts = with(10);
+    let (reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5), at(0)).unwrap();
+    let posted = |credits: u64| {
+        let (mut accounts, mut reservation) = (accounts, reservation.clone());
+        let step = post(&mut accounts, &mut reservation, amount(credits), at(1));
+        (step.map(|_| accounts.balance().posted.get()), reservation.state)
+    };
+    for credits in [0, 3, 4, 5, 9] {
+        let state = State::Posted { asked: amount(credits), charged: amount(credits) };
+        assert_eq!(posted(credits), (Ok(credits), state));
+    }
+    assert_eq!(posted(10), (Err(Refusal::AboveReservation { most: amount(9) }), State::Pending));
+}
+
+#[test]
+fn an_overrun_never_takes_more_than_there_is() {
+    let mut accounts = with(10);
+    let (mut reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5), at(0)).unwrap();
+    reserve(&mut accounts, None, request(2, 5, 60), at(0)).unwrap();
+    post(&mut accounts, &mut reservation, amount(9), at(1)).unwrap();
+    assert_eq!(reservation.state, State::Posted { asked: amount(9), charged: amount(5) });
+    assert_eq!((accounts.available(), accounts.balance().pending), (Credits::ZERO, amount(5)));
+    assert_eq!(post(&mut accounts, &mut reservation, amount(9), at(2)), Ok(Step::Repeated));
+}
+
+#[test]
 fn a_commit_after_expiry_takes_no_more_than_there_is() {
     let mut accounts = with(10);
     let (mut late, _) = reserve(&mut accounts, None, request(1, 7, 60), at(0)).unwrap();
@@ -378,31 +405,4 @@ fn rows_that_do_not_add_up_are_no_accounts() {
     let balance =
         Balance { granted: amount(5), available: amount(5), pending: amount(1), posted: Credits::ZERO };
     assert_eq!(Accounts::from_rows(balance), Err(Refusal::OutOfBalance));
-}
-
-#[test]
-fn an_overrun_takes_the_rest_from_what_is_available_up_to_its_cap() {
-    let mut accounts = with(10);
-    let (reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5, 60), at(0)).unwrap();
-    let posted = |credits: u64| {
-        let (mut accounts, mut reservation) = (accounts, reservation.clone());
-        let step = post(&mut accounts, &mut reservation, amount(credits), at(1));
-        (step.map(|_| accounts.balance().posted.get()), reservation.state)
-    };
-    for credits in [0, 3, 4, 5, 9] {
-        let state = State::Posted { asked: amount(credits), charged: amount(credits) };
-        assert_eq!(posted(credits), (Ok(credits), state));
-    }
-    assert_eq!(posted(10), (Err(Refusal::AboveReservation { most: amount(9) }), State::Pending));
-}
-
-#[test]
-fn an_overrun_never_takes_more_than_there_is() {
-    let mut accounts = with(10);
-    let (mut reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5, 60), at(0)).unwrap();
-    reserve(&mut accounts, None, request(2, 5, 60), at(0)).unwrap();
-    post(&mut accounts, &mut reservation, amount(9), at(1)).unwrap();
-    assert_eq!(reservation.state, State::Posted { asked: amount(9), charged: amount(5) });
-    assert_eq!((accounts.available(), accounts.balance().pending), (Credits::ZERO, amount(5)));
-    assert_eq!(post(&mut accounts, &mut reservation, amount(9), at(2)), Ok(Step::Repeated));
 }

@@ -26,10 +26,12 @@ impl Readers {
         Readers { database: database.clone(), at_rest: Arc::default(), turns }
     }
 
-    /// Runs one read. A connection on which it failed is not used again.
+    /// Runs one read. A connection on which it failed is not used again. If that was one that rested and that the
+    /// server has closed meanwhile, the read runs once more on a new one: the first asker after a restart of the
+    /// database need not know of it.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection) -> sql::Result<T> + Send + 'static,
+        read: impl Fn(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let turn = tokio::time::timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned())
             .await
@@ -38,15 +40,26 @@ impl Readers {
         let (database, at_rest) = (self.database.clone(), Arc::clone(&self.at_rest));
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let rested = take_usable(&at_rest);
-            let connection = rested.map_or_else(|| Connection::open(&database, Purpose::Read), Ok)?;
-            // What broke this connection broke those that rest as well, which nobody notices before they are used: once
-            // the database is back, each would cost another answer.
-            let answer = read(&connection).inspect_err(|_| {
-                at_rest.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            })?;
-            at_rest.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            Ok::<T, sql::Error>(answer)
+            let resting = || at_rest.lock().unwrap_or_else(PoisonError::into_inner);
+            let ask = |connection: Connection| match read(&connection) {
+                Ok(answer) => {
+                    resting().push(connection);
+                    Ok(answer)
+                }
+                Err(cause) => {
+                    // What broke this connection broke those that rest, which nobody notices before they are used.
+                    resting().clear();
+                    Err((cause, connection.is_usable()))
+                }
+            };
+            if let Some(rested) = take_usable(&at_rest) {
+                match ask(rested) {
+                    Ok(answer) => return Ok(answer),
+                    Err((cause, true)) => return Err(cause),
+                    Err((_, false)) => {}
+                }
+            }
+            ask(Connection::open(&database, Purpose::Read)?).map_err(|(cause, _)| cause)
         });
         match done.await {
             Ok(Ok(answer)) => Ok(answer),

@@ -3,6 +3,6 @@
 mod killed;
 mod migrated;
 mod moved;
-pub(crate) mod postgres;
+mod postgres;
 mod sqlite;
 mod tls;

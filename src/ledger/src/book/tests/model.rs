@@ -159,31 +159,31 @@ impl Model {
                 Ok(true)
             }
             Command::Reserve { id, tenant, credits, overrun, ttl_seconds } => {
+                let ends = now + u64::from(ttl_seconds);
+                let asked = Line { tenant, credits, overrun, ttl_seconds, ends, fate: Fate::Open };
                 if let Some(line) = self.lines.get(&id) {
-                    let known = (line.tenant, line.credits, line.overrun, line.ttl_seconds);
-                    let is_same = known == (tenant, credits, overrun, ttl_seconds);
+                    // Its end and its fate have gone on since.
+                    let is_same = Line { ends, fate: Fate::Open, ..*line } == asked;
                     return if is_same { Ok(false) } else { Err(Why::OtherRequest) };
                 }
                 let [_, available, ..] = self.balance(tenant);
                 if some(credits)? > available {
                     return Err(Why::TooPoor { available });
                 }
-                let ends = now + u64::from(ttl_seconds);
-                self.lines.insert(id, Line { tenant, credits, overrun, ttl_seconds, ends, fate: Fate::Open });
+                self.lines.insert(id, asked);
                 Ok(true)
             }
             Command::Post { id, credits } => {
-                let most = self.line(id)?.credits + self.line(id)?.overrun;
-                if credits > most {
-                    return Err(Why::AboveReservation { most });
+                let Line { tenant, credits: reserved, overrun, .. } = *self.line(id)?;
+                if credits > reserved + overrun {
+                    return Err(Why::AboveReservation { most: reserved + overrun });
                 }
-                let tenant = self.line(id)?.tenant;
                 let [_, available, ..] = self.balance(tenant);
                 let line = self.line(id)?;
                 match line.fate {
                     // What was set aside is surely there, what is beyond it as far as it is available.
                     Fate::Open => {
-                        let charged = credits.min(line.credits + available);
+                        let charged = credits.min(reserved + available);
                         line.fate = Fate::Charged { asked: credits, charged };
                     }
                     Fate::Forgotten => {

@@ -89,10 +89,10 @@ fn command(random: &mut StdRng) -> Command {
         4 => Command::Withdraw { tenant, credits: random.random_range(0..10) },
         5..=9 => {
             let (credits, ttl_seconds) = (random.random_range(0..12), random.random_range(1..8));
-            let overrun = if random.random_range(0..4) == 0 { random.random_range(1..8) } else { 0 };
+            let overrun = random.random_range(0..8u64).saturating_sub(4);
             Command::Reserve { id, tenant, credits, overrun, ttl_seconds }
         }
-        10..=13 => Command::Post { id, credits: random.random_range(0..12) },
+        10..=13 => Command::Post { id, credits: random.random_range(0..14) },
         14..=15 => Command::Void { id },
         16 => Command::Renew { id, ttl_seconds: random.random_range(1..12) },
         _ => Command::Expire { id },
