@@ -161,7 +161,7 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
             _ if case.is_ours() => vec![relay.pid()],
             _ => Vec::new(),
         };
-        let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: case.status };
+        let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: Some(case.status) };
         ready.push(Player { case: *case, load, gate, services });
     }
     Ok(Ready { cases: ready, key: good, _services: services })

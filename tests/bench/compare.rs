@@ -137,7 +137,7 @@ async fn turn(round: u32, player: &Player, options: &Options) -> anyhow::Result<
         cpu_us: each(between - before, options.requests),
         cpu_single_us: each(after - between, options.single),
         services_cpu_us: each(services_after - services_before, options.requests),
-        requests_per_second: options.requests as f64 / many.seconds,
+        requests_per_second: many.per_second(),
         p50_us: many.quantile_us(0.5),
         p99_us: many.quantile_us(0.99),
         p50_single_us: single.quantile_us(0.5),

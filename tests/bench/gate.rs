@@ -163,11 +163,6 @@ impl Gate {
     pub fn truncate_log(&self) -> anyhow::Result<()> {
         Ok(File::options().write(true).open(&self.log)?.set_len(0)?)
     }
-
-    /// Where its log is.
-    pub fn log(&self) -> &Path {
-        &self.log
-    }
 }
 
 /// `envoy/envoy.yaml` with other addresses and, but for the product, other filters.

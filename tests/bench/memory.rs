@@ -42,7 +42,7 @@ impl Memory {
 async fn resident(site: &Site, name: &str, filters: Filters, workers: u32, key: &str) -> anyhow::Result<f64> {
     let gate = Gate::start(site, name, filters, workers).await?;
     let requests = Rc::new(vec![request(Kind::Get, key, "")]);
-    let load = Load { gate: gate.address, requests, status: 200 };
+    let load = Load { gate: gate.address, requests, status: Some(200) };
     // Every worker gets some of so many connections; V8 frees what compiling took a little later.
     for _ in 0..4 {
         load.run(64, 2000).await?;

@@ -13,18 +13,22 @@ pub struct Cores {
     pub envoy: usize,
     /// The load's and the tools'. Services share it with them where there are only two.
     pub load: usize,
+    /// Envoys may use every core, because they have several workers.
+    pub envoy_roams: bool,
     services: CpuSet,
+    all: CpuSet,
 }
 
 impl Cores {
     /// The last core for Envoy, the first for the load, all but Envoy's for services.
     pub fn choose() -> anyhow::Result<Cores> {
-        let mut services = sched_getaffinity(None)?;
+        let all = sched_getaffinity(None)?;
+        let mut services = all;
         let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| services.is_set(*core)).collect();
         ensure!(usable.len() >= 2, "two cores are needed: one for Envoy, one for everything else");
         let (load, envoy) = (usable[0], usable[usable.len() - 1]);
         services.unset(envoy);
-        Ok(Cores { envoy, load, services })
+        Ok(Cores { envoy, load, envoy_roams: false, services, all })
     }
 
     /// From now on this thread, and what it starts, stays away from Envoy's core.
@@ -37,9 +41,10 @@ impl Cores {
         Ok(sched_setaffinity(None, &only(self.load))?)
     }
 
-    /// Starts a process that stays on Envoy's core.
+    /// Starts an Envoy.
     pub fn spawn_envoy(&self, command: &mut Command, log: &Path) -> anyhow::Result<Running> {
-        self.on(&only(self.envoy), || spawn(command, log))
+        let cores = if self.envoy_roams { self.all } else { only(self.envoy) };
+        self.on(&cores, || spawn(command, log))
     }
 
     /// Starts a process that stays away from Envoy's core.
