@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 /// What one case showed in one round.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Turn {
     /// Which round, from 1.
     pub round: u32,

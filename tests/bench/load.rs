@@ -283,3 +283,21 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let body = String::from_utf8(connection.body())?;
     Ok(body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_ends_where_its_head_says() {
+        let ends = |text: &str| Message::read(text.as_bytes()).map(|message| message.length);
+        assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), None);
+        assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), Some(40));
+        assert_eq!(ends("HTTP/1.1 204 No Content\r\n\r\n"), Some(27));
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n";
+        assert_eq!(ends(chunked), Some(chunked.len()));
+        for end in 0..chunked.len() {
+            assert_eq!(ends(&chunked[..end]), None, "{end}");
+        }
+    }
+}

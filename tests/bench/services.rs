@@ -289,3 +289,45 @@ fn write(number: u8, value: &[u8]) -> Vec<u8> {
     let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
     [vec![number << 3 | 2], varint(length), value.to_vec()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Known {
+        Known { bearer: "Bearer good".into(), windows: RefCell::default() }
+    }
+
+    /// A `CheckRequest` with two headers, among fields of other kinds.
+    fn request(credential: &str) -> Vec<u8> {
+        let header = |name: &str, value: &str| {
+            write(3, &[write(1, name.as_bytes()), write(2, value.as_bytes())].concat())
+        };
+        let http =
+            [write(2, b"GET"), header("accept", "*/*"), header("authorization", credential), vec![80, 7]]
+                .concat();
+        let request = [write(1, &[8, 1]), write(2, &http)].concat();
+        write(1, &[write(1, b""), write(4, &request)].concat())
+    }
+
+    #[test]
+    fn only_the_known_key_passes() {
+        let status = |answer: &[u8]| field(answer, 1).to_vec();
+        assert_eq!(status(&known().check(&request("Bearer good"))), b"");
+        assert_eq!(status(&known().check(&request("Bearer evil"))), [8, 16]);
+        assert_eq!(status(&known().check(b"")), [8, 16]);
+    }
+
+    #[test]
+    fn each_key_has_its_own_window() {
+        let known = known();
+        let ask = |key: &[u8]| {
+            let entry = [write(1, b"key"), write(2, key)].concat();
+            known.limit(&[write(1, b"bench"), write(2, &write(1, &entry))].concat())
+        };
+        assert!(ask(b"a").starts_with(&[8, 1]));
+        known.windows.borrow_mut().insert(b"a".to_vec(), (Instant::now(), PERMITS));
+        assert!(ask(b"a").starts_with(&[8, 2]));
+        assert!(ask(b"b").starts_with(&[8, 1]));
+    }
+}

@@ -45,7 +45,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
     let empty = gate.rss_kib()?;
     let mut known = few;
     let (mut bytes, mut waits, mut costs) = (Vec::new(), Vec::new(), Vec::new());
-    for size in std::iter::once(few).chain(sizes.iter().copied()) {
+    for size in std::iter::once(few).chain(sizes.iter().copied().filter(|size| *size > few)) {
         let (rate, refused) = learn(&gate, seed, known, size).await?;
         known = known.max(size);
         gate.truncate_log()?;

@@ -3,11 +3,12 @@
 use super::{Section, seed::Seed};
 use crate::cases::{Kind, request};
 use crate::gate::{Gate, Site};
-use crate::load::{Load, Until};
+use crate::load::{Connection, Load, Until};
+use crate::pause;
 use crate::relay::Relay;
 use protocol::api_key::{Kind as Door, mint};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const UNKNOWN: usize = 100_000;
 const TIME: Duration = Duration::from_secs(10);
@@ -28,8 +29,11 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
     let quiet = known.until(1, Until::Time(Duration::from_secs(3))).await?;
     let quiet_rss = gate.rss_kib()?;
     let asked = relay.filter_calls().await?;
-    let (during, flood) =
-        tokio::try_join!(known.until(1, Until::Time(TIME)), unknown.until(16, Until::Time(TIME)))?;
+    let (during, flood, (tried, let_in)) = tokio::try_join!(
+        known.until(1, Until::Time(TIME)),
+        unknown.until(16, Until::Time(TIME)),
+        newcomers(&gate, seed)
+    )?;
     let asked_after = relay.filter_calls().await?;
     let rss = gate.rss_kib()?;
     let resolves =
@@ -61,10 +65,26 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
         ],
         breaks: vec![format!(
             "Unknown keys: at {:.0} a second the known key got every answer and the ledger {calls:.0} lookups a second; \
-             the flood got {}. Only a key that is new to the worker can be refused with them.",
+             the flood got {}. A good key that is new to the worker was let in {let_in} of {tried} times, else 503.",
             flood.per_second(),
             statuses.join(", ")
         )],
         panels: Vec::new(),
     })
+}
+
+/// Good keys that this Envoy has not seen, each asking until it is let in: how often they asked, and were let in.
+async fn newcomers(gate: &Gate, seed: &Seed) -> anyhow::Result<(usize, usize)> {
+    let began = Instant::now();
+    let mut connection = Connection::open(gate.address).await?;
+    let (mut tried, mut let_in) = (0, 0);
+    while began.elapsed() < TIME {
+        let Some(key) = seed.secrets.get(let_in) else { break };
+        tried += 1;
+        if connection.call(&request(Kind::Get, key, "")).await? == 200 {
+            let_in += 1;
+        }
+        pause(Duration::from_millis(20)).await;
+    }
+    Ok((tried, let_in))
 }

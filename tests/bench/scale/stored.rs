@@ -30,7 +30,7 @@ pub async fn measure(relay: &mut Relay, seed: &mut Seed, sizes: &[usize]) -> any
         breaks: Vec::new(),
         panels: Vec::new(),
     };
-    let (mut waits, mut starts) = (Vec::new(), Vec::new());
+    let (mut waits, mut starts, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for size in sizes {
         let made = seed.fill(relay, *size).await?;
         let start = relay.restart().await?;
@@ -52,6 +52,15 @@ pub async fn measure(relay: &mut Relay, seed: &mut Seed, sizes: &[usize]) -> any
         ]);
         waits.push((*size as f64, single.quantile_us(0.99)));
         starts.push((*size as f64, start.as_secs_f64()));
+        rates.push(many.per_second());
+    }
+    if let (Some((_, few)), Some((size, many)), Some((_, start)), Some(rate)) =
+        (waits.first(), waits.last(), starts.last(), rates.last())
+    {
+        section.breaks.push(format!(
+            "Keys in the ledger: at {size} a lookup's p99 is {many:.0} us ({few:.0} us with few), {rate:.0} lookups a second \
+             are answered, and a start takes {start:.2} s."
+        ));
     }
     section.panels.push(Panel::new("lookup p99, us", "keys in the ledger", waits));
     section.panels.push(Panel::new("start of the ledger, s", "keys in the ledger", starts));
