@@ -53,11 +53,11 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
         // Windows that went idle meanwhile are dropped; now all of them are there at the same time.
         load.run(16, size.max(3000)).await?;
         let rss = gate.rss_kib()?;
+        gate.settled_cpu_ns().await?;
         let before = gate.cpu_ns()?;
         let count = 10_000;
         load.run(16, count).await?;
-        gate.settled().await?;
-        let cpu_us = (gate.cpu_ns()? - before) as f64 / 1e3 / count as f64;
+        let cpu_us = (gate.settled_cpu_ns().await? - before) as f64 / 1e3 / count as f64;
         let single = load.run(1, 3000).await?;
         let each = (rss.saturating_sub(empty) * 1024) as f64 / size as f64;
         section.rows.push(vec![

@@ -53,7 +53,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
                 waits.push((measured.quantile_us(0.5), measured.quantile_us(0.99)));
             }
             for gate in &gates {
-                gate.settled().await?;
+                gate.settled_cpu_ns().await?;
                 gate.truncate_log()?;
             }
             let after = relay.filter_calls().await?;
