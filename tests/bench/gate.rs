@@ -1,7 +1,7 @@
 //! One Envoy: the shipped configuration, with the shipped filter or with what others would put in its place.
 
 use crate::load;
-use crate::process::{Cores, Running, cpu_ns, rss_kib};
+use crate::process::{Cores, Running, cpu_ns, rss_kib, tied};
 use anyhow::{Context, bail};
 use cli::stack::EnvoyBinary;
 use cli::stack::bootstrap::{SHIPPED, field};
@@ -10,7 +10,6 @@ use serde_yaml_ng::{Mapping, Value};
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MANAGER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
@@ -104,7 +103,7 @@ impl Gate {
             // The process that is measured must be Envoy itself.
             EnvoyBinary::Direct(envoy) | EnvoyBinary::FuncE { envoy, .. } => envoy,
         };
-        let mut command = Command::new(binary);
+        let mut command = tied(binary);
         command.arg("--config-path").arg(&configuration).arg("--admin-address-path").arg(&admin_file);
         command.args(["--use-dynamic-base-id", "--concurrency", &workers.to_string()]);
         let mut machines = 0;

@@ -2,8 +2,10 @@
 
 use anyhow::{Context, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Which core is whose.
@@ -72,10 +74,27 @@ fn only(core: usize) -> CpuSet {
     set
 }
 
+/// A command that the kernel ends when this program ends, however that is: a run may be killed, and what it left behind
+/// would disturb the next one.
+pub fn tied(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+/// A program that is [`tied`], for what can only be told a path.
+pub fn tied_program(program: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let script = directory.join("program");
+    let program = fs::canonicalize(program)?;
+    fs::write(&script, format!("#!/bin/sh\nexec setpriv --pdeathsig KILL '{}' \"$@\"\n", program.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    Ok(script)
+}
+
 fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Running> {
     let out = File::options().create(true).append(true).open(log)?;
     let err = out.try_clone()?;
-    let name = command.get_program().to_string_lossy().into_owned();
+    let name = format!("{command:?}");
     let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
     Ok(Running(child.with_context(|| format!("starting {name}"))?))
 }

@@ -2,6 +2,7 @@
 
 use crate::gate::{Filters, Site};
 use crate::load;
+use crate::process::tied_program;
 use anyhow::Context;
 use cli::stack::{Credentials, Ledger, LedgerOptions};
 use client::Client;
@@ -42,7 +43,7 @@ impl Relay {
         let url = format!("sqlite:{}", database.display());
         let credentials = Credentials::open(&program, &url, &site.directory)?;
         let ledger = Ledger::start(LedgerOptions {
-            program,
+            program: tied_program(&program, &site.directory)?,
             database: url,
             policy,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

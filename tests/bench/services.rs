@@ -4,7 +4,7 @@
 //! authorization service is always this program's: no more than it must be, so that what is seen is the hop.
 
 use crate::gate::Site;
-use crate::process::Running;
+use crate::process::{Running, tied};
 use crate::{load, pause};
 use anyhow::{Context, ensure};
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,7 +42,7 @@ impl Services {
             None => authorization,
             Some(program) => {
                 let socket = site.directory.join("redis");
-                let mut redis = Command::new("redis-server");
+                let mut redis = tied("redis-server");
                 redis.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
                 redis.current_dir(&site.directory);
                 let log = site.directory.join("redis.log");
@@ -69,7 +68,7 @@ impl Services {
 
 async fn checks(site: &Site, key: &str) -> anyhow::Result<(Running, SocketAddr)> {
     let (address_file, log) = (site.directory.join("checks.address"), site.directory.join("checks.log"));
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = tied(std::env::current_exe()?);
     command.args(["checks", "--key", key, "--address-file"]).arg(&address_file);
     let mut process = site.cores.spawn_service(&mut command, &log)?;
     let address = until("the authorization service", async || {
@@ -95,7 +94,7 @@ async fn reference_service(
     let free = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
     let (http, grpc, debug) = (free()?, free()?, free()?);
     let log = site.directory.join("ratelimit.log");
-    let mut command = Command::new(program);
+    let mut command = tied(program);
     command
         .env("RUNTIME_ROOT", &site.directory)
         .env("RUNTIME_SUBDIRECTORY", "ratelimit")
