@@ -76,6 +76,15 @@ impl Case {
         }
     }
 
+    /// The most that half of the requests may take over one connection, against bare Envoy.
+    pub fn target_p50(&self) -> Option<f64> {
+        match self.name {
+            "free" => Some(1.1),
+            "leased" => Some(1.2),
+            _ => None,
+        }
+    }
+
     /// True if the gate is the product.
     pub fn is_ours(&self) -> bool {
         self.title.starts_with("AgentRelay")
@@ -161,7 +170,7 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
             _ if case.is_ours() => vec![relay.pid()],
             _ => Vec::new(),
         };
-        let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: case.status };
+        let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: Some(case.status) };
         ready.push(Player { case: *case, load, gate, services });
     }
     Ok(Ready { cases: ready, key: good, _services: services })
@@ -208,4 +217,25 @@ fn call(tool: &str) -> String {
     let end = r#""}}}"#;
     let prompt = "a lighthouse on a cliff at dusk, waves below, gulls above; ".repeat(8);
     format!("{start}{}{end}", &prompt[..300 - start.len() - end.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_300_bytes_whatever_the_tool() {
+        for tool in ["image_generate", "summarize"] {
+            let call = call(tool);
+            assert_eq!(call.len(), 300);
+            let call: serde_json::Value = serde_json::from_str(&call).expect("it is JSON");
+            assert_eq!(call["params"]["name"], tool);
+        }
+    }
+
+    #[test]
+    fn an_unknown_case_is_named() {
+        let error = select(&["fre".to_owned()]).expect_err("there is no such case");
+        assert!(error.to_string().contains("\"fre\""), "{error}");
+    }
 }

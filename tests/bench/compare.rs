@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 /// What one case showed in one round.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Turn {
     /// Which round, from 1.
     pub round: u32,
@@ -123,21 +123,20 @@ async fn turn(round: u32, player: &Player, options: &Options) -> anyhow::Result<
     let services = || player.services.iter().map(|service| cpu_ns(*service)).sum::<anyhow::Result<u64>>();
     let each = |nanos: u64, count: usize| nanos as f64 / 1e3 / count as f64;
     player.load.run(1, 50).await?;
-    player.gate.settled().await?;
+    player.gate.settled_cpu_ns().await?;
     let (before, services_before) = (player.gate.cpu_ns()?, services()?);
     let many = player.load.run(options.connections, options.requests).await?;
-    player.gate.settled().await?;
-    let (between, services_after) = (player.gate.cpu_ns()?, services()?);
+    let (middle, services_after) = (player.gate.settled_cpu_ns().await?, services()?);
+    let between = player.gate.cpu_ns()?;
     let single = player.load.run(1, options.single).await?;
-    player.gate.settled().await?;
-    let after = player.gate.cpu_ns()?;
+    let after = player.gate.settled_cpu_ns().await?;
     Ok(Turn {
         round,
         case: player.case.name,
-        cpu_us: each(between - before, options.requests),
+        cpu_us: each(middle - before, options.requests),
         cpu_single_us: each(after - between, options.single),
         services_cpu_us: each(services_after - services_before, options.requests),
-        requests_per_second: options.requests as f64 / many.seconds,
+        requests_per_second: many.per_second(),
         p50_us: many.quantile_us(0.5),
         p99_us: many.quantile_us(0.99),
         p50_single_us: single.quantile_us(0.5),

@@ -1,7 +1,7 @@
 //! One Envoy: the shipped configuration, with the shipped filter or with what others would put in its place.
 
 use crate::load;
-use crate::process::{Cores, Running, cpu_ns, rss_kib};
+use crate::process::{Cores, Running, cpu_ns, rss_kib, tied};
 use anyhow::{Context, bail};
 use cli::stack::EnvoyBinary;
 use cli::stack::bootstrap::{SHIPPED, field};
@@ -10,11 +10,12 @@ use serde_yaml_ng::{Mapping, Value};
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const MANAGER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config";
+/// The filter reports every 100 ms.
+const SETTLED_AFTER: Duration = Duration::from_millis(150);
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How many of the filter's machines decide by a policy: one per worker and the main thread's.
 const POLICY_LOADED: &str = "wasmcustom.agentrelay_policy_loaded";
@@ -88,6 +89,7 @@ pub struct Gate {
     pub address: SocketAddr,
     admin: SocketAddr,
     log: PathBuf,
+    settles: bool,
     process: Running,
 }
 
@@ -101,7 +103,7 @@ impl Gate {
             // The process that is measured must be Envoy itself.
             EnvoyBinary::Direct(envoy) | EnvoyBinary::FuncE { envoy, .. } => envoy,
         };
-        let mut command = Command::new(binary);
+        let mut command = tied(binary);
         command.arg("--config-path").arg(&configuration).arg("--admin-address-path").arg(&admin_file);
         command.args(["--use-dynamic-base-id", "--concurrency", &workers.to_string()]);
         let mut machines = 0;
@@ -113,7 +115,9 @@ impl Gate {
         let began = Instant::now();
         loop {
             let missing = match probe(&admin_file, machines).await {
-                Ok((address, admin)) => return Ok(Gate { address, admin, log, process }),
+                Ok((address, admin)) => {
+                    return Ok(Gate { address, admin, log, settles: machines > 0, process });
+                }
                 Err(missing) => missing,
             };
             process.check(&log).with_context(|| format!("the Envoy {name}"))?;
@@ -147,26 +151,30 @@ impl Gate {
         Ok(stats.into_iter().find(|(own, _)| own == name).map_or(0, |(_, value)| value))
     }
 
-    /// Waits until the ledger has heard of every call, so that a call's later cost is counted with it.
-    pub async fn settled(&self) -> anyhow::Result<()> {
+    /// CPU time so far, once the ledger has heard of every call, so that a call's later cost is counted with it.
+    ///
+    /// Looking costs Envoy some of the time that is measured, hence first a wait that is usually long enough, and the
+    /// look after the reading.
+    pub async fn settled_cpu_ns(&self) -> anyhow::Result<u64> {
+        if !self.settles {
+            return self.cpu_ns();
+        }
         let began = Instant::now();
-        while self.stat(QUEUE_DEPTH).await? > 0 {
+        loop {
+            crate::pause(SETTLED_AFTER).await;
+            let used = self.cpu_ns()?;
+            if self.stat(QUEUE_DEPTH).await? == 0 {
+                return Ok(used);
+            }
             if began.elapsed() > READY_DEADLINE {
                 bail!("the ledger was not told of all calls within {} s", READY_DEADLINE.as_secs());
             }
-            crate::pause(Duration::from_millis(50)).await;
         }
-        Ok(())
     }
 
     /// Forgets the access log so far: a run would fill a disk.
     pub fn truncate_log(&self) -> anyhow::Result<()> {
         Ok(File::options().write(true).open(&self.log)?.set_len(0)?)
-    }
-
-    /// Where its log is.
-    pub fn log(&self) -> &Path {
-        &self.log
     }
 }
 

@@ -5,9 +5,10 @@
 
 use anyhow::{Context, bail, ensure};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -21,8 +22,17 @@ pub struct Load {
     pub gate: SocketAddr,
     /// The requests as bytes, in turn; one is enough.
     pub requests: Rc<Vec<Vec<u8>>>,
-    /// What must be answered.
-    pub status: u16,
+    /// What must be answered; if nothing must, other answers are counted.
+    pub status: Option<u16>,
+}
+
+/// When a load ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// So many requests were sent.
+    Count(usize),
+    /// So long it went.
+    Time(Duration),
 }
 
 /// What one load showed.
@@ -31,20 +41,39 @@ pub struct Measured {
     pub seconds: f64,
     /// Of each request, sorted.
     pub latencies_us: Vec<f32>,
+    /// How many requests each connection got through.
+    pub by_connection: Vec<usize>,
+    /// How many answers had which status.
+    pub statuses: BTreeMap<u16, usize>,
 }
 
 impl Measured {
+    /// How many requests there were.
+    pub fn count(&self) -> usize {
+        self.latencies_us.len()
+    }
+
     /// The latency that this share of the requests stays below, such as 0.99.
     pub fn quantile_us(&self, share: f64) -> f64 {
         let last = self.latencies_us.len().saturating_sub(1);
         let index = (last as f64 * share).round() as usize;
         self.latencies_us.get(index).copied().map_or(f64::NAN, f64::from)
     }
+
+    /// How many in a second.
+    pub fn per_second(&self) -> f64 {
+        self.count() as f64 / self.seconds
+    }
 }
 
 impl Load {
     /// Sends so many requests over so many connections, each of which sends its next when it has its answer.
     pub async fn run(&self, connections: usize, count: usize) -> anyhow::Result<Measured> {
+        self.until(connections, Until::Count(count)).await
+    }
+
+    /// The same until something else.
+    pub async fn until(&self, connections: usize, until: Until) -> anyhow::Result<Measured> {
         let mut open = Vec::new();
         for _ in 0..connections {
             open.push(Connection::open(self.gate).await?);
@@ -53,42 +82,62 @@ impl Load {
         let mut running = JoinSet::new();
         let began = Instant::now();
         for connection in open {
-            running.spawn_local(self.clone().repeat(connection, Rc::clone(&next), count));
+            running.spawn_local(self.clone().repeat(connection, Rc::clone(&next), until));
         }
-        let mut latencies_us = Vec::with_capacity(count);
+        let mut all = Measured {
+            seconds: 0.0,
+            latencies_us: Vec::new(),
+            by_connection: Vec::new(),
+            statuses: BTreeMap::new(),
+        };
         while let Some(ended) = running.join_next().await {
-            latencies_us.extend(ended??);
+            let own = ended??;
+            all.by_connection.push(own.latencies_us.len());
+            all.latencies_us.extend(own.latencies_us);
+            for (status, count) in own.statuses {
+                *all.statuses.entry(status).or_default() += count;
+            }
         }
-        let seconds = began.elapsed().as_secs_f64();
-        latencies_us.sort_by(f32::total_cmp);
-        Ok(Measured { seconds, latencies_us })
+        all.seconds = began.elapsed().as_secs_f64();
+        all.latencies_us.sort_by(f32::total_cmp);
+        Ok(all)
     }
 
     async fn repeat(
         self,
         mut connection: Connection,
         next: Rc<Cell<usize>>,
-        count: usize,
-    ) -> anyhow::Result<Vec<f32>> {
-        let mut latencies_us = Vec::new();
-        while next.get() < count {
+        until: Until,
+    ) -> anyhow::Result<Own> {
+        let mut own = Own { latencies_us: Vec::new(), statuses: BTreeMap::new() };
+        let began = Instant::now();
+        loop {
             let number = next.replace(next.get() + 1);
+            let is_over = match until {
+                Until::Count(count) => number >= count,
+                Until::Time(time) => began.elapsed() >= time,
+            };
+            if is_over {
+                return Ok(own);
+            }
             let request = &self.requests[number % self.requests.len()];
             if connection.is_closed {
                 connection = Connection::open(self.gate).await?;
             }
             let sent = Instant::now();
             let status = connection.call(request).await?;
-            latencies_us.push(sent.elapsed().as_secs_f32() * 1e6);
-            ensure!(
-                status == self.status,
-                "the gate answered {status} instead of {}: {}",
-                self.status,
-                connection.last()
-            );
+            own.latencies_us.push(sent.elapsed().as_secs_f32() * 1e6);
+            *own.statuses.entry(status).or_default() += 1;
+            let wanted = self.status.unwrap_or(status);
+            ensure!(status == wanted, "{status} instead of {wanted}: {}", connection.last());
         }
-        Ok(latencies_us)
     }
+}
+
+/// What one connection showed.
+struct Own {
+    latencies_us: Vec<f32>,
+    statuses: BTreeMap<u16, usize>,
 }
 
 /// One keep-alive connection.
@@ -233,4 +282,22 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     ensure!(status == 200, "{address}{path} answered {status}");
     let body = String::from_utf8(connection.body())?;
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_ends_where_its_head_says() {
+        let ends = |text: &str| Message::read(text.as_bytes()).map(|message| message.length);
+        assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), None);
+        assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), Some(40));
+        assert_eq!(ends("HTTP/1.1 204 No Content\r\n\r\n"), Some(27));
+        let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n";
+        assert_eq!(ends(chunked), Some(chunked.len()));
+        for end in 0..chunked.len() {
+            assert_eq!(ends(&chunked[..end]), None, "{end}");
+        }
+    }
 }

@@ -8,9 +8,11 @@ mod compare;
 mod gate;
 mod load;
 mod memory;
+mod panels;
 mod plot;
 mod process;
 mod relay;
+mod scale;
 mod services;
 mod summary;
 mod table;
@@ -36,6 +38,8 @@ struct Arguments {
 enum What {
     /// Envoy's CPU time per request, throughput and latency, beside bare Envoy and other filters
     Envoy(compare::Options),
+    /// Cost against size: keys, active keys, unknown keys, workers, Envoys
+    Scale(scale::Options),
     /// The small services that other gates ask
     #[command(hide = true)]
     Checks(services::Checks),
@@ -106,6 +110,7 @@ fn main() -> anyhow::Result<()> {
         let run = async {
             match arguments.what {
                 What::Envoy(options) => compare::run(options).await,
+                What::Scale(options) => scale::run(options).await,
                 What::Checks(checks) => services::serve(checks).await,
             }
         };

@@ -42,10 +42,11 @@ impl Memory {
 async fn resident(site: &Site, name: &str, filters: Filters, workers: u32, key: &str) -> anyhow::Result<f64> {
     let gate = Gate::start(site, name, filters, workers).await?;
     let requests = Rc::new(vec![request(Kind::Get, key, "")]);
-    let load = Load { gate: gate.address, requests, status: 200 };
-    // Every worker gets some of so many connections; V8 frees what compiling took a little later.
+    let load = Load { gate: gate.address, requests, status: Some(200) };
+    // Every worker gets some of so many connections, and as much to do as another Envoy's only one. V8 frees what
+    // compiling took a little later.
     for _ in 0..4 {
-        load.run(64, 2000).await?;
+        load.run(64, 2000 * usize::try_from(workers)?).await?;
         pause(Duration::from_millis(500)).await;
     }
     Ok(gate.rss_kib()? as f64 / 1024.0)

@@ -15,7 +15,7 @@ text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-se
 .ours{fill:#0f766e}.other{fill:#a3adb8}.bare{fill:#d0d7de}.grid{stroke:#d8dee4;stroke-width:1}\
 .one{stroke:#6e7781;stroke-width:1}.range{stroke:#1f2328;stroke-width:1.5;opacity:.65}.target{stroke:#d1242f;stroke-width:2.5}\
 .line{fill:none;stroke:#0f766e;stroke-width:2}.dot{fill:#0f766e}\
-@media (prefers-color-scheme:dark){text{fill:#c9d1d9}.head{fill:#f0f6fc}.soft{fill:#8b949e}.ours{fill:#2dd4bf}\
+@media (prefers-color-scheme:dark){text{fill:#c9d1d9}.head{fill:#f0f6fc}.soft{fill:#8b949e}.ours{fill:#12a594}\
 .other{fill:#58626e}.bare{fill:#3d444d}.grid{stroke:#30363d}.one{stroke:#8b949e}.range{stroke:#f0f6fc}.target{stroke:#ff7b72}\
 .line{stroke:#2dd4bf}.dot{fill:#2dd4bf}}</style>";
 

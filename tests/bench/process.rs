@@ -2,8 +2,10 @@
 
 use anyhow::{Context, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Which core is whose.
@@ -13,18 +15,22 @@ pub struct Cores {
     pub envoy: usize,
     /// The load's and the tools'. Services share it with them where there are only two.
     pub load: usize,
+    /// Envoys may use every core, because they have several workers.
+    pub envoy_roams: bool,
     services: CpuSet,
+    all: CpuSet,
 }
 
 impl Cores {
     /// The last core for Envoy, the first for the load, all but Envoy's for services.
     pub fn choose() -> anyhow::Result<Cores> {
-        let mut services = sched_getaffinity(None)?;
+        let all = sched_getaffinity(None)?;
+        let mut services = all;
         let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| services.is_set(*core)).collect();
         ensure!(usable.len() >= 2, "two cores are needed: one for Envoy, one for everything else");
         let (load, envoy) = (usable[0], usable[usable.len() - 1]);
         services.unset(envoy);
-        Ok(Cores { envoy, load, services })
+        Ok(Cores { envoy, load, envoy_roams: false, services, all })
     }
 
     /// From now on this thread, and what it starts, stays away from Envoy's core.
@@ -37,9 +43,10 @@ impl Cores {
         Ok(sched_setaffinity(None, &only(self.load))?)
     }
 
-    /// Starts a process that stays on Envoy's core.
+    /// Starts an Envoy.
     pub fn spawn_envoy(&self, command: &mut Command, log: &Path) -> anyhow::Result<Running> {
-        self.on(&only(self.envoy), || spawn(command, log))
+        let cores = if self.envoy_roams { self.all } else { only(self.envoy) };
+        self.on(&cores, || spawn(command, log))
     }
 
     /// Starts a process that stays away from Envoy's core.
@@ -67,10 +74,27 @@ fn only(core: usize) -> CpuSet {
     set
 }
 
+/// A command that the kernel ends when this program ends, however that is: a run may be killed, and what it left behind
+/// would disturb the next one.
+pub fn tied(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+/// A program that is [`tied`], for what can only be told a path.
+pub fn tied_program(program: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+    let script = directory.join("program");
+    let program = fs::canonicalize(program)?;
+    fs::write(&script, format!("#!/bin/sh\nexec setpriv --pdeathsig KILL '{}' \"$@\"\n", program.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    Ok(script)
+}
+
 fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Running> {
     let out = File::options().create(true).append(true).open(log)?;
     let err = out.try_clone()?;
-    let name = command.get_program().to_string_lossy().into_owned();
+    let name = format!("{command:?}");
     let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
     Ok(Running(child.with_context(|| format!("starting {name}"))?))
 }

@@ -1,15 +1,20 @@
 //! The ledger behind AgentRelay's gates, and who calls.
 
 use crate::gate::{Filters, Site};
+use crate::load;
+use crate::process::tied_program;
+use anyhow::Context;
 use cli::stack::{Credentials, Ledger, LedgerOptions};
 use client::Client;
 use protocol::admin::{CreateKey, CreateTenant};
 use protocol::key::Limit;
 use protocol::{Credits, TenantId};
 use serde_yaml_ng::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 const POLICY: &str = include_str!("../../envoy/policy.yaml");
 /// The most that a policy may say. Windows are written, moved and counted as any, and nothing is refused.
@@ -23,7 +28,8 @@ pub struct Relay {
     pub admin: Client,
     /// The database.
     pub database: PathBuf,
-    ledger: Ledger,
+    ledger: Option<Ledger>,
+    address: SocketAddr,
     filter_key: String,
     wasm: PathBuf,
 }
@@ -37,7 +43,7 @@ impl Relay {
         let url = format!("sqlite:{}", database.display());
         let credentials = Credentials::open(&program, &url, &site.directory)?;
         let ledger = Ledger::start(LedgerOptions {
-            program,
+            program: tied_program(&program, &site.directory)?,
             database: url,
             policy,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -46,26 +52,57 @@ impl Relay {
         })
         .await?;
         let admin = Client::new(&ledger.url(), &credentials.admin_key)?;
-        Ok(Relay { admin, database, ledger, filter_key: credentials.filter_key, wasm })
+        let address = ledger.address;
+        let filter_key = credentials.filter_key;
+        Ok(Relay { admin, database, ledger: Some(ledger), address, filter_key, wasm })
     }
 
     /// The filter, for one Envoy.
     pub fn filters(&self) -> Filters {
         Filters::AgentRelay {
             wasm: self.wasm.clone(),
-            ledger: self.ledger.address,
+            ledger: self.address,
             filter_key: self.filter_key.clone(),
         }
     }
 
     /// The ledger's process.
     pub fn pid(&self) -> u32 {
-        self.ledger.pid()
+        self.ledger.as_ref().map_or(0, Ledger::pid)
     }
 
     /// Where the ledger listens.
     pub fn address(&self) -> SocketAddr {
-        self.ledger.address
+        self.address
+    }
+
+    /// The filter's credential.
+    pub fn filter_key(&self) -> &str {
+        &self.filter_key
+    }
+
+    /// Stops it in order and starts it again; how long it took from its start until it was ready.
+    pub async fn restart(&mut self) -> anyhow::Result<Duration> {
+        let ledger = self.ledger.take().context("the ledger runs")?;
+        let options = ledger.stop().await;
+        let began = Instant::now();
+        self.ledger = Some(Ledger::start(options).await?);
+        Ok(began.elapsed())
+    }
+
+    /// Filters' calls that it has answered, by route.
+    pub async fn filter_calls(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let mut calls = BTreeMap::new();
+        for line in load::get(self.address, "/metrics").await?.lines() {
+            let Some(route) =
+                line.split("route=\"/filter/v1/").nth(1).and_then(|rest| rest.split('"').next())
+            else {
+                continue;
+            };
+            let count: u64 = line.rsplit(' ').next().unwrap_or_default().parse()?;
+            *calls.entry(route.to_owned()).or_default() += count;
+        }
+        Ok(calls)
     }
 
     /// A tenant with more credits than it can spend.
@@ -101,7 +138,7 @@ impl Relay {
 
 fn raised() -> anyhow::Result<String> {
     let mut policy: Value = serde_yaml_ng::from_str(POLICY)?;
-    let mut raise = |limits: Option<&mut Value>| {
+    let raise = |limits: Option<&mut Value>| {
         for limit in limits.and_then(Value::as_sequence_mut).into_iter().flatten() {
             limit["permits"] = PERMITS.into();
         }

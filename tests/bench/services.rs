@@ -4,7 +4,7 @@
 //! authorization service is always this program's: no more than it must be, so that what is seen is the hop.
 
 use crate::gate::Site;
-use crate::process::Running;
+use crate::process::{Running, tied};
 use crate::{load, pause};
 use anyhow::{Context, ensure};
 use bytes::{Bytes, BytesMut};
@@ -17,7 +17,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,7 +42,7 @@ impl Services {
             None => authorization,
             Some(program) => {
                 let socket = site.directory.join("redis");
-                let mut redis = Command::new("redis-server");
+                let mut redis = tied("redis-server");
                 redis.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket);
                 redis.current_dir(&site.directory);
                 let log = site.directory.join("redis.log");
@@ -69,7 +68,7 @@ impl Services {
 
 async fn checks(site: &Site, key: &str) -> anyhow::Result<(Running, SocketAddr)> {
     let (address_file, log) = (site.directory.join("checks.address"), site.directory.join("checks.log"));
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = tied(std::env::current_exe()?);
     command.args(["checks", "--key", key, "--address-file"]).arg(&address_file);
     let mut process = site.cores.spawn_service(&mut command, &log)?;
     let address = until("the authorization service", async || {
@@ -95,7 +94,7 @@ async fn reference_service(
     let free = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
     let (http, grpc, debug) = (free()?, free()?, free()?);
     let log = site.directory.join("ratelimit.log");
-    let mut command = Command::new(program);
+    let mut command = tied(program);
     command
         .env("RUNTIME_ROOT", &site.directory)
         .env("RUNTIME_SUBDIRECTORY", "ratelimit")
@@ -288,4 +287,46 @@ fn varint(mut value: u32) -> Vec<u8> {
 fn write(number: u8, value: &[u8]) -> Vec<u8> {
     let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
     [vec![number << 3 | 2], varint(length), value.to_vec()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Known {
+        Known { bearer: "Bearer good".into(), windows: RefCell::default() }
+    }
+
+    /// A `CheckRequest` with two headers, among fields of other kinds.
+    fn request(credential: &str) -> Vec<u8> {
+        let header = |name: &str, value: &str| {
+            write(3, &[write(1, name.as_bytes()), write(2, value.as_bytes())].concat())
+        };
+        let http =
+            [write(2, b"GET"), header("accept", "*/*"), header("authorization", credential), vec![80, 7]]
+                .concat();
+        let request = [write(1, &[8, 1]), write(2, &http)].concat();
+        write(1, &[write(1, b""), write(4, &request)].concat())
+    }
+
+    #[test]
+    fn only_the_known_key_passes() {
+        let status = |answer: &[u8]| field(answer, 1).to_vec();
+        assert_eq!(status(&known().check(&request("Bearer good"))), b"");
+        assert_eq!(status(&known().check(&request("Bearer evil"))), [8, 16]);
+        assert_eq!(status(&known().check(b"")), [8, 16]);
+    }
+
+    #[test]
+    fn each_key_has_its_own_window() {
+        let known = known();
+        let ask = |key: &[u8]| {
+            let entry = [write(1, b"key"), write(2, key)].concat();
+            known.limit(&[write(1, b"bench"), write(2, &write(1, &entry))].concat())
+        };
+        assert!(ask(b"a").starts_with(&[8, 1]));
+        known.windows.borrow_mut().insert(b"a".to_vec(), (Instant::now(), PERMITS));
+        assert!(ask(b"a").starts_with(&[8, 2]));
+        assert!(ask(b"b").starts_with(&[8, 1]));
+    }
 }

@@ -43,6 +43,8 @@ pub struct Row {
     pub is_ours: bool,
     /// The most that `cpu` may be.
     pub target: Option<f64>,
+    /// The most that `p50_single` may be.
+    pub target_p50: Option<f64>,
     /// Envoy's CPU time per request in microseconds.
     pub cpu_us: Spread,
     /// The same against bare Envoy.
@@ -91,6 +93,7 @@ fn row(case: &Case, turns: &[Turn]) -> Row {
         title: case.title,
         is_ours: case.is_ours(),
         target: case.target,
+        target_p50: case.target_p50(),
         cpu_us: own(|turn| turn.cpu_us),
         cpu: ratio(|turn| turn.cpu_us),
         cpu_single: ratio(|turn| turn.cpu_single_us),
@@ -103,5 +106,33 @@ fn row(case: &Case, turns: &[Turn]) -> Row {
         p99_added_us: added(|turn| turn.p99_single_us),
         p50_us: own(|turn| turn.p50_us),
         p99_us: own(|turn| turn.p99_us),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_holds_eight_of_ten() {
+        let spread = Spread::of((0..=10).rev().map(f64::from));
+        assert_eq!((spread.low, spread.median, spread.high), (1.0, 5.0, 9.0));
+        let between = Spread::of([1.0, 2.0]);
+        assert!((between.median - 1.5).abs() < 1e-9 && (between.low - 1.1).abs() < 1e-9, "{between:?}");
+    }
+
+    #[test]
+    fn a_case_is_compared_within_its_round() {
+        let turn = |round, case, cpu_us| Turn { round, case, cpu_us, ..Turn::default() };
+        let turns = [
+            turn(1, "bare-get", 10.0),
+            turn(1, "free", 20.0),
+            turn(2, "bare-get", 100.0),
+            turn(2, "free", 200.0),
+        ];
+        let cases = crate::cases::select(&["free".to_owned()]).expect("it is a case");
+        let rows = rows(&cases, &turns);
+        assert_eq!(rows.iter().map(|row| row.case).collect::<Vec<_>>(), ["bare-get", "free"]);
+        assert_eq!((rows[1].cpu.low, rows[1].cpu.high), (2.0, 2.0));
     }
 }
