@@ -76,7 +76,8 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
     let forward = loop {
         step = match step {
             Step::AskWindows { asks, .. } => {
-                let verdicts = vec![Verdict { admitted: true, remaining: 1, reset_ms: 0 }; asks.len()];
+                let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
+                let verdicts = vec![open; asks.len()];
                 exchange.windows_asked(&verdicts)
             }
             Step::Reserve(_) => {
