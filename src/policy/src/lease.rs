@@ -279,6 +279,11 @@ impl Purse {
 
     fn recalled(&mut self, now: Monotonic) {
         self.dry_until_ms = now.0.saturating_add(DRY_MS);
+        if self.asked != 0 {
+            // What is on its way is wanted back too.
+            self.abandon(now);
+            self.asked_until_ms = 0;
+        }
         self.leases.iter_mut().for_each(|lease| lease.close(now));
     }
 

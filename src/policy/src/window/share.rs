@@ -73,8 +73,9 @@ pub fn ask(
                 return None;
             }
             share.limit = rule.limit.permits;
-            let keep = share.permits(now).min(rule.limit.permits);
             let used = entry.window.used_at(&rule.limit, now);
+            // What the window holds it holds, also when the share's time is over.
+            let keep = share.permits(now).max(used).min(rule.limit.permits);
             let wanted = used.saturating_mul(2).max(keep).saturating_add(SPARE).min(rule.limit.permits);
             Some(share.say(rule.id, rule.limit.window_seconds, keep, wanted, now))
         },
@@ -192,3 +193,6 @@ pub(super) fn write(share: &Share) -> [u8; BYTES] {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Shares of several Envoys, judged by a ledger of a few lines: no interval ever sees more than the limit.
+
+#![allow(clippy::arithmetic_side_effects)]
+
+use super::*;
+use crate::window::slot::{Ask as WindowAsk, Stage};
+use proptest::prelude::*;
+
+const KEY: u64 = 7;
+const TTL_MS: u64 = 120_000;
+
+fn rule(permits: u32, window_seconds: u32) -> LimitRule {
+    LimitRule { id: 1, limit: Limit { permits, window_seconds }, shadow: false, global: true }
+}
+
+fn take(value: &mut Vec<u8>, rule: &LimitRule, now: u64) -> bool {
+    let asks = [WindowAsk { rule: rule.clone(), stage: Stage::Key, enforced: true }];
+    let (next, verdicts) = slot::take(value, KEY, &asks, Monotonic(now)).unwrap();
+    *value = next;
+    verdicts[0].admitted
+}
+
+fn asked(value: &mut Vec<u8>, rule: &LimitRule, now: u64) -> Option<Ask> {
+    let (next, ask) = ask(value, KEY, rule, Monotonic(now)).unwrap()?;
+    *value = next;
+    Some(ask)
+}
+
+fn give(value: &mut Vec<u8>, ask: &Ask, permits: u32, now: u64) {
+    let answer = (ask.revision, permits);
+    let next = given(value, KEY, 1, answer, Monotonic(now + TTL_MS), Monotonic(now)).unwrap();
+    *value = next.unwrap();
+}
+
+#[test]
+fn a_share_is_given_and_no_more() {
+    let (rule, mut value) = (rule(10, 60), Vec::new());
+    assert!(!take(&mut value, &rule, 1_000));
+    let ask = asked(&mut value, &rule, 1_000).unwrap();
+    assert_eq!((ask.keep, ask.wanted), (0, 8));
+    give(&mut value, &ask, 3, 1_000);
+    let admitted = (0..5).filter(|_| take(&mut value, &rule, 1_001)).count();
+    assert_eq!(admitted, 3);
+}
+
+#[test]
+fn only_the_answer_to_the_last_ask_counts() {
+    let (rule, mut value) = (rule(10, 60), Vec::new());
+    let first = asked(&mut value, &rule, 1_000).unwrap();
+    let second = asked(&mut value, &rule, 1_000).unwrap();
+    assert!(second.revision > first.revision);
+    give(&mut value, &first, 8, 1_001);
+    assert!(!take(&mut value, &rule, 1_002));
+    give(&mut value, &second, 8, 1_003);
+    assert!(take(&mut value, &rule, 1_004));
+}
+
+#[test]
+fn what_the_window_holds_is_kept_also_after_the_shares_time() {
+    let (rule, mut value) = (rule(10, 3600), Vec::new());
+    let ask = asked(&mut value, &rule, 0).unwrap();
+    give(&mut value, &ask, 8, 0);
+    (0..5).for_each(|_| assert!(take(&mut value, &rule, 10)));
+    assert!(!take(&mut value, &rule, TTL_MS + 1));
+    assert_eq!(asked(&mut value, &rule, TTL_MS + 2).unwrap().keep, 5);
+}
+
+#[test]
+fn others_get_half_of_what_the_window_does_not_hold() {
+    let (rule, mut value) = (rule(100, 60), Vec::new());
+    let ask = asked(&mut value, &rule, 0).unwrap();
+    give(&mut value, &ask, 50, 0);
+    (0..10).for_each(|_| assert!(take(&mut value, &rule, 10)));
+    let mut kept = Vec::new();
+    while let Some((next, ask)) = release(&value, KEY, 1, Monotonic(20)).unwrap() {
+        value = next;
+        kept.push(ask.keep);
+    }
+    assert_eq!(kept, [30, 20, 15, 12, 11, 10]);
+    assert!(!take(&mut value, &rule, 30));
+}
+
+/// One of several Envoys, with what is on its way to and from it.
+#[derive(Default)]
+struct Envoy {
+    value: Vec<u8>,
+    recorded: u32,
+    revision: u64,
+    sent: Vec<Ask>,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Call,
+    Ask,
+    Release,
+    /// The ledger hears what was sent, in any order; its answer arrives or is lost.
+    Hear {
+        pick: usize,
+        is_lost: bool,
+        is_repeated: bool,
+    },
+    Wait {
+        ms: u64,
+    },
+}
+
+fn event() -> impl Strategy<Value = (usize, Event)> {
+    let event = prop_oneof![
+        6 => Just(Event::Call),
+        3 => Just(Event::Ask),
+        1 => Just(Event::Release),
+        4 => (0..4usize, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(pick, is_lost, is_repeated)| Event::Hear { pick, is_lost, is_repeated }),
+        2 => (1..3_000u64).prop_map(|ms| Event::Wait { ms }),
+    ];
+    (0..2usize, event)
+}
+
+proptest! {
+    #[test]
+    fn two_envoys_never_give_more_than_the_limit(events in prop::collection::vec(event(), 1..200)) {
+        let rule = rule(6, 5);
+        let mut envoys = [Envoy::default(), Envoy::default()];
+        let mut admitted: Vec<u64> = Vec::new();
+        let mut now = 10_000;
+        for (which, event) in events {
+            let others = envoys[1 - which].recorded;
+            let envoy = &mut envoys[which];
+            match event {
+                Event::Wait { ms } => now += ms,
+                Event::Call => if take(&mut envoy.value, &rule, now) {
+                    admitted.push(now);
+                    let inside = admitted.iter().filter(|at| now - **at <= 5_000).count();
+                    prop_assert!(inside <= 6, "{} in one window", inside);
+                },
+                Event::Ask => envoy.sent.extend(asked(&mut envoy.value, &rule, now)),
+                Event::Release => {
+                    if let Some((next, ask)) = release(&envoy.value, KEY, 1, Monotonic(now)).unwrap() {
+                        envoy.value = next;
+                        envoy.sent.push(ask);
+                    }
+                }
+                Event::Hear { pick, is_lost, is_repeated } => {
+                    if envoy.sent.is_empty() { continue; }
+                    let place = pick % envoy.sent.len();
+                    let ask = if is_repeated { envoy.sent[place] } else { envoy.sent.remove(place) };
+                    if ask.revision > envoy.revision {
+                        envoy.revision = ask.revision;
+                        let kept = envoy.recorded.min(ask.keep);
+                        envoy.recorded = kept.max(ask.wanted.min(rule.limit.permits - others));
+                    }
+                    if !is_lost && ask.revision == envoy.revision {
+                        let next = given(
+                            &envoy.value, KEY, 1, (ask.revision, envoy.recorded), Monotonic(now + TTL_MS), Monotonic(now)
+                        ).unwrap();
+                        envoy.value = next.unwrap_or_else(|| envoy.value.clone());
+                    }
+                }
+            }
+        }
+    }
+}
