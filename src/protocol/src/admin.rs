@@ -1,16 +1,20 @@
 //! The bodies of the admin API, `/v1`. Authenticated by an admin credential as bearer.
 
+mod agent;
 mod facts;
+mod lease;
 mod patch;
 
+pub use agent::{Agent, CreateAgent};
 pub use facts::{
     AuditKey, AuditKeys, AuditRow, AuditStatus, Percentiles, PolicyInForce, ShadowRow, UsageRow,
     UsageTokenSums,
 };
+pub use lease::{Lease, LeaseState};
 pub use patch::Patch;
 
 use crate::key::{Grant, KeySource, KeyState, Limit};
-use crate::{AdminKeyId, AgentId, Credits, InstanceId, KeyId, LeaseId, TenantId, Timestamp, TransferId};
+use crate::{AdminKeyId, AgentId, Credits, KeyId, TenantId, Timestamp, TransferId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -122,86 +126,6 @@ pub struct FilterKeyWithSecret {
     pub key: FilterKey,
     /// The credential. It is stored nowhere.
     pub secret: String,
-}
-
-/// `POST /v1/agents`.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreateAgent {
-    /// Whose it is.
-    pub tenant_id: TenantId,
-    /// For people; 1 to 200 characters.
-    pub name: String,
-}
-
-/// A registered caller of a tenant. Keys can belong to it.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agent {
-    /// Its id.
-    pub id: AgentId,
-    /// Whose it is.
-    pub tenant_id: TenantId,
-    /// For people.
-    pub name: String,
-    /// When it was registered.
-    pub created_at: Timestamp,
-}
-
-/// Credits that one Envoy spends without a call each, and accounts for afterwards.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// Its id.
-    pub id: LeaseId,
-    /// Who pays.
-    pub tenant_id: TenantId,
-    /// The run of the Envoy that holds it.
-    pub instance: InstanceId,
-    /// That Envoy's node id.
-    pub envoy: String,
-    /// Where it stands.
-    pub state: LeaseState,
-    /// What it held at first.
-    pub granted: Credits,
-    /// What was spent, as far as it was accounted for.
-    pub spent: Credits,
-    /// What is charged without an account.
-    pub lost: Credits,
-    /// When it was opened.
-    pub opened_at: Timestamp,
-    /// When its Envoy was last heard of it.
-    pub renewed_at: Timestamp,
-    /// When it is lost, or would have been, unless it is renewed.
-    pub expires_at: Timestamp,
-}
-
-/// Where a lease stands.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LeaseState {
-    /// Its Envoy may spend from it.
-    Open,
-    /// Its Envoy has accounted for all of it.
-    Closed,
-    /// Its Envoy has not accounted for it in time: all of it is charged until it does.
-    Lost,
-}
-
-impl LeaseState {
-    /// Every state.
-    pub const ALL: [LeaseState; 3] = [LeaseState::Open, LeaseState::Closed, LeaseState::Lost];
-
-    /// Its name on the wire and at rest.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            LeaseState::Open => "open",
-            LeaseState::Closed => "closed",
-            LeaseState::Lost => "lost",
-        }
-    }
 }
 
 /// `POST /v1/tenants`.
