@@ -115,6 +115,31 @@ fn every_form_of_list_has_them_and_nothing_of_a_call_goes_upstream() {
 }
 
 #[test]
+fn lists_say_what_each_tool_costs_where_the_policy_says_so() {
+    run(async {
+        let saying = |policy: &mut serde_yaml_ng::Value| {
+            policy["services"]["studio"]["show_terms"] = policy::yaml("true");
+        };
+        let gate = Gate::options().policy(saying).start().await;
+        let agent = gate.agent("pro").await;
+        for behaviour in ["", "chunked", "sse"] {
+            let text = agent.send(mcp::post(&mcp::list()).upstream(behaviour)).await.text();
+            let list = text.lines().rev().find_map(|line| {
+                let data = line.strip_prefix("data: ").unwrap_or(line);
+                serde_json::from_str::<Value>(data).ok().filter(|message| message["result"].is_object())
+            });
+            let list = list.unwrap_or_else(|| panic!("no list: {text}"))["result"].clone();
+            let terms = |index: usize| list["tools"][index]["_meta"]["agentrelay/terms"].clone();
+            assert_eq!(terms(0)["price"]["times"]["values"]["ultra_plus"], 8, "{behaviour}: {list}");
+            assert_eq!(terms(0)["scopes"], json!(["generate"]));
+            assert_eq!(terms(1), json!({"scopes": ["read"], "limits": []}));
+            assert_eq!(terms(2)["price"], json!({"credits": 1}));
+        }
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
 fn services_are_those_that_the_key_may_use() {
     run(async {
         let gate = gate().await;
