@@ -1,7 +1,7 @@
 //! Credits and permits in Envoys' hands, over a real socket.
 
 use super::decision;
-use crate::fixture::{Bench, code, expect, pace};
+use crate::fixture::{Bench, apart, code, expect, pace};
 use crate::store::laws;
 use crate::store::sql::{Connection, Purpose};
 use reqwest::{Method, StatusCode};
@@ -145,8 +145,8 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
     assert!(metrics.contains("agentrelay_ledger_lease_credits_out 120"), "{metrics}");
     // As if its Envoy had been silent since long ago.
     let database = Bench::config(&bench.directory).database;
-    let connection = Connection::open(&database, Purpose::Write).unwrap();
-    connection.execute("UPDATE leases SET expires_at = 1600000000000 WHERE id = 'l1'", &[]).unwrap();
+    let expire = "UPDATE leases SET expires_at = 1600000000000 WHERE id = 'l1'";
+    apart(|| Connection::open(&database, Purpose::Write).unwrap().execute(expire, &[]).unwrap());
     let deadline = Instant::now() + Duration::from_secs(15);
     while bench.balance(&tenant).await != [1000, 850, 50, 100] {
         assert!(Instant::now() < deadline, "the lease was not lost");
@@ -177,7 +177,7 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
     }
     assert_eq!(seen, ["l1", "l2"]);
     assert_eq!(bench.get("/v1/leases?state=open").await["items"][0]["id"], "l2");
-    let laws = laws::broken(&connection).unwrap();
+    let laws = apart(|| laws::broken(&Connection::open(&database, Purpose::Read).unwrap()).unwrap());
     assert_eq!(laws, Vec::<String>::new());
 }
 

@@ -1,0 +1,329 @@
+//! Credits on lease and limits over several Envoys: no call pays the ledger a visit, and nothing is spent twice.
+
+use harness::agent::NewKey;
+use harness::clock::{eventually, eventually_within};
+use harness::http1::Connection;
+use harness::{Agent, Gate, Response, mcp, policy, run_within, stats, wait};
+use protocol::admin::{Lease, LeaseState};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const CLIENTS: usize = 8;
+const MINUTES: Duration = Duration::from_secs(900);
+
+fn summarize() -> Value {
+    mcp::call("summarize", json!({"text": "a long story"}))
+}
+
+/// A gate of two Envoys with two workers each, on which nobody is refused for the rate.
+async fn two_envoys() -> (Gate, [SocketAddr; 2]) {
+    let mut gate = Gate::options()
+        .policy(|policy| policy::limit_tier(policy, "enterprise", 1_000_000, "60s"))
+        .start()
+        .await;
+    let envoys = [gate.address, gate.another_envoy().await];
+    (gate, envoys)
+}
+
+/// What parallel clients were answered.
+#[derive(Default)]
+struct Tally {
+    sent: AtomicU64,
+    passed: AtomicU64,
+    refused: AtomicU64,
+    broken: AtomicU64,
+}
+
+impl Tally {
+    fn counts(&self) -> (u64, u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        (count(&self.passed), count(&self.refused), count(&self.broken))
+    }
+
+    fn note(&self, answer: Result<Response, String>) -> bool {
+        let counter = match answer {
+            Ok(answer) if answer.status == 200 => {
+                let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+                assert!(body.get("result").is_some(), "{body}");
+                &self.passed
+            }
+            Ok(answer) if answer.status == 402 => &self.refused,
+            Ok(answer) => panic!("{answer:?}"),
+            Err(_) => &self.broken,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+        !std::ptr::eq(counter, &raw const self.broken)
+    }
+}
+
+/// Calls from so many clients at once, each on a connection of its own to every Envoy in turn, until `calls` were sent.
+async fn storm(agent: &Agent, envoys: &[SocketAddr], calls: u64) -> Arc<Tally> {
+    let tally = Arc::new(Tally::default());
+    let clients = (0..CLIENTS).map(|client| {
+        let (tally, agent, envoys) = (tally.clone(), agent.clone(), envoys.to_vec());
+        tokio::spawn(async move {
+            let mut connections = Vec::new();
+            for envoy in &envoys {
+                connections.push(Some(Connection::open(*envoy).await));
+            }
+            let mut turn = client;
+            while tally.sent.fetch_add(1, Ordering::SeqCst) < calls {
+                turn += 1;
+                let place = turn % connections.len();
+                let Some(connection) = &mut connections[place] else {
+                    if connections.iter().all(Option::is_none) {
+                        return;
+                    }
+                    tally.sent.fetch_sub(1, Ordering::SeqCst);
+                    continue;
+                };
+                if !tally.note(connection.exchange(agent.post(&summarize())).await) {
+                    connections[place] = None;
+                }
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    for client in clients {
+        client.await.expect("no client panics");
+    }
+    tally
+}
+
+async fn leases(gate: &Gate, agent: &Agent) -> Vec<Lease> {
+    let mut all = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page =
+            gate.admin.leases(Some(&agent.tenant), None, cursor.as_deref()).await.expect("a page of leases");
+        all.extend(page.items);
+        match page.next_cursor {
+            Some(next) => cursor = Some(next),
+            None => return all,
+        }
+    }
+}
+
+#[test]
+fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
+    run_within(MINUTES, async {
+        let (gate, envoys) = two_envoys().await;
+        for round in 1..=10 {
+            let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
+            let began = Instant::now();
+            let tally = storm(&agent, &envoys, 10_400).await;
+            assert_eq!(tally.counts(), (10_000, 400, 0), "round {round}");
+            let balance = gate.settled(&agent).await;
+            assert_eq!((balance.available.get(), balance.posted.get()), (0, 10_000));
+            println!("round {round}: 10,000 of 10,400 calls in {:.1} s", began.elapsed().as_secs_f64());
+        }
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_says_how_much() {
+    run_within(MINUTES, async {
+        let (gate, envoys) = two_envoys().await;
+        let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
+        let victim = gate.siblings[0].pid().to_string();
+        let storm = storm(&agent, &envoys, 10_400);
+        let kill = async {
+            eventually_within(Duration::from_secs(60), "half of it is spent", async || {
+                let balance = gate.balance(&agent).await;
+                if balance.available.get() < 6_000 { Ok(()) } else { Err(format!("{balance:?}")) }
+            })
+            .await;
+            let killed = std::process::Command::new("kill").args(["-s", "KILL", &victim]).status();
+            assert!(killed.expect("kill can be run").success());
+        };
+        let (tally, ()) = tokio::join!(storm, kill);
+        let (passed, refused, broken) = tally.counts();
+        assert!(passed <= 10_000, "{passed} passed");
+        assert!(broken >= 1, "nobody noticed the kill");
+        // Its leases are lost when their time is over: then nothing is pending, and all of it is explained.
+        let balance = eventually_within(Duration::from_secs(90), "its leases are lost", async || {
+            let balance = gate.balance(&agent).await;
+            if balance.pending.is_zero() { Ok(balance) } else { Err(format!("{balance:?}")) }
+        })
+        .await;
+        let leases = leases(&gate, &agent).await;
+        let lost: u64 = leases.iter().map(|lease| lease.lost.get()).sum();
+        println!("{passed} passed, {refused} refused, {broken} broken, {lost} lost: {balance:?}");
+        assert!(leases.iter().all(|lease| lease.state != LeaseState::Open));
+        // What was charged is what passed, what was answered to nobody any more, and what nobody can account for.
+        assert!(balance.posted.get() >= passed);
+        assert!(balance.posted.get() <= passed + lost + broken, "{balance:?}");
+        assert_eq!(balance.posted.get() + balance.available.get(), 10_000);
+        // And the tenant goes on.
+        let rest = balance.available.get();
+        for _ in 0..rest.min(20) {
+            let answer = agent.call(&summarize()).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    });
+}
+
+#[test]
+fn at_steady_load_a_thousand_leased_calls_cost_the_ledger_five_at_most() {
+    run_within(MINUTES, async {
+        let (gate, envoys) = two_envoys().await;
+        let agent = gate.agent_with("enterprise", 1_000_000, NewKey::default()).await;
+        storm(&agent, &envoys, 4_000).await;
+        let calls = async || {
+            let mut sum = 0;
+            for admin in [gate.envoy.admin, gate.siblings[0].admin] {
+                let found = stats::envoy(admin, "agentrelay_callouts.kind").await;
+                sum += found.iter().map(|(_, count)| count).sum::<u64>();
+            }
+            sum
+        };
+        let before = calls().await;
+        let began = Instant::now();
+        let tally = storm(&agent, &envoys, 12_000).await;
+        assert_eq!(tally.counts(), (12_000, 0, 0));
+        let (after, took) = (calls().await, began.elapsed().as_secs_f64());
+        let per_thousand = (after - before) as f64 / 12.0;
+        println!("{per_thousand:.1} ledger calls for 1,000 requests, at {:.0} requests/s", 12_000.0 / took);
+        assert!(per_thousand <= 5.0, "{per_thousand}");
+    });
+}
+
+#[test]
+fn what_failed_and_what_rests_goes_back() {
+    run_within(MINUTES, async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("pro").await;
+        // The first calls reserve exactly, until there is a lease.
+        for _ in 0..10 {
+            agent.call(&summarize()).await.assert_allowed();
+        }
+        let failing = agent.post(&summarize()).upstream("is-error");
+        assert_eq!(agent.send(failing).await.status, 200);
+        let broken = agent.post(&summarize()).upstream("status=500");
+        assert_eq!(agent.send(broken).await.status, 500);
+        let balance = gate.settled(&agent).await;
+        assert_eq!((balance.available.get(), balance.posted.get()), (990, 10));
+        let leases = leases(gate, &agent).await;
+        assert!(!leases.is_empty(), "nothing was leased");
+        assert!(
+            leases.iter().all(|lease| lease.state == LeaseState::Closed && lease.lost.is_zero()),
+            "{leases:?}"
+        );
+        let charged: u64 = gate
+            .decisions(&agent, protocol::audit::Outcome::Allowed, 10)
+            .await
+            .iter()
+            .map(|decision| decision["credits"].as_u64().expect("a number"))
+            .sum();
+        assert_eq!(charged, 10);
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn a_call_that_fails_long_after_its_lease_went_back_is_refunded() {
+    run_within(MINUTES, async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("pro").await;
+        for _ in 0..4 {
+            agent.call(&summarize()).await.assert_allowed();
+        }
+        eventually("there is a lease", async || {
+            let open = leases(gate, &agent).await.iter().any(|lease| lease.state == LeaseState::Open);
+            if open { Ok(()) } else { Err("none is open".to_owned()) }
+        })
+        .await;
+        let slow = agent.post(&summarize()).upstream("delay-ms=9000,status=500").send(gate.address);
+        assert_eq!(slow.await.status, 500);
+        let balance = gate.settled(&agent).await;
+        assert_eq!((balance.available.get(), balance.posted.get()), (996, 4));
+    });
+}
+
+#[test]
+fn a_global_limit_holds_over_two_envoys_and_its_shares_follow_the_traffic() {
+    run_within(MINUTES, async {
+        let mut gate = Gate::options()
+            .policy(|policy| {
+                policy["tiers"]["pro"]["limits"] =
+                    policy::yaml("[{permits: 300, window: 60s, global: true}]");
+            })
+            .start()
+            .await;
+        let envoys = [gate.address, gate.another_envoy().await];
+        let agent = gate.agent("pro").await;
+        let admitted = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let until = Instant::now() + Duration::from_secs(130);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (admitted, agent) = (admitted.clone(), agent.clone());
+                tokio::spawn(async move {
+                    let mut connection = Connection::open(envoys[client % 2]).await;
+                    while Instant::now() < until {
+                        let sent = Instant::now();
+                        let answer =
+                            connection.exchange(agent.post(&mcp::search())).await.expect("an answer");
+                        match answer.status {
+                            200 => admitted.lock().expect("nobody panics").push((sent, Instant::now())),
+                            429 => assert!((1..=61).contains(&answer.retry_after())),
+                            status => panic!("{status}: {answer:?}"),
+                        }
+                        // The second Envoy has nearly all of the traffic, and must get nearly all of the permits.
+                        let pause = if client % 2 == 0 { 400 } else { 60 };
+                        wait(Duration::from_millis(pause)).await;
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await.expect("no client panics");
+        }
+        let mut admitted =
+            Arc::try_unwrap(admitted).expect("all are done").into_inner().expect("nobody panics");
+        admitted.sort();
+        // A call was admitted somewhere between being sent and being answered. More than 300 in 60 s is certain only of
+        // those sent after a moment and answered within 60 s of it.
+        for (place, (sent, _)) in admitted.iter().enumerate() {
+            let inside =
+                admitted[place..].iter().filter(|(_, answered)| *answered - *sent <= Duration::from_secs(60));
+            let count = inside.count();
+            assert!(count <= 300, "{count} within 60 s");
+        }
+        println!("{} admitted in 130 s, of at most 900", admitted.len());
+        assert!(admitted.len() >= 500, "only {} were admitted: the limit is not used", admitted.len());
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn without_the_ledger_a_lease_and_a_share_go_on_for_their_time() {
+    run_within(MINUTES, async {
+        let mut gate = Gate::options()
+            .policy(|policy| {
+                policy["tiers"]["pro"]["limits"] =
+                    policy::yaml("[{permits: 300, window: 60s, global: true}]");
+            })
+            .start()
+            .await;
+        let agent = gate.agent("pro").await;
+        for _ in 0..12 {
+            agent.call(&summarize()).await.assert_allowed();
+        }
+        eventually("there is a lease with something left", async || {
+            let open = leases(&gate, &agent).await;
+            let left =
+                open.iter().any(|lease| lease.state == LeaseState::Open && lease.granted > lease.spent);
+            if left { Ok(()) } else { Err(format!("{open:?}")) }
+        })
+        .await;
+        gate.kill_ledger();
+        agent.call(&summarize()).await.assert_allowed();
+        gate.restart_ledger().await;
+        let balance = gate.settled(&agent).await;
+        assert_eq!((balance.available.get(), balance.posted.get()), (987, 13));
+    });
+}
