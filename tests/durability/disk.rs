@@ -4,18 +4,21 @@
 //! not. The disk goes with the last process there, however it ends.
 
 use super::load::{Load, assert_kept};
+use harness::clock::{eventually_within, run_within};
 use harness::ledger::{Served, directory, embedded};
-use harness::{eventually, run};
 use ledger::throwaway::{Options, Throwaway};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// Tells the process inside of the namespace which test it is.
 const INSIDE: &str = "DISK_INSIDE";
 /// The disk of an embedded database, and of a server, which needs some 40 MiB for itself.
 const EMBEDDED_MIB: u32 = 24;
 const SERVER_MIB: u32 = 96;
+/// For one step.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// Free when the load begins.
 const LEFT_KIB: u64 = 4096;
 
@@ -25,9 +28,9 @@ fn on_sqlite_a_full_disk_refuses_with_503_loses_nothing_and_recovers_by_itself()
         "on_sqlite_a_full_disk_refuses_with_503_loses_nothing_and_recovers_by_itself",
         EMBEDDED_MIB,
         |disk| {
-            run(async {
+            run_within(5 * DEADLINE, async {
                 let mut served = Served::start(directory("full-sqlite"), &embedded(disk), 1).await;
-                fill_and_free(&mut served, disk).await;
+                fill_and_free(&mut served, disk, None).await;
             });
         },
     );
@@ -40,11 +43,10 @@ fn on_postgresql_a_full_disk_refuses_with_503_loses_nothing_and_recovers_by_itse
         let options = Options { within: Some(disk.to_owned()), ..Options::default() };
         let server = Throwaway::with(&options).unwrap_or_else(|error| panic!("{error}"));
         let database = server.database().unwrap();
-        run(async {
+        run_within(5 * DEADLINE, async {
             let mut served = Served::start(directory("full-postgresql"), &database, 1).await;
-            fill_and_free(&mut served, disk).await;
+            fill_and_free(&mut served, disk, Some(server)).await;
         });
-        drop(server);
     });
 }
 
@@ -80,7 +82,7 @@ fn on_a_disk(test: &str, mib: u32, inside: impl FnOnce(&Path)) {
 }
 
 /// Fills the disk under load, looks, makes room, and looks again.
-async fn fill_and_free(served: &mut Served, disk: &Path) {
+async fn fill_and_free(served: &mut Served, disk: &Path, mut server: Option<Throwaway>) {
     let (_, key) = served.payer(1_000_000_000).await;
     let filler = disk.join("filler");
     let load = Load::start(&[served.filter(0)], std::slice::from_ref(&key.key.id), 1);
@@ -89,7 +91,7 @@ async fn fill_and_free(served: &mut Served, disk: &Path) {
     let mut refused = load.refused();
     for round in 0..3 {
         // What is left is taken a little at a time, while the ledger writes.
-        eventually("writes are refused, and readyz says no", async || {
+        eventually_within(DEADLINE, "writes are refused, and readyz says no", async || {
             fill(&filler, 64);
             let (status, seen) = (served.ready(0).await, load.refused());
             if status == 503 && seen > refused + 20 {
@@ -103,9 +105,12 @@ async fn fill_and_free(served: &mut Served, disk: &Path) {
         eprintln!("round {round}: full after {told} acknowledged writes, {} refused", load.refused());
         assert_eq!(served.filter(0).status("/healthz").await, 200);
         fs::remove_file(&filler).expect("the filler is there");
-        eventually("it is ready again, by itself", async || match served.ready(0).await {
-            200 => Ok(()),
-            status => Err(format!("{status}")),
+        eventually_within(DEADLINE, "it is ready again, by itself", async || {
+            server = revived(server.take()).await;
+            match served.ready(0).await {
+                200 => Ok(()),
+                status => Err(format!("{status}")),
+            }
         })
         .await;
         load.more(100).await;
@@ -119,6 +124,13 @@ async fn fill_and_free(served: &mut Served, disk: &Path) {
     let log = fs::read_to_string(served.directory.join("ledger-0.log")).expect("a log");
     assert!(log.contains("the database fails") && log.contains("the database answers again"), "{log}");
     eprintln!("{} writes were acknowledged around a full disk, and all are there", told.count());
+}
+
+/// PostgreSQL stops for good where its log can't be written even at a new start. Its unit starts it again.
+async fn revived(server: Option<Throwaway>) -> Option<Throwaway> {
+    let mut server = server?;
+    let revive = tokio::task::spawn_blocking(move || server.revive().map(|()| server));
+    Some(revive.await.expect("no panic").unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// Adds so much to a file, or as much as there is room for.

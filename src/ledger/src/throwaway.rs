@@ -186,6 +186,17 @@ impl Throwaway {
         Ok(())
     }
 
+    /// Starts it if it has ended by itself, as its unit would: with no room for its log it gives up.
+    pub fn revive(&mut self) -> Result<(), Error> {
+        let main = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let is_running = main.lines().next().is_some_and(|main| Path::new("/proc").join(main).exists());
+        if is_running {
+            return Ok(());
+        }
+        self.end(b"keep\n");
+        self.resume()
+    }
+
     /// `kill -9` of a process that serves a ledger, after which PostgreSQL starts over by itself. False if none serves.
     pub fn kill_backend(&self, choice: u64) -> Result<bool, Error> {
         let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
