@@ -75,6 +75,7 @@ impl Upstream {
         let serving = upstream.clone();
         clock::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).expect("TCP_NODELAY can be set");
                 let upstream = serving.clone();
                 tokio::spawn(async move {
                     // A connection that breaks is what many tests are about.

@@ -529,7 +529,8 @@ impl Worker {
             }
             Err(NotCalled) => Err(KeyNotFound::Unavailable),
         };
-        for stream_id in self.waiting.borrow_mut().remove(&hash).unwrap_or_default() {
+        let streams = self.waiting.borrow_mut().remove(&hash).unwrap_or_default();
+        for stream_id in streams {
             self.wake(stream_id, |state| stream::key_answered(self, stream_id, state, found.clone()));
         }
     }

@@ -23,7 +23,7 @@ pub const IDLE_MS: u64 = 5_000;
 pub const ACCOUNT_MS: u64 = 1_000;
 
 /// A lease is to last so long at the rate of now; so refills cost a call in some seconds, whatever the load.
-const LASTS_SECONDS: u64 = 4;
+const LASTS_SECONDS: u64 = 2;
 /// Calls that the first lease is for, when nothing is known of the rate yet.
 const CALLS_MIN: u64 = 16;
 /// After so long an ask is taken for lost.

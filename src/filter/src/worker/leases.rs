@@ -189,8 +189,9 @@ impl Worker {
         }
         let shares = if answer.is_some() { SharesAnswered::Changed } else { SharesAnswered::Unavailable };
         for share in asked.shares {
-            for stream_id in self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default()
-            {
+            // Taken out first: whoever is woken may have to ask again.
+            let streams = self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default();
+            for stream_id in streams {
                 self.wake(stream_id, |state| stream::shares_answered(self, stream_id, state, shares));
             }
         }

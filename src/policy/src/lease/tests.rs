@@ -45,7 +45,7 @@ fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
         assert_eq!(spent.lease, Some(1));
         asked_at.extend(spent.ask.map(|ask| (call, ask)));
     }
-    assert_eq!(asked_at, [(11, credits(48))]);
+    assert_eq!(asked_at, [(11, credits(24))]);
 }
 
 #[test]
