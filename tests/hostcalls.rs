@@ -226,3 +226,21 @@ fn unknown_keys_have_no_room_in_the_worker() {
     let values = values - values_before;
     assert!(values <= 512, "{values} values of shared data for 5,000 unknown keys");
 }
+
+#[test]
+fn known_keys_are_looked_up_once_and_kept_once() {
+    const KEYS: usize = 2_000;
+    let mut gate = gate(generous);
+    let keys: Vec<String> = (0..KEYS).map(|_| gate.key("enterprise", &["read"], Vec::new())).collect();
+    let mut round = keys.iter().cycle();
+    let mut next = |_: &mut Vm| Request::get(round.next().expect("a cycle has no end"));
+    send(&mut gate, KEYS, 200, &mut next);
+    let early = (gate.memory_bytes(), gate.metric("agentrelay_keys"), gate.ledger.lookups);
+    send(&mut gate, 2 * KEYS, 200, &mut next);
+    let late = (gate.memory_bytes(), gate.metric("agentrelay_keys"), gate.ledger.lookups);
+    assert_eq!(
+        early, late,
+        "bytes of memory, keys held and lookups after one request of each key, and after three"
+    );
+    assert_eq!((early.1, early.2), (2_000, KEYS));
+}
