@@ -1,0 +1,102 @@
+//! What the ledger is to the filter: it answers each call at once and as the real one would, without keeping books.
+
+use crate::host::Call;
+use protocol::api_key::KeyHash;
+use protocol::filter::{
+    self as api, Changes, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
+};
+use protocol::key::KeyRecord;
+use protocol::lease::{Grant, LEASE_TTL_MS, LEASES_PATH, Round, RoundAnswer, SHARE_TTL_MS};
+use protocol::problem::Problem;
+use protocol::{Credits, Timestamp};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// The ledger.
+pub struct Ledger {
+    /// The policy as it is delivered.
+    pub policy: String,
+    /// The keys it knows.
+    pub keys: HashMap<KeyHash, KeyRecord>,
+    /// Decisions that were reported.
+    pub decisions: usize,
+    /// Settlements that were reported.
+    pub settlements: usize,
+    /// Keys that were asked for.
+    pub lookups: usize,
+}
+
+/// A status and a body.
+pub type Answer = (u16, Vec<u8>);
+
+impl Ledger {
+    /// A ledger without keys.
+    pub fn new(policy: String) -> Ledger {
+        Ledger { policy, keys: HashMap::new(), decisions: 0, settlements: 0, lookups: 0 }
+    }
+
+    /// Answers a call; `None` while the change feed is held open.
+    pub fn answer(&mut self, call: &Call, nanos: u64, wall_ms: u64) -> Option<Answer> {
+        let path = call.path();
+        match path.split('?').next().unwrap_or_default() {
+            api::POLICY_PATH => Some((200, self.policy.clone().into_bytes())),
+            api::CHANGES_PATH => {
+                let wait_ms = path.split("wait_ms=").nth(1).map_or(0, |wait| wait.parse().expect("a number"));
+                let is_over = nanos / 1_000_000 >= call.at_ms + wait_ms;
+                is_over.then(|| json(200, &Changes { next: 1, reset: false, changes: Vec::new() }))
+            }
+            api::RESOLVE_PATH => Some(self.resolve(&read(call))),
+            api::RESERVE_PATH => {
+                let ReserveRequest { reservation_id, ttl_seconds, .. } = read(call);
+                let expires_at = Timestamp::from_millis(wall_ms).plus_seconds(ttl_seconds.into());
+                let available = Credits::new(1000).expect("it is in bounds");
+                Some(json(201, &ReserveAnswer { reservation_id, expires_at, available }))
+            }
+            api::REPORT_PATH => Some(self.report(read(call))),
+            LEASES_PATH => Some(lease(read(call))),
+            other => panic!("{other} is no call of the filter's"),
+        }
+    }
+
+    fn resolve(&mut self, request: &ResolveRequest) -> Answer {
+        self.lookups += 1;
+        match self.keys.get(&request.hash) {
+            Some(record) => json(200, record),
+            None => {
+                let title = "Not found".to_owned();
+                let kind = Problem::urn("not_found");
+                json(404, &Problem { kind, status: 404, title, detail: None, request_id: None })
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report) -> Answer {
+        assert_eq!(report.decisions_dropped, 0);
+        let report = report.unpack().expect("rows have their subjects");
+        self.decisions += report.decisions.len();
+        self.settlements += report.settlements.len();
+        let (settled, recorded) = (report.settlements.len() as u64, report.decisions.len() as u64);
+        json(200, &ReportAnswer { settled, recorded })
+    }
+}
+
+fn lease(round: Round) -> Answer {
+    let leases = round.asks.into_iter().map(|ask| Grant { lease_id: ask.lease_id, credits: ask.credits });
+    let ended = round.accounts.into_iter().filter(|account| account.closed).map(|account| account.lease_id);
+    let answer = RoundAnswer {
+        lease_ttl_ms: LEASE_TTL_MS,
+        share_ttl_ms: SHARE_TTL_MS,
+        leases: leases.collect(),
+        ended: ended.collect(),
+        shares: Vec::new(),
+    };
+    json(200, &answer)
+}
+
+fn read<B: serde::de::DeserializeOwned>(call: &Call) -> B {
+    serde_json::from_slice(&call.body).expect("the filter writes what the protocol says")
+}
+
+fn json(status: u16, body: &impl Serialize) -> Answer {
+    (status, serde_json::to_vec(body).expect("it can be written"))
+}
