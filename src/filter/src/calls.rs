@@ -159,10 +159,7 @@ pub fn read_answer(header_count: usize, body_bytes: usize) -> Option<Answer> {
     if header_count == 0 {
         return None;
     }
-    let headers = host::header_map(MapType::HttpCallResponseHeaders);
-    let pairs = headers.pairs();
-    let (_, status) = pairs.iter().find(|(name, _)| *name == b":status")?;
-    let status = std::str::from_utf8(status).ok()?.parse().ok()?;
+    let status = host::status(MapType::HttpCallResponseHeaders)?;
     let body = if body_bytes > 0 { host::buffer(BufferType::HttpCallResponseBody) } else { Vec::new() };
     Some(Answer { status, body })
 }

@@ -220,15 +220,19 @@ fn take_text<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
     Some(text)
 }
 
-/// The status of a response, read alone because most responses need no more. Zero if it has none.
-pub fn response_status() -> u16 {
+/// The status of a response, read alone because most responses need no more. `None` if it has none.
+pub fn status(kind: MapType) -> Option<u16> {
     const STATUS: &str = ":status";
     // SAFETY: pointer and length are those of one slice, the others are to locals of `adopted`.
     let value = adopted(|data, size| unsafe {
-        let kind = MapType::HttpResponseHeaders as u32;
-        raw::proxy_get_header_map_value(kind, STATUS.as_ptr(), STATUS.len(), data, size)
+        raw::proxy_get_header_map_value(kind as u32, STATUS.as_ptr(), STATUS.len(), data, size)
     });
-    value.ok().and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).unwrap_or(0)
+    read_status(&value.ok()?)
+}
+
+/// A status as it is written.
+pub fn read_status(value: &[u8]) -> Option<u16> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// Sets a header, replacing every value it has.

@@ -14,10 +14,10 @@ const INSTANCE: &str = "agentrelay/instance";
 const ATTEMPTS_MAX: u32 = 64;
 
 /// Spends for one call. `None` if shared data is not to be had or others always win: the call then reserves exactly.
-pub fn spend(spending: &Spending, metrics: &Metrics) -> Option<Spent> {
+pub fn spend(spending: &Spending, now: Monotonic, metrics: &Metrics) -> Option<Spent> {
     let Spending { tenant, price, request } = *spending;
     let slot = lease::slot(tenant);
-    let spent = change(slot, metrics, |value, now| lease::spend(value, tenant, price, request, now));
+    let spent = change(slot, now, metrics, |value, now| lease::spend(value, tenant, price, request, now));
     if spent.is_some_and(|spent| spent.ask.is_some()) {
         mark(slot);
     }
@@ -27,34 +27,36 @@ pub fn spend(spending: &Spending, metrics: &Metrics) -> Option<Spent> {
 /// Gives back to a lease. False if none can take it.
 pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
     let Refund { tenant, lease, credits } = *refund;
-    change(lease::slot(tenant), metrics, |value, _| lease::refund(value, tenant, lease, credits))
-        .unwrap_or(false)
+    change(lease::slot(tenant), host::monotonic_clock(), metrics, |value, _| {
+        lease::refund(value, tenant, lease, credits)
+    })
+    .unwrap_or(false)
 }
 
 /// The ledger gave a lease.
 pub fn granted(tenant: u64, lease: u128, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
-    change(lease::slot(tenant), metrics, |value, now| {
+    change(lease::slot(tenant), host::monotonic_clock(), metrics, |value, now| {
         lease::granted(value, tenant, lease, credits, deadline, now).map(|next| (next, ()))
     });
 }
 
 /// The ledger has an account.
 pub fn acknowledged(account: &Account, deadline: Option<Monotonic>, metrics: &Metrics) {
-    change(lease::slot(account.tenant), metrics, |value, now| {
+    change(lease::slot(account.tenant), host::monotonic_clock(), metrics, |value, now| {
         lease::acknowledged(value, account, deadline, now).map(|next| (next, ()))
     });
 }
 
 /// The ledger calls back what a tenant has on lease.
 pub fn recall(tenant: u64, metrics: &Metrics) {
-    change(lease::slot(tenant), metrics, |value, now| {
+    change(lease::slot(tenant), host::monotonic_clock(), metrics, |value, now| {
         lease::recalled(value, tenant, now).map(|next| (next, ()))
     });
 }
 
 /// What is due to be said of one value's purses.
 pub fn due(slot: u16, metrics: &Metrics) -> Vec<Account> {
-    change(slot, metrics, lease::due).unwrap_or_default()
+    change(slot, host::monotonic_clock(), metrics, lease::due).unwrap_or_default()
 }
 
 /// The values that were ever written.
@@ -105,17 +107,19 @@ fn mark(slot: u16) {
 /// Changes one value, as often as others are faster.
 fn change<A>(
     slot: u16,
+    mut now: Monotonic,
     metrics: &Metrics,
     mut change: impl FnMut(&[u8], Monotonic) -> Result<(Vec<u8>, A), Corrupt>,
 ) -> Option<A> {
     let name = lease::name(slot);
     for _ in 0..ATTEMPTS_MAX {
         let read = host::shared(&name);
-        let (next, answer) = change(&read.bytes, host::monotonic_clock()).ok()?;
+        let (next, answer) = change(&read.bytes, now).ok()?;
         if next == read.bytes || host::swap_shared(&name, &read, &next).ok()? {
             return Some(answer);
         }
         metrics.cas_retries.add(1);
+        now = host::monotonic_clock();
     }
     metrics.cas_exhausted.add(1);
     None

@@ -99,7 +99,7 @@ impl HttpContext for Stream {
         }
         let mut state = self.state.borrow_mut();
         state.body_ended = ends;
-        let now = Worker::now();
+        let now = self.worker.now();
         // A UUID is a sound id.
         let Ok(id) = EventId::parse(&uuid::text(self.worker.new_id(now.wall))) else { return Action::Pause };
         let Some(policy) = self.worker.policy() else {
@@ -122,7 +122,7 @@ impl HttpContext for Stream {
         if state.gate == Gate::Held {
             state.body_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             state.body_ended |= ends;
-            let now = Worker::now();
+            let now = self.worker.now();
             if let Some(step) = read_body(&self.worker, &mut state, now) {
                 advance(&self.worker, self.id, &mut state, step, now);
             }
@@ -139,7 +139,7 @@ impl HttpContext for Stream {
         if state.gate == Gate::Held {
             // With trailers the body callback never sees the end of the stream.
             state.body_ended = true;
-            let now = Worker::now();
+            let now = self.worker.now();
             if let Some(step) = read_body(&self.worker, &mut state, now) {
                 advance(&self.worker, self.id, &mut state, step, now);
             }
@@ -160,10 +160,14 @@ impl HttpContext for Stream {
         {
             exchange.windows_seen(&asks, &verdicts);
         }
-        let status = host::response_status();
-        let map = exchange.reads_response_headers().then(|| host::header_map(MapType::HttpResponseHeaders));
+        const KIND: MapType = MapType::HttpResponseHeaders;
+        let map = exchange.reads_response_headers().then(|| host::header_map(KIND));
         let headers = map.as_ref().map(host::HeaderMap::pairs).unwrap_or_default();
-        let plan = exchange.response_headers(status, &headers, ends, Worker::now());
+        let status = match headers.iter().find(|(name, _)| *name == b":status") {
+            Some((_, status)) => host::read_status(status),
+            None => host::status(KIND),
+        };
+        let plan = exchange.response_headers(status.unwrap_or(0), &headers, ends, self.worker.now());
         for (name, value) in &plan.set {
             host::set_header(MapType::HttpResponseHeaders, name, value);
         }
@@ -203,7 +207,7 @@ impl HttpContext for Stream {
             Response::Pass | Response::Replace => {}
             Response::Watch if bytes > 0 => exchange.watch(&host::buffer(BufferType::HttpResponseBody)),
             Response::Watch => {}
-            Response::Hold if ends => return filter_held(exchange),
+            Response::Hold if ends => return filter_held(&self.worker, exchange),
             Response::Hold => return Action::Pause,
             Response::Rewrite => {
                 let chunk = if bytes > 0 { host::buffer(BufferType::HttpResponseBody) } else { Vec::new() };
@@ -211,7 +215,7 @@ impl HttpContext for Stream {
                     .results_of_others(&chunk)
                     .iter()
                     .for_each(|result| self.worker.result_of_other(result));
-                match exchange.filter_chunk(&chunk, ends, Worker::now()) {
+                match exchange.filter_chunk(&chunk, ends, self.worker.now()) {
                     Ok(passed) if passed == chunk => {}
                     Ok(passed) if host::replace_buffer(BufferType::HttpResponseBody, &passed).is_ok() => {}
                     // What can't be filtered must not pass.
@@ -231,7 +235,7 @@ impl HttpContext for Stream {
         state.response_ended = true;
         let is_held = state.response == Response::Hold;
         match &mut state.exchange {
-            Some(exchange) if is_held => filter_held(exchange),
+            Some(exchange) if is_held => filter_held(&self.worker, exchange),
             _ => Action::Continue,
         }
     }
@@ -242,7 +246,7 @@ impl HttpContext for Stream {
         let end = if state.response_ended { End::Complete } else { broken_end() };
         let Some(exchange) = state.exchange.take() else { return };
         self.worker.leave(self.id);
-        let now = Worker::now();
+        let now = self.worker.now();
         let finished = exchange.finish_all(end, &self.worker.node(), now);
         for finished in finished.into_iter().rev() {
             self.record(finished, now);
@@ -255,7 +259,6 @@ impl Stream {
     fn record(&self, finished: Finished, now: Now) {
         let decision = &finished.decision;
         host::set_property("agentrelay_outcome", decision.outcome.as_str());
-        host::set_property("agentrelay_request_id", decision.id.as_str());
         if let Some(key_id) = &decision.key_id {
             host::set_property("agentrelay_key_id", key_id.as_str());
         }
@@ -271,7 +274,7 @@ impl Stream {
 pub fn key_answered(worker: &Worker, id: u32, state: &mut State, found: Result<Arc<Key>, KeyNotFound>) {
     let Some(exchange) = &mut state.exchange else { return };
     let step = match found {
-        Ok(key) => exchange.key_found(key, Worker::now()),
+        Ok(key) => exchange.key_found(key, worker.now()),
         Err(why) => exchange.key_not_found(why),
     };
     advance_waiting(worker, id, state, step);
@@ -301,7 +304,7 @@ pub fn issue_answered(worker: &Worker, id: u32, state: &mut State, answered: Iss
 /// Advances a stream whose callbacks have all returned Pause: if it may pass now, Envoy must be told.
 fn advance_waiting(worker: &Worker, id: u32, state: &mut State, step: Step) {
     if state.gate == Gate::Held {
-        advance(worker, id, state, step, Worker::now());
+        advance(worker, id, state, step, worker.now());
         if state.gate == Gate::Released {
             host::resume_request();
         }
@@ -352,7 +355,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             Shares::Answered(answer) => Some(exchange.shares_answered(answer)),
         },
         Step::Spend(spending) => {
-            let lease = worker.spend(&exchange.key()?.clone(), &spending, id);
+            let lease = worker.spend(&exchange.key()?.clone(), &spending, id, now.monotonic);
             Some(exchange.spent(lease))
         }
         Step::Reserve(request) => match worker.reserve(&request, id) {
@@ -424,9 +427,9 @@ fn let_go(worker: &Worker, state: &mut State) {
 }
 
 /// Replaces a held answer by what the key may see of it.
-fn filter_held(exchange: &mut Exchange) -> Action {
+fn filter_held(worker: &Worker, exchange: &mut Exchange) -> Action {
     let body = host::buffer(BufferType::HttpResponseBody);
-    match exchange.filter_whole(&body, Worker::now()) {
+    match exchange.filter_whole(&body, worker.now()) {
         Ok(filtered) => {
             let length = filtered.as_ref().unwrap_or(&body).len();
             let is_replaced = filtered

@@ -63,6 +63,8 @@ pub struct Worker {
     awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
     leases_looked_at: Cell<u64>,
     id_state: Cell<u64>,
+    /// The date, and when it was read.
+    date: Cell<Option<(Timestamp, Monotonic)>>,
     /// A call on its way from a stream's callback to the root context, and what became of it.
     hand_over: RefCell<Option<Call>>,
     handed_over: Cell<Result<(), NotCalled>>,
@@ -117,6 +119,7 @@ impl Worker {
             awaiting_shares: RefCell::default(),
             leases_looked_at: Cell::new(0),
             id_state: Cell::new(u64::from_le_bytes(host::random())),
+            date: Cell::new(None),
             hand_over: RefCell::new(None),
             handed_over: Cell::new(Ok(())),
             in_root: Cell::new(false),
@@ -145,9 +148,17 @@ impl Worker {
         self.policy.borrow().clone()
     }
 
-    /// Both clocks.
-    pub fn now() -> Now {
-        Now { wall: host::wall_clock(), monotonic: host::monotonic_clock() }
+    /// Both clocks. The date is read once a tick and goes on with the monotonic clock between.
+    pub fn now(&self) -> Now {
+        let monotonic = host::monotonic_clock();
+        let (wall, at) = self.date.get().unwrap_or_else(|| self.read_date(monotonic));
+        Now { wall: wall.plus_millis(monotonic.0.saturating_sub(at.0)), monotonic }
+    }
+
+    fn read_date(&self, now: Monotonic) -> (Timestamp, Monotonic) {
+        let date = (host::wall_clock(), now);
+        self.date.set(Some(date));
+        date
     }
 
     /// Makes a stream known, so that answers find it.
@@ -297,6 +308,7 @@ impl Worker {
     /// Time has passed.
     pub fn tick(&self) {
         let now = host::monotonic_clock();
+        self.read_date(now);
         self.in_root(|| {
             let news = self.feed.borrow_mut().follow();
             self.apply(news, now);

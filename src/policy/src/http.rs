@@ -23,17 +23,30 @@ impl fmt::Display for Ambiguous {
 /// The path of a request target, without its query, if every server reads it alike.
 pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
     let path = target.split(|byte| *byte == b'?').next().unwrap_or(target);
-    let path = std::str::from_utf8(path).map_err(|_| Ambiguous)?;
-    let bytes_ok = path.bytes().all(|byte| byte.is_ascii_graphic() && !b";#\\{}\"<>^`|".contains(&byte));
-    let segments = path.strip_prefix('/').ok_or(Ambiguous)?;
-    let last = segments.split('/').count();
-    // One empty segment at the very end is a trailing slash: plain, and different from the path without it.
-    let segments_ok = segments.split('/').enumerate().all(|(index, segment)| match segment {
-        "" => index.saturating_add(1) == last,
-        "." | ".." => false,
-        segment => unescape(segment).is_some(),
-    });
-    if bytes_ok && segments_ok { Ok(path) } else { Err(Ambiguous) }
+    let mut segments = path.strip_prefix(b"/").ok_or(Ambiguous)?.split(|byte| *byte == b'/').peekable();
+    while let Some(segment) = segments.next() {
+        let is_plain = match segment {
+            // One empty segment at the very end is a trailing slash: plain, and different from the path without it.
+            b"" => segments.peek().is_none(),
+            b"." | b".." => false,
+            segment => segment.iter().all(is_plain) && has_plain_escapes(segment),
+        };
+        if !is_plain {
+            return Err(Ambiguous);
+        }
+    }
+    std::str::from_utf8(path).map_err(|_| Ambiguous)
+}
+
+fn is_plain(byte: &u8) -> bool {
+    !matches!(
+        byte,
+        0..=b' ' | 0x7f..=0xff | b';' | b'#' | b'\\' | b'{' | b'}' | b'"' | b'<' | b'>' | b'^' | b'`' | b'|'
+    )
+}
+
+fn has_plain_escapes(segment: &[u8]) -> bool {
+    !segment.contains(&b'%') || std::str::from_utf8(segment).is_ok_and(|segment| unescape(segment).is_some())
 }
 
 /// Reads percent escapes. `None` for a broken one, and for one that some servers resolve before routing and others do

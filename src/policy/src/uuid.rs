@@ -13,16 +13,16 @@ pub fn v7(now: Timestamp, random: u128) -> u128 {
 /// As text, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
 pub fn text(bits: u128) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(36);
-    for (place, byte) in bits.to_be_bytes().into_iter().enumerate() {
-        if matches!(place, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
+    let mut text = [b'-'; 36];
+    let mut places = text.iter_mut().enumerate().filter(|(place, _)| !matches!(place, 8 | 13 | 18 | 23));
+    for byte in bits.to_be_bytes() {
         for nibble in [byte >> 4, byte & 15] {
-            text.push(DIGITS.get(usize::from(nibble)).copied().map_or('0', char::from));
+            if let (Some((_, place)), Some(digit)) = (places.next(), DIGITS.get(usize::from(nibble))) {
+                *place = *digit;
+            }
         }
     }
-    text
+    std::str::from_utf8(&text).unwrap_or_default().to_owned()
 }
 
 /// From text.

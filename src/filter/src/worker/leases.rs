@@ -47,8 +47,8 @@ pub enum Shares {
 
 impl Worker {
     /// Spends from the tenant's leases. Asks for the next one where it is time; nobody waits for that.
-    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32) -> Option<u128> {
-        let spent = purses::spend(spending, self.metrics())?;
+    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<u128> {
+        let spent = purses::spend(spending, now, self.metrics())?;
         if let Some(credits) = spent.ask
             && let Ok(lease_id) = LeaseId::parse(&uuid::text(spending.request))
         {
@@ -78,8 +78,9 @@ impl Worker {
         if price.is_zero() {
             return;
         }
-        let request = self.new_id(host::wall_clock());
-        let spent = purses::spend(&Spending { tenant, price, request }, self.metrics());
+        let now = self.now();
+        let request = self.new_id(now.wall);
+        let spent = purses::spend(&Spending { tenant, price, request }, now.monotonic, self.metrics());
         if spent.is_none_or(|spent| spent.lease.is_none()) {
             self.metrics().lease_late_uncharged.add(1);
         }

@@ -229,13 +229,14 @@ impl Exchange {
         let late = self.late();
         let (outcome, charged) = self.outcome(end, late.is_some());
         let charge = self.charge();
+        let is_reserved = matches!(charge, Charge::Reserved(_));
         let settlement = match late {
             Some(Late { source: Source::Reservation(_), .. }) => None,
-            _ => charge.settlement(self.reservation_id(), charged),
+            _ if is_reserved => charge.settlement(self.reservation_id(), charged),
+            _ => None,
         };
         let refund = self.key.as_ref().and_then(|key| charge.refund(key.tenant, charged));
-        let is_reserved = matches!(charge, Charge::Reserved(_));
-        let reservation_id = self.reservation_id().filter(|_| is_reserved);
+        let reservation_id = is_reserved.then(|| self.reservation_id()).flatten();
         let usage = self.response.reader.as_ref().map(Reader::usage).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
         let is_refused = matches!(self.phase, Phase::Refused(_)) && self.response.status != 0;
