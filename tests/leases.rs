@@ -229,7 +229,7 @@ fn a_call_that_fails_long_after_its_lease_went_back_is_refunded() {
     run_within(MINUTES, async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        for _ in 0..4 {
+        for _ in 0..8 {
             agent.call(&summarize()).await.assert_allowed();
         }
         eventually("there is a lease", async || {
@@ -242,7 +242,7 @@ fn a_call_that_fails_long_after_its_lease_went_back_is_refunded() {
         eventually("it is given back", async || {
             let balance = gate.balance(&agent).await;
             let found = (balance.available.get(), balance.pending.get(), balance.posted.get());
-            if found == (996, 0, 4) { Ok(()) } else { Err(format!("{balance:?}")) }
+            if found == (992, 0, 8) { Ok(()) } else { Err(format!("{balance:?}")) }
         })
         .await;
     });

@@ -18,7 +18,7 @@ pub fn spend(spending: &Spending, now: Monotonic, metrics: &Metrics) -> Option<S
     let Spending { tenant, price, request } = *spending;
     let slot = lease::slot(tenant);
     let spent = change(slot, now, metrics, |value, now| lease::spend(value, tenant, price, request, now));
-    if spent.is_some_and(|spent| spent.ask.is_some()) {
+    if spent.is_some_and(|spent| spent.is_new) {
         mark(slot);
     }
     spent

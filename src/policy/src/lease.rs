@@ -24,8 +24,12 @@ pub const ACCOUNT_MS: u64 = 1_000;
 
 /// A lease is to last so long at the rate of now; so refills cost a call in some seconds, whatever the load.
 const LASTS_SECONDS: u64 = 2;
-/// Calls that the first lease is for, when nothing is known of the rate yet.
+/// Calls that a lease is for at least.
 const CALLS_MIN: u64 = 16;
+/// A tenant that calls less often than this within a second or two reserves exactly: a lease would lie about.
+const CALLS_TO_LEASE: u64 = 4;
+/// A purse without leases is forgotten after this.
+const FORGET_MS: u64 = 2_000;
 /// After so long an ask is taken for lost.
 const ASK_MS: u64 = 3_000;
 /// How long calls reserve exactly after the ledger had nothing to lease.
@@ -92,6 +96,8 @@ struct Purse {
 /// What became of an attempt to spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spent {
+    /// The tenant had no purse here yet.
+    pub is_new: bool,
     /// The lease that paid; `None` if none can, and the call must reserve exactly.
     pub lease: Option<u128>,
     /// So many credits are to be asked for, as a lease with the request's own id.
@@ -123,8 +129,9 @@ pub fn spend(
     now: Monotonic,
 ) -> Result<(Vec<u8>, Spent), Corrupt> {
     change(value, tenant, |purse| {
+        let is_new = purse.last_spent_ms == 0;
         let lease = purse.spend(price.get(), now);
-        Spent { lease, ask: purse.ask(price.get(), request, now) }
+        Spent { is_new, lease, ask: purse.ask(price.get(), request, now) }
     })
 }
 
@@ -194,9 +201,6 @@ fn change<A>(
 
 impl Purse {
     fn spend(&mut self, price: u64, now: Monotonic) -> Option<u128> {
-        let lease = self.leases.iter_mut().find(|lease| lease.left(now) >= price)?;
-        lease.spent = lease.spent.saturating_add(price);
-        let id = lease.id;
         let second = now.0 / 1000;
         match second.saturating_sub(self.second) {
             0 => {}
@@ -205,13 +209,18 @@ impl Purse {
         }
         self.second = self.second.max(second);
         self.this = self.this.saturating_add(price);
-        self.last_spent_ms = now.0;
-        Some(id)
+        self.last_spent_ms = now.0.max(1);
+        let lease = self.leases.iter_mut().find(|lease| lease.left(now) >= price)?;
+        lease.spent = lease.spent.saturating_add(price);
+        Some(lease.id)
     }
 
     /// What to ask for now, if it is time.
     fn ask(&mut self, price: u64, request: u128, now: Monotonic) -> Option<Credits> {
         if now.0 < self.dry_until_ms || now.0 < self.asked_until_ms || self.leases.len() >= LEASES_MAX {
+            return None;
+        }
+        if self.this.saturating_add(self.last) < price.saturating_mul(CALLS_TO_LEASE) {
             return None;
         }
         let rate = self.this.max(self.last);
@@ -228,7 +237,6 @@ impl Purse {
         }
         self.asked = request;
         self.asked_until_ms = now.0.saturating_add(ASK_MS);
-        self.last_spent_ms = now.0;
         Some(credits)
     }
 
@@ -329,7 +337,8 @@ impl Purse {
     }
 
     fn is_over(&self, now: Monotonic) -> bool {
-        self.leases.is_empty() && self.asked == 0 && now.0 >= self.dry_until_ms
+        let is_quiet = now.0 >= self.last_spent_ms.saturating_add(FORGET_MS);
+        self.leases.is_empty() && self.asked == 0 && now.0 >= self.dry_until_ms && is_quiet
     }
 }
 

@@ -17,10 +17,31 @@ fn at(ms: u64) -> Monotonic {
     Monotonic(ms)
 }
 
+/// A purse whose ask with the id 1 is under way.
+fn asking() -> Vec<u8> {
+    let mut value = Vec::new();
+    for call in 0..CALLS_TO_LEASE {
+        let (next, spent) = spend(&value, TENANT, credits(1), 1, at(0)).unwrap();
+        let ask = (call + 1 == CALLS_TO_LEASE).then_some(credits(CALLS_MIN));
+        assert_eq!(spent, Spent { is_new: call == 0, lease: None, ask });
+        value = next;
+    }
+    value
+}
+
 fn with_lease(granted_credits: u64) -> Vec<u8> {
-    let (value, spent) = spend(b"", TENANT, credits(1), 1, at(0)).unwrap();
-    assert_eq!(spent, Spent { lease: None, ask: Some(credits(CALLS_MIN)) });
-    granted(&value, TENANT, 1, credits(granted_credits), at(TTL_MS), at(5)).unwrap()
+    granted(&asking(), TENANT, 1, credits(granted_credits), at(TTL_MS), at(5)).unwrap()
+}
+
+#[test]
+fn who_calls_now_and_then_reserves_exactly_and_is_forgotten() {
+    let mut value = Vec::new();
+    for call in 0..20u64 {
+        let (next, spent) = spend(&value, TENANT, credits(5), 1, at(call * 1_000)).unwrap();
+        assert_eq!((spent.lease, spent.ask), (None, None));
+        value = next;
+    }
+    assert_eq!(due(&value, at(19_000 + FORGET_MS)).unwrap(), (Vec::new(), Vec::new()));
 }
 
 #[test]
@@ -45,15 +66,14 @@ fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
         assert_eq!(spent.lease, Some(1));
         asked_at.extend(spent.ask.map(|ask| (call, ask)));
     }
-    assert_eq!(asked_at, [(11, credits(24))]);
+    assert_eq!(asked_at, [(11, credits(32))]);
 }
 
 #[test]
 fn after_a_refusal_calls_reserve_exactly_for_a_while() {
-    let (value, _) = spend(b"", TENANT, credits(1), 1, at(0)).unwrap();
-    let value = granted(&value, TENANT, 1, Credits::ZERO, at(TTL_MS), at(5)).unwrap();
-    let (_, soon) = spend(&value, TENANT, credits(1), 2, at(900)).unwrap();
-    assert_eq!(soon, Spent { lease: None, ask: None });
+    let value = granted(&asking(), TENANT, 1, Credits::ZERO, at(TTL_MS), at(5)).unwrap();
+    let (value, soon) = spend(&value, TENANT, credits(1), 2, at(900)).unwrap();
+    assert_eq!((soon.lease, soon.ask), (None, None));
     let (_, later) = spend(&value, TENANT, credits(1), 3, at(1100)).unwrap();
     assert!(later.ask.is_some());
 }
@@ -72,7 +92,8 @@ fn what_rests_goes_back() {
 fn nothing_is_spent_after_a_recall_or_the_deadline() {
     let value = with_lease(16);
     let recalled = recalled(&value, TENANT, at(10)).unwrap();
-    assert_eq!(spend(&recalled, TENANT, credits(1), 2, at(11)).unwrap().1, Spent { lease: None, ask: None });
+    let spent = spend(&recalled, TENANT, credits(1), 2, at(11)).unwrap().1;
+    assert_eq!((spent.lease, spent.ask), (None, None));
     assert_eq!(spend(&value, TENANT, credits(1), 2, at(TTL_MS - 1)).unwrap().1.lease, None);
 }
 
