@@ -37,7 +37,7 @@ const KEYS_MAX: usize = 100_000;
 const WAITING_MAX: usize = 1024;
 const LOOKUPS_MAX: usize = 256;
 /// Lookups of one worker in one second.
-const LOOKUPS_PER_SECOND: u32 = 200;
+const LOOKUPS_PER_SECOND: u32 = 1000;
 /// Bytes of bodies that one key may hold on one worker while they are decided upon.
 const HELD_BYTES_MAX: u64 = 8 << 20;
 const POLICY_RETRY_MS: u64 = 250;
