@@ -158,8 +158,8 @@ impl Vm {
         let secret = self.secret();
         let number = self.ledger.keys.len();
         let record = KeyRecord {
-            key_id: KeyId::parse(&format!("key_{number}")).expect("it is an id"),
-            tenant_id: protocol::TenantId::parse("tenant_1").expect("it is an id"),
+            key_id: KeyId::parse(&format!("key_0199f1d2b3c4d5e6f7{number:08}")).expect("it is an id"),
+            tenant_id: protocol::TenantId::parse("ten_0199f1d2b3c4d5e6f700000001").expect("it is an id"),
             tier: tier.to_owned(),
             state: KeyState::Active,
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),

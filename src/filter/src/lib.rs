@@ -13,7 +13,6 @@ mod calls;
 mod config;
 mod feed;
 mod host;
-mod keys;
 mod metrics;
 mod purses;
 mod report;

@@ -27,11 +27,12 @@ pub fn ask(
     if asks.is_empty() {
         return Ok(Vec::new());
     }
+    let name = slot::name(key.fingerprint);
     for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&key.slot);
+        let read = host::shared(&name);
         let (next, verdicts) =
             slot::take(&read.bytes, key.fingerprint, asks, now).map_err(|_| Unavailable)?;
-        if next == read.bytes || host::swap_shared(&key.slot, &read, &next).map_err(|_| Unavailable)? {
+        if next == read.bytes || host::swap_shared(&name, &read, &next).map_err(|_| Unavailable)? {
             return Ok(verdicts);
         }
         metrics.cas_retries.add(1);

@@ -11,13 +11,13 @@ use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
 use crate::feed::{Feed, News};
 use crate::host;
-use crate::keys::KeyTable;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
 use crate::results;
 use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
+use policy::key_table::KeyTable;
 use policy::late;
 use policy::uuid;
 use policy::window::Monotonic;
@@ -30,12 +30,14 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+/// Key records held at most; those not used lately go first.
+const KEYS_MAX: usize = 100_000;
 /// Streams that may wait for key lookups at once, and lookups that may be under way. A flood of made-up keys is
 /// answered 503 beyond that, while keys already known are served.
 const WAITING_MAX: usize = 1024;
 const LOOKUPS_MAX: usize = 256;
 /// Lookups of one worker in one second.
-const LOOKUPS_PER_SECOND: u32 = 200;
+const LOOKUPS_PER_SECOND: u32 = 1000;
 /// Bytes of bodies that one key may hold on one worker while they are decided upon.
 const HELD_BYTES_MAX: u64 = 8 << 20;
 const POLICY_RETRY_MS: u64 = 250;
@@ -107,7 +109,7 @@ impl Worker {
             node: RefCell::new(Rc::from("envoy")),
             policy: RefCell::new(None),
             policy_call: Cell::new(PolicyCall::Due { at_ms: 0 }),
-            keys: RefCell::default(),
+            keys: RefCell::new(KeyTable::new(KEYS_MAX)),
             feed: RefCell::new(Feed::new()),
             changes_applied: Cell::new(0),
             outbox: RefCell::default(),

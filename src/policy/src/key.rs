@@ -16,15 +16,14 @@ pub struct Key {
     /// Stands for the tenant's id in packed leases, in the same way.
     pub tenant: u64,
     /// The key's own limits, and those of its parent.
-    pub limits: Vec<LimitRule>,
-    /// Name of the value of shared data that holds its windows.
-    pub slot: String,
-    scopes: String,
+    pub limits: Box<[LimitRule]>,
+    /// Its scopes as an upstream is told them, unless there is just the one.
+    scopes: Option<Box<str>>,
 }
 
 impl Key {
     /// Shapes a record. Limits out of bounds are taken at the nearest bound, which is never looser than a day.
-    pub fn new(record: KeyRecord) -> Key {
+    pub fn new(mut record: KeyRecord) -> Key {
         let limits = match &record.parent {
             None => rules("own", &record.limits).collect(),
             // What many children do together is no more than their parent may do; each has windows of its own beside.
@@ -35,9 +34,15 @@ impl Key {
         };
         let own =
             fingerprint(record.parent.as_ref().map_or(&record.key_id, |parent| &parent.key_id).as_str());
+        // A worker holds many keys, and what was read from JSON has room to spare.
+        record.scopes.shrink_to_fit();
+        record.limits.shrink_to_fit();
+        for held_to in [&mut record.services, &mut record.tools, &mut record.resources].into_iter().flatten()
+        {
+            held_to.shrink_to_fit();
+        }
         Key {
-            slot: crate::window::slot::name(own),
-            scopes: record.scopes.join(" "),
+            scopes: (record.scopes.len() != 1).then(|| record.scopes.join(" ").into()),
             fingerprint: own,
             tenant: fingerprint(record.tenant_id.as_str()),
             limits,
@@ -53,11 +58,12 @@ impl Key {
     /// The headers that tell an upstream who asks.
     pub fn identity(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let record = &self.record;
+        let scopes = self.scopes.as_deref().or(record.scopes.first().map(String::as_str)).unwrap_or_default();
         let always = [
             ("x-agentrelay-key-id", record.key_id.as_str()),
             ("x-agentrelay-tenant-id", record.tenant_id.as_str()),
             ("x-agentrelay-tier", record.tier.as_str()),
-            ("x-agentrelay-scopes", self.scopes.as_str()),
+            ("x-agentrelay-scopes", scopes),
         ];
         let agent_id = record.agent_id.as_ref().map(|agent_id| ("x-agentrelay-agent-id", agent_id.as_str()));
         always.into_iter().chain(agent_id)

@@ -22,6 +22,7 @@ pub mod gate_tools;
 pub mod http;
 pub mod json;
 pub mod key;
+pub mod key_table;
 pub mod late;
 pub mod lease;
 pub mod mcp;

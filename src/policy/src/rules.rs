@@ -1,20 +1,18 @@
 //! The policy in force: parsed, checked as a whole, and shaped for deciding. There is no invalid [`Policy`].
 
-use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
+use crate::document::{self, Invalid, Refusals, Risk};
 use crate::gate_tools::GateTool;
 use crate::http::Router;
-use crate::oauth::{self, Metadata};
+use crate::oauth::Metadata;
 use crate::price::Price;
 use crate::reading::{Names, Readable};
+use protocol::PolicyVersion;
 use protocol::key::Limit;
-use protocol::{Credits, PolicyVersion};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The largest body of an MCP message that a service accepts unless it says less; Envoy's own buffer ends there.
 pub const BODY_BYTES_MAX: u32 = 1 << 20;
-
-const RULES_MAX: usize = 4096;
 
 /// Everything that decides a request, at one version.
 #[derive(Debug)]
@@ -145,7 +143,7 @@ impl Policy {
         let digest = Sha256::digest(bytes);
         let version: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let version = PolicyVersion::parse(&version).map_err(|fault| Invalid::at("policy", fault))?;
-        Compiler::default().policy(version, document)
+        compile::Compiler::default().policy(version, document)
     }
 
     /// The content hash of the bytes that this was parsed from.
@@ -229,364 +227,6 @@ impl Service {
     }
 }
 
-/// Turns the document into rules, gathering every fault on the way.
-#[derive(Default)]
-struct Compiler {
-    faults: Vec<String>,
-}
-
-impl Compiler {
-    fn fault(&mut self, path: &str, fault: &str) {
-        self.faults.push(format!("{path}: {fault}"));
-    }
-
-    fn policy(mut self, version: PolicyVersion, document: document::Document) -> Result<Policy, Invalid> {
-        if document.tiers.is_empty() {
-            self.fault("tiers", "name at least one tier");
-        }
-        if document.services.is_empty() {
-            self.fault("services", "name at least one service");
-        }
-        let rules =
-            document.services.values().map(|service| service.tools.len()).fold(0, usize::saturating_add);
-        if rules > RULES_MAX {
-            self.fault("services", "at most 4096 tools in all");
-        }
-        let tiers: BTreeMap<String, Tier> = document
-            .tiers
-            .into_iter()
-            .map(|(name, tier)| {
-                let path = format!("tiers.{name}");
-                self.name(&path, &name);
-                let limits = self.limits(&path, "key", tier.limits);
-                (name.clone(), Tier { name, rank: tier.rank, limits })
-            })
-            .collect();
-        let mut services: Vec<Service> = document
-            .services
-            .into_iter()
-            .map(|(name, service)| self.service(name, service, &document.risks, &tiers))
-            .collect();
-        // The most specific path decides, and of equal ones the one that names its hosts.
-        services.sort_by_key(|service| std::cmp::Reverse((service.path.len(), !service.hosts.is_empty())));
-        let policy = Policy {
-            version,
-            key_stale_seconds: document.settings.key_stale.seconds,
-            reservation_ttl_seconds: document.settings.reservation_ttl.seconds,
-            tiers,
-            services,
-        };
-        if !(1..=3600).contains(&policy.reservation_ttl_seconds) {
-            self.fault("settings.reservation_ttl", "from 1s to 1h");
-        }
-        if self.faults.is_empty() { Ok(policy) } else { Err(Invalid::all(self.faults)) }
-    }
-
-    fn service(
-        &mut self,
-        name: String,
-        mut service: document::Service,
-        risks: &document::Risks,
-        tiers: &BTreeMap<String, Tier>,
-    ) -> Service {
-        let path = format!("services.{name}");
-        self.name(&path, &name);
-        if !is_plain_path(&service.path) {
-            self.fault(
-                &format!("{path}.path"),
-                "begin with `/`, without `//`, dot segments, `;`, `%`, `?` or a trailing `/`",
-            );
-        }
-        let refusals = service.refusals.unwrap_or(match service.kind {
-            document::ServiceKind::Mcp => Refusals::McpHttp,
-            document::ServiceKind::Http => Refusals::Http,
-        });
-        let body_bytes_max = service.body_bytes_max.unwrap_or(BODY_BYTES_MAX);
-        if !(1024..=BODY_BYTES_MAX).contains(&body_bytes_max) {
-            self.fault(&format!("{path}.body_bytes_max"), "from 1024 to 1048576");
-        }
-        if service.upgrades && service.kind == document::ServiceKind::Mcp {
-            self.fault(&format!("{path}.upgrades"), "an MCP service has no upgrades; remove it");
-        }
-        let tools: Vec<Tool> = std::mem::take(&mut service.tools)
-            .into_iter()
-            .map(|(tool, rule)| {
-                let path = format!("{path}.tools.{tool}");
-                self.tool(&path, tool, rule, service.kind, risks, tiers)
-            })
-            .collect();
-        let unlisted = match std::mem::take(&mut service.unlisted) {
-            document::Unlisted::Deny => None,
-            document::Unlisted::Rule(rule) => {
-                let path = format!("{path}.unlisted");
-                if rule.resource.is_some() {
-                    self.fault(
-                        &format!("{path}.resource"),
-                        "what is not listed has no path template to name it",
-                    );
-                }
-                Some(self.tool(&path, "unlisted".to_owned(), *rule, service.kind, risks, tiers))
-            }
-        };
-        let kind = match service.kind {
-            document::ServiceKind::Mcp => {
-                ServiceKind::Mcp(tools.into_iter().map(|tool| (tool.name.clone(), tool)).collect())
-            }
-            document::ServiceKind::Http => {
-                let (router, faults) = Router::new(tools);
-                self.faults
-                    .extend(faults.into_iter().map(|(tool, fault)| format!("{path}.tools.{tool}: {fault}")));
-                ServiceKind::Http(router)
-            }
-        };
-        let gate_tools = self.gate_tools(&path, &mut service, &kind, risks, tiers);
-        Service {
-            refusals,
-            body_bytes_max,
-            forward_credential: service.forward_credential,
-            upgrades: service.upgrades,
-            oauth: service.oauth.and_then(|oauth| self.oauth(&format!("{path}.oauth"), &oauth, &kind)),
-            usage_tokens: service.usage_tokens || service.kind == document::ServiceKind::Mcp,
-            unlisted,
-            read_only: scope_rule(Risk::ReadOnly, risks),
-            prompts: self.names(&format!("{path}.prompts"), service.kind, service.prompts, risks),
-            resources: self.names(&format!("{path}.resources"), service.kind, service.resources, risks),
-            gate_tools,
-            show_terms: service.show_terms,
-            kind,
-            hosts: service.hosts,
-            path: service.path,
-            name,
-        }
-    }
-
-    fn oauth(&mut self, path: &str, oauth: &document::OAuth, kind: &ServiceKind) -> Option<Metadata> {
-        let servers = &oauth.authorization_servers;
-        if servers.is_empty() || servers.iter().any(|server| oauth::without_scheme(server).is_none()) {
-            self.fault(&format!("{path}.authorization_servers"), "name at least one, each by its URL");
-        }
-        let scopes = match kind {
-            ServiceKind::Mcp(tools) => {
-                tools.values().flat_map(|tool| tool.scope.scopes.iter().cloned()).collect()
-            }
-            ServiceKind::Http(_) => BTreeSet::new(),
-        };
-        let metadata = Metadata::new(&oauth.resource, servers, &scopes);
-        if metadata.is_none() {
-            let fault = "the URL by which clients know the service, without query";
-            self.fault(&format!("{path}.resource"), fault);
-        }
-        metadata
-    }
-
-    fn names(
-        &mut self,
-        path: &str,
-        kind: document::ServiceKind,
-        names: Option<BTreeMap<String, document::Reading>>,
-        risks: &document::Risks,
-    ) -> Option<Names> {
-        if names.is_some() && kind == document::ServiceKind::Http {
-            self.fault(path, "only MCP services have them; leave it out");
-        }
-        let names = names?.into_iter().map(|(name, reading)| {
-            let mut rule = scope_rule(reading.risk, risks);
-            if let Some(scopes) = reading.scopes {
-                if scopes.is_empty() || scopes.iter().any(String::is_empty) {
-                    let fault = "name at least one scope, or leave the field out";
-                    self.fault(&format!("{path}.{name}.scopes"), fault);
-                }
-                rule.scopes = scopes;
-            }
-            (name, rule)
-        });
-        Some(Names::new(names))
-    }
-
-    fn tool(
-        &mut self,
-        path: &str,
-        name: String,
-        tool: document::Tool,
-        kind: document::ServiceKind,
-        risks: &document::Risks,
-        tiers: &BTreeMap<String, Tier>,
-    ) -> Tool {
-        if kind == document::ServiceKind::Mcp {
-            let shape_ok = (1..=128).contains(&name.len())
-                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-            if !shape_ok {
-                self.fault(
-                    path,
-                    "an MCP tool's name is 1 to 128 characters of A-Z, a-z, 0-9, `_`, `.` and `-`",
-                );
-            }
-            if tool.resource.is_some() {
-                self.fault(&format!("{path}.resource"), "resources are named by HTTP path templates only");
-            }
-        }
-        let mut scope = scope_rule(tool.risk, risks);
-        if let Some(own) = tool.scopes {
-            if own.is_empty() || own.iter().any(String::is_empty) {
-                self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the field out");
-            }
-            scope.scopes = own;
-        }
-        let requires = tool
-            .requires
-            .into_iter()
-            .enumerate()
-            .filter_map(|(index, requirement)| {
-                self.requirement(&format!("{path}.requires[{index}]"), requirement, kind, tiers)
-            })
-            .collect();
-        Tool {
-            risk: tool.risk,
-            scope,
-            resource: tool.resource,
-            limits: self.limits(path, &name, tool.limits),
-            price: tool.price.and_then(|price| self.price(&format!("{path}.price"), price, kind)),
-            requires,
-            name,
-        }
-    }
-
-    fn requirement(
-        &mut self,
-        path: &str,
-        requirement: document::Requirement,
-        kind: document::ServiceKind,
-        tiers: &BTreeMap<String, Tier>,
-    ) -> Option<Requirement> {
-        let when = match (requirement.argument, requirement.value) {
-            (None, None) => None,
-            (Some(_), Some(_)) if kind == document::ServiceKind::Http => {
-                self.fault(path, "only MCP tools have arguments; leave `argument` and `value` out");
-                return None;
-            }
-            (Some(argument), Some(value)) => Some((argument, value)),
-            _ => {
-                self.fault(path, "give `argument` and `value` together, or neither for every call");
-                return None;
-            }
-        };
-        match tiers.get(&requirement.tier) {
-            Some(tier) => Some(Requirement {
-                when,
-                tier: requirement.tier,
-                rank: tier.rank,
-                shadow: requirement.shadow,
-            }),
-            None => {
-                self.fault(&format!("{path}.tier"), "is none of `tiers`");
-                None
-            }
-        }
-    }
-
-    fn price(&mut self, path: &str, price: document::Price, kind: document::ServiceKind) -> Option<Price> {
-        let Some(credits) = Credits::new(price.credits).filter(|credits| !credits.is_zero()) else {
-            self.fault(&format!("{path}.credits"), "at least 1; leave `price` out for a free tool");
-            return None;
-        };
-        if price.upstream_cost && kind == document::ServiceKind::Http {
-            self.fault(&format!("{path}.upstream_cost"), "only MCP results say their cost; leave it out");
-        }
-        let overrun = Credits::new(price.overrun_credits_max);
-        let overruns = price.overrun_credits_max > 0;
-        let mut refuse_overrun = |why| self.fault(&format!("{path}.overrun_credits_max"), why);
-        if overruns && !price.upstream_cost {
-            refuse_overrun("only what the upstream says can be above the price; add `upstream_cost: true`");
-        }
-        if overruns && price.reserve == Reserve::Leased {
-            refuse_overrun("a call on leased credits can't cost more than its price; use `reserve: exact`");
-        }
-        let factor_max = price.times.iter().flat_map(|times| times.values.values()).max().copied();
-        let most = credits.checked_mul(factor_max.unwrap_or(1).into());
-        let fits = |overrun| most.is_none_or(|most| most.checked_add(overrun).is_some());
-        let overrun_credits_max = overrun.filter(|overrun| fits(*overrun)).unwrap_or_else(|| {
-            refuse_overrun("the cost grows beyond 9007199254740991 credits");
-            Credits::ZERO
-        });
-        if let Some(times) = &price.times {
-            if kind == document::ServiceKind::Http {
-                self.fault(&format!("{path}.times"), "only MCP tools have arguments; leave it out");
-            }
-            if !times.values.contains_key(&times.default) {
-                self.fault(&format!("{path}.times.default"), "is none of `values`");
-            }
-            if times.values.values().any(|factor| *factor == 0) {
-                self.fault(&format!("{path}.times.values"), "a factor is at least 1");
-            }
-            if times.values.values().any(|factor| credits.checked_mul(u64::from(*factor)).is_none()) {
-                self.fault(
-                    &format!("{path}.times.values"),
-                    "the price grows beyond 9007199254740991 credits",
-                );
-            }
-        }
-        Some(Price {
-            credits,
-            times: price.times.map(|times| crate::price::Times {
-                argument: times.argument,
-                values: times.values,
-                default: times.default,
-            }),
-            reserve: match price.reserve {
-                Reserve::Exact => Reserve::Exact,
-                Reserve::Leased => Reserve::Leased,
-            },
-            on_ledger_outage: match price.on_ledger_outage {
-                OnLedgerOutage::Deny => OnLedgerOutage::Deny,
-                OnLedgerOutage::Allow => OnLedgerOutage::Allow,
-            },
-            upstream_cost: price.upstream_cost,
-            overrun_credits_max,
-        })
-    }
-
-    fn limits(&mut self, path: &str, subject: &str, limits: Vec<document::Limit>) -> Vec<LimitRule> {
-        let mut rules: Vec<LimitRule> = Vec::with_capacity(limits.len());
-        for (index, rule) in limits.into_iter().enumerate() {
-            let limit = Limit { permits: rule.permits, window_seconds: rule.window.seconds };
-            if !limit.is_in_bounds() {
-                self.fault(
-                    &format!("{path}.limits[{index}]"),
-                    "permits from 1 to 1000000, window from 1s to 1d",
-                );
-            }
-            let rule =
-                LimitRule { id: limit_id(subject, &limit), limit, shadow: rule.shadow, global: rule.global };
-            if rules.iter().any(|other| other.id == rule.id) {
-                self.fault(
-                    &format!("{path}.limits[{index}]"),
-                    "has the same window as another one; keep the stricter",
-                );
-            }
-            rules.push(rule);
-        }
-        rules
-    }
-
-    fn name(&mut self, path: &str, name: &str) {
-        let shape_ok = (1..=64).contains(&name.len())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-        if !shape_ok {
-            self.fault(path, "a name is 1 to 64 characters of A-Z, a-z, 0-9, `_` and `-`");
-        }
-    }
-}
-
-fn scope_rule(risk: Risk, risks: &document::Risks) -> ScopeRule {
-    let rule = match risk {
-        Risk::ReadOnly => &risks.read_only,
-        Risk::LocalMutation => &risks.local_mutation,
-        Risk::ExternalMutation => &risks.external_mutation,
-        Risk::Destructive => &risks.destructive,
-    };
-    ScopeRule { scopes: vec![rule.scope.clone()], shadow: rule.shadow }
-}
-
 /// Identifies the windows of one limit on one subject (`key`, or a tool's name) by a hash of both.
 pub(crate) fn limit_id(subject: &str, limit: &Limit) -> u32 {
     let mut hash = Sha256::new();
@@ -597,15 +237,7 @@ pub(crate) fn limit_id(subject: &str, limit: &Limit) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-/// A path that every server reads alike.
-fn is_plain_path(path: &str) -> bool {
-    path.starts_with('/')
-        && (path == "/" || !path.ends_with('/'))
-        && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"%;?#\\{}".contains(&byte))
-        && !path.split('/').skip(1).any(|segment| matches!(segment, "." | ".."))
-        && !path.contains("//")
-}
-
+mod compile;
 mod gate_tools;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The gate's own tools, as a policy turns them on: by rules like those of a service's tools.
 
-use super::{Compiler, ServiceKind, Tier};
+use super::compile::Compiler;
+use super::{ServiceKind, Tier};
 use crate::document;
 use crate::gate_tools::{GateTool, Kind};
 use std::collections::BTreeMap;

@@ -20,9 +20,31 @@ use std::num::NonZeroU64;
 /// Number of slots. Fixed, so that an Envoy's shared data is bounded.
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
 
-/// Name of the value that holds a key's windows. The number is the layout's version.
-pub fn name(fingerprint: u64) -> String {
-    format!("agentrelay/window/2/{}", fingerprint % SLOTS)
+/// Name of the value that holds a key's windows.
+///
+/// Made for each request rather than kept with each key, so it is made of few steps and without memory of its own.
+pub fn name(fingerprint: u64) -> Name {
+    let [low, high, ..] = (fingerprint % SLOTS).to_le_bytes();
+    // Its number in letters of five bits.
+    let [a, b, c] = [high >> 2, (high << 3) | (low >> 5), low].map(|five| b'@' | (five & 31));
+    let mut name = *b"agentrelay/window/2/...";
+    if let Some(letters) = name.last_chunk_mut() {
+        *letters = [a, b, c];
+    }
+    Name(name)
+}
+
+/// The name of a slot. The number in it is the layout's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name([u8; 23]);
+
+impl std::ops::Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // It is ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 /// What one request asks of its key's windows.

@@ -68,6 +68,15 @@ fn a_slot_forgets_idle_keys_and_keeps_busy_ones() {
 }
 
 #[test]
+fn each_slot_has_a_name_of_its_own() {
+    let slots = slot::SLOTS.get();
+    let names: std::collections::BTreeSet<slot::Name> = (0..slots).map(slot::name).collect();
+    assert_eq!(names.len(), 16_384);
+    assert!(names.iter().all(|name| name.starts_with("agentrelay/window/2/")));
+    assert_eq!(slot::name(2026 + 3 * slots), slot::name(2026));
+}
+
+#[test]
 fn bytes_that_are_no_slot_are_refused_not_guessed() {
     let asks = [ask(1, PER_MINUTE_20, Stage::Key)];
     let value = slot::take(&[], 1, &asks, Monotonic(0)).unwrap().0;

@@ -1,0 +1,272 @@
+//! A worker's table of key records. Only keys that the ledger knows are in it, and it is bounded.
+
+use crate::Key;
+use crate::window::Monotonic;
+use protocol::api_key::KeyHash;
+use protocol::{KeyId, TenantId};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+/// Where the table is full, this part of it goes at once: looking for what goes takes as long as the table is large.
+const SWEPT_PART: usize = 8;
+
+struct Entry {
+    key: Arc<Key>,
+    fetched: Monotonic,
+    /// Found since the last sweep.
+    used: bool,
+}
+
+/// Records by hash.
+pub struct KeyTable {
+    entries: Entries,
+    most: usize,
+    /// Where the next sweep begins, so that it is not the same keys that always go first.
+    hand: usize,
+}
+
+type Entries = HashMap<KeyHash, Entry, BuildHasherDefault<FirstBytes>>;
+
+/// Takes the first bytes of a key's hash, which is as good a hash as any: nobody can choose keys that collide, because
+/// only keys that the ledger made are in the table.
+#[derive(Default)]
+struct FirstBytes(u64);
+
+impl Hasher for FirstBytes {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    // The length of an array; says nothing.
+    fn write_usize(&mut self, _: usize) {}
+}
+
+impl KeyTable {
+    /// A table of no more than `most` records.
+    pub fn new(most: usize) -> KeyTable {
+        KeyTable { entries: Entries::default(), most, hand: 0 }
+    }
+
+    /// The record, if it is not older than `stale_ms`. Hearing from the change feed at `confirmed` renews all of
+    /// them: whatever had changed until then was dropped.
+    pub fn find(
+        &mut self,
+        hash: &KeyHash,
+        now: Monotonic,
+        confirmed: Monotonic,
+        stale_ms: u64,
+    ) -> Option<Arc<Key>> {
+        let entry = self.entries.get_mut(hash)?;
+        entry.used = true;
+        let as_of = entry.fetched.0.max(confirmed.0);
+        (now.0.saturating_sub(as_of) <= stale_ms).then(|| entry.key.clone())
+    }
+
+    /// Keeps a record. Returns by how many the table grew.
+    pub fn insert(&mut self, hash: KeyHash, key: Arc<Key>, fetched: Monotonic) -> i64 {
+        if let Some(entry) = self.entries.get_mut(&hash) {
+            entry.key = key;
+            entry.fetched = fetched;
+            return 0;
+        }
+        let before = self.count();
+        if self.entries.len() >= self.most {
+            self.sweep();
+        }
+        self.entries.insert(hash, Entry { key, fetched, used: false });
+        self.count().saturating_sub(before)
+    }
+
+    /// Drops every record of a key, and of those that it asked for.
+    pub fn drop_key(&mut self, key_id: &KeyId) -> i64 {
+        let is_of = |key: &Key| {
+            let parent = key.record.parent.as_ref().map(|parent| &parent.key_id);
+            key.record.key_id == *key_id || parent == Some(key_id)
+        };
+        self.drop_where(is_of)
+    }
+
+    /// Drops every record of a tenant.
+    pub fn drop_tenant(&mut self, tenant_id: &TenantId) -> i64 {
+        self.drop_where(|key| key.record.tenant_id == *tenant_id)
+    }
+
+    /// Drops every record.
+    pub fn clear(&mut self) -> i64 {
+        self.drop_where(|_| true)
+    }
+
+    fn drop_where(&mut self, goes: impl Fn(&Key) -> bool) -> i64 {
+        let before = self.count();
+        self.entries.retain(|_, entry| !goes(&entry.key));
+        self.count().saturating_sub(before)
+    }
+
+    /// Makes room: an eighth goes, first of what was not found since the last sweep, and only then of the rest.
+    fn sweep(&mut self) {
+        let part = self.most.div_ceil(SWEPT_PART);
+        let mut left = part;
+        for (also_used, from) in [(false, self.hand), (false, 0), (true, self.hand), (true, 0)] {
+            let mut place = 0_usize;
+            self.entries.retain(|_, entry| {
+                let goes = left > 0 && place >= from && (also_used || !entry.used);
+                place = place.saturating_add(1);
+                left = left.saturating_sub(usize::from(goes));
+                !goes
+            });
+            if left == 0 {
+                break;
+            }
+        }
+        for entry in self.entries.values_mut() {
+            entry.used = false;
+        }
+        self.hand = self.hand.saturating_add(part).checked_rem(self.most).unwrap_or(0);
+    }
+
+    fn count(&self) -> i64 {
+        i64::try_from(self.entries.len()).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::key::{KeyRecord, KeySource, KeyState, Parent};
+
+    const MOST: usize = 64;
+    const PART: usize = 8;
+    const STALE_MS: u64 = 1000;
+
+    fn key(id: &str, tenant: &str, parent: Option<&str>) -> Arc<Key> {
+        Arc::new(Key::new(KeyRecord {
+            has_budget: false,
+            key_id: KeyId::parse(id).unwrap(),
+            tenant_id: TenantId::parse(tenant).unwrap(),
+            tier: "pro".into(),
+            state: KeyState::Active,
+            scopes: vec!["read".into()],
+            services: None,
+            tools: None,
+            resources: None,
+            limits: vec![],
+            agent_id: None,
+            source: KeySource::Admin,
+            expires_at: None,
+            parent: parent.map(|id| Parent { key_id: KeyId::parse(id).unwrap(), limits: vec![] }),
+        }))
+    }
+
+    fn hash(n: usize) -> KeyHash {
+        KeyHash::of(&n.to_le_bytes())
+    }
+
+    fn add(table: &mut KeyTable, n: usize) -> i64 {
+        table.insert(hash(n), key(&format!("key_{n}"), "ten", None), Monotonic(0))
+    }
+
+    fn find(table: &mut KeyTable, n: usize) -> bool {
+        table.find(&hash(n), Monotonic(0), Monotonic(0), STALE_MS).is_some()
+    }
+
+    /// A table that is full with the keys 0 to 63.
+    fn full() -> KeyTable {
+        let mut table = KeyTable::new(MOST);
+        assert_eq!((0..MOST).map(|n| add(&mut table, n)).sum::<i64>(), 64);
+        table
+    }
+
+    #[test]
+    fn a_full_table_gives_up_an_eighth_and_no_key_that_is_in_use() {
+        let mut table = full();
+        // Half of them, and then all but four: fewer than go at once.
+        for in_use in [0..32, 4..64] {
+            let mut table = full();
+            assert!(in_use.clone().all(|n| find(&mut table, n)));
+            assert_eq!(add(&mut table, 100), 1 - 8);
+            let kept = in_use.clone().filter(|n| find(&mut table, *n)).count();
+            let spare = MOST - in_use.len();
+            assert_eq!(kept, in_use.len() - PART.saturating_sub(spare));
+            assert!(find(&mut table, 100));
+        }
+        // It grows to its bound again before anything else goes.
+        assert_eq!(add(&mut table, 100), 1 - 8);
+        assert!((101..108).all(|n| add(&mut table, n) == 1));
+        assert_eq!(add(&mut table, 108), 1 - 8);
+    }
+
+    #[test]
+    fn a_table_whose_keys_are_all_in_use_keeps_most_of_them() {
+        let mut table = full();
+        let mut lost = std::collections::BTreeSet::new();
+        for round in 0..16 {
+            for n in 0..MOST {
+                if !find(&mut table, n) {
+                    lost.insert(n);
+                    add(&mut table, n);
+                    assert!(find(&mut table, n));
+                }
+            }
+            add(&mut table, 100 + round);
+            let kept = (0..MOST).filter(|n| table.entries.contains_key(&hash(*n))).count();
+            assert!(kept >= MOST - 3 * PART, "{kept} in round {round}");
+        }
+        assert!(lost.len() > MOST / 2, "the same few keys always go: {lost:?}");
+    }
+
+    #[test]
+    fn keys_that_are_seen_once_do_not_drive_out_one_that_is_used() {
+        let mut table = full();
+        for n in 1000..5000 {
+            assert!(find(&mut table, 7), "gone at {n}");
+            add(&mut table, n);
+            assert!(table.entries.len() <= MOST);
+        }
+    }
+
+    #[test]
+    fn a_small_table_still_takes_keys() {
+        for most in 1..10 {
+            let mut table = KeyTable::new(most);
+            let grown: i64 = (0..100).map(|n| add(&mut table, n)).sum();
+            assert_eq!(usize::try_from(grown).unwrap(), table.entries.len());
+            assert!(table.entries.len() <= most);
+            assert!(find(&mut table, 99));
+        }
+    }
+
+    #[test]
+    fn a_record_is_known_until_it_is_stale_and_again_once_confirmed_or_fetched() {
+        let mut table = full();
+        let mut known =
+            |now, confirmed| table.find(&hash(1), Monotonic(now), Monotonic(confirmed), STALE_MS).is_some();
+        assert!(known(1000, 0));
+        assert!(!known(1001, 0));
+        assert!(known(1001, 1));
+        assert_eq!(table.insert(hash(1), key("key_1", "ten", None), Monotonic(5000)), 0);
+        assert!(table.find(&hash(1), Monotonic(6000), Monotonic(0), STALE_MS).is_some());
+    }
+
+    #[test]
+    fn what_changed_is_dropped_and_nothing_else() {
+        let mut table = KeyTable::new(MOST);
+        let keys =
+            [("a", "ten_1", None), ("b", "ten_1", Some("a")), ("c", "ten_1", None), ("d", "ten_2", None)];
+        for (n, (id, tenant, parent)) in keys.into_iter().enumerate() {
+            table.insert(hash(n), key(id, tenant, parent), Monotonic(0));
+        }
+        assert_eq!(table.drop_key(&KeyId::parse("a").unwrap()), -2);
+        assert!(!find(&mut table, 0) && !find(&mut table, 1) && find(&mut table, 2));
+        assert_eq!(table.drop_tenant(&TenantId::parse("ten_1").unwrap()), -1);
+        assert!(find(&mut table, 3));
+        assert_eq!(table.clear(), -1);
+        assert!(!find(&mut table, 3));
+    }
+}
