@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 8;
+/// Storms come one after the other: what they show depends on their rate.
+static STORM: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 const MINUTES: Duration = Duration::from_secs(900);
 
 fn summarize() -> Value {
@@ -110,6 +112,7 @@ async fn leases(gate: &Gate, agent: &Agent) -> Vec<Lease> {
 #[test]
 fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
     run_within(MINUTES, async {
+        let _alone = STORM.lock().await;
         let (gate, envoys) = two_envoys().await;
         for round in 1..=10 {
             let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
@@ -127,6 +130,7 @@ fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
 #[test]
 fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_says_how_much() {
     run_within(MINUTES, async {
+        let _alone = STORM.lock().await;
         let (gate, envoys) = two_envoys().await;
         let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
         let victim = gate.siblings[0].pid().to_string();
@@ -170,6 +174,7 @@ fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_say
 #[test]
 fn at_steady_load_a_thousand_leased_calls_cost_the_ledger_five_at_most() {
     run_within(MINUTES, async {
+        let _alone = STORM.lock().await;
         let (gate, envoys) = two_envoys().await;
         let agent = gate.agent_with("enterprise", 1_000_000, NewKey::default()).await;
         storm(&agent, &envoys, 4_000).await;

@@ -16,8 +16,10 @@ const DECISIONS_MAX: usize = 20_000;
 const SETTLEMENTS_MAX: usize = 100_000;
 /// Most of each kind in one batch: about 200 KiB.
 const BATCH_MAX: usize = 1000;
-/// How long decisions wait to be delivered together; after so long at most they are in the audit trail.
+/// How long decisions wait to be delivered together; twice as long while they are many.
 const FLUSH_MS: u64 = 1_000;
+/// So many in one batch are many.
+const BUSY: usize = 200;
 /// With how many subjects of a batch the next one is compared.
 const SUBJECTS_COMPARED: usize = 16;
 const RETRY_MS_MIN: u64 = 200;
@@ -30,6 +32,8 @@ pub struct Outbox {
     decisions: VecDeque<Decision>,
     /// When the oldest decision was made.
     oldest_ms: u64,
+    /// The last batch had many.
+    is_busy: bool,
     dropped: u64,
     batch: Option<Report>,
     in_flight: bool,
@@ -99,7 +103,8 @@ impl Outbox {
         }
         if self.batch.is_none() {
             // Decisions wait for company, settlements for nothing.
-            let is_due = now.0 >= self.oldest_ms.saturating_add(FLUSH_MS);
+            let wait_ms = if self.is_busy { FLUSH_MS.saturating_mul(2) } else { FLUSH_MS };
+            let is_due = now.0 >= self.oldest_ms.saturating_add(wait_ms);
             let is_due = !self.decisions.is_empty() && (is_due || self.decisions.len() >= BATCH_MAX);
             if self.settlements.is_empty() && !is_due {
                 return None;
@@ -120,6 +125,7 @@ impl Outbox {
                 rows.push(row);
             }
             self.oldest_ms = now.0;
+            self.is_busy = rows.len() >= BUSY;
             let batch_id = BatchId::parse(&batch_id()).ok()?;
             let decisions_dropped = std::mem::take(&mut self.dropped);
             let envoy = envoy.to_owned();

@@ -19,8 +19,8 @@ use std::num::NonZeroU64;
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(4096).unwrap();
 /// How long a purse may rest before its leases go back.
 pub const IDLE_MS: u64 = 5_000;
-/// How often spending is accounted for, and so the most that is lost track of when an Envoy is killed.
-pub const ACCOUNT_MS: u64 = 1_000;
+/// How often spending is accounted for.
+pub const ACCOUNT_MS: u64 = 2_000;
 
 /// A lease is to last so long at the rate of now; so refills cost a call in some seconds, whatever the load.
 const LASTS_SECONDS: u64 = 2;

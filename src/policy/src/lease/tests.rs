@@ -115,9 +115,9 @@ fn a_refund_after_the_closing_account_is_accounted_for() {
 fn an_account_that_is_not_acknowledged_is_sent_again() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
-    let (value, first) = due(&value, at(2_000)).unwrap();
-    let (value, between) = due(&value, at(2_500)).unwrap();
-    let (_, second) = due(&value, at(3_100)).unwrap();
+    let (value, first) = due(&value, at(2_500)).unwrap();
+    let (value, between) = due(&value, at(3_000)).unwrap();
+    let (_, second) = due(&value, at(3_600)).unwrap();
     assert_eq!((first.len(), between.len(), second.len()), (1, 0, 1));
     assert!(second[0].revision > first[0].revision);
 }
