@@ -2,7 +2,7 @@
 //!
 //! Three contestants take turns, each on a fresh database on the same disk, so that a slow moment of the machine hits
 //! them all: the ledger's store, with many callers who each reserve and commit; the same rows written by plain batched
-//! transactions ([`ceiling`]), as many operations in each as there are callers; and the same rows in a transaction for
+//! transactions (`ceiling`), as many operations in each as there are callers; and the same rows in a transaction for
 //! each call. All wait for the disk (fsync) as the ledger does. Ratios are medians of the rounds' ratios.
 
 mod ceiling;

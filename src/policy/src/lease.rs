@@ -1,6 +1,6 @@
 //! Credits on lease: what one Envoy may spend for its tenants without asking, and what it owes the ledger to say.
 //!
-//! All leases of a tenant are one [`Purse`]; purses live in shared data, several in one value, changed by
+//! All leases of a tenant are one `Purse`; purses live in shared data, several in one value, changed by
 //! compare-and-swap. A purse knows how fast it is spent, and asks for its next lease while the last still has some. What
 //! was spent is accounted for from the purse itself, so that it survives the VM that spent it.
 //!
