@@ -398,3 +398,6 @@ fn latency(mut waits: Vec<Duration>) -> Latency {
     };
     Latency { p50_ms: at(500), p95_ms: at(950), p99_ms: at(990), max_ms: at(1000) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ mod read;
 mod readers;
 mod relational;
 pub mod rows;
-mod save;
+pub(crate) mod save;
 pub(crate) mod schema;
 pub mod sql;
 #[cfg(test)]

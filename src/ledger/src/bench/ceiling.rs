@@ -1,78 +1,17 @@
-//! The rows of reservations and commits, written as fast as the database takes them: no queue, no rules, nothing read
-//! back. What they say is made before the clock runs.
+//! The rows of reservations and commits, by the ledger's own statements, written as fast as the database takes them: no
+//! queue, no rules, nothing read back. What they say is made before the clock runs.
 
 use super::{CREDITS, Error, GRANTED, Payer, rate};
 use crate::database::Database;
 use crate::moment;
-use crate::store::sql::{Connection, Insert, Kind, Param, Purpose};
+use crate::store::save::{ACCOUNTS, AUDIT, RESERVATIONS, TRANSFERS};
+use crate::store::sql::{Connection, Param, Purpose};
 use std::time::{Duration, Instant};
 
 pub(super) const SERVICE: &str = "studio";
 pub(super) const TOOL: &str = "image_generate";
 /// As long as a real one.
 pub(super) const POLICY_VERSION: &str = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
-
-const ACCOUNTS: Insert<'_> = Insert {
-    table: "accounts",
-    columns: &[
-        ("tenant_id", Kind::Text),
-        ("granted", Kind::Integer),
-        ("available", Kind::Integer),
-        ("pending", Kind::Integer),
-        ("posted", Kind::Integer),
-    ],
-    conflict: "ON CONFLICT (tenant_id) DO UPDATE SET available = excluded.available, \
-               pending = excluded.pending, posted = excluded.posted",
-};
-
-const RESERVATIONS: Insert<'_> = Insert {
-    table: "reservations",
-    columns: &[
-        ("id", Kind::Text),
-        ("tenant_id", Kind::Text),
-        ("key_id", Kind::Text),
-        ("service", Kind::Text),
-        ("tool", Kind::Text),
-        ("credits", Kind::Integer),
-        ("ttl_seconds", Kind::Integer),
-        ("policy_version", Kind::Text),
-        ("reserved_at", Kind::Integer),
-        ("expires_at", Kind::Integer),
-        ("available_after", Kind::Integer),
-        ("state", Kind::Text),
-        ("asked", Kind::Integer),
-        ("charged", Kind::Integer),
-    ],
-    conflict: "ON CONFLICT (id) DO UPDATE SET state = excluded.state, asked = excluded.asked, \
-               charged = excluded.charged",
-};
-
-const TRANSFERS: Insert<'_> = Insert {
-    table: "transfers",
-    columns: &[
-        ("tenant_id", Kind::Text),
-        ("reservation_id", Kind::Text),
-        ("kind", Kind::Text),
-        ("from_account", Kind::Text),
-        ("to_account", Kind::Text),
-        ("credits", Kind::Integer),
-        ("at", Kind::Integer),
-    ],
-    conflict: "",
-};
-
-const AUDIT: Insert<'_> = Insert {
-    table: "audit",
-    columns: &[
-        ("sequence", Kind::Integer),
-        ("recorded_at", Kind::Integer),
-        ("kind", Kind::Text),
-        ("actor", Kind::Text),
-        ("tenant_id", Kind::Text),
-        ("detail", Kind::Text),
-    ],
-    conflict: "",
-};
 
 /// One connection that writes.
 pub(super) struct Ceiling<'p> {
@@ -148,6 +87,7 @@ impl<'p> Ceiling<'p> {
                     Param::Text(SERVICE),
                     Param::Text(TOOL),
                     credits,
+                    Param::Integer(0),
                     Param::Integer(60),
                     Param::Text(POLICY_VERSION),
                     Param::Integer(now),
@@ -161,8 +101,10 @@ impl<'p> Ceiling<'p> {
             connection.insert(&RESERVATIONS, reservations)?;
             let transfers = calls.iter().map(|call| {
                 [
+                    Param::Null,
                     Param::Text(call.payer.tenant_id.as_str()),
                     Param::Text(&call.id),
+                    Param::Null,
                     Param::Text(kind),
                     Param::Text(from),
                     Param::Text(to),
@@ -178,6 +120,8 @@ impl<'p> Ceiling<'p> {
                     Param::Text(if half == Half::Reserve { "reserved" } else { "posted" }),
                     Param::Text(call.payer.key_id.as_str()),
                     Param::Text(call.payer.tenant_id.as_str()),
+                    Param::Null,
+                    Param::Null,
                     Param::Text(if half == Half::Reserve { &call.reserved } else { &call.posted }),
                 ]
             });

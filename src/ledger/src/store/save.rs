@@ -58,7 +58,7 @@ const TENANTS: Insert<'_> = Insert {
                suspended_at = excluded.suspended_at, budget = excluded.budget, version = excluded.version",
 };
 
-const ACCOUNTS: Insert<'_> = Insert {
+pub(crate) const ACCOUNTS: Insert<'_> = Insert {
     table: "accounts",
     columns: &[
         ("tenant_id", Kind::Text),
@@ -175,7 +175,7 @@ fn put_key(connection: &Connection, key: &Key) -> Result<()> {
     Ok(())
 }
 
-const RESERVATIONS: Insert<'_> = Insert {
+pub(crate) const RESERVATIONS: Insert<'_> = Insert {
     table: "reservations",
     columns: &[
         ("id", Kind::Text),
@@ -236,7 +236,7 @@ fn charge(reservation: &Reservation) -> (Option<u64>, Option<u64>) {
     }
 }
 
-const TRANSFERS: Insert<'_> = Insert {
+pub(crate) const TRANSFERS: Insert<'_> = Insert {
     table: "transfers",
     columns: &[
         ("id", Kind::Text),
@@ -272,7 +272,7 @@ fn journal(connection: &Connection, rows: &Rows) -> Result<()> {
     )
 }
 
-const AUDIT: Insert<'_> = Insert {
+pub(crate) const AUDIT: Insert<'_> = Insert {
     table: "audit",
     columns: &[
         ("sequence", Kind::Integer),
