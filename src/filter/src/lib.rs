@@ -18,6 +18,7 @@ mod purses;
 mod report;
 mod results;
 mod root;
+mod shared;
 mod stream;
 mod windows;
 mod worker;

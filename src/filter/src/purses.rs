@@ -4,14 +4,15 @@
 
 use crate::host;
 use crate::metrics::Metrics;
+use crate::shared;
 use policy::exchange::{Refund, Spending};
-use policy::lease::{self, Account, Corrupt, SLOTS, Spent};
+use policy::lease::{self, Account, SLOTS, Spent};
+use policy::value::Corrupt;
 use policy::window::Monotonic;
 use protocol::{Credits, InstanceId};
 
 const INDEX: &str = "agentrelay/lease/1/index";
 const INSTANCE: &str = "agentrelay/instance";
-const ATTEMPTS_MAX: u32 = 64;
 
 /// Spends for one call. `None` if shared data is not to be had or others always win: the call then reserves exactly.
 pub fn spend(spending: &Spending, now: Monotonic, metrics: &Metrics) -> Option<Spent> {
@@ -19,7 +20,7 @@ pub fn spend(spending: &Spending, now: Monotonic, metrics: &Metrics) -> Option<S
     let slot = lease::slot(tenant);
     let spent = change(slot, now, metrics, |value, now| lease::spend(value, tenant, price, request, now));
     if spent.is_some_and(|spent| spent.is_new) {
-        mark(slot);
+        mark(slot, now, metrics);
     }
     spent
 }
@@ -87,40 +88,23 @@ fn is_marked(bits: &[u8], slot: u16) -> bool {
     bits.get(usize::from(slot / 8)).is_some_and(|byte| byte & (1 << (slot % 8)) != 0)
 }
 
-fn mark(slot: u16) {
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(INDEX);
-        if is_marked(&read.bytes, slot) {
-            return;
-        }
-        let mut bits = read.bytes.clone();
+fn mark(slot: u16, now: Monotonic, metrics: &Metrics) {
+    shared::change(INDEX, now, metrics, |bits, _| {
+        let mut bits = bits.to_vec();
         bits.resize(bits.len().max(usize::from(slot / 8).saturating_add(1)), 0);
         if let Some(byte) = bits.get_mut(usize::from(slot / 8)) {
             *byte |= 1 << (slot % 8);
         }
-        if host::swap_shared(INDEX, &read, &bits).unwrap_or(true) {
-            return;
-        }
-    }
+        Some((bits, ()))
+    });
 }
 
-/// Changes one value, as often as others are faster.
+/// Changes one value of purses.
 fn change<A>(
     slot: u16,
-    mut now: Monotonic,
+    now: Monotonic,
     metrics: &Metrics,
     mut change: impl FnMut(&[u8], Monotonic) -> Result<(Vec<u8>, A), Corrupt>,
 ) -> Option<A> {
-    let name = lease::name(slot);
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        let (next, answer) = change(&read.bytes, now).ok()?;
-        if next == read.bytes || host::swap_shared(&name, &read, &next).ok()? {
-            return Some(answer);
-        }
-        metrics.cas_retries.add(1);
-        now = host::monotonic_clock();
-    }
-    metrics.cas_exhausted.add(1);
-    None
+    shared::change(&lease::name(slot), now, metrics, |value, now| change(value, now).ok())
 }

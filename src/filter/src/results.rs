@@ -5,7 +5,7 @@
 
 use crate::host;
 use crate::metrics::Metrics;
-use crate::windows::ATTEMPTS_MAX;
+use crate::shared;
 use policy::late::{self, CallPrint, Late, Settled, Table};
 
 /// A call has ended without its result. One that can't be remembered costs its caller nothing.
@@ -28,28 +28,13 @@ pub fn came(result: &late::Result, metrics: &Metrics) -> Option<Settled> {
 }
 
 fn remember(table: Table, entry: &Late, metrics: &Metrics) {
-    let name = entry.call.name(table);
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        let next = late::insert(&read.bytes, entry, host::monotonic_clock());
-        if host::swap_shared(&name, &read, &next).unwrap_or(true) {
-            return;
-        }
-        metrics.cas_retries.add(1);
-    }
-    metrics.cas_exhausted.add(1);
+    shared::change(&entry.call.name(table), host::monotonic_clock(), metrics, |value, now| {
+        Some((late::insert(value, entry, now), ()))
+    });
 }
 
 fn take(table: Table, call: CallPrint, metrics: &Metrics) -> Option<Late> {
-    let name = call.name(table);
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        let (entry, next) = late::take(&read.bytes, call, host::monotonic_clock())?;
-        if host::swap_shared(&name, &read, &next).ok()? {
-            return Some(entry);
-        }
-        metrics.cas_retries.add(1);
-    }
-    metrics.cas_exhausted.add(1);
-    None
+    shared::change(&call.name(table), host::monotonic_clock(), metrics, |value, now| {
+        late::take(value, call, now).map(|(entry, next)| (next, entry))
+    })
 }

@@ -2,45 +2,26 @@
 
 use crate::host;
 use crate::metrics::Metrics;
+use crate::shared;
 use policy::Key;
 use policy::rules::LimitRule;
 use policy::unknown_keys;
-use policy::window::slot::{self, Ask, Corrupt};
+use policy::value::Corrupt;
+use policy::window::slot::{self, Ask};
 use policy::window::{Monotonic, Verdict, share};
 use protocol::api_key::KeyHash;
-
-/// How often a compare-and-swap may lose before the request is refused. On one hot key and two workers 2 % lose once;
-/// a loop without end would let one worker starve another.
-pub const ATTEMPTS_MAX: u32 = 64;
 
 /// The windows can't be asked: shared data is not to be had, or others always win. Never admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
 /// Asks a key's windows and takes what they give.
-pub fn ask(
-    key: &Key,
-    asks: &[Ask],
-    mut now: Monotonic,
-    metrics: &Metrics,
-) -> Result<Vec<Verdict>, Unavailable> {
+pub fn ask(key: &Key, asks: &[Ask], now: Monotonic, metrics: &Metrics) -> Result<Vec<Verdict>, Unavailable> {
     if asks.is_empty() {
         return Ok(Vec::new());
     }
-    let name = slot::name(key.fingerprint);
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        let (next, verdicts) =
-            slot::take(&read.bytes, key.fingerprint, asks, now).map_err(|_| Unavailable)?;
-        if next == read.bytes || host::swap_shared(&name, &read, &next).map_err(|_| Unavailable)? {
-            return Ok(verdicts);
-        }
-        metrics.cas_retries.add(1);
-        // The loser of a race has become later.
-        now = host::monotonic_clock();
-    }
-    metrics.cas_exhausted.add(1);
-    Err(Unavailable)
+    let take = |value: &[u8], now| slot::take(value, key.fingerprint, asks, now).ok();
+    shared::change(&slot::name(key.fingerprint), now, metrics, take).ok_or(Unavailable)
 }
 
 /// The global limits whose shares must be renewed.
@@ -73,23 +54,14 @@ pub fn share_given(
     });
 }
 
-/// Changes one key's slot, as often as others are faster.
+/// Changes one key's slot.
 fn change<A>(
     fingerprint: u64,
     metrics: &Metrics,
     change: impl Fn(&[u8], Monotonic) -> Result<Option<(Vec<u8>, A)>, Corrupt>,
 ) -> Option<A> {
-    let name = slot::name(fingerprint);
-    for _ in 0..ATTEMPTS_MAX {
-        let read = host::shared(&name);
-        let (next, answer) = change(&read.bytes, host::monotonic_clock()).ok()??;
-        if next == read.bytes || host::swap_shared(&name, &read, &next).ok()? {
-            return Some(answer);
-        }
-        metrics.cas_retries.add(1);
-    }
-    metrics.cas_exhausted.add(1);
-    None
+    let now = host::monotonic_clock();
+    shared::change(&slot::name(fingerprint), now, metrics, |value, now| change(value, now).ok()?)
 }
 
 /// Looks at a key's windows and takes nothing.

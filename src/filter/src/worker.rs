@@ -252,26 +252,22 @@ impl Worker {
 
     /// An exchange is over: queues what the ledger must know of it.
     pub fn finished(&self, finished: Finished, now: Monotonic) {
-        let mut outbox = self.outbox.borrow_mut();
         if finished.decision.would_deny.is_some() {
             self.metrics().would_deny.add(1);
         }
         if let Some(settlement) = finished.settlement {
-            outbox.settle(settlement, self.metrics());
+            self.outbox.borrow_mut().settle(settlement, self.metrics());
         }
         if let Some(refund) = &finished.refund {
             self.refund(refund);
         }
         if let Some(late) = finished.late {
             if let late::Source::Reservation(reservation_id) = &late.source {
-                outbox.unwatch(reservation_id);
+                self.outbox.borrow_mut().unwatch(reservation_id);
             }
-            let settled = results::awaited(late, self.metrics());
-            drop(outbox);
-            self.settle_late(settled);
-            outbox = self.outbox.borrow_mut();
+            self.settle_late(results::awaited(late, self.metrics()));
         }
-        outbox.record(finished.decision, now, self.metrics());
+        self.outbox.borrow_mut().record(finished.decision, now, self.metrics());
     }
 
     /// A result came on another stream than its call's: settles that call, if it is one that waits.

@@ -9,8 +9,7 @@
 
 mod layout;
 
-pub use layout::Corrupt;
-
+use crate::value::Corrupt;
 use crate::window::Monotonic;
 use protocol::Credits;
 use std::num::NonZeroU64;

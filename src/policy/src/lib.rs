@@ -32,6 +32,7 @@ pub mod reading;
 pub mod rules;
 pub mod unknown_keys;
 pub mod uuid;
+pub mod value;
 pub mod window;
 #[cfg(feature = "yaml")]
 pub mod yaml;

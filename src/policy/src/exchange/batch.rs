@@ -11,7 +11,7 @@ use super::{
     Exchange, Forward, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
 };
 use super::{quota, response};
-use crate::credential::{self, Headers};
+use crate::credential::Headers;
 use crate::json;
 use crate::late::Source;
 use crate::mcp::Envelope;
@@ -332,10 +332,7 @@ impl Exchange {
         now: Now,
     ) -> ResponsePlan {
         let set = quota::headers(&self.quotas, true);
-        let is_encoded = credential::all(headers, "content-encoding")
-            .any(|value| !value.eq_ignore_ascii_case(b"identity"));
-        let content_type = credential::single(headers, "content-type").unwrap_or_default();
-        let reader = Reader::for_content_type(content_type).filter(|_| !is_encoded);
+        let reader = response::reader_for(headers);
         let is_bare = ends || status == 202;
         let Some(batch) = self.batch.as_deref_mut() else {
             return ResponsePlan { set, body: BodyPlan::Pass };

@@ -142,10 +142,7 @@ impl Exchange {
         if !self.is_forwarded() || !is_read || ends {
             return BodyPlan::Pass;
         }
-        let is_encoded = credential::all(headers, "content-encoding")
-            .any(|value| !value.eq_ignore_ascii_case(b"identity"));
-        let content_type = credential::single(headers, "content-type").unwrap_or_default();
-        let reader = Reader::for_content_type(content_type).filter(|_| !is_encoded);
+        let reader = reader_for(headers);
         let is_ok = (200..300).contains(&status);
         match (&self.subject, reader) {
             (Subject::Protocol { lists: Some(_), .. }, reader) if is_ok => match reader {
@@ -163,7 +160,7 @@ impl Exchange {
             // Nothing of it would be understood, and it decides nothing.
             (Subject::Tool(call), None) if call.is_http => BodyPlan::Pass,
             (Subject::Tool(_), reader) => {
-                self.response.is_unreadable = is_encoded;
+                self.response.is_unreadable = is_encoded(headers);
                 self.response.reader = reader;
                 BodyPlan::Watch
             }
@@ -389,4 +386,14 @@ impl Exchange {
     fn elapsed_ms(&self, now: Now) -> u64 {
         now.monotonic.0.saturating_sub(self.began.monotonic.0)
     }
+}
+
+fn is_encoded(headers: &Headers<'_>) -> bool {
+    credential::all(headers, "content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity"))
+}
+
+/// What reads an answer with these headers; `None` where it can't be read.
+pub(super) fn reader_for(headers: &Headers<'_>) -> Option<Reader> {
+    let content_type = credential::single(headers, "content-type").unwrap_or_default();
+    Reader::for_content_type(content_type).filter(|_| !is_encoded(headers))
 }

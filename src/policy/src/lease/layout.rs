@@ -1,10 +1,7 @@
 //! How purses are packed into one value of shared data: numbers, little endian, purse after purse.
 
 use super::{Lease, Purse};
-
-/// The value can't be read as purses. Someone else wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Corrupt;
+use crate::value::{Corrupt, chunk};
 
 /// All purses of a value.
 pub(super) fn read(value: &[u8]) -> Result<Vec<Purse>, Corrupt> {
@@ -88,10 +85,4 @@ fn number(rest: &mut &[u8]) -> Result<u64, Corrupt> {
 
 fn id(rest: &mut &[u8]) -> Result<u128, Corrupt> {
     chunk(rest).map(u128::from_le_bytes)
-}
-
-fn chunk<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Corrupt> {
-    let (chunk, after) = rest.split_first_chunk::<N>().ok_or(Corrupt)?;
-    *rest = after;
-    Ok(*chunk)
 }

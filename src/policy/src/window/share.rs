@@ -5,8 +5,9 @@
 //! Envoys.
 
 use super::Monotonic;
-use super::slot::{self, Corrupt};
+use super::slot;
 use crate::rules::LimitRule;
+use crate::value::Corrupt;
 use protocol::key::Limit;
 
 /// An ask that is not answered within this is taken for lost.

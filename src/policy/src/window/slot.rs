@@ -14,6 +14,7 @@
 use super::share::{self, Share};
 use super::{CELLS, Monotonic, Verdict, Window};
 use crate::rules::LimitRule;
+use crate::value::{Corrupt, chunk};
 use protocol::key::Limit;
 use std::num::NonZeroU64;
 
@@ -66,10 +67,6 @@ pub enum Stage {
     /// Limits of the key on the tool.
     Tool,
 }
-
-/// The value can't be read as a slot. Someone else wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Corrupt;
 
 /// Decides all asks of one request: the slot's next value, and a verdict for each ask in order.
 ///
@@ -283,10 +280,4 @@ fn write(value: &mut Vec<u8>, fingerprint: u64, entry: &Entry) {
     if let Some(share) = &entry.share {
         value.extend_from_slice(&share::write(share));
     }
-}
-
-fn chunk<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Corrupt> {
-    let (chunk, after) = rest.split_first_chunk::<N>().ok_or(Corrupt)?;
-    *rest = after;
-    Ok(*chunk)
 }

@@ -2,9 +2,10 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use super::slot::{self, Ask, Corrupt, Stage};
+use super::slot::{self, Ask, Stage};
 use super::*;
 use crate::rules::LimitRule;
+use crate::value::Corrupt;
 use proptest::prelude::*;
 
 const PER_MINUTE_20: Limit = Limit { permits: 20, window_seconds: 60 };
