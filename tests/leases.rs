@@ -30,6 +30,12 @@ async fn two_envoys() -> (Gate, [SocketAddr; 2]) {
     (gate, envoys)
 }
 
+/// A gate whose tier `pro` is held to 300 calls a minute over all Envoys.
+async fn with_a_global_limit() -> Gate {
+    let limits = || policy::yaml("[{permits: 300, window: 60s, global: true}]");
+    Gate::options().policy(move |policy| policy["tiers"]["pro"]["limits"] = limits()).start().await
+}
+
 /// What parallel clients were answered.
 #[derive(Default)]
 struct Tally {
@@ -256,13 +262,7 @@ fn a_call_that_fails_long_after_its_lease_went_back_is_refunded() {
 #[test]
 fn a_global_limit_holds_over_two_envoys_and_its_shares_follow_the_traffic() {
     run_within(MINUTES, async {
-        let mut gate = Gate::options()
-            .policy(|policy| {
-                policy["tiers"]["pro"]["limits"] =
-                    policy::yaml("[{permits: 300, window: 60s, global: true}]");
-            })
-            .start()
-            .await;
+        let mut gate = with_a_global_limit().await;
         let envoys = [gate.address, gate.another_envoy().await];
         let agent = gate.agent("pro").await;
         let admitted = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -311,13 +311,7 @@ fn a_global_limit_holds_over_two_envoys_and_its_shares_follow_the_traffic() {
 #[test]
 fn without_the_ledger_a_lease_and_a_share_go_on_for_their_time() {
     run_within(MINUTES, async {
-        let mut gate = Gate::options()
-            .policy(|policy| {
-                policy["tiers"]["pro"]["limits"] =
-                    policy::yaml("[{permits: 300, window: 60s, global: true}]");
-            })
-            .start()
-            .await;
+        let mut gate = with_a_global_limit().await;
         let agent = gate.agent("pro").await;
         for _ in 0..12 {
             agent.call(&summarize()).await.assert_allowed();

@@ -65,6 +65,13 @@ pub fn fields(pairs: &[(&str, String)]) -> io::Result<()> {
     Ok(())
 }
 
+/// Prints a secret that was just made, and that it is shown this once.
+pub fn secret(secret: String) -> io::Result<()> {
+    fields(&[("secret", secret)])?;
+    note("Keep the secret now: it is stored nowhere and can't be shown again.");
+    Ok(())
+}
+
 /// A value that may be absent, as people read it.
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

@@ -5,6 +5,7 @@
 
 use crate::audit::{Event, Kind as Fact};
 use crate::idempotency::Idempotency;
+use crate::keys::end_by;
 use crate::store::{Needs, Operation, Refusal, Rows};
 use protocol::admin::{AdminKey, FilterKey, Role};
 use protocol::api_key::{KeyHash, Kind};
@@ -201,13 +202,8 @@ impl Operation for Rotate {
             return Err(Refusal::KeyInactive(KeyState::Revoked));
         }
         let end = now.plus_seconds(grace_seconds.into());
-        rows.service_credentials.change_each(|_, row| {
-            let ends_sooner = row.id == id && row.secret_expires_at.is_none_or(|known| known > end);
-            if ends_sooner {
-                row.secret_expires_at = Some(end);
-            }
-            ends_sooner
-        });
+        rows.service_credentials
+            .change_each(|_, row| row.id == id && end_by(&mut row.secret_expires_at, end));
         let detail = json!({
             "id": id, "grace_seconds": grace_seconds, "earlier_secrets_end_at": end, "reason": reason,
         });

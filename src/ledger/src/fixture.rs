@@ -5,6 +5,8 @@
 
 use crate::throwaway::Throwaway;
 use crate::{Config, Credentials, Database, Running, init, start};
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config as ProptestConfig, RngSeed, TestCaseError, TestRunner};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -243,4 +245,23 @@ pub(crate) async fn expect(response: Response, status: StatusCode) -> Value {
 /// The stable code of a problem.
 pub(crate) fn code(problem: &Value) -> &str {
     problem["type"].as_str().unwrap().strip_prefix("urn:agentrelay:problem:").unwrap()
+}
+
+/// Judges so many random cases. A failure prints the seed, and the variable that repeats the run with it.
+pub(crate) fn seeded<S: Strategy>(
+    variable: &str,
+    cases: u32,
+    strategy: &S,
+    judge: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
+    let seed = std::env::var(variable).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(seed),
+        ..ProptestConfig::default()
+    };
+    TestRunner::new(config)
+        .run(strategy, judge)
+        .unwrap_or_else(|failure| panic!("{failure}\nto repeat: {variable}={seed}"));
 }

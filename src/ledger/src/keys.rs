@@ -313,6 +313,15 @@ fn alterable(key: &Key) -> serde_json::Value {
     })
 }
 
+/// Ends something at `end`, unless it already had to sooner. True if that is new.
+pub(crate) fn end_by(expires_at: &mut Option<Timestamp>, end: Timestamp) -> bool {
+    let ends_sooner = expires_at.is_none_or(|known| known > end);
+    if ends_sooner {
+        *expires_at = Some(end);
+    }
+    ends_sooner
+}
+
 /// Gives a key a new secret. The earlier ones end after the grace, or sooner if they already had to.
 pub struct Rotate {
     /// Which key.
@@ -351,14 +360,8 @@ impl Operation for Rotate {
             state @ (KeyState::Revoked | KeyState::Expired) => return Err(Refusal::KeyInactive(state)),
         }
         let end = self.now.plus_seconds(self.grace_seconds.into());
-        rows.secrets.change_each(|_, secret| {
-            let ends_sooner =
-                secret.key_id == self.key_id && secret.expires_at.is_none_or(|known| known > end);
-            if ends_sooner {
-                secret.expires_at = Some(end);
-            }
-            ends_sooner
-        });
+        rows.secrets
+            .change_each(|_, secret| secret.key_id == self.key_id && end_by(&mut secret.expires_at, end));
         let secret = Secret { key_id: self.key_id.clone(), created_at: self.now, expires_at: None };
         rows.secrets.insert(self.hash, secret);
         let detail = json!({

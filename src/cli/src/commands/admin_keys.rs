@@ -85,9 +85,7 @@ impl Arguments {
                     return output::json(&made);
                 }
                 list(std::slice::from_ref(&made.key))?;
-                output::fields(&[("secret", made.secret)])?;
-                output::note("Keep the secret now: it is stored nowhere and can't be shown again.");
-                Ok(())
+                Ok(output::secret(made.secret)?)
             }
             Action::List { tenant } => {
                 let keys = async |cursor: Option<&str>| ledger.admin_keys(tenant.as_ref(), cursor).await;

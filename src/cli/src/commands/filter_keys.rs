@@ -87,9 +87,7 @@ fn secret(made: FilterKeyWithSecret, json: bool) -> anyhow::Result<()> {
         return output::json(&made);
     }
     list(std::slice::from_ref(&made.key))?;
-    output::fields(&[("secret", made.secret)])?;
-    output::note("Keep the secret now: it is stored nowhere and can't be shown again.");
-    Ok(())
+    Ok(output::secret(made.secret)?)
 }
 
 fn list(keys: &[FilterKey]) -> anyhow::Result<()> {

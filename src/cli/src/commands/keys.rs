@@ -306,9 +306,7 @@ fn secret(key: &KeyWithSecret, json: bool) -> anyhow::Result<()> {
         return output::json(key);
     }
     show(&key.key, false)?;
-    output::fields(&[("secret", key.secret.clone())])?;
-    output::note("Keep the secret now: it is stored nowhere and can't be shown again.");
-    Ok(())
+    Ok(output::secret(key.secret.clone())?)
 }
 
 fn show(key: &Key, json: bool) -> anyhow::Result<()> {

@@ -5,11 +5,12 @@
 pub(crate) mod model;
 
 use super::*;
+use crate::fixture::seeded;
 use model::{Answer, Command, Model, Why};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
+use proptest::test_runner::{TestCaseError, TestRunner};
 use protocol::admin::Balance;
 use protocol::{KeyId, PolicyVersion, ReservationId, TenantId};
 use std::collections::BTreeMap;
@@ -194,22 +195,9 @@ pub(crate) fn why(refusal: Refusal) -> Why {
     }
 }
 
-/// Cases of the model test, and the variable that repeats one run of it.
-const CASES: u32 = 3000;
-const SEED_VARIABLE: &str = "BOOK_SEED";
-
 #[test]
 fn after_every_delivery_the_laws_hold_and_the_model_agrees() {
-    let seed = std::env::var(SEED_VARIABLE).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    let config = ProptestConfig {
-        cases: CASES,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(seed),
-        ..ProptestConfig::default()
-    };
-    TestRunner::new(config)
-        .run(&deliveries(), |deliveries| compare(&deliveries))
-        .unwrap_or_else(|failure| panic!("{failure}\nto repeat: {SEED_VARIABLE}={seed}"));
+    seeded("BOOK_SEED", 3000, &deliveries(), |deliveries| compare(&deliveries));
 }
 
 fn compare(deliveries: &[Delivery]) -> Result<(), TestCaseError> {

@@ -4,10 +4,11 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
+use crate::fixture::seeded;
 use policy::window::{Monotonic, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use protocol::key::Limit;
 
 const LIMIT: Limit = Limit { permits: 40, window_seconds: 60 };
@@ -221,26 +222,14 @@ impl World {
     }
 }
 
-const CASES: u32 = 1000;
-const SEED_VARIABLE: &str = "SHARE_SEED";
-
 #[test]
 fn however_rounds_arrive_all_envoys_together_stay_within_the_limit() {
-    let seed = std::env::var(SEED_VARIABLE).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    let config = ProptestConfig {
-        cases: CASES,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(seed),
-        ..ProptestConfig::default()
-    };
     let live = |commands: Vec<Command>| {
         let mut world = World::new();
         commands.into_iter().try_for_each(|command| world.apply(command))?;
         world.check()
     };
-    TestRunner::new(config)
-        .run(&vec(command(), 1..120), live)
-        .unwrap_or_else(|failure| panic!("{failure}\nto repeat: {SEED_VARIABLE}={seed}"));
+    seeded("SHARE_SEED", 1000, &vec(command(), 1..120), live);
 }
 
 #[test]

@@ -8,9 +8,10 @@
 
 use super::*;
 use crate::book::{Transfer, correct, grant};
+use crate::fixture::seeded;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
+use proptest::test_runner::TestCaseError;
 use protocol::admin::Direction;
 use std::collections::BTreeMap;
 
@@ -316,21 +317,9 @@ impl World {
     }
 }
 
-const CASES: u32 = 1000;
-const SEED_VARIABLE: &str = "LEASE_SEED";
-
 #[test]
 fn however_accounts_arrive_the_laws_hold_and_in_the_end_exactly_what_was_spent_is_charged() {
-    let seed = std::env::var(SEED_VARIABLE).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    let config = ProptestConfig {
-        cases: CASES,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(seed),
-        ..ProptestConfig::default()
-    };
-    TestRunner::new(config)
-        .run(&vec(command(), 1..80), |commands| live(&commands))
-        .unwrap_or_else(|failure| panic!("{failure}\nto repeat: {SEED_VARIABLE}={seed}"));
+    seeded("LEASE_SEED", 1000, &vec(command(), 1..80), |commands| live(&commands));
 }
 
 fn live(commands: &[Command]) -> Result<(), TestCaseError> {
