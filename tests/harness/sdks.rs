@@ -21,7 +21,7 @@ pub enum Sdk {
     TypeScript2,
     /// npm `@modelcontextprotocol/sdk` 1.x.
     TypeScript1,
-    /// crates.io `rmcp`.
+    /// The crate `rmcp`.
     Rust,
     /// The Inspector's command line. It connects anew for each step, and lists before it calls.
     Inspector,
