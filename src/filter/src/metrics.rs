@@ -3,10 +3,18 @@
 use crate::host::{Metric, metric};
 use protocol::audit::Outcome;
 use proxy_wasm::types::MetricType;
+use std::cell::Cell;
+
+/// Decisions with one outcome: counted here, and told to Envoy once a tick.
+struct Counted {
+    outcome: Outcome,
+    metric: Metric,
+    untold: Cell<i64>,
+}
 
 /// Every metric of the filter.
 pub struct Metrics {
-    decisions: Vec<(Outcome, Metric)>,
+    decisions: [Counted; Outcome::ALL.len()],
     /// Decisions in which a shadow rule would have refused.
     pub would_deny: Metric,
     /// Ledger calls started, by what for.
@@ -43,9 +51,11 @@ impl Metrics {
         let counter = |name: &str| metric(MetricType::Counter, name);
         let gauge = |name: &str| metric(MetricType::Gauge, name);
         Metrics {
-            decisions: Outcome::ALL
-                .map(|outcome| (outcome, counter(&format!("agentrelay_decisions.outcome={outcome}"))))
-                .to_vec(),
+            decisions: Outcome::ALL.map(|outcome| Counted {
+                outcome,
+                metric: counter(&format!("agentrelay_decisions.outcome={outcome}")),
+                untold: Cell::new(0),
+            }),
             would_deny: counter("agentrelay_would_deny"),
             callouts: ["policy", "changes", "resolve", "reserve", "report", "issue", "leases"]
                 .map(|kind| counter(&format!("agentrelay_callouts.kind={kind}"))),
@@ -64,10 +74,17 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision.
+    /// Counts a decision. Envoy is told by [`Metrics::tell`].
     pub fn decision(&self, outcome: Outcome) {
-        if let Some((_, metric)) = self.decisions.iter().find(|(own, _)| *own == outcome) {
-            metric.add(1);
+        if let Some(counted) = self.decisions.iter().find(|counted| counted.outcome == outcome) {
+            counted.untold.set(counted.untold.get().saturating_add(1));
+        }
+    }
+
+    /// Tells Envoy how many decisions were counted since it was last told.
+    pub fn tell(&self) {
+        for counted in self.decisions.iter().filter(|counted| counted.untold.get() > 0) {
+            counted.metric.add(counted.untold.take());
         }
     }
 }

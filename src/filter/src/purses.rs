@@ -66,22 +66,14 @@ pub fn slots() -> impl Iterator<Item = u16> {
     (0..u16::try_from(SLOTS.get()).unwrap_or(u16::MAX)).filter(move |slot| is_marked(&bits, *slot))
 }
 
-/// This run of this Envoy, which all its workers share.
-pub fn instance(mut new: impl FnMut() -> String) -> InstanceId {
-    loop {
-        let read = host::shared(INSTANCE);
-        let known = std::str::from_utf8(&read.bytes).ok().and_then(|text| InstanceId::parse(text).ok());
-        if let Some(known) = known {
-            return known;
-        }
-        let text = new();
-        // Whoever writes first has named it. Without shared data each call is its own, and leases end unused.
-        if let (Err(_), Ok(own)) =
-            (host::swap_shared(INSTANCE, &read, text.as_bytes()), InstanceId::parse(&text))
-        {
-            return own;
-        }
-    }
+/// This run of this Envoy, which all its workers share: whoever asks first names it. `None` if shared data is not to be
+/// had.
+pub fn instance(new: impl Fn() -> InstanceId, metrics: &Metrics) -> Option<InstanceId> {
+    shared::change(INSTANCE, host::monotonic_clock(), metrics, |value, _| {
+        let known = str::from_utf8(value).ok().and_then(|text| InstanceId::parse(text).ok());
+        let instance = known.unwrap_or_else(&new);
+        Some((instance.as_str().as_bytes().to_vec(), instance))
+    })
 }
 
 fn is_marked(bits: &[u8], slot: u16) -> bool {

@@ -40,6 +40,8 @@ pub struct Outbox {
     retry_at_ms: u64,
     retry_ms: u64,
     open: HashMap<ReservationId, Open>,
+    /// What Envoy's stats say waits.
+    shown: i64,
 }
 
 struct Open {
@@ -56,15 +58,15 @@ impl Outbox {
 
     /// Queues a decision.
     pub fn record(&mut self, decision: Decision, now: Monotonic, metrics: &Metrics) {
-        metrics.queue_depth.add(1);
-        if self.decisions.is_empty() {
-            self.oldest_ms = now.0;
-        }
+        let is_first = self.decisions.is_empty();
         self.decisions.push_back(decision);
+        if is_first {
+            self.oldest_ms = now.0;
+            self.show(metrics);
+        }
         if self.decisions.len() > DECISIONS_MAX && self.decisions.pop_front().is_some() {
             self.dropped = self.dropped.saturating_add(1);
             metrics.queue_dropped.add(1);
-            metrics.queue_depth.add(-1);
         }
     }
 
@@ -95,7 +97,7 @@ impl Outbox {
     pub fn next_batch(
         &mut self,
         envoy: &str,
-        batch_id: impl FnOnce() -> String,
+        batch_id: impl FnOnce() -> BatchId,
         now: Monotonic,
     ) -> Option<&Report> {
         if self.in_flight || now.0 < self.retry_at_ms {
@@ -126,7 +128,7 @@ impl Outbox {
             }
             self.oldest_ms = now.0;
             self.is_busy = rows.len() >= BUSY;
-            let batch_id = BatchId::parse(&batch_id()).ok()?;
+            let batch_id = batch_id();
             let decisions_dropped = std::mem::take(&mut self.dropped);
             let envoy = envoy.to_owned();
             let decisions = Vec::new();
@@ -142,10 +144,8 @@ impl Outbox {
         self.in_flight = false;
         if arrived {
             self.retry_ms = 0;
-            if let Some(batch) = self.batch.take() {
-                let count = batch.settlements.len().saturating_add(batch.rows.len());
-                metrics.queue_depth.add(i64::try_from(count).unwrap_or(0).saturating_neg());
-            }
+            self.batch = None;
+            self.show(metrics);
         } else {
             self.retry_ms = self.retry_ms.saturating_mul(2).clamp(RETRY_MS_MIN, RETRY_MS_MAX);
             self.retry_at_ms = now.0.saturating_add(self.retry_ms);
@@ -170,8 +170,20 @@ impl Outbox {
             metrics.queue_dropped.add(1);
             return;
         }
-        metrics.queue_depth.add(1);
         self.settlements.push_back(settlement);
+        self.show(metrics);
+    }
+
+    /// Tells Envoy's stats how much waits. Not for each decision; that something waits is said at once.
+    pub fn show(&mut self, metrics: &Metrics) {
+        let in_batch = |batch: &Report| batch.settlements.len().saturating_add(batch.rows.len());
+        let in_batch = self.batch.as_ref().map_or(0, in_batch);
+        let waiting = self.settlements.len().saturating_add(self.decisions.len()).saturating_add(in_batch);
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        if waiting != self.shown {
+            metrics.queue_depth.add(waiting.saturating_sub(self.shown));
+            self.shown = waiting;
+        }
     }
 }
 

@@ -12,7 +12,6 @@ use policy::exchange::{
     self, BodyPlan, End, Exchange, Finished, IssueAnswered, KeyNotFound, Now, ReserveAnswered,
     SharesAnswered, Step,
 };
-use policy::uuid;
 use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
@@ -100,8 +99,7 @@ impl HttpContext for Stream {
         let mut state = self.state.borrow_mut();
         state.body_ended = ends;
         let now = self.worker.now();
-        // A UUID is a sound id.
-        let Ok(id) = EventId::parse(&uuid::text(self.worker.new_id(now.wall))) else { return Action::Pause };
+        let id = EventId::of_uuid(self.worker.new_id(now.wall));
         let Some(policy) = self.worker.policy() else {
             state.gate = Gate::Answered;
             host::reply(&exchange::not_ready(&id));
@@ -168,7 +166,7 @@ impl HttpContext for Stream {
             None => host::status(KIND),
         };
         let plan = exchange.response_headers(status.unwrap_or(0), &headers, ends, self.worker.now());
-        for (name, value) in &plan.set {
+        for (name, value) in plan.set.iter() {
             host::set_header(MapType::HttpResponseHeaders, name, value);
         }
         let (response, action) = match plan.body {
@@ -366,18 +364,17 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             Ok(()) => None,
             Err(_) => Some(exchange.issue_answered(IssueAnswered::Unavailable)),
         },
-        Step::Forward(forward) => {
-            for name in forward.remove {
+        Step::Forward { body } => {
+            for name in exchange.headers_to_remove() {
                 host::remove_header(MapType::HttpRequestHeaders, name.as_bytes());
             }
-            let set = forward.set.iter().map(|(name, value)| (*name, value.as_str()));
-            for (name, value) in set.chain(forward.key.iter().flat_map(|key| key.identity())) {
+            for (name, value) in exchange.headers_to_set() {
                 host::set_header(MapType::HttpRequestHeaders, name, value);
             }
             for (reservation_id, ttl_seconds) in exchange.reservations() {
                 worker.watch_reservation(reservation_id, ttl_seconds);
             }
-            if let Some(body) = forward.body {
+            if let Some(body) = body {
                 if host::replace_buffer(BufferType::HttpRequestBody, &body).is_err() {
                     // What was refused would go along.
                     state.gate = Gate::Answered;
@@ -420,7 +417,7 @@ fn read_body(worker: &Worker, state: &mut State, now: Now) -> Option<Step> {
 
 /// Gives back what the stream had accounted to its key.
 fn let_go(worker: &Worker, state: &mut State) {
-    if let Some(key) = state.exchange.as_ref().and_then(Exchange::key) {
+    if let Some(key) = state.exchange.as_ref().and_then(Exchange::key).filter(|_| state.held > 0) {
         worker.hold(key.fingerprint, state.held, 0);
         state.held = 0;
     }

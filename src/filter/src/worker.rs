@@ -19,12 +19,11 @@ use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
 use policy::key_table::KeyTable;
 use policy::late;
-use policy::uuid;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, Change, Changes, IssueRequest, ReserveRequest, Settlement};
-use protocol::{ReservationId, Timestamp};
+use protocol::{BatchId, ReservationId, Timestamp, uuid};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -170,7 +169,10 @@ impl Worker {
 
     /// Forgets a stream.
     pub fn leave(&self, stream_id: u32) {
-        self.streams.borrow_mut().remove(&stream_id);
+        let mut streams = self.streams.borrow_mut();
+        if !streams.is_empty() {
+            streams.remove(&stream_id);
+        }
     }
 
     /// What is known of a hash. Lookups of the same hash are one call.
@@ -307,6 +309,8 @@ impl Worker {
     pub fn tick(&self) {
         let now = host::monotonic_clock();
         self.read_date(now);
+        self.metrics().tell();
+        self.outbox.borrow_mut().show(self.metrics());
         self.in_root(|| {
             let news = self.feed.borrow_mut().follow();
             self.apply(news, now);
@@ -509,7 +513,7 @@ impl Worker {
     fn deliver(&self, now: Monotonic) {
         let node = self.node();
         let mut outbox = self.outbox.borrow_mut();
-        let batch_id = || uuid::text(self.new_id(host::wall_clock()));
+        let batch_id = || BatchId::of_uuid(self.new_id(host::wall_clock()));
         let Some(batch) = outbox.next_batch(&node, batch_id, now) else { return };
         let call = Call::report(&self.config.borrow(), batch);
         if self.dispatch(call).is_err() {

@@ -46,25 +46,34 @@ pub fn all<'h, 'a: 'h>(headers: &'h Headers<'a>, name: &'h str) -> impl Iterator
     headers.iter().filter(move |(own, _)| *own == name.as_bytes()).map(|(_, value)| *value)
 }
 
-/// Finds the credential, which must be the only one, and hashes it. What can't be a key is refused without a lookup.
-pub fn find(headers: &Headers<'_>) -> Result<(KeyHash, Carrier), Fault> {
-    let mut found = None;
-    for carrier in [Carrier::Authorization, Carrier::ApiKeyHeader] {
-        for value in all(headers, carrier.header()) {
-            if found.replace((carrier, value)).is_some() {
-                return Err(Fault::Several);
-            }
+/// The credentials of one request.
+#[derive(Debug, Default)]
+pub struct Sent<'h> {
+    first: Option<(Carrier, &'h [u8])>,
+    several: bool,
+}
+
+impl<'h> Sent<'h> {
+    /// One more was sent.
+    pub fn add(&mut self, carrier: Carrier, value: &'h [u8]) {
+        self.several |= self.first.replace((carrier, value)).is_some();
+    }
+
+    /// The credential, which must be the only one, hashed. What can't be a key is refused without a lookup.
+    pub fn find(&self) -> Result<(KeyHash, Carrier), Fault> {
+        if self.several {
+            return Err(Fault::Several);
         }
+        let (carrier, value) = self.first.ok_or(Fault::Missing)?;
+        let credential = match carrier {
+            Carrier::Authorization => bearer(value).ok_or(Fault::Malformed)?,
+            Carrier::ApiKeyHeader => value.trim_ascii(),
+        };
+        if !api_key::is_well_formed(Kind::Agent, credential) {
+            return Err(Fault::Malformed);
+        }
+        Ok((KeyHash::of(credential), carrier))
     }
-    let (carrier, value) = found.ok_or(Fault::Missing)?;
-    let credential = match carrier {
-        Carrier::Authorization => bearer(value).ok_or(Fault::Malformed)?,
-        Carrier::ApiKeyHeader => value.trim_ascii(),
-    };
-    if !api_key::is_well_formed(Kind::Agent, credential) {
-        return Err(Fault::Malformed);
-    }
-    Ok((KeyHash::of(credential), carrier))
 }
 
 /// What follows `Bearer`, in any case, and blanks (RFC 9110 section 11.4).
@@ -91,18 +100,24 @@ mod tests {
         let bearer = |scheme: &str| format!("{scheme} {key}").into_bytes();
         let (upper, lower, bare) = (bearer("BEARER"), bearer("bearer"), key.clone().into_bytes());
         let hash = KeyHash::of(key.as_bytes());
-        let accepted = |headers: &Headers<'_>| find(headers).map(|(hash, _)| hash);
+        let accepted = |headers: &[(Carrier, &[u8])]| {
+            let mut sent = Sent::default();
+            headers.iter().for_each(|(carrier, value)| sent.add(*carrier, value));
+            sent.find().map(|(hash, _)| hash)
+        };
+        const AUTHORIZATION: Carrier = Carrier::Authorization;
+        const API_KEY: Carrier = Carrier::ApiKeyHeader;
 
-        assert_eq!(accepted(&[(b"authorization", &upper)]), Ok(hash));
-        assert_eq!(accepted(&[(b"authorization", &lower)]), Ok(hash));
-        assert_eq!(accepted(&[(b"x-api-key", &bare)]), Ok(hash));
+        assert_eq!(accepted(&[(AUTHORIZATION, &upper)]), Ok(hash));
+        assert_eq!(accepted(&[(AUTHORIZATION, &lower)]), Ok(hash));
+        assert_eq!(accepted(&[(API_KEY, &bare)]), Ok(hash));
         assert_eq!(accepted(&[]), Err(Fault::Missing));
-        assert_eq!(accepted(&[(b"authorization", &upper), (b"x-api-key", &bare)]), Err(Fault::Several));
-        assert_eq!(accepted(&[(b"x-api-key", &bare), (b"x-api-key", &bare)]), Err(Fault::Several));
+        assert_eq!(accepted(&[(AUTHORIZATION, &upper), (API_KEY, &bare)]), Err(Fault::Several));
+        assert_eq!(accepted(&[(API_KEY, &bare), (API_KEY, &bare)]), Err(Fault::Several));
         for malformed in
             [b"".as_slice(), b"Bearer", b"Bearer ", b"Basic YTpi", b"Bearer \xff\xff", b"Bearerx y", &bare]
         {
-            assert_eq!(accepted(&[(b"authorization", malformed)]), Err(Fault::Malformed), "{malformed:?}");
+            assert_eq!(accepted(&[(AUTHORIZATION, malformed)]), Err(Fault::Malformed), "{malformed:?}");
         }
     }
 }

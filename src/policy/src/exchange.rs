@@ -10,26 +10,28 @@
 mod batch;
 mod charge;
 mod classify;
+mod fields;
 mod gate_tools;
 mod limits;
 mod quota;
 mod refusal;
+mod request;
 mod response;
 
 pub use charge::{Refund, Spending};
+pub use fields::Fields;
 pub use gate_tools::IssueAnswered;
 pub use limits::SharesAnswered;
 pub use refusal::Reply;
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
 
 use crate::authorize::Denial;
-use crate::credential::{self, Carrier, Headers};
+use crate::credential::{Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
 use crate::mcp;
 use crate::mcp::list::Page;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
-use crate::uuid;
 use crate::window::Monotonic;
 use crate::window::slot::{Ask, Stage};
 use batch::Batch;
@@ -39,9 +41,10 @@ use gate_tools::GateCall;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
 use protocol::filter::{IssueRequest, ReserveRequest};
-use protocol::{Credits, EventId, ReservationId, Timestamp};
+use protocol::{Credits, EventId, ReservationId, Timestamp, uuid};
 use quota::Quota;
 use refusal::Refusal;
+use request::Request;
 use std::sync::Arc;
 
 /// The two clocks, read once for each event.
@@ -79,23 +82,13 @@ pub enum Step {
     Reserve(ReserveRequest),
     /// Ask the ledger for a key, then call [`Exchange::issue_answered`].
     Issue(IssueRequest),
-    /// Change the request's headers so and let it go upstream.
-    Forward(Forward),
+    /// Remove [`Exchange::headers_to_remove`], set [`Exchange::headers_to_set`], and let the request go upstream.
+    Forward {
+        /// To send in the place of the body.
+        body: Option<Vec<u8>>,
+    },
     /// Answer so; nothing goes upstream.
     Refuse(Reply),
-}
-
-/// Changes to the headers of a request that goes upstream.
-#[derive(Debug)]
-pub struct Forward {
-    /// To take away.
-    pub remove: Vec<&'static str>,
-    /// To set, replacing what is there.
-    pub set: Vec<(&'static str, String)>,
-    /// Whose identity is to be set too, see [`Key::identity`].
-    pub key: Option<Arc<Key>>,
-    /// To send in the place of the body.
-    pub body: Option<Vec<u8>>,
 }
 
 /// Why there is no key record.
@@ -143,23 +136,6 @@ pub struct Exchange {
     /// It is one of those, and answers as part of their answer.
     is_of_batch: bool,
 }
-
-/// What was kept of the request's head. The rest stays with Envoy.
-#[derive(Debug, Clone)]
-struct Request {
-    method: Vec<u8>,
-    target: Vec<u8>,
-    host: Vec<u8>,
-    is_upgrade: bool,
-    ends_with_headers: bool,
-    /// The headers of [`OVERRIDES`] that it has.
-    overrides: Vec<&'static str>,
-    /// The headers that classifying a body needs.
-    kept: Vec<(&'static str, Vec<u8>)>,
-}
-
-const KEPT_HEADERS: [&str; 6] =
-    ["mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id", "content-type", "content-encoding"];
 
 /// What the request turned out to be about.
 #[derive(Debug, Default)]
@@ -230,13 +206,9 @@ pub fn is_reserved_header(name: &[u8]) -> bool {
 /// The answer while the gate has no policy yet, which is only until it first reaches its ledger.
 pub fn not_ready(id: &EventId) -> Reply {
     let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id);
-    reply.headers.extend(quota::headers(&[], false));
+    reply.headers.extend(quota::headers(&[], false).owned());
     reply
 }
-
-/// Headers by which some servers let a client replace the method or path that was decided upon.
-const OVERRIDES: [&str; 5] =
-    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
 impl Exchange {
     /// Request headers have come. `headers` holds the pseudo headers too; `ends` says that nothing follows.
@@ -247,25 +219,8 @@ impl Exchange {
         ends: bool,
         now: Now,
     ) -> (Exchange, Step) {
-        let first = |name: &str| credential::all(headers, name).next().unwrap_or_default().to_vec();
-        let method = first(":method");
-        let request = Request {
-            is_upgrade: method == b"CONNECT" || credential::all(headers, "upgrade").next().is_some(),
-            method,
-            target: first(":path"),
-            host: first(":authority"),
-            ends_with_headers: ends,
-            overrides: OVERRIDES
-                .into_iter()
-                .filter(|name| credential::all(headers, name).next().is_some())
-                .collect(),
-            kept: KEPT_HEADERS
-                .iter()
-                .flat_map(|name| credential::all(headers, name).map(|value| (*name, value.to_vec())))
-                .collect(),
-        };
-        let path = request.target.split(|byte| *byte == b'?').next().unwrap_or_default();
-        let service = policy.service_for(&request.host, path);
+        let (request, credentials) = Request::read(headers, ends);
+        let service = policy.service_for(&request.host, request.path());
         let mut exchange = Exchange {
             policy,
             id,
@@ -290,7 +245,7 @@ impl Exchange {
             exchange.phase = Phase::Refused(Outcome::Allowed);
             return (exchange, Step::Refuse(refusal::metadata(&metadata)));
         }
-        let step = match credential::find(headers) {
+        let step = match credentials.find() {
             Ok((hash, carrier)) => {
                 exchange.carrier = Some(carrier);
                 exchange.credential = Some(hash);
@@ -424,8 +379,9 @@ impl Exchange {
 
     /// The RFC 9728 document, if that is what is asked for. It is for clients that have no credential yet.
     fn asked_metadata(&self) -> Option<String> {
-        let path = self.request.target.split(|byte| *byte == b'?').next().unwrap_or_default();
-        self.policy.metadata_for(&self.request.host, path).map(|metadata| metadata.document.clone())
+        self.policy
+            .metadata_for(&self.request.host, self.request.path())
+            .map(|metadata| metadata.document.clone())
     }
 
     fn rules(&self) -> Option<&Service> {
@@ -434,9 +390,8 @@ impl Exchange {
 
     /// The session that the client says it is in. Newer clients have none, whatever they say.
     fn session(&self) -> Option<&[u8]> {
-        let kept = |name: &str| self.request.kept.iter().find(|(own, _)| *own == name);
-        let is_modern = kept("mcp-protocol-version").is_some_and(|(_, version)| mcp::is_modern(version));
-        kept("mcp-session-id").filter(|_| !is_modern).map(|(_, session)| session.as_slice())
+        let is_modern = self.request.kept("mcp-protocol-version").is_some_and(mcp::is_modern);
+        self.request.kept("mcp-session-id").filter(|_| !is_modern)
     }
 
     /// How much body must be held to decide; `None` where the headers suffice.
@@ -513,22 +468,26 @@ impl Exchange {
 
     fn forward(&mut self, charge: Charge) -> Step {
         self.phase = Phase::Forwarded(charge);
-        let mut remove = std::mem::take(&mut self.request.overrides);
-        let mut set = Vec::with_capacity(4);
-        if let Some(service) = self.rules() {
-            if !service.forward_credential {
-                remove.extend(self.carrier.map(Carrier::header));
-            }
-            if service.usage_tokens {
-                // Answers must be read: those of MCP services also to settle calls and to filter lists.
-                set.push(("accept-encoding", "identity".to_owned()));
-            }
-        }
-        if let Some(subject) = self.subject() {
-            set.push(("x-agentrelay-tool", subject.to_owned()));
-        }
-        set.push(("x-agentrelay-request-id", self.id.to_string()));
-        Step::Forward(Forward { remove, set, key: self.key.clone(), body: None })
+        Step::Forward { body: None }
+    }
+
+    /// The headers that a request must not take along upstream.
+    pub fn headers_to_remove(&self) -> impl Iterator<Item = &'static str> {
+        let keeps_credential = self.rules().is_some_and(|service| service.forward_credential);
+        let credential = self.carrier.filter(|_| !keeps_credential).map(Carrier::header);
+        self.request.overrides.iter().copied().chain(credential)
+    }
+
+    /// The headers that a request goes upstream with, each instead of all that there are of its name.
+    pub fn headers_to_set(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        // Answers must be read: those of MCP services also to settle calls and to filter lists.
+        let is_read = self.rules().is_some_and(|service| service.usage_tokens);
+        let own = [
+            is_read.then_some(("accept-encoding", "identity")),
+            self.subject().map(|subject| ("x-agentrelay-tool", subject)),
+            Some(("x-agentrelay-request-id", self.id.as_str())),
+        ];
+        own.into_iter().flatten().chain(self.key.iter().flat_map(|key| key.identity()))
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Step {
@@ -545,7 +504,7 @@ impl Exchange {
         // Unless the key's windows are yet to be looked at, the reply is complete as it is.
         if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
-            reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()));
+            reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()).owned());
             reply.has_rate_headers = true;
         }
         Step::Refuse(reply)

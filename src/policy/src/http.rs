@@ -29,7 +29,7 @@ pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
             // One empty segment at the very end is a trailing slash: plain, and different from the path without it.
             b"" => segments.peek().is_none(),
             b"." | b".." => false,
-            segment => segment.iter().all(is_plain) && has_plain_escapes(segment),
+            segment => is_plain(segment),
         };
         if !is_plain {
             return Err(Ambiguous);
@@ -38,15 +38,30 @@ pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
     std::str::from_utf8(path).map_err(|_| Ambiguous)
 }
 
-fn is_plain(byte: &u8) -> bool {
-    !matches!(
-        byte,
-        0..=b' ' | 0x7f..=0xff | b';' | b'#' | b'\\' | b'{' | b'}' | b'"' | b'<' | b'>' | b'^' | b'`' | b'|'
-    )
-}
+/// The bytes that a segment may hold.
+// A fault here would show when this is compiled.
+#[allow(clippy::indexing_slicing)]
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b'!';
+    while byte < 0x7f {
+        let is_special =
+            matches!(byte, b';' | b'#' | b'\\' | b'{' | b'}' | b'"' | b'<' | b'>' | b'^' | b'`' | b'|');
+        plain[byte as usize] = !is_special;
+        byte = byte.wrapping_add(1);
+    }
+    plain
+};
 
-fn has_plain_escapes(segment: &[u8]) -> bool {
-    !segment.contains(&b'%') || std::str::from_utf8(segment).is_ok_and(|segment| unescape(segment).is_some())
+fn is_plain(segment: &[u8]) -> bool {
+    let mut has_escapes = false;
+    for byte in segment {
+        has_escapes |= *byte == b'%';
+        if PLAIN.get(usize::from(*byte)) != Some(&true) {
+            return false;
+        }
+    }
+    !has_escapes || std::str::from_utf8(segment).is_ok_and(|segment| unescape(segment).is_some())
 }
 
 /// Reads percent escapes. `None` for a broken one, and for one that some servers resolve before routing and others do
@@ -94,13 +109,24 @@ enum Segment {
     Variable(String),
 }
 
-/// A route that matches.
+/// A route that matches a path.
 #[derive(Debug)]
-pub struct Match<'r> {
+pub struct Match<'r, 'p> {
+    route: &'r Route,
+    path: &'p str,
+}
+
+impl<'r> Match<'r, '_> {
     /// Its rule.
-    pub tool: &'r Tool,
+    pub fn tool(&self) -> &'r Tool {
+        &self.route.tool
+    }
+
     /// The resource that this path names, such as `project:42`.
-    pub resource: Option<String>,
+    pub fn resource(&self) -> Option<String> {
+        let template = self.route.tool.resource.as_ref()?;
+        Some(fill(template, &self.route.variables(self.path)))
+    }
 }
 
 impl Router {
@@ -152,34 +178,38 @@ impl Router {
     }
 
     /// The route for a method and a plain path below the service's own.
-    pub fn find(&self, method: &[u8], path: &str) -> Option<Match<'_>> {
+    pub fn find<'p>(&self, method: &[u8], path: &'p str) -> Option<Match<'_, 'p>> {
         let method = if method == b"HEAD" { b"GET".as_slice() } else { method };
-        let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-        self.routes.get(&segments.len())?.iter().find_map(|route| {
-            if route.method.as_bytes() != method {
-                return None;
-            }
-            let variables = route.bind(&segments)?;
-            let resource = route.tool.resource.as_ref().map(|resource| fill(resource, &variables));
-            Some(Match { tool: &route.tool, resource })
-        })
+        let routes = self.routes.get(&segments(path)?.count())?;
+        let route = routes.iter().find(|route| route.method.as_bytes() == method && route.matches(path))?;
+        Some(Match { route, path })
     }
 }
 
+/// The segments of a path.
+fn segments(path: &str) -> Option<impl Iterator<Item = &[u8]>> {
+    Some(path.as_bytes().strip_prefix(b"/")?.split(|byte| *byte == b'/'))
+}
+
 impl Route {
-    fn bind<'r>(&'r self, segments: &[&str]) -> Option<Vec<(&'r str, String)>> {
-        let mut variables = Vec::new();
-        for (own, segment) in self.segments.iter().zip(segments) {
-            match own {
-                Segment::Literal(literal) if literal == segment => {}
-                Segment::Literal(_) => return None,
-                Segment::Variable(name) if !segment.is_empty() => {
-                    variables.push((name.as_str(), unescape(segment)?));
-                }
-                Segment::Variable(_) => return None,
-            }
-        }
-        Some(variables)
+    /// Whether a path of as many segments is one of its paths.
+    fn matches(&self, path: &str) -> bool {
+        let pairs = segments(path).into_iter().flatten().zip(&self.segments);
+        let mut pairs = pairs.map(|(segment, own)| match own {
+            Segment::Literal(literal) => literal.as_bytes() == segment,
+            Segment::Variable(_) => !segment.is_empty(),
+        });
+        pairs.all(|is_same| is_same)
+    }
+
+    /// The variables of a path that matches. Its escapes were found to be plain before.
+    fn variables(&self, path: &str) -> Vec<(&str, String)> {
+        let pairs = path.split('/').skip(1).zip(&self.segments);
+        let variables = pairs.filter_map(|(segment, own)| match own {
+            Segment::Literal(_) => None,
+            Segment::Variable(name) => Some((name.as_str(), unescape(segment)?)),
+        });
+        variables.collect()
     }
 }
 
@@ -293,7 +323,7 @@ mod tests {
         ]);
         assert_eq!(faults, []);
         let found = |method: &str, path: &str| {
-            router.find(method.as_bytes(), path).map(|found| (found.tool.name.clone(), found.resource))
+            router.find(method.as_bytes(), path).map(|found| (found.tool().name.clone(), found.resource()))
         };
         let builds = Some(("GET /projects/{project}/builds".to_owned(), Some("project:4 2".to_owned())));
         assert_eq!(found("GET", "/projects/4%202/builds"), builds);

@@ -7,10 +7,9 @@
 //!
 //! A result may also come before the stream of its call ends. What it said lies in a table of the same shape until then.
 
-use crate::uuid;
 use crate::window::Monotonic;
 use protocol::filter::{Action, Settlement};
-use protocol::{Credits, ReservationId};
+use protocol::{Credits, ReservationId, uuid};
 use sha2::{Digest, Sha256};
 
 /// How long a result may take.
@@ -206,7 +205,7 @@ fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Late> {
     Some(Late {
         call: CallPrint(*entry.first_chunk()?),
         source: match entry.last()? {
-            0 => Source::Reservation(ReservationId::parse(&uuid::text(id)).ok()?),
+            0 => Source::Reservation(ReservationId::of_uuid(id)),
             1 => Source::Lease { tenant: u64::try_from(id).ok()? },
             _ => Source::Nothing,
         },

@@ -31,7 +31,6 @@ pub mod price;
 pub mod reading;
 pub mod rules;
 pub mod unknown_keys;
-pub mod uuid;
 pub mod value;
 pub mod window;
 #[cfg(feature = "yaml")]

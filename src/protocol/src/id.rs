@@ -1,6 +1,7 @@
 //! Identifiers. Each kind is its own type, so that a tenant can't be charged under a key's id.
 
-use serde::{Deserialize, Serialize};
+use crate::uuid;
+use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ impl std::error::Error for InvalidId {}
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+        #[serde(try_from = "String")]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -48,9 +49,9 @@ macro_rules! ids {
             }
         }
 
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.0.as_ref().to_owned()
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
@@ -97,6 +98,19 @@ ids! {
     /// The content hash of a policy document, in hexadecimal.
     PolicyVersion,
 }
+
+macro_rules! of_uuids {
+    ($($name:ident),+) => {$(
+        impl $name {
+            /// The id that is this UUID.
+            pub fn of_uuid(bits: u128) -> Self {
+                Self(Arc::from(&*uuid::text(bits)))
+            }
+        }
+    )+};
+}
+
+of_uuids!(ReservationId, LeaseId, InstanceId, EventId, BatchId);
 
 #[cfg(test)]
 mod tests {

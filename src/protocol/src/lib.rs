@@ -19,6 +19,7 @@ pub mod key;
 pub mod lease;
 pub mod packed;
 pub mod problem;
+pub mod uuid;
 
 mod credits;
 mod id;

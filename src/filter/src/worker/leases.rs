@@ -11,10 +11,9 @@ use policy::exchange::{Refund, SharesAnswered, Spending};
 use policy::key::fingerprint;
 use policy::lease::{Account, slot};
 use policy::rules::LimitRule;
-use policy::uuid;
 use policy::window::{Monotonic, share};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
-use protocol::{Credits, KeyId, LeaseId, TenantId};
+use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId, uuid};
 
 /// How often purses are looked through for what is due to be said.
 const LOOK_MS: u64 = 500;
@@ -49,14 +48,16 @@ impl Worker {
     /// Spends from the tenant's leases. Asks for the next one where it is time; nobody waits for that.
     pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<u128> {
         let spent = purses::spend(spending, now, self.metrics())?;
-        if let Some(credits) = spent.ask
-            && let Ok(lease_id) = LeaseId::parse(&uuid::text(spending.request))
-        {
+        if let Some(credits) = spent.ask {
+            let lease_id = LeaseId::of_uuid(spending.request);
             let tenant_id = key.record.tenant_id.clone();
             let ask = api::Ask { lease_id, tenant_id, credits, price: spending.price };
             let asked = Asked { leases: vec![(spending.tenant, spending.request)], ..self.asked() };
-            let round = Round { asks: vec![ask], ..self.round() };
-            if self.call(Call::round(&self.config.borrow(), &round, asked), stream_id).is_err() {
+            let asked = self.round().and_then(|round| {
+                let round = Round { asks: vec![ask], ..round };
+                self.call(Call::round(&self.config.borrow(), &round, asked), stream_id)
+            });
+            if asked.is_err() {
                 // It has not left, so nothing will come of it.
                 let now = host::monotonic_clock();
                 let (tenant, lease) = (spending.tenant, spending.request);
@@ -127,7 +128,7 @@ impl Worker {
         if shares.is_empty() {
             return Ok(false);
         }
-        let round = Round { shares, ..self.round() };
+        let round = Round { shares, ..self.round()? };
         self.call(Call::round(&self.config.borrow(), &round, asked), stream_id).map(|()| true)
     }
 
@@ -158,7 +159,8 @@ impl Worker {
         let fingerprint = fingerprint(key_id.as_str());
         let Some(ask) = windows::release_share(fingerprint, limit_id, self.metrics()) else { return };
         let shares = vec![ShareOf { fingerprint, limit_id, revision: ask.revision }];
-        let round = Round { shares: vec![share_ask(key_id.clone(), &ask)], ..self.round() };
+        let Ok(round) = self.round() else { return };
+        let round = Round { shares: vec![share_ask(key_id.clone(), &ask)], ..round };
         // If it does not arrive the ledger believes that more is out than there is, until the next round.
         let _ = self.dispatch(Call::round(&self.config.borrow(), &round, Asked { shares, ..self.asked() }));
     }
@@ -167,13 +169,14 @@ impl Worker {
         for accounts in accounts.chunks(PARTS_MAX) {
             let said = accounts.iter().filter_map(|account| {
                 Some(api::Account {
-                    lease_id: LeaseId::parse(&uuid::text(account.lease)).ok()?,
+                    lease_id: LeaseId::of_uuid(account.lease),
                     revision: account.revision,
                     spent: Credits::new(account.spent)?,
                     closed: account.closed,
                 })
             });
-            let round = Round { accounts: said.collect(), ..self.round() };
+            let Ok(round) = self.round() else { return };
+            let round = Round { accounts: said.collect(), ..round };
             let asked = Asked { accounts: accounts.to_vec(), ..self.asked() };
             // What is not acknowledged is said again.
             let _ = self.dispatch(Call::round(&self.config.borrow(), &round, asked));
@@ -205,14 +208,14 @@ impl Worker {
         let share_deadline = until(answer.share_ttl_ms, SHARE_TTL_MS);
         for (tenant, lease) in &asked.leases {
             let text = uuid::text(*lease);
-            let grant = answer.leases.iter().find(|grant| grant.lease_id.as_str() == text);
+            let grant = answer.leases.iter().find(|grant| *grant.lease_id.as_str() == *text);
             if let Some(grant) = grant {
                 purses::granted(*tenant, *lease, grant.credits, lease_deadline, self.metrics());
             }
         }
         for account in &asked.accounts {
             let text = uuid::text(account.lease);
-            let has_ended = answer.ended.iter().any(|ended| ended.as_str() == text);
+            let has_ended = answer.ended.iter().any(|ended| *ended.as_str() == *text);
             let deadline = (!has_ended && !account.closed).then_some(lease_deadline);
             purses::acknowledged(account, deadline, self.metrics());
         }
@@ -239,14 +242,16 @@ impl Worker {
         Asked { sent: host::monotonic_clock(), ..Asked::default() }
     }
 
-    fn round(&self) -> Round {
-        Round {
-            instance: purses::instance(|| uuid::text(self.new_id(host::wall_clock()))),
+    /// A round without content. None can be had where shared data does not tell the workers of one Envoy who they are.
+    fn round(&self) -> Result<Round, NotCalled> {
+        let new = || InstanceId::of_uuid(self.new_id(host::wall_clock()));
+        Ok(Round {
+            instance: purses::instance(new, self.metrics()).ok_or(NotCalled)?,
             envoy: self.node().to_string(),
             asks: Vec::new(),
             accounts: Vec::new(),
             shares: Vec::new(),
-        }
+        })
     }
 }
 

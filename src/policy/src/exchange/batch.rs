@@ -7,9 +7,7 @@
 
 use super::charge::Charge;
 use super::refusal::Refusal;
-use super::{
-    Exchange, Forward, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
-};
+use super::{Exchange, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject};
 use super::{quota, response};
 use crate::credential::Headers;
 use crate::json;
@@ -281,10 +279,10 @@ impl Exchange {
                 Step::Reserve(_) if batch.ledger_is_away => {
                     exchange.reserve_answered(ReserveAnswered::Unavailable)
                 }
-                Step::Forward(_) if exchange.subject() == Some("initialize") => {
+                Step::Forward { .. } if exchange.subject() == Some("initialize") => {
                     exchange.refuse(Refusal::invalid_request("`initialize` is no part of a batch".to_owned()))
                 }
-                Step::Forward(_) | Step::Refuse(_) => {
+                Step::Forward { .. } | Step::Refuse(_) => {
                     if let Step::Refuse(own) = step {
                         exchange.response.status = own.status;
                         *reply = Some(own);
@@ -318,7 +316,7 @@ impl Exchange {
             return Step::Refuse(reply);
         }
         match self.forward(Charge::None) {
-            Step::Forward(forward) => Step::Forward(Forward { body, ..forward }),
+            Step::Forward { .. } => Step::Forward { body },
             other => other,
         }
     }
@@ -344,7 +342,7 @@ impl Exchange {
             let told = batch.reply().filter(|_| is_bare && batch.replies().next().is_some());
             let body = told.map_or(BodyPlan::Pass, |mut reply| {
                 reply.status = 200;
-                reply.headers.extend(set.clone());
+                reply.headers.extend(set.owned());
                 BodyPlan::Refuse(reply)
             });
             return ResponsePlan { set, body };

@@ -1,6 +1,5 @@
 //! What a call was charged beforehand, and how that ends.
 
-use crate::uuid;
 use protocol::filter::{Action, Settlement};
 use protocol::{Credits, LeaseId, ReservationId};
 
@@ -49,7 +48,7 @@ impl Charge {
     /// The lease that paid.
     pub(super) fn lease_id(self) -> Option<LeaseId> {
         match self {
-            Charge::Leased(_, lease) => LeaseId::parse(&uuid::text(lease)).ok(),
+            Charge::Leased(_, lease) => Some(LeaseId::of_uuid(lease)),
             Charge::None | Charge::Reserved(_) => None,
         }
     }

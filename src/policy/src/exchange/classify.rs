@@ -4,11 +4,12 @@ use super::refusal::Refusal;
 use super::{Exchange, Lists, Subject, ToolCall};
 use crate::authorize::{self, Authorization};
 use crate::document::Reserve;
+use crate::http::{self, Match};
 use crate::key::Key;
 use crate::mcp::list::Page;
 use crate::mcp::{self, Call};
+use crate::price;
 use crate::rules::{Policy, Service, ServiceKind, Tool};
-use crate::{http, price};
 use protocol::{Credits, Timestamp};
 use std::collections::BTreeMap;
 
@@ -78,11 +79,12 @@ impl Exchange {
             ServiceKind::Mcp(tools) => self.recognise_mcp(policy, key, service, tools, body, now),
             ServiceKind::Http(router) => {
                 let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
-                let (rule, resource) = match router.find(&self.request.method, below) {
-                    Some(found) => (Some(found.tool), found.resource),
-                    None => (service.unlisted.as_ref(), None),
-                };
+                let found = router.find(&self.request.method, below);
+                let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());
                 let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
+                // Only a key that is held to resources needs to know which one this is.
+                let is_held = key.record.resources.is_some();
+                let resource = found.filter(|_| is_held).and_then(|found| found.resource());
                 let call = (rule, resource.as_deref(), &BTreeMap::new());
                 Self::tool_call(policy, key, service, call, now)
             }

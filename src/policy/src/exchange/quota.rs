@@ -1,5 +1,6 @@
 //! What is left of the limits, as headers: draft-ietf-httpapi-ratelimit-headers-11 and the older `X-RateLimit-*`.
 
+use super::fields::Fields;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
 use protocol::key::Limit;
@@ -10,7 +11,7 @@ pub(super) struct Quota {
     stage: Stage,
     limit: Limit,
     remaining: u32,
-    reset_seconds: u64,
+    reset_seconds: u32,
 }
 
 /// The limits that a client should know of: shadow ones are not its business.
@@ -22,7 +23,7 @@ pub(super) fn quotas(asks: &[Ask], verdicts: &[Verdict]) -> Vec<Quota> {
             stage: ask.stage,
             limit: ask.rule.limit,
             remaining: verdict.remaining,
-            reset_seconds: seconds(verdict.reset_ms),
+            reset_seconds: u32::try_from(seconds(verdict.reset_ms)).unwrap_or(u32::MAX),
         })
         .collect()
 }
@@ -33,89 +34,61 @@ pub(super) fn seconds(millis: u64) -> u64 {
 }
 
 /// The rate headers of a response. A request without a known key has no quota, and is told so.
-pub(super) fn headers(quotas: &[Quota], is_authenticated: bool) -> Vec<(&'static str, String)> {
+pub(super) fn headers(quotas: &[Quota], is_authenticated: bool) -> Fields {
     if quotas.is_empty() && is_authenticated {
-        return Vec::new();
+        return Fields::default();
     }
+    let mut fields = Fields::for_response();
     if quotas.is_empty() {
-        return vec![
-            ("ratelimit-policy", "\"unauthenticated\";q=0;w=60".to_owned()),
-            ("ratelimit", "\"unauthenticated\";r=0;t=0".to_owned()),
-            ("x-ratelimit-limit", "0".to_owned()),
-            ("x-ratelimit-remaining", "0".to_owned()),
-            ("x-ratelimit-reset", "0".to_owned()),
-        ];
+        fields.push("ratelimit-policy", "\"unauthenticated\";q=0;w=60");
+        fields.push("ratelimit", "\"unauthenticated\";r=0;t=0");
+        for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"] {
+            fields.push(name, "0");
+        }
+        return fields;
     }
-    // Written by hand: these lines are on every response, and the formatting machinery costs more than all of them.
-    let (mut policies, mut states) = (String::with_capacity(64), String::with_capacity(64));
-    for quota in quotas {
-        quota.name_into(&mut policies);
-        number_into(&mut policies, ";q=", u64::from(quota.limit.permits));
-        number_into(&mut policies, ";w=", u64::from(quota.limit.window_seconds));
-        quota.name_into(&mut states);
-        number_into(&mut states, ";r=", u64::from(quota.remaining));
-        number_into(&mut states, ";t=", quota.reset_seconds);
-    }
-    let mut headers = Vec::with_capacity(5);
-    headers.push(("ratelimit-policy", policies));
-    headers.push(("ratelimit", states));
+    // Not by `format!`: these lines are on every response, and its machinery costs more than all of them.
+    fields.write("ratelimit-policy", |text| {
+        for (place, quota) in quotas.iter().enumerate() {
+            quota.name_into(place, text);
+            number_into(text, ";q=", quota.limit.permits);
+            number_into(text, ";w=", quota.limit.window_seconds);
+        }
+    });
+    fields.write("ratelimit", |text| {
+        for (place, quota) in quotas.iter().enumerate() {
+            quota.name_into(place, text);
+            number_into(text, ";r=", quota.remaining);
+            number_into(text, ";t=", quota.reset_seconds);
+        }
+    });
     // The older headers have room for one limit: the one that will refuse first.
-    if let Some(tightest) =
-        quotas.iter().min_by_key(|quota| (quota.remaining, std::cmp::Reverse(quota.reset_seconds)))
-    {
-        headers.push(("x-ratelimit-limit", number(u64::from(tightest.limit.permits))));
-        headers.push(("x-ratelimit-remaining", number(u64::from(tightest.remaining))));
-        headers.push(("x-ratelimit-reset", number(tightest.reset_seconds)));
+    let tightest =
+        quotas.iter().min_by_key(|quota| (quota.remaining, std::cmp::Reverse(quota.reset_seconds)));
+    if let Some(tightest) = tightest {
+        fields.write("x-ratelimit-limit", |text| number_into(text, "", tightest.limit.permits));
+        fields.write("x-ratelimit-remaining", |text| number_into(text, "", tightest.remaining));
+        fields.write("x-ratelimit-reset", |text| number_into(text, "", tightest.reset_seconds));
     }
-    headers
+    fields
 }
 
 impl Quota {
     /// The item's name, after a comma if it is not the first.
-    fn name_into(&self, text: &mut String) {
-        if !text.is_empty() {
+    fn name_into(&self, place: usize, text: &mut String) {
+        if place > 0 {
             text.push_str(", ");
         }
-        text.push_str(match self.stage {
+        let name = match self.stage {
             Stage::Key => "\"key-",
             Stage::Tool => "\"tool-",
-        });
-        number_into(text, "", u64::from(self.limit.window_seconds));
+        };
+        number_into(text, name, self.limit.window_seconds);
         text.push_str("s\"");
     }
 }
 
-fn number(number: u64) -> String {
-    let mut text = String::with_capacity(8);
-    number_into(&mut text, "", number);
-    text
-}
-
-fn number_into(text: &mut String, before: &str, number: u64) {
+fn number_into(text: &mut String, before: &str, number: u32) {
     text.push_str(before);
-    let mut digits = [0u8; 20];
-    let mut rest = number;
-    let mut from = digits.len();
-    for (place, digit) in digits.iter_mut().enumerate().rev() {
-        // A remainder of ten is below ten.
-        *digit = b'0'.wrapping_add(u8::try_from(rest % 10).unwrap_or(0));
-        from = place;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    digits.get(from..).unwrap_or_default().iter().for_each(|digit| text.push(char::from(*digit)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_numbers_are() {
-        for value in [0, 7, 10, 99, 100, 86_400, u64::MAX] {
-            assert_eq!(number(value), value.to_string());
-        }
-    }
+    text.push_str(itoa::Buffer::new().format(number));
 }

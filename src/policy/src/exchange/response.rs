@@ -2,7 +2,7 @@
 
 use super::charge::{Charge, Refund};
 use super::refusal::{Refusal, Reply};
-use super::{Exchange, Now, Phase, ServiceKind, Subject, quota};
+use super::{Exchange, Fields, Now, Phase, ServiceKind, Subject, quota};
 use crate::authorize;
 use crate::credential::{self, Headers};
 use crate::document::Refusals;
@@ -43,7 +43,7 @@ impl Progress {
 #[derive(Debug)]
 pub struct ResponsePlan {
     /// Headers to set, replacing what is there.
-    pub set: Vec<(&'static str, String)>,
+    pub set: Fields,
     /// What to do with its body.
     pub body: BodyPlan,
 }
@@ -130,8 +130,8 @@ impl Exchange {
         // Also where this gate has refused already: Envoy may have been first.
         if status == 413 && !ends && !self.is_forwarded() {
             let reply = self.too_large();
-            set.extend(reply.headers);
-            set.push(("content-length", reply.body.len().to_string()));
+            reply.headers.iter().for_each(|(name, value)| set.push(name, value));
+            set.push("content-length", &reply.body.len().to_string());
             return ResponsePlan { set, body: BodyPlan::Replace(reply.body) };
         }
         ResponsePlan { set, body: self.body_plan(status, headers, ends) }
@@ -379,7 +379,7 @@ impl Exchange {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let mut reply =
             Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id);
-        reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()));
+        reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()).owned());
         reply
     }
 

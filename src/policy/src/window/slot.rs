@@ -83,7 +83,7 @@ pub fn take(
     for stage in [Stage::Key, Stage::Tool] {
         let of_stage = || asks.iter().enumerate().filter(move |(_, ask)| ask.stage == stage);
         refused = refused
-            || of_stage().any(|(_, ask)| ask.enforced && !own.entry(&ask.rule).peek(&ask.rule, now).admitted);
+            || of_stage().any(|(_, ask)| ask.enforced && !own.entry(&ask.rule).has_room(&ask.rule, now));
         for (index, ask) in of_stage() {
             let entry = own.entry(&ask.rule);
             let verdict = if refused { entry.peek(&ask.rule, now) } else { entry.take(&ask.rule, now) };
@@ -178,6 +178,11 @@ impl Entry {
     fn take(&mut self, rule: &LimitRule, now: Monotonic) -> Verdict {
         let verdict = self.counted.window.take(&self.limit(rule, now), now);
         self.with_share(verdict, rule, now)
+    }
+
+    fn has_room(&mut self, rule: &LimitRule, now: Monotonic) -> bool {
+        let limit = self.limit(rule, now);
+        self.counted.window.used_at(&limit, now) < limit.permits
     }
 
     fn peek(&mut self, rule: &LimitRule, now: Monotonic) -> Verdict {

@@ -1,0 +1,42 @@
+//! Header fields that are written for one response.
+
+/// Names and values. The values stand in one text, because there are five on every response.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Fields {
+    text: String,
+    /// Each name, and where its value ends.
+    ends: Vec<(&'static str, usize)>,
+}
+
+impl Fields {
+    /// No fields, with room for those of a common response.
+    pub(super) fn for_response() -> Fields {
+        Fields { text: String::with_capacity(128), ends: Vec::with_capacity(8) }
+    }
+
+    /// Adds a field, whose value `write` appends.
+    pub(super) fn write(&mut self, name: &'static str, write: impl FnOnce(&mut String)) {
+        write(&mut self.text);
+        self.ends.push((name, self.text.len()));
+    }
+
+    /// Adds a field.
+    pub(super) fn push(&mut self, name: &'static str, value: &str) {
+        self.write(name, |text| text.push_str(value));
+    }
+
+    /// The fields, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let mut from = 0;
+        self.ends.iter().map(move |(name, end)| {
+            let value = self.text.get(from..*end).unwrap_or_default();
+            from = *end;
+            (*name, value)
+        })
+    }
+
+    /// Those of a reply, which owns each.
+    pub(super) fn owned(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.iter().map(|(name, value)| (name, value.to_owned()))
+    }
+}

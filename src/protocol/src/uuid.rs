@@ -1,0 +1,82 @@
+//! UUIDs as numbers: made, written, read. Time and randomness come from the caller.
+
+use crate::Timestamp;
+use std::ops::Deref;
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+const BYTES: usize = 36;
+
+/// A UUID as text, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, in no memory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Text([u8; BYTES]);
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // It is ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// A UUIDv7: ids that grow with time keep the ledger's pages together.
+pub fn v7(now: Timestamp, random: u128) -> u128 {
+    const VERSION: u128 = 7 << 76;
+    const VARIANT: u128 = 2 << 62;
+    let random = random & !(u128::MAX << 76) & !(3 << 62);
+    (u128::from(now.as_millis()) << 80) | VERSION | VARIANT | random
+}
+
+/// As text.
+pub fn text(bits: u128) -> Text {
+    let mut text = [b'-'; BYTES];
+    let (high, low) = text.split_at_mut(BYTES / 2);
+    // In halves, because each shift of a `u128` is a call in wasm.
+    write(high, [8, 13], (bits >> 64) as u64);
+    write(low, [0, 5], bits as u64);
+    Text(text)
+}
+
+/// Writes 16 digits between the dashes.
+fn write(text: &mut [u8], dashes: [usize; 2], mut bits: u64) {
+    for (place, digit) in text.iter_mut().enumerate() {
+        if !dashes.contains(&place) {
+            bits = bits.rotate_left(4);
+            *digit = DIGITS.get((bits & 15) as usize).copied().unwrap_or(b'0');
+        }
+    }
+}
+
+/// From text.
+pub fn parse(text: &str) -> Option<u128> {
+    if text.len() != BYTES {
+        return None;
+    }
+    let mut digits = 0u8;
+    let mut bits = 0u128;
+    for byte in text.bytes().filter(|byte| *byte != b'-') {
+        bits = (bits << 4) | u128::from(char::from(byte).to_digit(16)?);
+        digits = digits.saturating_add(1);
+    }
+    (digits == 32).then_some(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_its_time_version_and_variant_and_survives_being_written() {
+        let now = Timestamp::from_millis(0x0199_1234_5678);
+        for random in [0, u128::MAX, 0x1234_5678_9abc_def0_1122_3344_5566_7788] {
+            let bits = v7(now, random);
+            let text = &*text(bits);
+            assert!(text.starts_with("01991234-5678-7"), "{text}");
+            assert!(text.chars().nth(19).is_some_and(|digit| "89ab".contains(digit)), "{text}");
+            assert_eq!(parse(text), Some(bits));
+        }
+        assert_eq!(parse("01991234-5678-7"), None);
+        assert_eq!(parse("01991234-5678-7000-8000-00000000000g"), None);
+        assert_eq!(parse("01991234-5678-7000-8000-0000000000-0"), None);
+    }
+}
