@@ -43,6 +43,7 @@ const UNKNOWN: &str = "unknown";
 pub const CASES: &[Case] = &[
     case("bare-get", "bare Envoy, GET", Kind::Get, "bare", 200, None),
     case("noop-get", "no-op wasm filter, GET", Kind::Get, "noop", 200, None),
+    case("headers-get", "wasm filter that only sets the same headers, GET", Kind::Get, "headers", 200, None),
     case("native-get", "api_key_auth + local_ratelimit, GET", Kind::Get, "native", 200, None),
     case("services-get", "ext_authz + ratelimit, GET", Kind::Get, "services", 200, None),
     case("free", "AgentRelay, free GET", Kind::Get, "free", 200, Some(1.25)),
@@ -161,7 +162,7 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
         if case.status == 429 {
             connection.call(&request).await?;
         }
-        if !["bare", "noop"].contains(&case.gate) {
+        if !["bare", "noop", "headers"].contains(&case.gate) {
             let status = connection.call(&self::request(case.kind, UNKNOWN, tool)).await?;
             ensure!(status == 401, "{}: an unknown key got {status} instead of 401", case.title);
         }
@@ -179,9 +180,10 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
 fn filters(gate: &str, built: &Built, relay: &Relay, key: &str) -> anyhow::Result<Filters> {
     match gate {
         "bare" => Ok(Filters::Bare),
-        "noop" => {
+        "noop" | "headers" => {
             let wasm = std::fs::canonicalize(&built.noop)?;
-            Other::read(include_str!("gates/noop.yaml"), &[("NOOP_WASM", &wasm.to_string_lossy())])
+            let wasm = wasm.to_string_lossy();
+            Other::read(include_str!("gates/noop.yaml"), &[("NOOP_WASM", &wasm), ("NOOP_DOES", gate)])
         }
         "services" => Other::read(include_str!("gates/services.yaml"), &[]),
         "native" => Other::read(include_str!("gates/native.yaml"), &[("API_KEY", key)]),
