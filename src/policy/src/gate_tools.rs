@@ -5,6 +5,7 @@
 use crate::json;
 use crate::key::{Key, grants};
 use crate::mcp::{Envelope, Params};
+use crate::ordered;
 use crate::rules::{Policy, Service, ServiceKind, Tool};
 use protocol::Timestamp;
 use protocol::filter::{IssueRequest, Issued};
@@ -79,9 +80,10 @@ pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Itera
 
 /// The result of `list_services`.
 pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> String {
-    let mut services: Vec<&Service> = services(policy, key, now).collect();
-    services.sort_by_key(|service| &service.name);
-    let shown = services.into_iter().map(|service| {
+    let mut by_name = Vec::new();
+    services(policy, key, now)
+        .for_each(|service| ordered::insert(&mut by_name, service, |a, b| a.name.cmp(&b.name)));
+    let shown = by_name.into_iter().map(|service| {
         let kind = if matches!(service.kind, ServiceKind::Mcp(_)) { "mcp" } else { "http" };
         format!(r#"{{"name":{},"kind":"{kind}","path":{}}}"#, quoted(&service.name), quoted(service.path()))
     });
