@@ -53,7 +53,8 @@ impl std::error::Error for Fault {}
 
 /// Checks that `bytes` are one JSON value that every parser reads alike.
 pub fn check(bytes: &[u8]) -> Result<(), Fault> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let text = str::from_utf8(bytes).map_err(|_| Fault::Syntax)?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let mut fault = None;
     let outcome = Walk { depth: 0, fault: &mut fault }.deserialize(&mut json).and_then(|()| json.end());
     match outcome {
@@ -214,7 +215,8 @@ pub(crate) fn present<'de, D: de::Deserializer<'de>>(
     de::Deserialize::deserialize(deserializer).map(Some)
 }
 
-/// Reads one JSON value whose structs are objects.
+/// Reads one JSON value whose structs are objects. Every reader here is of text, not of bytes: serde_json has a parser of
+/// its own for either.
 pub fn read<'m, T: de::Deserialize<'m>>(bytes: &'m [u8]) -> Result<T, serde_json::Error> {
     let text = str::from_utf8(bytes).map_err(de::Error::custom)?;
     read_text(text)
