@@ -3,6 +3,7 @@
 //! Nothing of them goes upstream. Who may call them, and how often, is decided as for any other tool.
 
 use crate::json;
+use crate::json::write::{array, object, quoted};
 use crate::key::{Key, grants};
 use crate::mcp::{Envelope, Params};
 use crate::ordered;
@@ -139,19 +140,6 @@ fn result(content: &str) -> String {
     format!(
         r#"{{"resultType":"complete","isError":false,"structuredContent":{content},"content":[{{"type":"text","text":{text}}}]}}"#
     )
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn array(items: impl Iterator<Item = String>) -> String {
-    format!("[{}]", items.collect::<Vec<_>>().join(","))
-}
-
-fn object(members: &[(&str, String)]) -> String {
-    let members: Vec<String> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
-    format!("{{{}}}", members.join(","))
 }
 
 /// What `request_key` is asked for, from the message that was recognised as its call. The error is for the caller.

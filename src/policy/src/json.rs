@@ -5,6 +5,7 @@
 //! not UTF-8; numbers that do not fit; anything after the value.
 
 mod objects;
+pub(crate) mod write;
 
 pub(crate) use objects::Objects;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
