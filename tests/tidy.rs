@@ -92,7 +92,6 @@ fn the_filter_depends_on_what_it_may_and_nothing_else() {
         "allocator-api2",
         "block-buffer",
         "cfg-if",
-        "crc32fast",
         "crypto-common",
         "deranged",
         "digest",

@@ -168,7 +168,7 @@ pub fn read_answer(header_count: usize, body_bytes: usize) -> Option<Answer> {
 /// count: a 404 of something else that answers in its place says nothing about a key.
 pub fn resolved(answer: Option<&Answer>) -> Result<Option<KeyRecord>, NotCalled> {
     match answer {
-        Some(Answer { status: 200, body }) => serde_json::from_slice(body).map(Some).map_err(|_| NotCalled),
+        Some(Answer { status: 200, body }) => policy::json::read(body).map(Some).map_err(|_| NotCalled),
         Some(Answer { status: 404, body }) if is_problem(body, "not_found") => Ok(None),
         _ => Err(NotCalled),
     }
@@ -178,7 +178,7 @@ pub fn resolved(answer: Option<&Answer>) -> Result<Option<KeyRecord>, NotCalled>
 /// anything that is not its own word leaves it unknown.
 pub fn reserved(answer: Option<&Answer>, asked: &ReservationId) -> ReserveAnswered {
     match answer {
-        Some(Answer { status: 200 | 201, body }) => match serde_json::from_slice::<ReserveAnswer>(body) {
+        Some(Answer { status: 200 | 201, body }) => match policy::json::read::<ReserveAnswer>(body) {
             Ok(reserved) if reserved.reservation_id == *asked => ReserveAnswered::Reserved,
             _ => ReserveAnswered::Unavailable,
         },
@@ -195,7 +195,7 @@ pub fn reserved(answer: Option<&Answer>, asked: &ReservationId) -> ReserveAnswer
 /// What the answer to a request for a key means.
 pub fn issued(answer: Option<&Answer>) -> IssueAnswered {
     match answer {
-        Some(Answer { status: 201, body }) => match serde_json::from_slice::<Issued>(body) {
+        Some(Answer { status: 201, body }) => match policy::json::read::<Issued>(body) {
             Ok(issued) => IssueAnswered::Issued(Box::new(issued)),
             Err(_) => IssueAnswered::Unavailable,
         },
@@ -208,18 +208,18 @@ pub fn issued(answer: Option<&Answer>) -> IssueAnswered {
 
 /// True if the ledger says that a batch is durable.
 pub fn is_delivered(answer: &Answer) -> bool {
-    answer.status == 200 && serde_json::from_slice::<ReportAnswer>(&answer.body).is_ok()
+    answer.status == 200 && policy::json::read::<ReportAnswer>(&answer.body).is_ok()
 }
 
 /// True if the ledger itself has understood a batch and will never take it.
 pub fn is_refused(answer: &Answer) -> bool {
     let is_its_own = || {
-        serde_json::from_slice::<Problem>(&answer.body)
+        policy::json::read::<Problem>(&answer.body)
             .is_ok_and(|problem| problem.kind.starts_with(&Problem::urn("")))
     };
     matches!(answer.status, 400 | 413 | 422) && is_its_own()
 }
 
 fn is_problem(body: &[u8], code: &str) -> bool {
-    serde_json::from_slice::<Problem>(body).is_ok_and(|problem| problem.kind == Problem::urn(code))
+    policy::json::read::<Problem>(body).is_ok_and(|problem| problem.kind == Problem::urn(code))
 }

@@ -40,7 +40,7 @@ fn ledger_timeout_ms() -> u32 {
 /// Reads the configuration. The error is for Envoy's log: it says what to change, and holds no secret.
 pub fn read(bytes: &[u8]) -> Result<Config, String> {
     let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
-    let config: Config = serde_json::from_slice(bytes)
+    let config: Config = policy::json::read(bytes)
         .map_err(|error| format!("the filter's `configuration` is not what it should be: {error}"))?;
     if !(10..=60_000).contains(&config.ledger_timeout_ms) {
         return Err("`configuration.ledger_timeout_ms` must be from 10 to 60000".to_owned());

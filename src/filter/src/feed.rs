@@ -83,7 +83,7 @@ impl Feed {
         if read.bytes.is_empty() || read.revision() == self.revision {
             return News::Nothing;
         }
-        let Ok(log) = serde_json::from_slice::<Log>(&read.bytes) else { return News::Nothing };
+        let Ok(log) = policy::json::read::<Log>(&read.bytes) else { return News::Nothing };
         self.revision = read.revision();
         let before = std::mem::replace(&mut self.log, log);
         let missed = usize::try_from(self.log.line.saturating_sub(before.line)).unwrap_or(usize::MAX);
@@ -120,7 +120,7 @@ impl Feed {
         self.in_flight = false;
         for _ in 0..8 {
             let read = host::shared(LOG);
-            let mut log: Log = serde_json::from_slice(&read.bytes).unwrap_or_default();
+            let mut log: Log = policy::json::read(&read.bytes).unwrap_or_default();
             // The first answer only tells a position, and a position lost means that anything may have happened.
             if answer.reset || log.position.is_none() {
                 log.resets = log.resets.saturating_add(1);

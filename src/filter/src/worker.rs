@@ -462,7 +462,7 @@ impl Worker {
     fn changes_answered(&self, answer: Option<&Answer>, now: Monotonic) {
         let changes = answer
             .filter(|answer| answer.status == 200)
-            .and_then(|answer| serde_json::from_slice::<Changes>(&answer.body).ok());
+            .and_then(|answer| policy::json::read::<Changes>(&answer.body).ok());
         let Some(changes) = changes else {
             self.metrics().feed_lost.add(1);
             self.feed.borrow_mut().lost(now);

@@ -3,6 +3,8 @@
 //! Unknown fields are refused here, with their path where people write policies (the feature `yaml`). What a document means, and whether it holds together, is
 //! [`crate::rules`].
 
+#[cfg(any(test, feature = "yaml"))]
+use crate::json::Objects;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -329,9 +331,9 @@ impl<'de> Deserialize<'de> for Span {
 pub(crate) fn from_json(bytes: &[u8]) -> Result<Document, Invalid> {
     crate::json::check(bytes).map_err(|fault| Invalid::at("policy", fault))?;
     #[cfg(any(test, feature = "yaml"))]
-    let parsed = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
+    let parsed = serde_path_to_error::deserialize(Objects(&mut serde_json::Deserializer::from_slice(bytes)))
         .map_err(|error| Invalid::at(error.path().to_string(), error.inner()));
     #[cfg(not(any(test, feature = "yaml")))]
-    let parsed = serde_json::from_slice(bytes).map_err(|error| Invalid::at("policy", error));
+    let parsed = crate::json::read(bytes).map_err(|error| Invalid::at("policy", error));
     parsed
 }

@@ -3,8 +3,10 @@
 //! Nothing of them goes upstream. Who may call them, and how often, is decided as for any other tool.
 
 use crate::json;
+use crate::json::write::{array, object, quoted};
 use crate::key::{Key, grants};
 use crate::mcp::{Envelope, Params};
+use crate::ordered;
 use crate::rules::{Policy, Service, ServiceKind, Tool};
 use protocol::Timestamp;
 use protocol::filter::{IssueRequest, Issued};
@@ -79,9 +81,10 @@ pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Itera
 
 /// The result of `list_services`.
 pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> String {
-    let mut services: Vec<&Service> = services(policy, key, now).collect();
-    services.sort_by_key(|service| &service.name);
-    let shown = services.into_iter().map(|service| {
+    let mut by_name = Vec::new();
+    services(policy, key, now)
+        .for_each(|service| ordered::insert(&mut by_name, service, |a, b| a.name.cmp(&b.name)));
+    let shown = by_name.into_iter().map(|service| {
         let kind = if matches!(service.kind, ServiceKind::Mcp(_)) { "mcp" } else { "http" };
         format!(r#"{{"name":{},"kind":"{kind}","path":{}}}"#, quoted(&service.name), quoted(service.path()))
     });
@@ -137,19 +140,6 @@ fn result(content: &str) -> String {
     format!(
         r#"{{"resultType":"complete","isError":false,"structuredContent":{content},"content":[{{"type":"text","text":{text}}}]}}"#
     )
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn array(items: impl Iterator<Item = String>) -> String {
-    format!("[{}]", items.collect::<Vec<_>>().join(","))
-}
-
-fn object(members: &[(&str, String)]) -> String {
-    let members: Vec<String> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
-    format!("{{{}}}", members.join(","))
 }
 
 /// What `request_key` is asked for, from the message that was recognised as its call. The error is for the caller.

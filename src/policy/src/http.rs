@@ -1,5 +1,6 @@
 //! Recognising HTTP calls: a path that can be read in one way only, and routes by method and path template.
 
+use crate::ordered;
 use crate::rules::Tool;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -140,9 +141,6 @@ impl Router {
                 faults.push((name, fault));
             }
         }
-        for routes in router.routes.values_mut() {
-            routes.sort_by(|a, b| a.segments.cmp(&b.segments));
-        }
         (router, faults)
     }
 
@@ -168,7 +166,7 @@ impl Router {
         if let Some(other) = routes.iter().find(|other| same(other)) {
             return Err(format!("matches the same paths as `{}`", other.tool.name));
         }
-        routes.push(Route { method, segments, tool });
+        ordered::insert(routes, Route { method, segments, tool }, |a, b| a.segments.cmp(&b.segments));
         Ok(())
     }
 

@@ -4,6 +4,10 @@
 //! reads (some servers match names without case); names of the JSON-RPC envelope in other case; nesting beyond [`DEPTH_MAX`]; a byte order mark; anything that is
 //! not UTF-8; numbers that do not fit; anything after the value.
 
+mod objects;
+pub(crate) mod write;
+
+pub(crate) use objects::Objects;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -50,7 +54,8 @@ impl std::error::Error for Fault {}
 
 /// Checks that `bytes` are one JSON value that every parser reads alike.
 pub fn check(bytes: &[u8]) -> Result<(), Fault> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let text = str::from_utf8(bytes).map_err(|_| Fault::Syntax)?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let mut fault = None;
     let outcome = Walk { depth: 0, fault: &mut fault }.deserialize(&mut json).and_then(|()| json.end());
     match outcome {
@@ -211,9 +216,22 @@ pub(crate) fn present<'de, D: de::Deserializer<'de>>(
     de::Deserialize::deserialize(deserializer).map(Some)
 }
 
-/// Reads an object. Derived structs would also take an array, field by field, which no server means.
+/// Reads one JSON value whose structs are objects. Every reader here is of text, not of bytes: serde_json has a parser of
+/// its own for either.
+pub fn read<'m, T: de::Deserialize<'m>>(bytes: &'m [u8]) -> Result<T, serde_json::Error> {
+    let text = str::from_utf8(bytes).map_err(de::Error::custom)?;
+    read_text(text)
+}
+
+fn read_text<'m, T: de::Deserialize<'m>>(text: &'m str) -> Result<T, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = T::deserialize(Objects(&mut json))?;
+    json.end().map(|()| value)
+}
+
+/// Reads an object into a struct.
 pub(crate) fn object<'m, T: de::Deserialize<'m>>(text: &'m str) -> Option<T> {
-    text.trim_ascii_start().starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+    read_text(text).ok()
 }
 
 /// Where `part`, a slice of `whole`, begins in it.
@@ -262,5 +280,30 @@ mod tests {
             let shown: String = String::from_utf8_lossy(&bytes).chars().take(60).collect();
             assert_eq!(check(&bytes), expected, "{shown}");
         }
+    }
+
+    #[test]
+    fn a_struct_is_an_object_at_any_depth() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Inner {
+            a: u32,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        struct Outer<'o> {
+            #[serde(default)]
+            few: Vec<Inner>,
+            one: Option<Inner>,
+            #[serde(borrow)]
+            raw: Option<&'o RawValue>,
+        }
+        let outer: Outer<'_> = read(br#"{"few":[{"a":1}],"one":{"a":2},"raw":[3]}"#).unwrap();
+        assert_eq!((outer.few, outer.one), (vec![Inner { a: 1 }], Some(Inner { a: 2 })));
+        assert_eq!(outer.raw.unwrap().get(), "[3]");
+        for text in
+            [r#"[[],null,null]"#, r#"{"few":[[1]]}"#, r#"{"one":[1]}"#, r#"{} {}"#, "{\"one\":\"\u{0}\"}"]
+        {
+            assert!(read::<Outer<'_>>(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(read::<String>(b"\"\xff\"").is_err());
     }
 }

@@ -27,6 +27,7 @@ pub mod late;
 pub mod lease;
 pub mod mcp;
 pub mod oauth;
+mod ordered;
 pub mod price;
 pub mod reading;
 pub mod rules;

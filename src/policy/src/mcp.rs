@@ -245,16 +245,14 @@ fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
     let missing = || Fault::new(INVALID_PARAMS, "`params.name` must name the tool");
     let params = params.ok_or_else(missing)?;
     let name = text(params.name.ok_or_else(missing)?, "params.name")?.into_owned();
-    let arguments = match params.arguments {
-        None => BTreeMap::new(),
-        Some(raw) => {
-            let raw: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(raw.get())
-                .map_err(|_| Fault::new(INVALID_PARAMS, "`params.arguments` must be an object"))?;
-            raw.into_iter()
-                .map(|(name, value)| (name.into_owned(), serde_json::from_str::<String>(value.get()).ok()))
-                .collect()
+    let mut arguments = BTreeMap::new();
+    if let Some(raw) = params.arguments {
+        let raw: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(raw.get())
+            .map_err(|_| Fault::new(INVALID_PARAMS, "`params.arguments` must be an object"))?;
+        for (name, value) in raw {
+            arguments.insert(name.into_owned(), serde_json::from_str::<String>(value.get()).ok());
         }
-    };
+    }
     Ok(Call::Tool { name, arguments })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Without one nothing is said, because clients would start a flow that can't finish.
 
-use serde_json::json;
+use crate::json::write::{array, object, quoted};
 use std::collections::BTreeSet;
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -33,13 +33,13 @@ impl Metadata {
         }
         let path = format!("{WELL_KNOWN}{}", path.trim_end_matches('/'));
         let scheme = resource.strip_suffix(rest).unwrap_or_default();
-        let document = json!({
-            "resource": resource,
-            "authorization_servers": authorization_servers,
-            "scopes_supported": scopes,
-            "bearer_methods_supported": ["header"],
-        });
-        Some(Metadata { url: format!("{scheme}{authority}{path}"), path, document: document.to_string() })
+        let document = object(&[
+            ("authorization_servers", array(authorization_servers.iter().map(|server| quoted(server)))),
+            ("bearer_methods_supported", r#"["header"]"#.to_owned()),
+            ("resource", quoted(resource)),
+            ("scopes_supported", array(scopes.iter().map(|scope| quoted(scope)))),
+        ]);
+        Some(Metadata { url: format!("{scheme}{authority}{path}"), path, document })
     }
 
     /// A challenge of RFC 6750 that also says where this document is.

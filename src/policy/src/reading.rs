@@ -3,6 +3,7 @@
 //! A policy that names none leaves them to whoever holds the scope of the risk `read_only`. One that names some hides
 //! all others.
 
+use crate::ordered;
 use crate::rules::ScopeRule;
 
 /// A prompt or resource, by the name that the client gives it.
@@ -55,12 +56,15 @@ impl Names {
             Some(beginning) => Pattern::Beginning(beginning.to_owned()),
             None => Pattern::Exactly(name),
         };
-        let mut names: Vec<_> = names.into_iter().map(|(name, rule)| (pattern(name), rule)).collect();
-        names.sort_by_key(|(pattern, _)| match pattern {
+        let rank = |pattern: &Pattern| match pattern {
             Pattern::Exactly(_) => (0, 0),
             Pattern::Beginning(beginning) => (1, usize::MAX.saturating_sub(beginning.len())),
-        });
-        Names(names)
+        };
+        let mut ranked = Vec::new();
+        for (name, rule) in names {
+            ordered::insert(&mut ranked, (pattern(name), rule), |a, b| rank(&a.0).cmp(&rank(&b.0)));
+        }
+        Names(ranked)
     }
 
     /// What this name needs; `None` if the policy does not name it.

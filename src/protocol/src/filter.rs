@@ -198,7 +198,7 @@ pub struct ReportAnswer {
 
 /// One thing that changed in the ledger and that filters must know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", tag = "kind", try_from = "ChangeForm")]
 pub enum Change {
     /// The record of this key is no longer what it was: drop it.
     Key {
@@ -229,6 +229,46 @@ pub enum Change {
     },
 }
 
+/// A change as it is read. What serde derives for a tagged enum keeps the fields until it has seen the tag, in any order
+/// and of any type, which is 17 KB of the filter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeForm {
+    kind: ChangeKind,
+    key_id: Option<KeyId>,
+    tenant_id: Option<crate::TenantId>,
+    limit_id: Option<u32>,
+    version: Option<PolicyVersion>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ChangeKind {
+    Key,
+    Tenant,
+    Recall,
+    Share,
+    Policy,
+}
+
+impl TryFrom<ChangeForm> for Change {
+    type Error = &'static str;
+
+    fn try_from(form: ChangeForm) -> Result<Change, &'static str> {
+        let ChangeForm { kind, key_id, tenant_id, limit_id, version } = form;
+        match (kind, key_id, tenant_id, limit_id, version) {
+            (ChangeKind::Key, Some(key_id), None, None, None) => Ok(Change::Key { key_id }),
+            (ChangeKind::Tenant, None, Some(tenant_id), None, None) => Ok(Change::Tenant { tenant_id }),
+            (ChangeKind::Recall, None, Some(tenant_id), None, None) => Ok(Change::Recall { tenant_id }),
+            (ChangeKind::Share, Some(key_id), None, Some(limit_id), None) => {
+                Ok(Change::Share { key_id, limit_id })
+            }
+            (ChangeKind::Policy, None, None, None, Some(version)) => Ok(Change::Policy { version }),
+            _ => Err("a change has the fields of its kind, and no other"),
+        }
+    }
+}
+
 /// Changes after a position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -239,4 +279,38 @@ pub struct Changes {
     pub reset: bool,
     /// In the order they happened.
     pub changes: Vec<Change>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_reads_as_it_was_written_and_has_no_other_fields() {
+        let key_id = KeyId::parse("key_1").unwrap();
+        let tenant_id = crate::TenantId::parse("ten_1").unwrap();
+        let version = PolicyVersion::parse("0a").unwrap();
+        let changes = vec![
+            Change::Key { key_id: key_id.clone() },
+            Change::Tenant { tenant_id: tenant_id.clone() },
+            Change::Recall { tenant_id },
+            Change::Share { key_id, limit_id: 7 },
+            Change::Policy { version },
+        ];
+        let text = serde_json::to_string(&changes).unwrap();
+        assert!(
+            text.starts_with(r#"[{"kind":"key","key_id":"key_1"},{"kind":"tenant","tenant_id":"ten_1"}"#)
+        );
+        assert_eq!(serde_json::from_str::<Vec<Change>>(&text).unwrap(), changes);
+        for text in [
+            r#"{"kind":"key"}"#,
+            r#"{"kind":"key","tenant_id":"ten_1"}"#,
+            r#"{"kind":"key","key_id":"key_1","limit_id":7}"#,
+            r#"{"kind":"key","key_id":"key_1","other":7}"#,
+            r#"{"kind":"other","key_id":"key_1"}"#,
+            r#"{"key_id":"key_1"}"#,
+        ] {
+            assert!(serde_json::from_str::<Change>(text).is_err(), "{text}");
+        }
+    }
 }

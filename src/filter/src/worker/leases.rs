@@ -187,7 +187,7 @@ impl Worker {
     pub(super) fn round_answered(&self, asked: Asked, answer: Option<&Answer>) {
         let answer = answer
             .filter(|answer| answer.status == 200)
-            .and_then(|answer| serde_json::from_slice::<RoundAnswer>(&answer.body).ok());
+            .and_then(|answer| policy::json::read::<RoundAnswer>(&answer.body).ok());
         if let Some(answer) = &answer {
             self.take_round(&asked, answer);
         }

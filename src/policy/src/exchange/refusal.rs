@@ -6,13 +6,13 @@ use super::quota;
 use crate::authorize::Denial;
 use crate::credential;
 use crate::document::Refusals;
+use crate::json::write::{object, quoted};
 use crate::mcp;
 use crate::oauth::Metadata;
 use crate::price::UnknownValue;
 use protocol::audit::Outcome;
 use protocol::problem::{MEDIA_TYPE, Problem};
 use protocol::{Credits, EventId};
-use serde_json::{Value, json};
 
 /// An answer that the gate gives itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -344,30 +344,30 @@ impl Refusal {
     }
 
     fn rpc_error(&self, message_id: Option<&str>, id: &EventId) -> String {
-        let error = json!({"code": self.code, "message": self.text(), "data": self.data(id)});
-        rpc(message_id, "error", &error.to_string())
+        let members =
+            [("code", self.code.to_string()), ("data", self.data(id)), ("message", quoted(&self.text()))];
+        rpc(message_id, "error", &object(&members))
     }
 
     fn tool_result(&self, message_id: Option<&str>, id: &EventId) -> String {
-        let result = json!({
-            "resultType": "complete",
-            "isError": true,
-            "content": [{"type": "text", "text": self.text()}],
-            "_meta": {"agentrelay/refusal": self.data(id)},
-        });
-        rpc(message_id, "result", &result.to_string())
+        let content = object(&[("text", quoted(&self.text())), ("type", quoted("text"))]);
+        let result = object(&[
+            ("_meta", object(&[("agentrelay/refusal", self.data(id))])),
+            ("content", format!("[{content}]")),
+            ("isError", "true".to_owned()),
+            ("resultType", quoted("complete")),
+        ]);
+        rpc(message_id, "result", &result)
     }
 
     fn text(&self) -> String {
         format!("{}: {}", self.title, self.detail)
     }
 
-    fn data(&self, id: &EventId) -> Value {
-        let mut data = json!({"reason": self.outcome.as_str(), "requestId": id.as_str()});
-        if let (Some(seconds), Some(data)) = (self.retry_after_seconds, data.as_object_mut()) {
-            data.insert("retryAfterSeconds".to_owned(), seconds.into());
-        }
-        data
+    fn data(&self, id: &EventId) -> String {
+        let mut members = vec![("reason", quoted(self.outcome.as_str())), ("requestId", quoted(id.as_str()))];
+        members.extend(self.retry_after_seconds.map(|seconds| ("retryAfterSeconds", seconds.to_string())));
+        object(&members)
     }
 }
 
@@ -404,4 +404,31 @@ pub(super) fn metadata(document: &str) -> Reply {
 fn rpc(message_id: Option<&str>, member: &str, value: &str) -> String {
     let id = message_id.unwrap_or("null");
     format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_says_the_same_in_its_own_way() {
+        let id = EventId::parse("0199f1d2").unwrap();
+        let refusal = || Refusal {
+            retry_after_seconds: Some(7),
+            ..Refusal::new(Outcome::RateLimited, 429, -1, "Rate limited", "wait \"7 s\"")
+        };
+        let body = |form| String::from_utf8(refusal().reply(form, Some("1"), true, &id).body).unwrap();
+        assert_eq!(
+            body(Refusals::Http),
+            r#"{"type":"urn:agentrelay:problem:rate_limited","status":429,"title":"Rate limited","detail":"wait \"7 s\"","request_id":"0199f1d2"}"#
+        );
+        assert_eq!(
+            body(Refusals::McpHttp),
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"data":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\""}}"#
+        );
+        assert_eq!(
+            body(Refusals::McpTool),
+            r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"agentrelay/refusal":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7}},"content":[{"text":"Rate limited: wait \"7 s\"","type":"text"}],"isError":true,"resultType":"complete"}}"#
+        );
+    }
 }

@@ -5,6 +5,7 @@
 //! extensions add stay as the server wrote them.
 
 use crate::json;
+use crate::ordered;
 use crate::reading::Listed;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -158,14 +159,12 @@ fn with_terms(tool: &str, meta: Option<&RawValue>, terms: &str) -> Result<String
 
 /// Replaces parts of `whole`, which must be slices of it that do not overlap.
 fn splice(whole: &[u8], edits: Vec<(&str, String)>) -> Result<Vec<u8>, Unreadable> {
-    let mut placed = edits
-        .into_iter()
-        .map(|(part, replacement)| {
-            let start = json::offset_in(whole, part).ok_or(Unreadable)?;
-            Ok((start, start.checked_add(part.len()).ok_or(Unreadable)?, replacement))
-        })
-        .collect::<Result<Vec<_>, Unreadable>>()?;
-    placed.sort_by_key(|(start, _, _)| *start);
+    let mut placed = Vec::with_capacity(edits.len());
+    for (part, replacement) in edits {
+        let start = json::offset_in(whole, part).ok_or(Unreadable)?;
+        let end = start.checked_add(part.len()).ok_or(Unreadable)?;
+        ordered::insert(&mut placed, (start, end, replacement), |a, b| a.0.cmp(&b.0));
+    }
     let mut spliced = Vec::with_capacity(whole.len());
     let mut done = 0;
     for (start, end, replacement) in placed {

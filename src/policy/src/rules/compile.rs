@@ -6,6 +6,7 @@ use super::{
 use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
 use crate::http::Router;
 use crate::oauth::{self, Metadata};
+use crate::ordered;
 use crate::price::Price;
 use crate::reading::Names;
 use protocol::key::Limit;
@@ -41,23 +42,21 @@ impl Compiler {
         if rules > RULES_MAX {
             self.fault("services", "at most 4096 tools in all");
         }
-        let tiers: BTreeMap<String, Tier> = document
-            .tiers
-            .into_iter()
-            .map(|(name, tier)| {
-                let path = format!("tiers.{name}");
-                self.name(&path, &name);
-                let limits = self.limits(&path, "key", tier.limits);
-                (name.clone(), Tier { name, rank: tier.rank, limits })
-            })
-            .collect();
-        let mut services: Vec<Service> = document
-            .services
-            .into_iter()
-            .map(|(name, service)| self.service(name, service, &document.risks, &tiers))
-            .collect();
+        // Maps are filled one by one: what `collect` does for a map is another sort, see `ordered`.
+        let mut tiers = BTreeMap::new();
+        for (name, tier) in document.tiers {
+            let path = format!("tiers.{name}");
+            self.name(&path, &name);
+            let limits = self.limits(&path, "key", tier.limits);
+            tiers.insert(name.clone(), Tier { name, rank: tier.rank, limits });
+        }
         // The most specific path decides, and of equal ones the one that names its hosts.
-        services.sort_by_key(|service| std::cmp::Reverse((service.path.len(), !service.hosts.is_empty())));
+        let rank = |service: &Service| (service.path.len(), !service.hosts.is_empty());
+        let mut services = Vec::with_capacity(document.services.len());
+        for (name, service) in document.services {
+            let service = self.service(name, service, &document.risks, &tiers);
+            ordered::insert(&mut services, service, |a, b| rank(b).cmp(&rank(a)));
+        }
         let policy = Policy {
             version,
             key_stale_seconds: document.settings.key_stale.seconds,
@@ -119,7 +118,9 @@ impl Compiler {
         };
         let kind = match service.kind {
             document::ServiceKind::Mcp => {
-                ServiceKind::Mcp(tools.into_iter().map(|tool| (tool.name.clone(), tool)).collect())
+                let mut by_name = BTreeMap::new();
+                by_name.extend(tools.into_iter().map(|tool| (tool.name.clone(), tool)));
+                ServiceKind::Mcp(by_name)
             }
             document::ServiceKind::Http => {
                 let (router, faults) = Router::new(tools);
@@ -154,12 +155,10 @@ impl Compiler {
         if servers.is_empty() || servers.iter().any(|server| oauth::without_scheme(server).is_none()) {
             self.fault(&format!("{path}.authorization_servers"), "name at least one, each by its URL");
         }
-        let scopes = match kind {
-            ServiceKind::Mcp(tools) => {
-                tools.values().flat_map(|tool| tool.scope.scopes.iter().cloned()).collect()
-            }
-            ServiceKind::Http(_) => BTreeSet::new(),
-        };
+        let mut scopes = BTreeSet::new();
+        if let ServiceKind::Mcp(tools) = kind {
+            scopes.extend(tools.values().flat_map(|tool| tool.scope.scopes.iter().cloned()));
+        }
         let metadata = Metadata::new(&oauth.resource, servers, &scopes);
         if metadata.is_none() {
             let fault = "the URL by which clients know the service, without query";
