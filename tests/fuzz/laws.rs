@@ -73,7 +73,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
     exchange.key_found(Arc::new(Key::new(key)), now);
     let mut step = exchange.body(body, now);
     let mut reserved = 0usize;
-    let forward = loop {
+    let replaced = loop {
         step = match step {
             Step::AskWindows { asks, .. } => {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
@@ -84,7 +84,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
                 reserved += 1;
                 exchange.reserve_answered(ReserveAnswered::Reserved)
             }
-            Step::Forward(forward) => break forward,
+            Step::Forward { body } => break body,
             Step::Refuse(reply) => {
                 assert!(serde_json::from_slice::<Value>(&reply.body).is_ok(), "a refusal is JSON");
                 return;
@@ -92,7 +92,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
             other => panic!("{other:?}"),
         };
     };
-    let sent = forward.body.as_deref().unwrap_or(body);
+    let sent = replaced.as_deref().unwrap_or(body);
     let sent: Value = serde_json::from_slice(sent).expect("what goes upstream is JSON");
     let messages = sent.as_array().cloned().unwrap_or_else(|| vec![sent]);
     assert!((1..=32).contains(&messages.len()));
