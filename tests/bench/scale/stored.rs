@@ -51,7 +51,7 @@ pub async fn measure(relay: &mut Relay, seed: &mut Seed, sizes: &[usize]) -> any
             format!("{:.0}", many.per_second()),
         ]);
         waits.push((*size as f64, single.quantile_us(0.99)));
-        starts.push((*size as f64, start.as_secs_f64()));
+        starts.push((*size as f64, start.as_secs_f64() * 1000.0));
         rates.push(many.per_second());
     }
     if let (Some((_, few)), Some((size, many)), Some((_, start)), Some(rate)) =
@@ -59,11 +59,11 @@ pub async fn measure(relay: &mut Relay, seed: &mut Seed, sizes: &[usize]) -> any
     {
         section.breaks.push(format!(
             "Keys in the ledger: at {size} a lookup's p99 is {many:.0} us ({few:.0} us with few), {rate:.0} lookups a second \
-             are answered, and a start takes {start:.2} s."
+             are answered, and a start takes {start:.0} ms."
         ));
     }
     section.panels.push(Panel::new("lookup p99, us", "keys in the ledger", waits));
-    section.panels.push(Panel::new("start of the ledger, s", "keys in the ledger", starts));
+    section.panels.push(Panel::new("start of the ledger, ms", "keys in the ledger", starts));
     Ok(section)
 }
 
