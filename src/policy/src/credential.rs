@@ -46,6 +46,11 @@ pub fn all<'h, 'a: 'h>(headers: &'h Headers<'a>, name: &'h str) -> impl Iterator
     headers.iter().filter(move |(own, _)| *own == name.as_bytes()).map(|(_, value)| *value)
 }
 
+/// True if a body with these headers is not written plainly.
+pub fn is_encoded(headers: &Headers<'_>) -> bool {
+    all(headers, "content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity"))
+}
+
 /// The credentials of one request.
 #[derive(Debug, Default)]
 pub struct Sent<'h> {

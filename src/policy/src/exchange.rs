@@ -504,7 +504,7 @@ impl Exchange {
         // Unless the key's windows are yet to be looked at, the reply is complete as it is.
         if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
-            reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()).owned());
+            reply.headers.extend(self.rate_headers().owned());
             reply.has_rate_headers = true;
         }
         Step::Refuse(reply)

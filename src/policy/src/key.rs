@@ -75,6 +75,15 @@ impl Key {
     }
 }
 
+/// An active key with the scope `read`, for tests.
+#[cfg(test)]
+pub(crate) fn record(key_id: &str, tenant_id: &str) -> KeyRecord {
+    serde_json::from_value(serde_json::json!({
+        "key_id": key_id, "tenant_id": tenant_id, "tier": "pro", "state": "active", "scopes": ["read"], "source": "admin",
+    }))
+    .unwrap()
+}
+
 /// Stands for an id in shared data.
 pub fn fingerprint(id: &str) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id).into();

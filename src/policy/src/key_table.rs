@@ -139,7 +139,8 @@ impl KeyTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::key::{KeyRecord, KeySource, KeyState, Parent};
+    use crate::key::record;
+    use protocol::key::{KeyRecord, Parent};
 
     const MOST: usize = 64;
     const PART: usize = 8;
@@ -147,20 +148,8 @@ mod tests {
 
     fn key(id: &str, tenant: &str, parent: Option<&str>) -> Arc<Key> {
         Arc::new(Key::new(KeyRecord {
-            has_budget: false,
-            key_id: KeyId::parse(id).unwrap(),
-            tenant_id: TenantId::parse(tenant).unwrap(),
-            tier: "pro".into(),
-            state: KeyState::Active,
-            scopes: vec!["read".into()],
-            services: None,
-            tools: None,
-            resources: None,
-            limits: vec![],
-            agent_id: None,
-            source: KeySource::Admin,
-            expires_at: None,
             parent: parent.map(|id| Parent { key_id: KeyId::parse(id).unwrap(), limits: vec![] }),
+            ..record(id, tenant)
         }))
     }
 

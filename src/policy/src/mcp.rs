@@ -156,7 +156,7 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
 
 /// A body that a server could decode to other characters than these bytes is refused.
 fn check_encoding(headers: &Headers<'_>) -> Result<(), Fault> {
-    if credential::all(headers, "content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity")) {
+    if credential::is_encoded(headers) {
         return Err(Fault::new(INVALID_REQUEST, "send the body without content-encoding"));
     }
     let charset_ok = credential::all(headers, "content-type").all(|value| {

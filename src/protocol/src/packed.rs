@@ -31,6 +31,7 @@ pub struct Subject {
 /// On the wire it is an array of the fields in this order, and ends with the last one that says something: an object
 /// would repeat their names thousands of times.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Row {
     /// Index into the report's subjects.
@@ -170,6 +171,12 @@ mod tests {
         let row: Row = serde_json::from_str(written).unwrap();
         assert_eq!((row.credits, row.reserved, &row.lease_id, row.would_deny), (0, false, &None, None));
         assert_eq!(serde_json::to_string(&row).unwrap(), written);
+        for other in [
+            r#"{"subject":0,"other":1}"#.to_owned(),
+            written.replace("null,1]", "null,1,0,false,null,null,null,0]"),
+        ] {
+            assert!(serde_json::from_str::<Row>(&other).is_err(), "{other}");
+        }
         let row = Row { would_deny: Some(Outcome::TierDenied), ..row };
         let written = serde_json::to_string(&row).unwrap();
         assert_eq!(serde_json::from_str::<Row>(&written).unwrap(), row, "{written}");

@@ -13,7 +13,7 @@ use policy::lease::{Account, slot};
 use policy::rules::LimitRule;
 use policy::window::{Monotonic, share};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
-use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId, uuid};
+use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId};
 
 /// How often purses are looked through for what is due to be said.
 const LOOK_MS: u64 = 500;
@@ -207,15 +207,14 @@ impl Worker {
         let lease_deadline = until(answer.lease_ttl_ms, LEASE_TTL_MS);
         let share_deadline = until(answer.share_ttl_ms, SHARE_TTL_MS);
         for (tenant, lease) in &asked.leases {
-            let text = uuid::text(*lease);
-            let grant = answer.leases.iter().find(|grant| *grant.lease_id.as_str() == *text);
+            let lease_id = LeaseId::of_uuid(*lease);
+            let grant = answer.leases.iter().find(|grant| grant.lease_id == lease_id);
             if let Some(grant) = grant {
                 purses::granted(*tenant, *lease, grant.credits, lease_deadline, self.metrics());
             }
         }
         for account in &asked.accounts {
-            let text = uuid::text(account.lease);
-            let has_ended = answer.ended.iter().any(|ended| *ended.as_str() == *text);
+            let has_ended = answer.ended.contains(&LeaseId::of_uuid(account.lease));
             let deadline = (!has_ended && !account.closed).then_some(lease_deadline);
             purses::acknowledged(account, deadline, self.metrics());
         }

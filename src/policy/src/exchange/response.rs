@@ -126,7 +126,7 @@ impl Exchange {
         if self.batch.is_some() && self.is_forwarded() {
             return self.batch_headers(status, headers, ends, now);
         }
-        let mut set = quota::headers(&self.quotas, self.key.is_some());
+        let mut set = self.rate_headers();
         // Also where this gate has refused already: Envoy may have been first.
         if status == 413 && !ends && !self.is_forwarded() {
             let reply = self.too_large();
@@ -160,7 +160,7 @@ impl Exchange {
             // Nothing of it would be understood, and it decides nothing.
             (Subject::Tool(call), None) if call.is_http => BodyPlan::Pass,
             (Subject::Tool(_), reader) => {
-                self.response.is_unreadable = is_encoded(headers);
+                self.response.is_unreadable = credential::is_encoded(headers);
                 self.response.reader = reader;
                 BodyPlan::Watch
             }
@@ -379,8 +379,13 @@ impl Exchange {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let mut reply =
             Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id);
-        reply.headers.extend(quota::headers(&self.quotas, self.key.is_some()).owned());
+        reply.headers.extend(self.rate_headers().owned());
         reply
+    }
+
+    /// What the client is told of its limits.
+    pub(super) fn rate_headers(&self) -> Fields {
+        quota::headers(&self.quotas, self.key.is_some())
     }
 
     fn elapsed_ms(&self, now: Now) -> u64 {
@@ -388,12 +393,8 @@ impl Exchange {
     }
 }
 
-fn is_encoded(headers: &Headers<'_>) -> bool {
-    credential::all(headers, "content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity"))
-}
-
 /// What reads an answer with these headers; `None` where it can't be read.
 pub(super) fn reader_for(headers: &Headers<'_>) -> Option<Reader> {
     let content_type = credential::single(headers, "content-type").unwrap_or_default();
-    Reader::for_content_type(content_type).filter(|_| !is_encoded(headers))
+    Reader::for_content_type(content_type).filter(|_| !credential::is_encoded(headers))
 }

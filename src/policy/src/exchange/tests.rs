@@ -7,10 +7,10 @@ mod gate_tools;
 
 use super::*;
 use crate::window::slot;
+use protocol::KeyId;
 use protocol::api_key::{self, Kind};
 use protocol::filter::Action;
 use protocol::key::{Grant, KeyRecord, KeySource, KeyState};
-use protocol::{KeyId, TenantId};
 use serde_json::{Value, json};
 
 /// Carries one exchange through, with real windows and a ledger that says what the test wants.
@@ -62,22 +62,7 @@ impl Decided {
 }
 
 fn record() -> KeyRecord {
-    KeyRecord {
-        has_budget: false,
-        key_id: KeyId::parse("key_1").unwrap(),
-        tenant_id: TenantId::parse("ten_1").unwrap(),
-        tier: "pro".into(),
-        state: KeyState::Active,
-        scopes: vec!["read".into(), "generate".into()],
-        services: None,
-        tools: None,
-        resources: None,
-        limits: vec![],
-        agent_id: None,
-        source: KeySource::Admin,
-        expires_at: None,
-        parent: None,
-    }
+    KeyRecord { scopes: vec!["read".into(), "generate".into()], ..crate::key::record("key_1", "ten_1") }
 }
 
 fn document() -> Value {
