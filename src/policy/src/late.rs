@@ -131,10 +131,11 @@ impl Result {
         }
     }
 
-    /// What was kept so, if it came after the call began: before, it was of another one by the same id.
+    /// What was kept so, if it came after the call began: before, it was of another one by the same id. So is what came
+    /// in the very millisecond: a client that uses an id twice in a hurry is likelier than a result that fast.
     pub fn of_kept(kept: &Late, call: &Late) -> Option<Result> {
         let cost = Some(kept.credits).filter(|credits| *credits != Credits::MAX).map(Credits::get);
-        (kept.at >= call.at).then_some(Result { call: kept.call, is_success: kept.cost_max.is_some(), cost })
+        (kept.at > call.at).then_some(Result { call: kept.call, is_success: kept.cost_max.is_some(), cost })
     }
 }
 
@@ -263,7 +264,8 @@ mod tests {
             let value = insert(&[], &early.kept(NOW), NOW);
             let (kept, _) = take(&value, early.call, NOW).unwrap();
             let call = |at| Late { at: Monotonic(at), ..late("s", "1") };
-            assert_eq!(Result::of_kept(&kept, &call(5)), Some(Result { cost: kept_cost, ..early }));
+            assert_eq!(Result::of_kept(&kept, &call(4)), Some(Result { cost: kept_cost, ..early }));
+            assert_eq!(Result::of_kept(&kept, &call(5)), None);
             assert_eq!(Result::of_kept(&kept, &call(6)), None);
         }
         assert_ne!(late("s", "1").call.name(Table::Calls), late("s", "1").call.name(Table::Results));
