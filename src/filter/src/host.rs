@@ -343,13 +343,15 @@ pub fn reply(reply: &policy::exchange::Reply) {
 
 fn serialise(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
     let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes();
-    let mut bytes = Vec::new();
+    let texts = || pairs.iter().flat_map(|(name, value)| [*name, *value]);
+    let length = texts().fold(4, |length: usize, text| length.saturating_add(text.len()).saturating_add(5));
+    let mut bytes = Vec::with_capacity(length);
     bytes.extend_from_slice(&u32::try_from(pairs.len()).unwrap_or(0).to_le_bytes());
     for (name, value) in pairs {
         bytes.extend_from_slice(&size(name));
         bytes.extend_from_slice(&size(value));
     }
-    for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
+    for text in texts() {
         bytes.extend_from_slice(text);
         bytes.push(0);
     }

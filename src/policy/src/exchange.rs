@@ -206,7 +206,7 @@ pub fn is_reserved_header(name: &[u8]) -> bool {
 /// The answer while the gate has no policy yet, which is only until it first reaches its ledger.
 pub fn not_ready(id: &EventId) -> Reply {
     let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id);
-    reply.headers.extend(quota::headers(&[], false).owned());
+    quota::add_headers(&mut reply.headers, &[], false);
     reply
 }
 
@@ -504,7 +504,7 @@ impl Exchange {
         // Unless the key's windows are yet to be looked at, the reply is complete as it is.
         if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
-            reply.headers.extend(self.rate_headers().owned());
+            self.add_rate_headers(&mut reply.headers);
             reply.has_rate_headers = true;
         }
         Step::Refuse(reply)

@@ -3,7 +3,6 @@
 use crate::Timestamp;
 use std::ops::Deref;
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
 const BYTES: usize = 36;
 
 /// A UUID as text, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, in no memory of its own.
@@ -29,22 +28,21 @@ pub fn v7(now: Timestamp, random: u128) -> u128 {
 
 /// As text.
 pub fn text(bits: u128) -> Text {
+    /// Where each byte stands: dashes are between the rest.
+    const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let mut text = [b'-'; BYTES];
-    let (high, low) = text.split_at_mut(BYTES / 2);
-    // In halves, because each shift of a `u128` is a call in wasm.
-    write(high, [8, 13], (bits >> 64) as u64);
-    write(low, [0, 5], bits as u64);
+    for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
+        if let Some(digits) = text.get_mut(place..).and_then(<[u8]>::first_chunk_mut) {
+            *digits = [byte >> 4, byte & 15].map(digit);
+        }
+    }
     Text(text)
 }
 
-/// Writes 16 digits between the dashes.
-fn write(text: &mut [u8], dashes: [usize; 2], mut bits: u64) {
-    for (place, digit) in text.iter_mut().enumerate() {
-        if !dashes.contains(&place) {
-            bits = bits.rotate_left(4);
-            *digit = DIGITS.get((bits & 15) as usize).copied().unwrap_or(b'0');
-        }
-    }
+/// A hexadecimal digit.
+fn digit(value: u8) -> u8 {
+    let letters = if value < 10 { b'0' } else { b'a'.wrapping_sub(10) };
+    letters.wrapping_add(value)
 }
 
 /// From text.

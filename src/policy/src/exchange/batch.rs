@@ -7,7 +7,9 @@
 
 use super::charge::Charge;
 use super::refusal::Refusal;
-use super::{Exchange, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject};
+use super::{
+    Exchange, Fields, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
+};
 use super::{quota, response};
 use crate::credential::Headers;
 use crate::json;
@@ -91,7 +93,7 @@ impl Batch {
             headers: if is_one_reason {
                 first.headers.clone()
             } else {
-                vec![("content-type", "application/json".to_owned())]
+                Fields::of([("content-type", "application/json")])
             },
             has_rate_headers: false,
             body: [b"[", texts.join(&b',').as_slice(), b"]"].concat(),
@@ -329,7 +331,8 @@ impl Exchange {
         ends: bool,
         now: Now,
     ) -> ResponsePlan {
-        let set = quota::headers(&self.quotas, true);
+        let mut set = Fields::for_response();
+        quota::add_headers(&mut set, &self.quotas, true);
         let reader = response::reader_for(headers);
         let is_bare = ends || status == 202;
         let Some(batch) = self.batch.as_deref_mut() else {
@@ -342,7 +345,7 @@ impl Exchange {
             let told = batch.reply().filter(|_| is_bare && batch.replies().next().is_some());
             let body = told.map_or(BodyPlan::Pass, |mut reply| {
                 reply.status = 200;
-                reply.headers.extend(set.owned());
+                reply.headers.append(&set);
                 BodyPlan::Refuse(reply)
             });
             return ResponsePlan { set, body };

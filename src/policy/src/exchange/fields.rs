@@ -9,9 +9,16 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// No fields, with room for those of a common response.
+    /// No fields, with room for those of a common response or refusal.
     pub(super) fn for_response() -> Fields {
-        Fields { text: String::with_capacity(128), ends: Vec::with_capacity(8) }
+        Fields { text: String::with_capacity(160), ends: Vec::with_capacity(8) }
+    }
+
+    /// These fields.
+    pub(super) fn of<const N: usize>(fields: [(&'static str, &str); N]) -> Fields {
+        let mut all = Fields::for_response();
+        fields.into_iter().for_each(|(name, value)| all.push(name, value));
+        all
     }
 
     /// Adds a field, whose value `write` appends.
@@ -35,8 +42,8 @@ impl Fields {
         })
     }
 
-    /// Those of a reply, which owns each.
-    pub(super) fn owned(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.iter().map(|(name, value)| (name, value.to_owned()))
+    /// Adds all of the others.
+    pub(super) fn append(&mut self, others: &Fields) {
+        others.iter().for_each(|(name, value)| self.push(name, value));
     }
 }

@@ -33,19 +33,18 @@ pub(super) fn seconds(millis: u64) -> u64 {
     millis.div_ceil(1000)
 }
 
-/// The rate headers of a response. A request without a known key has no quota, and is told so.
-pub(super) fn headers(quotas: &[Quota], is_authenticated: bool) -> Fields {
-    if quotas.is_empty() && is_authenticated {
-        return Fields::default();
-    }
-    let mut fields = Fields::for_response();
+/// Adds the rate headers of a response. A request without a known key has no quota, and is told so.
+pub(super) fn add_headers(fields: &mut Fields, quotas: &[Quota], is_authenticated: bool) {
     if quotas.is_empty() {
+        if is_authenticated {
+            return;
+        }
         fields.push("ratelimit-policy", "\"unauthenticated\";q=0;w=60");
         fields.push("ratelimit", "\"unauthenticated\";r=0;t=0");
         for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"] {
             fields.push(name, "0");
         }
-        return fields;
+        return;
     }
     // Not by `format!`: these lines are on every response, and its machinery costs more than all of them.
     fields.write("ratelimit-policy", |text| {
@@ -70,7 +69,6 @@ pub(super) fn headers(quotas: &[Quota], is_authenticated: bool) -> Fields {
         fields.write("x-ratelimit-remaining", |text| number_into(text, "", tightest.remaining));
         fields.write("x-ratelimit-reset", |text| number_into(text, "", tightest.reset_seconds));
     }
-    fields
 }
 
 impl Quota {

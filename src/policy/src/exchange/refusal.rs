@@ -2,7 +2,7 @@
 //!
 //! No refusal holds a key, a body, or an internal cause. What a client can do about it is always said.
 
-use super::quota;
+use super::{Fields, quota};
 use crate::authorize::Denial;
 use crate::credential;
 use crate::document::Refusals;
@@ -22,7 +22,7 @@ pub struct Reply {
     /// For the access log's response code details, such as `agentrelay.rate_limited`.
     pub details: String,
     /// Headers, with the rate headers only if `has_rate_headers`; the others get theirs on the way back.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Fields,
     /// Nothing is to be added to it.
     pub has_rate_headers: bool,
     /// The body.
@@ -306,15 +306,15 @@ impl Refusal {
         let reason = self.outcome.as_str();
         let as_result =
             form == Refusals::McpTool && is_tool_call && !self.is_protocol_fault && self.status != 401;
-        let mut headers = Vec::with_capacity(4);
+        let mut headers = Fields::for_response();
         if let Some(challenge) = &self.challenge {
-            headers.push(("www-authenticate", challenge.clone()));
+            headers.push("www-authenticate", challenge);
         }
         if let Some(seconds) = self.retry_after_seconds {
-            headers.push(("retry-after", seconds.to_string()));
+            headers.push("retry-after", itoa::Buffer::new().format(seconds));
         }
         if let Some(allow) = self.allow {
-            headers.push(("allow", allow.to_owned()));
+            headers.push("allow", allow);
         }
         let (status, media_type, body) = match form {
             // A tool's own complaint is read by an MCP client whatever the service's form.
@@ -322,7 +322,7 @@ impl Refusal {
             _ if as_result => (200, "application/json", self.tool_result(message_id, id)),
             _ => (self.status, "application/json", self.rpc_error(message_id, id)),
         };
-        headers.push(("content-type", media_type.to_owned()));
+        headers.push("content-type", media_type);
         Reply {
             status,
             details: format!("agentrelay.{reason}"),
@@ -376,10 +376,7 @@ pub(super) fn result(message_id: Option<&str>, result: &str) -> Reply {
     Reply {
         status: 200,
         details: "agentrelay.allowed".to_owned(),
-        headers: vec![
-            ("content-type", "application/json".to_owned()),
-            ("cache-control", "no-store".to_owned()),
-        ],
+        headers: Fields::of([("content-type", "application/json"), ("cache-control", "no-store")]),
         has_rate_headers: false,
         body: rpc(message_id, "result", result).into_bytes(),
     }
@@ -390,10 +387,7 @@ pub(super) fn metadata(document: &str) -> Reply {
     Reply {
         status: 200,
         details: "agentrelay.metadata".to_owned(),
-        headers: vec![
-            ("content-type", "application/json".to_owned()),
-            ("cache-control", "public, max-age=300".to_owned()),
-        ],
+        headers: Fields::of([("content-type", "application/json"), ("cache-control", "public, max-age=300")]),
         has_rate_headers: false,
         body: document.as_bytes().to_vec(),
     }

@@ -126,11 +126,12 @@ impl Exchange {
         if self.batch.is_some() && self.is_forwarded() {
             return self.batch_headers(status, headers, ends, now);
         }
-        let mut set = self.rate_headers();
+        let mut set = Fields::for_response();
+        self.add_rate_headers(&mut set);
         // Also where this gate has refused already: Envoy may have been first.
         if status == 413 && !ends && !self.is_forwarded() {
             let reply = self.too_large();
-            reply.headers.iter().for_each(|(name, value)| set.push(name, value));
+            set.append(&reply.headers);
             set.push("content-length", &reply.body.len().to_string());
             return ResponsePlan { set, body: BodyPlan::Replace(reply.body) };
         }
@@ -379,13 +380,13 @@ impl Exchange {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let mut reply =
             Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id);
-        reply.headers.extend(self.rate_headers().owned());
+        self.add_rate_headers(&mut reply.headers);
         reply
     }
 
-    /// What the client is told of its limits.
-    pub(super) fn rate_headers(&self) -> Fields {
-        quota::headers(&self.quotas, self.key.is_some())
+    /// Adds what the client is told of its limits.
+    pub(super) fn add_rate_headers(&self, fields: &mut Fields) {
+        quota::add_headers(fields, &self.quotas, self.key.is_some());
     }
 
     fn elapsed_ms(&self, now: Now) -> u64 {

@@ -54,7 +54,7 @@ impl Decided {
     fn header(&self, name: &str) -> Option<String> {
         match self {
             Decided::Refused(reply) => {
-                reply.headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value.clone())
+                reply.headers.iter().find(|(own, _)| *own == name).map(|(_, value)| value.to_owned())
             }
             Decided::Forwarded(..) => None,
         }

@@ -14,8 +14,16 @@ pub(crate) fn array(items: impl Iterator<Item = String>) -> String {
 
 /// An object of what is JSON already, under names that need no escapes.
 pub(crate) fn object(members: &[(&str, String)]) -> String {
-    let members: Vec<String> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
-    format!("{{{}}}", members.join(","))
+    let length = members.iter().map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(4));
+    let mut text = String::with_capacity(length.fold(2, usize::saturating_add));
+    text.push('{');
+    for (place, (name, value)) in members.iter().enumerate() {
+        for part in [if place > 0 { ",\"" } else { "\"" }, name, "\":", value] {
+            text.push_str(part);
+        }
+    }
+    text.push('}');
+    text
 }
 
 #[cfg(test)]
