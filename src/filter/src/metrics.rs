@@ -29,8 +29,6 @@ pub struct Metrics {
     pub cas_exhausted: Metric,
     /// Failed leased calls that could not be given back, because the purse was gone.
     pub lease_refunds_lost: Metric,
-    /// Leased calls whose result came late, when nothing was on lease to charge them to.
-    pub lease_late_uncharged: Metric,
     /// Settlements and decisions waiting to be delivered.
     pub queue_depth: Metric,
     /// Those lost because the queue was full.
@@ -64,7 +62,6 @@ impl Metrics {
             cas_retries: counter("agentrelay_cas_retries"),
             cas_exhausted: counter("agentrelay_cas_exhausted"),
             lease_refunds_lost: counter("agentrelay_lease_refunds_lost"),
-            lease_late_uncharged: counter("agentrelay_lease_late_uncharged"),
             queue_depth: gauge("agentrelay_queue_depth"),
             queue_dropped: counter("agentrelay_queue_dropped"),
             keys: gauge("agentrelay_keys"),

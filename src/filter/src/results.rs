@@ -8,11 +8,16 @@ use crate::metrics::Metrics;
 use crate::shared;
 use policy::late::{self, CallPrint, Late, Settled, Table};
 
-/// A call has ended without its result. One that can't be remembered costs its caller nothing.
-pub fn awaited(call: Late, metrics: &Metrics) -> Option<Settled> {
-    remember(Table::Calls, &call, metrics);
+/// A call has ended without its result. Settles it if that is here, and another by the same id that waited before it.
+pub fn awaited(call: &Late, metrics: &Metrics) -> impl Iterator<Item = Settled> {
+    let other = remember(Table::Calls, call, metrics).and_then(Late::settled_unseen);
+    other.into_iter().chain(met(call, metrics))
+}
+
+/// The result has come before its call ended.
+fn met(call: &Late, metrics: &Metrics) -> Option<Settled> {
     let kept = take(Table::Results, call.call, metrics)?;
-    let result = late::Result::of_kept(&kept, &call)?;
+    let result = late::Result::of_kept(&kept, call)?;
     take(Table::Calls, call.call, metrics)?.settled_by(&result)
 }
 
@@ -27,10 +32,11 @@ pub fn came(result: &late::Result, metrics: &Metrics) -> Option<Settled> {
     call.settled_by(result)
 }
 
-fn remember(table: Table, entry: &Late, metrics: &Metrics) {
+/// What stood there by the same id, if anything did.
+fn remember(table: Table, entry: &Late, metrics: &Metrics) -> Option<Late> {
     shared::change(&entry.call.name(table), host::monotonic_clock(), metrics, |value, now| {
-        Some((late::insert(value, entry, now), ()))
-    });
+        Some(late::insert(value, entry, now))
+    })?
 }
 
 fn take(table: Table, call: CallPrint, metrics: &Metrics) -> Option<Late> {

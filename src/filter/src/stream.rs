@@ -203,16 +203,15 @@ impl HttpContext for Stream {
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
         match response {
             Response::Pass | Response::Replace => {}
-            Response::Watch if bytes > 0 => exchange.watch(&host::buffer(BufferType::HttpResponseBody)),
+            Response::Watch if bytes > 0 => {
+                watch(&self.worker, exchange, &host::buffer(BufferType::HttpResponseBody));
+            }
             Response::Watch => {}
             Response::Hold if ends => return filter_held(&self.worker, exchange),
             Response::Hold => return Action::Pause,
             Response::Rewrite => {
                 let chunk = if bytes > 0 { host::buffer(BufferType::HttpResponseBody) } else { Vec::new() };
-                exchange
-                    .results_of_others(&chunk)
-                    .iter()
-                    .for_each(|result| self.worker.result_of_other(result));
+                watch(&self.worker, exchange, &chunk);
                 match exchange.filter_chunk(&chunk, ends, self.worker.now()) {
                     Ok(passed) if passed == chunk => {}
                     Ok(passed) if host::replace_buffer(BufferType::HttpResponseBody, &passed).is_ok() => {}
@@ -426,6 +425,7 @@ fn let_go(worker: &Worker, state: &mut State) {
 /// Replaces a held answer by what the key may see of it.
 fn filter_held(worker: &Worker, exchange: &mut Exchange) -> Action {
     let body = host::buffer(BufferType::HttpResponseBody);
+    watch(worker, exchange, &body);
     match exchange.filter_whole(&body, worker.now()) {
         Ok(filtered) => {
             let length = filtered.as_ref().unwrap_or(&body).len();
@@ -443,6 +443,11 @@ fn filter_held(worker: &Worker, exchange: &mut Exchange) -> Action {
             Action::Pause
         }
     }
+}
+
+/// Reads what a response brings, also for other calls.
+fn watch(worker: &Worker, exchange: &mut Exchange, chunk: &[u8]) {
+    exchange.watch(chunk).iter().for_each(|result| worker.result_of_other(result));
 }
 
 /// Who broke off a response that did not come to its end.

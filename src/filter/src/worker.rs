@@ -267,23 +267,22 @@ impl Worker {
             if let late::Source::Reservation(reservation_id) = &late.source {
                 self.outbox.borrow_mut().unwatch(reservation_id);
             }
-            self.settle_late(results::awaited(late, self.metrics()));
+            results::awaited(&late, self.metrics()).for_each(|settled| self.settle_late(settled));
         }
         self.outbox.borrow_mut().record(finished.decision, now, self.metrics());
     }
 
     /// A result came on another stream than its call's: settles that call, if it is one that waits.
     pub fn result_of_other(&self, result: &late::Result) {
-        self.settle_late(results::came(result, self.metrics()));
+        results::came(result, self.metrics()).into_iter().for_each(|settled| self.settle_late(settled));
     }
 
-    fn settle_late(&self, settled: Option<late::Settled>) {
+    fn settle_late(&self, settled: late::Settled) {
         match settled {
-            None => {}
-            Some(late::Settled::Reservation(settlement)) => {
+            late::Settled::Reservation(settlement) => {
                 self.outbox.borrow_mut().settle(settlement, self.metrics());
             }
-            Some(late::Settled::Lease { tenant, credits }) => self.spend_late(tenant, credits),
+            late::Settled::Lease(refund) => self.refund(&refund),
         }
     }
 

@@ -29,7 +29,6 @@ use crate::authorize::Denial;
 use crate::credential::{Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
-use crate::mcp;
 use crate::mcp::list::Page;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
 use crate::window::Monotonic;
@@ -388,10 +387,10 @@ impl Exchange {
         self.policy.services().get(self.service?)
     }
 
-    /// The session that the client says it is in. Newer clients have none, whatever they say.
+    /// The session that the client says it is in. Newer protocol versions know none, but what version the client claims
+    /// need not be what its server speaks.
     fn session(&self) -> Option<&[u8]> {
-        let is_modern = self.request.kept("mcp-protocol-version").is_some_and(mcp::is_modern);
-        self.request.kept("mcp-session-id").filter(|_| !is_modern)
+        self.request.kept("mcp-session-id")
     }
 
     /// How much body must be held to decide; `None` where the headers suffice.

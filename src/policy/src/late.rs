@@ -3,10 +3,12 @@
 //! Before 2026-07-28 a server may end the stream of a call, or lose its client, and send the result on a later GET, which
 //! may reach another worker. So what is needed to settle such a call lies in a table of shared data: a fixed number of
 //! values, each a short ring in which a new call displaces the oldest. A call that is displaced or forgotten costs its
-//! caller nothing: its reservation expires.
+//! caller nothing if it was reserved for, because its reservation expires, and what it had paid if a lease did.
 //!
 //! A result may also come before the stream of its call ends. What it said lies in a table of the same shape until then.
 
+use crate::exchange::Refund;
+use crate::mcp::id;
 use crate::window::Monotonic;
 use protocol::filter::{Action, Settlement};
 use protocol::{Credits, ReservationId, uuid};
@@ -18,12 +20,13 @@ pub const REMEMBERED_MS: u64 = 3_600_000;
 const SLOTS: u16 = 256;
 const ENTRIES_MAX: usize = 64;
 const PRINT_BYTES: usize = 16;
-/// The reservation's UUID, or the tenant's fingerprint.
+/// The UUID of the reservation or of the lease.
 const ID_BYTES: usize = 16;
 /// The print, what pays, its credits, when it is forgotten, the most that the server's word can make of its cost, which
-/// is 0 where that does not count, and which kind of thing pays.
-const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 8 + 1;
+/// is 0 where that does not count, the tenant whose lease it is, and which kind of thing pays.
+const ENTRY_BYTES: usize = PRINT_BYTES + ID_BYTES + 8 + 8 + 8 + 8 + 1;
 const COST_AT: usize = PRINT_BYTES + ID_BYTES + 8 + 8;
+const TENANT_AT: usize = COST_AT + 8;
 
 /// What lies in shared data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +42,11 @@ pub enum Table {
 pub struct CallPrint([u8; PRINT_BYTES]);
 
 impl CallPrint {
-    /// `None` if `id` is no JSON.
+    /// `None` if `id` can name no call.
     pub fn of(session: &[u8], id: &str) -> Option<CallPrint> {
         let mut hash = Sha256::new();
         hash.update(Sha256::digest(session));
-        if id.starts_with('"') {
-            hash.update(b"text");
-            hash.update(serde_json::from_str::<String>(id).ok()?);
-        } else {
-            hash.update(b"number");
-            hash.update(id);
-        }
+        hash.update(id::meaning(id)?.as_bytes());
         let digest: [u8; 32] = hash.finalize().into();
         digest.first_chunk().copied().map(CallPrint)
     }
@@ -61,7 +58,7 @@ impl CallPrint {
             Table::Calls => "late",
             Table::Results => "early",
         };
-        format!("agentrelay/{table}/3/{}", u16::from_le_bytes([high, low]) % SLOTS)
+        format!("agentrelay/{table}/4/{}", u16::from_le_bytes([high, low]) % SLOTS)
     }
 }
 
@@ -85,10 +82,12 @@ pub struct Late {
 pub enum Source {
     /// Credits that are set aside.
     Reservation(ReservationId),
-    /// A tenant's leases, by its fingerprint. Nothing is spent from them before the result comes.
+    /// A lease, which has paid already: a call whose result is fetched when no lease is left would else be free.
     Lease {
-        /// The tenant.
+        /// The tenant's fingerprint.
         tenant: u64,
+        /// The lease.
+        lease: u128,
     },
     /// Nothing: it is no call, but a result that came early.
     Nothing,
@@ -99,13 +98,8 @@ pub enum Source {
 pub enum Settled {
     /// The reservation ends so.
     Reservation(Settlement),
-    /// So much is to be spent.
-    Lease {
-        /// The tenant.
-        tenant: u64,
-        /// How much.
-        credits: Credits,
-    },
+    /// So much of what the lease paid goes back.
+    Lease(Refund),
 }
 
 /// A result that came on another stream than its call's.
@@ -149,9 +143,19 @@ impl Late {
             Source::Reservation(reservation_id) => {
                 Some(Settled::Reservation(Settlement { reservation_id, action }))
             }
-            Source::Lease { tenant } => Some(Settled::Lease { tenant, credits }),
+            Source::Lease { tenant, lease } => {
+                let credits = self.credits.checked_sub(credits).filter(|credits| !credits.is_zero())?;
+                Some(Settled::Lease(Refund { tenant, lease, credits }))
+            }
             Source::Nothing => None,
         }
+    }
+
+    /// What becomes of a call whose id is used again in its session: nobody can tell any more whose result comes, so
+    /// this one is taken to have succeeded.
+    pub fn settled_unseen(self) -> Option<Settled> {
+        let result = Result { call: self.call, is_success: true, cost: None };
+        self.settled_by(&result)
     }
 }
 
@@ -164,15 +168,15 @@ pub fn charged(reserved: Credits, cost_max: Option<Credits>, cost: Option<u64>) 
     }
 }
 
-/// The value with this call in it.
-pub fn insert(value: &[u8], late: &Late, now: Monotonic) -> Vec<u8> {
-    let (id, kind) = match &late.source {
+/// The value with this call in it, and the one by the same id that it is instead of.
+pub fn insert(value: &[u8], late: &Late, now: Monotonic) -> (Vec<u8>, Option<Late>) {
+    let (id, tenant, kind) = match &late.source {
         Source::Reservation(id) => match uuid::parse(id.as_str()) {
-            Some(id) => (id, 0),
-            None => return value.to_vec(),
+            Some(id) => (id, 0, 0),
+            None => return (value.to_vec(), None),
         },
-        Source::Lease { tenant } => (u128::from(*tenant), 1),
-        Source::Nothing => (0, 2),
+        Source::Lease { tenant, lease } => (*lease, *tenant, 1),
+        Source::Nothing => (0, 0, 2),
     };
     let mut next = Vec::with_capacity(ENTRIES_MAX.saturating_mul(ENTRY_BYTES));
     next.extend_from_slice(&late.call.0);
@@ -180,10 +184,11 @@ pub fn insert(value: &[u8], late: &Late, now: Monotonic) -> Vec<u8> {
     next.extend_from_slice(&late.credits.get().to_le_bytes());
     next.extend_from_slice(&now.0.saturating_add(REMEMBERED_MS).to_le_bytes());
     next.extend_from_slice(&late.cost_max.unwrap_or_default().get().to_le_bytes());
+    next.extend_from_slice(&tenant.to_le_bytes());
     next.push(kind);
     let others = entries(value, now).filter(|(call, _)| *call != late.call);
     others.take(ENTRIES_MAX.saturating_sub(1)).for_each(|(_, entry)| next.extend_from_slice(entry));
-    next
+    (next, take(value, late.call, now).map(|(replaced, _)| replaced))
 }
 
 /// The call, if the value has it, and the value without it.
@@ -207,7 +212,7 @@ fn parse(entry: &[u8; ENTRY_BYTES]) -> Option<Late> {
         call: CallPrint(*entry.first_chunk()?),
         source: match entry.last()? {
             0 => Source::Reservation(ReservationId::of_uuid(id)),
-            1 => Source::Lease { tenant: u64::try_from(id).ok()? },
+            1 => Source::Lease { tenant: number(entry, TENANT_AT)?, lease: id },
             _ => Source::Nothing,
         },
         credits: Credits::new(number(entry, PRINT_BYTES + ID_BYTES)?)?,
@@ -241,10 +246,14 @@ mod tests {
         }
     }
 
+    fn inserted(value: &[u8], late: &Late) -> Vec<u8> {
+        insert(value, late, NOW).0
+    }
+
     #[test]
     fn a_call_is_taken_once_and_by_its_own_session_and_id() {
         let call = late("s", "\"a\"");
-        let value = insert(&insert(&[], &call, NOW), &late("s", "1"), NOW);
+        let value = inserted(&inserted(&[], &call), &late("s", "1"));
         let escaped = CallPrint::of(b"s", r#""\u0061""#).unwrap();
         for other in [late("t", "\"a\""), late("s", "\"1\""), late("s", "a")] {
             assert_eq!(take(&value, other.call, NOW), None);
@@ -261,7 +270,7 @@ mod tests {
     fn a_result_that_came_early_counts_for_the_call_that_ran_then() {
         for (cost, kept_cost) in [(None, None), (Some(3), Some(3)), (Some(u64::MAX), None)] {
             let early = Result { call: late("s", "1").call, is_success: true, cost };
-            let value = insert(&[], &early.kept(NOW), NOW);
+            let value = inserted(&[], &early.kept(NOW));
             let (kept, _) = take(&value, early.call, NOW).unwrap();
             let call = |at| Late { at: Monotonic(at), ..late("s", "1") };
             assert_eq!(Result::of_kept(&kept, &call(4)), Some(Result { cost: kept_cost, ..early }));
@@ -275,7 +284,7 @@ mod tests {
     fn many_calls_displace_the_oldest_and_grow_nothing() {
         let mut value = Vec::new();
         for id in 0..500 {
-            value = insert(&value, &late("s", &id.to_string()), NOW);
+            value = inserted(&value, &late("s", &id.to_string()));
         }
         assert_eq!(value.len(), ENTRIES_MAX * ENTRY_BYTES);
         assert!(take(&value, late("s", "499").call, NOW).is_some());
@@ -311,14 +320,27 @@ mod tests {
     }
 
     #[test]
-    fn a_leased_call_is_spent_when_its_result_comes() {
-        let leased = Late { source: Source::Lease { tenant: u64::MAX }, cost_max: None, ..late("s", "1") };
-        let (taken, _) = take(&insert(&[], &leased, NOW), leased.call, NOW).unwrap();
+    fn a_leased_call_has_paid_and_its_result_says_what_goes_back() {
+        let (tenant, lease) = (u64::MAX, u128::MAX);
+        let leased = Late { source: Source::Lease { tenant, lease }, ..late("s", "1") };
+        let (taken, _) = take(&inserted(&[], &leased), leased.call, NOW).unwrap();
         assert_eq!(taken, leased);
         let result = |is_success| Result { call: leased.call, is_success, cost: Some(2) };
-        let spent =
-            |credits| Some(Settled::Lease { tenant: u64::MAX, credits: Credits::new(credits).unwrap() });
-        assert_eq!(taken.settled_by(&result(true)), spent(5));
-        assert_eq!(leased.clone().settled_by(&result(false)), spent(0));
+        let back =
+            |credits| Some(Settled::Lease(Refund { tenant, lease, credits: Credits::new(credits).unwrap() }));
+        assert_eq!(taken.clone().settled_by(&result(true)), back(3));
+        assert_eq!(Late { cost_max: None, ..taken.clone() }.settled_by(&result(true)), None);
+        assert_eq!(taken.clone().settled_by(&result(false)), back(5));
+        assert_eq!(taken.settled_unseen(), None);
+    }
+
+    #[test]
+    fn a_call_whose_id_is_used_again_is_charged() {
+        let action = Action::Post { credits: Credits::new(5).unwrap() };
+        let settlement = Settlement { reservation_id: reservation_id(), action };
+        let value = inserted(&inserted(&[], &late("s", "1")), &late("s", "2"));
+        let (value, replaced) = insert(&value, &late("s", "1"), NOW);
+        assert_eq!(value.len(), 2 * ENTRY_BYTES);
+        assert_eq!(replaced.unwrap().settled_unseen(), Some(Settled::Reservation(settlement)));
     }
 }

@@ -4,6 +4,7 @@
 //! [`answer`] reads what servers send back.
 
 pub mod answer;
+pub mod id;
 pub mod list;
 pub mod scanner;
 pub mod sse;

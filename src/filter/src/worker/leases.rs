@@ -74,19 +74,6 @@ impl Worker {
         }
     }
 
-    /// Charges a call whose result came late.
-    pub(super) fn spend_late(&self, tenant: u64, price: Credits) {
-        if price.is_zero() {
-            return;
-        }
-        let now = self.now();
-        let request = self.new_id(now.wall);
-        let spent = purses::spend(&Spending { tenant, price, request }, now.monotonic, self.metrics());
-        if spent.is_none_or(|spent| spent.lease.is_none()) {
-            self.metrics().lease_late_uncharged.add(1);
-        }
-    }
-
     /// Asks for more of the key's global limits. Requests of one key on one worker ask together.
     pub fn ask_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Shares {
         if let Some(streams) = self.awaiting_shares.borrow_mut().get_mut(&key.fingerprint) {

@@ -8,20 +8,22 @@
 use super::charge::Charge;
 use super::refusal::Refusal;
 use super::{
-    Exchange, Fields, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
+    Exchange, Fields, IssueAnswered, Now, Phase, Refund, Reply, ReserveAnswered, SharesAnswered, Step,
+    Subject,
 };
 use super::{quota, response};
 use crate::credential::Headers;
 use crate::json;
 use crate::late::Source;
 use crate::mcp::Envelope;
-use crate::mcp::answer::Reader;
+use crate::mcp::answer::Form;
+use crate::mcp::id;
 use crate::mcp::list::{self, Unreadable};
 use crate::mcp::sse::{self, ListFilter};
 use crate::rules::ServiceKind;
-use protocol::EventId;
 use protocol::audit::Outcome;
 use protocol::filter::{Action, Settlement};
+use protocol::{Credits, EventId};
 use response::{BodyPlan, End, Finished, ResponsePlan};
 use serde_json::value::RawValue;
 
@@ -107,8 +109,15 @@ impl Batch {
             let mut finished = element.exchange.finish(end, envoy, now);
             if let (false, Some(late)) = (went_upstream, &finished.late) {
                 // The client left while other messages were decided: this one was never sent.
-                if let Source::Reservation(reservation_id) = late.source.clone() {
-                    finished.settlement = Some(Settlement { reservation_id, action: Action::Void });
+                match late.source.clone() {
+                    Source::Reservation(reservation_id) => {
+                        finished.settlement = Some(Settlement { reservation_id, action: Action::Void });
+                    }
+                    Source::Lease { tenant, lease } => {
+                        finished.refund = Some(Refund { tenant, lease, credits: late.credits });
+                        finished.decision.credits = Credits::ZERO;
+                    }
+                    Source::Nothing => {}
                 }
                 finished.late = None;
             }
@@ -125,9 +134,9 @@ impl Batch {
             // Its own, or an error of the whole batch.
             return if envelope.result.is_some() { Err(Unreadable) } else { Ok(Heard::Own) };
         }
-        let id = envelope.id.and_then(|id| meaning(id.get()));
+        let id = envelope.id.and_then(|id| id::meaning(id.get()));
         let place = self.elements.iter().position(|element| {
-            let own = element.exchange.message_id.as_deref().and_then(meaning);
+            let own = element.exchange.message_id.as_deref().and_then(id::meaning);
             element.exchange.is_forwarded() && element.answer.is_none() && own.is_some() && own == id
         });
         let Some((place, element)) = place.and_then(|place| Some((place, self.elements.get_mut(place)?)))
@@ -333,7 +342,7 @@ impl Exchange {
     ) -> ResponsePlan {
         let mut set = Fields::for_response();
         quota::add_headers(&mut set, &self.quotas, true);
-        let reader = response::reader_for(headers);
+        let form = response::form_of(headers);
         let is_bare = ends || status == 202;
         let Some(batch) = self.batch.as_deref_mut() else {
             return ResponsePlan { set, body: BodyPlan::Pass };
@@ -350,18 +359,15 @@ impl Exchange {
             });
             return ResponsePlan { set, body };
         }
-        let form: &[u8] = match reader {
-            Some(Reader::Json(_)) => b"application/json",
-            Some(Reader::Events(_)) => b"text/event-stream",
-            None => {
-                batch.fail();
-                return ResponsePlan { set, body: BodyPlan::Refuse(self.unreadable()) };
-            }
+        let Some(form) = form else {
+            batch.fail();
+            return ResponsePlan { set, body: BodyPlan::Refuse(self.unreadable()) };
         };
         batch.forwarded().for_each(|element| {
-            element.exchange.response_headers(status, &[(b"content-type", form)], false, now);
+            let content_type = form.content_type().as_bytes();
+            element.exchange.response_headers(status, &[(b"content-type", content_type)], false, now);
         });
-        let is_json = matches!(reader, Some(Reader::Json(_)));
+        let is_json = form == Form::Json;
         self.response.filter = Some(ListFilter::default()).filter(|_| !is_json);
         ResponsePlan { set, body: if is_json { BodyPlan::Hold } else { BodyPlan::Rewrite } }
     }
@@ -409,20 +415,11 @@ fn messages(body: &[u8]) -> Result<(Vec<&RawValue>, bool), Unreadable> {
     messages.map(|messages| (messages, is_array)).map_err(|_| Unreadable)
 }
 
-/// An id as servers understand it: the same text however it is escaped, and never a number.
-fn meaning(id: &str) -> Option<String> {
-    if id.starts_with('"') {
-        serde_json::from_str::<String>(id).ok().map(|text| format!("\"{text}"))
-    } else {
-        Some(id.to_owned())
-    }
-}
-
-/// Two of them have the same id, so that their answers could not be told apart.
+/// Two of them have the same id for some server, so that their answers could not be told apart.
 fn has_twins(messages: &[&RawValue]) -> bool {
     let ids = messages.iter().filter_map(|message| json::object::<Envelope<'_>>(message.get())?.id);
     let mut known = Vec::new();
-    ids.filter_map(|id| meaning(id.get())).any(|id| {
+    ids.filter_map(|id| id::meaning(id.get())).any(|id| {
         let is_known = known.contains(&id);
         known.push(id);
         is_known

@@ -7,7 +7,7 @@ use crate::authorize;
 use crate::credential::{self, Headers};
 use crate::document::Refusals;
 use crate::late::{self, CallPrint, Late, Source};
-use crate::mcp::answer::{EventReader, Reader, Verdict as Answered};
+use crate::mcp::answer::{Form, Reader, Verdict as Answered};
 use crate::mcp::list;
 use crate::mcp::sse::ListFilter;
 use crate::reading::Listed;
@@ -23,12 +23,11 @@ use protocol::filter::Settlement;
 pub(super) struct Progress {
     pub(super) status: u16,
     first_byte_ms: Option<u64>,
-    reader: Option<Reader>,
+    /// Reads the call's own result, and those of other calls of the session.
+    reader: Option<Box<Reader>>,
     /// The answer is in an encoding that is not read here.
     is_unreadable: bool,
     pub(super) filter: Option<ListFilter>,
-    /// Reads the results of other calls of the session.
-    others: Option<Box<EventReader>>,
     pub(super) failed: bool,
 }
 
@@ -55,9 +54,9 @@ pub enum BodyPlan {
     Pass,
     /// Let it pass, and show each chunk to [`Exchange::watch`].
     Watch,
-    /// Hold it all, then replace it by what [`Exchange::filter_whole`] says.
+    /// Hold it all, show it to [`Exchange::watch`], and replace it by what [`Exchange::filter_whole`] says.
     Hold,
-    /// Replace each chunk by what [`Exchange::filter_chunk`] says.
+    /// Show each chunk to [`Exchange::watch`], and replace it by what [`Exchange::filter_chunk`] says.
     Rewrite,
     /// Replace it by these bytes; the headers to set say how many.
     Replace(Vec<u8>),
@@ -143,24 +142,27 @@ impl Exchange {
         if !self.is_forwarded() || !is_read || ends {
             return BodyPlan::Pass;
         }
-        let reader = reader_for(headers);
+        let form = form_of(headers);
+        let reader = form.map(|form| Box::new(Reader::new(form, self.message_id.as_deref())));
         let is_ok = (200..300).contains(&status);
-        match (&self.subject, reader) {
-            (Subject::Protocol { lists: Some(_), .. }, reader) if is_ok => match reader {
-                Some(Reader::Json(_)) => BodyPlan::Hold,
-                Some(Reader::Events(_)) => {
-                    self.response.filter = Some(ListFilter::default());
-                    self.response.others = self.session().map(|_| Box::default());
-                    BodyPlan::Rewrite
+        match (&self.subject, form) {
+            (Subject::Protocol { lists: Some(_), .. }, form) if is_ok => {
+                self.response.reader = reader.filter(|_| self.session().is_some());
+                match form {
+                    Some(Form::Json) => BodyPlan::Hold,
+                    Some(Form::Events) => {
+                        self.response.filter = Some(ListFilter::default());
+                        BodyPlan::Rewrite
+                    }
+                    None => {
+                        self.response.failed = true;
+                        BodyPlan::Refuse(self.unreadable())
+                    }
                 }
-                None => {
-                    self.response.failed = true;
-                    BodyPlan::Refuse(self.unreadable())
-                }
-            },
+            }
             // Nothing of it would be understood, and it decides nothing.
             (Subject::Tool(call), None) if call.is_http => BodyPlan::Pass,
-            (Subject::Tool(_), reader) => {
+            (Subject::Tool(_), _) => {
                 self.response.is_unreadable = credential::is_encoded(headers);
                 self.response.reader = reader;
                 BodyPlan::Watch
@@ -169,11 +171,19 @@ impl Exchange {
         }
     }
 
-    /// A chunk of a body that passes.
-    pub fn watch(&mut self, chunk: &[u8]) {
-        if let Some(reader) = &mut self.response.reader {
-            reader.feed(chunk);
-        }
+    /// Reads a chunk of a body: the results in it of other calls of the session, which may come on any of its streams.
+    pub fn watch(&mut self, chunk: &[u8]) -> Vec<late::Result> {
+        let Some(mut reader) = self.response.reader.take() else { return Vec::new() };
+        let mut results = Vec::new();
+        reader.feed(chunk, &mut |answer| {
+            let call = self.session().and_then(|session| CallPrint::of(session, &answer.id));
+            if let (Some(call), true) = (call, answer.verdict != Answered::Unfinished) {
+                let is_success = answer.verdict == Answered::Success;
+                results.push(late::Result { call, is_success, cost: answer.cost });
+            }
+        });
+        self.response.reader = Some(reader);
+        results
     }
 
     /// The whole of a held body: what to send in its place, `None` for the same.
@@ -199,21 +209,6 @@ impl Exchange {
         passed
     }
 
-    /// The results of other calls in a chunk of an event stream. A session's results may come on any of its streams.
-    pub fn results_of_others(&mut self, chunk: &[u8]) -> Vec<late::Result> {
-        let Some(mut others) = self.response.others.take() else { return Vec::new() };
-        let mut results = Vec::new();
-        others.feed(chunk, &mut |answer| {
-            let call = self.session().and_then(|session| CallPrint::of(session, &answer.id));
-            if let (Some(call), true) = (call, answer.verdict != Answered::Unfinished) {
-                let is_success = answer.verdict == Answered::Success;
-                results.push(late::Result { call, is_success, cost: answer.cost });
-            }
-        });
-        self.response.others = Some(others);
-        results
-    }
-
     /// The exchange is over, however it ended: what is left of it, or of each message of a batch.
     pub fn finish_all(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
         match &self.batch {
@@ -225,7 +220,11 @@ impl Exchange {
     /// [`Exchange::finish_all`] of one message.
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
         let late = self.late();
-        let (outcome, charged) = self.outcome(end, late.is_some());
+        let (outcome, charged) = match &late {
+            // What a lease has paid stays paid until the result says otherwise.
+            Some(Late { source: Source::Lease { .. }, credits, .. }) => (self.outcome(end, true).0, *credits),
+            late => self.outcome(end, late.is_some()),
+        };
         let charge = self.charge();
         let is_reserved = matches!(charge, Charge::Reserved(_));
         let settlement = match late {
@@ -235,7 +234,7 @@ impl Exchange {
         };
         let refund = self.key.as_ref().and_then(|key| charge.refund(key.tenant, charged));
         let reservation_id = is_reserved.then(|| self.reservation_id()).flatten();
-        let usage = self.response.reader.as_ref().map(Reader::usage).unwrap_or_default();
+        let usage = self.response.reader.as_ref().map(|reader| reader.usage()).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
         let is_refused = matches!(self.phase, Phase::Refused(_)) && self.response.status != 0;
         let decision = Decision {
@@ -268,7 +267,7 @@ impl Exchange {
         let ended_otherwise = match (&self.response.reader, self.response.status) {
             // The client left before anything came, or is told to wait for it.
             (None, 0 | 202) => false,
-            (Some(Reader::Events(_)), 200..300) => self.verdict() != Answered::Nothing,
+            (Some(reader), 200..300) if reader.form() == Form::Events => self.verdict() != Answered::Nothing,
             _ => true,
         };
         if call.is_http || ended_otherwise {
@@ -277,8 +276,7 @@ impl Exchange {
         Some(Late {
             call: CallPrint::of(self.session()?, self.message_id.as_deref()?)?,
             source: match self.charge() {
-                // What is spent goes back now, and is spent again when there is a result.
-                Charge::Leased(..) => Source::Lease { tenant: self.key.as_ref()?.tenant },
+                Charge::Leased(_, lease) => Source::Lease { tenant: self.key.as_ref()?.tenant, lease },
                 Charge::None | Charge::Reserved(_) => Source::Reservation(self.reservation_id()?),
             },
             credits,
@@ -292,7 +290,7 @@ impl Exchange {
     }
 
     fn verdict(&self) -> Answered {
-        self.response.reader.as_ref().map_or(Answered::Nothing, Reader::verdict)
+        self.response.reader.as_ref().map_or(Answered::Nothing, |reader| reader.verdict())
     }
 
     /// How it ended, and what is charged for it.
@@ -307,7 +305,9 @@ impl Exchange {
             _ => return (Outcome::Cancelled, Credits::ZERO),
         };
         let status = self.response.status;
-        if self.response.failed || end == End::UpstreamFailed {
+        // An answer that has come whole has come, whatever breaks behind it.
+        let is_whole = self.response.reader.as_ref().is_some_and(|reader| reader.is_whole());
+        if self.response.failed || (end == End::UpstreamFailed && !is_whole) {
             return (Outcome::UpstreamError, Credits::ZERO);
         }
         if status == 0 {
@@ -326,7 +326,7 @@ impl Exchange {
         match self.verdict() {
             // What a client has begun to receive it has received: leaving early does not make it free.
             Answered::Success => {
-                let cost = self.response.reader.as_ref().and_then(Reader::cost);
+                let cost = self.response.reader.as_ref().and_then(|reader| reader.cost());
                 // What passed without a reservation costs nothing, whatever the upstream says.
                 let cost_max = call.cost_max.filter(|_| !reserved.is_zero());
                 (Outcome::Allowed, late::charged(reserved, cost_max, cost))
@@ -394,8 +394,8 @@ impl Exchange {
     }
 }
 
-/// What reads an answer with these headers; `None` where it can't be read.
-pub(super) fn reader_for(headers: &Headers<'_>) -> Option<Reader> {
+/// The form of an answer with these headers; `None` where it can't be read.
+pub(super) fn form_of(headers: &Headers<'_>) -> Option<Form> {
     let content_type = credential::single(headers, "content-type").unwrap_or_default();
-    Reader::for_content_type(content_type).filter(|_| !credential::is_encoded(headers))
+    Form::of(content_type).filter(|_| !credential::is_encoded(headers))
 }

@@ -4,8 +4,9 @@
 //! [`Scanner`] finds.
 
 use super::scanner::Scanner;
-use super::sse;
+use super::{id, sse};
 use protocol::audit::UsageTokens;
+use std::borrow::Cow;
 
 /// What an answer says about the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,66 +36,41 @@ pub struct Answer {
 }
 
 /// The forms in which answers come.
-#[derive(Debug)]
-pub enum Reader {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
     /// One JSON-RPC message.
-    Json(Scanner),
+    Json,
     /// A stream of events, each with one message.
-    Events(Box<EventReader>),
+    Events,
 }
 
-impl Reader {
-    /// A reader for an answer of this content type, or `None` if it is neither JSON nor events.
-    pub fn for_content_type(content_type: &[u8]) -> Option<Reader> {
+impl Form {
+    /// The form of an answer of this content type, if it is one of them.
+    pub fn of(content_type: &[u8]) -> Option<Form> {
         let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        if essence.eq_ignore_ascii_case(b"application/json") {
-            Some(Reader::Json(Scanner::default()))
-        } else if essence.eq_ignore_ascii_case(b"text/event-stream") {
-            Some(Reader::Events(Box::default()))
-        } else {
-            None
-        }
+        [Form::Json, Form::Events]
+            .into_iter()
+            .find(|form| essence.eq_ignore_ascii_case(form.content_type().as_bytes()))
     }
 
-    /// Takes what arrived.
-    pub fn feed(&mut self, chunk: &[u8]) {
+    /// Its content type.
+    pub const fn content_type(self) -> &'static str {
         match self {
-            Reader::Json(scanner) => scanner.feed(chunk),
-            Reader::Events(events) => events.feed(chunk, &mut |_| {}),
-        }
-    }
-
-    /// What was seen so far. A result that has begun counts: a client that leaves in its middle has had it.
-    pub fn verdict(&self) -> Verdict {
-        self.answer().verdict()
-    }
-
-    /// What the server says the call cost.
-    pub fn cost(&self) -> Option<u64> {
-        self.answer().cost()
-    }
-
-    /// The LLM tokens that were reported, the last report of each kind.
-    pub fn usage(&self) -> UsageTokens {
-        match self {
-            Reader::Json(scanner) => scanner.usage(),
-            Reader::Events(events) => events.usage.then(events.scanner.usage()),
-        }
-    }
-
-    fn answer(&self) -> &Scanner {
-        match self {
-            Reader::Json(scanner) => scanner,
-            Reader::Events(events) => events.found.as_ref().unwrap_or(&events.scanner),
+            Form::Json => "application/json",
+            Form::Events => "text/event-stream",
         }
     }
 }
 
-/// Finds answers among the events of a stream.
-#[derive(Debug, Default)]
-pub struct EventReader {
+/// Finds the answer to one request in what a server sends, and the answers to others: a server may send any answer of a
+/// session on any of its streams, and one that takes `1` and `"1"` for the same id does.
+#[derive(Debug)]
+pub struct Reader {
+    form: Form,
+    /// What the request's id means; without one nothing is its answer.
+    own: Option<String>,
     scanner: Scanner,
-    /// The first event that was an answer.
+    /// The answer, once it has come whole.
     found: Option<Scanner>,
     usage: UsageTokens,
     line: Line,
@@ -111,34 +87,93 @@ enum Line {
     Other,
 }
 
-impl EventReader {
+impl Reader {
     /// `data:` and one blank.
     const HEAD_BYTES: usize = 6;
 
-    /// Takes what arrived, and tells of each answer that has come whole.
-    pub fn feed(&mut self, chunk: &[u8], answered: &mut dyn FnMut(Answer)) {
-        for byte in chunk {
-            let is_second_of_crlf = std::mem::replace(&mut self.after_cr, *byte == b'\r') && *byte == b'\n';
-            if is_second_of_crlf {
-                continue;
-            }
-            if matches!(byte, b'\r' | b'\n') {
-                self.end_line(answered);
-                continue;
-            }
-            match self.line {
-                Line::Data => self.scanner.feed(&[*byte]),
-                Line::Other => {}
-                Line::Head => {
-                    self.head.push(*byte);
-                    self.tell_line();
+    /// A reader of answers to the request with this id.
+    pub fn new(form: Form, id: Option<&str>) -> Reader {
+        Reader {
+            form,
+            own: id.and_then(id::meaning).map(Cow::into_owned),
+            scanner: Scanner::default(),
+            found: None,
+            usage: UsageTokens::default(),
+            line: Line::default(),
+            head: Vec::new(),
+            after_cr: false,
+        }
+    }
+
+    /// In which form it reads them.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Takes what arrived, and tells of each answer to another request that has come whole.
+    pub fn feed(&mut self, chunk: &[u8], others: &mut dyn FnMut(Answer)) {
+        match self.form {
+            Form::Json => {
+                self.scanner.feed(chunk);
+                if self.scanner.is_whole() {
+                    self.end_message(others);
                 }
+            }
+            Form::Events => chunk.iter().for_each(|byte| self.feed_event(*byte, others)),
+        }
+    }
+
+    /// What was seen so far. A result that has begun counts: a client that leaves in its middle has had it.
+    pub fn verdict(&self) -> Verdict {
+        self.answer().map_or(Verdict::Nothing, Scanner::verdict)
+    }
+
+    /// The answer has come whole.
+    pub fn is_whole(&self) -> bool {
+        self.found.is_some()
+    }
+
+    /// What the server says the call cost.
+    pub fn cost(&self) -> Option<u64> {
+        self.answer().and_then(Scanner::cost)
+    }
+
+    /// The LLM tokens that were reported, the last report of each kind.
+    pub fn usage(&self) -> UsageTokens {
+        self.usage.then(self.scanner.usage())
+    }
+
+    fn answer(&self) -> Option<&Scanner> {
+        self.found.as_ref().or_else(|| Some(&self.scanner).filter(|message| self.is_own(message)))
+    }
+
+    /// An answer without an id can be for nobody but who asked.
+    fn is_own(&self, message: &Scanner) -> bool {
+        let meant = message.id().and_then(id::meaning);
+        self.own.is_some() && (meant.is_none() || meant.as_deref() == self.own.as_deref())
+    }
+
+    fn feed_event(&mut self, byte: u8, others: &mut dyn FnMut(Answer)) {
+        let is_second_of_crlf = std::mem::replace(&mut self.after_cr, byte == b'\r') && byte == b'\n';
+        if is_second_of_crlf {
+            return;
+        }
+        if matches!(byte, b'\r' | b'\n') {
+            self.end_line(others);
+            return;
+        }
+        match self.line {
+            Line::Data => self.scanner.feed(&[byte]),
+            Line::Other => {}
+            Line::Head => {
+                self.head.push(byte);
+                self.tell_line();
             }
         }
     }
 
     fn tell_line(&mut self) {
-        if self.head.len() < EventReader::HEAD_BYTES {
+        if self.head.len() < Reader::HEAD_BYTES {
             return;
         }
         self.line = match sse::data_of(&self.head) {
@@ -150,7 +185,7 @@ impl EventReader {
         };
     }
 
-    fn end_line(&mut self, answered: &mut dyn FnMut(Answer)) {
+    fn end_line(&mut self, others: &mut dyn FnMut(Answer)) {
         let is_blank = self.line == Line::Head && self.head.is_empty();
         if self.line == Line::Head
             && let Some(value) = sse::data_of(&self.head)
@@ -158,23 +193,24 @@ impl EventReader {
             self.scanner.feed(value);
         }
         if is_blank {
-            self.end_event(answered);
+            self.end_message(others);
         }
         self.head.clear();
         self.line = Line::Head;
     }
 
-    fn end_event(&mut self, answered: &mut dyn FnMut(Answer)) {
+    fn end_message(&mut self, others: &mut dyn FnMut(Answer)) {
         let scanner = std::mem::take(&mut self.scanner);
         self.usage = self.usage.then(scanner.usage());
         let verdict = scanner.verdict();
         if verdict == Verdict::Nothing {
             return;
         }
-        if let Some(id) = scanner.id() {
-            answered(Answer { id: id.to_owned(), verdict, cost: scanner.cost() });
+        if self.is_own(&scanner) {
+            self.found.get_or_insert(scanner);
+        } else if let Some(id) = scanner.id() {
+            others(Answer { id: id.to_owned(), verdict, cost: scanner.cost() });
         }
-        self.found.get_or_insert(scanner);
     }
 }
 
@@ -185,8 +221,8 @@ mod tests {
     fn verdicts(content_type: &str, answer: &str) -> Verdict {
         let mut seen = None;
         for size in [1, 2, 3, 7, answer.len().max(1)] {
-            let mut reader = Reader::for_content_type(content_type.as_bytes()).unwrap();
-            answer.as_bytes().chunks(size).for_each(|chunk| reader.feed(chunk));
+            let mut reader = Reader::new(Form::of(content_type.as_bytes()).unwrap(), Some("1"));
+            answer.as_bytes().chunks(size).for_each(|chunk| reader.feed(chunk, &mut |_| {}));
             let verdict = reader.verdict();
             assert_eq!(*seen.get_or_insert(verdict), verdict, "in chunks of {size}: {answer}");
         }
@@ -240,6 +276,35 @@ mod tests {
             ("data: {\"result\":{\"content\":[".to_owned(), Verdict::Success),
         ] {
             assert_eq!(verdicts("text/event-stream", &answer), verdict, "{answer}");
+        }
+    }
+
+    #[test]
+    fn the_answers_of_others_are_told_apart_in_either_form() {
+        for (message, own, others) in [
+            (r#"{"id":1,"result":{}}"#, Verdict::Success, 0),
+            (r#"{"result":{},"id":1}"#, Verdict::Success, 0),
+            (r#"{"result":{}}"#, Verdict::Success, 0),
+            (r#"{"id":null,"error":{}}"#, Verdict::ProtocolError, 0),
+            (r#"{"id":"1","result":{}}"#, Verdict::Nothing, 1),
+            (r#"{"error":{},"id":2}"#, Verdict::Nothing, 1),
+            (r#"{"id":2,"method":"ping"}"#, Verdict::Nothing, 0),
+        ] {
+            for (form, sent) in
+                [(Form::Json, message.to_owned()), (Form::Events, format!("data: {message}\n\n"))]
+            {
+                let mut told = Vec::new();
+                let mut reader = Reader::new(form, Some("1"));
+                reader.feed(sent.as_bytes(), &mut |answer| told.push(answer));
+                assert_eq!((reader.verdict(), told.len()), (own, others), "{sent}");
+                assert_eq!(reader.is_whole(), own != Verdict::Nothing);
+                // Who has no id hears the answers of others alone.
+                let mut told = Vec::new();
+                let mut reader = Reader::new(form, None);
+                reader.feed(sent.as_bytes(), &mut |answer| told.push(answer));
+                assert_eq!(reader.verdict(), Verdict::Nothing);
+                assert_eq!(told.len(), usize::from(sent.contains("\"id\":") && !sent.contains("method")));
+            }
         }
     }
 }

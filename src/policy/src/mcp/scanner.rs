@@ -26,6 +26,7 @@ pub struct Scanner {
     string: Option<Text>,
     /// A bare word being read: `true`, `null`, a number.
     word: Vec<u8>,
+    is_whole: bool,
     facts: Facts,
 }
 
@@ -110,6 +111,11 @@ impl Scanner {
         }
     }
 
+    /// The message has come to its end.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// How the call ended, by what was seen so far.
     pub fn verdict(&self) -> Verdict {
         let facts = &self.facts;
@@ -161,6 +167,7 @@ impl Scanner {
                 self.end_word();
                 self.depth = self.depth.saturating_sub(1);
                 self.wants_name = false;
+                self.is_whole |= self.depth == 0;
             }
             b',' => {
                 self.end_word();
