@@ -1,7 +1,7 @@
 //! What must hold of every input, for the fuzz targets and for the test that replays their corpora.
 
 use policy::exchange::{BodyPlan, End, Exchange, Now, ReserveAnswered, Step};
-use policy::mcp::answer::EventReader;
+use policy::mcp::answer::{Form, Reader};
 use policy::mcp::list::View;
 use policy::mcp::sse::ListFilter;
 use policy::mcp::{self, Call};
@@ -103,11 +103,18 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
         let named = |name: &str| {
             object.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
-        ids.extend(named("id").map(Value::to_string));
+        // As servers that know only floats tell them apart.
+        ids.extend(named("id").map(|id| id.as_f64().map_or(id.to_string(), |id| (id + 0.0).to_string())));
         if named("method").and_then(Value::as_str) == Some("tools/call") {
             let tool = message["params"]["name"].as_str().expect("a call names its tool");
             assert!(["search", "draw"].contains(&tool), "{tool}");
             priced += usize::from(tool == "draw");
+            let arguments = message["params"]["arguments"].as_object();
+            let misspelt = |name: &String| name != "q" && name.eq_ignore_ascii_case("q");
+            assert!(
+                tool != "draw" || !arguments.is_some_and(|given| given.keys().any(misspelt)),
+                "{message}"
+            );
         }
     }
     assert!(priced <= reserved, "{priced} calls on {reserved} reservations");
@@ -135,7 +142,8 @@ const DOCUMENT: &str = r#"{
     "risks": {"read_only": {"scope": "read"}, "local_mutation": {"scope": "generate"},
               "external_mutation": {"scope": "generate"}, "destructive": {"scope": "admin"}},
     "services": {"studio": {"kind": "mcp", "path": "/mcp", "tools": {
-        "search": {"risk": "read_only"}, "draw": {"risk": "read_only", "price": {"credits": 5}},
+        "search": {"risk": "read_only"}, "draw": {"risk": "read_only", "price": {"credits": 5,
+            "times": {"argument": "q", "values": {"a": 1, "b": 8}, "default": "a"}}},
         "wipe": {"risk": "destructive"}}}}
 }"#;
 const KEY: &str = r#"{"key_id": "key_1", "tenant_id": "ten_1", "tier": "free", "state": "active", "scopes": ["read"],
@@ -189,7 +197,7 @@ fn filtered<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Result<Vec<u8>, Vec<u
 }
 
 fn answers<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Vec<String> {
-    let mut reader = EventReader::default();
+    let mut reader = Reader::new(Form::Events, None);
     let mut found = Vec::new();
     chunks.for_each(|chunk| reader.feed(chunk, &mut |answer| found.push(format!("{answer:?}"))));
     found

@@ -39,6 +39,8 @@ const LOOKUPS_MAX: usize = 256;
 const LOOKUPS_PER_SECOND: u32 = 1000;
 /// Bytes of bodies that one key may hold on one worker while they are decided upon.
 const HELD_BYTES_MAX: u64 = 8 << 20;
+/// A body of so many is held all the same: clients take the refusal of what opens a connection for a dead server.
+const HELD_BYTES_FREE: u64 = 16 << 10;
 const POLICY_RETRY_MS: u64 = 250;
 /// The longest that the change feed is held open.
 const LISTEN_MS_MAX: u64 = 15_000;
@@ -236,7 +238,7 @@ impl Worker {
         let mut held = self.held.borrow_mut();
         let others = held.get(&fingerprint).copied().unwrap_or(0).saturating_sub(before);
         let sum = others.saturating_add(after);
-        if sum > HELD_BYTES_MAX && after > before {
+        if sum > HELD_BYTES_MAX && after > before.max(HELD_BYTES_FREE) {
             return false;
         }
         if sum == 0 {

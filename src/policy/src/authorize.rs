@@ -89,10 +89,10 @@ pub fn tool(
     answer
 }
 
-/// Whether the key may read what needs this.
-pub fn reading(key: &Key, service: &Service, rule: &ScopeRule, now: Timestamp) -> Authorization {
+/// Whether the key may read what needs all of these.
+pub fn reading(key: &Key, service: &Service, rules: &[&ScopeRule], now: Timestamp) -> Authorization {
     let mut answer = within_service(key, service, now);
-    scope(key, rule, &mut answer);
+    rules.iter().for_each(|rule| scope(key, rule, &mut answer));
     answer
 }
 

@@ -286,7 +286,10 @@ impl Exchange {
 
     /// The body is larger than what may be held.
     pub fn body_too_large(&mut self, bytes_max: u32) -> Step {
-        self.refuse(Refusal::body_too_large(bytes_max))
+        self.refuse(match bytes_max {
+            0 => Refusal::body_unasked(),
+            bytes_max => Refusal::body_too_large(bytes_max),
+        })
     }
 
     /// The key holds so many bytes in other requests that this one can't be held too.
@@ -396,11 +399,12 @@ impl Exchange {
     /// How much body must be held to decide; `None` where the headers suffice.
     fn body_bytes_max(&self) -> Option<u32> {
         let service = self.rules()?;
-        let reads_body = matches!(service.kind, ServiceKind::Mcp(_))
-            && self.request.method == b"POST"
+        let has_body = matches!(service.kind, ServiceKind::Mcp(_))
             && !self.request.is_upgrade
             && !self.request.ends_with_headers;
-        reads_body.then_some(service.body_bytes_max)
+        // A server that looks at the body first would find a call in that of a GET.
+        let bytes_max = if self.request.method == b"POST" { service.body_bytes_max } else { 0 };
+        has_body.then_some(bytes_max)
     }
 
     fn classify(&mut self, body: &[u8], now: Now) -> Step {
@@ -493,6 +497,8 @@ impl Exchange {
         self.phase = Phase::Refused(refusal.outcome);
         let oauth = self.rules().and_then(|service| service.oauth.as_ref());
         let refusal = refusal.with_metadata(oauth);
+        let is_mcp = self.rules().is_some_and(|service| matches!(service.kind, ServiceKind::Mcp(_)));
+        let refusal = if is_mcp && self.session().is_some() { refusal.within_session() } else { refusal };
         let form = match self.rules().map_or(Refusals::Http, |service| service.refusals) {
             // A problem has no place in a JSON-RPC batch.
             Refusals::Http if self.is_of_batch => Refusals::McpHttp,

@@ -8,7 +8,7 @@ mod objects;
 pub(crate) mod write;
 
 pub(crate) use objects::Objects;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -142,6 +142,36 @@ impl<'de> Visitor<'de> for Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// True if an object gives each of these names at most once, and none of them in other case.
+pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
+    struct Once<'n>(&'n [&'n str]);
+
+    impl<'de> Visitor<'de> for Once<'_> {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+            let mut seen = Vec::with_capacity(self.0.len());
+            let mut is_once = true;
+            while let Some(Name(name)) = map.next_key()? {
+                map.next_value::<IgnoredAny>()?;
+                let folded = fold(name.clone());
+                if let Some(own) = self.0.iter().find(|own| fold(Cow::Borrowed(**own)) == folded) {
+                    is_once &= *own == name && !seen.contains(own);
+                    seen.push(own);
+                }
+            }
+            Ok(is_once)
+        }
+    }
+
+    let mut json = serde_json::Deserializer::from_str(object);
+    de::Deserializer::deserialize_map(&mut json, Once(names)).unwrap_or(false)
 }
 
 /// An object's names so far: a short list at first, a tree for objects so wide that a list would be quadratic.

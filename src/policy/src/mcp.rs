@@ -56,7 +56,7 @@ pub enum Call {
         /// The method.
         method: &'static str,
         /// What it reads, where it says so.
-        what: Option<Readable>,
+        what: Vec<Readable>,
     },
     /// A method of the protocol that touches no data of its own.
     Protocol(&'static str),
@@ -102,7 +102,7 @@ pub(crate) struct Envelope<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     pub(crate) result: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
-    error: Option<&'m RawValue>,
+    pub(crate) error: Option<&'m RawValue>,
 }
 
 /// What a method is called with.
@@ -120,6 +120,8 @@ pub(crate) struct Params<'m> {
     cursor: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "taskId")]
     task_id: Option<&'m RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    notifications: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
     meta: Option<&'m RawValue>,
 }
@@ -218,8 +220,8 @@ fn read(envelope: &Envelope<'_>, headers: &Headers<'_>, has_id: bool) -> Result<
 }
 
 /// What a method reads. A completion reads the prompt or resource that it completes for.
-fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Option<Readable>, Fault> {
-    let Some(params) = params else { return Ok(None) };
+fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
+    let Some(params) = params else { return Ok(Vec::new()) };
     let reference = params.reference.filter(|_| method == "completion/complete");
     let (name, uri) = match reference {
         Some(raw) => {
@@ -236,10 +238,24 @@ fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Option<Readable
     };
     match (prompt, resource) {
         (Some(_), Some(_)) => Err(Fault::new(INVALID_PARAMS, "`params.ref` names a prompt or a resource")),
-        (Some(name), None) => Ok(Some(Readable::Prompt(text(name, "name")?.into_owned()))),
-        (None, Some(uri)) => Ok(Some(Readable::Resource(text(uri, "uri")?.into_owned()))),
-        (None, None) => Ok(None),
+        (Some(name), None) => Ok(vec![Readable::Prompt(text(name, "name")?.into_owned())]),
+        (None, Some(uri)) => Ok(vec![Readable::Resource(text(uri, "uri")?.into_owned())]),
+        (None, None) => Ok(Vec::new()),
     }
+}
+
+/// The resources whose changes a stream of notifications is to tell of.
+fn listened(params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
+    #[derive(Deserialize)]
+    struct Wanted {
+        #[serde(default, rename = "resourceSubscriptions")]
+        resources: Option<Vec<String>>,
+    }
+    let Some(wanted) = params.and_then(|params| params.notifications) else { return Ok(Vec::new()) };
+    let message =
+        "`params.notifications` must be an object, with `resourceSubscriptions` an array of strings";
+    let wanted: Wanted = json::object(wanted.get()).ok_or_else(|| Fault::new(INVALID_PARAMS, message))?;
+    Ok(wanted.resources.unwrap_or_default().into_iter().map(Readable::Resource).collect())
 }
 
 fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
@@ -267,13 +283,13 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
         "resources/unsubscribe",
         "completion/complete",
     ];
-    const PROTOCOL: [&str; 14] = [
+    const LISTEN: &str = "subscriptions/listen";
+    const PROTOCOL: [&str; 13] = [
         "ping",
         "logging/setLevel",
         "prompts/list",
         "resources/list",
         "resources/templates/list",
-        "subscriptions/listen",
         "tasks/get",
         "tasks/result",
         "tasks/list",
@@ -285,11 +301,17 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
     ];
     let within = |known: &[&'static str]| known.iter().copied().find(|known| *known == method);
     Ok(if method == "tools/list" {
-        Call::ListTools { is_first: params.is_none_or(|params| params.cursor.is_none()) }
+        let cursor = params.and_then(|params| params.cursor).filter(|cursor| cursor.get() != "null");
+        Call::ListTools { is_first: cursor.is_none() }
     } else if let Some(opening) = within(&OPENING) {
         Call::Opening(opening)
     } else if let Some(read) = within(&READ) {
         Call::Read { method: read, what: readable(read, params)? }
+    } else if method == LISTEN {
+        match listened(params)? {
+            none if none.is_empty() => Call::Protocol(LISTEN),
+            what => Call::Read { method: LISTEN, what },
+        }
     } else if let Some(protocol) = within(&PROTOCOL) {
         Call::Protocol(protocol)
     } else if method.starts_with("notifications/") {
@@ -317,7 +339,9 @@ fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>
         .map(|version| text(version, "protocolVersion"))
         .transpose()?;
     let version_in_header = credential::all(headers, "mcp-protocol-version").next();
-    let is_modern = version_in_header.is_some_and(is_modern);
+    // Either makes it so: a server may believe the body.
+    let in_body = version_in_body.as_deref().map(str::as_bytes);
+    let is_modern = version_in_header.into_iter().chain(in_body).any(is_modern);
     if credential::all(headers, "mcp-protocol-version").nth(1).is_some() {
         return Err(mismatch("MCP-Protocol-Version"));
     }

@@ -189,16 +189,20 @@ impl Service {
         self.gate_tools.iter().find(|tool| tool.rule.name == name)
     }
 
-    /// What a prompt or resource needs; `None` if the policy names others and not this one.
-    pub fn reading(&self, what: Option<&Readable>) -> Option<&ScopeRule> {
-        let (names, name) = match what {
-            Some(Readable::Prompt(name)) => (&self.prompts, name),
-            Some(Readable::Resource(uri)) => (&self.resources, uri),
-            // It does not say what it reads, so it may be anything.
-            None if self.prompts.is_some() || self.resources.is_some() => return None,
-            None => return Some(&self.read_only),
+    /// What prompts or resources need; `None` if the policy names others and not one of these.
+    pub fn reading(&self, what: &[Readable]) -> Option<Vec<&ScopeRule>> {
+        // It does not say what it reads, so it may be anything.
+        if what.is_empty() && (self.prompts.is_some() || self.resources.is_some()) {
+            return None;
+        }
+        let rule = |what: &Readable| {
+            let (names, name) = match what {
+                Readable::Prompt(name) => (&self.prompts, name),
+                Readable::Resource(uri) => (&self.resources, uri),
+            };
+            names.as_ref().map_or(Some(&self.read_only), |names| names.rule(name))
         };
-        names.as_ref().map_or(Some(&self.read_only), |names| names.rule(name))
+        if what.is_empty() { Some(vec![&self.read_only]) } else { what.iter().map(rule).collect() }
     }
 
     /// True for the methods whose answers list prompts or resources that the policy names.

@@ -47,6 +47,8 @@ pub(super) struct Batch {
 struct Element {
     /// The message as it was written.
     text: String,
+    /// Notifications and answers of the client want no answer.
+    wants_answer: bool,
     exchange: Exchange,
     /// What the gate itself answers.
     reply: Option<Reply>,
@@ -74,10 +76,12 @@ impl Batch {
         self.elements.iter_mut().filter(|element| element.exchange.is_forwarded())
     }
 
-    /// What the gate itself answers. Notifications and answers of the client want no answer.
+    /// What the gate itself answers.
     fn replies(&self) -> impl Iterator<Item = &Reply> {
-        let wants_one = |element: &&Element| element.exchange.message_id.is_some();
-        self.elements.iter().filter(wants_one).filter_map(|element| element.reply.as_ref())
+        self.elements
+            .iter()
+            .filter(|element| element.wants_answer)
+            .filter_map(|element| element.reply.as_ref())
     }
 
     /// All that the gate itself answers.
@@ -127,8 +131,8 @@ impl Batch {
     }
 
     fn hear(&mut self, message: &str, in_events: bool, now: Now) -> Result<Heard, Unreadable> {
-        json::check(message.as_bytes()).map_err(|_| Unreadable)?;
-        let envelope: Envelope<'_> = json::object(message).ok_or(Unreadable)?;
+        let envelope: Envelope<'_> =
+            json::object(message).filter(|_| list::is_clear(message)).ok_or(Unreadable)?;
         let is_of_all = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
         if envelope.method.is_some() || is_of_all {
             // Its own, or an error of the whole batch.
@@ -193,7 +197,7 @@ impl Batch {
             }
         }
         let answers = self.elements.iter().filter_map(|element| match &element.reply {
-            Some(reply) => element.exchange.message_id.as_ref().map(|_| reply.body.as_slice()),
+            Some(reply) => element.wants_answer.then_some(reply.body.as_slice()),
             None => element.answer.as_deref(),
         });
         let all: Vec<&[u8]> = answers.chain(own).collect();
@@ -223,7 +227,8 @@ impl Exchange {
         }
         let elements = messages.into_iter().enumerate().map(|(index, message)| {
             let exchange = self.of_message(index)?;
-            Some(Element { text: message.get().to_owned(), exchange, reply: None, answer: None })
+            let (text, wants_answer) = (message.get().to_owned(), wants_answer(message));
+            Some(Element { text, wants_answer, exchange, reply: None, answer: None })
         });
         let mut elements = elements.collect::<Option<Vec<_>>>()?;
         let first = elements.first_mut()?;
@@ -413,6 +418,12 @@ fn messages(body: &[u8]) -> Result<(Vec<&RawValue>, bool), Unreadable> {
     let messages =
         if is_array { serde_json::from_str(text) } else { serde_json::from_str(text).map(|one| vec![one]) };
     messages.map(|messages| (messages, is_array)).map_err(|_| Unreadable)
+}
+
+/// An answer to what has no sound id names none, as JSON-RPC has it.
+fn wants_answer(message: &RawValue) -> bool {
+    json::object::<Envelope<'_>>(message.get())
+        .is_none_or(|envelope| envelope.id.is_some() && envelope.result.is_none() && envelope.error.is_none())
 }
 
 /// Two of them have the same id for some server, so that their answers could not be told apart.

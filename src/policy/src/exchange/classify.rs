@@ -5,6 +5,7 @@ use super::{Exchange, Lists, Subject, ToolCall};
 use crate::authorize::{self, Authorization};
 use crate::document::Reserve;
 use crate::http::{self, Match};
+use crate::json;
 use crate::key::Key;
 use crate::mcp::list::Page;
 use crate::mcp::{self, Call};
@@ -100,6 +101,11 @@ impl Exchange {
         body: &[u8],
         now: Timestamp,
     ) -> Classified<'p> {
+        if self.request.kept.iter().filter(|(name, _)| *name == "mcp-session-id").count() > 1 {
+            // A result would be looked for in the one, and come in the other.
+            let detail = "`Mcp-Session-Id` is given twice".to_owned();
+            return Classified::refused(Refusal::invalid_request(detail));
+        }
         match self.request.method.as_slice() {
             b"POST" => {}
             // A GET opens the stream of the server's messages, a DELETE ends a session. Both are bodiless.
@@ -144,8 +150,8 @@ impl Exchange {
                 is_opening: true,
                 ..Classified::protocol(name, authorize::within_service(key, service, now))
             },
-            Call::Read { method, what } => match service.reading(what.as_ref()) {
-                Some(rule) => Classified::protocol(method, authorize::reading(key, service, rule, now)),
+            Call::Read { method, what } => match service.reading(&what) {
+                Some(rules) => Classified::protocol(method, authorize::reading(key, service, &rules, now)),
                 None => Classified {
                     subject: Subject::Protocol { name: method.to_owned(), lists: None },
                     ..Classified::refused(Refusal::unknown_reading())
@@ -169,9 +175,10 @@ impl Exchange {
         now: Timestamp,
     ) -> Classified<'p> {
         let authorization = authorize::tool(policy, key, service, rule, resource, arguments, now);
-        let (price, refusal) = match price_of(rule, arguments) {
-            Ok(price) => (price, None),
-            Err(unknown) => (Credits::ZERO, Some(Refusal::unpriced(&unknown))),
+        let (price, refusal) = match (price_of(rule, arguments), misspelt(rule, arguments)) {
+            (_, Some(argument)) => (Credits::ZERO, Some(Refusal::misspelt(argument))),
+            (Ok(price), None) => (price, None),
+            (Err(unknown), None) => (Credits::ZERO, Some(Refusal::unpriced(&unknown))),
         };
         let call = ToolCall {
             name: rule.name.clone(),
@@ -190,6 +197,19 @@ impl Exchange {
             refusal,
         }
     }
+}
+
+/// The argument that decides price or tier and is given in other case: a server that ignores case would obey it.
+fn misspelt<'r>(rule: &'r Tool, arguments: &BTreeMap<String, Option<String>>) -> Option<&'r str> {
+    let of_price = rule.price.as_ref().and_then(|price| price.times.as_ref()).map(|times| &times.argument);
+    let of_tiers = rule.requires.iter().filter_map(|tier| tier.when.as_ref()).map(|(argument, _)| argument);
+    let is_other =
+        |own: &str, given: &str| given != own && json::fold(given.into()) == json::fold(own.into());
+    of_price
+        .into_iter()
+        .chain(of_tiers)
+        .map(String::as_str)
+        .find(|own| arguments.keys().any(|given| is_other(own, given)))
 }
 
 fn price_of(

@@ -156,6 +156,17 @@ impl Refusal {
         Refusal { code: code::INVALID_PARAMS, is_protocol_fault: false, ..Refusal::invalid_request(detail) }
     }
 
+    pub(super) fn misspelt(argument: &str) -> Refusal {
+        let detail = format!("argument `{argument}` must be written so, upper and lower case included");
+        Refusal { code: code::INVALID_PARAMS, is_protocol_fault: false, ..Refusal::invalid_request(detail) }
+    }
+
+    /// What opens or ends a stream of the server's messages has no body that anyone decides on.
+    pub(super) fn body_unasked() -> Refusal {
+        let detail = "only a POST may have a body here; send the message by POST".to_owned();
+        Refusal::invalid_request(detail)
+    }
+
     pub(super) fn unknown_path() -> Refusal {
         Refusal::new(
             Outcome::UnknownTool,
@@ -287,6 +298,12 @@ impl Refusal {
     pub(super) fn upstream_unreadable() -> Refusal {
         let detail = "the upstream answered with a list in a form that can't be filtered for this key";
         Refusal::new(Outcome::UpstreamError, 502, code::UPSTREAM_UNREADABLE, "Upstream unreadable", detail)
+    }
+
+    /// As it is said within a session, where 404 means that the session is over: clients would begin another, and show
+    /// nobody why.
+    pub(super) fn within_session(self) -> Refusal {
+        if self.status == 404 { Refusal { status: 400, ..self } } else { self }
     }
 
     /// Says in its challenge, if it has one, where the service's credentials come from.

@@ -362,7 +362,7 @@ impl Exchange {
         Some(
             names
                 .rule(listed.name())
-                .is_some_and(|rule| authorize::reading(key, service, rule, now.wall).denial.is_none()),
+                .is_some_and(|rule| authorize::reading(key, service, &[rule], now.wall).denial.is_none()),
         )
     }
 

@@ -437,12 +437,78 @@ fn an_unknown_price_is_refused_before_anything_is_counted_against_the_tool() {
 }
 
 #[test]
+fn what_decides_the_price_is_written_in_one_way_only() {
+    let mut gate = Gate::new();
+    for name in ["Q", "\u{51}"] {
+        let (status, answer) = gate.call("draw", json!({name: "b"})).refusal();
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{name}");
+    }
+    gate.call("draw", json!({"q": "a", "Other": "b"})).forwarded();
+    // What decides nothing here may be written as the tool likes.
+    gate.call("search", json!({"Q": "b"})).forwarded();
+}
+
+#[test]
+fn within_a_session_404_is_said_otherwise_for_it_would_end_the_session() {
+    let mut gate = Gate::new();
+    let unknown = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"nothing"}}"#;
+    let method = br#"{"jsonrpc":"2.0","id":7,"method":"no/such"}"#;
+    for (body, code) in [(unknown.as_slice(), 40401), (method, -32601)] {
+        for (session, expected) in [(&[][..], 404), (&[("mcp-session-id", "s")], 400)] {
+            let (status, answer) = gate.request_with("POST", "/mcp", Some(body), session).refusal();
+            assert_eq!(
+                (status, &answer["error"]["code"], &answer["id"]),
+                (expected, &json!(code), &json!(7))
+            );
+        }
+    }
+    let twice = [("mcp-session-id", "s"), ("mcp-session-id", "t")];
+    assert_eq!(gate.request_with("GET", "/mcp", None, &twice).refusal().0, 400);
+}
+
+#[test]
+fn only_a_post_has_a_body() {
+    let mut gate = Gate::new();
+    for method in ["GET", "DELETE"] {
+        gate.request(method, "/mcp", Some(b"")).forwarded();
+        let bearer = format!("Bearer {}", secret());
+        let headers: [(&[u8], &[u8]); 3] =
+            [(b":method", method.as_bytes()), (b":path", b"/mcp"), (b"authorization", bearer.as_bytes())];
+        let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
+        let (mut exchange, _) = Exchange::begin(gate.policy.clone(), id, &headers, false, gate.now());
+        let step = exchange.key_found(gate.key.clone().unwrap(), gate.now());
+        assert!(matches!(step, Step::ReadBody { bytes_max: 0 }), "{step:?}");
+        let Step::Refuse(reply) = exchange.body_too_large(0) else { panic!("not refused") };
+        assert_eq!(reply.status, 400);
+    }
+}
+
+#[test]
+fn a_stream_of_notifications_tells_only_of_resources_that_may_be_read() {
+    let mut document = document();
+    document["services"]["studio"]["resources"] =
+        json!({"ok:*": {"risk": "read_only"}, "admin:*": {"risk": "destructive"}});
+    let mut gate = Gate::with(document, record());
+    let mut listen = |uris: Value| {
+        let body = json!({"jsonrpc": "2.0", "id": 7, "method": "subscriptions/listen",
+                          "params": {"notifications": {"toolsListChanged": true, "resourceSubscriptions": uris}}});
+        gate.request("POST", "/mcp", Some(body.to_string().as_bytes()))
+    };
+    listen(json!(["ok:1", "ok:2"])).forwarded();
+    listen(json!(null)).forwarded();
+    assert_eq!(listen(json!(["ok:1", "admin:1"])).refusal().0, 403);
+    assert_eq!(listen(json!(["ok:1", "other:1"])).refusal().0, 404);
+    assert_eq!(listen(json!("ok:1")).refusal().0, 400);
+}
+
+#[test]
 fn only_a_success_is_charged() {
     let json_type = "application/json";
     let success = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
     let tool_error = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#;
     let rpc_error = r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#;
     let input = r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"input_required"}}"#;
+    let of_other = r#"{"jsonrpc":"2.0","id":"7","result":{"content":[]}}"#;
     for (status, content_type, body, end, charged, outcome) in [
         (200, json_type, success, End::Complete, 5, Outcome::Allowed),
         (200, json_type, tool_error, End::Complete, 0, Outcome::UpstreamError),
@@ -452,7 +518,12 @@ fn only_a_success_is_charged() {
         (404, json_type, success, End::Complete, 0, Outcome::UpstreamError),
         (200, json_type, "", End::Complete, 0, Outcome::UpstreamError),
         (200, "text/plain", "done", End::Complete, 0, Outcome::UpstreamError),
-        (200, json_type, &success[..40], End::UpstreamFailed, 0, Outcome::UpstreamError),
+        (200, json_type, &success[..44], End::UpstreamFailed, 0, Outcome::UpstreamError),
+        // It broke behind the answer.
+        (200, json_type, success, End::UpstreamFailed, 5, Outcome::Allowed),
+        (200, json_type, tool_error, End::UpstreamFailed, 0, Outcome::UpstreamError),
+        // Of another call: this one was not answered.
+        (200, json_type, of_other, End::Complete, 0, Outcome::UpstreamError),
         // A client that leaves with the result in its hands has had it.
         (200, json_type, &success[..44], End::ClientLeft, 5, Outcome::Allowed),
         (200, json_type, &success[..20], End::ClientLeft, 0, Outcome::Cancelled),

@@ -85,12 +85,36 @@ impl<'v> View<'v> {
 /// What names an item of a list.
 type Naming = for<'i> fn(&'i Item<'_>) -> Option<Listed<'i>>;
 
-/// Filters one JSON-RPC message. `None` where it is no list, or nothing has to change.
-pub fn filter(message: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
-    json::check(message).map_err(|_| Unreadable)?;
-    let answer: Answer<'_> = std::str::from_utf8(message).ok().and_then(json::object).ok_or(Unreadable)?;
+/// True if the message of a server can be taken for one answer only. What else is in it may be as it likes: what is not
+/// read here hides nothing.
+pub(crate) fn is_clear(message: &str) -> bool {
+    json::names_once(message, &["id", "method", "result", "error"])
+}
+
+/// Filters what a server sends: a JSON-RPC message, or an array of them. `None` where there is no list in it, or nothing
+/// has to change.
+pub fn filter(sent: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+    let text = std::str::from_utf8(sent).map_err(|_| Unreadable)?;
+    if !text.trim_ascii_start().starts_with('[') {
+        return filter_message(text, view);
+    }
+    let messages: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| Unreadable)?;
+    let mut edits = Vec::new();
+    for message in messages {
+        if let Some(filtered) = filter_message(message.get(), view)? {
+            edits.push((message.get(), String::from_utf8(filtered).map_err(|_| Unreadable)?));
+        }
+    }
+    if edits.is_empty() { Ok(None) } else { splice(sent, edits).map(Some) }
+}
+
+fn filter_message(message: &str, view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
+    let answer: Answer<'_> = json::object(message).filter(|_| is_clear(message)).ok_or(Unreadable)?;
     let Some(result) = answer.result.filter(|result| result.get().starts_with('{')) else { return Ok(None) };
-    let result: ListResult<'_> = json::object(result.get()).ok_or(Unreadable)?;
+    const READ: [&str; 6] =
+        ["tools", "prompts", "resources", "resourceTemplates", "cacheScope", "nextCursor"];
+    let is_clear = json::names_once(result.get(), &READ);
+    let result: ListResult<'_> = json::object(result.get()).filter(|_| is_clear).ok_or(Unreadable)?;
     let mut edits = Vec::new();
     let mut is_personal = result.tools.is_some();
     // A prompt's own answer, or a resource's, has none of these as a list.
@@ -132,7 +156,7 @@ pub fn filter(message: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unread
     // The answer is for this key alone now, so no cache may hand it to another.
     let scope = result.cache_scope.filter(|scope| is_personal && scope.get() != "\"private\"");
     edits.extend(scope.map(|scope| (scope.get(), "\"private\"".to_owned())));
-    if edits.is_empty() { Ok(None) } else { splice(message, edits).map(Some) }
+    if edits.is_empty() { Ok(None) } else { splice(message.as_bytes(), edits).map(Some) }
 }
 
 /// A tool whose `_meta` says these terms, whatever it said of them before.
@@ -223,16 +247,31 @@ mod tests {
             r#"{"result":{"content":[]}}"#,
             r#"{"error":{"code":1}}"#,
             r#"{"method":"notifications/progress"}"#,
+            "[]",
+            // As strange as servers are, in places that hide nothing.
+            r#"{"method":"notifications/message","params":{"data":{"id":1,"ID":2,"id":3},"Name":"x"}}"#,
+            r#"{"result":{"content":[{"text":"cut \ud83d"}],"Error":1}}"#,
         ] {
             assert_eq!(filtered(message), Ok(None), "{message}");
         }
     }
 
     #[test]
+    fn each_message_of_an_array_is_filtered() {
+        let sent = r#"[{"method":"a"}, {"result":{"tools":[{"name":"no"},{"name":"ok"}]}} ]"#;
+        let expected = r#"[{"method":"a"}, {"result":{"tools":[{"name":"ok"}]}} ]"#;
+        assert_eq!(filtered(sent), Ok(Some(expected.to_owned())));
+        assert_eq!(filtered(r#"[[{"result":{"tools":[{"name":"no"}]}}]]"#), Err(Unreadable));
+    }
+
+    #[test]
     fn what_cannot_be_filtered_for_certain_is_not_passed() {
         for message in [
             "",
-            "[]",
+            "[1]",
+            r#"{"result":{"content":[]},"Result":{"tools":[{"name":"no"}]}}"#,
+            r#"{"result":{"Tools":[{"name":"no"}]}}"#,
+            r#"{"result":{"content":[]},"result":{"tools":[{"name":"no"}]}}"#,
             r#"{"result":{"tools":[{"name":"ok"}],"tools":[{"name":"no"}]}}"#,
             r#"{"result":{"tools":{"name":"no"}}}"#,
             r#"{"result":{"tools":[{"title":"no"}]}}"#,

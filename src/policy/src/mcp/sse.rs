@@ -4,8 +4,8 @@
 
 use super::list;
 
-/// The largest event that is kept to be filtered, in bytes.
-const EVENT_BYTES_MAX: usize = 1 << 20;
+/// The largest event that is kept to be filtered, in bytes: results with an image in them come on such streams too.
+const EVENT_BYTES_MAX: usize = 4 << 20;
 
 /// Takes what is hidden out of every list in a stream of events.
 #[derive(Debug, Default)]

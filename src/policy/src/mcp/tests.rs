@@ -30,15 +30,15 @@ fn each_kind_of_message_is_recognised() {
         (r#"{"jsonrpc":"2.0","id":"x","method":"server/discover"}"#, Call::Opening("server/discover")),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"a:b"}}"#,
-            Call::Read { method: "resources/read", what: Some(Readable::Resource("a:b".into())) },
+            Call::Read { method: "resources/read", what: vec![Readable::Resource("a:b".into())] },
         ),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"p"},"argument":{"name":"a","value":""}}}"#,
-            Call::Read { method: "completion/complete", what: Some(Readable::Prompt("p".into())) },
+            Call::Read { method: "completion/complete", what: vec![Readable::Prompt("p".into())] },
         ),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"prompts/get"}"#,
-            Call::Read { method: "prompts/get", what: None },
+            Call::Read { method: "prompts/get", what: vec![] },
         ),
         (
             r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
@@ -115,13 +115,23 @@ fn headers_must_repeat_the_body_truly() {
         &[version, (b"mcp-method", b"tools/list"), name],
         &[version, version, method, name],
         &[(b"mcp-protocol-version", b"2026-09-01"), method, name],
-        // An older version does not have to send them, and may not send false ones.
-        &[(b"mcp-protocol-version", b"2025-11-25"), (b"mcp-name", b"other")],
+        // What the body says counts where the header says nothing, or less.
+        &[method, name],
+        &[(b"mcp-protocol-version", b"2025-11-25"), method, name],
+    ] {
+        assert_eq!(outcome(headers), Err(HEADER_MISMATCH), "{headers:?}");
+    }
+    // An older version does not have to send them, and may not send false ones.
+    let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
+    let outcome = |headers: &Headers<'_>| classify(body, headers).map(|_| ()).map_err(|fault| fault.code);
+    assert_eq!(outcome(&[(b"mcp-protocol-version", b"2025-11-25")]), Ok(()));
+    assert_eq!(outcome(&[]), Ok(()));
+    for headers in [
+        &[(b"mcp-protocol-version".as_slice(), b"2025-11-25".as_slice()), (b"mcp-name", b"other")][..],
         &[(b"mcp-name", b"other")],
     ] {
         assert_eq!(outcome(headers), Err(HEADER_MISMATCH), "{headers:?}");
     }
-    assert_eq!(outcome(&[(b"mcp-protocol-version", b"2025-11-25")]), Ok(()));
     let body = br#"{"jsonrpc":"2.0","id":1,"method":"tasks/get","params":{"taskId":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
     let method: (&[u8], &[u8]) = (b"mcp-method", b"tasks/get");
     let outcome = |headers: &Headers<'_>| classify(body, headers).map(|_| ()).map_err(|fault| fault.code);

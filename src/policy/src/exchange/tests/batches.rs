@@ -177,6 +177,8 @@ fn what_could_be_meant_in_two_ways_is_refused_as_a_whole() {
         (format!("[{}]", many.join(",")), None, -32600),
         (format!("[{},{}]", ping("1"), ping("1")), None, -32600),
         (format!("[{},{}]", ping("\"a\""), ping("\"\\u0061\"")), None, -32600),
+        (format!("[{},{}]", ping("-0"), ping("0")), None, -32600),
+        (format!("[{},{}]", ping("9007199254740993"), ping("9007199254740992")), None, -32600),
         (format!("[{}", ping("1")), None, -32700),
         (format!("[{}]]", ping("1")), None, -32700),
         (format!("[{}]", ping("1")), Some("2025-06-18"), -32600),
@@ -193,6 +195,21 @@ fn what_could_be_meant_in_two_ways_is_refused_as_a_whole() {
     let headers = [("mcp-protocol-version", "2025-03-26")];
     let (_, sent) = gate.request_with("POST", "/mcp", Some(body.as_bytes()), &headers).forwarded();
     assert_eq!(sent.unwrap(), format!("[{}]", ping("1")).into_bytes());
+}
+
+#[test]
+fn what_has_no_sound_id_is_answered_without_one() {
+    let mut gate = Gate::new();
+    let batch = json!([call(json!(1.5), "search", json!({})), 5, call(json!(2), "search", json!({}))]);
+    let (mut exchange, body) = send(&mut gate, &batch).forwarded();
+    assert_eq!(forwarded(body.as_deref()), [json!(2)]);
+    exchange.response_headers(200, &JSON, false, gate.now());
+    let answer = json!([answered(json!(2))]).to_string();
+    let merged = exchange.filter_whole(answer.as_bytes(), gate.now()).unwrap().unwrap();
+    let merged: Vec<Value> = serde_json::from_slice(&merged).unwrap();
+    let codes: Vec<_> = merged.iter().map(|answer| (&answer["id"], &answer["error"]["code"])).collect();
+    let invalid = json!(-32600);
+    assert_eq!(codes, [(&Value::Null, &invalid), (&Value::Null, &invalid), (&json!(2), &Value::Null)]);
 }
 
 #[test]
