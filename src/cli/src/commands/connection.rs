@@ -1,4 +1,4 @@
-//! How the operator's commands reach a ledger, and how they walk its lists.
+//! How the operator's commands reach a ledger, ask it for a change once, and walk its lists.
 
 use crate::output;
 use anyhow::{Context, bail};
@@ -51,6 +51,40 @@ impl Connection {
             None => None,
         };
         Ok(Client::trusting(&self.ledger, admin_key, authorities.as_deref())?)
+    }
+}
+
+/// Under which key a change is asked for.
+#[derive(Args)]
+pub struct Once {
+    /// Have it done once, however often it is asked for under this key within a week
+    #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
+    idempotency_key: Option<String>,
+}
+
+impl Once {
+    /// The ledger as it is asked for the one change.
+    pub fn of(self, ledger: Client) -> Client {
+        match self.idempotency_key {
+            Some(key) => ledger.repeating(key),
+            None => ledger,
+        }
+    }
+}
+
+fn idempotency_key(text: &str) -> Result<String, &'static str> {
+    let is_key = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_key { Ok(text.to_owned()) } else { Err("a key is 1 to 255 visible ASCII characters") }
+}
+
+/// Reads a version as `show` writes it, or an ETag with its quotes, or `*` for any: as `If-Match` takes it.
+pub fn version(text: &str) -> Result<String, &'static str> {
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let is_version = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    match bare {
+        "*" => Ok(text.to_owned()),
+        _ if is_version => Ok(format!("\"{bare}\"")),
+        _ => Err("a version is letters and digits, as `show` writes it"),
     }
 }
 
