@@ -81,7 +81,7 @@ fn idempotency_key(text: &str) -> Result<String, &'static str> {
 pub fn version(text: &str) -> Result<String, &'static str> {
     let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let is_version = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    match bare {
+    match text {
         "*" => Ok(text.to_owned()),
         _ if is_version => Ok(format!("\"{bare}\"")),
         _ => Err("a version is letters and digits, as `show` writes it"),
@@ -103,5 +103,28 @@ pub async fn all<T>(
         }
         cursor = next.next_cursor;
         output::progress(&format!("{} so far ...", items.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_sent_as_an_etag_however_it_was_copied() {
+        assert_eq!(version("3"), Ok("\"3\"".into()));
+        assert_eq!(version("\"5f1c\""), Ok("\"5f1c\"".into()));
+        assert_eq!(version("*"), Ok("*".into()));
+        for text in ["", "\"", "\"\"", "\"*\"", "W/\"3\"", "3, 4", "3\n"] {
+            assert!(version(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_what_a_header_can_carry() {
+        assert_eq!(idempotency_key("invoice-118"), Ok("invoice-118".into()));
+        for text in ["", "an invoice", "caf\u{e9}", "x\n", &"x".repeat(256)] {
+            assert!(idempotency_key(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -173,7 +173,7 @@ struct Update {
     /// Another service to hold it to, once for each of them all; NAME or NAME@TIME
     #[arg(long = "service", value_name = "GRANT", value_parser = parse::grant)]
     services: Option<Vec<Grant>>,
-    /// Hold it to no services in particular
+    /// Hold it to no list of services: it may use any
     #[arg(long, conflicts_with = "services")]
     all_services: bool,
     /// Hold it to an empty list of services: it may use none
@@ -182,7 +182,7 @@ struct Update {
     /// Another tool to hold it to, once for each of them all
     #[arg(long = "tool", value_name = "GRANT", value_parser = parse::grant)]
     tools: Option<Vec<Grant>>,
-    /// Hold it to no tools in particular
+    /// Hold it to no list of tools: it may use any
     #[arg(long, conflicts_with = "tools")]
     all_tools: bool,
     /// Hold it to an empty list of tools: it may use none
@@ -191,7 +191,7 @@ struct Update {
     /// Another resource to hold it to, once for each of them all
     #[arg(long = "resource", value_name = "GRANT", value_parser = parse::grant)]
     resources: Option<Vec<Grant>>,
-    /// Hold it to no resources in particular
+    /// Hold it to no list of resources: it may use any
     #[arg(long, conflicts_with = "resources")]
     all_resources: bool,
     /// Hold it to an empty list of resources: it may use none
