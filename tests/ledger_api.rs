@@ -108,6 +108,15 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     assert_eq!(updated["scopes"][1], "generate");
     assert_eq!(served.json(&["keys", "list", "--agent", &agent, "--state", "active"])[0]["id"], *key);
     assert_eq!(served.json(&["keys", "budget", &key])["budget"], 5);
+    let shown = served.run(&["keys", "show", &key]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let first = |line: &str| line.split("  ").next().map(str::to_owned);
+    let names: Vec<String> = shown.lines().filter_map(first).collect();
+    assert!(
+        ["source", "parent", "version"].iter().all(|name| names.iter().any(|known| known == name)),
+        "{shown}"
+    );
+    everything_is_cleared(&served, &key);
     let rotated = served.json(&["keys", "rotate", &key, "--grace", "60", "--reason", "routine"]);
     secrets.push(text(&rotated["secret"]));
     assert_eq!(served.json(&["keys", "expire", &key, "--reason", "over"])["state"], "expired");
@@ -115,7 +124,11 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     assert_eq!(served.json(&["keys", "show", &key])["resources"], Value::Null);
     assert_eq!(served.json(&["keys", "revoke", &key, "--reason", "left"])["state"], "revoked");
 
-    served.json(&["tenants", "credit", &tenant, "50", "--reason", "top-up"]);
+    let credit = ["tenants", "credit", &tenant, "50", "--reason", "top-up", "--idempotency-key", "top-up-1"];
+    let lost = served.run(&[&credit[..], &["--ledger", "http://127.0.0.1:1"]].concat());
+    let said = String::from_utf8_lossy(&lost.stderr);
+    assert!(!lost.status.success() && said.contains("again with --idempotency-key top-up-1"), "{said}");
+    assert_eq!(served.json(&credit), served.json(&credit));
     served.json(&["tenants", "correct", &tenant, "withdraw", "20", "--reason", "mistake"]);
     assert_eq!(served.json(&["tenants", "balance", &tenant])["available"], 130);
     served.json(&[
@@ -129,6 +142,11 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
         "--reason",
         "downgrade",
     ]);
+    let version = text(&served.json(&["tenants", "show", &tenant])["version"]);
+    let rename =
+        ["tenants", "update", &tenant, "--name", "Acme 2", "--reason", "name", "--if-match", &version];
+    served.json(&rename);
+    assert!(!served.run(&rename).status.success(), "a tenant was changed over what was not seen");
     served.json(&["tenants", "suspend", &tenant, "--reason", "unpaid"]);
     assert!(served.json(&["tenants", "show", &tenant])["suspended_at"].is_string());
     served.json(&["tenants", "resume", &tenant, "--reason", "paid"]);
@@ -174,6 +192,38 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     let Served { directory, ledger, .. } = served;
     ledger.stop().await;
     grep(&directory, &secrets);
+}
+
+/// What a key is given can be taken away again: all of it, or all but nothing.
+fn everything_is_cleared(served: &Served, key: &str) {
+    let update =
+        |arguments: &[&str]| served.json(&[&["keys", "update", key, "--reason", "test"], arguments].concat());
+    let given =
+        ["--resource", "user:bob@example.com", "--resource", "a,b", "--tool", "c,d@2999-01-01T00:00:00Z"];
+    let held = update(&given);
+    assert_eq!(held["resources"], serde_json::json!(["user:bob@example.com", "a,b"]));
+    assert_eq!(held["tools"][0]["name"], "c,d");
+    assert!(held["agent_id"].is_string(), "{held}");
+    let tenant = text(&held["tenant_id"]);
+    let bare = served.json(&["keys", "create", "--tenant", &tenant, "--name", "bare", "--no-tools"]);
+    assert_eq!((&bare["tools"], &bare["services"]), (&serde_json::json!([]), &Value::Null));
+    let nothing = update(&["--no-scopes", "--no-services", "--no-tools", "--no-resources", "--no-limits"]);
+    for field in ["scopes", "services", "tools", "resources", "limits"] {
+        assert_eq!(nothing[field], serde_json::json!([]), "{field}");
+    }
+    let free = ["--all-services", "--all-tools", "--all-resources", "--agent", "none", "--budget", "none"];
+    let free = update(&free);
+    for field in ["services", "tools", "resources", "agent_id", "budget", "expires_at"] {
+        assert_eq!(free[field], Value::Null, "{field}");
+    }
+    let version = text(&served.json(&["keys", "show", key])["version"]);
+    update(&["--scope", "read", "--if-match", &version]);
+    let again =
+        served.run(&["keys", "update", key, "--no-scopes", "--reason", "test", "--if-match", &version]);
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("read it again"),
+        "it was changed over what was not seen"
+    );
 }
 
 /// By the command line alone, and each was done: the ledger counted it.
@@ -241,6 +291,62 @@ fn command_for(method: &str, path: &str) -> Vec<&'static str> {
         other => panic!("no command is known for {other:?}: the command line does all that the API does"),
     };
     words.split(' ').collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_takes_every_field_and_parameter_of_its_operation() {
+    let served = serve("fields").await;
+    let document: Value = serde_json::from_str(&served.get("/openapi.json").await).expect("it is JSON");
+    let mut missing = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let words = command_for(&method.to_ascii_uppercase(), path);
+            let help = served.run(&[&words[..], &["--help"]].concat());
+            let help = String::from_utf8_lossy(&help.stdout).into_owned();
+            // In the help each argument begins a line.
+            let taken: Vec<&str> = help.lines().filter_map(|line| line.split_whitespace().next()).collect();
+            let wanted = fields(&document, operation).into_iter().filter_map(|field| argument_for(&field));
+            missing.extend(
+                wanted
+                    .filter(|argument| !taken.contains(&argument.as_str()))
+                    .map(|argument| format!("`{}` has no {argument}", words.join(" "))),
+            );
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+    served.ledger.stop().await;
+}
+
+/// The names of its parameters and of what is in its body.
+fn fields(document: &Value, operation: &Value) -> Vec<String> {
+    let parameters = operation["parameters"].as_array().expect("parameters").iter();
+    let mut found: Vec<String> = parameters.map(|parameter| text(&parameter["name"])).collect();
+    let Some(body) = operation.get("requestBody") else { return found };
+    match body["content"]["application/json"]["schema"].get("$ref") {
+        Some(schema) => {
+            let schema = document.pointer(text(schema).trim_start_matches('#')).expect("it is described");
+            found.extend(schema["properties"].as_object().expect("fields").keys().cloned());
+        }
+        // A body that has no fields of its own is a file.
+        None => found.push("file".to_owned()),
+    }
+    found
+}
+
+/// How the command line calls a field: by its own name, unless it is here.
+fn argument_for(field: &str) -> Option<String> {
+    Some(match field {
+        // The lists are printed whole.
+        "cursor" | "limit" => return None,
+        "id" | "amount" | "direction" | "file" => format!("<{}>", field.to_ascii_uppercase()),
+        "tenant_id" | "key_id" | "agent_id" => format!("--{}", field.trim_end_matches("_id")),
+        "scopes" | "services" | "tools" | "resources" | "limits" => {
+            format!("--{}", field.trim_end_matches('s'))
+        }
+        "expires_at" => "--expires".to_owned(),
+        "grace_seconds" => "--grace".to_owned(),
+        _ => format!("--{}", field.to_ascii_lowercase().replace('_', "-")),
+    })
 }
 
 fn policies(served: &Served) {

@@ -35,5 +35,11 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         }
     }
     output::note(&text);
+    if let Some(key) = error.downcast_ref().and_then(client::Error::idempotency_key) {
+        output::note(&format!(
+            "It may have been done all the same: run the command again with --idempotency-key {key}, \
+             and it is done once."
+        ));
+    }
     ExitCode::FAILURE
 }

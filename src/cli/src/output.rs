@@ -1,5 +1,6 @@
 //! How results look: JSON for machines, aligned columns for people. Notes and progress go to stderr.
 
+use client::Tagged;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
@@ -63,6 +64,27 @@ pub fn fields(pairs: &[(&str, String)]) -> io::Result<()> {
         writeln!(stdout, "{name:<width$}  {value}")?;
     }
     Ok(())
+}
+
+/// Prints a thing with the version that `--if-match` takes.
+pub fn versioned<T: Serialize>(
+    tagged: &Tagged<T>,
+    described: fn(&T) -> Vec<(&'static str, String)>,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    #[derive(Serialize)]
+    struct Versioned<'a, T> {
+        #[serde(flatten)]
+        thing: &'a T,
+        version: Option<&'a str>,
+    }
+    let (thing, version) = (&tagged.value, tagged.version());
+    if as_json {
+        return json(&Versioned { thing, version });
+    }
+    let mut pairs = described(thing);
+    pairs.push(("version", or_dash(version)));
+    Ok(fields(&pairs)?)
 }
 
 /// Prints a secret that was just made, and that it is shown this once.

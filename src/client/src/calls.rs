@@ -102,6 +102,13 @@ pub struct Tagged<T> {
     pub value: T,
 }
 
+impl<T> Tagged<T> {
+    /// The ETag without its quotes.
+    pub fn version(&self) -> Option<&str> {
+        self.etag.as_deref().map(|etag| etag.trim_matches('"'))
+    }
+}
+
 /// A filter of a query: those that are given, as text.
 fn given<const COUNT: usize>(all: [(&str, Option<String>); COUNT]) -> Vec<(&str, String)> {
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()

@@ -25,6 +25,8 @@ pub enum Error {
         ledger: String,
         /// What the last try met.
         cause: String,
+        /// Of a POST: under which `Idempotency-Key` it can be repeated without being made twice.
+        idempotency_key: Option<String>,
     },
     /// Something answered, but not as this version of the ledger would: check the address and the versions.
     #[error("the answer of {ledger} to {call} is not one of an AgentRelay ledger: {cause}")]
@@ -35,6 +37,8 @@ pub enum Error {
         call: String,
         /// What was odd about it.
         cause: String,
+        /// As of [`Error::Unavailable`]: what is odd about an answer does not tell whether the change was made.
+        idempotency_key: Option<String>,
     },
 }
 
@@ -45,6 +49,26 @@ impl Error {
             Error::Credential(problem) | Error::NotFound(problem) | Error::Refused(problem) => Some(problem),
             Error::Configuration(_) | Error::Unavailable { .. } | Error::Unexpected { .. } => None,
         }
+    }
+
+    /// Where a change may or may not have been made: the `Idempotency-Key` that it was asked for under. Under the same
+    /// one, [`Client::repeating`](crate::Client::repeating), it is made once.
+    pub fn idempotency_key(&self) -> Option<&str> {
+        match self {
+            Error::Unavailable { idempotency_key, .. } | Error::Unexpected { idempotency_key, .. } => {
+                idempotency_key.as_deref()
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn under(mut self, key: String) -> Error {
+        if let Error::Unavailable { idempotency_key, .. } | Error::Unexpected { idempotency_key, .. } =
+            &mut self
+        {
+            *idempotency_key = Some(key);
+        }
+        self
     }
 
     pub(crate) fn refused(problem: Problem) -> Error {

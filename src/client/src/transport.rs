@@ -27,6 +27,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     authorization: HeaderValue,
+    repeating: Option<String>,
 }
 
 impl Client {
@@ -53,7 +54,13 @@ impl Client {
             .timeout(TRY_TIMEOUT)
             .build()
             .map_err(|error| Error::Configuration(format!("no HTTP client can be made: {error}")))?;
-        Ok(Client { http, base, authorization })
+        Ok(Client { http, base, authorization, repeating: None })
+    }
+
+    /// The same, whose POSTs go under this `Idempotency-Key` and not each under a fresh one: for the one change that
+    /// an earlier process may have made. It has 1 to 255 visible ASCII characters.
+    pub fn repeating(&self, idempotency_key: String) -> Client {
+        Client { repeating: Some(idempotency_key), ..self.clone() }
     }
 
     /// True if `admin_key` has an admin credential's shape, which tells a wrong paste from a revoked key.
@@ -84,8 +91,10 @@ impl Client {
     ) -> Result<Answer, Error> {
         let (call, request) = self.request(Method::POST, path, &[])?;
         // One id for all tries: the ledger makes the change once however often it hears of it.
-        let request = request.json(body).header(IDEMPOTENCY_KEY, Uuid::now_v7().to_string());
-        self.read(self.send(request, &call).await?, &call).await
+        let key = self.repeating.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
+        let request = request.json(body).header(IDEMPOTENCY_KEY, &key);
+        let answer = async { self.read(self.send(request, &call).await?, &call).await };
+        answer.await.map_err(|error| error.under(key))
     }
 
     pub(crate) async fn change<Body: Serialize, Answer: DeserializeOwned>(
@@ -154,7 +163,8 @@ impl Client {
                 Err(error) => causes(&error.without_url()),
             };
             if attempt >= TRIES_MAX {
-                return Err(Error::Unavailable { ledger: self.base.to_string(), cause });
+                let ledger = self.base.to_string();
+                return Err(Error::Unavailable { ledger, cause, idempotency_key: None });
             }
             tokio::time::sleep(backoff).await;
             backoff = backoff.saturating_mul(2);
@@ -179,7 +189,12 @@ impl Client {
     }
 
     fn unexpected(&self, call: &str, cause: String) -> Error {
-        Error::Unexpected { ledger: self.base.to_string(), call: call.to_owned(), cause }
+        Error::Unexpected {
+            ledger: self.base.to_string(),
+            call: call.to_owned(),
+            cause,
+            idempotency_key: None,
+        }
     }
 }
 
@@ -197,6 +212,7 @@ impl Export {
             ledger: self.ledger.clone(),
             call: self.call.clone(),
             cause: format!("it broke off: {}", causes(&error.without_url())),
+            idempotency_key: None,
         })?;
         Ok(piece.map(|piece| piece.to_vec()))
     }

@@ -1,6 +1,6 @@
 //! `agentrelay admin-keys`: who may administer, and how much.
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Once};
 use super::tenants::tenant_id;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
@@ -54,6 +54,8 @@ enum Action {
         /// Hold it to this tenant
         #[arg(long, value_parser = tenant_id)]
         tenant: Option<TenantId>,
+        #[command(flatten)]
+        once: Once,
     },
     /// List admin keys
     List {
@@ -69,6 +71,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
 }
 
@@ -78,9 +82,9 @@ impl Arguments {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
-            Action::Create { name, role, tenant } => {
+            Action::Create { name, role, tenant, once } => {
                 let create = CreateAdminKey { name, role: role.into(), tenant_id: tenant };
-                let made = ledger.create_admin_key(&create).await?;
+                let made = once.of(ledger).create_admin_key(&create).await?;
                 if json {
                     return output::json(&made);
                 }
@@ -92,8 +96,8 @@ impl Arguments {
                 let keys = connection::all(keys).await?;
                 if json { output::json(&keys) } else { list(&keys) }
             }
-            Action::Revoke { id, reason } => {
-                let revoked = ledger.revoke_admin_key(&id, &Because { reason }).await?;
+            Action::Revoke { id, reason, once } => {
+                let revoked = once.of(ledger).revoke_admin_key(&id, &Because { reason }).await?;
                 if json { output::json(&revoked) } else { list(&[revoked]) }
             }
         }

@@ -1,6 +1,6 @@
 //! `agentrelay agents`: the registered callers of tenants.
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Once};
 use super::keys::agent_id;
 use super::tenants::tenant_id;
 use crate::output;
@@ -32,6 +32,8 @@ enum Action {
         /// For people
         #[arg(long)]
         name: String,
+        #[command(flatten)]
+        once: Once,
     },
     /// List agents
     List {
@@ -52,8 +54,9 @@ impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let agents = match self.action {
-            Action::Create { tenant, name } => {
-                vec![ledger.create_agent(&CreateAgent { tenant_id: tenant, name }).await?]
+            Action::Create { tenant, name, once } => {
+                let create = CreateAgent { tenant_id: tenant, name };
+                vec![once.of(ledger).create_agent(&create).await?]
             }
             Action::Show { id } => vec![ledger.agent(&id).await?],
             Action::List { tenant } => {

@@ -1,4 +1,4 @@
-//! How the operator's commands reach a ledger, and how they walk its lists.
+//! How the operator's commands reach a ledger, ask it for a change once, and walk its lists.
 
 use crate::output;
 use anyhow::{Context, bail};
@@ -54,6 +54,40 @@ impl Connection {
     }
 }
 
+/// Under which key a change is asked for.
+#[derive(Args)]
+pub struct Once {
+    /// Have it done once, however often it is asked for under this key within a week
+    #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
+    idempotency_key: Option<String>,
+}
+
+impl Once {
+    /// The ledger as it is asked for the one change.
+    pub fn of(self, ledger: Client) -> Client {
+        match self.idempotency_key {
+            Some(key) => ledger.repeating(key),
+            None => ledger,
+        }
+    }
+}
+
+fn idempotency_key(text: &str) -> Result<String, &'static str> {
+    let is_key = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_key { Ok(text.to_owned()) } else { Err("a key is 1 to 255 visible ASCII characters") }
+}
+
+/// Reads a version as `show` writes it, or an ETag with its quotes, or `*` for any: as `If-Match` takes it.
+pub fn version(text: &str) -> Result<String, &'static str> {
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let is_version = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    match text {
+        "*" => Ok(text.to_owned()),
+        _ if is_version => Ok(format!("\"{bare}\"")),
+        _ => Err("a version is letters and digits, as `show` writes it"),
+    }
+}
+
 /// All items of a list, page by page, telling on the terminal how many there are so far.
 pub async fn all<T>(
     mut page: impl AsyncFnMut(Option<&str>) -> Result<Page<T>, client::Error>,
@@ -69,5 +103,28 @@ pub async fn all<T>(
         }
         cursor = next.next_cursor;
         output::progress(&format!("{} so far ...", items.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_sent_as_an_etag_however_it_was_copied() {
+        assert_eq!(version("3"), Ok("\"3\"".into()));
+        assert_eq!(version("\"5f1c\""), Ok("\"5f1c\"".into()));
+        assert_eq!(version("*"), Ok("*".into()));
+        for text in ["", "\"", "\"\"", "\"*\"", "W/\"3\"", "3, 4", "3\n"] {
+            assert!(version(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_what_a_header_can_carry() {
+        assert_eq!(idempotency_key("invoice-118"), Ok("invoice-118".into()));
+        for text in ["", "an invoice", "caf\u{e9}", "x\n", &"x".repeat(256)] {
+            assert!(idempotency_key(text).is_err(), "{text:?}");
+        }
     }
 }

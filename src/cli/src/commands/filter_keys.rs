@@ -1,7 +1,7 @@
 //! `agentrelay filter-keys`: by which credentials Envoys reach the ledger.
 
 use super::admin_keys::admin_key_id;
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Once};
 use crate::output;
 use clap::{Args, Subcommand};
 use protocol::AdminKeyId;
@@ -30,6 +30,8 @@ enum Action {
         /// For people, such as the name of a cluster
         #[arg(long)]
         name: String,
+        #[command(flatten)]
+        once: Once,
     },
     /// List filter keys
     List,
@@ -44,6 +46,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        once: Once,
     },
     /// Withdraw a filter key for good
     Revoke {
@@ -53,6 +57,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
 }
 
@@ -62,20 +68,20 @@ impl Arguments {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
-            Action::Create { name } => {
-                secret(ledger.create_filter_key(&CreateFilterKey { name }).await?, json)
+            Action::Create { name, once } => {
+                secret(once.of(ledger).create_filter_key(&CreateFilterKey { name }).await?, json)
             }
             Action::List => {
                 let keys = connection::all(async |cursor: Option<&str>| ledger.filter_keys(cursor).await);
                 let keys = keys.await?;
                 if json { output::json(&keys) } else { list(&keys) }
             }
-            Action::Rotate { id, grace, reason } => {
+            Action::Rotate { id, grace, reason, once } => {
                 let rotate = RotateKey { grace_seconds: grace, reason };
-                secret(ledger.rotate_filter_key(&id, &rotate).await?, json)
+                secret(once.of(ledger).rotate_filter_key(&id, &rotate).await?, json)
             }
-            Action::Revoke { id, reason } => {
-                let revoked = ledger.revoke_filter_key(&id, &Because { reason }).await?;
+            Action::Revoke { id, reason, once } => {
+                let revoked = once.of(ledger).revoke_filter_key(&id, &Because { reason }).await?;
                 if json { output::json(&revoked) } else { list(&[revoked]) }
             }
         }

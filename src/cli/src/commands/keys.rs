@@ -2,7 +2,7 @@
 
 pub mod parse;
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Once};
 use super::tenants::{credits, show_budget, tenant_id};
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,14 +16,20 @@ use protocol::{AgentId, Credits, InvalidId, KeyId, TenantId, Timestamp};
 #[command(after_help = "Examples:
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
   agentrelay keys create --tenant ten_... --name builds --scope read --resource project:42@2027-01-01T00:00:00Z
+  agentrelay keys create --tenant ten_... --name mail --scope read --resource user:bob@example.com --resource 'a,b'
+  agentrelay keys create --tenant ten_... --name later --no-tools --idempotency-key later-1
   agentrelay keys create --tenant ten_... --name tests --scope read,trigger --limit 10/60s --budget 500
   agentrelay keys list --tenant ten_... --state active
   agentrelay keys show key_...
   agentrelay keys budget key_...
   agentrelay keys update key_... --scope read --budget 500 --expires never --reason 'less trust'
+  agentrelay keys update key_... --no-limits --all-tools --agent none --if-match 3 --reason 'as agreed over version 3'
   agentrelay keys expire key_... --reason 'the pilot is over'
   agentrelay keys rotate key_... --grace 3600
-  agentrelay keys revoke key_... --reason 'left the team'")]
+  agentrelay keys revoke key_... --reason 'left the team'
+
+Lists of scopes and limits have commas between. A grant may hold commas and each has a flag of its own; what is behind its
+last @ is its end only if it is a time, and NAME@never is a name with none.")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -60,6 +66,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
     /// Show what a key may spend and has spent this month
     Budget {
@@ -84,6 +92,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: Option<String>,
+        #[command(flatten)]
+        once: Once,
     },
     /// Withdraw a key for good
     Revoke {
@@ -93,6 +103,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
 }
 
@@ -107,15 +119,24 @@ struct Create {
     /// Permissions, such as read,generate
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
     scopes: Vec<String>,
-    /// Hold the key to these services; NAME or NAME@TIME, where the grant ends
-    #[arg(long = "service", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    /// Hold the key to this service, once for each; NAME or NAME@TIME, where the grant ends
+    #[arg(long = "service", value_name = "GRANT", value_parser = parse::grant)]
     services: Vec<Grant>,
-    /// Hold the key to these tools
-    #[arg(long = "tool", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    /// Hold the key to an empty list of services: it may use none
+    #[arg(long, conflicts_with = "services")]
+    no_services: bool,
+    /// Hold the key to this tool, once for each
+    #[arg(long = "tool", value_name = "GRANT", value_parser = parse::grant)]
     tools: Vec<Grant>,
-    /// Hold the key to these resources, such as project:42
-    #[arg(long = "resource", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    /// Hold the key to an empty list of tools: it may use none
+    #[arg(long, conflicts_with = "tools")]
+    no_tools: bool,
+    /// Hold the key to this resource, such as project:42, once for each
+    #[arg(long = "resource", value_name = "GRANT", value_parser = parse::grant)]
     resources: Vec<Grant>,
+    /// Hold the key to an empty list of resources: it may use none
+    #[arg(long, conflicts_with = "resources")]
+    no_resources: bool,
     /// A limit beside the tier's, such as 10/60s
     #[arg(long = "limit", value_name = "PERMITS/WINDOW", value_delimiter = ',', value_parser = parse::limit)]
     limits: Vec<Limit>,
@@ -131,6 +152,8 @@ struct Create {
     /// The most it may spend in a calendar month (UTC)
     #[arg(long, value_name = "CREDITS", value_parser = credits)]
     budget: Option<Credits>,
+    #[command(flatten)]
+    once: Once,
 }
 
 #[derive(Args)]
@@ -144,36 +167,54 @@ struct Update {
     /// Other permissions, all of them
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
     scopes: Option<Vec<String>>,
-    /// Other services to hold it to, all of them; NAME or NAME@TIME
-    #[arg(long = "service", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    /// No permissions
+    #[arg(long, conflicts_with = "scopes")]
+    no_scopes: bool,
+    /// Another service to hold it to, once for each of them all; NAME or NAME@TIME
+    #[arg(long = "service", value_name = "GRANT", value_parser = parse::grant)]
     services: Option<Vec<Grant>>,
-    /// Hold it to no services in particular
+    /// Hold it to no list of services: it may use any
     #[arg(long, conflicts_with = "services")]
     all_services: bool,
-    /// Other tools to hold it to, all of them
-    #[arg(long = "tool", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    /// Hold it to an empty list of services: it may use none
+    #[arg(long, conflicts_with_all = ["services", "all_services"])]
+    no_services: bool,
+    /// Another tool to hold it to, once for each of them all
+    #[arg(long = "tool", value_name = "GRANT", value_parser = parse::grant)]
     tools: Option<Vec<Grant>>,
-    /// Hold it to no tools in particular
+    /// Hold it to no list of tools: it may use any
     #[arg(long, conflicts_with = "tools")]
     all_tools: bool,
-    /// Other resources to hold it to, all of them
-    #[arg(long = "resource", value_name = "GRANT", value_delimiter = ',', value_parser = parse::grant)]
+    /// Hold it to an empty list of tools: it may use none
+    #[arg(long, conflicts_with_all = ["tools", "all_tools"])]
+    no_tools: bool,
+    /// Another resource to hold it to, once for each of them all
+    #[arg(long = "resource", value_name = "GRANT", value_parser = parse::grant)]
     resources: Option<Vec<Grant>>,
-    /// Hold it to no resources in particular
+    /// Hold it to no list of resources: it may use any
     #[arg(long, conflicts_with = "resources")]
     all_resources: bool,
+    /// Hold it to an empty list of resources: it may use none
+    #[arg(long, conflicts_with_all = ["resources", "all_resources"])]
+    no_resources: bool,
     /// Other limits beside the tier's, all of them
     #[arg(long = "limit", value_name = "PERMITS/WINDOW", value_delimiter = ',', value_parser = parse::limit)]
     limits: Option<Vec<Limit>>,
+    /// No limits but the tier's
+    #[arg(long, conflicts_with = "limits")]
+    no_limits: bool,
     /// When the key ends, or `never`
     #[arg(long, value_name = "TIME", value_parser = parse::end)]
     expires: Option<Patch<Timestamp>>,
-    /// Another agent, agt_...
-    #[arg(long, value_parser = agent_id)]
-    agent: Option<AgentId>,
+    /// Another agent, agt_..., or `none`
+    #[arg(long, value_parser = parse::agent)]
+    agent: Option<Patch<AgentId>>,
     /// The most it may spend in a calendar month (UTC); `none` for no bound
     #[arg(long, value_name = "CREDITS", value_parser = parse::budget)]
     budget: Option<Patch<Credits>>,
+    /// Only if this is still its version, as `keys show` shows it
+    #[arg(long, value_name = "VERSION", value_parser = connection::version)]
+    if_match: Option<String>,
     /// Why, for the audit
     #[arg(long)]
     reason: String,
@@ -221,7 +262,10 @@ impl Arguments {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
-            Action::Create(create) => secret(&ledger.create_key(&create.body()).await?, json),
+            Action::Create(create) => {
+                let (create, once) = create.body();
+                secret(&once.of(ledger).create_key(&create).await?, json)
+            }
             Action::List { tenant, agent, state, source } => {
                 let query = KeyQuery {
                     tenant_id: tenant,
@@ -232,64 +276,74 @@ impl Arguments {
                 let keys = connection::all(async |cursor| ledger.keys(&query, cursor).await).await?;
                 if json { output::json(&keys) } else { list(&keys) }
             }
-            Action::Show { id } => show(&ledger.key(&id).await?, json),
+            Action::Show { id } => output::versioned(&ledger.tagged_key(&id).await?, fields, json),
             Action::Update(update) => {
-                let (id, update) = update.body();
-                let etag = ledger.tagged_key(&id).await?.etag;
+                let (id, if_match, update) = update.body();
+                let etag = match if_match {
+                    Some(version) => Some(version),
+                    None => ledger.tagged_key(&id).await?.etag,
+                };
                 show(&ledger.update_key(&id, &update, etag.as_deref()).await?, json)
             }
-            Action::Expire { id, reason } => show(&ledger.expire_key(&id, &Because { reason }).await?, json),
-            Action::Budget { id } => show_budget(&ledger.key_budget(&id).await?, json),
-            Action::Rotate { id, grace, reason } => {
-                secret(&ledger.rotate_key(&id, &RotateKey { grace_seconds: grace, reason }).await?, json)
+            Action::Expire { id, reason, once } => {
+                show(&once.of(ledger).expire_key(&id, &Because { reason }).await?, json)
             }
-            Action::Revoke { id, reason } => {
-                show(&ledger.revoke_key(&id, &RevokeKey { reason }).await?, json)
+            Action::Budget { id } => show_budget(&ledger.key_budget(&id).await?, json),
+            Action::Rotate { id, grace, reason, once } => {
+                let rotate = RotateKey { grace_seconds: grace, reason };
+                secret(&once.of(ledger).rotate_key(&id, &rotate).await?, json)
+            }
+            Action::Revoke { id, reason, once } => {
+                show(&once.of(ledger).revoke_key(&id, &RevokeKey { reason }).await?, json)
             }
         }
     }
 }
 
 impl Create {
-    fn body(self) -> CreateKey {
-        // Not given means not held to any; the command line has no way to say "held to nothing".
-        let given = |grants: Vec<Grant>| Some(grants).filter(|grants| !grants.is_empty());
-        CreateKey {
+    fn body(self) -> (CreateKey, Once) {
+        // No list means not held to any; an empty one is asked for by name.
+        let held_to =
+            |grants: Vec<Grant>, nothing: bool| Some(grants).filter(|grants| nothing || !grants.is_empty());
+        let create = CreateKey {
             tenant_id: self.tenant,
             name: self.name,
             scopes: self.scopes,
-            services: given(self.services),
-            tools: given(self.tools),
-            resources: given(self.resources),
+            services: held_to(self.services, self.no_services),
+            tools: held_to(self.tools, self.no_tools),
+            resources: held_to(self.resources, self.no_resources),
             limits: Some(self.limits).filter(|limits| !limits.is_empty()),
             expires_at: self.expires,
             agent_id: self.agent,
             source: self.source.map(KeySource::from),
             budget: self.budget,
-        }
+        };
+        (create, self.once)
     }
 }
 
 impl Update {
-    fn body(self) -> (KeyId, UpdateKey) {
-        let held_to = |grants: Option<Vec<Grant>>, all: bool| match grants {
+    /// Which key, over which version, and what becomes of it.
+    fn body(self) -> (KeyId, Option<String>, UpdateKey) {
+        let held_to = |grants: Option<Vec<Grant>>, all: bool, nothing: bool| match grants {
             Some(grants) => Patch::Set(grants),
             None if all => Patch::Clear,
+            None if nothing => Patch::Set(Vec::new()),
             None => Patch::Keep,
         };
         let update = UpdateKey {
             name: self.name,
-            scopes: self.scopes,
-            services: held_to(self.services, self.all_services),
-            tools: held_to(self.tools, self.all_tools),
-            resources: held_to(self.resources, self.all_resources),
-            limits: self.limits,
+            scopes: self.scopes.or(self.no_scopes.then(Vec::new)),
+            services: held_to(self.services, self.all_services, self.no_services),
+            tools: held_to(self.tools, self.all_tools, self.no_tools),
+            resources: held_to(self.resources, self.all_resources, self.no_resources),
+            limits: self.limits.or(self.no_limits.then(Vec::new)),
             expires_at: self.expires.unwrap_or_default(),
-            agent_id: self.agent.map_or(Patch::Keep, Patch::Set),
+            agent_id: self.agent.unwrap_or_default(),
             budget: self.budget.unwrap_or_default(),
             reason: self.reason,
         };
-        (self.id, update)
+        (self.id, self.if_match, update)
     }
 }
 
@@ -313,7 +367,11 @@ fn show(key: &Key, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(key);
     }
-    Ok(output::fields(&[
+    Ok(output::fields(&fields(key))?)
+}
+
+fn fields(key: &Key) -> Vec<(&'static str, String)> {
+    vec![
         ("id", key.id.to_string()),
         ("tenant", key.tenant_id.to_string()),
         ("name", key.name.clone()),
@@ -325,11 +383,13 @@ fn show(key: &Key, json: bool) -> anyhow::Result<()> {
         ("limits", limits(&key.limits)),
         ("budget", output::or_dash(key.budget)),
         ("agent", output::or_dash(key.agent_id.as_ref())),
+        ("source", source(key.source).to_owned()),
+        ("parent", output::or_dash(key.parent_id.as_ref())),
         ("created", key.created_at.to_string()),
         ("expires", output::or_dash(key.expires_at)),
         ("revoked", output::or_dash(key.revoked_at)),
         ("last used", output::or_dash(key.last_used_at)),
-    ])?)
+    ]
 }
 
 fn list(keys: &[Key]) -> anyhow::Result<()> {
@@ -357,13 +417,20 @@ const fn state(state: KeyState) -> &'static str {
     }
 }
 
+const fn source(source: KeySource) -> &'static str {
+    match source {
+        KeySource::Admin => "admin",
+        KeySource::Mcp => "mcp",
+        KeySource::Delegation => "delegation",
+    }
+}
+
 fn grants(grants: Option<&[Grant]>) -> String {
     let Some(grants) = grants else { return "all".into() };
-    let written = |grant: &Grant| match grant.expires_at {
-        Some(end) => format!("{}@{end}", grant.name),
-        None => grant.name.clone(),
-    };
-    grants.iter().map(written).collect::<Vec<_>>().join(" ")
+    if grants.is_empty() {
+        return "none".into();
+    }
+    grants.iter().map(parse::written).collect::<Vec<_>>().join(" ")
 }
 
 fn limits(limits: &[Limit]) -> String {

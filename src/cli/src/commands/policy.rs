@@ -2,7 +2,7 @@
 
 mod diff;
 
-use super::connection::Connection;
+use super::connection::{self, Connection};
 use super::keys::parse;
 use super::tenants::tenant_id;
 use crate::output;
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
   agentrelay policy tiers
   agentrelay policy tools
   agentrelay policy diff policy.yaml
-  agentrelay policy apply policy.yaml --over 5f1c...
+  agentrelay policy apply policy.yaml --if-match 5f1c...
   agentrelay policy shadow-report --from 2026-11-01T00:00:00Z")]
 pub struct Arguments {
     #[command(flatten)]
@@ -51,9 +51,9 @@ enum Action {
     Apply {
         /// The policy, YAML or JSON
         file: PathBuf,
-        /// Only over the policy with this version, as `policy diff` showed it
-        #[arg(long, value_name = "VERSION")]
-        over: Option<String>,
+        /// Only if this version is still in force, as `policy show` and `policy diff` show it
+        #[arg(long, visible_alias = "over", value_name = "VERSION", value_parser = connection::version)]
+        if_match: Option<String>,
     },
     /// Sum what shadow rules would have refused
     ShadowReport {
@@ -96,11 +96,10 @@ impl Arguments {
                 }
                 changes.iter().try_for_each(|change| Ok(output::line(&change.to_string())?))
             }
-            Action::Apply { file, over } => {
+            Action::Apply { file, if_match } => {
                 let text = read(&file)?;
-                let over = over.map(|version| format!("\"{version}\""));
                 let ledger = self.connection.open()?;
-                let in_force = ledger.replace_policy(text, over.as_deref()).await?;
+                let in_force = ledger.replace_policy(text, if_match.as_deref()).await?;
                 if self.connection.json {
                     return output::json(&json!({"version": in_force.version}));
                 }

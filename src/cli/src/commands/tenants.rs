@@ -1,6 +1,6 @@
 //! `agentrelay tenants`: who pays, and what they hold.
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Once};
 use super::keys::parse;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
@@ -17,8 +17,10 @@ use protocol::{Credits, InvalidId, TenantId};
   agentrelay tenants list
   agentrelay tenants show ten_...
   agentrelay tenants credit ten_... 500 --reason 'invoice 2026-117'
+  agentrelay tenants credit ten_... 500 --reason 'invoice 2026-118' --idempotency-key invoice-118
   agentrelay tenants correct ten_... refund 40 --reason 'the service was down'
   agentrelay tenants update ten_... --tier enterprise --budget 100000 --reason 'new contract'
+  agentrelay tenants update ten_... --budget none --if-match 3 --reason 'as agreed over version 3'
   agentrelay tenants suspend ten_... --reason 'unpaid'
   agentrelay tenants resume ten_... --reason 'paid'
   agentrelay tenants balance ten_... --json
@@ -52,6 +54,8 @@ enum Action {
         /// The most it may spend in a calendar month (UTC)
         #[arg(long, value_name = "CREDITS", value_parser = credits)]
         budget: Option<Credits>,
+        #[command(flatten)]
+        once: Once,
     },
     /// Change a tenant's name, tier or monthly budget
     Update {
@@ -67,6 +71,9 @@ enum Action {
         /// The most it may spend in a calendar month (UTC); `none` for no bound
         #[arg(long, value_name = "CREDITS", value_parser = parse::budget)]
         budget: Option<Patch<Credits>>,
+        /// Only if this is still its version, as `tenants show` shows it
+        #[arg(long, value_name = "VERSION", value_parser = connection::version)]
+        if_match: Option<String>,
         /// Why, for the audit
         #[arg(long)]
         reason: String,
@@ -79,6 +86,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
     /// Accept a tenant's keys again
     Resume {
@@ -88,6 +97,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
     /// Undo what was charged (refund) or granted (withdraw)
     Correct {
@@ -103,6 +114,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
     /// Show what a tenant may spend and has spent this month
     Budget {
@@ -129,6 +142,8 @@ enum Action {
         /// Why, for the audit
         #[arg(long)]
         reason: String,
+        #[command(flatten)]
+        once: Once,
     },
     /// Show what a tenant holds
     Balance {
@@ -144,28 +159,31 @@ impl Arguments {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
-            Action::Create { name, tier, credits, budget } => {
-                let tenant = ledger.create_tenant(&CreateTenant { name, tier, credits, budget }).await?;
-                show(&tenant, json)
+            Action::Create { name, tier, credits, budget, once } => {
+                let create = CreateTenant { name, tier, credits, budget };
+                show(&once.of(ledger).create_tenant(&create).await?, json)
             }
-            Action::Update { id, name, tier, budget, reason } => {
+            Action::Update { id, name, tier, budget, if_match, reason } => {
                 let update = UpdateTenant { name, tier, budget: budget.unwrap_or_default(), reason };
-                let etag = ledger.tagged_tenant(&id).await?.etag;
+                let etag = match if_match {
+                    Some(version) => Some(version),
+                    None => ledger.tagged_tenant(&id).await?.etag,
+                };
                 show(&ledger.update_tenant(&id, &update, etag.as_deref()).await?, json)
             }
-            Action::Suspend { id, reason } => {
-                show(&ledger.suspend_tenant(&id, &Because { reason }).await?, json)
+            Action::Suspend { id, reason, once } => {
+                show(&once.of(ledger).suspend_tenant(&id, &Because { reason }).await?, json)
             }
-            Action::Resume { id, reason } => {
-                show(&ledger.resume_tenant(&id, &Because { reason }).await?, json)
+            Action::Resume { id, reason, once } => {
+                show(&once.of(ledger).resume_tenant(&id, &Because { reason }).await?, json)
             }
-            Action::Correct { id, direction, amount, reason } => {
+            Action::Correct { id, direction, amount, reason, once } => {
                 let direction = match direction {
                     Way::Refund => Direction::Refund,
                     Way::Withdraw => Direction::Withdraw,
                 };
                 let correction = CorrectCredits { direction, amount, reason };
-                let corrected = ledger.correct_credits(&id, &correction).await?;
+                let corrected = once.of(ledger).correct_credits(&id, &correction).await?;
                 if json { output::json(&corrected) } else { balance(&corrected.balance) }
             }
             Action::Budget { id } => show_budget(&ledger.tenant_budget(&id).await?, json),
@@ -173,9 +191,10 @@ impl Arguments {
                 let tenants = connection::all(async |cursor| ledger.tenants(cursor).await).await?;
                 if json { output::json(&tenants) } else { list(&tenants) }
             }
-            Action::Show { id } => show(&ledger.tenant(&id).await?, json),
-            Action::Credit { id, amount, reason } => {
-                let granted = ledger.grant_credits(&id, &GrantCredits { amount, reason }).await?;
+            Action::Show { id } => output::versioned(&ledger.tagged_tenant(&id).await?, fields, json),
+            Action::Credit { id, amount, reason, once } => {
+                let grant = GrantCredits { amount, reason };
+                let granted = once.of(ledger).grant_credits(&id, &grant).await?;
                 if json { output::json(&granted) } else { balance(&granted.balance) }
             }
             Action::Balance { id } => {
@@ -213,8 +232,12 @@ fn show(tenant: &Tenant, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(tenant);
     }
+    Ok(output::fields(&fields(tenant))?)
+}
+
+fn fields(tenant: &Tenant) -> Vec<(&'static str, String)> {
     let Balance { granted, available, pending, posted } = tenant.balance;
-    Ok(output::fields(&[
+    vec![
         ("id", tenant.id.to_string()),
         ("name", tenant.name.clone()),
         ("tier", tenant.tier.clone()),
@@ -225,7 +248,7 @@ fn show(tenant: &Tenant, json: bool) -> anyhow::Result<()> {
         ("available", available.to_string()),
         ("pending", pending.to_string()),
         ("posted", posted.to_string()),
-    ])?)
+    ]
 }
 
 fn balance(balance: &Balance) -> anyhow::Result<()> {

@@ -55,6 +55,26 @@ async fn a_post_that_met_503_is_repeated_under_the_same_idempotency_key() {
 }
 
 #[tokio::test]
+async fn a_post_whose_end_is_unknown_names_the_key_that_makes_it_once() {
+    let seen = Seen::default();
+    let grant = |State(seen): State<Seen>, headers: HeaderMap| async move {
+        seen.lock().unwrap().push(headers["idempotency-key"].to_str().unwrap().to_owned());
+        StatusCode::BAD_GATEWAY
+    };
+    let client =
+        ledger(Router::new().route("/v1/tenants/ten_1/credits", post(grant)).with_state(seen.clone())).await;
+
+    let grant = GrantCredits { amount: 5.try_into().unwrap(), reason: "test".into() };
+    let first = client.grant_credits(&tenant(), &grant).await.unwrap_err();
+    let key = first.idempotency_key().unwrap().to_owned();
+    let again = client.repeating(key.clone()).grant_credits(&tenant(), &grant).await.unwrap_err();
+
+    assert_eq!(again.idempotency_key(), Some(key.as_str()));
+    assert_eq!(*seen.lock().unwrap(), [key.clone(), key]);
+    assert_eq!(client.tenant(&tenant()).await.unwrap_err().idempotency_key(), None, "nothing was changed");
+}
+
+#[tokio::test]
 async fn errors_are_told_apart_by_what_the_caller_can_do() {
     let answer = |status: u16| async move {
         let problem = Problem {

@@ -54,11 +54,13 @@ fn money() -> Vec<Endpoint> {
         Endpoint::post("/v1/tenants/{id}/suspend", tenants::suspend)
             .says("Refuse a tenant's keys")
             .for_all_tenants()
+            .with_etag()
             .body::<Because>()
             .answers::<Tenant>(200),
         Endpoint::post("/v1/tenants/{id}/resume", tenants::resume)
             .says("Accept a tenant's keys again")
             .for_all_tenants()
+            .with_etag()
             .body::<Because>()
             .answers::<Tenant>(200),
         Endpoint::post("/v1/tenants/{id}/credits", tenants::grant)
@@ -204,6 +206,7 @@ fn facts() -> Vec<Endpoint> {
             .for_all_tenants()
             .with_etag()
             .body::<Value>()
+            .or_yaml()
             .answers::<PolicyInForce<Value>>(200),
         Endpoint::get("/v1/policy/shadow-report", reports::shadow)
             .says("Sum what shadow rules would have refused")

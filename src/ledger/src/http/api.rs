@@ -37,6 +37,7 @@ pub(crate) struct Endpoint {
     summary: &'static str,
     query: Option<SchemaOf>,
     body: Option<SchemaOf>,
+    accepts: &'static [&'static str],
     status: u16,
     answer: Option<SchemaOf>,
     media_type: &'static str,
@@ -58,6 +59,7 @@ impl Endpoint {
             summary: "",
             query: None,
             body: None,
+            accepts: &["application/json"],
             status: 200,
             answer: None,
             media_type: "application/json",
@@ -115,6 +117,12 @@ impl Endpoint {
         self
     }
 
+    /// Its body may be YAML as well.
+    pub(super) fn or_yaml(mut self) -> Endpoint {
+        self.accepts = &["application/json", "application/yaml"];
+        self
+    }
+
     /// Its answer.
     pub(super) fn answers<T: JsonSchema>(mut self, status: u16) -> Endpoint {
         self.status = status;
@@ -128,7 +136,7 @@ impl Endpoint {
         self
     }
 
-    /// Its answer has an ETag, and a change can be tied to it by If-Match.
+    /// Its answer has an ETag, to which PATCH and PUT can be tied by If-Match.
     pub(super) fn with_etag(mut self) -> Endpoint {
         self.has_etag = true;
         self
@@ -238,9 +246,10 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {
         let schema = json!({"type": "string", "pattern": "^[!-~]{1,255}$"});
         parameters.push(header("Idempotency-Key", "Makes a repeated request one", schema));
     }
-    if endpoint.has_etag && endpoint.method != Method::GET {
-        let schema = json!({"type": "string", "pattern": "^\"[0-9a-z]{1,64}\"$"});
-        parameters.push(header("If-Match", "Only if this is still its ETag", schema));
+    if endpoint.has_etag && matches!(endpoint.method, Method::PATCH | Method::PUT) {
+        let pattern = r#"^(\*|(W/)?"[0-9a-z]{1,64}"(, ?(W/)?"[0-9a-z]{1,64}")*)$"#;
+        let schema = json!({"type": "string", "pattern": pattern});
+        parameters.push(header("If-Match", "Only if one of these is still its ETag", schema));
     }
     let schema = endpoint.answer.map_or_else(|| json!(true), |schema| json!(schema(generator)));
     let mut answer = json!({
@@ -269,7 +278,9 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Value {
         },
     });
     if let (Some(body), Some(described)) = (endpoint.body, described.as_object_mut()) {
-        let content = json!({"application/json": {"schema": body(generator)}});
+        let schema = json!({"schema": body(generator)});
+        let content: Map<String, Value> =
+            endpoint.accepts.iter().map(|media_type| ((*media_type).to_owned(), schema.clone())).collect();
         described.insert("requestBody".to_owned(), json!({"required": true, "content": content}));
     }
     described

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::InvalidId;
 use serde::Serialize;
@@ -65,20 +65,44 @@ impl<T: TryFrom<String, Error = InvalidId>, S: Send + Sync> FromRequestParts<S> 
     }
 }
 
-/// The one tag of `If-Match`, without its quotes; nothing for `*` or no header.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<String>, Refused> {
-    let mut sent = headers.get_all(header::IF_MATCH).iter();
-    let Some(first) = sent.next() else { return Ok(None) };
-    let faulty = || Refused::invalid("If-Match: send one ETag in quotes, as it was in the answer");
-    if sent.next().is_some() {
-        return Err(faulty());
+/// Whether `If-Match` holds a change to the thing as it is `now`: not if there is none or it is `*`, and if it names other
+/// tags alone there is no change. By RFC 9110, 13.1.1, it is a list, and a weak tag is equal to none.
+pub(super) fn if_match(headers: &HeaderMap, now: &str) -> Result<bool, Refused> {
+    let faulty = || {
+        Refused::invalid("If-Match: send an ETag in quotes, as it was in the answer, a list of them, or *")
+    };
+    let lines: Result<Vec<&str>, _> =
+        headers.get_all(header::IF_MATCH).iter().map(HeaderValue::to_str).collect();
+    let sent = lines.map_err(|_| faulty())?.join(",");
+    if !headers.contains_key(header::IF_MATCH) || sent == "*" {
+        return Ok(false);
     }
-    let text = first.to_str().map_err(|_| faulty())?;
-    if text == "*" {
-        return Ok(None);
+    if strong_tags(&sent).ok_or_else(faulty)?.contains(&now) {
+        return Ok(true);
     }
-    let tag = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or_else(faulty)?;
-    Ok(Some(tag.to_owned()))
+    Err(Refused::new(
+        Code::PreconditionFailed,
+        format!("its ETag is \"{now}\" now, which If-Match does not name: read it again"),
+    ))
+}
+
+/// The tags of a list, without their quotes, in which a comma ends nothing, and without the weak ones. Nothing if it is
+/// no such list; empty places in it are passed over, as RFC 9110, 5.6.1.2, wants.
+fn strong_tags(list: &str) -> Option<Vec<&str>> {
+    const BETWEEN: [char; 3] = [',', ' ', '\t'];
+    let mut found = Vec::new();
+    let mut rest = list.trim_matches(BETWEEN);
+    loop {
+        let quoted = rest.strip_prefix("W/");
+        let (tag, behind) = quoted.unwrap_or(rest).strip_prefix('"')?.split_once('"')?;
+        if quoted.is_none() {
+            found.push(tag);
+        }
+        if behind.is_empty() {
+            return Some(found);
+        }
+        rest = behind.trim_start().strip_prefix(',')?.trim_start_matches(BETWEEN);
+    }
 }
 
 /// JSON with an ETag.

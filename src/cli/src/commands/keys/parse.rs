@@ -2,18 +2,35 @@
 
 use protocol::admin::Patch;
 use protocol::key::{Grant, Limit};
-use protocol::{Credits, Timestamp};
+use protocol::{AgentId, Credits, InvalidId, Timestamp};
 
-/// `NAME`, or `NAME@TIME` with its own end.
+/// `NAME`, or `NAME@TIME` with its own end. Names may hold an `@` too: one that looks as if it ended is `NAME@never`.
 pub fn grant(text: &str) -> Result<Grant, String> {
-    let (name, expires_at) = match text.rsplit_once('@') {
-        Some((name, end)) => (name, Some(time(end)?)),
-        None => (text, None),
+    let (name, expires_at) = match text.rsplit_once('@').map(|(name, behind)| (name, behind, end(behind))) {
+        Some((name, _, Ok(end))) => (name, end.apply(None)),
+        // A date without its hour would else be a name that is granted to no end, and that nothing has.
+        Some((_, behind, Err(fault))) if begins_as_a_date(behind) => return Err(fault),
+        _ => (text, None),
     };
     if name.is_empty() {
         return Err("a grant is a name, or NAME@TIME".into());
     }
     Ok(Grant { name: name.to_owned(), expires_at })
+}
+
+/// A grant as [`grant`] reads it.
+pub fn written(given: &Grant) -> String {
+    let Grant { name, expires_at } = given;
+    match expires_at {
+        Some(end) => format!("{name}@{end}"),
+        None if grant(name).as_ref() == Ok(given) => name.clone(),
+        None => format!("{name}@never"),
+    }
+}
+
+fn begins_as_a_date(text: &str) -> bool {
+    let year = text.split_once('-').map(|(year, _)| year);
+    year.is_some_and(|year| year.len() == 4 && year.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// `PERMITS/SECONDS`, with or without an `s` at its end.
@@ -37,6 +54,11 @@ pub fn budget(text: &str) -> Result<Patch<Credits>, String> {
     if text == "none" { Ok(Patch::Clear) } else { super::super::tenants::credits(text).map(Patch::Set) }
 }
 
+/// An agent's id, or `none`.
+pub fn agent(text: &str) -> Result<Patch<AgentId>, InvalidId> {
+    if text == "none" { Ok(Patch::Clear) } else { AgentId::parse(text).map(Patch::Set) }
+}
+
 /// RFC 3339, or `never`.
 pub fn end(text: &str) -> Result<Patch<Timestamp>, String> {
     if text == "never" { Ok(Patch::Clear) } else { time(text).map(Patch::Set) }
@@ -56,8 +78,24 @@ mod tests {
         assert_eq!(grant("project:42"), Ok(Grant { name: "project:42".into(), expires_at: None }));
         let ending = grant("project:42@2027-01-01T00:00:00Z").unwrap();
         assert_eq!((ending.name.as_str(), ending.expires_at.is_some()), ("project:42", true));
-        assert!(grant("project:42@soon").is_err());
         assert!(grant("@2027-01-01T00:00:00Z").is_err());
+    }
+
+    #[test]
+    fn a_granted_name_may_hold_an_at_sign() {
+        let named = |name: &str| Ok(Grant { name: name.into(), expires_at: None });
+        assert_eq!(grant("user:bob@example.com"), named("user:bob@example.com"));
+        assert_eq!(grant("project:42@soon"), named("project:42@soon"));
+        let ending = grant("user:bob@example.com@2027-01-01T00:00:00Z").unwrap();
+        assert_eq!((ending.name.as_str(), ending.expires_at.is_some()), ("user:bob@example.com", true));
+        assert_eq!(grant("build@2027-01-01T00:00:00Z@never"), named("build@2027-01-01T00:00:00Z"));
+        for name in ["bob@example.com", "a,b", "a@never", "a@2027", "a@2027-01", "a@2027-01-01T00:00:00Z"] {
+            let given = named(name).unwrap();
+            assert_eq!(grant(&written(&given)), Ok(given), "{name}");
+        }
+        for mistaken in ["project:42@2027-01-01", "project:42@2027-13-01T00:00:00Z"] {
+            assert!(grant(mistaken).is_err(), "{mistaken}");
+        }
     }
 
     #[test]

@@ -140,15 +140,10 @@ pub(super) async fn update(
 ) -> Result<Tagged<Key>, Refused> {
     let now = moment::now();
     check::update(&update, now)?;
-    let if_version = if_match(&headers)?.as_deref().map(version).transpose()?;
-    let key_id = found(&service, &caller, id).await?.key.id;
+    let keys::Key { id: key_id, version, .. } = found(&service, &caller, id).await?.key;
+    let if_version = if_match(&headers, &version.to_string())?.then_some(version);
     let operation = keys::Update { key_id, update, if_version, actor: caller.id(), now };
     service.store.run(operation).await.map(tagged).map_err(administered)
-}
-
-/// A tag of this API is a version. What can't be one was never the tag of anything.
-pub(super) fn version(tag: &str) -> Result<u64, Refused> {
-    tag.parse().map_err(|_| Refused::new(Code::PreconditionFailed, "If-Match is no ETag of this thing"))
 }
 
 /// On these paths the key is what is administered, not what asks, so 403 would name the wrong one.

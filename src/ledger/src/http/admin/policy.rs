@@ -58,7 +58,8 @@ pub(super) async fn replace(
 ) -> Result<Shown, Refused> {
     let body = body.map_err(|_| Refused::new(Code::BodyTooLarge, "the body is larger than any policy"))?;
     let text = std::str::from_utf8(&body).map_err(|_| Refused::invalid("the body is not UTF-8"))?;
-    let only_over = if_match(&headers)?;
+    let over = service.newest_policy().await.version().to_string();
+    let only_over = if_match(&headers, &over)?.then_some(over);
     match service.desk.replace(text.to_owned(), only_over, caller.id()).await {
         Ok(policy) => shown(&policy),
         Err(Replaced::Faulty(Fault::Unreadable(_))) => Err(Refused::new(

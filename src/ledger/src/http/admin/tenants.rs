@@ -1,6 +1,5 @@
 //! Tenants and their credits.
 
-use super::keys::version;
 use super::{check, limit, page};
 use crate::book::Accounts;
 use crate::budgets::SpendingKey;
@@ -134,7 +133,8 @@ pub(super) async fn update(
     name.as_deref().map_or(Ok(()), check::name)?;
     tier.as_deref().map_or(Ok(()), |tier| check_tier(&service, tier))?;
     check::reason(&reason)?;
-    let if_version = if_match(&headers)?.as_deref().map(version).transpose()?;
+    let (tenants::Tenant { id: tenant_id, version, .. }, _) = found(&service, &caller, tenant_id).await?;
+    let if_version = if_match(&headers, &version.to_string())?.then_some(version);
     let (change, now) = (Change::Update { name, tier, budget }, moment::now());
     let operation = Alter { tenant_id, change, if_version, reason, actor: caller.id(), now };
     Ok(tagged(service.store.run(operation).await?))

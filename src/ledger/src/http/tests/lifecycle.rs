@@ -159,6 +159,11 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
     expect(put("\"other\"", text.clone()).await.unwrap(), StatusCode::PRECONDITION_FAILED).await;
     let after = expect(put(&etag, text.clone()).await.unwrap(), StatusCode::OK).await;
     assert_eq!(bench.get("/v1/tiers").await["free"]["limits"][0]["permits"], 25);
+    let described = &bench.get("/openapi.json").await["paths"]["/v1/policy"]["put"]["requestBody"]["content"];
+    assert!(
+        described["application/yaml"].is_object() && described["application/json"].is_object(),
+        "{described}"
+    );
     // A shared database holds it for every ledger, and the files stay.
     let file = if is_on_postgresql() { POLICY } else { text.as_str() };
     assert_eq!(std::fs::read_to_string(bench.policy_path()).unwrap(), file);

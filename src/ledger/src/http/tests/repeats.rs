@@ -1,7 +1,7 @@
 //! Requests that come again, and changes over what was not seen: no operation of the document is left out.
 
 use super::operations::{Things, operations};
-use crate::fixture::{Bench, code, expect};
+use crate::fixture::{Bench, POLICY, code, expect};
 use reqwest::header::ETAG;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -80,4 +80,65 @@ async fn no_change_is_made_over_what_was_not_seen() {
         assert_eq!(code(&refused), "precondition_failed", "{place}");
     }
     assert!(tried >= 3, "only {tried} operations change things");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_may_name_several_versions_and_a_weak_one_is_none() {
+    let bench = Bench::start().await;
+    let things = Things::new(&bench, "owner").await;
+    for operation in operations(&bench).await {
+        if !matches!(operation.method, Method::PATCH | Method::PUT) {
+            continue;
+        }
+        let place = operation.place();
+        let path = things.path(&operation);
+        let change = async |conditions: &[&str]| {
+            let body = match operation.path.as_str() {
+                "/v1/policy" => POLICY.to_owned(),
+                _ => things.body(&operation).to_string(),
+            };
+            let request = bench.request(operation.method.clone(), &path).body(body);
+            let request = conditions.iter().fold(request, |request, tags| request.header("if-match", *tags));
+            request.send().await.unwrap().status()
+        };
+        let shown = bench.request(Method::GET, &path).send().await.unwrap();
+        let now = shown.headers()[ETAG].to_str().unwrap();
+        let within = now.replace('"', ",");
+        let others =
+            ["\"998\", \"999\"", &format!("W/{now}"), &format!("\"999\", W/{now}"), &format!("\"{within}\"")];
+        for refused in others {
+            assert_eq!(change(&[refused]).await, StatusCode::PRECONDITION_FAILED, "{place}: {refused}");
+        }
+        for faulty in ["", "999", "\"999", "\"999\" \"998\"", "W/", "*, \"999\""] {
+            assert_eq!(change(&[faulty]).await, StatusCode::BAD_REQUEST, "{place}: {faulty}");
+        }
+        assert_eq!(
+            change(&["\"a,b\" ,,W/\"1\"", &format!("\"999\",{now},")]).await,
+            StatusCode::OK,
+            "{place}"
+        );
+        assert_eq!(change(&["*"]).await, StatusCode::OK, "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_with_an_etag_is_described_with_one() {
+    let bench = Bench::start().await;
+    let mut seen = 0;
+    for operation in operations(&bench).await {
+        let things = Things::new(&bench, "owner").await;
+        let request = bench.request(operation.method.clone(), &things.path(&operation));
+        let request = match (&operation.method, operation.path.as_str()) {
+            (&Method::GET, _) => request,
+            (_, "/v1/policy") => request.body(POLICY),
+            _ => request.json(&things.body(&operation)),
+        };
+        let answer = request.send().await.unwrap();
+        let (status, has_etag) = (answer.status(), answer.headers().contains_key(ETAG));
+        let described = &operation.described["responses"][status.as_str()];
+        assert!(described.is_object(), "{} answers {status}", operation.place());
+        assert_eq!(has_etag, described["headers"]["ETag"].is_object(), "{}", operation.place());
+        seen += usize::from(has_etag);
+    }
+    assert!(seen > 5, "only {seen} answers have an ETag");
 }
