@@ -127,6 +127,58 @@ fn a_result_that_comes_before_its_calls_stream_has_ended_is_charged_once() {
 }
 
 #[test]
+fn an_id_that_is_used_again_charges_the_call_before() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("pro").await;
+        let session = format!("again-{}", agent.key);
+        for calls in 1..=3 {
+            call_without_result(&agent, &session, 7).await;
+            gate.decisions(&agent, Outcome::Allowed, calls).await;
+        }
+        eventually("the two before the last are charged", async || {
+            let balance = gate.balance(&agent).await;
+            match (balance.pending.get(), balance.posted.get()) {
+                (5, 10) => Ok(()),
+                _ => Err(format!("{balance:?}")),
+            }
+        })
+        .await;
+        stream_with_result(&agent, &session, "sse result-of=7 is-error").await;
+        assert_eq!(gate.settled(&agent).await.posted.get(), 10);
+    });
+}
+
+#[test]
+fn a_leased_call_that_leaves_early_is_charged_unless_its_result_is_an_error() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("pro").await;
+        let session = format!("leased-{}", agent.key);
+        let leased = |id: u64| {
+            let mut call = mcp::call("summarize", json!({"text": "a long story"}));
+            call["id"] = json!(id);
+            mcp::post(&call).header("mcp-session-id", &session)
+        };
+        // The first calls reserve exactly, until there is a lease.
+        for id in 0..8 {
+            agent.send(leased(id)).await.assert_allowed();
+        }
+        for id in 8..12 {
+            agent.send(leased(id).upstream("sse-empty")).await.assert_allowed();
+        }
+        for id in 8..12 {
+            let words =
+                if id < 10 { format!("sse result-of={id}") } else { format!("sse result-of={id} is-error") };
+            stream_with_result(&agent, &session, &words).await;
+        }
+        let settled = gate.settled(&agent).await;
+        assert_eq!((settled.available.get(), settled.posted.get()), (990, 10));
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
 fn a_call_that_becomes_a_task_is_charged_once_and_what_follows_is_not() {
     run(async {
         let gate = Gate::shared().await;
@@ -161,7 +213,7 @@ fn without_a_session_nothing_waits_for_a_result() {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
         agent.send(mcp::post(&image(1)).upstream("sse-empty")).await;
-        agent.send(mcp::modern(image(1)).header("mcp-session-id", "s").upstream("sse-empty")).await;
+        agent.send(mcp::modern(image(1)).upstream("sse-empty")).await;
         gate.decisions(&agent, Outcome::UpstreamError, 2).await;
         let settled = gate.settled(&agent).await;
         assert_eq!((settled.available.get(), settled.posted.get()), (1000, 0));

@@ -125,14 +125,22 @@ fn the_mcp_service_is_one_path_and_three_methods() {
             }
             gate.assert_unseen(&refused.marker);
         }
-        // A body where none belongs is not a way in.
+        gate.assert_serving(&agent).await;
+    });
+}
+
+#[test]
+fn a_get_has_no_body_in_which_a_call_could_hide() {
+    run(async {
+        let gate = Gate::shared().await;
+        let agent = gate.agent("pro").await;
+        let body = mcp::search().to_string();
         for method in ["GET", "DELETE"] {
             let request =
                 Request::new(method, "/mcp").header("content-type", "application/json").body(body.as_bytes());
-            let response = agent.send(request).await;
-            for seen in gate.upstream.seen(&response.marker) {
-                assert_eq!(seen.method, method, "an upstream may answer it, but not as a call");
-            }
+            let refused = agent.send(request).await;
+            refused.assert_refused(400, "invalid_request");
+            gate.assert_unseen(&refused.marker);
         }
         gate.assert_serving(&agent).await;
     });

@@ -402,9 +402,13 @@ impl Exchange {
         let has_body = matches!(service.kind, ServiceKind::Mcp(_))
             && !self.request.is_upgrade
             && !self.request.ends_with_headers;
-        // A server that looks at the body first would find a call in that of a GET.
-        let bytes_max = if self.request.method == b"POST" { service.body_bytes_max } else { 0 };
-        has_body.then_some(bytes_max)
+        match self.request.method.as_slice() {
+            b"POST" => Some(service.body_bytes_max),
+            // None: a server that looks at the body first would find a call there.
+            b"GET" | b"DELETE" => Some(0),
+            _ => None,
+        }
+        .filter(|_| has_body)
     }
 
     fn classify(&mut self, body: &[u8], now: Now) -> Step {
