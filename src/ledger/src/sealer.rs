@@ -190,12 +190,8 @@ pub async fn run(
 pub(crate) async fn remove(store: &dyn Store, days: u32, now: Timestamp) -> Result<(), store::Error> {
     let today = now.as_millis() / DAY_MILLIS;
     let before = Timestamp::from_millis(today.saturating_sub(days.into()).saturating_mul(DAY_MILLIS));
-    let old = store.checkpoints(store::CheckpointFilter {
-        to: Some(before),
-        kept_only: true,
-        ..Default::default()
-    });
-    if !old.await?.is_empty() {
+    let kept = store.checkpoints(store::CheckpointFilter { kept_only: true, ..Default::default() });
+    if kept.await?.first().is_some_and(|oldest| oldest.sealed_at < before) {
         store.run(Remove { before, now }).await?;
     }
     Ok(())
