@@ -357,7 +357,7 @@ async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
     let status = store.audit_status().await.unwrap();
     assert_eq!(status.sealed, status.newest);
     let mut verifier = Verifier::new(None, None);
-    let mut exporter = Exporter::after(0);
+    let mut exporter = Exporter::new(None);
     for checkpoint in store.checkpoints(CheckpointFilter::default()).await.unwrap() {
         let count = u32::try_from(checkpoint.last - checkpoint.first + 1).unwrap();
         let rows = store.audit_rows(checkpoint.first - 1, count).await.unwrap();

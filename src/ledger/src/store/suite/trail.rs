@@ -21,7 +21,7 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
     assert_eq!(store.audit_rows(0, 100).await.unwrap().len(), 2);
 
     let mut verifier = Verifier::new(None, None);
-    let mut exporter = Exporter::after(0);
+    let mut exporter = Exporter::new(None);
     for checkpoint in store.checkpoints(CheckpointFilter::default()).await.unwrap() {
         let is_kept = checkpoint.leaves.is_some();
         let rows =
