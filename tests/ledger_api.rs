@@ -226,6 +226,41 @@ fn everything_is_cleared(served: &Served, key: &str) {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_is_held_to_the_key_of_its_ledger_and_those_that_the_operator_names() {
+    let served = serve("trail").await;
+    served.json(&["tenants", "create", "--name", "Acme", "--tier", "pro"]);
+    let former = text(&served.json(&["audit", "key"])["public_key"]);
+    let Served { directory, credentials, ledger } = served;
+    // It seals the rest before it ends. The next one finds no key beside its database and makes one.
+    let options = ledger.stop().await;
+    let key = directory.join("ledger.db.audit-key");
+    fs::rename(&key, directory.join("former-audit-key")).expect("it has a key");
+    let database = options.database.clone();
+    let ledger = Ledger::start(options).await.expect("the ledger starts");
+    let served = Served { directory, credentials, ledger };
+    served.json(&["tenants", "create", "--name", "Other", "--tier", "pro"]);
+    assert_ne!(text(&served.json(&["audit", "key"])["public_key"]), former);
+
+    let copy = served.directory.join("copy.db");
+    let check = ["ledger", "check", "--database", &database];
+    let backup = ["backup", "--database", &database, "--to", copy.to_str().expect("a plain path")];
+    for command in [&["audit", "verify"][..], &check, &backup] {
+        let refused = served.run(command);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        let named = said.contains(&format!("checkpoint 1 is signed by {former}, which is not trusted"));
+        assert!(!refused.status.success() && named, "{command:?}: {said}");
+        let _ = fs::remove_file(&copy);
+        let taken = served.run(&[command, &["--public-key", &former]].concat());
+        assert!(taken.status.success(), "{command:?}: {}", String::from_utf8_lossy(&taken.stderr));
+    }
+    fs::remove_file(&key).expect("it has a key again");
+    let unheld = served.run(&check);
+    let said = String::from_utf8_lossy(&unheld.stderr);
+    assert!(unheld.status.success() && said.contains("By whom it was sealed was not looked at"), "{said}");
+    served.ledger.stop().await;
+}
+
 /// By the command line alone, and each was done: the ledger counted it.
 async fn every_operation_was_asked_for(served: &Served, metrics: &str) {
     let document: Value = serde_json::from_str(&served.get("/openapi.json").await).expect("it is JSON");
@@ -365,7 +400,8 @@ fn policies(served: &Served) {
 }
 
 fn audits(served: &Served) {
-    assert_eq!(served.json(&["audit", "verify"])["valid"], true);
+    let seen = served.json(&["audit", "verify"]);
+    assert_eq!((&seen["valid"], &seen["day"]), (&Value::from(true), &Value::Null));
     let key = text(&served.json(&["audit", "key"])["public_key"]);
     let export = served.directory.join("trail.jsonl");
     let file = export.to_str().expect("a plain path");
@@ -395,7 +431,8 @@ fn by_day(served: &Served, trail: &str, key: &str) {
         assert!(served.run(&["audit", "export", "--day", day, "--to", path]).status.success());
         let verified = served.json(&["audit", "verify", path, "--public-key", key]);
         assert_eq!(verified["rows"].as_u64() > Some(10), has_rows, "{day}: {verified}");
-        assert_eq!(served.json(&["audit", "verify", "--day", day])["valid"], true);
+        let online = served.json(&["audit", "verify", "--day", day]);
+        assert_eq!(online["day"], format!("{day}T00:00:00.000Z"));
     }
     assert!(!served.run(&["audit", "export", "--day", "yesterday"]).status.success());
     // What was lost and what was removed is said, also where it is nothing.

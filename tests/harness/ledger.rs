@@ -141,7 +141,7 @@ impl Served {
     /// The laws that the rows break, asked of the database itself.
     pub async fn broken_laws(&self) -> Vec<String> {
         let database = self.database.parse().expect("a database");
-        tokio::task::spawn_blocking(move || ledger::check(&database).expect("the rows can be read"))
+        tokio::task::spawn_blocking(move || ledger::check(&database, None).expect("the rows can be read"))
             .await
             .expect("no panic")
     }

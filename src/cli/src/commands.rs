@@ -15,6 +15,7 @@ mod ledger;
 mod policy;
 mod serve;
 mod tenants;
+mod trusted;
 mod up;
 mod usage;
 

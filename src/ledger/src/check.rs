@@ -1,11 +1,13 @@
 //! A look at a ledger's rows as a whole, whoever uses them meanwhile: do they keep the laws of money and audit.
 
 use crate::database::Database;
+use crate::store::backup::{self, Trusted};
 use crate::store::sql::{Connection, Purpose};
-use crate::store::{OpenError, backup, laws, schema};
+use crate::store::{OpenError, laws, schema};
 
-/// What is wrong with the rows; nothing, if all is well. Reads every row. Blocks.
-pub fn check(database: &Database) -> Result<Vec<String>, OpenError> {
+/// What is wrong with the rows; nothing, if all is well. Reads every row. Blocks. `trusted` is who may have signed the
+/// audit trail, see [`crate::trusted`].
+pub fn check(database: &Database, trusted: Trusted<'_>) -> Result<Vec<String>, OpenError> {
     let connection = Connection::open(database, Purpose::Read)?;
     match schema::version(&connection)? {
         schema::Version::Current => {}
@@ -15,7 +17,7 @@ pub fn check(database: &Database) -> Result<Vec<String>, OpenError> {
     // Of one moment: rows may be written, sealed or removed meanwhile.
     let broken = connection.snapshot(|snapshot| {
         let mut broken = laws::broken_now(snapshot)?;
-        match backup::check_audit(snapshot) {
+        match backup::check_audit(snapshot, trusted) {
             Ok(()) => {}
             Err(backup::BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
             Err(fault) => broken.push(fault.to_string()),

@@ -17,6 +17,16 @@ pub enum Database {
     Postgres(Server),
 }
 
+impl Database {
+    /// Where the key that signs the audit trail is, unless the ledger is told another place.
+    pub(crate) fn audit_key(&self) -> PathBuf {
+        match self {
+            Database::Sqlite(path) => path.with_added_extension("audit-key"),
+            Database::Postgres(_) => PathBuf::from("agentrelay.audit-key"),
+        }
+    }
+}
+
 /// A PostgreSQL server and how to enter it. Shown without its password.
 #[derive(Clone)]
 pub struct Server {

@@ -41,6 +41,7 @@ pub mod throwaway;
 
 pub use check::check;
 pub use database::{Database, InvalidDatabase};
+pub use sealer::trusted;
 pub use serve::{Tls, TlsError};
 pub use service::{Config, Credentials, Error, Running, init, start};
 pub use store::backup::{BackupError, Copied, backup, restore};

@@ -4,7 +4,7 @@
 //! lock: a ledger that still runs there answers 503 and changes nothing. The source stays as it is.
 
 use crate::database::Database;
-use crate::store::backup::BackupError;
+use crate::store::backup::{BackupError, Trusted};
 use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
 use crate::store::{OpenError, backup, connect, laws, schema};
 use sha2::{Digest, Sha256};
@@ -70,8 +70,14 @@ impl From<sql::Error> for Error {
     }
 }
 
-/// Copies and verifies, telling which table it is at. Blocks.
-pub fn relocate(from: &Database, to: &Database, mut progress: impl FnMut(&str)) -> Result<Moved, Error> {
+/// Copies and verifies, telling which table it is at. Blocks. `trusted` is who may have signed the audit trail, see
+/// [`crate::trusted`].
+pub fn relocate(
+    from: &Database,
+    to: &Database,
+    trusted: Trusted<'_>,
+    mut progress: impl FnMut(&str),
+) -> Result<Moved, Error> {
     let (Database::Sqlite(_), Database::Postgres(_)) = (from, to) else { return Err(Error::Direction) };
     let source = connect(from).map_err(|cause| Error::Open(from.clone(), cause))?;
     let target = Connection::open(to, Purpose::Write);
@@ -82,7 +88,7 @@ pub fn relocate(from: &Database, to: &Database, mut progress: impl FnMut(&str)) 
     let tables = source.write(|source| {
         // Before a row is copied: nobody is to take a broken ledger for a moved one.
         progress("looking at the source");
-        if let Err(error) = verify(source)? {
+        if let Err(error) = verify(source, trusted)? {
             return Ok(Err(error));
         }
         let tables = tables(source)?;
@@ -107,12 +113,12 @@ pub fn relocate(from: &Database, to: &Database, mut progress: impl FnMut(&str)) 
         moved.tables.push((table.name, ours.0));
     }
     progress("verifying money and audit trail");
-    target.snapshot(verify)?.map(|()| moved)
+    target.snapshot(|target| verify(target, trusted))?.map(|()| moved)
 }
 
 /// Do the rows keep the laws of money and audit. In a transaction.
-fn verify(connection: &Connection) -> sql::Result<Result<(), Error>> {
-    match backup::check_audit(connection) {
+fn verify(connection: &Connection, trusted: Trusted<'_>) -> sql::Result<Result<(), Error>> {
+    match backup::check_audit(connection, trusted) {
         Ok(()) => {}
         Err(BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
         Err(fault) => return Ok(Err(Error::Chain(fault.to_string()))),

@@ -5,11 +5,13 @@
 
 use crate::audit::{Event, Kind, LEDGER};
 use crate::chain::{self, BATCH_ROWS_MAX, Checkpoint, CheckpointHead, Signer};
+use crate::database::Database;
 use crate::moment;
 use crate::store::{self, Needs, Operation, Refusal, Rows, Store};
 use protocol::Timestamp;
 use protocol::audit::Digest;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +47,21 @@ pub fn signer(path: &Path) -> io::Result<Signer> {
         Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
         _ => read(path),
     }
+}
+
+/// The public keys that a database's trail is held to: those named, and that of the signing key where it is beside the
+/// database. `None` if there is neither; nothing then says whose signatures are true.
+pub fn trusted(
+    database: &Database,
+    named: impl IntoIterator<Item = String>,
+) -> io::Result<Option<BTreeSet<String>>> {
+    let mut trusted: BTreeSet<String> = named.into_iter().collect();
+    match read(&database.audit_key()) {
+        Ok(signer) => drop(trusted.insert(signer.public_key().to_owned())),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+        Err(cause) => return Err(cause),
+    }
+    Ok(Some(trusted).filter(|trusted| !trusted.is_empty()))
 }
 
 fn read(path: &Path) -> io::Result<Signer> {
@@ -190,12 +207,8 @@ pub async fn run(
 pub(crate) async fn remove(store: &dyn Store, days: u32, now: Timestamp) -> Result<(), store::Error> {
     let today = now.as_millis() / DAY_MILLIS;
     let before = Timestamp::from_millis(today.saturating_sub(days.into()).saturating_mul(DAY_MILLIS));
-    let old = store.checkpoints(store::CheckpointFilter {
-        to: Some(before),
-        kept_only: true,
-        ..Default::default()
-    });
-    if !old.await?.is_empty() {
+    let kept = store.checkpoints(store::CheckpointFilter { kept_only: true, ..Default::default() });
+    if kept.await?.first().is_some_and(|oldest| oldest.sealed_at < before) {
         store.run(Remove { before, now }).await?;
     }
     Ok(())

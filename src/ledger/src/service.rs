@@ -57,10 +57,7 @@ impl Config {
     }
 
     fn audit_key_path(&self) -> PathBuf {
-        self.audit_key.clone().unwrap_or_else(|| match &self.database {
-            Database::Sqlite(path) => path.with_added_extension("audit-key"),
-            Database::Postgres(_) => PathBuf::from("agentrelay.audit-key"),
-        })
+        self.audit_key.clone().unwrap_or_else(|| self.database.audit_key())
     }
 }
 

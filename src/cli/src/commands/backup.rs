@@ -1,5 +1,6 @@
 //! `agentrelay backup` and `agentrelay restore`: a whole copy of an embedded database, and a database of such a copy.
 
+use super::trusted::Named;
 use crate::output;
 use anyhow::Context;
 use clap::Args;
@@ -20,6 +21,8 @@ pub struct Backup {
     /// The copy, a file that does not exist yet
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
+    #[command(flatten)]
+    named: Named,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,6 +41,8 @@ pub struct Restore {
     /// The database, which must not exist yet
     #[arg(long, value_name = "URL")]
     database: ledger::Database,
+    #[command(flatten)]
+    named: Named,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -46,9 +51,10 @@ pub struct Restore {
 impl Backup {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Backup { database, to, json } = self;
+        let Backup { database, to, named, json } = self;
+        let trusted = named.and_of(&database)?;
         let file = to.clone();
-        let work = tokio::task::spawn_blocking(move || ledger::backup(&database, &to));
+        let work = tokio::task::spawn_blocking(move || ledger::backup(&database, &to, trusted.as_ref()));
         let copied = work.await?.with_context(|| format!("no backup was made at {}", file.display()))?;
         tell(copied, json)
     }
@@ -57,9 +63,10 @@ impl Backup {
 impl Restore {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Restore { from, database, json } = self;
+        let Restore { from, database, named, json } = self;
+        let trusted = named.and_of(&database)?;
         let name = database.to_string();
-        let work = tokio::task::spawn_blocking(move || ledger::restore(&from, &database));
+        let work = tokio::task::spawn_blocking(move || ledger::restore(&from, &database, trusted.as_ref()));
         let copied = work.await?.with_context(|| format!("{name} was not restored"))?;
         tell(copied, json)
     }

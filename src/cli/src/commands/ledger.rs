@@ -1,5 +1,6 @@
 //! `agentrelay ledger`: what is done to a ledger's database as a whole.
 
+use super::trusted::Named;
 use crate::output;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -28,6 +29,8 @@ enum Action {
         /// Where it goes, postgres://USER:PASSWORD@HOST:PORT/NAME; in the environment `ps` doesn't show the password
         #[arg(long, value_name = "URL", env = "AGENTRELAY_MOVE_TO", hide_env_values = true)]
         to: Database,
+        #[command(flatten)]
+        named: Named,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -45,19 +48,23 @@ enum Action {
             default_value = "sqlite:agentrelay.db"
         )]
         database: Database,
+        #[command(flatten)]
+        named: Named,
     },
 }
 
 impl Arguments {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let (from, to, json) = match self.action {
-            Action::Move { from, to, json } => (from, to, json),
-            Action::Check { database } => return check(database).await,
+        let (from, to, named, json) = match self.action {
+            Action::Move { from, to, named, json } => (from, to, named, json),
+            Action::Check { database, named } => return check(database, named).await,
         };
+        let trusted = named.and_of(&from)?;
         let there = to.to_string();
         let moving = tokio::task::spawn_blocking(move || {
-            ledger::relocate::relocate(&from, &to, |table| output::progress(&format!("{table} ...")))
+            let progress = |table: &str| output::progress(&format!("{table} ..."));
+            ledger::relocate::relocate(&from, &to, trusted.as_ref(), progress)
         });
         let moved = moving.await??;
         output::done();
@@ -75,13 +82,18 @@ impl Arguments {
     }
 }
 
-async fn check(database: Database) -> anyhow::Result<()> {
+async fn check(database: Database, named: Named) -> anyhow::Result<()> {
     let name = database.to_string();
-    let looking = tokio::task::spawn_blocking(move || ledger::check(&database));
+    let trusted = named.and_of(&database)?;
+    let is_pinned = trusted.is_some();
+    let looking = tokio::task::spawn_blocking(move || ledger::check(&database, trusted.as_ref()));
     let broken = looking.await?.with_context(|| format!("can't open {name}"))?;
     if !broken.is_empty() {
         bail!("{name} does not keep its laws: {}", broken.join("; "));
     }
     output::note(&format!("{name}: the laws of money hold, and the audit trail is as it was sealed."));
+    if !is_pinned {
+        output::note("By whom it was sealed was not looked at: no key file is at hand; give --public-key.");
+    }
     Ok(())
 }

@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 pub struct End {
     /// When it was made.
     pub exported_at: Timestamp,
+    /// The day in UTC of which it is, by its first moment; absent if it is of the whole trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<Timestamp>,
     /// Number of the first checkpoint in it, 0 if there is none.
     pub first_checkpoint: u64,
     /// Number of the last one, 0 if there is none.
@@ -35,7 +38,13 @@ pub struct End {
 impl End {
     pub(super) fn digest(&self) -> Digest {
         let mut hasher = Sha256::new();
-        hasher.update(b"agentrelay audit export v1\0");
+        match self.day {
+            Some(day) => {
+                hasher.update(b"agentrelay audit export of a day v1\0");
+                hasher.update(day.as_millis().to_be_bytes());
+            }
+            None => hasher.update(b"agentrelay audit export v1\0"),
+        }
         for number in [
             self.exported_at.as_millis(),
             self.first_checkpoint,
@@ -76,6 +85,7 @@ pub fn row_line(row: &AuditRow<Box<RawValue>>) -> String {
 
 /// Writes an export's lines, each with its line feed.
 pub struct Exporter {
+    day: Option<Timestamp>,
     first_checkpoint: u64,
     last_checkpoint: u64,
     unsealed_first: u64,
@@ -83,20 +93,15 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Of rows after this one.
-    pub fn after(sequence: u64) -> Exporter {
-        Exporter {
-            first_checkpoint: 0,
-            last_checkpoint: 0,
-            unsealed_first: sequence.saturating_add(1),
-            unsealed: Vec::new(),
-        }
+    /// Of what was sealed on the day in UTC that begins at this moment, or of the whole trail.
+    pub fn new(day: Option<Timestamp>) -> Exporter {
+        Exporter { day, first_checkpoint: 0, last_checkpoint: 0, unsealed_first: 1, unsealed: Vec::new() }
     }
 
     /// After which row the rows that are not sealed yet begin.
     pub fn last_row(&mut self, head: CheckpointHead) -> u64 {
         // A day without a checkpoint knows only from the trail where it stands.
-        if self.first_checkpoint == 0 {
+        if self.day.is_some() && self.first_checkpoint == 0 {
             self.unsealed_first = head.last.saturating_add(1);
         }
         self.unsealed_first.saturating_sub(1)
@@ -133,6 +138,7 @@ impl Exporter {
     pub fn end(self, signer: &Signer, removed: u64, decisions_dropped: u64, now: Timestamp) -> String {
         let mut end = End {
             exported_at: now,
+            day: self.day,
             first_checkpoint: self.first_checkpoint,
             last_checkpoint: self.last_checkpoint,
             removed,

@@ -6,6 +6,7 @@ use super::*;
 use proptest::prelude::*;
 use protocol::admin::AuditRow;
 use serde_json::value::RawValue;
+use std::ops::RangeInclusive;
 
 fn signer() -> Signer {
     Signer::from_seed(&[7; 32])
@@ -27,23 +28,53 @@ fn rows(count: u64) -> Vec<AuditRow<Box<RawValue>>> {
 
 /// An export of batches of these sizes, the last being not sealed.
 fn export(batches: &[usize], unsealed: usize) -> Vec<String> {
-    let signer = signer();
-    let all = rows((batches.iter().sum::<usize>() + unsealed).try_into().unwrap());
-    let mut rest = all.as_slice();
-    let mut exporter = Exporter::after(0);
-    let mut text = String::new();
-    let mut head = CheckpointHead::NONE;
-    for size in batches {
-        let (batch, later) = rest.split_at(*size);
-        let leaves: Vec<Digest> = batch.iter().map(|row| leaf(row_line(row).as_bytes())).collect();
-        let checkpoint = signer.seal(head, &leaves, Timestamp::from_millis(1_700_000_900_000)).unwrap();
-        head = checkpoint.head();
-        text.push_str(&exporter.batch(&checkpoint, batch));
-        rest = later;
+    Trail { unsealed, ..Trail::of(batches) }.export()
+}
+
+/// What a database says: batches of these sizes, what is not sealed, what lacks of them, and up to which row it says that
+/// rows were removed.
+struct Trail<'a> {
+    batches: &'a [usize],
+    unsealed: usize,
+    day: Option<Timestamp>,
+    without_batches: RangeInclusive<u64>,
+    without_rows: RangeInclusive<u64>,
+    removed: u64,
+}
+
+#[allow(clippy::reversed_empty_ranges)]
+const NONE: RangeInclusive<u64> = 1..=0;
+
+impl Trail<'_> {
+    fn of(batches: &[usize]) -> Trail<'_> {
+        Trail { batches, unsealed: 0, day: None, without_batches: NONE, without_rows: NONE, removed: 0 }
     }
-    text.push_str(&exporter.unsealed(rest));
-    text.push_str(&exporter.end(&signer, 0, 3, Timestamp::from_millis(1_700_000_900_001)));
-    text.lines().map(str::to_owned).collect()
+
+    fn export(self) -> Vec<String> {
+        let signer = signer();
+        let all = rows((self.batches.iter().sum::<usize>() + self.unsealed).try_into().unwrap());
+        let mut rest = all.as_slice();
+        let mut exporter = Exporter::new(self.day);
+        let mut text = String::new();
+        let mut head = CheckpointHead::NONE;
+        for size in self.batches {
+            let (mut batch, later) = rest.split_at(*size);
+            let leaves: Vec<Digest> = batch.iter().map(|row| leaf(row_line(row).as_bytes())).collect();
+            let mut checkpoint =
+                signer.seal(head, &leaves, Timestamp::from_millis(1_700_000_900_000)).unwrap();
+            head = checkpoint.head();
+            rest = later;
+            if self.without_rows.contains(&checkpoint.number) {
+                (checkpoint.leaves, batch) = (None, &[]);
+            }
+            if !self.without_batches.contains(&checkpoint.number) {
+                text.push_str(&exporter.batch(&checkpoint, batch));
+            }
+        }
+        text.push_str(&exporter.unsealed(rest));
+        text.push_str(&exporter.end(&signer, self.removed, 3, Timestamp::from_millis(1_700_000_900_001)));
+        text.lines().map(str::to_owned).collect()
+    }
 }
 
 fn verify(lines: &[String]) -> Result<Summary, Fault> {
@@ -102,10 +133,73 @@ fn a_trail_that_was_cut_or_signed_by_another_is_found() {
     let without_second: Vec<String> = whole.iter().take(3).chain(&whole[6..]).cloned().collect();
     assert_eq!(verify(&without_second), Err(Fault::Missing(3)));
     let mut stranger = Verifier::new(Some(["00".repeat(32)].into()), None);
-    assert!(matches!(stranger.line(whole[0].as_bytes()), Err(Fault::Checkpoint(1, _))));
+    let untrusted = Fault::Untrusted(1, signer().public_key().to_owned());
+    assert_eq!(stranger.line(whole[0].as_bytes()), Err(untrusted));
     let mut pinned = Verifier::new(None, Some(Digest::ZERO));
     whole.iter().for_each(|line| pinned.line(line.as_bytes()).unwrap());
     assert_eq!(pinned.finish(), Err(Fault::Lacks(Digest::ZERO)));
+}
+
+#[test]
+fn a_whole_trail_has_its_first_checkpoint_and_a_day_says_that_it_is_one() {
+    let begun_late = |day, removed| Trail { without_batches: 1..=2, day, removed, ..Trail::of(&[2; 5]) };
+    assert_eq!(verify(&begun_late(None, 0).export()), Err(Fault::Missing(1)));
+    assert_eq!(verify(&begun_late(None, 2).export()), Err(Fault::Missing(3)));
+    assert_eq!(verify(&begun_late(None, 4).export()), Err(Fault::Checkpoint(1, "is missing")));
+    let day = Timestamp::of_day("2023-11-14").unwrap();
+    for removed in [0, 4] {
+        let found = verify(&begun_late(Some(day), removed).export()).unwrap();
+        assert_eq!((found.rows, found.day), (6, Some(day)));
+    }
+    let end = begun_late(Some(day), 0).export().pop().unwrap();
+    assert_eq!(verify(&[end]), Err(Fault::Checkpoint(3, "is missing")));
+    // A day's export is no whole one without its day, and none of another day.
+    for forged in ["", "\"day\":\"2023-11-15T00:00:00.000Z\","] {
+        let mut lines = begun_late(Some(day), 0).export();
+        let end = lines.last_mut().unwrap();
+        let honest = format!("\"day\":\"{day}\",");
+        assert!(end.contains(&honest), "{end}");
+        *end = end.replace(&honest, forged);
+        assert_eq!(verify(&lines), Err(Fault::End("was changed or is not signed")));
+    }
+}
+
+#[test]
+fn only_the_oldest_rows_go_by_age_and_as_many_as_are_said_to() {
+    let day = Timestamp::of_day("2023-11-14").ok();
+    for (without_rows, removed, day, expected) in [
+        (1..=3, 6, None, None),
+        (7..=7, 0, None, Some(Fault::Missing(13))),
+        (7..=7, 14, None, Some(Fault::Missing(13))),
+        (1..=3, 4, None, Some(Fault::Missing(5))),
+        (1..=3, 0, None, Some(Fault::Missing(1))),
+        (1..=3, 8, None, Some(Fault::Kept(7))),
+        (NONE, 2, None, Some(Fault::Kept(1))),
+        (1..=8, 17, None, Some(Fault::Kept(17))),
+        (1..=3, 6, day, None),
+        (1..=8, 20, day, None),
+        (1..=3, 4, day, Some(Fault::Missing(5))),
+        (1..=3, 8, day, Some(Fault::Kept(7))),
+        (7..=7, 14, day, Some(Fault::Missing(13))),
+    ] {
+        let said = format!("{without_rows:?} {removed} {day:?}");
+        let lines = Trail { without_rows, removed, day, ..Trail::of(&[2; 8]) }.export();
+        assert_eq!(verify(&lines).err(), expected, "{said}");
+    }
+}
+
+#[test]
+fn a_row_that_was_gone_before_the_next_was_sealed_is_missing() {
+    let mut rows = rows(4);
+    rows.remove(1);
+    let leaves: Vec<Digest> = rows.iter().map(|row| leaf(row_line(row).as_bytes())).collect();
+    let now = Timestamp::from_millis(1_700_000_900_000);
+    let checkpoint = signer().seal(CheckpointHead::NONE, &leaves, now).unwrap();
+    let mut exporter = Exporter::new(None);
+    let mut text = exporter.batch(&checkpoint, &rows);
+    text.push_str(&exporter.end(&signer(), 0, 0, now));
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    assert_eq!(verify(&lines), Err(Fault::Missing(2)));
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! Checks an export, line by line, and names the first fault.
 
 use super::{Checkpoint, CheckpointHead, End, EndLine, is_signed, leaf, root};
+use protocol::Timestamp;
 use protocol::audit::Digest;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -17,8 +18,12 @@ pub enum Fault {
     Inserted(u64),
     /// The row is not in its place.
     Moved(u64),
-    /// The checkpoint was changed, is not signed by a trusted key, or does not follow the one before it.
+    /// The row is counted as removed by age, and was not.
+    Kept(u64),
+    /// The checkpoint was changed, is missing, or does not follow the one before it.
     Checkpoint(u64, &'static str),
+    /// The checkpoint is signed by this key, which is not trusted.
+    Untrusted(u64, String),
     /// The line is neither a row nor a checkpoint nor the end.
     Unreadable(u64),
     /// The signed end is missing, was changed, or is not the end.
@@ -34,7 +39,13 @@ impl fmt::Display for Fault {
             Fault::Missing(row) => write!(f, "row {row} is missing"),
             Fault::Inserted(row) => write!(f, "row {row} was inserted"),
             Fault::Moved(row) => write!(f, "row {row} was moved"),
+            Fault::Kept(row) => write!(f, "row {row} is counted as removed by age, and was not"),
             Fault::Checkpoint(number, why) => write!(f, "checkpoint {number} {why}"),
+            Fault::Untrusted(number, public_key) => write!(
+                f,
+                "checkpoint {number} is signed by {public_key}, which is not trusted; if you know it as an earlier \
+                 key, or as that of another ledger on the same database, name it with --public-key"
+            ),
             Fault::Unreadable(line) => write!(f, "line {line} is neither a row nor a checkpoint nor the end"),
             Fault::End(why) => write!(f, "the end of the export {why}"),
             Fault::Lacks(hash) => write!(f, "the checkpoint {hash} is not in it"),
@@ -53,6 +64,8 @@ pub struct Summary {
     pub unsealed: u64,
     /// Checkpoints that were checked.
     pub checkpoints: u64,
+    /// The day in UTC of which it is, by its first moment; none if it is of the whole trail.
+    pub day: Option<Timestamp>,
     /// Rows up to this one were removed because of their age.
     pub removed: u64,
     /// Decisions that filters could not keep.
@@ -75,6 +88,8 @@ pub struct Verifier {
     must_contain: Option<Digest>,
     lines: u64,
     first_checkpoint: u64,
+    first_row: u64,
+    keeps_rows: bool,
     head: Option<CheckpointHead>,
     batch: Option<Checkpoint>,
     rows: Vec<Row>,
@@ -92,6 +107,8 @@ impl Verifier {
             must_contain,
             lines: 0,
             first_checkpoint: 0,
+            first_row: 0,
+            keeps_rows: false,
             head: None,
             batch: None,
             rows: Vec::new(),
@@ -101,6 +118,7 @@ impl Verifier {
                 rows: 0,
                 unsealed: 0,
                 checkpoints: 0,
+                day: None,
                 removed: 0,
                 decisions_dropped: 0,
                 head: None,
@@ -151,6 +169,18 @@ impl Verifier {
         Ok(self.summary)
     }
 
+    /// After the last line of a whole trail that has no signed end because it goes on, as in a database. Rows up to
+    /// `removed` are said to have been removed because of their age.
+    pub fn finish_open(mut self, removed: u64) -> Result<(), Fault> {
+        self.close_batch()?;
+        self.judge_removed(None, removed)?;
+        let next = self.head.map_or(1, |head| head.last.saturating_add(1));
+        match (next..).zip(&self.rows).find(|(sequence, row)| row.sequence != *sequence) {
+            Some((sequence, _)) => Err(Fault::Missing(sequence)),
+            None => Ok(()),
+        }
+    }
+
     fn trusts(&mut self, public_key: &str) -> bool {
         if self.trusted.as_ref().is_some_and(|trusted| !trusted.contains(public_key)) {
             return false;
@@ -169,10 +199,14 @@ impl Verifier {
             return fault("is not signed by the key that it names");
         }
         if !self.trusts(&checkpoint.public_key) {
-            return fault("is signed by a key that is not trusted");
+            return Err(Fault::Untrusted(number, checkpoint.public_key));
         }
         match &self.head {
-            Some(head) if head.number.checked_add(1) != Some(number) || head.hash != checkpoint.previous => {
+            Some(head)
+                if head.number.checked_add(1) != Some(number)
+                    || head.last.checked_add(1) != Some(checkpoint.first)
+                    || head.hash != checkpoint.previous =>
+            {
                 return match head.last.checked_add(1) {
                     Some(next) if checkpoint.first > next => Err(Fault::Missing(next)),
                     _ => fault("does not follow the one before it"),
@@ -183,18 +217,26 @@ impl Verifier {
             }
             Some(_) | None => {}
         }
-        if let Some(leaves) = &checkpoint.leaves {
-            let count = checkpoint.last.checked_sub(checkpoint.first).and_then(|rows| rows.checked_add(1));
-            let written = u64::try_from(leaves.len()).ok().map(|digits| digits / 64);
-            if root(leaves) != checkpoint.root || count != written {
-                return fault("does not go with its leaves");
+        match &checkpoint.leaves {
+            Some(leaves) => {
+                let count =
+                    checkpoint.last.checked_sub(checkpoint.first).and_then(|rows| rows.checked_add(1));
+                let written = u64::try_from(leaves.len()).ok().map(|digits| digits / 64);
+                if root(leaves) != checkpoint.root || count != written {
+                    return fault("does not go with its leaves");
+                }
+                self.keeps_rows = true;
             }
+            // Age removes the oldest rows first: where older ones are kept, it did not remove these.
+            None if self.keeps_rows => return Err(Fault::Missing(checkpoint.first)),
+            None => {}
         }
         if self.must_contain == Some(checkpoint.hash) {
             self.skipped = true;
         }
         if self.first_checkpoint == 0 {
             self.first_checkpoint = number;
+            self.first_row = checkpoint.first;
         }
         self.summary.checkpoints = self.summary.checkpoints.saturating_add(1);
         self.summary.head = Some(checkpoint.hash);
@@ -236,19 +278,15 @@ impl Verifier {
             return Err(Fault::End("is signed by a key that is not trusted"));
         }
         let last = self.head.map_or(0, |head| head.number);
-        if end.first_checkpoint < self.first_checkpoint || last < end.last_checkpoint {
-            let missing = if last < end.last_checkpoint {
-                self.head.map_or(end.removed, |head| head.last).saturating_add(1)
-            } else {
-                end.removed.saturating_add(1)
-            };
-            return Err(Fault::Missing(missing));
+        if last < end.last_checkpoint {
+            let row = self.head.map_or(0, |head| head.last).max(end.removed).saturating_add(1);
+            let is_row_known = self.head.is_some() || end.day.is_none();
+            let lacks_checkpoint = Fault::Checkpoint(end.first_checkpoint, "is missing");
+            return Err(if is_row_known { Fault::Missing(row) } else { lacks_checkpoint });
         }
+        self.judge_removed(end.day.map(|_| end.first_checkpoint), end.removed)?;
         if end.first_checkpoint != self.first_checkpoint || end.last_checkpoint != last {
             return Err(Fault::End("is of another export"));
-        }
-        if self.summary.removed > end.removed {
-            return Err(Fault::Missing(end.removed.saturating_add(1)));
         }
         let beyond = compare(end.unsealed_first, &end.unsealed_leaves, std::mem::take(&mut self.rows))?;
         if let Some(row) = beyond.first() {
@@ -257,9 +295,31 @@ impl Verifier {
         let unsealed = u64::try_from(end.unsealed_leaves.len()).unwrap_or_default() / 64;
         self.summary.unsealed = unsealed;
         self.summary.rows = self.summary.rows.saturating_add(unsealed);
+        self.summary.day = end.day;
         self.summary.removed = end.removed;
         self.summary.decisions_dropped = end.decisions_dropped;
         self.end = Some(end);
+        Ok(())
+    }
+
+    /// Whether the begin lacks only rows that age removed, of which there are to be as many as are said to be. A whole
+    /// trail has all its checkpoints, a day's begins with this one.
+    fn judge_removed(&self, of_day: Option<u64>, removed: u64) -> Result<(), Fault> {
+        let begin = of_day.unwrap_or(1);
+        let next = removed.saturating_add(1);
+        if self.first_checkpoint > begin {
+            let is_row_known = of_day.is_none() && next < self.first_row;
+            let lacks_checkpoint = Fault::Checkpoint(begin, "is missing");
+            return Err(if is_row_known { Fault::Missing(next) } else { lacks_checkpoint });
+        }
+        if self.summary.removed > removed {
+            return Err(Fault::Missing(next.max(self.first_row)));
+        }
+        // A day says nothing of the rows after it.
+        let kept = self.summary.removed.saturating_add(1).max(self.first_row);
+        if removed >= kept && (of_day.is_none() || self.keeps_rows) {
+            return Err(Fault::Kept(kept));
+        }
         Ok(())
     }
 }
@@ -273,6 +333,10 @@ fn compare(first: u64, leaves: &str, rows: Vec<Row>) -> Result<Vec<Row>, Fault> 
         let expected = std::str::from_utf8(expected).ok().and_then(Digest::parse);
         let Some(row) = rows.next() else { return Err(Fault::Missing(sequence)) };
         if Some(row.leaf) == expected {
+            if row.sequence != sequence {
+                // Sealed as it is, with those before it gone already.
+                return Err(Fault::Missing(sequence));
+            }
             seen.insert(row.sequence);
             continue;
         }

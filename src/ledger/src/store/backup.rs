@@ -4,11 +4,15 @@ use super::relational::{OpenError, create_private};
 use super::schema::{self, Version};
 use super::sql::{Connection, Purpose, Result, params};
 use super::{CHECKPOINTS_MAX, CheckpointFilter, queries};
-use crate::chain::{Exporter, Fault, Verifier};
+use crate::chain::{BATCH_ROWS_MAX, Exporter, Fault, Verifier};
 use crate::database::Database;
 use crate::moment;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+
+/// Who may have signed an audit trail; without, whoever did.
+pub type Trusted<'a> = Option<&'a BTreeSet<String>>;
 
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug)]
@@ -36,7 +40,7 @@ impl fmt::Display for BackupError {
             }
             BackupError::Open(cause) => write!(f, "{cause}"),
             BackupError::Broken(why) => write!(f, "the copy is broken: {why}"),
-            BackupError::Audit(fault) => write!(f, "the audit trail in it was tampered with: {fault}"),
+            BackupError::Audit(fault) => write!(f, "the audit trail in it is not as it was sealed: {fault}"),
         }
     }
 }
@@ -58,22 +62,31 @@ pub struct Copied {
     pub audit_rows: u64,
 }
 
-/// Copies a database, which may be in use, to a new file that only its owner reads.
-pub fn backup(database: &Database, to: &Path) -> std::result::Result<Copied, BackupError> {
+/// Copies a database, which may be in use, to a new file that only its owner reads. `trusted` is who may have signed its
+/// audit trail, see [`crate::trusted`].
+pub fn backup(
+    database: &Database,
+    to: &Path,
+    trusted: Trusted<'_>,
+) -> std::result::Result<Copied, BackupError> {
     let Database::Sqlite(from) = database else { return Err(BackupError::NotEmbedded) };
     copy(from, to)?;
-    check(&Connection::open(&Database::Sqlite(to.to_owned()), Purpose::Write)?)
+    check(&Connection::open(&Database::Sqlite(to.to_owned()), Purpose::Write)?, trusted)
 }
 
 /// Makes a database of a backup. Filters start over with it: their positions in the change feed are older.
-pub fn restore(from: &Path, database: &Database) -> std::result::Result<Copied, BackupError> {
+pub fn restore(
+    from: &Path,
+    database: &Database,
+    trusted: Trusted<'_>,
+) -> std::result::Result<Copied, BackupError> {
     let Database::Sqlite(to) = database else { return Err(BackupError::NotEmbedded) };
     copy(from, to)?;
     let connection = Connection::open(database, Purpose::Write)?;
     if schema::version(&connection)? == Version::Older {
         schema::migrate(&connection)?;
     }
-    let copied = check(&connection)?;
+    let copied = check(&connection, trusted)?;
     let now = moment::now().as_millis();
     connection.write(|connection| {
         connection.execute("DELETE FROM changes", &[])?;
@@ -102,7 +115,7 @@ fn copy(from: &Path, to: &Path) -> std::result::Result<(), BackupError> {
     Ok(())
 }
 
-fn check(connection: &Connection) -> std::result::Result<Copied, BackupError> {
+fn check(connection: &Connection, trusted: Trusted<'_>) -> std::result::Result<Copied, BackupError> {
     let sound: Option<String> = connection.first("PRAGMA integrity_check", &[], |row| row.get(0))?;
     if sound.as_deref() != Some("ok") {
         return Err(BackupError::Broken(sound.unwrap_or_default()));
@@ -113,16 +126,20 @@ fn check(connection: &Connection) -> std::result::Result<Copied, BackupError> {
     if number(unequal)? > 0 {
         return Err(BackupError::Broken("accounts do not add up".to_owned()));
     }
-    check_audit(connection)?;
+    check_audit(connection, trusted)?;
     Ok(Copied {
         tenants: number("SELECT count(*) FROM tenants")?,
         audit_rows: number("SELECT count(*) FROM audit")?,
     })
 }
 
-pub(crate) fn check_audit(connection: &Connection) -> std::result::Result<(), BackupError> {
-    let mut verifier = Verifier::new(None, None);
-    let mut exporter = Exporter::after(0);
+/// In a transaction, where others write.
+pub(crate) fn check_audit(
+    connection: &Connection,
+    trusted: Trusted<'_>,
+) -> std::result::Result<(), BackupError> {
+    let mut verifier = Verifier::new(trusted.cloned(), None);
+    let mut exporter = Exporter::new(None);
     let mut filter = CheckpointFilter::default();
     loop {
         let found = queries::checkpoints(connection, &filter)?;
@@ -143,9 +160,10 @@ pub(crate) fn check_audit(connection: &Connection) -> std::result::Result<(), Ba
             break;
         }
     }
-    match verifier.finish() {
-        // A database has no signed end: it goes on.
-        Ok(_) | Err(Fault::End(_)) => Ok(()),
-        Err(fault) => Err(BackupError::Audit(fault)),
+    let sealed = queries::checkpoint_head(connection)?.last;
+    for line in exporter.unsealed(&queries::audit_rows(connection, sealed, BATCH_ROWS_MAX)?).lines() {
+        verifier.line(line.as_bytes()).map_err(BackupError::Audit)?;
     }
+    let removed = queries::audit_status(connection)?.removed;
+    verifier.finish_open(removed).map_err(BackupError::Audit)
 }

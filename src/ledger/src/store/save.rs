@@ -446,11 +446,17 @@ fn chain(connection: &Connection, rows: &Rows) -> Result<()> {
         connection.execute(update, &params![rows.decisions_dropped])?;
     }
     if let Some(moment) = rows.forget_audit_before {
-        let sealed = "SELECT coalesce(max(last), 0) FROM audit_batches WHERE sealed_at < ?";
+        // Up to the first batch that is younger: one behind it was sealed by a clock that was behind, and waits.
+        let sealed = "SELECT coalesce(\
+                      (SELECT first - 1 FROM audit_batches WHERE sealed_at >= ? ORDER BY number LIMIT 1), \
+                      (SELECT max(last) FROM audit_batches), 0)";
         let before = [integer(moment.as_millis())];
         let last: u64 = connection.first(sealed, &before, |row| row.get(0))?.unwrap_or_default();
         connection.execute("DELETE FROM audit WHERE sequence <= ?", &params![last])?;
-        connection.execute("UPDATE audit_batches SET leaves = NULL WHERE sealed_at < ?", &before)?;
+        connection.execute(
+            "UPDATE audit_batches SET leaves = NULL WHERE last <= ? AND leaves IS NOT NULL",
+            &params![last],
+        )?;
         connection.execute("UPDATE audit_state SET removed = ? WHERE removed < ?", &params![last, last])?;
     }
     Ok(())

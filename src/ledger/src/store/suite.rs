@@ -51,6 +51,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
     an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
     trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
+    trail::rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_them(fresh).await;
     deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
 }
 
@@ -356,7 +357,7 @@ async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
     let status = store.audit_status().await.unwrap();
     assert_eq!(status.sealed, status.newest);
     let mut verifier = Verifier::new(None, None);
-    let mut exporter = Exporter::after(0);
+    let mut exporter = Exporter::new(None);
     for checkpoint in store.checkpoints(CheckpointFilter::default()).await.unwrap() {
         let count = u32::try_from(checkpoint.last - checkpoint.first + 1).unwrap();
         let rows = store.audit_rows(checkpoint.first - 1, count).await.unwrap();

@@ -85,7 +85,7 @@ pub struct AuditKeys {
     pub algorithm: String,
     /// The key that signs now, in hexadecimal.
     pub public_key: String,
-    /// Every key that this ledger ever signed with.
+    /// Every key that signed, by what the database says: who can write there can add one.
     pub known: Vec<AuditKey>,
 }
 

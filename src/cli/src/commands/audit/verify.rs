@@ -19,10 +19,16 @@ pub struct Arguments {
     /// What was sealed on this day only, where the ledger is asked
     #[arg(long, conflicts_with = "file")]
     day: Option<String>,
-    /// Trust only checkpoints that this key signed; give it again for another one
+    /// Trust checkpoints that this key signed; give it again for another one
+    ///
+    /// In a file no others are trusted then. Where the ledger is asked, the key that it signs with now is trusted too, and
+    /// no other: not those that its database lists, as who can write there can list one.
     #[arg(long, value_name = "HEX")]
     public_key: Vec<String>,
     /// The hash of a checkpoint, from an earlier verification, that must be in it
+    ///
+    /// Nothing else tells a trail whose newest part was cut off from one that ended there: keep the last checkpoint of
+    /// each verification elsewhere, and give it to the next.
     #[arg(long, value_name = "HASH", value_parser = digest)]
     checkpoint: Option<Digest>,
 }
@@ -49,14 +55,17 @@ impl Arguments {
             }
             None => {
                 let ledger = connection.open()?;
-                let trusted = if named.is_empty() {
-                    ledger.audit_keys().await?.known.into_iter().map(|key| key.public_key).collect()
-                } else {
-                    named
-                };
+                let mut trusted = named;
+                trusted.insert(ledger.audit_keys().await?.public_key);
                 of_ledger(&ledger, self.day.as_deref(), Verifier::new(Some(trusted), self.checkpoint)).await?
             }
         };
+        if self.checkpoint.is_none() {
+            output::note(
+                "Keep the last checkpoint elsewhere: the next verification with --checkpoint finds out if what was \
+                 newest was cut off.",
+            );
+        }
         tell(&summary, connection.json)
     }
 }
@@ -100,15 +109,17 @@ async fn of_ledger(ledger: &Client, day: Option<&str>, mut verifier: Verifier) -
 }
 
 fn tell(summary: &Summary, json: bool) -> anyhow::Result<()> {
-    let Summary { rows, unsealed, checkpoints, removed, decisions_dropped, head, public_keys } = summary;
+    let Summary { rows, unsealed, checkpoints, day, removed, decisions_dropped, head, public_keys } = summary;
     if json {
         return output::json(&serde_json::json!({
-            "valid": true, "rows": rows, "unsealed": unsealed, "checkpoints": checkpoints, "removed": removed,
-            "decisions_dropped": decisions_dropped, "head": head, "public_keys": public_keys,
+            "valid": true, "rows": rows, "unsealed": unsealed, "checkpoints": checkpoints, "day": day,
+            "removed": removed, "decisions_dropped": decisions_dropped, "head": head, "public_keys": public_keys,
         }));
     }
     let keys: Vec<&str> = public_keys.iter().map(String::as_str).collect();
+    let of = day.map_or("the whole trail".to_owned(), |day| day.to_string().chars().take(10).collect());
     Ok(output::fields(&[
+        ("of", of),
         ("rows", format!("{rows}, all as they were sealed")),
         ("of these not sealed yet", unsealed.to_string()),
         ("checkpoints", checkpoints.to_string()),

@@ -115,9 +115,13 @@ pub(super) async fn export(
     service.store.ping().await?;
     let (lines, body) = Lines::channel();
     tokio::spawn(async move {
-        if let Err(Stopped::Unavailable(cause)) = write(&service, filter, &lines).await {
-            // The end is missing, so whoever verifies it sees that it was cut off.
-            warn!(%cause, "an export of the audit trail broke off");
+        // Without its end, whoever verifies it sees that it was cut off.
+        match write(&service, filter, &lines).await {
+            Err(Stopped::Unavailable(cause)) => warn!(%cause, "an export of the audit trail broke off"),
+            Err(Stopped::Removed) => {
+                warn!("an export of the audit trail broke off: rows of it were removed by age meanwhile");
+            }
+            Err(Stopped::Closed) | Ok(()) => {}
         }
     });
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
@@ -126,6 +130,7 @@ pub(super) async fn export(
 enum Stopped {
     Unavailable(Unavailable),
     Closed,
+    Removed,
 }
 
 impl From<Unavailable> for Stopped {
@@ -143,7 +148,8 @@ impl From<Closed> for Stopped {
 async fn write(service: &Service, mut filter: CheckpointFilter, lines: &Lines) -> Result<(), Stopped> {
     let store = &service.store;
     let now = moment::now();
-    let mut exporter = Exporter::after(0);
+    let removed = store.audit_status().await?.removed;
+    let mut exporter = Exporter::new(filter.from);
     loop {
         let found = store.checkpoints(filter).await?;
         let Some(last) = found.last() else { break };
@@ -157,6 +163,12 @@ async fn write(service: &Service, mut filter: CheckpointFilter, lines: &Lines) -
                 Vec::new()
             };
             let until = rows.iter().take_while(|row| row.sequence <= checkpoint.last).count();
+            let is_whole =
+                rows.get(until.saturating_sub(1)).is_some_and(|row| row.sequence == checkpoint.last);
+            // What goes by age while it is exported is not to look like what somebody took away.
+            if !is_whole && checkpoint.last > removed && store.audit_status().await?.removed != removed {
+                return Err(Stopped::Removed);
+            }
             lines.send(exporter.batch(checkpoint, rows.get(..until).unwrap_or_default())).await?;
         }
     }
@@ -171,6 +183,9 @@ async fn write(service: &Service, mut filter: CheckpointFilter, lines: &Lines) -
         }
     }
     let status = store.audit_status().await?;
+    if status.removed != removed {
+        return Err(Stopped::Removed);
+    }
     lines.send(exporter.end(&service.signer, status.removed, status.decisions_dropped, now)).await?;
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! The audit trail over the API: sealed while the ledger runs, exported, verified, and found out if tampered with;
 //! backups; the description of the API; TLS.
 
-use crate::chain::{Fault, Summary, Verifier};
+use crate::chain::{Checkpoint, CheckpointHead, Fault, Signer, Summary, Verifier};
 use crate::fixture::{Bench, apart, expect, is_on_postgresql, pace};
 use crate::store::sql::{Connection, Purpose, params};
-use crate::{Config, Database, Tls, backup, init, restore, start};
+use crate::{Config, Database, Tls, backup, check, init, restore, start};
+use protocol::audit::Digest;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 async fn sealed(bench: &Bench) -> Value {
@@ -30,18 +30,20 @@ async fn export(bench: &Bench, query: &str) -> Vec<String> {
 }
 
 async fn verify(bench: &Bench, lines: &[String]) -> Result<Summary, Fault> {
-    let keys = bench.get("/v1/audit/key").await;
-    let known: BTreeSet<String> = keys["known"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|key| key["public_key"].as_str().unwrap().into())
-        .collect();
-    let mut verifier = Verifier::new(Some(known), None);
+    verify_with(bench, lines, None).await
+}
+
+/// As `agentrelay audit verify` does: the key that the ledger signs with is trusted, its database is not.
+async fn verify_with(bench: &Bench, lines: &[String], checkpoint: Option<Digest>) -> Result<Summary, Fault> {
+    let mut verifier = Verifier::new(Some([public_key(bench).await].into()), checkpoint);
     for line in lines {
         verifier.line(line.as_bytes())?;
     }
     verifier.finish()
+}
+
+async fn public_key(bench: &Bench) -> String {
+    bench.get("/v1/audit/key").await["public_key"].as_str().unwrap().to_owned()
 }
 
 async fn busy() -> Bench {
@@ -87,6 +89,124 @@ async fn an_export_verifies_and_a_database_that_was_tampered_with_does_not() {
     assert_eq!(verify(&bench, &export(&bench, "").await).await, Err(Fault::Missing(12)));
 }
 
+/// A ledger that sealed five batches or more, and where its rows are.
+async fn long() -> (Bench, Database) {
+    let bench = Bench::start().await;
+    for credits in 1..=6 {
+        bench.tenant(credits).await;
+        sealed(&bench).await;
+    }
+    let database = Bench::config(&bench.directory).database;
+    (bench, database)
+}
+
+fn change(database: &Database, statements: &[&str]) {
+    apart(|| {
+        let other = Connection::open(database, Purpose::Write).unwrap();
+        for statement in statements {
+            assert!(other.execute(statement, &[]).unwrap() > 0, "{statement}");
+        }
+    });
+}
+
+/// What is found online and in the rows themselves, which is to be the same.
+async fn found(bench: &Bench, database: &Database) -> Option<Fault> {
+    let online = verify(bench, &export(bench, "").await).await.err();
+    let trusted = [public_key(bench).await].into();
+    let broken = apart(|| check(database, Some(&trusted)).unwrap());
+    let said = online.as_ref().map(|fault| format!("the audit trail in it is not as it was sealed: {fault}"));
+    assert_eq!(broken.last(), said.as_ref());
+    online
+}
+
+/// The batch of this number, its first row and its last.
+fn batch(checkpoints: &[Checkpoint], number: usize) -> (u64, u64) {
+    (checkpoints[number - 1].first, checkpoints[number - 1].last)
+}
+
+fn checkpoints(lines: &[String]) -> Vec<Checkpoint> {
+    let lines = lines.iter().filter_map(|line| line.strip_prefix("{\"type\":\"checkpoint\","));
+    lines.map(|line| serde_json::from_str(&format!("{{{line}")).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_the_begin_of_its_trail_is_found_out() {
+    let (bench, database) = long().await;
+    assert_eq!(found(&bench, &database).await, None);
+    let (_, last) = batch(&checkpoints(&export(&bench, "").await), 3);
+    let rows = format!("DELETE FROM audit WHERE sequence <= {last}");
+    change(&database, &["DELETE FROM audit_batches WHERE number <= 3", &rows]);
+    assert_eq!(found(&bench, &database).await, Some(Fault::Missing(1)));
+    let counted = format!("UPDATE audit_state SET removed = {last}");
+    change(&database, &[&counted]);
+    assert_eq!(found(&bench, &database).await, Some(Fault::Checkpoint(1, "is missing")));
+    // Nor does a trail begin anew with what is written next.
+    change(&database, &["DELETE FROM audit_batches", "UPDATE audit_state SET removed = 0"]);
+    bench.tenant(7).await;
+    sealed(&bench).await;
+    assert_eq!(found(&bench, &database).await, Some(Fault::Missing(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_the_middle_of_its_trail_is_found_out() {
+    let (bench, database) = long().await;
+    let (first, last) = batch(&checkpoints(&export(&bench, "").await), 4);
+    let rows = format!("DELETE FROM audit WHERE sequence BETWEEN {first} AND {last}");
+    let removed = format!("UPDATE audit_state SET removed = {last}");
+    change(&database, &[&rows, "UPDATE audit_batches SET leaves = NULL WHERE number = 4", &removed]);
+    assert_eq!(found(&bench, &database).await, Some(Fault::Missing(first)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_of_removed_rows_that_is_not_that_of_the_batches_is_found_out() {
+    let (bench, database) = long().await;
+    change(&database, &["UPDATE audit_state SET removed = 1"]);
+    assert_eq!(found(&bench, &database).await, Some(Fault::Kept(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_that_was_signed_anew_by_whoever_writes_the_database_is_found_out() {
+    let (bench, database) = long().await;
+    let stranger = Signer::from_seed(&[9; 32]);
+    let mut head = CheckpointHead::NONE;
+    for old in checkpoints(&export(&bench, "").await) {
+        let leaves = old.leaves.as_ref().unwrap().as_bytes().chunks(64);
+        let leaves: Vec<Digest> =
+            leaves.map(|leaf| Digest::parse(std::str::from_utf8(leaf).unwrap()).unwrap()).collect();
+        let new = stranger.seal(head, &leaves, old.sealed_at).unwrap();
+        head = new.head();
+        apart(|| {
+            let update = "UPDATE audit_batches SET previous = ?, hash = ?, public_key = ?, signature = ? WHERE number = ?";
+            let (previous, hash) = (new.previous.as_bytes(), new.hash.as_bytes());
+            let changed = params![previous, hash, new.public_key, new.signature, new.number];
+            Connection::open(&database, Purpose::Write).unwrap().execute(update, &changed).unwrap();
+        });
+    }
+    let key = stranger.public_key();
+    change(&database, &[&format!("INSERT INTO audit_keys (public_key, created_at) VALUES ('{key}', 1)")]);
+    assert_eq!(found(&bench, &database).await, Some(Fault::Untrusted(1, key.to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_whose_newest_part_was_cut_off_lacks_the_checkpoint_that_was_kept() {
+    let (bench, database) = long().await;
+    let whole = verify(&bench, &export(&bench, "").await).await.unwrap();
+    let cut = format!("number >= {}", whole.checkpoints - 1);
+    let rows =
+        format!("DELETE FROM audit WHERE sequence >= (SELECT min(first) FROM audit_batches WHERE {cut})");
+    change(&database, &[&rows, &format!("DELETE FROM audit_batches WHERE {cut}")]);
+    let lines = export(&bench, "").await;
+    assert!(verify(&bench, &lines).await.unwrap().rows < whole.rows);
+    let kept = whole.head.unwrap();
+    assert_eq!(verify_with(&bench, &lines, Some(kept)).await, Err(Fault::Lacks(kept)));
+    // Neither does one that went on from there.
+    bench.tenant(8).await;
+    bench.tenant(9).await;
+    sealed(&bench).await;
+    let lines = export(&bench, "").await;
+    assert_eq!(verify_with(&bench, &lines, Some(kept)).await, Err(Fault::Lacks(kept)));
+}
+
 async fn status_day(bench: &Bench) -> String {
     let row = &bench.get("/v1/audit?limit=1").await["items"][0];
     row["recorded_at"].as_str().unwrap().chars().take(10).collect()
@@ -127,16 +247,17 @@ async fn a_backup_of_a_running_ledger_is_restored_whole() {
     let database = Bench::config(&bench.directory).database;
     let copy = bench.directory.path().join("copy.db");
     if is_on_postgresql() {
-        let refused = apart(|| backup(&database, &copy)).unwrap_err().to_string();
+        let refused = apart(|| backup(&database, &copy, None)).unwrap_err().to_string();
         assert!(refused.contains("pg_dump"), "{refused}");
         return;
     }
-    let copied = backup(&database, &copy).unwrap();
+    let trusted = [public_key(&bench).await].into();
+    let copied = backup(&database, &copy, Some(&trusted)).unwrap();
     assert_eq!(copied.tenants, 1);
-    assert!(backup(&database, &copy).is_err(), "a backup was overwritten");
+    assert!(backup(&database, &copy, None).is_err(), "a backup was overwritten");
     bench.tenant(5).await;
     let restored = Database::Sqlite(bench.directory.path().join("restored.db"));
-    assert_eq!(restore(&copy, &restored).unwrap(), copied);
+    assert_eq!(restore(&copy, &restored, Some(&trusted)).unwrap(), copied);
     let feed = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
     let config = Config { database: restored, ..Bench::config(&bench.directory) };
     let Bench { directory, credentials, running, client } = bench;
@@ -149,7 +270,7 @@ async fn a_backup_of_a_running_ledger_is_restored_whole() {
     let other = Connection::open(&Database::Sqlite(copy.clone()), Purpose::Write).unwrap();
     other.execute("UPDATE audit SET actor = 'me' WHERE sequence = ?", &params![3u64]).unwrap();
     let again = Database::Sqlite(bench.directory.path().join("again.db"));
-    let refused = restore(&copy, &again).unwrap_err().to_string();
+    let refused = restore(&copy, &again, None).unwrap_err().to_string();
     assert!(refused.contains("row 3 was changed"), "{refused}");
 }
 

@@ -21,7 +21,7 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
     assert_eq!(store.audit_rows(0, 100).await.unwrap().len(), 2);
 
     let mut verifier = Verifier::new(None, None);
-    let mut exporter = Exporter::after(0);
+    let mut exporter = Exporter::new(None);
     for checkpoint in store.checkpoints(CheckpointFilter::default()).await.unwrap() {
         let is_kept = checkpoint.leaves.is_some();
         let rows =
@@ -40,4 +40,30 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
     // Removed again, nothing is left to remove.
     sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
     assert_eq!(store.audit_status().await.unwrap(), status);
+}
+
+pub(super) async fn rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_them(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let signer = Signer::from_seed(&[7; 32]);
+    let (_, key) = payer(store.as_ref(), 100).await;
+    // The second batch was sealed by a clock that was far ahead of the third's.
+    for (round, clock) in [|| at(0), || at(20 * 86_400), || at(86_400)].into_iter().enumerate() {
+        store.run(reserve(&format!("r{round}"), &key, 1, at(1))).await.unwrap();
+        sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
+    }
+    let sealed = store.checkpoints(CheckpointFilter::default()).await.unwrap();
+    let kept = async || {
+        let checkpoints = store.checkpoints(CheckpointFilter::default()).await.unwrap();
+        checkpoints.into_iter().map(|checkpoint| checkpoint.leaves.is_some()).collect::<Vec<_>>()
+    };
+    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    assert_eq!(kept().await, [false, true, true]);
+    assert_eq!(store.audit_status().await.unwrap().removed, sealed[0].last);
+    assert_eq!(store.audit_rows(0, 1).await.unwrap()[0].sequence, sealed[1].first);
+    // What waits for an older one is not removed again and again.
+    let newest = store.audit_status().await.unwrap().newest;
+    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    assert_eq!(store.audit_status().await.unwrap().newest, newest);
+    sealer::remove(store.as_ref(), 5, at(40 * 86_400)).await.unwrap();
+    assert_eq!(kept().await, [false, false, false]);
 }

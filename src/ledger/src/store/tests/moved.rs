@@ -40,12 +40,12 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
 
     let server = apart(server);
     let to: Database = apart(|| server.database().unwrap().parse().unwrap());
-    let moved = apart(|| relocate(&from, &to, |_| {}).unwrap());
+    let moved = apart(|| relocate(&from, &to, None, |_| {}).unwrap());
     assert!(moved.tables.contains(&("reservations".to_owned(), 2500)), "{moved:?}");
     assert!(moved.tables.contains(&("leases".to_owned(), 2)), "{moved:?}");
     assert!(moved.tables.contains(&("shares".to_owned(), 1)), "{moved:?}");
-    assert!(matches!(apart(|| relocate(&from, &to, |_| {})), Err(Error::NotEmpty(_))));
-    assert!(matches!(apart(|| relocate(&to, &from, |_| {})), Err(Error::Direction)));
+    assert!(matches!(apart(|| relocate(&from, &to, None, |_| {})), Err(Error::NotEmpty(_))));
+    assert!(matches!(apart(|| relocate(&to, &from, None, |_| {})), Err(Error::Direction)));
 
     let new: Arc<dyn Store> = open(&to);
     assert_eq!(balance(new.as_ref(), &tenant).await, before);
