@@ -233,11 +233,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         audit_retention_days,
         stopping: stopping.clone(),
     }));
-    let tasks = vec![
+    let mut tasks = vec![
         tokio::spawn(desk.follow(stopping.clone())),
         tokio::spawn(keep_house(Arc::clone(&store), stopping.clone())),
-        tokio::spawn(sealer::run(Arc::clone(&store), signer, audit_retention_days, stopping.clone())),
+        tokio::spawn(sealer::run(Arc::clone(&store), signer, stopping.clone())),
     ];
+    if let Some(days) = audit_retention_days {
+        tasks.push(tokio::spawn(sealer::retain(Arc::clone(&store), days, stopping.clone())));
+    }
     let server = tokio::spawn(serve::serve(listener, tls, router, stopping));
     info!(%address, %database, policy = %version, "the ledger serves");
     Ok(Running { address, stop, server, tasks, store: relational })

@@ -445,13 +445,12 @@ fn chain(connection: &Connection, rows: &Rows) -> Result<()> {
         let update = "UPDATE audit_state SET decisions_dropped = decisions_dropped + ?";
         connection.execute(update, &params![rows.decisions_dropped])?;
     }
-    if let Some(moment) = rows.forget_audit_before {
-        let sealed = "SELECT coalesce(max(last), 0) FROM audit_batches WHERE sealed_at < ?";
-        let before = [integer(moment.as_millis())];
-        let last: u64 = connection.first(sealed, &before, |row| row.get(0))?.unwrap_or_default();
-        connection.execute("DELETE FROM audit WHERE sequence <= ?", &params![last])?;
-        connection.execute("UPDATE audit_batches SET leaves = NULL WHERE sealed_at < ?", &before)?;
-        connection.execute("UPDATE audit_state SET removed = ? WHERE removed < ?", &params![last, last])?;
+    if let Some(old) = rows.forget_audit {
+        connection.execute("DELETE FROM audit WHERE sequence <= ?", &params![old.last_row])?;
+        let forget = "UPDATE audit_batches SET leaves = NULL WHERE number >= ? AND number <= ?";
+        connection.execute(forget, &params![old.first, old.last])?;
+        let update = "UPDATE audit_state SET removed = ?1 WHERE removed < ?1";
+        connection.execute(update, &params![old.last_row])?;
     }
     Ok(())
 }

@@ -5,30 +5,14 @@ use crate::store::UsageQuery;
 use crate::{moment, report};
 use protocol::audit::{Decision, Outcome, UsageTokens};
 use protocol::filter::Report;
-use protocol::{BatchId, EventId, PolicyVersion};
+use protocol::{BatchId, EventId, KeyId, PolicyVersion, TenantId};
 
 pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
     let decision = |input, output| Decision {
-        lease_id: None,
-        id: moment::fresh_id("", EventId::parse).unwrap(),
-        at: at(1),
-        outcome: Outcome::Allowed,
-        would_deny: None,
-        key_id: Some(key_id.clone()),
-        tenant_id: Some(tenant_id.clone()),
-        agent_id: None,
-        service: None,
-        tool: Some("summarize".to_owned()),
-        credits: credits(2),
-        reservation_id: None,
         usage_tokens: Some(UsageTokens { input, output }),
-        status: 200,
-        first_byte_ms: None,
-        duration_ms: 5,
-        policy_version: PolicyVersion::parse("v1").unwrap(),
-        envoy: "e1".to_owned(),
+        ..decision(&tenant_id, &key_id, 2)
     };
     // Two transactions, so that sums are also added to what is there.
     for decisions in
@@ -46,7 +30,30 @@ pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &
     assert_eq!(store.usage(by_tool).await.unwrap()[0].usage_tokens.input, 3_000_000_120);
 }
 
-fn told(decisions: Vec<Decision>) -> report::Deliver {
+pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
+    Decision {
+        lease_id: None,
+        id: moment::fresh_id("", EventId::parse).unwrap(),
+        at: at(1),
+        outcome: Outcome::Allowed,
+        would_deny: None,
+        key_id: Some(key_id.clone()),
+        tenant_id: Some(tenant_id.clone()),
+        agent_id: None,
+        service: None,
+        tool: Some("summarize".to_owned()),
+        credits: credits(amount),
+        reservation_id: None,
+        usage_tokens: None,
+        status: 200,
+        first_byte_ms: None,
+        duration_ms: 5,
+        policy_version: PolicyVersion::parse("v1").unwrap(),
+        envoy: "e1".to_owned(),
+    }
+}
+
+pub(super) fn told(decisions: Vec<Decision>) -> report::Deliver {
     report::Deliver {
         report: Report {
             subjects: Vec::new(),
