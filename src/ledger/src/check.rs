@@ -13,7 +13,7 @@ pub fn check(database: &Database) -> Result<Vec<String>, OpenError> {
         schema::Version::Empty | schema::Version::Older => return Err(OpenError::NotInitialised),
     }
     // Of one moment: rows may be written, sealed or removed meanwhile.
-    let broken = connection.snapshot(|snapshot| {
+    let broken = connection.survey(|snapshot| {
         let mut broken = laws::broken_now(snapshot)?;
         match backup::check_audit(snapshot) {
             Ok(()) => {}
