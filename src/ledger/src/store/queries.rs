@@ -364,6 +364,13 @@ fn usage_condition(query: &UsageQuery) -> (String, Vec<Param<'_>>) {
     (condition, params)
 }
 
+/// A sum that fails in neither database, however large: exact up to what credits can hold, and no more than that. The
+/// numbers of up to 53 bits are whole ones also among those with a fraction.
+fn sum(of: &str) -> String {
+    let (sum, most) = (format!("sum(CAST({of} AS DOUBLE PRECISION))"), Credits::MAX);
+    format!("CAST(CASE WHEN {sum} < {most} THEN {sum} ELSE {most} END AS BIGINT)")
+}
+
 pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<UsageRow>> {
     let groups = [
         (query.by_tenant, "tenant_id"),
@@ -376,12 +383,10 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
         groups.iter().filter(|(grouped, _)| *grouped).map(|(_, name)| format!("{name}, ")).collect();
     let columns = groups.map(|(grouped, name)| if grouped { name } else { "''" }).join(", ");
     let (condition, params) = usage_condition(query);
-    // PostgreSQL's sum of whole numbers is none of its whole numbers.
+    let allowed = "CASE outcome WHEN 'allowed' THEN calls ELSE 0 END";
+    let sums = ["calls", allowed, "credits", "input_usage_tokens", "output_usage_tokens"].map(sum).join(", ");
     let select = format!(
-        "SELECT {columns}, bucket, CAST(sum(calls) AS BIGINT), \
-         CAST(sum(CASE outcome WHEN 'allowed' THEN calls ELSE 0 END) AS BIGINT), \
-         CAST(sum(credits) AS BIGINT), CAST(sum(input_usage_tokens) AS BIGINT), \
-         CAST(sum(output_usage_tokens) AS BIGINT) FROM usage WHERE {condition} \
+        "SELECT {columns}, bucket, {sums} FROM usage WHERE {condition} \
          GROUP BY {names}bucket ORDER BY {names}bucket"
     );
     // One row for each group and bucket, a group's rows one after the other.
@@ -430,9 +435,9 @@ fn is_same_group(one: &UsageRow, other: &UsageRow) -> bool {
 
 pub(super) fn shadow(connection: &Connection, query: &UsageQuery) -> Result<Vec<ShadowRow>> {
     let (condition, params) = usage_condition(query);
+    let (calls, charged) = (sum("calls"), sum("credits"));
     let select = format!(
-        "SELECT would_deny, tenant_id, tool, CAST(sum(calls) AS BIGINT), CAST(sum(credits) AS BIGINT) \
-         FROM usage WHERE would_deny <> '' AND {condition} GROUP BY would_deny, tenant_id, tool \
+        "SELECT would_deny, tenant_id, tool, {calls}, {charged} FROM usage WHERE would_deny <> '' AND {condition} GROUP BY would_deny, tenant_id, tool \
          ORDER BY would_deny, tenant_id, tool"
     );
     connection.all(&select, &params, |row| {

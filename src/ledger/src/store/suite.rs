@@ -49,6 +49,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     what_operators_keep_is_found_again(fresh).await;
     leases::run(fresh).await;
     usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
+    usage::no_report_makes_those_after_it_fail(fresh).await;
     an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
     trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
     trail::a_long_trail_is_removed_from_its_beginning_some_batches_at_a_time(fresh).await;

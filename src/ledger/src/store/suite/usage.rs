@@ -5,7 +5,7 @@ use crate::store::UsageQuery;
 use crate::{moment, report};
 use protocol::audit::{Decision, Outcome, UsageTokens};
 use protocol::filter::Report;
-use protocol::{BatchId, EventId, KeyId, PolicyVersion, TenantId};
+use protocol::{BatchId, Credits, EventId, KeyId, PolicyVersion, TenantId};
 
 pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
@@ -28,6 +28,21 @@ pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &
         store.run(told(vec![decision(Some(u64::MAX), Some(u64::MAX))])).await.unwrap();
     }
     assert_eq!(store.usage(by_tool).await.unwrap()[0].usage_tokens.input, 3_000_000_120);
+}
+
+pub(super) async fn no_report_makes_those_after_it_fail(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
+    for tool in ["draw", "draw", "paint"] {
+        let costly =
+            || Decision { tool: Some(tool.to_owned()), ..decision(&tenant_id, &key_id, Credits::MAX.get()) };
+        let mut report = told((0..1100).map(|_| costly()).collect());
+        report.report.decisions_dropped = u64::MAX;
+        assert_eq!(store.run(report).await.unwrap().answer.recorded, 1100);
+    }
+    assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 3_000_000_000);
+    let sums = store.usage(UsageQuery::default()).await.unwrap();
+    assert_eq!((sums.len(), sums[0].calls, sums[0].credits), (1, 3300, Credits::MAX));
 }
 
 pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
