@@ -2,6 +2,7 @@
 //! corrections, agents, and another policy.
 
 use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql};
+use crate::policy_file::FILE_BYTES_MAX;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -155,7 +156,13 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
     let faulty = put(&etag, POLICY.replace("permits: 20", "permits: -1")).await.unwrap();
     let faulty = expect(faulty, StatusCode::BAD_REQUEST).await;
     assert!(faulty["detail"].as_str().unwrap().contains("tiers.free.limits[0].permits"), "{faulty}");
-    let text = POLICY.replace("permits: 20", "permits: 25");
+    // As large as a file may be.
+    let padded = |bytes: usize| {
+        let text = POLICY.replace("permits: 20", "permits: 25") + "# ";
+        text.clone() + &"x".repeat(bytes - text.len())
+    };
+    let text = padded(FILE_BYTES_MAX);
+    expect(put(&etag, padded(FILE_BYTES_MAX + 1)).await.unwrap(), StatusCode::PAYLOAD_TOO_LARGE).await;
     expect(put("\"other\"", text.clone()).await.unwrap(), StatusCode::PRECONDITION_FAILED).await;
     let after = expect(put(&etag, text.clone()).await.unwrap(), StatusCode::OK).await;
     assert_eq!(bench.get("/v1/tiers").await["free"]["limits"][0]["permits"], 25);
