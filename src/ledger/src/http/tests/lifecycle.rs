@@ -3,6 +3,7 @@
 
 use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql};
 use crate::policy_file::FILE_BYTES_MAX;
+use crate::service::{self, Error};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -248,4 +249,30 @@ async fn a_filter_key_is_rotated_with_grace_and_revoked_and_every_step_is_in_the
     );
     // One door's ids are not the other's.
     bench.post(&format!("/v1/admin-keys/{id}/revoke"), json!({"reason": "x"}), StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_database_is_served_once_at_a_time_and_looked_at_by_all() {
+    if is_on_postgresql() {
+        return;
+    }
+    let bench = Bench::start().await;
+    let config = || Bench::config(&bench.directory);
+    let refused = service::start(config()).await.err().unwrap();
+    assert!(matches!(refused, Error::Served(..)), "{refused}");
+    let said = refused.to_string();
+    assert!(said.contains("ledger.db.lock") && said.contains("stop that one first"), "{said}");
+    // Also by another name of the same file.
+    let link = bench.directory.path().join("link.db");
+    std::os::unix::fs::symlink("ledger.db", &link).unwrap();
+    let linked = crate::Config { database: crate::Database::Sqlite(link), ..config() };
+    assert!(matches!(service::start(linked).await, Err(Error::Served(..))));
+
+    let database = config().database;
+    assert_eq!(crate::check(&database).unwrap(), Vec::<String>::new());
+    crate::backup(&database, &bench.directory.path().join("copy.db")).unwrap();
+    assert!(matches!(crate::init(&database), Err(Error::AlreadyInitialised(_))));
+    bench.tenant(5).await;
+    let bench = bench.restart().await;
+    bench.tenant(5).await;
 }
