@@ -1,5 +1,6 @@
 //! `agentrelay backup` and `agentrelay restore`: a whole copy of an embedded database, and a database of such a copy.
 
+use super::database;
 use crate::output;
 use anyhow::Context;
 use clap::Args;
@@ -14,9 +15,8 @@ use std::path::PathBuf;
 The key that signs the audit trail is in a file of its own (sqlite:PATH has it at PATH.audit-key): keep it apart from the
 backups. For PostgreSQL use pg_dump.")]
 pub struct Backup {
-    /// The database
-    #[arg(long, value_name = "URL", default_value = "sqlite:agentrelay.db")]
-    database: ledger::Database,
+    #[command(flatten)]
+    at: database::Argument,
     /// The copy, a file that does not exist yet
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
@@ -46,9 +46,9 @@ pub struct Restore {
 impl Backup {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Backup { database, to, json } = self;
+        let Backup { at, to, json } = self;
         let file = to.clone();
-        let work = tokio::task::spawn_blocking(move || ledger::backup(&database, &to));
+        let work = tokio::task::spawn_blocking(move || ledger::backup(&at.database, &to));
         let copied = work.await?.with_context(|| format!("no backup was made at {}", file.display()))?;
         tell(copied, json)
     }

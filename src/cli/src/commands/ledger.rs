@@ -1,5 +1,6 @@
 //! `agentrelay ledger`: what is done to a ledger's database as a whole.
 
+use super::database;
 use crate::output;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -36,15 +37,8 @@ enum Action {
     ///
     /// The ledger may run meanwhile. Right after a pg_restore it says if the copy is whole. The exit status tells, too.
     Check {
-        /// The database: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
-        #[arg(
-            long,
-            env = "AGENTRELAY_DATABASE",
-            hide_env_values = true,
-            value_name = "URL",
-            default_value = "sqlite:agentrelay.db"
-        )]
-        database: Database,
+        #[command(flatten)]
+        at: database::Argument,
     },
 }
 
@@ -53,7 +47,7 @@ impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         let (from, to, json) = match self.action {
             Action::Move { from, to, json } => (from, to, json),
-            Action::Check { database } => return check(database).await,
+            Action::Check { at } => return check(at.database).await,
         };
         let there = to.to_string();
         let moving = tokio::task::spawn_blocking(move || {
