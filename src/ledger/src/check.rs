@@ -10,7 +10,8 @@ pub fn check(database: &Database) -> Result<Vec<String>, OpenError> {
     match schema::version(&connection)? {
         schema::Version::Current => {}
         schema::Version::Newer => return Err(OpenError::TooNew),
-        schema::Version::Empty | schema::Version::Older => return Err(OpenError::NotInitialised),
+        schema::Version::Older => return Err(OpenError::TooOld),
+        schema::Version::Empty => return Err(OpenError::NotInitialised),
     }
     // Of one moment: rows may be written, sealed or removed meanwhile.
     let broken = connection.survey(|snapshot| {

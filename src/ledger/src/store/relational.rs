@@ -38,6 +38,8 @@ const QUEUE_MAX: usize = 4096;
 pub enum OpenError {
     /// There is nothing, or nothing of ours, in it.
     NotInitialised,
+    /// An older program wrote it, and it is not for this one to bring it up to date.
+    TooOld,
     /// A newer program wrote it.
     TooNew,
     /// The database says no.
@@ -50,6 +52,9 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OpenError::NotInitialised => f.write_str("it is not initialised; run `agentrelay init` first"),
+            OpenError::TooOld => f.write_str(
+                "an older release wrote it; start `agentrelay serve` on it once, which brings it up to date",
+            ),
             OpenError::TooNew => f.write_str("a newer release wrote it; use that release or a newer one"),
             OpenError::Failed(cause) => write!(f, "{cause}"),
             OpenError::Io(cause) => write!(f, "{cause}"),
@@ -62,7 +67,7 @@ impl std::error::Error for OpenError {
         match self {
             OpenError::Failed(cause) => Some(cause),
             OpenError::Io(cause) => Some(cause),
-            OpenError::NotInitialised | OpenError::TooNew => None,
+            OpenError::NotInitialised | OpenError::TooOld | OpenError::TooNew => None,
         }
     }
 }
