@@ -32,7 +32,8 @@ pub struct Arguments {
     /// ledger's file. A file whose content was in force there before is an old copy, and without effect at a start.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// The key that signs the audit trail, made where there is none [default: beside an embedded database]
+    /// The key that signs the audit trail, made where there is none [default: PATH.audit-key beside sqlite:PATH, and
+    /// agentrelay.audit-key in the working directory for PostgreSQL]
     #[arg(long, value_name = "FILE")]
     audit_key: Option<PathBuf>,
     /// Remove rows of the audit trail after so many days; export them first
