@@ -2,7 +2,7 @@
 
 mod diff;
 
-use super::connection::Connection;
+use super::connection::{Connection, all};
 use super::keys::parse;
 use super::tenants::tenant_id;
 use crate::output;
@@ -108,9 +108,10 @@ impl Arguments {
             }
             Action::ShadowReport { from, to, tenant, tool } => {
                 let query = UsageQuery { from, to, tenant_id: tenant, tool, ..UsageQuery::default() };
-                let report = self.connection.open()?.shadow_report(&query).await?;
+                let ledger = self.connection.open()?;
+                let report = all(async |cursor| ledger.shadow_report(&query, cursor).await).await?;
                 if self.connection.json {
-                    return output::json(&report.items);
+                    return output::json(&report);
                 }
                 let row = |row: &ShadowRow| {
                     [
@@ -121,7 +122,7 @@ impl Arguments {
                         row.credits.to_string(),
                     ]
                 };
-                let rows: Vec<_> = report.items.iter().map(row).collect();
+                let rows: Vec<_> = report.iter().map(row).collect();
                 Ok(output::table(["would deny", "tenant", "tool", "calls", "credits"], &rows)?)
             }
             Action::Tiers => output::json(&self.connection.open()?.tiers().await?),

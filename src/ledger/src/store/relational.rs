@@ -9,7 +9,7 @@ use super::readers::Readers;
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
-    AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, KeyFilter, LeaseFilter,
+    AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, Group, KeyFilter, LeaseFilter,
     Operation, Queued, Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
 };
 use crate::book::lease::Lease;
@@ -293,7 +293,7 @@ impl Store for Relational {
         Box::pin(self.readers.read(queries::audit_keys))
     }
 
-    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>> {
+    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, ShadowRow)>> {
         Box::pin(self.readers.read(move |connection| queries::shadow(connection, &query)))
     }
 
@@ -309,7 +309,7 @@ impl Store for Relational {
         Box::pin(self.readers.read(move |connection| queries::knows_policy(connection, &version)))
     }
 
-    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>> {
+    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, UsageRow)>> {
         Box::pin(self.readers.read(move |connection| queries::usage(connection, &query)))
     }
 
