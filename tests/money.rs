@@ -232,7 +232,7 @@ fn a_free_tool_makes_no_ledger_call() {
         // The decisions follow later, many in one report.
         let query = UsageQuery { group_by: vec![UsageGroup::Key, UsageGroup::Tool], ..UsageQuery::default() };
         eventually("all calls are in the usage", async || {
-            let rows = gate.admin.usage(&query).await.map_err(|error| error.to_string())?.items;
+            let rows = gate.admin.usage(&query, None).await.map_err(|error| error.to_string())?.items;
             let row = rows.iter().find(|row| row.key_id.as_ref() == Some(&agent.key)).cloned();
             row.filter(|row| (row.calls, row.allowed, row.credits.get()) == (260, 260, 0))
                 .ok_or(format!("{rows:?}"))

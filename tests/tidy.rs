@@ -171,6 +171,12 @@ fn the_top_level_holds_only_what_it_should() {
 }
 
 #[test]
+fn no_signing_key_is_in_the_repository() {
+    let keys: Vec<String> = repository().into_iter().filter(|path| path.ends_with(".audit-key")).collect();
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[test]
 fn every_module_says_what_it_owns() {
     for (path, text) in rust_files() {
         assert!(text.starts_with("//! "), "{path} does not open with its purpose");

@@ -21,7 +21,11 @@ fn a_backup_of_a_running_embedded_ledger_is_whole() {
         let (tenant, key) = served.payer(100).await;
         assert_eq!(served.filter(0).reserve("r1", &key.key.id, 5, 60).await, Some(201));
         let copy = place.join("copy.db").display().to_string();
-        let made = agentrelay(&["backup", "--database", &served.database, "--to", &copy]);
+        let made = Command::new(files::program())
+            .args(["backup", "--to", &copy])
+            .env("AGENTRELAY_DATABASE", &served.database)
+            .output()
+            .expect("the program can be run");
         assert!(made.status.success(), "{}", said(&made));
         assert_eq!(served.filter(0).reserve("r2", &key.key.id, 5, 60).await, Some(201));
         let restored = format!("sqlite:{}", place.join("restored.db").display());

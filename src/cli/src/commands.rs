@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod bench;
 mod connection;
+mod database;
 mod examples;
 mod filter_keys;
 mod init;

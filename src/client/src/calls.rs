@@ -180,8 +180,8 @@ impl Client {
         self.post(&format!("/v1/keys/{id}/revoke"), revocation).await
     }
 
-    /// Sums of usage.
-    pub async fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow>, Error> {
+    /// One page of sums of usage.
+    pub async fn usage(&self, query: &UsageQuery, cursor: Option<&str>) -> Result<Page<UsageRow>, Error> {
         let groups: Vec<&str> = query.group_by.iter().map(|group| group.as_str()).collect();
         let mut filter = vec![("group_by", groups.join(","))];
         filter.extend(given([
@@ -193,7 +193,7 @@ impl Client {
             ("tool", query.tool.clone()),
             ("outcome", text(&query.outcome)),
         ]));
-        self.get("/v1/usage", &filter).await
+        self.get("/v1/usage", &with_cursor(filter, cursor)).await
     }
 
     /// One page of the audit trail, newest first.
@@ -368,15 +368,19 @@ impl Client {
         self.stream("/v1/audit/export", &given([("day", day.map(str::to_owned))])).await
     }
 
-    /// What shadow rules would have refused.
-    pub async fn shadow_report(&self, query: &UsageQuery) -> Result<Page<ShadowRow>, Error> {
+    /// One page of what shadow rules would have refused.
+    pub async fn shadow_report(
+        &self,
+        query: &UsageQuery,
+        cursor: Option<&str>,
+    ) -> Result<Page<ShadowRow>, Error> {
         let filter = given([
             ("from", text(&query.from)),
             ("to", text(&query.to)),
             ("tenant_id", text(&query.tenant_id)),
             ("tool", query.tool.clone()),
         ]);
-        self.get("/v1/policy/shadow-report", &filter).await
+        self.get("/v1/policy/shadow-report", &with_cursor(filter, cursor)).await
     }
 
     /// Puts another policy in force, YAML or JSON; with a version only over that one.

@@ -12,10 +12,11 @@ pub fn check(database: &Database, trusted: Trusted<'_>) -> Result<Vec<String>, O
     match schema::version(&connection)? {
         schema::Version::Current => {}
         schema::Version::Newer => return Err(OpenError::TooNew),
-        schema::Version::Empty | schema::Version::Older => return Err(OpenError::NotInitialised),
+        schema::Version::Older => return Err(OpenError::TooOld),
+        schema::Version::Empty => return Err(OpenError::NotInitialised),
     }
     // Of one moment: rows may be written, sealed or removed meanwhile.
-    let broken = connection.snapshot(|snapshot| {
+    let broken = connection.survey(|snapshot| {
         let mut broken = laws::broken_now(snapshot)?;
         match backup::check_audit(snapshot, trusted) {
             Ok(()) => {}

@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
 
-/// Largest request body, except for [`REPORT_BYTES_MAX`].
+/// Largest request body, except for [`REPORT_BYTES_MAX`] and policies.
 const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest batch of a filter.
 const REPORT_BYTES_MAX: usize = 4 * 1024 * 1024;

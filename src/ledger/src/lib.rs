@@ -24,6 +24,7 @@ mod issued;
 mod keys;
 mod latency;
 mod leases;
+mod lock;
 mod metrics;
 mod moment;
 mod policy_file;

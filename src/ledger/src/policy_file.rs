@@ -27,8 +27,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
-/// Largest file that is read.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Largest policy, in its file or by the API.
+pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How often the file is looked at. A new text must be seen twice, so that a half-written one is not taken.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 
@@ -103,10 +103,10 @@ fn parse_document(document: String) -> Result<InForce, Fault> {
 /// Reads a policy file's text.
 pub async fn read(path: &Path) -> Result<String, Fault> {
     let size = tokio::fs::metadata(path).await.map_err(Fault::Unreadable)?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(Fault::TooLarge);
+    if usize::try_from(size).is_ok_and(|bytes| bytes <= FILE_BYTES_MAX) {
+        return tokio::fs::read_to_string(path).await.map_err(Fault::Unreadable);
     }
-    tokio::fs::read_to_string(path).await.map_err(Fault::Unreadable)
+    Err(Fault::TooLarge)
 }
 
 /// Writes into the database which policy is in force. The same again changes nothing.
@@ -249,7 +249,7 @@ impl Desk {
             let changed = store::Refusal::PolicyChanged { version: before };
             return Err(Replaced::Unrecorded(store::Error::Refused(changed)));
         }
-        if u64::try_from(text.len()).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
+        if text.len() > FILE_BYTES_MAX {
             return Err(Replaced::Faulty(Fault::TooLarge));
         }
         let policy = parse(&text).map_err(|fault| {

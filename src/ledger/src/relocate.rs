@@ -29,13 +29,22 @@ pub enum Error {
     NotEmpty(Database),
     /// A database can't be opened.
     Open(Database, OpenError),
+    /// The target is as empty as it was.
+    NothingMoved(Fault),
+    /// The target may hold the rows, and they are not known to be those of the source.
+    Unverified(Database, Box<Fault>),
+}
+
+/// What went wrong.
+#[derive(Debug)]
+pub enum Fault {
     /// A database failed.
     Sql(sql::Error),
     /// The copy differs from its source in this table.
     Differs(String),
-    /// The audit trail of the source is not what was sealed.
+    /// The audit trail is not what was sealed.
     Chain(String),
-    /// The source does not keep the laws of money and audit.
+    /// The rows do not keep the laws of money and audit.
     Unlawful(Vec<String>),
 }
 
@@ -49,24 +58,32 @@ impl fmt::Display for Error {
                 write!(f, "{database} has a ledger already; name an empty database")
             }
             Error::Open(database, cause) => write!(f, "can't open {database}: {cause}"),
-            Error::Sql(cause) => write!(f, "nothing was moved: {cause}"),
-            Error::Differs(table) => write!(
+            Error::NothingMoved(fault) => write!(f, "nothing was moved: {fault}"),
+            Error::Unverified(to, fault) => write!(
                 f,
-                "the copy differs from its source in the table {table}; don't use it, drop it and try again"
+                "the rows were copied to {to}, but the copy is not verified: {fault}; don't use it, drop that \
+                 database and move to a new one"
             ),
-            Error::Chain(fault) => write!(f, "nothing was moved, the audit trail is not whole: {fault}"),
-            Error::Unlawful(broken) => {
-                write!(f, "nothing was moved, the rows break their laws: {}", broken.join("; "))
-            }
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Sql(cause) => write!(f, "{cause}"),
+            Fault::Differs(table) => write!(f, "the copy differs from its source in the table {table}"),
+            Fault::Chain(fault) => write!(f, "the audit trail is not whole: {fault}"),
+            Fault::Unlawful(broken) => write!(f, "the rows break their laws: {}", broken.join("; ")),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-impl From<sql::Error> for Error {
-    fn from(cause: sql::Error) -> Error {
-        Error::Sql(cause)
+impl From<sql::Error> for Fault {
+    fn from(cause: sql::Error) -> Fault {
+        Fault::Sql(cause)
     }
 }
 
@@ -82,49 +99,77 @@ pub fn relocate(
     let source = connect(from).map_err(|cause| Error::Open(from.clone(), cause))?;
     let target = Connection::open(to, Purpose::Write);
     let target = target.map_err(|cause| Error::Open(to.clone(), OpenError::Failed(cause)))?;
-    if schema::version(&target)? != schema::Version::Empty {
+    let version = schema::version(&target).map_err(|cause| Error::NothingMoved(cause.into()))?;
+    if version != schema::Version::Empty {
         return Err(Error::NotEmpty(to.clone()));
     }
-    let tables = source.write(|source| {
+    let mut is_copied = false;
+    copy(&source, &target, trusted, &mut is_copied, &mut progress)
+        .and_then(|tables| compare(&source, &target, trusted, tables, &mut progress))
+        .map_err(|fault| {
+            if is_copied { Error::Unverified(to.clone(), fault.into()) } else { Error::NothingMoved(fault) }
+        })
+}
+
+/// Copies all of it or nothing, and says so even if it fails: a commit without an answer may have been one.
+fn copy(
+    source: &Connection,
+    target: &Connection,
+    trusted: Trusted<'_>,
+    is_copied: &mut bool,
+    progress: &mut impl FnMut(&str),
+) -> Result<Vec<Table>, Fault> {
+    source.write(|source| {
         // Before a row is copied: nobody is to take a broken ledger for a moved one.
         progress("looking at the source");
-        if let Err(error) = verify(source, trusted)? {
-            return Ok(Err(error));
+        if let Err(fault) = verify(source, trusted)? {
+            return Ok(Err(fault));
         }
         let tables = tables(source)?;
-        // Tables and rows come in one transaction: the target has all of it or nothing.
+        // Tables and rows come in one transaction.
         target.migrate(|target| {
             schema::run_all(target)?;
             for table in &tables {
                 progress(&table.name);
                 table.copy(source, target)?;
             }
+            *is_copied = true;
             Ok(())
         })?;
         Ok(Ok(tables))
-    })??;
+    })?
+}
+
+/// Is the copy what its source is, and lawful.
+fn compare(
+    source: &Connection,
+    target: &Connection,
+    trusted: Trusted<'_>,
+    tables: Vec<Table>,
+    progress: &mut impl FnMut(&str),
+) -> Result<Moved, Fault> {
     let mut moved = Moved { tables: Vec::new() };
     for table in tables {
         progress(&format!("verifying {}", table.name));
-        let (ours, theirs) = (table.digest(&source)?, table.digest(&target)?);
+        let (ours, theirs) = (table.digest(source)?, table.digest(target)?);
         if ours != theirs {
-            return Err(Error::Differs(table.name));
+            return Err(Fault::Differs(table.name));
         }
         moved.tables.push((table.name, ours.0));
     }
     progress("verifying money and audit trail");
-    target.snapshot(|target| verify(target, trusted))?.map(|()| moved)
+    target.survey(|target| verify(target, trusted))?.map(|()| moved)
 }
 
 /// Do the rows keep the laws of money and audit. In a transaction.
-fn verify(connection: &Connection, trusted: Trusted<'_>) -> sql::Result<Result<(), Error>> {
+fn verify(connection: &Connection, trusted: Trusted<'_>) -> sql::Result<Result<(), Fault>> {
     match backup::check_audit(connection, trusted) {
         Ok(()) => {}
         Err(BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
-        Err(fault) => return Ok(Err(Error::Chain(fault.to_string()))),
+        Err(fault) => return Ok(Err(Fault::Chain(fault.to_string()))),
     }
     let broken = laws::broken_now(connection)?;
-    Ok(if broken.is_empty() { Ok(()) } else { Err(Error::Unlawful(broken)) })
+    Ok(if broken.is_empty() { Ok(()) } else { Err(Fault::Unlawful(broken)) })
 }
 
 struct Table {
@@ -244,7 +289,7 @@ impl Table {
             }
             Ok(())
         };
-        connection.snapshot(|snapshot| snapshot.scan(&self.name, &self.select(), &mut add))?;
+        connection.survey(|snapshot| snapshot.scan(&self.name, &self.select(), &mut add))?;
         Ok((count, digest.finalize().into()))
     }
 }

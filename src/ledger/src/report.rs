@@ -12,6 +12,9 @@ use protocol::filter::{Report, ReportAnswer};
 use protocol::{EventId, Month, ReservationId, Timestamp};
 use serde_json::json;
 
+/// No batch tells of more lost decisions: what it tells beyond this is counted as this. The audit trail has what was told.
+const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
+
 /// Writes one batch.
 pub struct Deliver {
     /// The batch.
@@ -70,7 +73,8 @@ impl Operation for Deliver {
         if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
             let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
             if rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail)) {
-                rows.decisions_dropped = rows.decisions_dropped.saturating_add(report.decisions_dropped);
+                let dropped = report.decisions_dropped.min(DECISIONS_DROPPED_MAX);
+                rows.decisions_dropped = rows.decisions_dropped.saturating_add(dropped);
             }
         }
         Ok(Delivered { answer, refused })

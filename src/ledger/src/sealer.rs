@@ -7,7 +7,8 @@ use crate::audit::{Event, Kind, LEDGER};
 use crate::chain::{self, BATCH_ROWS_MAX, Checkpoint, CheckpointHead, Signer};
 use crate::database::Database;
 use crate::moment;
-use crate::store::{self, Needs, Operation, Refusal, Rows, Store};
+use crate::store::rows::OldBatches;
+use crate::store::{self, CheckpointFilter, Needs, Operation, Refusal, Rows, Store};
 use protocol::Timestamp;
 use protocol::audit::Digest;
 use serde_json::json;
@@ -23,7 +24,9 @@ use tracing::warn;
 /// How soon a row is sealed.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// How often rows are looked for that are older than what is retained.
-const REMOVE_EVERY_MILLIS: u64 = 600_000;
+const REMOVE_EVERY: Duration = Duration::from_secs(600);
+/// After so many rows no further batch is removed in the same transaction, for which all other writes wait.
+const REMOVE_ROWS_MAX: u64 = 4096;
 const DAY_MILLIS: u64 = 86_400_000;
 
 /// Reads the signing key, or makes one where the file does not exist, readable by its owner alone.
@@ -123,10 +126,11 @@ impl Operation for Seal {
     }
 }
 
-/// Removes the rows of days that are no longer retained. Their checkpoints stay.
+/// Removes the rows of some batches. Their checkpoints stay.
 struct Remove {
-    before: Timestamp,
-    now: Timestamp,
+    batches: OldBatches,
+    /// What the trail says of it, once for all batches that are removed in a row.
+    event: Option<Event>,
 }
 
 impl Operation for Remove {
@@ -135,9 +139,8 @@ impl Operation for Remove {
     fn needs(&self, _: &mut Needs) {}
 
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
-        rows.forget_audit_before = Some(self.before);
-        let detail = json!({"sealed_before": self.before});
-        rows.record(Event::new(Kind::AuditRemoved, self.now, LEDGER, &detail));
+        rows.forget_audit = Some(self.batches);
+        rows.events.extend(self.event);
         Ok(())
     }
 }
@@ -167,15 +170,9 @@ pub(crate) async fn seal_at(
 }
 
 /// Seals until the ledger stops, and then what is left.
-pub async fn run(
-    store: Arc<dyn Store>,
-    signer: Arc<Signer>,
-    retention_days: Option<u32>,
-    mut stopping: watch::Receiver<bool>,
-) {
+pub async fn run(store: Arc<dyn Store>, signer: Arc<Signer>, mut stopping: watch::Receiver<bool>) {
     let mut beat = interval(SEAL_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut removed_at = Timestamp::from_millis(0);
     let mut failing = false;
     loop {
         let stops = tokio::select! {
@@ -193,12 +190,24 @@ pub async fn run(
         if stops {
             return;
         }
-        let now = moment::now();
-        if let Some(days) = retention_days
-            && now.millis_since(removed_at) >= REMOVE_EVERY_MILLIS
-            && remove(store.as_ref(), days, now).await.is_ok()
-        {
-            removed_at = now;
+    }
+}
+
+/// Removes what was sealed on days that are no longer retained, until the ledger stops.
+pub async fn retain(store: Arc<dyn Store>, days: u32, mut stopping: watch::Receiver<bool>) {
+    let mut beat = interval(REMOVE_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let removal = async {
+            beat.tick().await;
+            remove(store.as_ref(), days, moment::now()).await
+        };
+        let removed = tokio::select! {
+            removed = removal => removed,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        if let Err(cause) = removed {
+            warn!(?cause, "old rows of the audit trail can't be removed now; trying again in 10 minutes");
         }
     }
 }
@@ -207,9 +216,33 @@ pub async fn run(
 pub(crate) async fn remove(store: &dyn Store, days: u32, now: Timestamp) -> Result<(), store::Error> {
     let today = now.as_millis() / DAY_MILLIS;
     let before = Timestamp::from_millis(today.saturating_sub(days.into()).saturating_mul(DAY_MILLIS));
-    let kept = store.checkpoints(store::CheckpointFilter { kept_only: true, ..Default::default() });
-    if kept.await?.first().is_some_and(|oldest| oldest.sealed_at < before) {
-        store.run(Remove { before, now }).await?;
+    let mut after = None;
+    while let Some(removed) = remove_some(store, before, after, now).await? {
+        after = Some(removed);
     }
     Ok(())
+}
+
+/// Removes the rows of the oldest batches that have any, if they were sealed before then, and returns the number of
+/// the last batch. `after` is what the call before this one returned.
+pub(crate) async fn remove_some(
+    store: &dyn Store,
+    before: Timestamp,
+    after: Option<u64>,
+    now: Timestamp,
+) -> Result<Option<u64>, store::Error> {
+    let filter =
+        CheckpointFilter { kept_only: true, after: after.unwrap_or_default(), ..CheckpointFilter::default() };
+    let kept = store.checkpoints(filter).await?;
+    let Some(oldest) = kept.first() else { return Ok(None) };
+    // Up to the first that is retained: what is removed is a beginning of the trail, whatever the clock said later.
+    let old = kept.iter().take_while(|checkpoint| {
+        checkpoint.sealed_at < before && checkpoint.first.saturating_sub(oldest.first) < REMOVE_ROWS_MAX
+    });
+    let Some(newest) = old.last() else { return Ok(None) };
+    let detail = json!({"sealed_before": before});
+    let event = after.is_none().then(|| Event::new(Kind::AuditRemoved, now, LEDGER, &detail));
+    let batches = OldBatches { first: oldest.number, last: newest.number, last_row: newest.last };
+    store.run(Remove { batches, event }).await?;
+    Ok(Some(newest.number))
 }

@@ -3,6 +3,7 @@
 use crate::credentials::{Door, Initialise, ServiceCredential};
 use crate::database::Database;
 use crate::leases::Lose;
+use crate::lock::{self, Lock, NoLock};
 use crate::metrics::Metrics;
 use crate::policy_file::{self, Desk, Fault, NoPolicy};
 use crate::reservations::{Expire, ForgetAnswers};
@@ -83,6 +84,10 @@ pub enum Error {
     AlreadyInitialised(Database),
     /// The database can't be opened.
     Database(Database, OpenError),
+    /// Another process serves the embedded database; it has locked this file.
+    Served(Database, PathBuf),
+    /// This file, which is to keep other ledgers away, can't be locked.
+    Lock(PathBuf, std::io::Error),
     /// The database can't be written.
     Write(Database),
     /// The operating system gives no randomness to make a secret of.
@@ -108,6 +113,13 @@ impl fmt::Display for Error {
                  another path"
             ),
             Error::Database(database, cause) => write!(f, "can't open {database}: {cause}"),
+            Error::Served(database, lock) => write!(
+                f,
+                "{database} is served by another process, which has locked {}; stop that one first. Only on \
+                 PostgreSQL several ledgers share a database",
+                lock.display()
+            ),
+            Error::Lock(path, cause) => write!(f, "can't lock {}: {cause}", path.display()),
             Error::Write(database) => write!(f, "can't write to {database}; see the log for the cause"),
             Error::NoRandomness => {
                 f.write_str("can't make a secret: the operating system gives no randomness")
@@ -132,8 +144,12 @@ impl std::error::Error for Error {
         match self {
             Error::Database(_, cause) => Some(cause),
             Error::Policy(_, fault) | Error::PolicyKept(_, _, fault) => Some(fault),
-            Error::Listen(_, cause) | Error::AuditKey(_, cause) => Some(cause),
-            Error::AlreadyInitialised(_) | Error::Write(_) | Error::NoRandomness | Error::Tls(_) => None,
+            Error::Listen(_, cause) | Error::AuditKey(_, cause) | Error::Lock(_, cause) => Some(cause),
+            Error::AlreadyInitialised(_)
+            | Error::Served(..)
+            | Error::Write(_)
+            | Error::NoRandomness
+            | Error::Tls(_) => None,
         }
     }
 }
@@ -183,6 +199,7 @@ pub struct Running {
     server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     store: Arc<Relational>,
+    lock: Option<Lock>,
 }
 
 /// Opens the database, takes the policy and serves.
@@ -197,10 +214,12 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::default());
     let opened = tokio::task::spawn_blocking({
         let (database, metrics) = (database.clone(), Arc::clone(&metrics));
-        move || Relational::open(&database, metrics)
+        move || open(&database, metrics)
     });
-    let opened = opened.await.unwrap_or_else(|cause| Err(OpenError::Io(std::io::Error::other(cause))));
-    let relational = Arc::new(opened.map_err(|cause| Error::Database(database.clone(), cause))?);
+    let (relational, lock) = opened
+        .await
+        .unwrap_or_else(|cause| Err(Error::Database(database.clone(), OpenError::Io(cause.into()))))?;
+    let relational = Arc::new(relational);
     let store: Arc<dyn Store> = Arc::clone(&relational) as Arc<dyn Store>;
     let unwritten = |_| Error::Write(database.clone());
     let is_shared = matches!(database, Database::Postgres(_));
@@ -230,20 +249,40 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         audit_retention_days,
         stopping: stopping.clone(),
     }));
-    let tasks = vec![
+    let mut tasks = vec![
         tokio::spawn(desk.follow(stopping.clone())),
         tokio::spawn(keep_house(Arc::clone(&store), stopping.clone())),
-        tokio::spawn(sealer::run(Arc::clone(&store), signer, audit_retention_days, stopping.clone())),
+        tokio::spawn(sealer::run(Arc::clone(&store), signer, stopping.clone())),
     ];
+    if let Some(days) = audit_retention_days {
+        tasks.push(tokio::spawn(sealer::retain(Arc::clone(&store), days, stopping.clone())));
+    }
     let server = tokio::spawn(serve::serve(listener, tls, router, stopping));
     info!(%address, %database, policy = %version, "the ledger serves");
-    Ok(Running { address, stop, server, tasks, store: relational })
+    Ok(Running { address, stop, server, tasks, store: relational, lock })
+}
+
+/// Opens the database and, if it is embedded, keeps other ledgers away from it. Blocks.
+fn open(database: &Database, metrics: Arc<Metrics>) -> Result<(Relational, Option<Lock>), Error> {
+    let lock = match database {
+        // Where there is no database, there is nothing to lock, and the store says so.
+        Database::Sqlite(path) if path.exists() => {
+            let path = lock::path(path);
+            Some(Lock::take(&path).map_err(|why| match why {
+                NoLock::Taken => Error::Served(database.clone(), path),
+                NoLock::Io(cause) => Error::Lock(path, cause),
+            })?)
+        }
+        Database::Sqlite(_) | Database::Postgres(_) => None,
+    };
+    let store = Relational::open(database, metrics);
+    store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
 }
 
 impl Running {
     /// Takes no new request, finishes those under way, and closes the database.
     pub async fn shutdown(self) {
-        let Running { stop, mut server, tasks, store, .. } = self;
+        let Running { stop, mut server, tasks, store, lock, .. } = self;
         stop.send_replace(true);
         if timeout(STOP_TIMEOUT, &mut server).await.is_err() {
             warn!("some requests did not end in time and are cut off");
@@ -255,6 +294,7 @@ impl Running {
             }
         }
         store.close().await;
+        drop(lock);
         info!("the ledger has stopped");
     }
 }

@@ -95,16 +95,16 @@ pub trait Store: Send + Sync + 'static {
     fn audit_rows(&self, after: u64, limit: u32) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>>;
     /// The keys that signed checkpoints, oldest first.
     fn audit_keys(&self) -> Reading<'_, Vec<AuditKey>>;
-    /// What shadow rules would have refused.
-    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>>;
+    /// What shadow rules would have refused, with their groups and in the order of these.
+    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, ShadowRow)>>;
     /// The audit trail, newest first.
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>>;
     /// The policy in force, version and document, unless it is this one.
     fn policy_other_than(&self, known: PolicyVersion) -> Reading<'_, Option<(PolicyVersion, String)>>;
     /// Was this policy ever in force.
     fn knows_policy(&self, version: PolicyVersion) -> Reading<'_, bool>;
-    /// Sums of decisions.
-    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>>;
+    /// Sums of decisions, with their groups and in the order of these.
+    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, UsageRow)>>;
     /// Changes after a position, oldest first, at most `limit`.
     fn changes(&self, after: u64, limit: u32) -> Reading<'_, ChangesKept>;
 }
@@ -231,7 +231,19 @@ pub struct UsageQuery {
     pub from: Option<Timestamp>,
     /// Hours that begin before this.
     pub to: Option<Timestamp>,
+    /// Only groups after this one.
+    pub after: Option<Group>,
+    /// At most so many groups.
+    pub limit: u32,
 }
+
+/// What the rows of a sum have in common, as texts; the next page begins behind the last group of the one before.
+pub type Group = Vec<String>;
+
+/// How many texts a group of usage has.
+pub const USAGE_TEXTS: usize = 5;
+/// How many texts a group of the shadow report has.
+pub const SHADOW_TEXTS: usize = 3;
 
 /// What the change feed holds after a position.
 #[derive(Debug, Clone, PartialEq, Eq)]

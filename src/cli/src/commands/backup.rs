@@ -1,5 +1,6 @@
 //! `agentrelay backup` and `agentrelay restore`: a whole copy of an embedded database, and a database of such a copy.
 
+use super::database;
 use super::trusted::Named;
 use crate::output;
 use anyhow::Context;
@@ -15,9 +16,8 @@ use std::path::PathBuf;
 The key that signs the audit trail is in a file of its own (sqlite:PATH has it at PATH.audit-key): keep it apart from the
 backups. For PostgreSQL use pg_dump.")]
 pub struct Backup {
-    /// The database
-    #[arg(long, value_name = "URL", default_value = "sqlite:agentrelay.db")]
-    database: ledger::Database,
+    #[command(flatten)]
+    at: database::Argument,
     /// The copy, a file that does not exist yet
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
@@ -51,10 +51,10 @@ pub struct Restore {
 impl Backup {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let Backup { database, to, named, json } = self;
-        let trusted = named.and_of(&database)?;
+        let Backup { at, to, named, json } = self;
+        let trusted = named.and_of(&at.database)?;
         let file = to.clone();
-        let work = tokio::task::spawn_blocking(move || ledger::backup(&database, &to, trusted.as_ref()));
+        let work = tokio::task::spawn_blocking(move || ledger::backup(&at.database, &to, trusted.as_ref()));
         let copied = work.await?.with_context(|| format!("no backup was made at {}", file.display()))?;
         tell(copied, json)
     }

@@ -1,5 +1,6 @@
 //! `agentrelay init`: a new ledger and its first credentials.
 
+use super::database;
 use crate::output;
 use anyhow::Context;
 use clap::Args;
@@ -13,15 +14,8 @@ use std::path::PathBuf;
   agentrelay init --database sqlite:/var/lib/agentrelay/ledger.db
   agentrelay init --database sqlite:ledger.db --state ./state    # also keeps the keys there, mode 0600")]
 pub struct Arguments {
-    /// The database: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
-    #[arg(
-        long,
-        env = "AGENTRELAY_DATABASE",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "sqlite:agentrelay.db"
-    )]
-    database: ledger::Database,
+    #[command(flatten)]
+    at: database::Argument,
     /// Also keep both keys in this directory, readable by its owner alone
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -37,7 +31,7 @@ impl Arguments {
             // Before the keys exist: a directory that can't be written would lose them.
             fs::create_dir_all(state).with_context(|| format!("{} can't be made", state.display()))?;
         }
-        let ledger::Credentials { admin_key, filter_key } = ledger::init(&self.database)?;
+        let ledger::Credentials { admin_key, filter_key } = ledger::init(&self.at.database)?;
         if let Some(state) = &self.state {
             let credentials = Credentials { admin_key: admin_key.clone(), filter_key: filter_key.clone() };
             credentials.write(state)?;

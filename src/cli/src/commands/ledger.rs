@@ -1,5 +1,6 @@
 //! `agentrelay ledger`: what is done to a ledger's database as a whole.
 
+use super::database;
 use super::trusted::Named;
 use crate::output;
 use anyhow::{Context, bail};
@@ -39,15 +40,8 @@ enum Action {
     ///
     /// The ledger may run meanwhile. Right after a pg_restore it says if the copy is whole. The exit status tells, too.
     Check {
-        /// The database: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
-        #[arg(
-            long,
-            env = "AGENTRELAY_DATABASE",
-            hide_env_values = true,
-            value_name = "URL",
-            default_value = "sqlite:agentrelay.db"
-        )]
-        database: Database,
+        #[command(flatten)]
+        at: database::Argument,
         #[command(flatten)]
         named: Named,
     },
@@ -58,7 +52,7 @@ impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         let (from, to, named, json) = match self.action {
             Action::Move { from, to, named, json } => (from, to, named, json),
-            Action::Check { database, named } => return check(database, named).await,
+            Action::Check { at, named } => return check(at.database, named).await,
         };
         let trusted = named.and_of(&from)?;
         let there = to.to_string();

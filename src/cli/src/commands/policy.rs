@@ -2,7 +2,7 @@
 
 mod diff;
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, all};
 use super::keys::parse;
 use super::tenants::tenant_id;
 use crate::output;
@@ -107,9 +107,10 @@ impl Arguments {
             }
             Action::ShadowReport { from, to, tenant, tool } => {
                 let query = UsageQuery { from, to, tenant_id: tenant, tool, ..UsageQuery::default() };
-                let report = self.connection.open()?.shadow_report(&query).await?;
+                let ledger = self.connection.open()?;
+                let report = all(async |cursor| ledger.shadow_report(&query, cursor).await).await?;
                 if self.connection.json {
-                    return output::json(&report.items);
+                    return output::json(&report);
                 }
                 let row = |row: &ShadowRow| {
                     [
@@ -120,7 +121,7 @@ impl Arguments {
                         row.credits.to_string(),
                     ]
                 };
-                let rows: Vec<_> = report.items.iter().map(row).collect();
+                let rows: Vec<_> = report.iter().map(row).collect();
                 Ok(output::table(["would deny", "tenant", "tool", "calls", "credits"], &rows)?)
             }
             Action::Tiers => output::json(&self.connection.open()?.tiers().await?),

@@ -1,5 +1,6 @@
 //! `agentrelay serve`: the ledger as a service.
 
+use super::database;
 use crate::output;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -23,25 +24,16 @@ pub struct Arguments {
     /// Address and port; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
-    /// The database, made by `agentrelay init`: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
-    ///
-    /// PostgreSQL by TLS: postgres://...?sslmode=verify-full&sslrootcert=FILE, in libpq's words. Without sslrootcert those
-    /// that the system trusts.
-    #[arg(
-        long,
-        env = "AGENTRELAY_DATABASE",
-        hide_env_values = true,
-        value_name = "URL",
-        default_value = "sqlite:agentrelay.db"
-    )]
-    database: ledger::Database,
+    #[command(flatten)]
+    at: database::Argument,
     /// The policy, YAML or JSON; followed while it runs
     ///
     /// On PostgreSQL the policy that was put in force last holds for every ledger, by `policy apply` or by an edit of any
     /// ledger's file. A file whose content was in force there before is an old copy, and without effect at a start.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// The key that signs the audit trail, made where there is none [default: beside an embedded database]
+    /// The key that signs the audit trail, made where there is none [default: PATH.audit-key beside sqlite:PATH, and
+    /// agentrelay.audit-key in the working directory for PostgreSQL]
     #[arg(long, value_name = "FILE")]
     audit_key: Option<PathBuf>,
     /// Remove rows of the audit trail after so many days; export them first
@@ -75,7 +67,7 @@ impl Arguments {
         let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
         let running = ledger::start(ledger::Config {
             listen: self.listen,
-            database: self.database,
+            database: self.at.database,
             policy: self.policy,
             audit_key: self.audit_key,
             audit_retention_days: self.audit_retention_days,

@@ -1,6 +1,6 @@
 //! `agentrelay usage`: what was called and charged.
 
-use super::connection::Connection;
+use super::connection::{Connection, all};
 use super::keys::{agent_id, key_id, parse};
 use super::tenants::tenant_id;
 use crate::output;
@@ -78,9 +78,9 @@ impl Arguments {
             tool: self.tool,
             outcome: outcome.and_then(|name| Outcome::ALL.into_iter().find(|known| known.as_str() == name)),
         };
-        let usage = ledger.usage(&query).await?;
+        let usage = all(async |cursor| ledger.usage(&query, cursor).await).await?;
         if self.connection.json {
-            return output::json(&usage.items);
+            return output::json(&usage);
         }
         let row = |row: &UsageRow| {
             [
@@ -99,7 +99,7 @@ impl Arguments {
                 output::or_dash(row.latency_ms.map(|latency| latency.p99)),
             ]
         };
-        let rows: Vec<_> = usage.items.iter().map(row).collect();
+        let rows: Vec<_> = usage.iter().map(row).collect();
         let heading = [
             "tenant",
             "key",

@@ -13,6 +13,7 @@ mod tenants;
 
 use super::api::Endpoint;
 use super::problem::Refused;
+use crate::policy_file::FILE_BYTES_MAX;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
@@ -207,6 +208,7 @@ fn facts() -> Vec<Endpoint> {
             .with_etag()
             .body::<Value>()
             .or_yaml()
+            .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyInForce<Value>>(200),
         Endpoint::get("/v1/policy/shadow-report", reports::shadow)
             .says("Sum what shadow rules would have refused")

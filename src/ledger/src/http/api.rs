@@ -5,6 +5,7 @@ use super::Service;
 use super::admin::check;
 use super::authenticate;
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
@@ -120,6 +121,12 @@ impl Endpoint {
     /// Its body may be YAML as well.
     pub(super) fn or_yaml(mut self) -> Endpoint {
         self.accepts = &["application/json", "application/yaml"];
+        self
+    }
+
+    /// Its body may be larger than those of others.
+    pub(super) fn body_bytes_max(mut self, bytes: usize) -> Endpoint {
+        self.handler = self.handler.layer(DefaultBodyLimit::max(bytes));
         self
     }
 

@@ -188,6 +188,12 @@ async fn decisions_are_recorded_once_and_summed() {
              "usage_tokens": {"input": 5, "output": 0}, "latency_ms": latency},
         ])
     );
+    let first = bench.get("/v1/usage?group_by=tool&limit=1").await;
+    let page = bench.request(Method::GET, "/v1/usage?group_by=tool&limit=1");
+    let page = page.query(&[("cursor", first["next_cursor"].as_str().unwrap())]).send().await.unwrap();
+    let second = expect(page, StatusCode::OK).await;
+    assert_eq!((&first["items"][0], &second["items"][0]), (&usage["items"][0], &usage["items"][1]));
+    assert!(second["next_cursor"].is_null());
     let total = bench.get("/v1/usage?from=2020-01-01T00:00:00Z&to=2999-01-01T00:00:00Z").await;
     assert_eq!(
         total["items"],
@@ -382,6 +388,8 @@ async fn every_error_is_a_problem_with_a_code_and_the_requests_id() {
         ("GET", "/v1/keys/key_none", "", 404, "not_found", "id"),
         ("GET", "/v1/keys/%20", "", 404, "not_found", "id"),
         ("GET", "/v1/tenants/ten_none/balance", "", 404, "not_found", "id"),
+        ("GET", "/v1/usage?cursor=%5B%22search%22%5D", "", 400, "invalid_request", "cursor"),
+        ("GET", "/v1/policy/shadow-report?limit=0", "", 400, "invalid_request", "limit"),
         ("GET", "/v1/usage?group_by=colour", "", 400, "invalid_request", "group_by"),
         ("GET", "/v1/audit?outcome=maybe", "", 400, "invalid_request", "outcome"),
         ("GET", "/v1/audit?kind=maybe", "", 400, "invalid_request", "kind"),

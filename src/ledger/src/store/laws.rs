@@ -63,7 +63,7 @@ const LAWS: [(&str, &str); 6] = [
 
 /// The laws that do not hold, each with the first row that breaks it. Reads every row.
 pub fn broken(connection: &Connection) -> Result<Vec<String>> {
-    connection.snapshot(broken_now)
+    connection.survey(broken_now)
 }
 
 /// The same in a transaction that is there already.

@@ -12,8 +12,8 @@ use crate::keys::{Found, Listed};
 use crate::latency::Histogram;
 use crate::store::rows::{Rows, credits, outcome};
 use crate::store::{
-    AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, CredentialFilter, KeyFilter,
-    LeaseFilter, UsageQuery,
+    AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, CredentialFilter, Group,
+    KeyFilter, LeaseFilter, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery,
 };
 use crate::tenants::Tenant;
 use protocol::admin::{
@@ -364,8 +364,30 @@ fn usage_condition(query: &UsageQuery) -> (String, Vec<Param<'_>>) {
     (condition, params)
 }
 
-pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<UsageRow>> {
-    let groups = [
+/// A sum that fails in neither database, however large: exact up to what credits can hold, and no more than that. The
+/// numbers of up to 53 bits are whole ones also among those with a fraction.
+fn sum(of: &str) -> String {
+    let (sum, most) = (format!("sum(CAST({of} AS DOUBLE PRECISION))"), Credits::MAX);
+    format!("CAST(CASE WHEN {sum} < {most} THEN {sum} ELSE {most} END AS BIGINT)")
+}
+
+/// The condition for the groups that are on the page in question, with its parameters.
+fn page_condition<'q>(columns: &str, query: &'q UsageQuery) -> (String, Vec<Param<'q>>) {
+    let (mut condition, mut params) = usage_condition(query);
+    if let Some(after) = &query.after {
+        condition.push_str(&format!(" AND ({columns}) > ({})", vec!["?"; after.len()].join(", ")));
+        params.extend(after.iter().map(|text| Param::Text(text)));
+    }
+    (condition, params)
+}
+
+/// The first texts of a row.
+fn group(row: &Row<'_>, texts: usize) -> Result<Group> {
+    (0..texts).map(|column| row.get(column)).collect()
+}
+
+pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<(Group, UsageRow)>> {
+    let columns: [(bool, &str); USAGE_TEXTS] = [
         (query.by_tenant, "tenant_id"),
         (query.by_key, "key_id"),
         (query.by_agent, "agent_id"),
@@ -373,40 +395,28 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
         (query.by_outcome, "outcome"),
     ];
     let names: String =
-        groups.iter().filter(|(grouped, _)| *grouped).map(|(_, name)| format!("{name}, ")).collect();
-    let columns = groups.map(|(grouped, name)| if grouped { name } else { "''" }).join(", ");
-    let (condition, params) = usage_condition(query);
-    // PostgreSQL's sum of whole numbers is none of its whole numbers.
+        columns.iter().filter(|(grouped, _)| *grouped).map(|(_, name)| format!("{name}, ")).collect();
+    let columns = columns.map(|(grouped, name)| if grouped { name } else { "''" }).join(", ");
+    let (on_page, mut params) = page_condition(&columns, query);
+    params.push(query.limit.to_param());
+    let (condition, asked) = usage_condition(query);
+    params.extend(asked);
+    let allowed = "CASE outcome WHEN 'allowed' THEN calls ELSE 0 END";
+    let sums = ["calls", allowed, "credits", "input_usage_tokens", "output_usage_tokens"].map(sum).join(", ");
     let select = format!(
-        "SELECT {columns}, bucket, CAST(sum(calls) AS BIGINT), \
-         CAST(sum(CASE outcome WHEN 'allowed' THEN calls ELSE 0 END) AS BIGINT), \
-         CAST(sum(credits) AS BIGINT), CAST(sum(input_usage_tokens) AS BIGINT), \
-         CAST(sum(output_usage_tokens) AS BIGINT) FROM usage WHERE {condition} \
-         GROUP BY {names}bucket ORDER BY {names}bucket"
+        "SELECT {columns}, bucket, {sums} FROM usage WHERE ({columns}) IN ( \
+           SELECT DISTINCT {columns} FROM usage WHERE {on_page} ORDER BY 1, 2, 3, 4, 5 LIMIT ? \
+         ) AND {condition} GROUP BY {names}bucket ORDER BY {names}bucket"
     );
     // One row for each group and bucket, a group's rows one after the other.
-    let mut sums: Vec<(UsageRow, Histogram)> = Vec::new();
-    connection.all(&select, &params, |row| {
-        let named = |column: usize| -> Result<Option<String>> {
-            Ok(Some(row.get::<String>(column)?).filter(|text| !text.is_empty()))
-        };
-        let group = UsageRow {
-            tenant_id: named(0)?.and_then(|id| TenantId::parse(&id).ok()),
-            key_id: named(1)?.and_then(|id| KeyId::parse(&id).ok()),
-            agent_id: named(2)?.and_then(|id| AgentId::parse(&id).ok()),
-            tool: named(3)?,
-            outcome: named(4)?.as_deref().and_then(outcome),
-            calls: 0,
-            allowed: 0,
-            credits: credits(0),
-            usage_tokens: UsageTokenSums::default(),
-            latency_ms: None,
-        };
-        let (bucket, calls): (u32, u64) = (row.get(5)?, row.get(6)?);
-        if sums.last().is_none_or(|(last, _)| !is_same_group(last, &group)) {
-            sums.push((group, Histogram::default()));
+    let mut sums: Vec<(Group, UsageRow, Histogram)> = Vec::new();
+    connection.for_each(&select, &params, |row| {
+        let group = group(row, USAGE_TEXTS)?;
+        if sums.last().is_none_or(|(last, ..)| *last != group) {
+            sums.push((group, usage_of_group(row)?, Histogram::default()));
         }
-        if let Some((sum, histogram)) = sums.last_mut() {
+        if let Some((_, sum, histogram)) = sums.last_mut() {
+            let (bucket, calls): (u32, u64) = (row.get(5)?, row.get(6)?);
             sum.calls = sum.calls.saturating_add(calls);
             sum.allowed = sum.allowed.saturating_add(row.get(7)?);
             sum.credits = credits(sum.credits.get().saturating_add(row.get(8)?));
@@ -416,35 +426,51 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<U
         }
         Ok(())
     })?;
-    let finished =
-        |(row, histogram): (UsageRow, Histogram)| UsageRow { latency_ms: histogram.percentiles(), ..row };
+    let finished = |(group, row, histogram): (Group, UsageRow, Histogram)| {
+        (group, UsageRow { latency_ms: histogram.percentiles(), ..row })
+    };
     Ok(sums.into_iter().map(finished).collect())
 }
 
-fn is_same_group(one: &UsageRow, other: &UsageRow) -> bool {
-    let group = |row: &UsageRow| {
-        (row.tenant_id.clone(), row.key_id.clone(), row.agent_id.clone(), row.tool.clone(), row.outcome)
+/// Nothing yet, of the group that a row is of.
+fn usage_of_group(row: &Row<'_>) -> Result<UsageRow> {
+    let named = |column: usize| -> Result<Option<String>> {
+        Ok(Some(row.get::<String>(column)?).filter(|text| !text.is_empty()))
     };
-    group(one) == group(other)
+    Ok(UsageRow {
+        tenant_id: named(0)?.and_then(|id| TenantId::parse(&id).ok()),
+        key_id: named(1)?.and_then(|id| KeyId::parse(&id).ok()),
+        agent_id: named(2)?.and_then(|id| AgentId::parse(&id).ok()),
+        tool: named(3)?,
+        outcome: named(4)?.as_deref().and_then(outcome),
+        calls: 0,
+        allowed: 0,
+        credits: credits(0),
+        usage_tokens: UsageTokenSums::default(),
+        latency_ms: None,
+    })
 }
 
-pub(super) fn shadow(connection: &Connection, query: &UsageQuery) -> Result<Vec<ShadowRow>> {
-    let (condition, params) = usage_condition(query);
+pub(super) fn shadow(connection: &Connection, query: &UsageQuery) -> Result<Vec<(Group, ShadowRow)>> {
+    let columns = "would_deny, tenant_id, tool";
+    let (condition, mut params) = page_condition(columns, query);
+    params.push(query.limit.to_param());
+    let (calls, charged) = (sum("calls"), sum("credits"));
     let select = format!(
-        "SELECT would_deny, tenant_id, tool, CAST(sum(calls) AS BIGINT), CAST(sum(credits) AS BIGINT) \
-         FROM usage WHERE would_deny <> '' AND {condition} GROUP BY would_deny, tenant_id, tool \
-         ORDER BY would_deny, tenant_id, tool"
+        "SELECT {columns}, {calls}, {charged} FROM usage WHERE would_deny <> '' AND {condition} \
+         GROUP BY {columns} ORDER BY {columns} LIMIT ?"
     );
     connection.all(&select, &params, |row| {
         let would_deny: String = row.get(0)?;
-        Ok(ShadowRow {
+        let sums = ShadowRow {
             would_deny: outcome(&would_deny)
                 .ok_or_else(|| super::sql::Error::broken(0, "an unknown outcome"))?,
             tenant_id: TenantId::parse(&row.get::<String>(1)?).ok(),
             tool: Some(row.get::<String>(2)?).filter(|tool| !tool.is_empty()),
             calls: row.get(3)?,
             credits: credits(row.get(4)?),
-        })
+        };
+        Ok((group(row, SHADOW_TEXTS)?, sums))
     })
 }
 

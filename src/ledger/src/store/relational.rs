@@ -9,7 +9,7 @@ use super::readers::Readers;
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
-    AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, KeyFilter, LeaseFilter,
+    AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, Group, KeyFilter, LeaseFilter,
     Operation, Queued, Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
 };
 use crate::book::lease::Lease;
@@ -38,6 +38,8 @@ const QUEUE_MAX: usize = 4096;
 pub enum OpenError {
     /// There is nothing, or nothing of ours, in it.
     NotInitialised,
+    /// An older program wrote it, and it is not for this one to bring it up to date.
+    TooOld,
     /// A newer program wrote it.
     TooNew,
     /// The database says no.
@@ -50,6 +52,9 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OpenError::NotInitialised => f.write_str("it is not initialised; run `agentrelay init` first"),
+            OpenError::TooOld => f.write_str(
+                "an older release wrote it; start `agentrelay serve` on it once, which brings it up to date",
+            ),
             OpenError::TooNew => f.write_str("a newer release wrote it; use that release or a newer one"),
             OpenError::Failed(cause) => write!(f, "{cause}"),
             OpenError::Io(cause) => write!(f, "{cause}"),
@@ -62,7 +67,7 @@ impl std::error::Error for OpenError {
         match self {
             OpenError::Failed(cause) => Some(cause),
             OpenError::Io(cause) => Some(cause),
-            OpenError::NotInitialised | OpenError::TooNew => None,
+            OpenError::NotInitialised | OpenError::TooOld | OpenError::TooNew => None,
         }
     }
 }
@@ -288,7 +293,7 @@ impl Store for Relational {
         Box::pin(self.readers.read(queries::audit_keys))
     }
 
-    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<ShadowRow>> {
+    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, ShadowRow)>> {
         Box::pin(self.readers.read(move |connection| queries::shadow(connection, &query)))
     }
 
@@ -304,7 +309,7 @@ impl Store for Relational {
         Box::pin(self.readers.read(move |connection| queries::knows_policy(connection, &version)))
     }
 
-    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<UsageRow>> {
+    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, UsageRow)>> {
         Box::pin(self.readers.read(move |connection| queries::usage(connection, &query)))
     }
 

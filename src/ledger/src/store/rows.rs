@@ -120,6 +120,17 @@ pub struct UsageSum {
     pub output_usage_tokens: u64,
 }
 
+/// Batches of the audit trail, the oldest that have their rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OldBatches {
+    /// The number of the first.
+    pub first: u64,
+    /// The number of the last.
+    pub last: u64,
+    /// The last row of the last one.
+    pub last_row: u64,
+}
+
 /// No call has more LLM tokens: what an upstream tells beyond it is summed as this, so that no sum can overflow. The
 /// audit trail has what was told.
 const USAGE_TOKENS_PER_CALL_MAX: u64 = 1_000_000_000;
@@ -180,8 +191,8 @@ pub struct Rows {
     pub audit_key: Option<(String, Timestamp)>,
     /// Decisions that filters could not keep, to be added to those of before.
     pub decisions_dropped: u64,
-    /// Rows that were sealed before this may go.
-    pub forget_audit_before: Option<Timestamp>,
+    /// Batches of the audit trail whose rows go.
+    pub forget_audit: Option<OldBatches>,
     /// Transfers to add.
     pub journal: Vec<JournalLine>,
     /// Events to add, in order.
@@ -369,7 +380,7 @@ impl Rows {
             || !self.spending.dirty().is_empty()
             || !self.checkpoints.is_empty()
             || self.audit_key.is_some()
-            || self.forget_audit_before.is_some()
+            || self.forget_audit.is_some()
             || self.forget_replays_before.is_some()
             || !self.tenants.dirty().is_empty()
             || !self.accounts.dirty().is_empty()

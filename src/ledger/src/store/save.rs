@@ -312,6 +312,25 @@ fn events(connection: &Connection, rows: &Rows) -> Result<()> {
     )
 }
 
+/// Adds to a column of sums, up to what an integer can hold: a sum that can't be written would take all others of its
+/// transaction with it.
+macro_rules! added {
+    ($column:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN usage.",
+            $column,
+            " > 9223372036854775807 - excluded.",
+            $column,
+            " THEN 9223372036854775807 ELSE usage.",
+            $column,
+            " + excluded.",
+            $column,
+            " END"
+        )
+    };
+}
+
 const USAGE: Insert<'_> = Insert {
     table: "usage",
     columns: &[
@@ -328,10 +347,16 @@ const USAGE: Insert<'_> = Insert {
         ("input_usage_tokens", Kind::Integer),
         ("output_usage_tokens", Kind::Integer),
     ],
-    conflict: "ON CONFLICT (hour, tenant_id, key_id, agent_id, tool, outcome, would_deny, bucket) \
-               DO UPDATE SET calls = usage.calls + excluded.calls, credits = usage.credits + excluded.credits, \
-               input_usage_tokens = usage.input_usage_tokens + excluded.input_usage_tokens, \
-               output_usage_tokens = usage.output_usage_tokens + excluded.output_usage_tokens",
+    conflict: concat!(
+        "ON CONFLICT (hour, tenant_id, key_id, agent_id, tool, outcome, would_deny, bucket) DO UPDATE SET ",
+        added!("calls"),
+        ", ",
+        added!("credits"),
+        ", ",
+        added!("input_usage_tokens"),
+        ", ",
+        added!("output_usage_tokens")
+    ),
 };
 
 fn usage(connection: &Connection, rows: &Rows) -> Result<()> {
@@ -442,22 +467,17 @@ fn chain(connection: &Connection, rows: &Rows) -> Result<()> {
         connection.execute(insert, &params![public_key, created_at.as_millis()])?;
     }
     if rows.decisions_dropped > 0 {
-        let update = "UPDATE audit_state SET decisions_dropped = decisions_dropped + ?";
+        let update = "UPDATE audit_state SET decisions_dropped = CASE \
+                      WHEN decisions_dropped > 9223372036854775807 - ?1 THEN 9223372036854775807 \
+                      ELSE decisions_dropped + ?1 END";
         connection.execute(update, &params![rows.decisions_dropped])?;
     }
-    if let Some(moment) = rows.forget_audit_before {
-        // Up to the first batch that is younger: one behind it was sealed by a clock that was behind, and waits.
-        let sealed = "SELECT coalesce(\
-                      (SELECT first - 1 FROM audit_batches WHERE sealed_at >= ? ORDER BY number LIMIT 1), \
-                      (SELECT max(last) FROM audit_batches), 0)";
-        let before = [integer(moment.as_millis())];
-        let last: u64 = connection.first(sealed, &before, |row| row.get(0))?.unwrap_or_default();
-        connection.execute("DELETE FROM audit WHERE sequence <= ?", &params![last])?;
-        connection.execute(
-            "UPDATE audit_batches SET leaves = NULL WHERE last <= ? AND leaves IS NOT NULL",
-            &params![last],
-        )?;
-        connection.execute("UPDATE audit_state SET removed = ? WHERE removed < ?", &params![last, last])?;
+    if let Some(old) = rows.forget_audit {
+        connection.execute("DELETE FROM audit WHERE sequence <= ?", &params![old.last_row])?;
+        let forget = "UPDATE audit_batches SET leaves = NULL WHERE number >= ? AND number <= ?";
+        connection.execute(forget, &params![old.first, old.last])?;
+        let update = "UPDATE audit_state SET removed = ?1 WHERE removed < ?1";
+        connection.execute(update, &params![old.last_row])?;
     }
     Ok(())
 }

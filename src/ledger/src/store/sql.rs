@@ -221,6 +221,16 @@ impl Connection {
         self.finish(work)
     }
 
+    /// The same for what reads whole tables: on a server no statement of it is cut off after some seconds.
+    pub fn survey<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.snapshot(|connection| {
+            if let Backend::Postgres(session) = &connection.0 {
+                session.batch(postgres::UNHURRIED)?;
+            }
+            work(connection)
+        })
+    }
+
     fn finish<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let done = work(self).and_then(|value| self.batch("COMMIT").map(|()| value));
         done.inspect_err(|_| self.roll_back())

@@ -49,9 +49,12 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     what_operators_keep_is_found_again(fresh).await;
     leases::run(fresh).await;
     usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
+    usage::sums_come_in_pages_and_every_group_is_on_one(fresh).await;
+    usage::no_report_makes_those_after_it_fail(fresh).await;
     an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
     trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
     trail::rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_them(fresh).await;
+    trail::a_long_trail_is_removed_from_its_beginning_some_batches_at_a_time(fresh).await;
     deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
 }
 
@@ -330,7 +333,7 @@ async fn the_audit_trail_has_no_gap(fresh: &impl Fresh) {
     let count = u64::try_from(rows.len()).unwrap();
     assert_eq!(sequences, (1..=count).rev().collect::<Vec<_>>());
     assert_eq!(rows.iter().filter(|row| row.kind == "reserved").count(), 50);
-    assert_eq!(store.usage(UsageQuery::default()).await.unwrap(), []);
+    assert_eq!(store.usage(UsageQuery { limit: 10, ..UsageQuery::default() }).await.unwrap(), []);
 }
 
 async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {

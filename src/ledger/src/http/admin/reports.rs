@@ -1,10 +1,11 @@
 //! Sums: usage, and what shadow rules would have refused.
 
+use super::{limit, page};
 use crate::http::Service;
 use crate::http::authenticate::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
-use crate::store::UsageQuery;
+use crate::store::{Group, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery};
 use axum::extract::State;
 use axum::{Extension, Json};
 use protocol::admin::{Page, ShadowRow, UsageRow};
@@ -12,6 +13,7 @@ use protocol::audit::Outcome;
 use protocol::{AgentId, KeyId, TenantId, Timestamp};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::json;
 use std::sync::Arc;
 
 #[derive(Deserialize, JsonSchema)]
@@ -35,6 +37,11 @@ pub(super) struct UsageParams {
     tool: Option<String>,
     /// Only with this outcome
     outcome: Option<Outcome>,
+    /// The `next_cursor` of the page before
+    cursor: Option<String>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u32>,
 }
 
 /// Usage is summed by the hour: an hour counts if any part of it lies between `from` and `to`.
@@ -43,7 +50,10 @@ pub(super) async fn usage(
     Extension(caller): Extension<Caller>,
     Params(params): Params<UsageParams>,
 ) -> Result<Json<Page<UsageRow>>, Refused> {
+    let limit = limit(params.limit)?;
     let mut query = UsageQuery {
+        after: params.cursor.map(|cursor| group(&cursor, USAGE_TEXTS)).transpose()?,
+        limit: limit.saturating_add(1),
         from: params.from,
         to: params.to,
         tenant_id: caller.narrow(params.tenant_id)?,
@@ -67,7 +77,7 @@ pub(super) async fn usage(
             }
         }
     }
-    Ok(Json(Page { items: service.store.usage(query).await?, next_cursor: None }))
+    Ok(Json(groups(service.store.usage(query).await?, limit)))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -81,6 +91,11 @@ pub(super) struct ShadowParams {
     tenant_id: Option<TenantId>,
     /// Only of this tool
     tool: Option<String>,
+    /// The `next_cursor` of the page before
+    cursor: Option<String>,
+    /// Items on the page
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u32>,
 }
 
 pub(super) async fn shadow(
@@ -88,12 +103,28 @@ pub(super) async fn shadow(
     Extension(caller): Extension<Caller>,
     Params(params): Params<ShadowParams>,
 ) -> Result<Json<Page<ShadowRow>>, Refused> {
+    let limit = limit(params.limit)?;
     let query = UsageQuery {
+        after: params.cursor.map(|cursor| group(&cursor, SHADOW_TEXTS)).transpose()?,
+        limit: limit.saturating_add(1),
         from: params.from,
         to: params.to,
         tenant_id: caller.narrow(params.tenant_id)?,
         tool: params.tool,
         ..UsageQuery::default()
     };
-    Ok(Json(Page { items: service.store.shadow(query).await?, next_cursor: None }))
+    Ok(Json(groups(service.store.shadow(query).await?, limit)))
+}
+
+/// A cursor is the group that the page before ended with.
+fn group(cursor: &str, texts: usize) -> Result<Group, Refused> {
+    let group: Option<Group> = serde_json::from_str(cursor).ok();
+    group
+        .filter(|group| group.len() == texts)
+        .ok_or_else(|| Refused::invalid("cursor: send the `next_cursor` of the page before"))
+}
+
+fn groups<T>(found: Vec<(Group, T)>, limit: u32) -> Page<T> {
+    let Page { items, next_cursor } = page(found, limit, |(group, _)| json!(group).to_string());
+    Page { items: items.into_iter().map(|(_, row)| row).collect(), next_cursor }
 }

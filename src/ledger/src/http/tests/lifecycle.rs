@@ -2,6 +2,8 @@
 //! corrections, agents, and another policy.
 
 use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql};
+use crate::policy_file::FILE_BYTES_MAX;
+use crate::service::{self, Error};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -155,7 +157,13 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
     let faulty = put(&etag, POLICY.replace("permits: 20", "permits: -1")).await.unwrap();
     let faulty = expect(faulty, StatusCode::BAD_REQUEST).await;
     assert!(faulty["detail"].as_str().unwrap().contains("tiers.free.limits[0].permits"), "{faulty}");
-    let text = POLICY.replace("permits: 20", "permits: 25");
+    // As large as a file may be.
+    let padded = |bytes: usize| {
+        let text = POLICY.replace("permits: 20", "permits: 25") + "# ";
+        text.clone() + &"x".repeat(bytes - text.len())
+    };
+    let text = padded(FILE_BYTES_MAX);
+    expect(put(&etag, padded(FILE_BYTES_MAX + 1)).await.unwrap(), StatusCode::PAYLOAD_TOO_LARGE).await;
     expect(put("\"other\"", text.clone()).await.unwrap(), StatusCode::PRECONDITION_FAILED).await;
     let after = expect(put(&etag, text.clone()).await.unwrap(), StatusCode::OK).await;
     assert_eq!(bench.get("/v1/tiers").await["free"]["limits"][0]["permits"], 25);
@@ -246,4 +254,30 @@ async fn a_filter_key_is_rotated_with_grace_and_revoked_and_every_step_is_in_the
     );
     // One door's ids are not the other's.
     bench.post(&format!("/v1/admin-keys/{id}/revoke"), json!({"reason": "x"}), StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_database_is_served_once_at_a_time_and_looked_at_by_all() {
+    if is_on_postgresql() {
+        return;
+    }
+    let bench = Bench::start().await;
+    let config = || Bench::config(&bench.directory);
+    let refused = service::start(config()).await.err().unwrap();
+    assert!(matches!(refused, Error::Served(..)), "{refused}");
+    let said = refused.to_string();
+    assert!(said.contains("ledger.db.lock") && said.contains("stop that one first"), "{said}");
+    // Also by another name of the same file.
+    let link = bench.directory.path().join("link.db");
+    std::os::unix::fs::symlink("ledger.db", &link).unwrap();
+    let linked = crate::Config { database: crate::Database::Sqlite(link), ..config() };
+    assert!(matches!(service::start(linked).await, Err(Error::Served(..))));
+
+    let database = config().database;
+    assert_eq!(crate::check(&database, None).unwrap(), Vec::<String>::new());
+    crate::backup(&database, &bench.directory.path().join("copy.db"), None).unwrap();
+    assert!(matches!(crate::init(&database), Err(Error::AlreadyInitialised(_))));
+    bench.tenant(5).await;
+    let bench = bench.restart().await;
+    bench.tenant(5).await;
 }

@@ -22,7 +22,7 @@ const SCANNED_AT_ONCE: u32 = 2000;
 /// On which channel ledgers tell each other that the change feed moved.
 const CHANNEL: &str = "agentrelay_changes";
 
-/// No statement and no forgotten transaction keeps the others waiting for long. A server that is set not to wait for
+/// No statement and no forgotten transaction keeps the others waiting for long, but for [`UNHURRIED`] ones. A server that is set not to wait for
 /// its disk is told to wait: an answer is a promise.
 const SETTINGS: &str = "
 SET statement_timeout = '10s';
@@ -32,10 +32,17 @@ SET client_min_messages = 'warning';
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 ";
 
-/// The lock is of the database, not of a table, for at first there is none.
+/// For the rest of a transaction whose statements go through whole tables, as long as those are.
+pub(super) const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+
+/// The lock is of the database, not of a table, for at first there is none. Who waits for it waits until another's
+/// migration is through; no migration waits for long for a table that is in use.
 pub(super) const BEGIN_MIGRATION: &str = "
 BEGIN;
+SET LOCAL statement_timeout = 0;
+SET LOCAL lock_timeout = 0;
 SELECT pg_advisory_xact_lock(hashtext('agentrelay migration'));
+SET LOCAL lock_timeout = '5s';
 CREATE TABLE IF NOT EXISTS agentrelay_schema (version BIGINT NOT NULL);
 INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM agentrelay_schema);
 ";

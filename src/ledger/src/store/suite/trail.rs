@@ -1,9 +1,10 @@
 //! The audit trail after a part of it was removed by age.
 
+use super::usage::{decision, told};
 use super::{Fresh, at, payer, reserve};
 use crate::chain::{Exporter, Signer, Verifier};
 use crate::sealer;
-use crate::store::CheckpointFilter;
+use crate::store::{AuditFilter, CheckpointFilter, Store};
 
 pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
@@ -66,4 +67,39 @@ pub(super) async fn rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_the
     assert_eq!(store.audit_status().await.unwrap().newest, newest);
     sealer::remove(store.as_ref(), 5, at(40 * 86_400)).await.unwrap();
     assert_eq!(kept().await, [false, false, false]);
+}
+
+pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a_time(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let signer = Signer::from_seed(&[7; 32]);
+    let (tenant, key) = payer(store.as_ref(), 100).await;
+    let report = |rows| told((0..rows).map(|_| decision(&tenant, &key, 1)).collect());
+    for _ in 0..6 {
+        store.run(report(1000)).await.unwrap();
+    }
+    sealer::seal_at(store.as_ref(), &signer, || at(0)).await.unwrap();
+    let old = store.audit_status().await.unwrap().sealed;
+    // What a clock that was set back sealed again behind a batch that is retained stays with it.
+    for clock in [|| at(10 * 86_400), || at(0)] {
+        store.run(report(1)).await.unwrap();
+        sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
+    }
+
+    let (mut after, mut removed) = (None, 0);
+    while let Some(number) = sealer::remove_some(store.as_ref(), at(86_400), after, at(0)).await.unwrap() {
+        let status = store.audit_status().await.unwrap();
+        assert!((1..=5120).contains(&(status.removed - removed)), "{} and then {}", removed, status.removed);
+        assert_eq!(kept(store.as_ref()).await, (number + 1..=8).collect::<Vec<_>>());
+        assert_eq!(store.audit_rows(0, 1).await.unwrap()[0].sequence, status.removed + 1);
+        (after, removed) = (Some(number), status.removed);
+    }
+    assert_eq!((after, removed), (Some(6), old));
+    let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
+    assert_eq!(store.audit(facts).await.unwrap().len(), 1);
+}
+
+/// The numbers of the batches that have their rows.
+async fn kept(store: &dyn Store) -> Vec<u64> {
+    let filter = CheckpointFilter { kept_only: true, ..CheckpointFilter::default() };
+    store.checkpoints(filter).await.unwrap().iter().map(|checkpoint| checkpoint.number).collect()
 }

@@ -5,12 +5,86 @@ use crate::store::UsageQuery;
 use crate::{moment, report};
 use protocol::audit::{Decision, Outcome, UsageTokens};
 use protocol::filter::Report;
-use protocol::{BatchId, EventId, PolicyVersion};
+use protocol::{BatchId, Credits, EventId, KeyId, PolicyVersion, TenantId};
 
 pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
     let decision = |input, output| Decision {
+        usage_tokens: Some(UsageTokens { input, output }),
+        ..decision(&tenant_id, &key_id, 2)
+    };
+    // Two transactions, so that sums are also added to what is there.
+    for decisions in
+        [vec![decision(Some(100), Some(7)), decision(Some(20), None)], vec![decision(None, Some(3))]]
+    {
+        store.run(told(decisions)).await.unwrap();
+    }
+    let by_tool = UsageQuery { by_tool: true, limit: 10, ..UsageQuery::default() };
+    let sums = store.usage(by_tool.clone()).await.unwrap();
+    let (_, sum) = &sums[0];
+    assert_eq!((sums.len(), sum.calls, sum.credits), (1, 3, credits(6)));
+    assert_eq!((sum.usage_tokens.input, sum.usage_tokens.output), (120, 10));
+    for _ in 0..3 {
+        store.run(told(vec![decision(Some(u64::MAX), Some(u64::MAX))])).await.unwrap();
+    }
+    assert_eq!(store.usage(by_tool).await.unwrap()[0].1.usage_tokens.input, 3_000_000_120);
+}
+
+pub(super) async fn sums_come_in_pages_and_every_group_is_on_one(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
+    // Groups of several durations, one without a tool, some with the same tool.
+    let decisions = (0..60u64).map(|number| Decision {
+        tool: (number % 5 > 0).then(|| format!("tool \"{}\"", number % 5)),
+        outcome: if number % 2 == 0 { Outcome::Allowed } else { Outcome::RateLimited },
+        would_deny: (number % 3 > 0).then_some(Outcome::InsufficientScope),
+        duration_ms: number * 10,
+        ..decision(&tenant_id, &key_id, 1)
+    });
+    store.run(told(decisions.collect())).await.unwrap();
+    let query =
+        |after, limit| UsageQuery { by_tool: true, by_outcome: true, after, limit, ..UsageQuery::default() };
+    let (usage, shadow) =
+        (store.usage(query(None, 100)).await.unwrap(), store.shadow(query(None, 100)).await);
+    let shadow = shadow.unwrap();
+    assert_eq!((usage.len(), shadow.len()), (10, 5));
+    assert_eq!(usage.iter().map(|(_, sum)| sum.calls).sum::<u64>(), 60);
+    assert_eq!(shadow.iter().map(|(_, sum)| sum.calls).sum::<u64>(), 40);
+    for limit in [1, 3] {
+        let (mut paged, mut after) = (Vec::new(), None);
+        while let page @ [.., (last, _)] = store.usage(query(after, limit)).await.unwrap().as_slice() {
+            assert!(page.len() <= usize::try_from(limit).unwrap());
+            paged.extend_from_slice(page);
+            after = Some(last.clone());
+        }
+        assert_eq!(paged, usage);
+        let (mut paged, mut after) = (Vec::new(), None);
+        while let page @ [.., (last, _)] = store.shadow(query(after, limit)).await.unwrap().as_slice() {
+            paged.extend_from_slice(page);
+            after = Some(last.clone());
+        }
+        assert_eq!(paged, shadow);
+    }
+}
+
+pub(super) async fn no_report_makes_those_after_it_fail(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
+    for tool in ["draw", "draw", "paint"] {
+        let costly =
+            || Decision { tool: Some(tool.to_owned()), ..decision(&tenant_id, &key_id, Credits::MAX.get()) };
+        let mut report = told((0..1100).map(|_| costly()).collect());
+        report.report.decisions_dropped = u64::MAX;
+        assert_eq!(store.run(report).await.unwrap().answer.recorded, 1100);
+    }
+    assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 3_000_000_000);
+    let sums = store.usage(UsageQuery { limit: 10, ..UsageQuery::default() }).await.unwrap();
+    assert_eq!((sums.len(), sums[0].1.calls, sums[0].1.credits), (1, 3300, Credits::MAX));
+}
+
+pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
+    Decision {
         lease_id: None,
         id: moment::fresh_id("", EventId::parse).unwrap(),
         at: at(1),
@@ -21,32 +95,18 @@ pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &
         agent_id: None,
         service: None,
         tool: Some("summarize".to_owned()),
-        credits: credits(2),
+        credits: credits(amount),
         reservation_id: None,
-        usage_tokens: Some(UsageTokens { input, output }),
+        usage_tokens: None,
         status: 200,
         first_byte_ms: None,
         duration_ms: 5,
         policy_version: PolicyVersion::parse("v1").unwrap(),
         envoy: "e1".to_owned(),
-    };
-    // Two transactions, so that sums are also added to what is there.
-    for decisions in
-        [vec![decision(Some(100), Some(7)), decision(Some(20), None)], vec![decision(None, Some(3))]]
-    {
-        store.run(told(decisions)).await.unwrap();
     }
-    let by_tool = UsageQuery { by_tool: true, ..UsageQuery::default() };
-    let sums = store.usage(by_tool.clone()).await.unwrap();
-    assert_eq!((sums.len(), sums[0].calls, sums[0].credits), (1, 3, credits(6)));
-    assert_eq!((sums[0].usage_tokens.input, sums[0].usage_tokens.output), (120, 10));
-    for _ in 0..3 {
-        store.run(told(vec![decision(Some(u64::MAX), Some(u64::MAX))])).await.unwrap();
-    }
-    assert_eq!(store.usage(by_tool).await.unwrap()[0].usage_tokens.input, 3_000_000_120);
 }
 
-fn told(decisions: Vec<Decision>) -> report::Deliver {
+pub(super) fn told(decisions: Vec<Decision>) -> report::Deliver {
     report::Deliver {
         report: Report {
             subjects: Vec::new(),

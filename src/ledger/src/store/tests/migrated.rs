@@ -2,12 +2,13 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+use crate::check;
 use crate::database::Database;
 use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{assert_lawful, at, balance, credits, reserve, settle};
-use crate::store::{Relational, Store, laws, schema};
+use crate::store::{Relational, Store, schema};
 use protocol::api_key::KeyHash;
 use protocol::filter::Action;
 use protocol::{KeyId, TenantId};
@@ -62,6 +63,13 @@ async fn from_release(release: usize, database: &Database) {
         connection.execute(insert, &crate::store::sql::params![hash.as_bytes()]).unwrap();
         schema::migrate_to(&connection, release).unwrap();
         drop(connection);
+        let looked_at = check(database, None).map_err(|cause| cause.to_string());
+        if release < schema::MIGRATIONS.len() {
+            let why = looked_at.unwrap_err();
+            assert!(why.contains("older") && why.contains("agentrelay serve"), "{why}");
+        } else {
+            assert_eq!(looked_at.unwrap(), Vec::<String>::new());
+        }
         Arc::new(Relational::open(database, Arc::new(Metrics::default())).unwrap())
     });
     let (tenant, key) = (TenantId::parse("ten_1").unwrap(), KeyId::parse("key_1").unwrap());
@@ -75,6 +83,6 @@ async fn from_release(release: usize, database: &Database) {
     let held = balance(store.as_ref(), &tenant).await;
     assert_eq!((held.available, held.pending, held.posted), (credits(73), credits(20), credits(7)));
     assert_lawful(held);
-    let broken = apart(|| laws::broken(&Connection::open(database, Purpose::Read).unwrap()).unwrap());
+    let broken = apart(|| check(database, None).unwrap());
     assert_eq!(broken, Vec::<String>::new(), "from release {release}");
 }

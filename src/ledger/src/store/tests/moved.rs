@@ -6,6 +6,7 @@ use crate::database::Database;
 use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
 use crate::relocate::{Error, relocate};
+use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, assert_lawful, at, balance, credits, payer, reserve, settle};
 use crate::store::{AuditFilter, Relational, Store};
 use protocol::filter::Action;
@@ -64,4 +65,31 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     let taken = new.run(take.shares(vec![suite::leases::share(&key, 2, 50, 100)])).await.unwrap();
     assert_eq!((taken.refused.len(), taken.answer.shares[0].permits), (0, 75));
     assert_eq!(balance(new.as_ref(), &tenant).await.posted, credits(59));
+}
+
+#[test]
+fn a_move_that_fails_after_its_commit_says_that_the_rows_are_there_and_not_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let from = Database::Sqlite(directory.path().join("ledger.db"));
+    Relational::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
+    let server = server();
+    let failed = |at: &str, sabotage: &str| {
+        let to: Database = server.database().unwrap().parse().unwrap();
+        let failed = relocate(&from, &to, None, |table| {
+            if table == at {
+                Connection::open(&to, Purpose::Write).unwrap().batch(sabotage).unwrap();
+            }
+        });
+        failed.unwrap_err().to_string()
+    };
+    let before = failed("looking at the source", "CREATE TABLE feed ()");
+    assert!(before.starts_with("nothing was moved: "), "{before}");
+    for sabotage in ["DROP TABLE feed", "UPDATE feed SET base = 1"] {
+        let after = failed("verifying feed", sabotage);
+        assert!(after.starts_with("the rows were copied to postgres://"), "{after}");
+        assert!(
+            after.contains("the copy is not verified") && !after.contains("nothing was moved"),
+            "{after}"
+        );
+    }
 }

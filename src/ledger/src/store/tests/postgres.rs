@@ -197,3 +197,16 @@ async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_on
     let held = balance(store.as_ref(), &tenant).await;
     assert_eq!((held.available, held.pending), (credits(6), credits(4)));
 }
+
+#[test]
+fn what_goes_through_whole_tables_is_not_cut_off_and_everything_else_is() {
+    let server = server();
+    let connection = Connection::open(&fresh(&server), Purpose::Write).unwrap();
+    let timeout = |connection: &Connection| {
+        connection.first("SELECT current_setting('statement_timeout')", &[], |row| row.get::<String>(0))
+    };
+    assert_eq!(connection.migrate(timeout).unwrap().as_deref(), Some("0"));
+    assert_eq!(connection.survey(timeout).unwrap().as_deref(), Some("0"));
+    assert_eq!(connection.snapshot(timeout).unwrap().as_deref(), Some("10s"));
+    assert_eq!(connection.write(timeout).unwrap().as_deref(), Some("10s"));
+}
