@@ -12,6 +12,8 @@ mod ledger;
 mod vm;
 
 use harness::{files, policy};
+use protocol::KeyId;
+use protocol::filter::Change;
 use protocol::key::Limit;
 use serde_yaml_ng::Value;
 use std::collections::BTreeMap;
@@ -168,6 +170,67 @@ fn assert_refused(exchanged: &Exchanged, status: u32, kind: &str) {
     let reply = exchanged.reply.as_ref().expect("the filter answered");
     let body = String::from_utf8_lossy(&reply.body);
     assert!(body.contains(&format!("urn:agentrelay:problem:{kind}")), "{body}");
+}
+
+/// Sends leased calls until some are paid from a lease, and says how many are.
+fn spend_from_leases(gate: &mut Vm, key: &str) -> u64 {
+    let request = Request::call(key, "summarize");
+    (0..12).for_each(|_| assert_eq!(gate.exchange(&request).status, 200));
+    gate.pass(100);
+    12 - gate.ledger.reserved
+}
+
+#[test]
+fn what_calls_back_leases_or_shares_makes_no_vm_forget_its_keys() {
+    let mut gate = shipped();
+    let key = gate.key("enterprise", &["read"], Vec::new());
+    let share = || Change::Share { key_id: KeyId::parse("key_1").expect("it is an id"), limit_id: 1 };
+    // They are heard while the key's lookup is under way.
+    gate.ledger.changes.extend((0..300).map(|_| share()));
+    gate.exchange(&Request::get(&key));
+    gate.exchange(&Request::get(&key));
+    assert_eq!((gate.metric("agentrelay_keys"), gate.ledger.lookups, gate.ledger.heard), (1, 1, 2));
+}
+
+#[test]
+fn a_recall_among_more_changes_than_are_kept_is_heard() {
+    let mut gate = shipped();
+    let key = gate.key("enterprise", &["read", "generate"], Vec::new());
+    let spent = spend_from_leases(&mut gate, &key);
+    assert!(spent > 0);
+    gate.ledger.changes.push(Change::Recall { tenant_id: vm::tenant_id() });
+    let other = Change::Key { key_id: KeyId::parse("key_1").expect("it is an id") };
+    gate.ledger.changes.extend((0..300).map(|_| other.clone()));
+    gate.pass(100);
+    let accounts: Vec<_> = gate.ledger.accounts.values().collect();
+    assert!(!accounts.is_empty() && accounts.iter().all(|account| account.closed), "{accounts:?}");
+    assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
+}
+
+#[test]
+fn changes_that_can_not_be_passed_on_are_asked_for_again_in_time() {
+    let mut gate = shipped();
+    gate.refuse_writes("agentrelay/feed/1/log");
+    let before = gate.ledger.heard;
+    gate.ledger.changes.push(Change::Key { key_id: KeyId::parse("key_1").expect("it is an id") });
+    gate.pass(3_000);
+    let heard = gate.ledger.heard - before;
+    assert!((3..=7).contains(&heard), "{heard} times in 3 s");
+}
+
+#[test]
+fn a_vm_that_ends_leaves_to_the_next_what_it_spent_from_leases() {
+    let mut gate = shipped();
+    let key = gate.key("enterprise", &["read", "generate"], Vec::new());
+    let spent = spend_from_leases(&mut gate, &key);
+    assert!(spent > 0);
+    assert!(gate.ledger.accounts.is_empty(), "it has accounted already: {:?}", gate.ledger.accounts);
+    let mut gate = gate.reload();
+    // It takes over the feed, and then says what is due; who rests gives back.
+    gate.pass(10_000);
+    let accounts: Vec<_> = gate.ledger.accounts.values().collect();
+    assert!(accounts.iter().all(|account| account.closed), "{accounts:?}");
+    assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
 }
 
 /// A policy whose limits are far away.

@@ -309,6 +309,23 @@ fn a_global_limit_holds_over_two_envoys_and_its_shares_follow_the_traffic() {
 }
 
 #[test]
+fn calls_that_come_at_once_pass_while_a_global_limit_has_room_for_them() {
+    run_within(MINUTES, async {
+        let gate = with_a_global_limit().await;
+        let agent = Arc::new(gate.agent("pro").await);
+        let calls: Vec<_> = (0..200)
+            .map(|_| {
+                let agent = agent.clone();
+                tokio::spawn(async move { agent.call(&mcp::search()).await })
+            })
+            .collect();
+        for call in calls {
+            call.await.expect("no call panics").assert_allowed();
+        }
+    });
+}
+
+#[test]
 fn without_the_ledger_a_lease_and_a_share_go_on_for_their_time() {
     run_within(MINUTES, async {
         let mut gate = with_a_global_limit().await;

@@ -13,6 +13,7 @@ type Guest<'g> = Caller<'g, Host>;
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const CAS_MISMATCH: u32 = 8;
+const INTERNAL_FAILURE: u32 = 10;
 /// The date on which every test begins.
 const BEGINS_NANOS: u64 = 1_790_000_000_000_000_000;
 /// Maps and buffers that belong to the stream, not to a call's answer.
@@ -54,6 +55,8 @@ pub struct Host {
     pub maps: BTreeMap<u32, Pairs>,
     pub buffers: BTreeMap<u32, Vec<u8>>,
     pub shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
+    /// Name of a value of shared data that takes no writes.
+    pub read_only: Option<&'static str>,
     pub metrics: Vec<(String, i64)>,
     pub calls: VecDeque<Call>,
     pub reply: Option<LocalReply>,
@@ -81,6 +84,12 @@ impl Host {
     /// A host in whose environment these variables are, as `NAME=value`.
     pub fn new(environment: Vec<String>) -> Host {
         Host { environment, ..Host::default() }
+    }
+
+    /// What is left of a host when the VM on it has ended.
+    pub fn without_vm(self) -> Host {
+        let Host { nanos, shared, environment, revisions, calls_started, drawn, .. } = self;
+        Host { nanos, shared, environment, revisions, calls_started, drawn, ..Host::default() }
     }
 
     /// The date in milliseconds.
@@ -323,6 +332,9 @@ fn shared(linker: &mut Linker<Host>) -> Result<(), Error> {
         |guest, name: u32, name_size: u32, value: u32, value_size: u32, revision: u32| {
             let (name, value) = (guest.read(name, name_size), guest.read(value, value_size));
             let host = guest.data_mut();
+            if host.read_only.is_some_and(|read_only| read_only.as_bytes() == name) {
+                return Ok(INTERNAL_FAILURE);
+            }
             if let Some((_, own)) = host.shared.get(&name)
                 && revision != 0
                 && revision != *own

@@ -3,14 +3,14 @@
 use crate::host::Call;
 use protocol::api_key::KeyHash;
 use protocol::filter::{
-    self as api, Changes, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
+    self as api, Change, Changes, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
 };
 use protocol::key::KeyRecord;
-use protocol::lease::{Grant, LEASE_TTL_MS, LEASES_PATH, Round, RoundAnswer, SHARE_TTL_MS};
+use protocol::lease::{Account, Grant, LEASE_TTL_MS, LEASES_PATH, Round, RoundAnswer, SHARE_TTL_MS};
 use protocol::problem::Problem;
-use protocol::{Credits, Timestamp};
+use protocol::{Credits, LeaseId, Timestamp};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The ledger.
 pub struct Ledger {
@@ -24,6 +24,14 @@ pub struct Ledger {
     pub settlements: usize,
     /// Keys that were asked for.
     pub lookups: usize,
+    /// What changed, in order.
+    pub changes: Vec<Change>,
+    /// Reservations that were made.
+    pub reserved: u64,
+    /// Times that the change feed was answered.
+    pub heard: usize,
+    /// The last account of each lease.
+    pub accounts: BTreeMap<LeaseId, Account>,
 }
 
 /// A status and a body.
@@ -32,7 +40,17 @@ pub type Answer = (u16, Vec<u8>);
 impl Ledger {
     /// A ledger without keys.
     pub fn new(policy: String) -> Ledger {
-        Ledger { policy, keys: HashMap::new(), decisions: 0, settlements: 0, lookups: 0 }
+        Ledger {
+            policy,
+            keys: HashMap::new(),
+            decisions: 0,
+            settlements: 0,
+            lookups: 0,
+            changes: Vec::new(),
+            reserved: 0,
+            heard: 0,
+            accounts: BTreeMap::new(),
+        }
     }
 
     /// Answers a call; `None` while the change feed is held open.
@@ -43,17 +61,24 @@ impl Ledger {
             api::CHANGES_PATH => {
                 let wait_ms = path.split("wait_ms=").nth(1).map_or(0, |wait| wait.parse().expect("a number"));
                 let is_over = nanos / 1_000_000 >= call.at_ms + wait_ms;
-                is_over.then(|| json(200, &Changes { next: 1, reset: false, changes: Vec::new() }))
+                let after = path.split("after=").nth(1).and_then(|after| after.split('&').next());
+                let after = after.map_or(self.changes.len(), |after| after.parse().expect("a number"));
+                let changes = self.changes[after..].to_vec();
+                (is_over || !changes.is_empty()).then(|| {
+                    self.heard += 1;
+                    json(200, &Changes { next: self.changes.len() as u64, reset: false, changes })
+                })
             }
             api::RESOLVE_PATH => Some(self.resolve(&read(call))),
             api::RESERVE_PATH => {
+                self.reserved += 1;
                 let ReserveRequest { reservation_id, ttl_seconds, .. } = read(call);
                 let expires_at = Timestamp::from_millis(wall_ms).plus_seconds(ttl_seconds.into());
                 let available = Credits::new(1000).expect("it is in bounds");
                 Some(json(201, &ReserveAnswer { reservation_id, expires_at, available }))
             }
             api::REPORT_PATH => Some(self.report(read(call))),
-            LEASES_PATH => Some(lease(read(call))),
+            LEASES_PATH => Some(self.lease(read(call))),
             other => panic!("{other} is no call of the filter's"),
         }
     }
@@ -78,19 +103,22 @@ impl Ledger {
         let (settled, recorded) = (report.settlements.len() as u64, report.decisions.len() as u64);
         json(200, &ReportAnswer { settled, recorded })
     }
-}
 
-fn lease(round: Round) -> Answer {
-    let leases = round.asks.into_iter().map(|ask| Grant { lease_id: ask.lease_id, credits: ask.credits });
-    let ended = round.accounts.into_iter().filter(|account| account.closed).map(|account| account.lease_id);
-    let answer = RoundAnswer {
-        lease_ttl_ms: LEASE_TTL_MS,
-        share_ttl_ms: SHARE_TTL_MS,
-        leases: leases.collect(),
-        ended: ended.collect(),
-        shares: Vec::new(),
-    };
-    json(200, &answer)
+    fn lease(&mut self, round: Round) -> Answer {
+        self.accounts
+            .extend(round.accounts.iter().map(|account| (account.lease_id.clone(), account.clone())));
+        let leases = round.asks.into_iter().map(|ask| Grant { lease_id: ask.lease_id, credits: ask.credits });
+        let ended =
+            round.accounts.into_iter().filter(|account| account.closed).map(|account| account.lease_id);
+        let answer = RoundAnswer {
+            lease_ttl_ms: LEASE_TTL_MS,
+            share_ttl_ms: SHARE_TTL_MS,
+            leases: leases.collect(),
+            ended: ended.collect(),
+            shares: Vec::new(),
+        };
+        json(200, &answer)
+    }
 }
 
 fn read<B: serde::de::DeserializeOwned>(call: &Call) -> B {

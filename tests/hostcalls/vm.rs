@@ -3,9 +3,9 @@
 use crate::host::{self, Host, LocalReply, Pairs, draw};
 use crate::ledger::{Answer, Ledger};
 use harness::files;
-use protocol::KeyId;
 use protocol::api_key::{self, KeyHash, Kind};
 use protocol::key::{KeyRecord, KeySource, KeyState, Limit};
+use protocol::{KeyId, TenantId};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use wasmi::{
@@ -101,6 +101,11 @@ impl Request {
     }
 }
 
+/// Who pays for all keys.
+pub fn tenant_id() -> TenantId {
+    TenantId::parse("ten_0199f1d2b3c4d5e6f700000001").expect("it is an id")
+}
+
 fn head(secret: &str, own: &[(&str, &str)]) -> Pairs {
     let authorization = format!("Bearer {secret}");
     let always = [
@@ -117,12 +122,21 @@ fn head(secret: &str, own: &[(&str, &str)]) -> Pairs {
 impl Vm {
     /// Starts the filter as far as it serves: policy loaded, change feed heard.
     pub fn start(policy: &str) -> Vm {
-        let mut linker = Linker::new(MODULE.engine());
-        host::define(&mut linker).expect("each function is defined once");
         let mut secrets = 0;
         let credential = api_key::mint(Kind::Filter, || draw(&mut secrets));
         let environment = vec![format!("AGENTRELAY_FILTER_KEY={credential}")];
-        let mut store = Store::new(MODULE.engine(), Host::new(environment));
+        Vm::start_on(Host::new(environment), Ledger::new(policy.to_owned()), secrets)
+    }
+
+    /// The VM ends as by a trap, and a new one takes its place.
+    pub fn reload(self) -> Vm {
+        Vm::start_on(self.store.into_data().without_vm(), self.ledger, self.secrets)
+    }
+
+    fn start_on(host: Host, ledger: Ledger, secrets: u64) -> Vm {
+        let mut linker = Linker::new(MODULE.engine());
+        host::define(&mut linker).expect("each function is defined once");
+        let mut store = Store::new(MODULE.engine(), host);
         store.set_fuel(FUEL).expect("fuel is metered");
         for import in MODULE.imports() {
             let (module, name) = (import.module(), import.name());
@@ -141,7 +155,6 @@ impl Vm {
             instance.get_typed_func(&store, "proxy_on_memory_allocate").expect("the host can allocate");
         store.data_mut().inside = Some((memory, allocate));
         store.data_mut().buffers.insert(CONFIGURATION, b"{}".to_vec());
-        let ledger = Ledger::new(policy.to_owned());
         let mut vm = Vm { store, instance, memory, ledger, stream: ROOT, secrets, fuel: BTreeMap::new() };
         vm.enter::<_, ()>("_initialize", ROOT, ());
         vm.enter::<_, ()>("proxy_on_context_create", ROOT, (ROOT, 0));
@@ -159,7 +172,7 @@ impl Vm {
         let number = self.ledger.keys.len();
         let record = KeyRecord {
             key_id: KeyId::parse(&format!("key_0199f1d2b3c4d5e6f7{number:08}")).expect("it is an id"),
-            tenant_id: protocol::TenantId::parse("ten_0199f1d2b3c4d5e6f700000001").expect("it is an id"),
+            tenant_id: tenant_id(),
             tier: tier.to_owned(),
             state: KeyState::Active,
             scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
@@ -254,10 +267,15 @@ impl Vm {
     /// Answers the calls that the ledger answers by now, and those that follow from the answers.
     fn answer_calls(&mut self) {
         let mut held = Vec::new();
+        let mut answered = 0;
         while let Some(call) = self.store.data_mut().calls.pop_front() {
             let (nanos, wall_ms) = (self.store.data().nanos, self.store.data().wall_ms());
             match self.ledger.answer(&call, nanos, wall_ms) {
-                Some(answer) => self.answered(call.id, answer),
+                Some(answer) => {
+                    self.answered(call.id, answer);
+                    answered += 1;
+                    assert!(answered < 1000, "the filter asks without end: {}", call.path());
+                }
                 None => held.push(call),
             }
         }
@@ -285,6 +303,11 @@ impl Vm {
     /// Values of shared data, which are never freed.
     pub fn shared(&self) -> usize {
         self.store.data().shared.len()
+    }
+
+    /// From now, this value of shared data takes no writes.
+    pub fn refuse_writes(&mut self, name: &'static str) {
+        self.store.data_mut().read_only = Some(name);
     }
 
     /// Calls what the module exports, as a callback that concerns this context.

@@ -1,8 +1,8 @@
 //! The change feed: one VM of this Envoy listens for all of them.
 //!
-//! Who listens is settled by a short lease in shared data. The listener long-polls the ledger and writes what it
-//! hears to shared data, where every VM reads it on its tick. A VM that dies stops renewing, and another takes over
-//! where it left off.
+//! Who listens is settled by a short lease in shared data. The listener long-polls the ledger and writes what changed
+//! to shared data, where every VM reads it on its tick. What calls something back it does itself, for all: that is in
+//! no record that a VM keeps. A VM that dies stops renewing, and another takes over where it left off.
 
 use crate::host;
 use policy::window::Monotonic;
@@ -115,9 +115,8 @@ impl Feed {
         self.log.position
     }
 
-    /// The ledger answered: passes it on to every VM.
+    /// The ledger answered: passes it on to every VM. If it can't be passed on it counts as lost, and is asked for again.
     pub fn heard(&mut self, answer: Changes, now: Monotonic) {
-        self.in_flight = false;
         for _ in 0..8 {
             let read = host::shared(LOG);
             let mut log: Log = policy::json::read(&read.bytes).unwrap_or_default();
@@ -133,10 +132,16 @@ impl Feed {
             log.position = Some(answer.next);
             log.confirmed_ms = now.0;
             let bytes = serde_json::to_vec(&log).unwrap_or_default();
-            if !matches!(host::swap_shared(LOG, &read, &bytes), Ok(false)) {
-                return;
+            match host::swap_shared(LOG, &read, &bytes) {
+                Ok(true) => {
+                    self.in_flight = false;
+                    return;
+                }
+                Ok(false) => {}
+                Err(host::Refused(_)) => break,
             }
         }
+        self.lost(now);
     }
 
     /// The ledger did not answer.

@@ -17,7 +17,7 @@ use crate::results;
 use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
-use policy::key_table::KeyTable;
+use policy::key_table::{Changed, KeyTable};
 use policy::late;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
@@ -464,17 +464,30 @@ impl Worker {
         let changes = answer
             .filter(|answer| answer.status == 200)
             .and_then(|answer| policy::json::read::<Changes>(&answer.body).ok());
-        let Some(changes) = changes else {
+        let Some(mut changes) = changes else {
             self.metrics().feed_lost.add(1);
             self.feed.borrow_mut().lost(now);
             return;
         };
+        changes.changes.retain(|change| !self.call_back(change));
         self.feed.borrow_mut().heard(changes, now);
         let news = self.feed.borrow_mut().follow();
         self.apply(news, now);
         if self.feed.borrow_mut().should_listen(now) {
             self.listen(now);
         }
+    }
+
+    /// Gives back, for the whole Envoy, what a change calls back; false if it calls nothing back. Other VMs need not hear
+    /// of it: under contention there are many such changes, and none is a reason to forget a key.
+    fn call_back(&self, change: &Change) -> bool {
+        match change {
+            Change::Recall { tenant_id } => self.recalled(tenant_id),
+            Change::Share { key_id, limit_id } => self.share_recalled(key_id, *limit_id),
+            Change::Key { .. } | Change::Tenant { .. } | Change::Policy { .. } => return false,
+        }
+        self.metrics().changes.add(1);
+        true
     }
 
     fn apply(&self, news: News, now: Monotonic) {
@@ -488,22 +501,22 @@ impl Worker {
             News::Changed(changes) => changes,
         };
         self.changes_applied.set(self.changes_applied.get().saturating_add(1));
+        let mut changed = Changed::default();
         for change in changes {
             self.metrics().changes.add(1);
             match change {
-                Change::Key { key_id } => self.metrics().keys.add(self.keys.borrow_mut().drop_key(&key_id)),
-                Change::Tenant { tenant_id } => {
-                    self.metrics().keys.add(self.keys.borrow_mut().drop_tenant(&tenant_id));
-                }
-                Change::Recall { tenant_id } => self.recalled(&tenant_id),
-                Change::Share { key_id, limit_id } => self.share_recalled(&key_id, limit_id),
+                Change::Key { key_id } => drop(changed.keys.insert(key_id)),
+                Change::Tenant { tenant_id } => drop(changed.tenants.insert(tenant_id)),
                 Change::Policy { version } => {
                     if self.policy().is_none_or(|policy| *policy.version() != version) {
                         self.ask_for_policy(now);
                     }
                 }
+                // The listener has done them.
+                Change::Recall { .. } | Change::Share { .. } => {}
             }
         }
+        self.metrics().keys.add(self.keys.borrow_mut().drop_changed(&changed));
     }
 
     /// Asks at the next tick, also if an older question is under way: its answer may be older than the change.

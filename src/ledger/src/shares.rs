@@ -56,8 +56,18 @@ pub fn give(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timesta
     let answer =
         |permits| Answer { key_id: key_id.clone(), limit_id: *limit_id, revision: *revision, permits };
     let known = rows.shares.get(&at).filter(|share| share.expires_at > now);
+    let window_millis = u64::from(limit.window_seconds).saturating_mul(1000);
+    let lasts_millis = TTL_MILLIS.saturating_add(window_millis).saturating_add(MARGIN_MILLIS);
+    let expires_at = now.plus_millis(lasts_millis);
     if let Some(known) = known.filter(|known| *revision <= known.revision) {
-        return answer(known.permits);
+        let permits = known.permits;
+        if *revision == known.revision {
+            // Another worker asks the same, and the Envoy may count from when that one asked.
+            let expires_at = expires_at.max(known.expires_at);
+            let share = Share { renewed_at: now, expires_at, ..known.clone() };
+            rows.put_share(at, share);
+        }
+        return answer(permits);
     }
     // What it holds by its own word and by the ledger's: it can't keep what it was not given.
     let held = known.map_or(0, |known| known.permits.min(*keep));
@@ -79,15 +89,13 @@ pub fn give(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timesta
     if calls {
         rows.change(Change::Share { key_id: key_id.clone(), limit_id: *limit_id }, now);
     }
-    let window_millis = u64::from(limit.window_seconds).saturating_mul(1000);
-    let lasts_millis = TTL_MILLIS.saturating_add(window_millis).saturating_add(MARGIN_MILLIS);
     let own_call = rows.shares.get(&at).and_then(|share| share.called_at);
     let share = Share {
         permits,
         revision: *revision,
         window_seconds: limit.window_seconds,
         renewed_at: now,
-        expires_at: now.plus_millis(lasts_millis),
+        expires_at,
         called_at: if calls { Some(now) } else { own_call },
     };
     rows.put_share(at, share);

@@ -31,12 +31,13 @@ use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
 use crate::mcp::list::Page;
 use crate::rules::{LimitRule, Policy, Service, ServiceKind};
-use crate::window::Monotonic;
 use crate::window::slot::{Ask, Stage};
+use crate::window::{Monotonic, Verdict};
 use batch::Batch;
 use charge::Charge;
 use classify::Classified;
 use gate_tools::GateCall;
+use limits::Rounds;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
 use protocol::filter::{IssueRequest, ReserveRequest};
@@ -179,10 +180,11 @@ enum Phase {
     /// Waiting for the windows; what refuses the request once the key's own windows let it pass.
     AskingWindows {
         asks: Vec<Ask>,
+        /// Those on the first of the asks, which have taken their permits and are not asked again.
+        verdicts: Vec<Verdict>,
         refusal: Option<Refusal>,
         is_opening: bool,
-        /// How often more may still be asked of the ledger.
-        rounds: u8,
+        rounds: Rounds,
     },
     Reserving,
     Issuing,
@@ -437,8 +439,13 @@ impl Exchange {
             Some(_) => of_key.collect(),
             None => of_key.chain(of_tool).collect(),
         };
-        self.phase =
-            Phase::AskingWindows { asks: asks.clone(), refusal, is_opening, rounds: limits::SHARE_ROUNDS };
+        self.phase = Phase::AskingWindows {
+            asks: asks.clone(),
+            verdicts: Vec::new(),
+            refusal,
+            is_opening,
+            rounds: Rounds::default(),
+        };
         Step::AskWindows { asks }
     }
 

@@ -4,12 +4,21 @@ use crate::Key;
 use crate::window::Monotonic;
 use protocol::api_key::KeyHash;
 use protocol::{KeyId, TenantId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 /// Where the table is full, this part of it goes at once: looking for what goes takes as long as the table is large.
 const SWEPT_PART: usize = 8;
+
+/// Whose records may be out of date.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// These keys, and those that they asked for.
+    pub keys: HashSet<KeyId>,
+    /// These tenants.
+    pub tenants: HashSet<TenantId>,
+}
 
 struct Entry {
     key: Arc<Key>,
@@ -84,18 +93,17 @@ impl KeyTable {
         self.count().saturating_sub(before)
     }
 
-    /// Drops every record of a key, and of those that it asked for.
-    pub fn drop_key(&mut self, key_id: &KeyId) -> i64 {
-        let is_of = |key: &Key| {
-            let parent = key.record.parent.as_ref().map(|parent| &parent.key_id);
-            key.record.key_id == *key_id || parent == Some(key_id)
-        };
-        self.drop_where(is_of)
-    }
-
-    /// Drops every record of a tenant.
-    pub fn drop_tenant(&mut self, tenant_id: &TenantId) -> i64 {
-        self.drop_where(|key| key.record.tenant_id == *tenant_id)
+    /// Drops every record of what changed. One look through the table, however much that is.
+    pub fn drop_changed(&mut self, changed: &Changed) -> i64 {
+        if changed.keys.is_empty() && changed.tenants.is_empty() {
+            return 0;
+        }
+        self.drop_where(|Key { record, .. }| {
+            let parent = record.parent.as_ref().map(|parent| &parent.key_id);
+            changed.keys.contains(&record.key_id)
+                || parent.is_some_and(|parent| changed.keys.contains(parent))
+                || changed.tenants.contains(&record.tenant_id)
+        })
     }
 
     /// Drops every record.
@@ -251,9 +259,13 @@ mod tests {
         for (n, (id, tenant, parent)) in keys.into_iter().enumerate() {
             table.insert(hash(n), key(id, tenant, parent), Monotonic(0));
         }
-        assert_eq!(table.drop_key(&KeyId::parse("a").unwrap()), -2);
+        let of_keys = |ids: &[&str]| ids.iter().map(|id| KeyId::parse(id).unwrap()).collect();
+        let of_key = Changed { keys: of_keys(&["a", "unknown"]), ..Changed::default() };
+        assert_eq!(table.drop_changed(&of_key), -2);
         assert!(!find(&mut table, 0) && !find(&mut table, 1) && find(&mut table, 2));
-        assert_eq!(table.drop_tenant(&TenantId::parse("ten_1").unwrap()), -1);
+        let tenants = HashSet::from([TenantId::parse("ten_1").unwrap()]);
+        assert_eq!(table.drop_changed(&Changed { tenants, ..Changed::default() }), -1);
+        assert_eq!(table.drop_changed(&Changed::default()), 0);
         assert!(find(&mut table, 3));
         assert_eq!(table.clear(), -1);
         assert!(!find(&mut table, 3));

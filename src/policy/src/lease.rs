@@ -209,7 +209,12 @@ impl Purse {
         self.second = self.second.max(second);
         self.this = self.this.saturating_add(price);
         self.last_spent_ms = now.0.max(1);
-        let lease = self.leases.iter_mut().find(|lease| lease.left(now) >= price)?;
+        let place = self.leases.iter().position(|lease| lease.left(now) >= price)?;
+        let (passed, rest) = self.leases.split_at_mut(place);
+        // What is left in those is too little for this call, perhaps for all to come: it goes back, lest they add up
+        // to as many leases as the ledger lends.
+        passed.iter_mut().for_each(|lease| lease.close(now));
+        let lease = rest.first_mut()?;
         lease.spent = lease.spent.saturating_add(price);
         Some(lease.id)
     }

@@ -30,6 +30,8 @@ pub struct Window {
 pub struct Verdict {
     /// A permit was there.
     pub admitted: bool,
+    /// Permits that this Envoy may give in any window.
+    pub permits: u32,
     /// Permits left now.
     pub remaining: u32,
     /// Milliseconds until at least one permit more is there than now; 0 if none is out.
@@ -98,7 +100,7 @@ impl Window {
             }
         }
         let remaining = limit.permits.saturating_sub(self.used());
-        Verdict { admitted, remaining, reset_ms, ..Verdict::default() }
+        Verdict { admitted, permits: limit.permits, remaining, reset_ms, ..Verdict::default() }
     }
 }
 

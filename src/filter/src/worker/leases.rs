@@ -131,18 +131,13 @@ impl Worker {
 
     /// Another Envoy's calls wait for what this one has on lease.
     pub(super) fn recalled(&self, tenant_id: &TenantId) {
-        if self.feed.borrow().is_listener() {
-            let tenant = fingerprint(tenant_id.as_str());
-            purses::recall(tenant, self.metrics());
-            self.say_accounts(purses::due(slot(tenant), self.metrics()));
-        }
+        let tenant = fingerprint(tenant_id.as_str());
+        purses::recall(tenant, self.metrics());
+        self.say_accounts(purses::due(slot(tenant), self.metrics()));
     }
 
     /// Another Envoy's calls wait for permits that this one may not need.
     pub(super) fn share_recalled(&self, key_id: &KeyId, limit_id: u32) {
-        if !self.feed.borrow().is_listener() {
-            return;
-        }
         let fingerprint = fingerprint(key_id.as_str());
         let Some(ask) = windows::release_share(fingerprint, limit_id, self.metrics()) else { return };
         let shares = vec![ShareOf { fingerprint, limit_id, revision: ask.revision }];

@@ -26,12 +26,14 @@ struct Envoy {
     share: u32,
     ends_ms: u64,
     revision: u64,
+    /// Said and not answered yet.
+    asked: Option<ShareAsk>,
 }
 
 impl Envoy {
     fn new(number: usize) -> Envoy {
         let instance = InstanceId::parse(&format!("i{number}")).unwrap();
-        Envoy { instance, window: Window::default(), share: 0, ends_ms: 0, revision: 0 }
+        Envoy { instance, window: Window::default(), share: 0, ends_ms: 0, revision: 0, asked: None }
     }
 
     fn holds(&mut self, now_ms: u64) -> u32 {
@@ -56,7 +58,13 @@ impl Envoy {
         self.revision += 1;
         let ask =
             ShareAsk { key_id: key(), limit_id: 7, limit: LIMIT, revision: self.revision, keep, wanted };
+        self.asked = Some(ask.clone());
         Message { ask, sent_ms: now_ms }
+    }
+
+    /// Another worker asks the same.
+    fn repeat(&self, now_ms: u64) -> Option<Message> {
+        self.asked.clone().map(|ask| Message { ask, sent_ms: now_ms })
     }
 
     fn answered(&mut self, answer: &Answer, sent_ms: u64) {
@@ -64,6 +72,7 @@ impl Envoy {
         if answer.revision == self.revision {
             self.share = answer.permits;
             self.ends_ms = sent_ms + TTL_MILLIS;
+            self.asked = None;
         }
     }
 }
@@ -84,6 +93,9 @@ enum Command {
         envoy: usize,
         spare: u32,
         wanted: u32,
+    },
+    Repeat {
+        envoy: usize,
     },
     /// One of the rounds that were ever sent reaches the ledger.
     Reach {
@@ -117,6 +129,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => (envoy.clone(), 1u32..30).prop_map(|(envoy, count)| Command::Calls { envoy, count }),
         3 => (envoy.clone(), spare.clone(), 0u32..60)
             .prop_map(|(envoy, spare, wanted)| Command::Ask { envoy, spare, wanted }),
+        2 => envoy.clone().prop_map(|envoy| Command::Repeat { envoy }),
         3 => any::<usize>().prop_map(|pick| Command::Reach { pick }),
         3 => any::<usize>().prop_map(|pick| Command::Answer { pick }),
         5 => (envoy.clone(), spare, 0u32..60)
@@ -186,6 +199,10 @@ impl World {
             Command::Ask { envoy, spare, wanted } => {
                 let message = self.envoys[envoy].ask(spare, wanted, self.now_ms);
                 self.sent.push((self.envoys[envoy].instance.clone(), message));
+            }
+            Command::Repeat { envoy } => {
+                let envoy = &self.envoys[envoy];
+                self.sent.extend(envoy.repeat(self.now_ms).map(|message| (envoy.instance.clone(), message)));
             }
             Command::Reach { pick } => {
                 if let Some((instance, message)) = self.sent.get(pick % self.sent.len().max(1)).cloned() {
@@ -282,6 +299,28 @@ fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
     assert_eq!(calls, [1, 1, 1, 2, 2, 3]);
     assert_eq!(rows.changes[0].0, Change::Share { key_id: key(), limit_id: 7 });
     assert_eq!(second.share, 10);
+}
+
+#[test]
+fn what_two_workers_ask_alike_is_answered_alike_and_counts_from_the_later_one() {
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let mut rows = Rows::default();
+    let mut envoys = [Envoy::new(0), Envoy::new(1)];
+    let message = envoys[0].ask(40, 24, now.as_millis());
+    let first = give(&mut rows, &envoys[0].instance, &message.ask, now);
+    let later = now.plus_millis(3_000);
+    let again = envoys[0].repeat(later.as_millis()).unwrap();
+    assert_eq!(give(&mut rows, &envoys[0].instance, &again.ask, later), first);
+    let lasts_millis = TTL_MILLIS + 60_000 + MARGIN_MILLIS;
+    let mut left = |at: Timestamp| {
+        let ask = envoys[1].ask(40, 40, at.as_millis()).ask;
+        let answer = give(&mut rows, &envoys[1].instance, &ask, at);
+        envoys[1].answered(&answer, at.as_millis());
+        answer.permits
+    };
+    let free = LIMIT.permits - first.permits;
+    assert!((0..20).all(|_| left(later.plus_millis(lasts_millis - 1)) <= free));
+    assert!(left(later.plus_millis(lasts_millis)) > free);
 }
 
 #[test]

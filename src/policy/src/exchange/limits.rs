@@ -18,37 +18,70 @@ pub enum SharesAnswered {
     Unavailable,
 }
 
-/// How often one request asks for more of a global limit. Workers of one Envoy ask at the same time, and only the answer
-/// to the last of them counts, so one round may not be enough.
-pub(super) const SHARE_ROUNDS: u8 = 3;
+/// How one request asks for more of global limits.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    asked: u8,
+    in_vain: u8,
+    /// The permits that there were in all when it asked last.
+    permits: u64,
+}
+
+impl Rounds {
+    /// What others of the key take first is not the request's fault: a round that brought permits is not in vain.
+    const IN_VAIN_MAX: u8 = 3;
+    /// Each round about doubles a share, so this many make any limit whole.
+    const MAX: u8 = 32;
+
+    /// True if it is to ask once more, now that there are so many permits in all.
+    fn go_on(&mut self, permits: u64) -> bool {
+        let is_in_vain = self.asked > 0 && permits <= self.permits;
+        self.in_vain = self.in_vain.saturating_add(u8::from(is_in_vain));
+        self.asked = self.asked.saturating_add(1);
+        self.permits = permits;
+        self.in_vain < Rounds::IN_VAIN_MAX && self.asked <= Rounds::MAX
+    }
+
+    fn end(&mut self) {
+        self.in_vain = Rounds::IN_VAIN_MAX;
+    }
+}
 
 impl Exchange {
     /// The windows have answered, in the order of the asks.
-    pub fn windows_asked(&mut self, verdicts: &[Verdict]) -> Step {
-        if let Some(step) = self.in_batch(|element| element.windows_asked(verdicts)) {
+    pub fn windows_asked(&mut self, answered: &[Verdict]) -> Step {
+        if let Some(step) = self.in_batch(|element| element.windows_asked(answered)) {
             return step;
         }
         let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
-        let Phase::AskingWindows { asks, refusal, is_opening, rounds } = phase else {
+        let Phase::AskingWindows { asks, mut verdicts, refusal, is_opening, mut rounds } = phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
+        verdicts.extend_from_slice(answered);
         let refusing =
-            || asks.iter().zip(verdicts).filter(|(ask, verdict)| ask.enforced && !verdict.admitted);
-        if rounds > 0 && refusing().next().is_some() && refusing().all(|(_, verdict)| verdict.is_short) {
+            || asks.iter().zip(&verdicts).filter(|(ask, verdict)| ask.enforced && !verdict.admitted);
+        let refused = |stage: Stage| refusing().any(|(ask, _)| ask.stage == stage);
+        let permits = verdicts.iter().map(|verdict| u64::from(verdict.permits)).sum();
+        if refusing().next().is_some()
+            && refusing().all(|(_, verdict)| verdict.is_short)
+            && rounds.go_on(permits)
+        {
             let rules = refusing().map(|(ask, _)| ask.rule.clone()).collect();
-            self.phase = Phase::AskingWindows { asks, refusal, is_opening, rounds: rounds.saturating_sub(1) };
+            // A stage that was let through has taken its permits, and must not take them again.
+            let taken = if refused(Stage::Key) {
+                0
+            } else {
+                asks.iter().filter(|ask| ask.stage == Stage::Key).count()
+            };
+            verdicts.truncate(taken);
+            self.phase = Phase::AskingWindows { asks, verdicts, refusal, is_opening, rounds };
             return Step::AskShares { rules };
         }
-        self.quotas = quota::quotas(&asks, verdicts);
-        let refused = |stage: Stage| {
-            asks.iter()
-                .zip(verdicts)
-                .any(|(ask, verdict)| ask.stage == stage && ask.enforced && !verdict.admitted)
-        };
+        self.quotas = quota::quotas(&asks, &verdicts);
         // Coming back helps only when every window has room, the tool's included.
         let wait_ms = asks
             .iter()
-            .zip(verdicts)
+            .zip(&verdicts)
             .filter(|(ask, verdict)| {
                 !ask.rule.shadow && (!verdict.admitted || (refused(Stage::Key) && verdict.remaining == 0))
             })
@@ -57,7 +90,7 @@ impl Exchange {
             .unwrap_or(0);
         let would_refuse = asks
             .iter()
-            .zip(verdicts)
+            .zip(&verdicts)
             .any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted);
         if would_refuse && !is_opening {
             self.would_deny.get_or_insert(Outcome::RateLimited);
@@ -84,16 +117,16 @@ impl Exchange {
         if let Some(step) = self.answered_in_batch(is_away, |element| element.shares_answered(answer)) {
             return step;
         }
-        let Phase::AskingWindows { asks, rounds, .. } = &mut self.phase else {
+        let Phase::AskingWindows { asks, verdicts, rounds, .. } = &mut self.phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
         match answer {
             // A limit that holds over all Envoys can't be kept without the ledger.
             SharesAnswered::Unavailable => return self.refuse(Refusal::ledger_unavailable()),
-            SharesAnswered::Nothing => *rounds = 0,
+            SharesAnswered::Nothing => rounds.end(),
             SharesAnswered::Changed => {}
         }
-        let asks = asks.clone();
+        let asks = asks.iter().skip(verdicts.len()).cloned().collect();
         Step::AskWindows { asks }
     }
 

@@ -57,6 +57,55 @@ fn a_lease_is_spent_to_its_last_credit_and_no_further() {
 }
 
 #[test]
+fn what_is_too_little_for_a_call_goes_back_once_a_later_lease_pays() {
+    let mut value = with_lease(5);
+    let mut call = |price, request| {
+        let (next, spent) = spend(&value, TENANT, credits(price), request, at(10)).unwrap();
+        value = match spent.ask {
+            Some(ask) => granted(&next, TENANT, request, ask, at(TTL_MS), at(11)).unwrap(),
+            None => next,
+        };
+        spent.lease
+    };
+    assert_eq!([call(3, 2), call(3, 3), call(3, 4)], [Some(1), None, None]);
+    assert_eq!([call(1, 5), call(3, 6), call(1, 7)], [Some(1), Some(4), Some(4)]);
+    let accounts = due(&value, at(20)).unwrap().1;
+    assert_eq!(accounts, [Account { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+}
+
+/// Two prices leave remainders that neither of them uses up, and the ledger lends no more while an Envoy holds many.
+#[test]
+fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
+    const OPEN_MAX: usize = 8;
+    let (mut value, mut ledger) = (Vec::new(), Ledger { available: 1 << 40, ..Ledger::default() });
+    let mut paid_last = 0;
+    for call in 0..30_000u64 {
+        let now = at(1_000 + call * 10 / 3);
+        // Whatever is said takes some milliseconds to be heard; the ledger's answer is here before the next call.
+        if call % 150 == 0 {
+            let (next, accounts) = due(&value, now).unwrap();
+            value = next;
+            for account in &accounts {
+                ledger.hear(account);
+                let deadline = (!account.closed).then_some(at(now.0 + TTL_MS));
+                value = acknowledged(&value, account, deadline, now).unwrap();
+            }
+        }
+        let id = u128::from(call) + 1;
+        let is_dear = call.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63;
+        let (next, spent) = spend(&value, TENANT, credits(3 + 4 * is_dear), id, now).unwrap();
+        value = next;
+        if let Some(ask) = spent.ask {
+            let open = ledger.leases.values().filter(|(.., closed)| !closed).count();
+            let lent = if open < OPEN_MAX { ledger.lend(id, ask.get()) } else { 0 };
+            value = granted(&value, TENANT, id, credits(lent), at(now.0 + TTL_MS), now).unwrap();
+        }
+        paid_last += u64::from(call >= 29_700 && spent.lease.is_some());
+    }
+    assert!(paid_last > 290, "{paid_last} of the last 300 calls were paid from a lease");
+}
+
+#[test]
 fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
     let mut value = with_lease(16);
     let mut asked_at = Vec::new();

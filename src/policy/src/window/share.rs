@@ -28,7 +28,7 @@ pub(super) struct Share {
     revision: u64,
     /// It holds until then.
     deadline_ms: u64,
-    /// An answer is awaited until then.
+    /// The answer to an ask for more is awaited until then; zero if none is.
     asked_until_ms: u64,
     /// The ledger has no more until then.
     dry_until_ms: u64,
@@ -50,6 +50,9 @@ pub struct Ask {
 }
 
 /// Asks for more of a limit, unless the ledger had none a moment ago: the slot's next value, and what to say.
+///
+/// Workers that ask while the answer to another's ask is under way ask the same again: the ledger answers all of them
+/// alike, and whichever answer comes counts for all.
 pub fn ask(
     value: &[u8],
     fingerprint: u64,
@@ -73,19 +76,25 @@ pub fn ask(
             if now.0 < share.dry_until_ms {
                 return None;
             }
-            share.limit = rule.limit.permits;
             let used = entry.window.used_at(&rule.limit, now);
             // What the window holds it holds, also when the share's time is over.
             let keep = share.permits(now).max(used).min(rule.limit.permits);
             let wanted = used.saturating_mul(2).max(keep).saturating_add(SPARE).min(rule.limit.permits);
-            Some(share.say(rule.id, rule.limit.window_seconds, keep, wanted, now))
+            let is_repeated = now.0 < share.asked_until_ms && share.limit == rule.limit.permits;
+            if !is_repeated {
+                share.limit = rule.limit.permits;
+                share.revise(now);
+                share.asked_until_ms = now.0.saturating_add(ASK_MS);
+            }
+            let (limit, revision) = (rule.limit, share.revision);
+            Some(Ask { limit_id: rule.id, limit, revision, keep, wanted })
         },
         Some(&rule.limit),
     )?;
     Ok(changed.and_then(|(next, ask)| ask.map(|ask| (next, ask))))
 }
 
-/// The ledger has answered the ask of this revision. An answer to an older one says nothing any more.
+/// The ledger has answered what was said with this revision. An answer to an older one says nothing any more.
 pub fn given(
     value: &[u8],
     fingerprint: u64,
@@ -101,7 +110,8 @@ pub fn given(
         now,
         |share, _| {
             let Some(share) = share.as_mut().filter(|share| share.revision == revision) else { return };
-            if permits <= share.permits(now) {
+            // Of the answers to one ask only the first shows whether there was more.
+            if share.asked_until_ms != 0 && permits <= share.permits(now) {
                 share.dry_until_ms = now.0.saturating_add(DRY_MS);
             }
             share.permits = permits;
@@ -134,7 +144,10 @@ pub fn release(
                 return None;
             }
             share.permits = keep;
-            Some(share.say(limit_id, limit.window_seconds, keep, keep, now))
+            share.revise(now);
+            // The answer to an ask under way says nothing any more.
+            share.asked_until_ms = 0;
+            Some(Ask { limit_id, limit, revision: share.revision, keep, wanted: keep })
         },
         None,
     )?;
@@ -160,12 +173,10 @@ impl Share {
             && now.0 >= self.asked_until_ms
     }
 
-    fn say(&mut self, limit_id: u32, window_seconds: u32, keep: u32, wanted: u32, now: Monotonic) -> Ask {
+    /// Makes what was said until now old.
+    fn revise(&mut self, now: Monotonic) {
         // A clock that never steps grows also where an earlier share was forgotten.
         self.revision = self.revision.saturating_add(1).max(now.0);
-        self.asked_until_ms = now.0.saturating_add(ASK_MS);
-        let limit = Limit { permits: self.limit, window_seconds };
-        Ask { limit_id, limit, revision: self.revision, keep, wanted }
     }
 }
 

@@ -136,6 +136,84 @@ fn a_whole_share_asks_for_no_more() {
     assert_eq!(gate.shares_asked, 1);
 }
 
+/// Decides GETs that come at the same moment to one worker, on which those that wait for more of a limit ask together.
+/// Returns how many pass.
+fn pass_together(gate: &mut Gate, calls: usize) -> usize {
+    let (key, now) = (gate.key.clone().unwrap(), gate.now());
+    let bearer = format!("Bearer {}", secret());
+    let headers: [(&[u8], &[u8]); 3] =
+        [(b":method", b"GET"), (b":path", b"/api/p/1"), (b"authorization", bearer.as_bytes())];
+    let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
+    let begin = |_| Exchange::begin(gate.policy.clone(), id.clone(), &headers, true, now);
+    let mut undecided: Vec<(Exchange, Step)> = (0..calls).map(begin).collect();
+    let mut passed = 0;
+    while !undecided.is_empty() {
+        let mut waiting = Vec::new();
+        let mut spent = None;
+        for (mut exchange, step) in undecided {
+            let mut next = Some(step);
+            while let Some(step) = next.take() {
+                match step {
+                    Step::FindKey(_) => next = Some(exchange.key_found(key.clone(), now)),
+                    Step::AskWindows { asks } => {
+                        let (slot, verdicts) =
+                            slot::take(&gate.slot, key.fingerprint, &asks, now.monotonic).unwrap();
+                        gate.slot = slot;
+                        next = Some(exchange.windows_asked(&verdicts));
+                    }
+                    Step::AskShares { rules } => spent = Some(rules),
+                    Step::Forward { .. } => passed += 1,
+                    Step::Refuse(_) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            if !exchange.is_decided() {
+                waiting.push(exchange);
+            }
+        }
+        let answer = spent.map_or(SharesAnswered::Nothing, |rules| gate.give(&rules));
+        let answered = waiting.into_iter().map(|mut exchange| {
+            let step = exchange.shares_answered(answer);
+            (exchange, step)
+        });
+        undecided = answered.collect();
+    }
+    passed
+}
+
+#[test]
+fn calls_that_come_together_pass_while_the_ledger_has_permits_for_them() {
+    let mut gate = global(300);
+    gate.share = Some(300);
+    assert_eq!(pass_together(&mut gate, 100), 100);
+    assert_eq!(pass_together(&mut gate, 300), 200);
+}
+
+#[test]
+fn who_waits_for_a_tools_global_limit_takes_one_permit_of_the_keys_own() {
+    let mut document = document();
+    document["tiers"]["pro"]["limits"] = json!([{"permits": 4, "window": "60s"}]);
+    document["services"]["studio"]["tools"]["search"]["limits"] =
+        json!([{"permits": 100, "window": "60s", "global": true}]);
+    let mut gate = Gate::with(document, record());
+    gate.share = Some(1);
+    gate.call("search", json!({})).forwarded();
+    gate.now_ms += 300;
+    gate.share = Some(3);
+    // Of a batch too, each message takes its own.
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{}}}"#;
+    let batch = format!("[{call},{}]", call.replace("\"id\":1", "\"id\":2"));
+    let version = [("mcp-protocol-version", "2025-03-26")];
+    let (_, sent) = gate.request_with("POST", "/mcp", Some(batch.as_bytes()), &version).forwarded();
+    assert_eq!(sent, None);
+    gate.now_ms += 300;
+    gate.share = Some(5);
+    gate.call("search", json!({})).forwarded();
+    let (status, body) = gate.call("search", json!({})).refusal();
+    assert_eq!(status, 429, "{body}");
+    assert!(gate.shares_asked >= 3);
+}
+
 #[test]
 fn without_the_ledger_a_global_limit_lasts_as_long_as_its_share() {
     let mut gate = global(100);

@@ -47,12 +47,43 @@ fn a_share_is_given_and_no_more() {
 fn only_the_answer_to_the_last_ask_counts() {
     let (rule, mut value) = (rule(10, 60), Vec::new());
     let first = asked(&mut value, &rule, 1_000).unwrap();
-    let second = asked(&mut value, &rule, 1_000).unwrap();
+    let later = 1_000 + ASK_MS;
+    let second = asked(&mut value, &rule, later).unwrap();
     assert!(second.revision > first.revision);
-    give(&mut value, &first, 8, 1_001);
-    assert!(!take(&mut value, &rule, 1_002));
-    give(&mut value, &second, 8, 1_003);
-    assert!(take(&mut value, &rule, 1_004));
+    give(&mut value, &first, 8, later + 1);
+    assert!(!take(&mut value, &rule, later + 2));
+    give(&mut value, &second, 8, later + 3);
+    assert!(take(&mut value, &rule, later + 4));
+}
+
+#[test]
+fn who_asks_while_another_worker_does_asks_the_same_and_either_answer_counts() {
+    let (rule, mut value) = (rule(100, 60), Vec::new());
+    let first = asked(&mut value, &rule, 1_000).unwrap();
+    let second = asked(&mut value, &rule, 1_001).unwrap();
+    assert_eq!(second, first);
+    give(&mut value, &first, 8, 1_002);
+    (0..8).for_each(|_| assert!(take(&mut value, &rule, 1_003)));
+    // The second answer brings no more, and does not keep anybody from asking again.
+    give(&mut value, &second, 8, 1_004);
+    assert!(!take(&mut value, &rule, 1_005));
+    let third = asked(&mut value, &rule, 1_006).unwrap();
+    assert!(third.revision > first.revision);
+    assert_eq!((third.keep, third.wanted), (8, 24));
+}
+
+#[test]
+fn an_ask_after_a_release_is_a_new_one() {
+    let (rule, mut value) = (rule(100, 60), Vec::new());
+    let ask = asked(&mut value, &rule, 0).unwrap();
+    give(&mut value, &ask, 50, 0);
+    let under_way = asked(&mut value, &rule, 10).unwrap();
+    let (next, released) = release(&value, KEY, 1, Monotonic(20)).unwrap().unwrap();
+    value = next;
+    assert_eq!(released.keep, 25);
+    let again = asked(&mut value, &rule, 30).unwrap();
+    assert!(under_way.revision < released.revision && released.revision < again.revision);
+    assert_eq!(again.keep, 25);
 }
 
 #[test]
