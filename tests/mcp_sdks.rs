@@ -4,13 +4,17 @@
 //! reference: what clients do with HTTP statuses differs, which is why a service chooses the form of its refusals.
 
 use harness::agent::NewKey;
+use harness::clock::eventually;
 use harness::python::Server;
 use harness::sdks::{Era, Sdk};
 use harness::{Agent, Gate, mcp, policy, run};
 use serde_json::{Value, json};
 
 async fn gate(form: &'static str) -> (Gate, Server) {
-    let server = Server::start(&[]).await;
+    gate_before(Server::start(&[]).await, form).await
+}
+
+async fn gate_before(server: Server, form: &'static str) -> (Gate, Server) {
     let gate = Gate::options()
         .upstream(&server.url)
         .policy(move |policy| policy["services"]["studio"]["refusals"] = policy::yaml(form))
@@ -146,6 +150,34 @@ fn a_missing_scope_is_a_typed_error_where_the_client_has_one() {
                 Sdk::Inspector => "tool_not_found",
             };
             assert_shown(client, &refused, &[words]);
+        }
+    });
+}
+
+#[test]
+fn a_tool_that_no_rule_names_is_refused_and_the_session_goes_on() {
+    run(async {
+        let (gate, _server) = gate_before(Server::start(&["--sessions"]).await, "mcp-http").await;
+        for sdk in [Sdk::Python2, Sdk::TypeScript2, Sdk::TypeScript1, Sdk::Rust] {
+            let client = (sdk, Era::Legacy);
+            let agent = gate.agent_with("pro", 0, NewKey::default()).await;
+            let unlisted = json!(["call", "unlisted", {"text": "x"}]);
+            let answers = steps(&gate, &agent, client, &[search(), unlisted, search()]).await;
+            assert_shown(client, &answers[1], &["no rule of the policy names this tool"]);
+            for answer in [&answers[0], &answers[2]] {
+                assert_eq!(
+                    answer["content"][0]["text"], "3 results for lighthouses",
+                    "{client:?}: {answers:?}"
+                );
+            }
+            // It is one session all the while: whoever takes it for lost begins another.
+            let began = eventually("both searches are in the audit trail", async || {
+                let rows = gate.audit(&agent).await;
+                let of = |tool: &str| rows.iter().filter(|row| row.detail["tool"] == tool).count();
+                if of("search") == 2 { Ok(of("initialize")) } else { Err(format!("{rows:?}")) }
+            })
+            .await;
+            assert_eq!(began, 1, "{client:?}");
         }
     });
 }

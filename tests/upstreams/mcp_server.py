@@ -1,7 +1,8 @@
 """A real MCP server for the tests and for scripts/run: PyPI mcp, streamable HTTP, both eras.
 
 Listens on a free port of 127.0.0.1 and says which in one line of JSON on stdout, {"port": N}. A prompt that starts
-with "fail:" makes image_generate fail in that way, so that a refund can be seen. Answers are JSON, with --sse events.
+with "fail:" makes image_generate fail in that way, so that a refund can be seen. Answers are JSON, with --sse events. With --sessions it keeps the sessions that
+clients of the legacy era begin.
 """
 
 import json
@@ -49,7 +50,9 @@ def main() -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
-    app = server.streamable_http_app(json_response="--sse" not in sys.argv, stateless_http=True)
+    app = server.streamable_http_app(
+        json_response="--sse" not in sys.argv, stateless_http="--sessions" not in sys.argv
+    )
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
