@@ -3,7 +3,7 @@
 
 use client::KeyQuery;
 use harness::agent::NewKey;
-use harness::clock::eventually_within;
+use harness::gate::refused_by_all;
 use harness::python::Server;
 use harness::sdks::Sdk;
 use harness::{Agent, Gate, Request, mcp, policy, run};
@@ -12,7 +12,6 @@ use protocol::admin::{Because, RevokeKey, RotateKey};
 use protocol::key::{KeySource, KeyState};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::time::Duration;
 use tokio::sync::OnceCell;
 
 const NAMES: [&str; 5] = ["image_generate", "search", "summarize", "list_services", "request_key"];
@@ -42,17 +41,6 @@ async fn child(parent: &Agent, arguments: Value) -> (Agent, Value) {
     let text = |name: &str| issued[name].as_str().unwrap_or_else(|| panic!("{issued}")).to_owned();
     let key = KeyId::parse(&text("key_id")).unwrap();
     (Agent { key, secret: text("api_key"), ..parent.clone() }, issued)
-}
-
-/// Every worker refuses the key, and soon.
-async fn assert_dies(agent: &Agent) {
-    let mut refused_in_a_row = 0;
-    eventually_within(Duration::from_secs(2), "every worker refuses the child", async || {
-        let response = agent.call(&mcp::search()).await;
-        refused_in_a_row = if response.status == 401 { refused_in_a_row + 1 } else { 0 };
-        if refused_in_a_row >= 12 { Ok(()) } else { Err(format!("{response:?}")) }
-    })
-    .await;
 }
 
 #[test]
@@ -276,7 +264,7 @@ fn a_child_dies_with_its_parent_on_every_worker() {
                 }
                 _ => drop(gate.admin.suspend_tenant(&parent.tenant, &because).await.unwrap()),
             }
-            assert_dies(&child).await;
+            refused_by_all(&child).await;
             let refused = parent.call(&mcp::call("request_key", json!({"service_name": "studio"}))).await;
             assert_eq!(refused.status, 401, "{end}");
             let state = gate.admin.key(&child.key).await.unwrap().state;
@@ -307,7 +295,7 @@ fn a_child_spends_its_parents_budget() {
 #[test]
 fn without_the_ledger_no_key_is_issued_and_none_twice() {
     run(async {
-        let mut gate = Gate::options().policy(offering).start().await;
+        let mut gate = Gate::options().policy(offering).shipped_timeout().start().await;
         let parent = gate.agent("pro").await;
         gate.learn(&parent).await;
         gate.pause_ledger();

@@ -50,7 +50,7 @@ fn assert_shown(client: (Sdk, Era), answer: &Value, words: &[&str]) {
 async fn allowed_and_refused(form: &'static str, assert_refusals: impl Fn((Sdk, Era), &Value, &Value)) {
     let (gate, _server) = gate(form).await;
     for client in clients() {
-        let agent = gate.agent_with("free", 0, NewKey::default()).await;
+        let agent = gate.agent_with("hobby", 0, NewKey::default()).await;
         let taken = [json!(["list"]), search(), image("standard"), image("ultra_plus")];
         let answers = steps(&gate, &agent, client, &taken).await;
         let listed = answers[0]["tools"].as_array().unwrap_or_else(|| panic!("{client:?}: {answers:?}"));

@@ -221,7 +221,8 @@ fn a_free_tool_makes_no_ledger_call() {
         let agent = gate.agent("enterprise").await;
         gate.learn(&agent).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
-        assert!((1..=4).contains(&resolved), "{resolved} lookups by two workers");
+        // Of this key one by each worker, of the one that `learn` makes and revokes up to three.
+        assert!((1..=8).contains(&resolved), "{resolved} lookups by two workers");
         for _ in 0..5 {
             let answers = at_once((0..40).map(|_| agent.owned_call(mcp::search()))).await;
             answers.iter().for_each(Response::assert_allowed);
@@ -234,12 +235,12 @@ fn a_free_tool_makes_no_ledger_call() {
         eventually("all calls are in the usage", async || {
             let rows = gate.admin.usage(&query, None).await.map_err(|error| error.to_string())?.items;
             let row = rows.iter().find(|row| row.key_id.as_ref() == Some(&agent.key)).cloned();
-            row.filter(|row| (row.calls, row.allowed, row.credits.get()) == (260, 260, 0))
+            row.filter(|row| (row.calls, row.allowed, row.credits.get()) == (220, 220, 0))
                 .ok_or(format!("{rows:?}"))
         })
         .await;
         let reports = gate.ledger_calls("/filter/v1/report").await;
-        assert!(reports < 130, "{reports} reports for 260 calls");
+        assert!(reports < 130, "{reports} reports for 240 calls and more");
     });
 }
 

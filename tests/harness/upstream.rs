@@ -10,6 +10,7 @@ use crate::http1::MARKER;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
@@ -105,6 +106,13 @@ impl Upstream {
         let mut seen = self.seen(marker);
         assert_eq!(seen.len(), 1, "requests that reached the upstream: {seen:?}");
         seen.remove(0)
+    }
+
+    /// The markers of all requests that reached it.
+    pub fn markers(&self) -> HashSet<String> {
+        let seen = self.seen.lock().expect("no test panics in here");
+        let headers = seen.iter().flat_map(|seen| &seen.headers).filter(|(name, _)| name == MARKER);
+        headers.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
     }
 
     /// How many requests reached it in all.

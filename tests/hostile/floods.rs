@@ -5,13 +5,38 @@ use harness::agent::unknown_secret;
 use harness::clock::eventually;
 use harness::gate::at_once;
 use harness::http2::Http2;
-use harness::{Gate, mcp, run, stats};
+use harness::{Gate, mcp, run, stats, wait};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What one worker asks the ledger at most; `LOOKUPS_PER_SECOND` of the filter.
 const LOOKUPS_PER_SECOND: u64 = 1000;
 const WORKERS: u64 = 2;
+const FLOODS_MAX: usize = 5;
+
+/// Calls with 12,000 random keys, and the statuses of their answers.
+async fn flood(gate: SocketAddr) -> Vec<u16> {
+    let clients = (0..20).map(|_| async move {
+        let client = Arc::new(Http2::open(gate).await);
+        let mut statuses = Vec::new();
+        for _ in 0..12 {
+            // Many at a time: one after the other, the ledger might keep up with them.
+            let asked = (0..50).map(|_| {
+                let client = Arc::clone(&client);
+                async move { client.send(mcp::post(&mcp::search()).key(&unknown_secret())).await }
+            });
+            for response in at_once(asked).await {
+                let response = response.unwrap();
+                // 401 once the ledger does not know it, 503 where no more lookups are made for now.
+                assert!(matches!(response.status, 401 | 503), "{response:?}");
+                statuses.push(response.status);
+            }
+        }
+        statuses
+    });
+    at_once(clients).await.concat()
+}
 
 #[test]
 fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
@@ -23,37 +48,27 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
         let memory = gate.stat("server.memory_allocated").await;
 
-        let address = gate.address;
-        let flood = (0..20).map(move |_| {
-            async move {
-                let client = Arc::new(Http2::open(address).await);
-                let mut refused = 0_u32;
-                for _ in 0..12 {
-                    // Many at a time: one after the other, the ledger might keep up with them.
-                    let asked = (0..50).map(|_| {
-                        let client = Arc::clone(&client);
-                        async move { client.send(mcp::post(&mcp::search()).key(&unknown_secret())).await }
-                    });
-                    for response in at_once(asked).await {
-                        let response = response.unwrap();
-                        // 401 once the ledger does not know it, 503 where no more lookups are made for now.
-                        assert!(matches!(response.status, 401 | 503), "{response:?}");
-                        refused += 1;
-                    }
-                }
-                refused
-            }
-        });
         let began = Instant::now();
-        let flood = tokio::spawn(at_once(flood));
-        let mut served = 0;
-        while !flood.is_finished() {
-            let response = agent.call(&mcp::search()).await;
-            assert!(matches!(response.status, 200 | 429), "a valid key during the flood: {response:?}");
-            served += u32::from(response.status == 200);
+        let (mut refused, mut not_looked_up, mut served) = (0, 0, 0);
+        // On a machine that stands still for a while the ledger may keep up with a flood.
+        for _ in 0..FLOODS_MAX {
+            let flood = tokio::spawn(flood(gate.address));
+            while !flood.is_finished() {
+                let response = agent.call(&mcp::search()).await;
+                assert!(matches!(response.status, 200 | 429), "a valid key during the flood: {response:?}");
+                served += u32::from(response.status == 200);
+                // Leaves permits for the call that follows.
+                wait(Duration::from_millis(20)).await;
+            }
+            let statuses = flood.await.unwrap();
+            assert_eq!(statuses.len(), 12_000);
+            refused += statuses.len() as u64;
+            not_looked_up += statuses.iter().filter(|status| **status == 503).count();
+            if not_looked_up > 0 {
+                break;
+            }
         }
-        let refused: u32 = flood.await.unwrap().into_iter().sum();
-        assert_eq!(refused, 12_000);
+        eprintln!("of {refused} random keys {not_looked_up} were not looked up");
         assert!(served > 0, "nothing was served during the flood");
         let seconds = began.elapsed().as_secs() + 1;
         let resolves = gate.ledger_calls("/filter/v1/resolve").await - resolved;
@@ -61,7 +76,7 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
             resolves <= WORKERS * LOOKUPS_PER_SECOND * (seconds + 1),
             "the ledger was asked {resolves} times in {seconds} s"
         );
-        assert!(resolves < u64::from(refused), "each of {refused} random keys was asked for");
+        assert!(resolves < refused, "each of {refused} random keys was asked for");
         let grown = gate.stat("server.memory_allocated").await.saturating_sub(memory);
         assert!(grown < 64 << 20, "memory grew by {grown} bytes");
         gate.assert_serving(&agent).await;

