@@ -9,7 +9,8 @@ use protocol::admin::RevokeKey;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-const REVOCATIONS: usize = 60;
+/// So many that p99 leaves out a moment or two in which the machine stood still.
+const REVOCATIONS: usize = 200;
 /// The stated bound, from the moment the revocation is asked for.
 const BOUND: Duration = Duration::from_secs(2);
 /// No single revocation says more than this: a machine that others use stands still now and then.
@@ -83,12 +84,12 @@ fn a_revocation_reaches_every_worker_of_two_envoys_within_two_seconds() {
         }
         waits.sort();
         let percentile = |percent: usize| waits[(waits.len() * percent).div_ceil(100) - 1];
-        let (p50, p90, p99, most) = (percentile(50), percentile(90), percentile(99), percentile(100));
+        let (p50, p99, most) = (percentile(50), percentile(99), percentile(100));
         eprintln!(
-            "{REVOCATIONS} revocations, asked until refused by the last of 2 x 2 workers: p50 {p50:?}, p90 {p90:?}, \
-             p99 {p99:?}, at most {most:?}"
+            "{REVOCATIONS} revocations, asked until refused by the last of 2 x 2 workers: p50 {p50:?}, p99 {p99:?}, \
+             at most {most:?}"
         );
-        assert!(p50 <= BOUND && p90 <= BOUND, "p50 {p50:?}, p90 {p90:?}");
+        assert!(p99 <= BOUND, "p99 {p99:?}");
         assert!(most <= STALLED, "{most:?}");
     });
 }
