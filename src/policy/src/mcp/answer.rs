@@ -148,7 +148,7 @@ impl Reader {
             _ if self.is_unclear || has_begun => Verdict::Unclear,
             0 => Verdict::Nothing,
             1 if is_sent => self.first.verdict(),
-            1 => Verdict::Nothing,
+            1 if !self.first.has_result => Verdict::Nothing,
             _ => Verdict::Unclear,
         }
     }
