@@ -13,7 +13,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use case::{Case, Ends, Service};
 use harness::clock::{eventually, run_within};
-use harness::gate::at_once;
 use harness::http1::Connection;
 use harness::{Agent, Gate, Request, mcp, policy};
 use protocol::key::KeyRecord;
@@ -206,22 +205,17 @@ fn two_envoys_post_what_was_not_proven_to_fail() {
                 break;
             }
         }
-        for cases in exact.chunks(8) {
-            let mut running = Vec::new();
-            for (number, case) in cases.iter().cloned() {
-                let own = gate.agent("enterprise").await;
-                let agent = Agent { gate: envoys[usize::from(number % 2 == 1)], ..own };
-                let upstream = gate.upstream.clone();
-                running.push(async move {
-                    through(&agent, &upstream, &case).await;
-                    (number, case, agent)
-                });
-            }
-            for (number, case, agent) in at_once(running).await {
-                let posted = gate.settled(&agent).await.posted.get();
-                let expected = if case.is_paid() { 5 } else { 0 };
-                assert_eq!(posted, expected, "{SEED_VARIABLE}={number} {case:#?}");
-            }
+        let judged = async |(number, case): &(u64, Case)| {
+            let own = gate.agent("enterprise").await;
+            let agent = Agent { gate: envoys[usize::from(number % 2 == 1)], ..own };
+            through(&agent, &gate.upstream, case).await;
+            let posted = gate.settled(&agent).await.posted.get();
+            let expected = if case.is_paid() { 5 } else { 0 };
+            assert_eq!(posted, expected, "{SEED_VARIABLE}={number} {case:#?}");
+        };
+        for cases in exact.as_chunks::<4>().0 {
+            let [first, second, third, fourth] = cases;
+            tokio::join!(judged(first), judged(second), judged(third), judged(fourth));
         }
         let agent = gate.agent("enterprise").await;
         let agents = envoys.map(|gate| Agent { gate, ..agent.clone() });
