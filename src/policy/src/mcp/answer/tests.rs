@@ -1,5 +1,6 @@
 //! What is seen of answers, in either form, in any chunks and cut anywhere: never a failure that a client could not read.
 
+#![allow(clippy::string_slice)]
 use super::*;
 
 fn read(form: Form, answer: &[u8], size: usize) -> Reader {
