@@ -94,6 +94,7 @@ fn whatever_a_server_makes_of_an_id_its_result_is_paid() {
             node::server("typescript_server", &[]).await,
             node::server("typescript_server", &["json"]).await,
             node::server("typescript_server", &["stateless"]).await,
+            node::server("typescript_server", &["plain"]).await,
             Server::start(&[]).await,
             Server::start(&["--sse", "--sessions"]).await,
         ] {

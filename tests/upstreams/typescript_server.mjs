@@ -1,7 +1,8 @@
 // A real MCP server for the tests: npm @modelcontextprotocol/sdk 1.x, with sessions whose streams can be resumed.
 //
-//     typescript_server.mjs [json] [stateless]
+//     typescript_server.mjs [json] [stateless] [plain]
 //
+// The SDK refuses ids that JavaScript can't hold; with `plain` what answers is a server without it, which holds them as it can.
 // Listens on a free port of 127.0.0.1 and says which in one line of JSON, {"port": N}. Answers are events; with `json` they
 // are not. image_generate of "hold" waits until search of "release" is called, whose answer comes after that one's.
 
@@ -39,7 +40,17 @@ async function open() {
   return transport;
 }
 
+async function answerPlainly(request, response) {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  const { id, method } = JSON.parse(Buffer.concat(chunks));
+  const result = method === "tools/call" ? text("an image") : { protocolVersion: "2025-11-25", capabilities: {} };
+  response.writeHead(id === undefined ? 202 : 200, { "content-type": "application/json" });
+  response.end(id === undefined ? "" : JSON.stringify({ jsonrpc: "2.0", id, result }));
+}
+
 const http = createServer(async (request, response) => {
+  if (words.includes("plain")) return answerPlainly(request, response);
   const transport = sessions.get(request.headers["mcp-session-id"]) ?? (await open());
   await transport.handleRequest(request, response);
 });
