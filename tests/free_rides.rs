@@ -22,7 +22,7 @@ const IDS: [&str; 9] = [
 /// The version in which servers begin a stream with an event that can be asked from.
 const VERSION: &str = "2025-11-25";
 /// Servers of the Python SDK answer no other.
-const HOST: &str = "127.0.0.1:80";
+const HOST: &str = "127.0.0.1:0";
 
 fn image(id: &str, prompt: &str) -> String {
     call(id, "image_generate", &format!(r#"{{"prompt":"{prompt}"}}"#))
