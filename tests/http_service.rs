@@ -181,16 +181,18 @@ fn a_priced_endpoint_is_billed_by_its_status() {
             })
             .start()
             .await;
-        let agent = gate.agent_with("pro", 30, NewKey::with_scopes(&["trigger"])).await;
+        let agent = gate.agent_with("pro", 39, NewKey::with_scopes(&["trigger"])).await;
         let trigger = |behaviour: &str| Request::post(format!("{BASE}/1/trigger")).upstream(behaviour);
         for (behaviour, status, posted) in [
             ("", 200, 9),
             ("status=500", 500, 9),
             ("status=404", 404, 9),
             ("close", 503, 9),
-            ("close-mid-body", 200, 9),
-            ("status=201", 201, 18),
-            ("sse", 200, 27),
+            ("close-after-headers", 200, 9),
+            // Some of the answer came.
+            ("close-mid-body", 200, 18),
+            ("status=201", 201, 27),
+            ("sse", 200, 36),
         ] {
             let answer = agent.send(trigger(behaviour)).await;
             assert_eq!(answer.status, status, "{behaviour}: {answer:?}");

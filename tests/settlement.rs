@@ -1,13 +1,17 @@
-//! Charges follow what really happened: results that come late and elsewhere, calls in several rounds, costs that the
-//! upstream tells, and LLM tokens in the record.
+//! Charges follow what really happened: all that went upstream is paid unless it was seen to fail, calls in several
+//! rounds once, costs as the upstream tells them, and LLM tokens are in the record. `proof` ranges over the forms.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use harness::agent::NewKey;
 use harness::clock::eventually;
 use harness::http1::Connection;
 use harness::{Agent, Gate, Request, Response, mcp, policy, run};
 use protocol::audit::Outcome;
 use serde_json::{Value, json};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
+use tokio::net::{TcpSocket, TcpStream};
 
 fn image(id: u64) -> Value {
     let mut call = mcp::image("standard");
@@ -24,156 +28,278 @@ async fn call_without_result(agent: &Agent, session: &str, id: u64) {
 /// The stream of a session on which the result of a call comes.
 async fn stream_with_result(agent: &Agent, session: &str, words: &str) -> Response {
     let stream = Request::get(mcp::PATH).header("accept", "text/event-stream").upstream(words);
-    agent.send(stream.header("mcp-session-id", session)).await
+    let stream = if session.is_empty() { stream } else { stream.header("mcp-session-id", session) };
+    agent.send(stream.header("last-event-id", "1")).await
+}
+
+/// Sends a call and stays connected.
+async fn begin(agent: &Agent, call: Request, body: &[u8]) -> Connection {
+    let call = agent.with_key(call);
+    let mut connection = Connection::open(agent.gate).await;
+    connection.write(&call.head()).await.unwrap();
+    connection.write(body).await.unwrap();
+    connection
+}
+
+async fn reached(gate: &Gate, marker: &str) {
+    eventually("the call is upstream", async || match gate.upstream.seen(marker).len() {
+        1 => Ok(()),
+        other => Err(format!("{other} calls")),
+    })
+    .await;
+}
+
+async fn pending(gate: &Gate, agent: &Agent, credits: u64) {
+    eventually("it is set aside", async || {
+        let balance = gate.balance(agent).await;
+        if balance.pending.get() == credits { Ok(()) } else { Err(format!("{balance:?}")) }
+    })
+    .await;
 }
 
 #[test]
-fn a_result_on_a_later_stream_of_the_session_is_charged_once() {
+fn what_comes_on_other_streams_settles_nothing() {
     run(async {
-        let gate = Gate::shared().await;
-        let agent = gate.agent("pro").await;
-        // Several times, so that call and result meet different workers.
-        for round in 1..=6 {
-            let session = format!("late-{}-{round}", agent.key);
-            call_without_result(&agent, &session, 7).await;
-            gate.decisions(&agent, Outcome::Allowed, 3 * (round - 1) + 1).await;
-            let balance = gate.balance(&agent).await;
-            assert_eq!((balance.pending.get(), balance.posted.get() as usize), (5, 5 * (round - 1)));
-            for _ in 0..2 {
-                assert_eq!(stream_with_result(&agent, &session, "sse result-of=7").await.status, 200);
+        let mut gate = Gate::options().start().await;
+        let other = gate.another_envoy().await;
+        let agent = gate.agent("enterprise").await;
+        let at_other = Agent { gate: other, ..agent.clone() };
+        // More than a table could remember, and the one id again and again; an error that comes elsewhere gives nothing back.
+        for call in 0..70_u64 {
+            let session = if call % 3 == 0 { String::new() } else { format!("s-{}", agent.key) };
+            let id = if call % 2 == 0 { 7 } else { call };
+            let words = if call % 5 == 0 {
+                format!("sse result-of={id} is-error")
+            } else {
+                format!("sse result-of={id}")
+            };
+            if call % 7 == 0 {
+                stream_with_result(&agent, &session, &words).await;
             }
-            let settled = gate.settled(&agent).await;
-            assert_eq!(settled.posted.get() as usize, 5 * round, "{settled:?}");
+            call_without_result(&agent, &session, id).await;
+            let reader = if call % 2 == 0 { &agent } else { &at_other };
+            assert_eq!(stream_with_result(reader, &session, &words).await.status, 200);
         }
+        assert_eq!(gate.settled(&agent).await.posted.get(), 350);
         gate.assert_healthy().await;
     });
 }
 
 #[test]
-fn a_late_failure_and_the_results_of_others_charge_nothing() {
+fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        let session = format!("failing-{}", agent.key);
-        call_without_result(&agent, &session, 1).await;
-        gate.decisions(&agent, Outcome::Allowed, 1).await;
-        // Another call, another session, and a result that is none.
-        stream_with_result(&agent, &session, "sse result-of=2").await;
-        stream_with_result(&agent, "another", "sse result-of=1").await;
-        assert_eq!(gate.balance(&agent).await.pending.get(), 5);
-        stream_with_result(&agent, &session, "sse result-of=1 is-error").await;
-        let settled = gate.settled(&agent).await;
-        assert_eq!((settled.available.get(), settled.posted.get()), (1000, 0));
-    });
-}
-
-#[test]
-fn leaving_early_and_coming_back_for_the_result_is_charged() {
-    run(async {
-        let gate = Gate::shared().await;
-        let agent = gate.agent("pro").await;
-        let session = format!("leaving-{}", agent.key);
-        let call = mcp::post(&image(3)).header("mcp-session-id", &session).upstream("hang");
-        let call = agent.with_key(call);
-        let mut connection = Connection::open(agent.gate).await;
-        connection.write(&call.head()).await.unwrap();
-        connection.write(image(3).to_string().as_bytes()).await.unwrap();
-        eventually("the call reached the upstream", async || match gate.upstream.seen(call.marker()).len() {
-            1 => Ok(()),
-            other => Err(format!("{other} calls")),
-        })
-        .await;
-        drop(connection);
-        gate.decisions(&agent, Outcome::Cancelled, 1).await;
-        assert_eq!(gate.balance(&agent).await.pending.get(), 5);
-        stream_with_result(&agent, &session, "sse result-of=3").await;
-        assert_eq!(gate.settled(&agent).await.posted.get(), 5);
-    });
-}
-
-#[test]
-fn a_result_that_comes_before_its_calls_stream_has_ended_is_charged_once() {
-    run(async {
-        let gate = Gate::shared().await;
-        let agent = gate.agent("pro").await;
-        // Several times, so that call and result meet different workers.
-        for round in 1..=6 {
-            let session = format!("early-{}-{round}", agent.key);
-            let call = mcp::post(&image(3)).header("mcp-session-id", &session).upstream("hang");
-            let call = agent.with_key(call);
-            let mut connection = Connection::open(agent.gate).await;
-            connection.write(&call.head()).await.unwrap();
-            connection.write(image(3).to_string().as_bytes()).await.unwrap();
-            eventually("the call is upstream", async || match gate.upstream.seen(call.marker()).len() {
-                1 => Ok(()),
-                other => Err(format!("{other} calls")),
-            })
-            .await;
-            let words = if round == 6 { "sse result-of=3 is-error" } else { "sse result-of=3" };
-            assert_eq!(stream_with_result(&agent, &session, words).await.status, 200);
+        for (round, session) in [(1, Some("s")), (2, None)] {
+            let call = mcp::post(&image(3)).upstream("hang");
+            let call = session.iter().fold(call, |call, session| call.header("mcp-session-id", session));
+            let marker = call.marker().to_owned();
+            let connection = begin(&agent, call, image(3).to_string().as_bytes()).await;
+            reached(gate, &marker).await;
             drop(connection);
-            gate.decisions(&agent, Outcome::Cancelled, round).await;
-            let settled = gate.settled(&agent).await;
-            assert_eq!(settled.posted.get() as usize, 5 * round.min(5), "{settled:?}");
+            let decision = gate.decisions(&agent, Outcome::Cancelled, round).await.remove(0);
+            assert_eq!(decision["credits"], 5, "{decision}");
+            stream_with_result(&agent, session.unwrap_or_default(), "sse result-of=3").await;
+            assert_eq!(gate.settled(&agent).await.posted.get() as usize, 5 * round);
         }
-        // What came before a call began is of another call by the same id.
-        let session = format!("reused-{}", agent.key);
-        stream_with_result(&agent, &session, "sse result-of=7 is-error").await;
-        call_without_result(&agent, &session, 7).await;
-        gate.decisions(&agent, Outcome::Allowed, 8).await;
-        assert_eq!(gate.balance(&agent).await.pending.get(), 5);
+        let agent = gate.agent("pro").await;
+        let summarize = mcp::call("summarize", json!({"text": "a long story"}));
+        // The first calls reserve exactly, until there is a lease.
+        for _ in 0..8 {
+            agent.call(&summarize).await.assert_allowed();
+        }
+        for words in ["hang", "hang", "sse-empty", "sse-empty", "is-error", "status=503"] {
+            let call = mcp::post(&summarize).header("mcp-session-id", "s").upstream(words);
+            let marker = call.marker().to_owned();
+            let mut connection = begin(&agent, call, summarize.to_string().as_bytes()).await;
+            reached(gate, &marker).await;
+            if words != "hang" {
+                connection.response().await.unwrap();
+            }
+        }
+        gate.decisions(&agent, Outcome::Cancelled, 2).await;
+        stream_with_result(&agent, "s", "sse result-of=1 is-error").await;
+        let settled = gate.settled(&agent).await;
+        assert_eq!((settled.available.get(), settled.posted.get()), (988, 12));
         gate.assert_healthy().await;
     });
 }
 
 #[test]
-fn an_id_that_is_used_again_charges_the_call_before() {
+fn a_call_that_never_left_is_not_charged_however_it_ended() {
     run(async {
-        let gate = Gate::shared().await;
-        let agent = gate.agent("pro").await;
-        let session = format!("again-{}", agent.key);
-        for calls in 1..=3 {
-            call_without_result(&agent, &session, 7).await;
-            gate.decisions(&agent, Outcome::Allowed, calls).await;
+        // Connections to it wait for ever, as to a host that drops them.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(connection) =
+            tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(address)).await
+        {
+            waiting.push(connection.unwrap());
         }
-        eventually("the two before the last are charged", async || {
-            let balance = gate.balance(&agent).await;
-            match (balance.pending.get(), balance.posted.get()) {
-                (5, 10) => Ok(()),
-                _ => Err(format!("{balance:?}")),
+        let gate = Gate::options().upstream(format!("http://{address}")).start().await;
+        let agent = gate.agent("pro").await;
+        let body = mcp::image("standard").to_string();
+        for call in 1..=2 {
+            let connection = begin(&agent, mcp::post(&mcp::image("standard")), body.as_bytes()).await;
+            pending(&gate, &agent, 5).await;
+            drop(connection);
+            let decision = gate.decisions(&agent, Outcome::Cancelled, call).await.remove(0);
+            assert_eq!(decision["credits"], 0, "{decision}");
+            let settled = gate.settled(&agent).await;
+            assert_eq!((settled.available.get(), settled.posted.get()), (1000, 0));
+        }
+        // Who waits is told that the upstream is away.
+        let refused = agent.call(&mcp::image("standard")).await;
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert_eq!(gate.settled(&agent).await.available.get(), 1000);
+        // Once it has the request, leaving is paid for.
+        drop(waiting);
+        let serving = tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut read = Vec::new();
+                tokio::io::AsyncReadExt::read_buf(&mut stream, &mut read).await.unwrap();
+                let is_call = read.starts_with(b"POST");
+                kept.push(stream);
+                if is_call {
+                    break;
+                }
             }
-        })
-        .await;
-        stream_with_result(&agent, &session, "sse result-of=7 is-error").await;
-        assert_eq!(gate.settled(&agent).await.posted.get(), 10);
+            kept
+        });
+        let connection = begin(&agent, mcp::post(&mcp::image("standard")), body.as_bytes()).await;
+        let _kept = serving.await.unwrap();
+        drop(connection);
+        gate.decisions(&agent, Outcome::Cancelled, 3).await;
+        assert_eq!(gate.settled(&agent).await.posted.get(), 5);
+        gate.assert_healthy().await;
     });
 }
 
 #[test]
-fn a_leased_call_that_leaves_early_is_charged_unless_its_result_is_an_error() {
+fn only_the_upstream_that_breaks_off_pays_for_it() {
+    run(async {
+        // Envoy's own limits on streams are none of the upstream's.
+        let gate = Gate::options()
+            .policy(|policy| {
+                policy["services"]["ci"]["tools"]["GET /projects/{project}/builds"]["price"] =
+                    policy::yaml("{credits: 3}");
+            })
+            .envoy(|bootstrap| {
+                let manager = "static_resources/listeners/gate/filter_chains/0/filters/\
+                    envoy.filters.network.http_connection_manager/typed_config/stream_idle_timeout";
+                *cli::stack::bootstrap::field(bootstrap, manager).expect("it is set") = policy::yaml("1s");
+            })
+            .start()
+            .await;
+        let head = |length: usize, kind: &str| {
+            format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n")
+        };
+        let json = |body: &str| head(5000, "application/json") + body;
+        let events = |body: &str| head(5000, "text/event-stream") + body;
+        let chunked = |body: &str| {
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+            )
+        };
+        let note = "data: {\"method\":\"notifications/message\"}\n\n";
+        for (answer, then, charged) in [
+            (json(""), "close", 0),
+            (json("{\"id\":1,"), "close", 0),
+            (json("{\"id\":1,\"result\":{"), "close", 5),
+            (events(""), "close", 0),
+            (events(note), "close", 0),
+            (events(note), "reset", 0),
+            (events(&format!("id: 5\n{note}")), "close", 5),
+            (chunked(""), "close", 0),
+            (chunked("3\r\n: \n\r\nzz\r\n"), "hang", 0),
+            (chunked("3\r\n: \n\r\n"), "hang", 5),
+            (events(note), "hang", 5),
+            (json(""), "hang", 5),
+            (head(5000, "text/plain"), "close", 0),
+            (head(5000, "text/plain") + "x", "close", 5),
+            (head(5000, "text/plain"), "hang", 5),
+        ] {
+            let agent = gate.agent("pro").await;
+            let words = format!("raw={} then={then}", STANDARD.encode(&answer));
+            let call = agent.with_key(mcp::post(&mcp::image("standard")).upstream(&words));
+            let _ = call.try_send(agent.gate).await;
+            let settled = gate.settled(&agent).await;
+            assert_eq!((settled.posted.get(), settled.pending.get()), (charged, 0), "{then}: {answer}");
+        }
+        for (answer, then, charged) in [
+            (head(5000, "text/plain"), "close", 0),
+            (head(5000, "text/plain") + "x", "close", 3),
+            (head(5000, "text/plain"), "hang", 3),
+        ] {
+            let agent = gate.agent("pro").await;
+            let words = format!("raw={} then={then}", STANDARD.encode(&answer));
+            let call = agent.with_key(Request::get("/api/v1/mcp/projects/1/builds").upstream(&words));
+            let _ = call.try_send(agent.gate).await;
+            assert_eq!(gate.settled(&agent).await.posted.get(), charged, "{then}: {answer}");
+        }
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn a_redirect_to_the_last_slash_is_charged_where_the_call_is_repeated() {
     run(async {
         let gate = Gate::shared().await;
-        let agent = gate.agent("pro").await;
-        let session = format!("leased-{}", agent.key);
-        let leased = |id: u64| {
-            let mut call = mcp::call("summarize", json!({"text": "a long story"}));
-            call["id"] = json!(id);
-            mcp::post(&call).header("mcp-session-id", &session)
+        for (status, location, charged) in
+            [(307, "/mcp/", 0), (308, "http://gate.test/mcp/", 0), (307, "/elsewhere/", 5), (302, "/mcp/", 5)]
+        {
+            let agent = gate.agent("pro").await;
+            let answer =
+                format!("HTTP/1.1 {status} Moved\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+            let words = format!("raw={}", STANDARD.encode(answer));
+            let moved = agent.send(mcp::post(&mcp::image("standard")).upstream(&words)).await;
+            assert_eq!(moved.status, status);
+            gate.decisions(&agent, Outcome::Allowed, 1).await;
+            assert_eq!(gate.settled(&agent).await.posted.get(), charged, "{status} {location}");
+        }
+    });
+}
+
+#[test]
+fn a_tool_may_refund_what_ended_unseen() {
+    run(async {
+        let refunding = |policy: &mut serde_yaml_ng::Value| {
+            policy["services"]["studio"]["tools"]["image_generate"]["on_unknown"] = policy::yaml("refund");
         };
-        // The first calls reserve exactly, until there is a lease.
-        for id in 0..8 {
-            agent.send(leased(id)).await.assert_allowed();
+        let gate = Gate::options().policy(refunding).start().await;
+        for (words, charged) in [
+            ("", 5),
+            ("sse", 5),
+            ("is-error", 0),
+            ("sse-empty", 0),
+            ("gzip", 0),
+            ("status=202", 0),
+            ("status=500", 0),
+            ("close-mid-body", 0),
+        ] {
+            let agent = gate.agent("pro").await;
+            agent
+                .send(mcp::post(&mcp::image("standard")).header("mcp-session-id", "s").upstream(words))
+                .await;
+            assert_eq!(gate.settled(&agent).await.posted.get(), charged, "{words}");
         }
-        for id in 8..12 {
-            agent.send(leased(id).upstream("sse-empty")).await.assert_allowed();
+        let body = mcp::image("standard").to_string();
+        for (words, seen, charged) in [("hang", None, 0), ("sse-open", Some("structuredContent"), 5)] {
+            let agent = gate.agent("pro").await;
+            let call = mcp::post(&mcp::image("standard")).upstream(words);
+            let marker = call.marker().to_owned();
+            let mut connection = begin(&agent, call, body.as_bytes()).await;
+            reached(&gate, &marker).await;
+            if let Some(seen) = seen {
+                connection.read_until(seen.as_bytes()).await.unwrap();
+            }
+            drop(connection);
+            assert_eq!(gate.settled(&agent).await.posted.get(), charged, "{words}");
         }
-        for id in 8..12 {
-            let words =
-                if id < 10 { format!("sse result-of={id}") } else { format!("sse result-of={id} is-error") };
-            stream_with_result(&agent, &session, &words).await;
-        }
-        let settled = gate.settled(&agent).await;
-        assert_eq!((settled.available.get(), settled.posted.get()), (990, 10));
         gate.assert_healthy().await;
     });
 }
@@ -204,19 +330,6 @@ fn a_call_that_becomes_a_task_is_charged_once_and_what_follows_is_not() {
                 assert_eq!((settled.available.get(), settled.posted.get()), (995, 5), "{behaviour} {end}");
             }
         }
-    });
-}
-
-#[test]
-fn without_a_session_nothing_waits_for_a_result() {
-    run(async {
-        let gate = Gate::shared().await;
-        let agent = gate.agent("pro").await;
-        agent.send(mcp::post(&image(1)).upstream("sse-empty")).await;
-        agent.send(mcp::modern(image(1)).upstream("sse-empty")).await;
-        gate.decisions(&agent, Outcome::UpstreamError, 2).await;
-        let settled = gate.settled(&agent).await;
-        assert_eq!((settled.available.get(), settled.posted.get()), (1000, 0));
     });
 }
 

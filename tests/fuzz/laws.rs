@@ -196,11 +196,11 @@ fn filtered<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Result<Vec<u8>, Vec<u
     Ok(passed)
 }
 
-fn answers<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Vec<String> {
-    let mut reader = Reader::new(Form::Events, None);
-    let mut found = Vec::new();
-    chunks.for_each(|chunk| reader.feed(chunk, &mut |answer| found.push(format!("{answer:?}"))));
-    found
+/// What is seen of the answer to the id 7.
+fn answers<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> String {
+    let mut reader = Reader::new(Form::Events, Some("7"));
+    chunks.for_each(|chunk| reader.feed(chunk));
+    format!("{:?} {:?} {:?} {}", reader.verdict(), reader.cost(), reader.usage(), reader.is_resumable())
 }
 
 /// The data of each event that a client would dispatch.

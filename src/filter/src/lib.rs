@@ -16,7 +16,6 @@ mod host;
 mod metrics;
 mod purses;
 mod report;
-mod results;
 mod root;
 mod shared;
 mod stream;

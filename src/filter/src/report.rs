@@ -1,8 +1,8 @@
 //! What must reach the ledger: settlements and decisions, queued here and delivered in batches.
 //!
 //! A batch that fails is delivered again under the same id until the ledger has it. Both queues are bounded: a ledger
-//! that stays away costs decisions (counted), and settlements only far later (their reservations then expire, which
-//! gives the credits back).
+//! that stays away costs decisions (counted), and settlements only far later (their reservations then end unaccounted
+//! for).
 
 use crate::metrics::Metrics;
 use policy::window::Monotonic;
@@ -73,11 +73,6 @@ impl Outbox {
     /// A stream runs on reserved credits: renew them until it is settled.
     pub fn watch(&mut self, reservation_id: ReservationId, ttl_seconds: u32, now: Monotonic) {
         self.open.insert(reservation_id, Open { renew_at_ms: half_of(ttl_seconds, now), ttl_seconds });
-    }
-
-    /// The stream is over and its call is not: nobody renews its credits from now on.
-    pub fn unwatch(&mut self, reservation_id: &ReservationId) {
-        self.open.remove(reservation_id);
     }
 
     /// Queues what is due to be renewed.

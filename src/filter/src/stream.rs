@@ -180,6 +180,7 @@ impl HttpContext for Stream {
             }
             BodyPlan::Refuse(reply) => {
                 host::reply(&reply);
+                state.response_ended = true;
                 (Response::Pass, Action::Pause)
             }
         };
@@ -201,17 +202,18 @@ impl HttpContext for Stream {
             let _ = host::replace_buffer(BufferType::HttpResponseBody, &bytes);
         }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
+        if bytes > 0 {
+            exchange.body_came();
+        }
         match response {
             Response::Pass | Response::Replace => {}
-            Response::Watch if bytes > 0 => {
-                watch(&self.worker, exchange, &host::buffer(BufferType::HttpResponseBody));
-            }
+            Response::Watch if bytes > 0 => exchange.watch(&host::buffer(BufferType::HttpResponseBody)),
             Response::Watch => {}
             Response::Hold if ends => return filter_held(&self.worker, exchange),
             Response::Hold => return Action::Pause,
             Response::Rewrite => {
                 let chunk = if bytes > 0 { host::buffer(BufferType::HttpResponseBody) } else { Vec::new() };
-                watch(&self.worker, exchange, &chunk);
+                exchange.watch(&chunk);
                 match exchange.filter_chunk(&chunk, ends, self.worker.now()) {
                     Ok(passed) if passed == chunk => {}
                     Ok(passed) if host::replace_buffer(BufferType::HttpResponseBody, &passed).is_ok() => {}
@@ -240,8 +242,8 @@ impl HttpContext for Stream {
     fn on_log(&mut self) {
         let mut state = self.state.borrow_mut();
         let_go(&self.worker, &mut state);
-        let end = if state.response_ended { End::Complete } else { broken_end() };
         let Some(exchange) = state.exchange.take() else { return };
+        let end = end_of(&exchange, state.response_ended);
         self.worker.leave(self.id);
         let now = self.worker.now();
         let finished = exchange.finish_all(end, &self.worker.node(), now);
@@ -425,7 +427,6 @@ fn let_go(worker: &Worker, state: &mut State) {
 /// Replaces a held answer by what the key may see of it.
 fn filter_held(worker: &Worker, exchange: &mut Exchange) -> Action {
     let body = host::buffer(BufferType::HttpResponseBody);
-    watch(worker, exchange, &body);
     match exchange.filter_whole(&body, worker.now()) {
         Ok(filtered) => {
             let length = filtered.as_ref().unwrap_or(&body).len();
@@ -445,13 +446,16 @@ fn filter_held(worker: &Worker, exchange: &mut Exchange) -> Action {
     }
 }
 
-/// Reads what a response brings, also for other calls.
-fn watch(worker: &Worker, exchange: &mut Exchange, chunk: &[u8]) {
-    exchange.watch(chunk).iter().for_each(|result| worker.result_of_other(result));
-}
-
-/// Who broke off a response that did not come to its end.
-fn broken_end() -> End {
+/// How an exchange ended. What breaks off a response is the upstream only where Envoy says so: a client that leaves, and
+/// Envoy's own limits, make no call free.
+fn end_of(exchange: &Exchange, response_ended: bool) -> End {
+    // Envoy knows this address from the moment it has a connection to send the request on.
+    if exchange.may_not_have_left() && host::property(&["upstream", "local_address"]).is_none() {
+        return End::NeverLeft;
+    }
+    if response_ended {
+        return End::Complete;
+    }
     let details = host::property(&["response", "code_details"]).unwrap_or_default();
-    if details.starts_with(b"upstream") { End::UpstreamFailed } else { End::ClientLeft }
+    if details.starts_with(b"upstream_reset") { End::UpstreamFailed } else { End::ClientLeft }
 }

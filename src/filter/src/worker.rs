@@ -13,12 +13,10 @@ use crate::feed::{Feed, News};
 use crate::host;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
-use crate::results;
 use crate::stream::{self, State};
 use crate::windows;
 use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
 use policy::key_table::{Changed, KeyTable};
-use policy::late;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
 use protocol::api_key::KeyHash;
@@ -265,27 +263,7 @@ impl Worker {
         if let Some(refund) = &finished.refund {
             self.refund(refund);
         }
-        if let Some(late) = finished.late {
-            if let late::Source::Reservation(reservation_id) = &late.source {
-                self.outbox.borrow_mut().unwatch(reservation_id);
-            }
-            results::awaited(&late, self.metrics()).for_each(|settled| self.settle_late(settled));
-        }
         self.outbox.borrow_mut().record(finished.decision, now, self.metrics());
-    }
-
-    /// A result came on another stream than its call's: settles that call, if it is one that waits.
-    pub fn result_of_other(&self, result: &late::Result) {
-        results::came(result, self.metrics()).into_iter().for_each(|settled| self.settle_late(settled));
-    }
-
-    fn settle_late(&self, settled: late::Settled) {
-        match settled {
-            late::Settled::Reservation(settlement) => {
-                self.outbox.borrow_mut().settle(settlement, self.metrics());
-            }
-            late::Settled::Lease(refund) => self.refund(&refund),
-        }
     }
 
     /// A new UUIDv7. Its random bits come from the host once and are stirred from then on (SplitMix64): ids must differ,

@@ -192,6 +192,8 @@ pub(crate) struct Tool {
     #[serde(default)]
     pub(crate) price: Option<Price>,
     #[serde(default)]
+    pub(crate) on_unknown: Option<OnUnknown>,
+    #[serde(default)]
     pub(crate) requires: Vec<Requirement>,
 }
 
@@ -239,6 +241,17 @@ pub enum OnLedgerOutage {
     Deny,
     /// Let it pass without charge.
     Allow,
+}
+
+/// What becomes of a call that went upstream and of which the gate saw neither a result nor a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknown {
+    /// It is paid for, so that leaving early is no way to a free call.
+    #[default]
+    Charge,
+    /// It is paid back.
+    Refund,
 }
 
 #[derive(Debug, Deserialize)]

@@ -169,6 +169,8 @@ struct ToolCall {
     is_leased: bool,
     /// Called by method and path: its HTTP status says how it ended.
     is_http: bool,
+    /// What neither succeeded nor failed for certain is paid back.
+    refunds_unknown: bool,
     /// The most that the upstream's word can make of its cost; `None` where that does not count.
     cost_max: Option<Credits>,
 }

@@ -308,6 +308,7 @@ mod tests {
             resource: resource.map(str::to_owned),
             limits: vec![],
             price: None,
+            on_unknown: crate::document::OnUnknown::Charge,
             requires: vec![],
         }
     }

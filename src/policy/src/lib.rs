@@ -23,7 +23,6 @@ pub mod http;
 pub mod json;
 pub mod key;
 pub mod key_table;
-pub mod late;
 pub mod lease;
 pub mod mcp;
 pub mod oauth;

@@ -1,6 +1,6 @@
 //! The policy in force: parsed, checked as a whole, and shaped for deciding. There is no invalid [`Policy`].
 
-use crate::document::{self, Invalid, Refusals, Risk};
+use crate::document::{self, Invalid, OnUnknown, Refusals, Risk};
 use crate::gate_tools::GateTool;
 use crate::http::Router;
 use crate::oauth::Metadata;
@@ -110,6 +110,8 @@ pub struct Tool {
     pub limits: Vec<LimitRule>,
     /// What it costs; `None` is free.
     pub price: Option<Price>,
+    /// Who bears a call whose end was not seen.
+    pub on_unknown: OnUnknown,
     /// Tiers it needs.
     pub requires: Vec<Requirement>,
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `close` | the connection is closed before any answer |
 //! | `close-after-headers`, `close-mid-body` | it is closed then |
+//! | `raw=B` | these bytes, in base64, in pieces of `size=N`; then `then=close`, `then=reset` or `then=hang` |
 //! | `hang` | no answer, until the client leaves |
 //! | `delay-ms=N` | the answer comes so much later |
 //! | `status=N` | this status |
@@ -20,6 +21,8 @@
 
 use super::Seen;
 use crate::http1::BEHAVE;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::io;
 use std::time::Duration;
@@ -54,6 +57,9 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
     }
     if behaviour.has("close") {
         return Ok(false);
+    }
+    if let Some(bytes) = behaviour.text("raw") {
+        return raw(stream, bytes, &behaviour).await;
     }
     if behaviour.has("hang") {
         // Reading ends when the other side leaves.
@@ -97,6 +103,20 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
         headers.push(("content-encoding", "gzip"));
     }
     whole(stream, status, headers, &bytes, seen.method == "HEAD", &behaviour).await
+}
+
+async fn raw(stream: &mut TcpStream, bytes: &str, behaviour: &Behaviour) -> io::Result<bool> {
+    let bytes = STANDARD.decode(bytes).expect("a test writes base64");
+    let size = behaviour.number("size").and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX);
+    for piece in bytes.chunks(size) {
+        stream.write_all(piece).await?;
+    }
+    match behaviour.text("then") {
+        Some("hang") => stream.read(&mut [0]).await.map(|_| false),
+        Some("reset") => stream.set_zero_linger().map(|()| false),
+        Some("close") => Ok(false),
+        _ => Ok(true),
+    }
 }
 
 async fn whole(

@@ -8,22 +8,19 @@
 use super::charge::Charge;
 use super::refusal::Refusal;
 use super::{
-    Exchange, Fields, IssueAnswered, Now, Phase, Refund, Reply, ReserveAnswered, SharesAnswered, Step,
-    Subject,
+    Exchange, Fields, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
 };
 use super::{quota, response};
 use crate::credential::Headers;
 use crate::json;
-use crate::late::Source;
 use crate::mcp::Envelope;
-use crate::mcp::answer::Form;
+use crate::mcp::answer::{Form, Reader};
 use crate::mcp::id;
 use crate::mcp::list::{self, Unreadable};
 use crate::mcp::sse::{self, ListFilter};
 use crate::rules::ServiceKind;
+use protocol::EventId;
 use protocol::audit::Outcome;
-use protocol::filter::{Action, Settlement};
-use protocol::{Credits, EventId};
 use response::{BodyPlan, End, Finished, ResponsePlan};
 use serde_json::value::RawValue;
 
@@ -107,30 +104,12 @@ impl Batch {
     }
 
     /// What is left of each message that was decided.
-    pub(super) fn finish(&self, end: End, went_upstream: bool, envoy: &str, now: Now) -> Vec<Finished> {
-        let decided = self.elements.iter().take(self.at.saturating_add(1));
-        let finished = decided.map(|element| {
-            let mut finished = element.exchange.finish(end, envoy, now);
-            if let (false, Some(late)) = (went_upstream, &finished.late) {
-                // The client left while other messages were decided: this one was never sent.
-                match late.source.clone() {
-                    Source::Reservation(reservation_id) => {
-                        finished.settlement = Some(Settlement { reservation_id, action: Action::Void });
-                    }
-                    Source::Lease { tenant, lease } => {
-                        finished.refund = Some(Refund { tenant, lease, credits: late.credits });
-                        finished.decision.credits = Credits::ZERO;
-                    }
-                    Source::Nothing => {}
-                }
-                finished.late = None;
-            }
-            finished
-        });
-        finished.collect()
+    pub(super) fn finish(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
+        let decided = self.exchanges().take(self.at.saturating_add(1));
+        decided.map(|exchange| exchange.finish(end, envoy, now)).collect()
     }
 
-    fn hear(&mut self, message: &str, in_events: bool, now: Now) -> Result<Heard, Unreadable> {
+    fn hear(&mut self, message: &str, now: Now) -> Result<Heard, Unreadable> {
         let envelope: Envelope<'_> =
             json::object(message).filter(|_| list::is_clear(message)).ok_or(Unreadable)?;
         let is_of_all = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
@@ -141,22 +120,22 @@ impl Batch {
         let id = envelope.id.and_then(|id| id::meaning(id.get()));
         let place = self.elements.iter().position(|element| {
             let own = element.exchange.message_id.as_deref().and_then(id::meaning);
-            element.exchange.is_forwarded() && element.answer.is_none() && own.is_some() && own == id
+            element.exchange.is_forwarded() && own.is_some() && own == id
         });
         let Some((place, element)) = place.and_then(|place| Some((place, self.elements.get_mut(place)?)))
         else {
             return Ok(Heard::Nobodys);
         };
         let exchange = &mut element.exchange;
+        if let Some(reader) = &mut exchange.response.reader {
+            reader.event(message.as_bytes());
+        }
+        if element.answer.is_some() {
+            return Ok(Heard::Nobodys);
+        }
         let mut seen = None;
         if matches!(exchange.subject, Subject::Protocol { lists: Some(_), .. }) {
             seen = exchange.viewed(now, |view| list::filter(message.as_bytes(), view))?;
-        } else if in_events {
-            let mut event = Vec::with_capacity(message.len());
-            sse::write(message.as_bytes(), &mut event);
-            exchange.watch(&event);
-        } else {
-            exchange.watch(message.as_bytes());
         }
         element.answer = Some(Vec::new());
         Ok(Heard::Answer(place, seen.unwrap_or_else(|| message.as_bytes().to_vec())))
@@ -167,7 +146,7 @@ impl Batch {
         let (messages, is_array) = messages(data)?;
         let mut passed = Vec::with_capacity(messages.len());
         for message in messages {
-            match self.hear(message.get(), true, now)? {
+            match self.hear(message.get(), now)? {
                 Heard::Own => passed.push(message.get().as_bytes().to_vec()),
                 Heard::Answer(_, answer) => passed.push(answer),
                 Heard::Nobodys => {}
@@ -186,7 +165,7 @@ impl Batch {
         let (messages, is_array) = messages(body)?;
         let mut own = Vec::new();
         for message in messages {
-            match self.hear(message.get(), false, now)? {
+            match self.hear(message.get(), now)? {
                 Heard::Own => own.push(message.get().as_bytes()),
                 Heard::Answer(place, answer) => {
                     if let Some(element) = self.elements.get_mut(place) {
@@ -205,10 +184,9 @@ impl Batch {
         Ok(if is_array || all.len() != 1 { [b"[", joined.as_slice(), b"]"].concat() } else { joined })
     }
 
-    /// What no answer was seen of has failed.
+    /// What was not passed on, because it can't be read, was no list for anyone.
     fn fail(&mut self) {
-        let unanswered = self.forwarded().filter(|element| element.answer.is_none());
-        unanswered.for_each(|element| element.exchange.response.failed = true);
+        self.forwarded().for_each(|element| element.exchange.response.failed |= element.answer.is_none());
     }
 }
 
@@ -354,7 +332,7 @@ impl Exchange {
         };
         if !(200..300).contains(&status) || is_bare {
             batch.forwarded().for_each(|element| {
-                element.exchange.response_headers(status, &[], true, now);
+                element.exchange.response_headers(status, headers, true, now);
             });
             let told = batch.reply().filter(|_| is_bare && batch.replies().next().is_some());
             let body = told.map_or(BodyPlan::Pass, |mut reply| {
@@ -366,15 +344,22 @@ impl Exchange {
         }
         let Some(form) = form else {
             batch.fail();
+            batch.forwarded().for_each(|element| {
+                element.exchange.response_headers(status, headers, true, now);
+            });
             return ResponsePlan { set, body: BodyPlan::Refuse(self.unreadable()) };
         };
+        // Each of them is shown its answers one by one, as the data of events.
+        let events: [(&[u8], &[u8]); 1] = [(b"content-type", b"text/event-stream")];
         batch.forwarded().for_each(|element| {
-            let content_type = form.content_type().as_bytes();
-            element.exchange.response_headers(status, &[(b"content-type", content_type)], false, now);
+            element.exchange.response_headers(status, &events, false, now);
         });
-        let is_json = form == Form::Json;
-        self.response.filter = Some(ListFilter::default()).filter(|_| !is_json);
-        ResponsePlan { set, body: if is_json { BodyPlan::Hold } else { BodyPlan::Rewrite } }
+        if form == Form::Json {
+            return ResponsePlan { set, body: BodyPlan::Hold };
+        }
+        self.response.filter = Some(ListFilter::default());
+        self.response.reader = Some(Box::new(Reader::new(form, None)));
+        ResponsePlan { set, body: BodyPlan::Rewrite }
     }
 
     /// The whole of the answer to a batch.
@@ -382,8 +367,7 @@ impl Exchange {
         let Some(batch) = self.batch.as_deref_mut() else { return Ok(None) };
         let answered = batch.whole(body, now);
         if answered.is_err() {
-            // Nothing of it is passed on.
-            batch.forwarded().for_each(|element| element.exchange.response.failed = true);
+            batch.fail();
         }
         answered.map(Some).map_err(|Unreadable| self.unreadable())
     }
@@ -414,6 +398,7 @@ impl Exchange {
 /// The messages of an array, or the one message, and whether it was an array.
 fn messages(body: &[u8]) -> Result<(Vec<&RawValue>, bool), Unreadable> {
     let text = std::str::from_utf8(body).map_err(|_| Unreadable)?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let is_array = text.trim_ascii_start().starts_with('[');
     let messages =
         if is_array { serde_json::from_str(text) } else { serde_json::from_str(text).map(|one| vec![one]) };

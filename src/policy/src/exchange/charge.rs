@@ -67,3 +67,36 @@ impl Charge {
         Some(Refund { tenant, lease, credits })
     }
 }
+
+/// What is charged for a success: what was set aside, or what the server says if its word counts, up to the most that it
+/// can say.
+pub(super) fn charged(reserved: Credits, cost_max: Option<Credits>, cost: Option<u64>) -> Credits {
+    match (cost_max, cost) {
+        (Some(most), Some(cost)) => Credits::new(cost).map_or(most, |cost| cost.min(most)),
+        _ => reserved,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_reservation_and_its_overrun_is_charged() {
+        let reserved = Credits::new(5).unwrap();
+        for (cost_max, cost, credits) in [
+            (5, None, 5),
+            (5, Some(3), 3),
+            (5, Some(0), 0),
+            (5, Some(6), 5),
+            (5, Some(u64::MAX), 5),
+            (8, None, 5),
+            (8, Some(7), 7),
+            (8, Some(9), 8),
+            (8, Some(u64::MAX), 8),
+        ] {
+            assert_eq!(charged(reserved, Credits::new(cost_max), cost).get(), credits, "{cost:?}");
+            assert_eq!(charged(reserved, None, cost), reserved);
+        }
+    }
+}

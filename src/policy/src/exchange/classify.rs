@@ -3,7 +3,7 @@
 use super::refusal::Refusal;
 use super::{Exchange, Lists, Subject, ToolCall};
 use crate::authorize::{self, Authorization};
-use crate::document::Reserve;
+use crate::document::{OnUnknown, Reserve};
 use crate::http::{self, Match};
 use crate::json;
 use crate::key::Key;
@@ -186,6 +186,7 @@ impl Exchange {
             on_ledger_outage: rule.price.as_ref().map(|price| price.on_ledger_outage).unwrap_or_default(),
             is_leased: rule.price.as_ref().is_some_and(|price| price.reserve == Reserve::Leased),
             is_http: matches!(service.kind, ServiceKind::Http(_)),
+            refunds_unknown: rule.on_unknown == OnUnknown::Refund,
             cost_max: rule.price.as_ref().and_then(|rule| rule.cost_max(price)),
         };
         Classified {

@@ -1,12 +1,11 @@
 //! The way back: rate headers on every response, lists filtered, calls settled by what really came.
 
-use super::charge::{Charge, Refund};
+use super::charge::{self, Charge, Refund};
 use super::refusal::{Refusal, Reply};
-use super::{Exchange, Fields, Now, Phase, ServiceKind, Subject, quota};
+use super::{Exchange, Fields, Now, Phase, ServiceKind, Subject, ToolCall, quota};
 use crate::authorize;
 use crate::credential::{self, Headers};
 use crate::document::Refusals;
-use crate::late::{self, CallPrint, Late, Source};
 use crate::mcp::answer::{Form, Reader, Verdict as Answered};
 use crate::mcp::list;
 use crate::mcp::sse::ListFilter;
@@ -23,11 +22,14 @@ use protocol::filter::Settlement;
 pub(super) struct Progress {
     pub(super) status: u16,
     first_byte_ms: Option<u64>,
-    /// Reads the call's own result, and those of other calls of the session.
-    reader: Option<Box<Reader>>,
-    /// The answer is in an encoding that is not read here.
-    is_unreadable: bool,
+    /// Reads the call's own answer.
+    pub(super) reader: Option<Box<Reader>>,
+    /// Something of the body has come.
+    has_body: bool,
+    /// The client is told to repeat the call under the same path with or without its last slash, which is charged then.
+    is_moved: bool,
     pub(super) filter: Option<ListFilter>,
+    /// What can't be read was not passed on.
     pub(super) failed: bool,
 }
 
@@ -54,7 +56,7 @@ pub enum BodyPlan {
     Pass,
     /// Let it pass, and show each chunk to [`Exchange::watch`].
     Watch,
-    /// Hold it all, show it to [`Exchange::watch`], and replace it by what [`Exchange::filter_whole`] says.
+    /// Hold it all, and replace it by what [`Exchange::filter_whole`] says.
     Hold,
     /// Show each chunk to [`Exchange::watch`], and replace it by what [`Exchange::filter_chunk`] says.
     Rewrite,
@@ -71,8 +73,10 @@ pub enum End {
     Complete,
     /// The client left before that.
     ClientLeft,
-    /// The upstream broke off.
+    /// The upstream broke off: not the client, not this gate, not Envoy.
     UpstreamFailed,
+    /// The request never went upstream.
+    NeverLeft,
 }
 
 /// What is left of an exchange.
@@ -84,8 +88,6 @@ pub struct Finished {
     pub settlement: Option<Settlement>,
     /// For the lease that paid, where the call failed or cost less.
     pub refund: Option<Refund>,
-    /// A call that is not settled, because its result is still to come on another stream.
-    pub late: Option<Late>,
 }
 
 impl Exchange {
@@ -122,6 +124,9 @@ impl Exchange {
     ) -> ResponsePlan {
         self.response.status = status;
         self.response.first_byte_ms = Some(self.elapsed_ms(now));
+        self.response.is_moved = matches!(status, 307 | 308)
+            && credential::single(headers, "location")
+                .is_some_and(|to| is_same_path(to, self.request.path()));
         if self.batch.is_some() && self.is_forwarded() {
             return self.batch_headers(status, headers, ends, now);
         }
@@ -143,47 +148,38 @@ impl Exchange {
             return BodyPlan::Pass;
         }
         let form = form_of(headers);
-        let reader = form.map(|form| Box::new(Reader::new(form, self.message_id.as_deref())));
         let is_ok = (200..300).contains(&status);
         match (&self.subject, form) {
-            (Subject::Protocol { lists: Some(_), .. }, form) if is_ok => {
-                self.response.reader = reader.filter(|_| self.session().is_some());
-                match form {
-                    Some(Form::Json) => BodyPlan::Hold,
-                    Some(Form::Events) => {
-                        self.response.filter = Some(ListFilter::default());
-                        BodyPlan::Rewrite
-                    }
-                    None => {
-                        self.response.failed = true;
-                        BodyPlan::Refuse(self.unreadable())
-                    }
+            (Subject::Protocol { lists: Some(_), .. }, form) if is_ok => match form {
+                Some(Form::Json) => BodyPlan::Hold,
+                Some(Form::Events) => {
+                    self.response.filter = Some(ListFilter::default());
+                    BodyPlan::Rewrite
                 }
-            }
-            // Nothing of it would be understood, and it decides nothing.
-            (Subject::Tool(call), None) if call.is_http => BodyPlan::Pass,
-            (Subject::Tool(_), _) => {
-                self.response.is_unreadable = credential::is_encoded(headers);
-                self.response.reader = reader;
+                None => {
+                    self.response.failed = true;
+                    BodyPlan::Refuse(self.unreadable())
+                }
+            },
+            // No client reads an answer where it is told that none comes, or that it comes elsewhere.
+            (Subject::Tool(_), Some(form)) if is_ok && status != 202 => {
+                self.response.reader = Some(Box::new(Reader::new(form, self.message_id.as_deref())));
                 BodyPlan::Watch
             }
             _ => BodyPlan::Pass,
         }
     }
 
-    /// Reads a chunk of a body: the results in it of other calls of the session, which may come on any of its streams.
-    pub fn watch(&mut self, chunk: &[u8]) -> Vec<late::Result> {
-        let Some(mut reader) = self.response.reader.take() else { return Vec::new() };
-        let mut results = Vec::new();
-        reader.feed(chunk, &mut |answer| {
-            let call = self.session().and_then(|session| CallPrint::of(session, &answer.id));
-            if let (Some(call), true) = (call, answer.verdict != Answered::Unfinished) {
-                let is_success = answer.verdict == Answered::Success;
-                results.push(late::Result { call, is_success, cost: answer.cost });
-            }
-        });
-        self.response.reader = Some(reader);
-        results
+    /// Something of a body has come, whatever is done with it.
+    pub fn body_came(&mut self) {
+        self.response.has_body = true;
+    }
+
+    /// Reads a chunk of a body.
+    pub fn watch(&mut self, chunk: &[u8]) {
+        if let Some(reader) = &mut self.response.reader {
+            reader.feed(chunk);
+        }
     }
 
     /// The whole of a held body: what to send in its place, `None` for the same.
@@ -209,29 +205,27 @@ impl Exchange {
         passed
     }
 
+    /// True if the request may have ended before it left for the upstream, so that it is worth to ask Envoy.
+    pub fn may_not_have_left(&self) -> bool {
+        self.is_forwarded() && matches!(self.response.status, 0 | 300..400)
+    }
+
     /// The exchange is over, however it ended: what is left of it, or of each message of a batch.
     pub fn finish_all(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
         match &self.batch {
-            Some(batch) => batch.finish(end, self.is_forwarded(), envoy, now),
+            // The client left while other messages were decided: nothing was sent.
+            Some(batch) if !self.is_forwarded() => batch.finish(End::NeverLeft, envoy, now),
+            Some(batch) => batch.finish(self.seen(end), envoy, now),
             None => vec![self.finish(end, envoy, now)],
         }
     }
 
     /// [`Exchange::finish_all`] of one message.
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
-        let late = self.late();
-        let (outcome, charged) = match &late {
-            // What a lease has paid stays paid until the result says otherwise.
-            Some(Late { source: Source::Lease { .. }, credits, .. }) => (self.outcome(end, true).0, *credits),
-            late => self.outcome(end, late.is_some()),
-        };
+        let (outcome, charged) = self.outcome(self.seen(end));
         let charge = self.charge();
         let is_reserved = matches!(charge, Charge::Reserved(_));
-        let settlement = match late {
-            Some(Late { source: Source::Reservation(_), .. }) => None,
-            _ if is_reserved => charge.settlement(self.reservation_id(), charged),
-            _ => None,
-        };
+        let settlement = charge.settlement(self.reservation_id(), charged);
         let refund = self.key.as_ref().and_then(|key| charge.refund(key.tenant, charged));
         let reservation_id = is_reserved.then(|| self.reservation_id()).flatten();
         let usage = self.response.reader.as_ref().map(|reader| reader.usage()).unwrap_or_default();
@@ -257,44 +251,23 @@ impl Exchange {
             policy_version: self.policy.version().clone(),
             envoy: envoy.to_owned(),
         };
-        Finished { decision, settlement, refund, late }
-    }
-
-    /// The call, if its result may still come: its session goes on, and no stream has shown how it ended.
-    fn late(&self) -> Option<Late> {
-        let credits = Some(self.charge().credits()).filter(|credits| !credits.is_zero())?;
-        let Subject::Tool(call) = &self.subject else { return None };
-        let ended_otherwise = match (&self.response.reader, self.response.status) {
-            // The client left before anything came, or is told to wait for it.
-            (None, 0 | 202) => false,
-            (Some(reader), 200..300) if reader.form() == Form::Events => self.verdict() != Answered::Nothing,
-            _ => true,
-        };
-        if call.is_http || ended_otherwise {
-            return None;
-        }
-        Some(Late {
-            call: CallPrint::of(self.session()?, self.message_id.as_deref()?)?,
-            source: match self.charge() {
-                Charge::Leased(_, lease) => Source::Lease { tenant: self.key.as_ref()?.tenant, lease },
-                Charge::None | Charge::Reserved(_) => Source::Reservation(self.reservation_id()?),
-            },
-            credits,
-            cost_max: call.cost_max,
-            at: self.began.monotonic,
-        })
+        Finished { decision, settlement, refund }
     }
 
     fn charge(&self) -> Charge {
         if let Phase::Forwarded(charge) = self.phase { charge } else { Charge::None }
     }
 
-    fn verdict(&self) -> Answered {
-        self.response.reader.as_ref().map_or(Answered::Nothing, |reader| reader.verdict())
+    /// A stream that the upstream broke off is none that failed if the client can ask for the rest of it.
+    fn seen(&self, end: End) -> End {
+        match (end, &self.response.reader) {
+            (End::UpstreamFailed, Some(reader)) if reader.is_resumable() => End::Complete,
+            (end, _) => end,
+        }
     }
 
-    /// How it ended, and what is charged for it.
-    fn outcome(&self, end: End, is_late: bool) -> (Outcome, Credits) {
+    /// How it ended, and what is charged for it: all that went upstream and was not seen to fail.
+    fn outcome(&self, end: End) -> (Outcome, Credits) {
         let reserved = match &self.phase {
             Phase::Refused(outcome) => return (*outcome, Credits::ZERO),
             Phase::Forwarded(charge) => charge.credits(),
@@ -305,41 +278,53 @@ impl Exchange {
             _ => return (Outcome::Cancelled, Credits::ZERO),
         };
         let status = self.response.status;
-        // An answer that has come whole has come, whatever breaks behind it.
-        let is_whole = self.response.reader.as_ref().is_some_and(|reader| reader.is_whole());
-        if self.response.failed || (end == End::UpstreamFailed && !is_whole) {
-            return (Outcome::UpstreamError, Credits::ZERO);
-        }
-        if status == 0 {
-            return (Outcome::Cancelled, Credits::ZERO);
-        }
         let Subject::Tool(call) = &self.subject else {
-            let outcome = if status < 500 { Outcome::Allowed } else { Outcome::UpstreamError };
+            let outcome = match end {
+                _ if self.response.failed || status >= 500 => Outcome::UpstreamError,
+                End::UpstreamFailed => Outcome::UpstreamError,
+                _ if status == 0 => Outcome::Cancelled,
+                _ => Outcome::Allowed,
+            };
             return (outcome, Credits::ZERO);
         };
+        let outcome =
+            if status == 0 || end == End::ClientLeft { Outcome::Cancelled } else { Outcome::Allowed };
+        if end == End::NeverLeft || self.response.is_moved {
+            return (outcome, Credits::ZERO);
+        }
         if status >= 400 {
             return (Outcome::UpstreamError, Credits::ZERO);
         }
-        if call.is_http || self.response.is_unreadable {
-            return (Outcome::Allowed, reserved);
-        }
-        match self.verdict() {
+        match self.verdict(call, end) {
             // What a client has begun to receive it has received: leaving early does not make it free.
             Answered::Success => {
                 let cost = self.response.reader.as_ref().and_then(|reader| reader.cost());
                 // What passed without a reservation costs nothing, whatever the upstream says.
                 let cost_max = call.cost_max.filter(|_| !reserved.is_zero());
-                (Outcome::Allowed, late::charged(reserved, cost_max, cost))
+                (Outcome::Allowed, charge::charged(reserved, cost_max, cost))
             }
+            Answered::Failure => (Outcome::UpstreamError, Credits::ZERO),
             // The call is not over; it is charged when its result comes.
             Answered::Unfinished => (Outcome::Allowed, Credits::ZERO),
-            Answered::Nothing if end == End::ClientLeft => (Outcome::Cancelled, Credits::ZERO),
-            // It is charged when its result comes on another stream.
-            Answered::Nothing if is_late => (Outcome::Allowed, Credits::ZERO),
-            Answered::Nothing | Answered::ToolError | Answered::ProtocolError => {
-                (Outcome::UpstreamError, Credits::ZERO)
-            }
+            Answered::Unclear | Answered::Nothing if call.refunds_unknown => (outcome, Credits::ZERO),
+            Answered::Unclear | Answered::Nothing => (outcome, reserved),
         }
+    }
+
+    /// How a call ended that went upstream and was not refused by its status.
+    fn verdict(&self, call: &ToolCall, end: End) -> Answered {
+        let response = &self.response;
+        let verdict = match &response.reader {
+            Some(reader) if !call.is_http => reader.verdict(),
+            // All there is to see of a REST call is that an answer came.
+            _ if call.is_http && response.status != 0 && (response.has_body || end == End::Complete) => {
+                Answered::Success
+            }
+            _ if response.has_body => Answered::Unclear,
+            _ => Answered::Nothing,
+        };
+        let has_failed = verdict == Answered::Nothing && end == End::UpstreamFailed;
+        if has_failed { Answered::Failure } else { verdict }
     }
 
     /// Whether the key sees something in a list; `None` where everyone does.
@@ -396,6 +381,49 @@ impl Exchange {
 
 /// The form of an answer with these headers; `None` where it can't be read.
 pub(super) fn form_of(headers: &Headers<'_>) -> Option<Form> {
-    let content_type = credential::single(headers, "content-type").unwrap_or_default();
-    Form::of(content_type).filter(|_| !credential::is_encoded(headers))
+    let mut forms = credential::all(headers, "content-type").map(Form::of);
+    let first = forms.next()?;
+    first.filter(|_| forms.all(|form| form == first) && !credential::is_encoded(headers))
+}
+
+/// True if a `Location` names this path but for its last slash.
+fn is_same_path(location: &[u8], path: &[u8]) -> bool {
+    let end = location.iter().position(|byte| b"?#".contains(byte)).unwrap_or(location.len());
+    let location = location.get(..end).unwrap_or_default();
+    let is_end = |window: &[u8]| window == b"://";
+    let location =
+        match location.windows(3).position(is_end).and_then(|at| location.get(at.saturating_add(3)..)) {
+            Some(rest) => {
+                rest.iter().position(|byte| *byte == b'/').and_then(|at| rest.get(at..)).unwrap_or_default()
+            }
+            None => location,
+        };
+    let bare = |path: &[u8]| path.strip_suffix(b"/").unwrap_or(path).to_vec();
+    location != path && bare(location) == bare(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_to_the_same_path_is_told_from_others() {
+        for (location, is_same) in [
+            ("/mcp/", true),
+            ("http://upstream:80/mcp/", true),
+            ("https://gate/mcp/?session=1#x", true),
+            ("/mcp", false),
+            ("/mcp//", false),
+            ("/other/", false),
+            ("/mcp/x", false),
+            ("//mcp/", false),
+            ("http://mcp/", false),
+            ("mcp/", false),
+            ("", false),
+        ] {
+            assert_eq!(is_same_path(location.as_bytes(), b"/mcp"), is_same, "{location}");
+        }
+        assert!(is_same_path(b"/mcp", b"/mcp/"));
+        assert!(is_same_path(b"http://gate", b"/"));
+    }
 }

@@ -1,21 +1,25 @@
-//! Follows one JSON message, byte by byte, to the few facts that settle a call, in constant memory.
+//! Follows JSON-RPC messages, byte by byte, to the few facts that settle a call, in constant memory.
 //!
-//! It only reads what servers send, so it may be lenient: what is no sound JSON gives some facts or none, and never
-//! anything worse. Nothing is kept but the path to where it is and the text of names and short values.
+//! It only reads what servers send, so it may be lenient with what they say beside that. But a call that is taken to have
+//! failed is paid back, so what could be read in two ways is [`Verdict::Unclear`]. Nothing is kept but the path to where it
+//! is and the text of names and short values.
 
 use super::answer::Verdict;
 use protocol::audit::UsageTokens;
+use std::borrow::Cow;
 
 /// How deep the facts lie: `result._meta.usage.input_tokens`.
 const DEPTH_MAX: usize = 4;
 /// An id of a request is at most this long; see [`super::Message`]. Escapes make six bytes of one.
-const ID_BYTES_MAX: usize = 6 * 256;
-/// Longer than any name and any other value that is told from others.
-const TEXT_BYTES_MAX: usize = 24;
+const TEXT_BYTES_MAX: usize = 6 * 256;
 
-/// Reads one message.
+/// Reads one message, or an array of them.
 #[derive(Debug, Default)]
 pub struct Scanner {
+    /// Around the messages: in an array of them, behind the end of all, and something is there that is none.
+    in_array: bool,
+    is_closed: bool,
+    is_broken: bool,
     depth: usize,
     /// The innermost container is an object, for the depths that matter.
     is_object: [bool; DEPTH_MAX],
@@ -26,21 +30,70 @@ pub struct Scanner {
     string: Option<Text>,
     /// A bare word being read: `true`, `null`, a number.
     word: Vec<u8>,
-    is_whole: bool,
     facts: Facts,
 }
 
 /// What a message says.
 #[derive(Debug, Default, Clone)]
-struct Facts {
-    has_result: bool,
+pub struct Facts {
+    /// The JSON-RPC id, as it was written; empty where there is none.
+    id: Vec<u8>,
+    /// A result has begun.
+    pub has_result: bool,
     has_error: bool,
     has_method: bool,
     is_error: bool,
     is_unfinished: bool,
-    id: Vec<u8>,
-    cost: Option<u64>,
-    usage: UsageTokens,
+    /// One of these is given twice, or as what it can't be.
+    is_unclear: bool,
+    /// Which of them were given.
+    given: u16,
+    /// What the server says the call cost, in `result._meta`.
+    pub cost: Option<u64>,
+    /// The LLM tokens that it reports.
+    pub usage: UsageTokens,
+}
+
+impl Facts {
+    /// The JSON-RPC id, as it was written.
+    pub fn id(&self) -> Option<&str> {
+        std::str::from_utf8(&self.id).ok().filter(|id| !id.is_empty())
+    }
+
+    /// How the call ended that this answers.
+    pub fn verdict(&self) -> Verdict {
+        let is_answer = self.has_result || self.has_error;
+        if self.is_unclear || (self.has_method && is_answer) || (self.has_result && self.has_error) {
+            Verdict::Unclear
+        } else if self.has_method {
+            // A server's own request or notification.
+            Verdict::Nothing
+        } else if !is_answer {
+            Verdict::Unclear
+        } else if self.has_error || self.is_error {
+            Verdict::Failure
+        } else if self.is_unfinished {
+            Verdict::Unfinished
+        } else {
+            Verdict::Success
+        }
+    }
+
+    fn give(&mut self, path: &[Name]) {
+        let place: u16 = match path {
+            [Name::Id] => 1,
+            [Name::Result] => 2,
+            [Name::Error] => 4,
+            [Name::Method] => 8,
+            [Name::Result, Name::IsError] => 16,
+            [Name::Result, Name::ResultType] => 32,
+            [Name::Result, Name::Meta] => 64,
+            [Name::Result, Name::Meta, Name::Cost] => 128,
+            _ => 0,
+        };
+        self.is_unclear |= self.given & place != 0;
+        self.given |= place;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +103,17 @@ struct Text {
     /// It may be one that is told from others.
     is_kept: bool,
     bytes: Vec<u8>,
+}
+
+impl Text {
+    /// What it says, whatever is escaped in it.
+    fn plain(&self) -> Option<Cow<'_, str>> {
+        let text = std::str::from_utf8(&self.bytes).ok().filter(|text| text.len() <= TEXT_BYTES_MAX)?;
+        if !text.contains('\\') {
+            return Some(Cow::Borrowed(text));
+        }
+        serde_json::from_str(&format!("\"{text}\"")).ok().map(Cow::Owned)
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -72,94 +136,69 @@ enum Name {
 }
 
 impl Name {
-    fn of(text: &[u8]) -> Name {
+    fn of(text: &str) -> Name {
         match text {
-            b"id" => Name::Id,
-            b"result" => Name::Result,
-            b"error" => Name::Error,
-            b"method" => Name::Method,
-            b"isError" => Name::IsError,
-            b"resultType" => Name::ResultType,
-            b"_meta" => Name::Meta,
-            b"agentrelay/cost" => Name::Cost,
-            b"message" => Name::Message,
-            b"response" => Name::Response,
-            b"usage" => Name::Usage,
-            b"input_tokens" | b"prompt_tokens" | b"inputTokens" => Name::InputTokens,
-            b"output_tokens" | b"completion_tokens" | b"outputTokens" => Name::OutputTokens,
+            "id" => Name::Id,
+            "result" => Name::Result,
+            "error" => Name::Error,
+            "method" => Name::Method,
+            "isError" => Name::IsError,
+            "resultType" => Name::ResultType,
+            "_meta" => Name::Meta,
+            "agentrelay/cost" => Name::Cost,
+            "message" => Name::Message,
+            "response" => Name::Response,
+            "usage" => Name::Usage,
+            "input_tokens" | "prompt_tokens" | "inputTokens" => Name::InputTokens,
+            "output_tokens" | "completion_tokens" | "outputTokens" => Name::OutputTokens,
             _ => Name::Other,
         }
     }
 }
 
 impl Scanner {
-    /// Takes what arrived.
-    pub fn feed(&mut self, chunk: &[u8]) {
-        for byte in chunk {
-            match &mut self.string {
-                Some(text) => {
-                    let ends = !text.escaped && *byte == b'"';
-                    text.escaped = !text.escaped && *byte == b'\\';
-                    if ends {
-                        self.end_string();
-                    } else if text.is_kept && text.bytes.len() <= ID_BYTES_MAX {
-                        text.bytes.push(*byte);
-                    }
-                }
-                None => self.structure(*byte),
-            }
+    /// Takes a byte. True if a message came to its end with it, whose facts are then [`Scanner::message`].
+    pub fn feed(&mut self, byte: u8) -> bool {
+        let Some(text) = &mut self.string else { return self.structure(byte) };
+        let ends = !text.escaped && byte == b'"';
+        text.escaped = !text.escaped && byte == b'\\';
+        if ends {
+            self.end_string();
+        } else if text.is_kept && text.bytes.len() <= TEXT_BYTES_MAX {
+            text.bytes.push(byte);
         }
+        false
     }
 
-    /// The message has come to its end.
+    /// What was seen of the message that is being read.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The message that has just ended.
+    pub fn message(&mut self) -> Facts {
+        std::mem::take(&mut self.facts)
+    }
+
+    /// All has come, and nothing that is no message.
     pub fn is_whole(&self) -> bool {
-        self.is_whole
+        self.is_closed && !self.is_broken
     }
 
-    /// How the call ended, by what was seen so far.
-    pub fn verdict(&self) -> Verdict {
-        let facts = &self.facts;
-        // A server's own request or notification has a method; it is no answer.
-        if facts.has_method {
-            Verdict::Nothing
-        } else if facts.has_error {
-            Verdict::ProtocolError
-        } else if !facts.has_result {
-            Verdict::Nothing
-        } else if facts.is_error {
-            Verdict::ToolError
-        } else if facts.is_unfinished {
-            Verdict::Unfinished
-        } else {
-            Verdict::Success
+    fn structure(&mut self, byte: u8) -> bool {
+        if self.depth == 0 {
+            self.around(byte);
+            return false;
         }
-    }
-
-    /// The JSON-RPC id, as it was written.
-    pub fn id(&self) -> Option<&str> {
-        std::str::from_utf8(&self.facts.id).ok().filter(|id| !id.is_empty())
-    }
-
-    /// What the server says the call cost, in `result._meta`.
-    pub fn cost(&self) -> Option<u64> {
-        self.facts.cost
-    }
-
-    /// The LLM tokens that the message reports.
-    pub fn usage(&self) -> UsageTokens {
-        self.facts.usage
-    }
-
-    fn structure(&mut self, byte: u8) {
         match byte {
             b'"' => {
-                self.value_begins();
+                self.value_begins(byte);
                 let is_name = self.wants_name && self.depth <= DEPTH_MAX;
                 let is_kept = is_name || matches!(self.path(), [Name::Id] | [Name::Result, Name::ResultType]);
                 self.string = Some(Text { is_name, is_kept, ..Text::default() });
             }
             b'{' | b'[' => {
-                self.value_begins();
+                self.value_begins(byte);
                 self.depth = self.depth.saturating_add(1);
                 self.enter(byte == b'{');
             }
@@ -167,7 +206,8 @@ impl Scanner {
                 self.end_word();
                 self.depth = self.depth.saturating_sub(1);
                 self.wants_name = false;
-                self.is_whole |= self.depth == 0;
+                self.is_closed |= self.depth == 0 && !self.in_array;
+                return self.depth == 0;
             }
             b',' => {
                 self.end_word();
@@ -175,11 +215,26 @@ impl Scanner {
             }
             b':' => self.wants_name = false,
             byte if byte.is_ascii_whitespace() => self.end_word(),
+            byte if self.word.len() <= TEXT_BYTES_MAX => self.word.push(byte),
+            _ => {}
+        }
+        false
+    }
+
+    /// Between messages, or where the first is to come.
+    fn around(&mut self, byte: u8) {
+        match byte {
+            b'{' if !self.is_closed => {
+                self.depth = 1;
+                self.enter(true);
+            }
+            b'[' if !self.is_closed && !self.in_array => self.in_array = true,
+            b']' if self.in_array => self.is_closed = true,
+            b',' if self.in_array => {}
+            byte if byte.is_ascii_whitespace() => {}
             byte => {
-                self.value_begins();
-                if self.word.len() <= ID_BYTES_MAX {
-                    self.word.push(byte);
-                }
+                self.is_broken = true;
+                self.string = (byte == b'"').then(Text::default);
             }
         }
     }
@@ -203,14 +258,15 @@ impl Scanner {
         self.path.get(..self.depth).unwrap_or_default()
     }
 
-    /// A value begins: if it is the answer's `result` or `error`, that is there now.
-    fn value_begins(&mut self) {
+    /// A value begins that is no bare word: if it is the answer's `result` or `error`, that is there now.
+    fn value_begins(&mut self, byte: u8) {
         if self.wants_name {
             return;
         }
         match self.path() {
             [Name::Result] => self.facts.has_result = true,
-            [Name::Error] => self.facts.has_error = true,
+            [Name::Error] if byte == b'{' => self.facts.has_error = true,
+            [Name::Error] => self.facts.is_unclear = true,
             [Name::Method] => self.facts.has_method = true,
             _ => {}
         }
@@ -219,34 +275,42 @@ impl Scanner {
     fn end_string(&mut self) {
         let Some(text) = self.string.take() else { return };
         if text.is_name {
-            let name = Name::of(text.bytes.get(..TEXT_BYTES_MAX).unwrap_or(&text.bytes));
-            let index = self.depth.checked_sub(1);
-            if let Some(place) = index.and_then(|index| self.path.get_mut(index)) {
-                *place = name;
-            }
+            self.name(&text);
             return;
         }
+        let is_short = text.bytes.len() <= TEXT_BYTES_MAX;
         match self.path() {
             [Name::Result, Name::ResultType] => {
-                self.facts.is_unfinished = text.bytes == b"input_required";
+                self.facts.is_unfinished = text.plain().as_deref() == Some("input_required");
             }
-            [Name::Id] if text.bytes.len() <= ID_BYTES_MAX => {
-                self.facts.id = [b"\"", text.bytes.as_slice(), b"\""].concat();
-            }
+            [Name::Id] if is_short => self.facts.id = [b"\"", text.bytes.as_slice(), b"\""].concat(),
             _ => {}
         }
     }
 
+    fn name(&mut self, text: &Text) {
+        let place = self.depth.checked_sub(1).and_then(|index| self.path.get_mut(index));
+        if let Some(place) = place {
+            *place = text.plain().map_or(Name::Other, |name| Name::of(&name));
+            self.facts.give(self.path.get(..self.depth).unwrap_or_default());
+        }
+    }
+
     fn end_word(&mut self) {
-        if self.word.is_empty() {
+        let word = std::mem::take(&mut self.word);
+        if word.is_empty() || word == b"null" {
             return;
         }
-        let word = std::mem::take(&mut self.word);
+        // A list of other things than messages reports nothing.
+        let is_of_many = self.in_array && self.depth == 2;
         let number = || std::str::from_utf8(&word).ok().and_then(|digits| digits.parse::<u64>().ok());
         match self.path() {
-            [Name::Result, Name::IsError] if word == b"true" => self.facts.is_error = true,
+            [Name::Result] => self.facts.has_result = true,
+            [Name::Error] => self.facts.is_unclear = true,
+            [Name::Method] => self.facts.has_method = true,
+            [Name::Result, Name::IsError] => self.facts.is_error = word == b"true",
             [Name::Result, Name::Meta, Name::Cost] => self.facts.cost = number(),
-            [above @ .., Name::Usage, name] if is_place_of_usage(above) => {
+            [above @ .., Name::Usage, name] if is_place_of_usage(above) && !is_of_many => {
                 let number = number();
                 let place = match name {
                     Name::InputTokens => &mut self.facts.usage.input,
@@ -255,7 +319,7 @@ impl Scanner {
                 };
                 *place = number.or(*place);
             }
-            [Name::Id] if word.len() <= ID_BYTES_MAX => self.facts.id = word,
+            [Name::Id] if word.len() <= TEXT_BYTES_MAX => self.facts.id = word,
             _ => {}
         }
     }
@@ -270,10 +334,11 @@ fn is_place_of_usage(above: &[Name]) -> bool {
 mod tests {
     use super::*;
 
-    fn scanned(message: &str) -> Scanner {
+    fn scanned(message: &str) -> Facts {
         let mut scanner = Scanner::default();
-        scanner.feed(message.as_bytes());
-        scanner
+        let ends = message.bytes().map(|byte| scanner.feed(byte)).filter(|ends| *ends).count();
+        assert!(ends <= 1, "{message}");
+        scanner.message()
     }
 
     #[test]
@@ -286,7 +351,7 @@ mod tests {
             (r#"{"result":{"content":[],"_meta":{"usage":{"inputTokens":7,"outputTokens":9}}}}"#, 7, 9),
         ] {
             let expected = UsageTokens { input: Some(input), output: Some(output) };
-            assert_eq!(scanned(message).usage(), expected, "{message}");
+            assert_eq!(scanned(message).usage, expected, "{message}");
         }
     }
 
@@ -297,23 +362,24 @@ mod tests {
             r#"{"result":{"usage":{"input_tokens":7}}}"#,
             r#"{"text":"\"usage\":{\"input_tokens\":7}"}"#,
             r#"[{"usage":{"input_tokens":7}}]"#,
+            r#""usage":{"input_tokens":7}"#,
             r#"{"usage":{"input_tokens":"7"}}"#,
             r#"{"usage":{"input_tokens":-7}}"#,
             r#"{"usage":{"input_tokens":{"input_tokens":7}}}"#,
             r#"{"usage":{"input_tokens":99999999999999999999}}"#,
             r#"{"usage":null}"#,
         ] {
-            assert_eq!(scanned(message).usage(), UsageTokens::default(), "{message}");
+            assert_eq!(scanned(message).usage, UsageTokens::default(), "{message}");
         }
     }
 
     #[test]
     fn ids_and_costs_are_read_as_they_are_written() {
-        let scanner = scanned(r#"{"id":"a\"\u0062","result":{"_meta":{"agentrelay/cost": 3}}}"#);
-        assert_eq!((scanner.id(), scanner.cost()), (Some(r#""a\"\u0062""#), Some(3)));
-        let scanner =
+        let facts = scanned(r#"{"id":"a\"\u0062","result":{"_meta":{"agentrelay/cost": 3}}}"#);
+        assert_eq!((facts.id(), facts.cost), (Some(r#""a\"\u0062""#), Some(3)));
+        let facts =
             scanned(r#"{"result":{"id":5,"_meta":{"agentrelay/cost":"3"},"content":[{"id":6}]},"id":-7}"#);
-        assert_eq!((scanner.id(), scanner.cost()), (Some("-7"), None));
+        assert_eq!((facts.id(), facts.cost), (Some("-7"), None));
         assert_eq!(scanned(&format!(r#"{{"id":"{}"}}"#, "x".repeat(5000))).id(), None);
     }
 }

@@ -220,6 +220,9 @@ impl Compiler {
             }
             scope.scopes = own;
         }
+        if tool.on_unknown.is_some() && tool.price.is_none() {
+            self.fault(&format!("{path}.on_unknown"), "only a call with a price is charged; leave it out");
+        }
         let requires = tool
             .requires
             .into_iter()
@@ -234,6 +237,7 @@ impl Compiler {
             resource: tool.resource,
             limits: self.limits(path, &name, tool.limits),
             price: tool.price.and_then(|price| self.price(&format!("{path}.price"), price, kind)),
+            on_unknown: tool.on_unknown.unwrap_or_default(),
             requires,
             name,
         }

@@ -106,6 +106,26 @@ fn every_fault_names_its_path() {
             "services.studio.tools.draw.price.overrun_credits_max: the cost grows",
         ),
         (
+            "/services/ci/tools/GET ~1projects~1{project}/on_unknown",
+            json!("refund"),
+            "services.ci.tools.GET /projects/{project}.on_unknown: only a call with a price",
+        ),
+        (
+            "/services/studio/unlisted",
+            json!({"risk": "read_only", "on_unknown": "charge"}),
+            "services.studio.unlisted.on_unknown: only a call with a price",
+        ),
+        (
+            "/services/studio/gate_tools",
+            json!({"list_services": {"risk": "read_only", "on_unknown": "refund"}}),
+            "services.studio.gate_tools.list_services.on_unknown: only a call with a price",
+        ),
+        (
+            "/services/studio/tools/draw/on_unknown",
+            json!("never"),
+            "services.studio.tools.draw.on_unknown: unknown variant",
+        ),
+        (
             "/services/studio/tools/draw/price/credits",
             json!(1.5),
             "services.studio.tools.draw.price.credits: invalid",
@@ -201,4 +221,18 @@ fn the_shipped_policy_is_sound() {
     let policy = Policy::from_json(json.as_bytes()).unwrap();
     let permits = |tier: &str| policy.tier(tier).unwrap().limits[0].limit.permits;
     assert_eq!(["free", "hobby", "pro", "enterprise"].map(permits), [20, 60, 300, 1000]);
+}
+
+#[test]
+fn a_tool_says_who_bears_a_call_whose_end_was_not_seen() {
+    use serde_json::json;
+    let mut document = sound();
+    document["services"]["studio"]["unlisted"] =
+        json!({"risk": "read_only", "price": {"credits": 1}, "on_unknown": "refund"});
+    document["services"]["studio"]["tools"]["draw"]["on_unknown"] = json!("charge");
+    let policy = Policy::from_json(document.to_string().as_bytes()).unwrap();
+    let studio = policy.services().iter().find(|service| service.name == "studio").unwrap();
+    let ServiceKind::Mcp(tools) = &studio.kind else { panic!("it is MCP") };
+    assert_eq!(tools["draw"].on_unknown, OnUnknown::Charge);
+    assert_eq!(studio.unlisted.as_ref().unwrap().on_unknown, OnUnknown::Refund);
 }

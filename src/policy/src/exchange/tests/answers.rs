@@ -2,71 +2,161 @@
 
 use super::*;
 
+/// What is charged of a call of 5 credits, and how it is called, under either word of `on_unknown`.
+fn settled(gate: &mut Gate, respond: impl Fn(&mut Exchange, Now), end: End) -> [(u64, Outcome); 2] {
+    ["charge", "refund"].map(|on_unknown| {
+        let mut document = document();
+        document["services"]["studio"]["tools"]["draw"]["on_unknown"] = json!(on_unknown);
+        gate.policy = Arc::new(Policy::from_json(document.to_string().as_bytes()).unwrap());
+        let (mut exchange, _) = gate.call("draw", json!({})).forwarded();
+        respond(&mut exchange, gate.now());
+        let finished = exchange.finish(end, "envoy-1", gate.now());
+        let expected = match finished.decision.credits {
+            Credits::ZERO => Action::Void,
+            credits => Action::Post { credits },
+        };
+        assert_eq!(finished.settlement.unwrap().action, expected);
+        (finished.decision.credits.get(), finished.decision.outcome)
+    })
+}
+
 #[test]
-fn only_a_success_is_charged() {
-    let json_type = "application/json";
+fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
+    const JSON: &str = "application/json";
+    const EVENTS: &str = "text/event-stream";
     let success = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
     let tool_error = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#;
     let rpc_error = r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#;
     let input = r#"{"jsonrpc":"2.0","id":7,"result":{"resultType":"input_required"}}"#;
-    let of_other = r#"{"jsonrpc":"2.0","id":"7","result":{"content":[]}}"#;
+    let of_other = r#"{"jsonrpc":"2.0","id":"7","error":{"code":1,"message":""}}"#;
+    let event = |message: &str| format!("data: {message}\n\n");
+    let (allowed, failed, cancelled) = (Outcome::Allowed, Outcome::UpstreamError, Outcome::Cancelled);
+    // A success, a failure, and what is neither.
+    let (yes, no, unknown) = ([5, 5], [0, 0], [5, 0]);
     for (status, content_type, body, end, charged, outcome) in [
-        (200, json_type, success, End::Complete, 5, Outcome::Allowed),
-        (200, json_type, tool_error, End::Complete, 0, Outcome::UpstreamError),
-        (200, json_type, rpc_error, End::Complete, 0, Outcome::UpstreamError),
-        (200, json_type, input, End::Complete, 0, Outcome::Allowed),
-        (500, json_type, success, End::Complete, 0, Outcome::UpstreamError),
-        (404, json_type, success, End::Complete, 0, Outcome::UpstreamError),
-        (200, json_type, "", End::Complete, 0, Outcome::UpstreamError),
-        (200, "text/plain", "done", End::Complete, 0, Outcome::UpstreamError),
-        (200, json_type, &success[..44], End::UpstreamFailed, 0, Outcome::UpstreamError),
-        // It broke behind the answer.
-        (200, json_type, success, End::UpstreamFailed, 5, Outcome::Allowed),
-        (200, json_type, tool_error, End::UpstreamFailed, 0, Outcome::UpstreamError),
-        // Of another call: this one was not answered.
-        (200, json_type, of_other, End::Complete, 0, Outcome::UpstreamError),
-        // A client that leaves with the result in its hands has had it.
-        (200, json_type, &success[..44], End::ClientLeft, 5, Outcome::Allowed),
-        (200, json_type, &success[..20], End::ClientLeft, 0, Outcome::Cancelled),
-        (0, "", "", End::ClientLeft, 0, Outcome::Cancelled),
+        (200, JSON, success, End::Complete, yes, allowed),
+        (200, JSON, tool_error, End::Complete, no, failed),
+        (200, JSON, rpc_error, End::Complete, no, failed),
+        (200, "text/json", rpc_error, End::Complete, no, failed),
+        (200, JSON, input, End::Complete, no, allowed),
+        (200, EVENTS, &event(tool_error), End::Complete, no, failed),
+        (500, JSON, success, End::Complete, no, failed),
+        (404, JSON, success, End::Complete, no, failed),
+        (400, JSON, "", End::ClientLeft, no, failed),
+        // Nothing that was understood.
+        (200, JSON, "", End::Complete, unknown, allowed),
+        (200, "text/plain", rpc_error, End::Complete, unknown, allowed),
+        (200, "", rpc_error, End::Complete, unknown, allowed),
+        (200, JSON, of_other, End::Complete, unknown, allowed),
+        (200, EVENTS, &event(of_other), End::Complete, unknown, allowed),
+        (200, EVENTS, "", End::Complete, unknown, allowed),
+        (202, JSON, rpc_error, End::Complete, unknown, allowed),
+        (204, JSON, "", End::Complete, unknown, allowed),
+        (303, JSON, rpc_error, End::Complete, unknown, allowed),
+        // The upstream broke it off, before an answer began or after.
+        (200, JSON, "", End::UpstreamFailed, no, failed),
+        (200, JSON, &success[..30], End::UpstreamFailed, no, failed),
+        (200, JSON, &success[..44], End::UpstreamFailed, yes, allowed),
+        (200, JSON, success, End::UpstreamFailed, yes, allowed),
+        (200, JSON, tool_error, End::UpstreamFailed, no, failed),
+        (200, EVENTS, &event("{\"method\":\"x\"}"), End::UpstreamFailed, no, failed),
+        (200, EVENTS, "id: 1\ndata:\n\n", End::UpstreamFailed, unknown, allowed),
+        (200, "text/plain", "", End::UpstreamFailed, no, failed),
+        (200, "text/plain", "x", End::UpstreamFailed, unknown, allowed),
+        // The client left, with the result in its hands or before it.
+        (200, JSON, &success[..44], End::ClientLeft, yes, allowed),
+        (200, JSON, &success[..20], End::ClientLeft, unknown, cancelled),
+        (200, EVENTS, &event(tool_error), End::ClientLeft, no, failed),
+        (200, EVENTS, &tool_error[..50], End::ClientLeft, unknown, cancelled),
+        (0, "", "", End::ClientLeft, unknown, cancelled),
+        (0, "", "", End::NeverLeft, no, cancelled),
     ] {
-        let mut gate = Gate::new();
-        let (mut exchange, _) = gate.call("draw", json!({})).forwarded();
-        if status != 0 {
-            let headers: [(&[u8], &[u8]); 1] = [(b"content-type", content_type.as_bytes())];
-            exchange.response_headers(status, &headers, false, gate.now());
-            exchange.watch(body.as_bytes());
-        }
-        let finished = exchange.finish(end, "envoy-1", gate.now());
-        let case = format!("{status} {content_type} {body} {end:?}");
-        assert_eq!(
-            (finished.decision.credits.get(), finished.decision.outcome),
-            (charged, outcome),
-            "{case}"
-        );
-        let action = finished.settlement.unwrap().action;
-        let expected = match Credits::new(charged).unwrap() {
-            Credits::ZERO => Action::Void,
-            credits => Action::Post { credits },
+        let respond = |exchange: &mut Exchange, now: Now| {
+            if status != 0 {
+                let headers: [(&[u8], &[u8]); 1] = [(b"content-type", content_type.as_bytes())];
+                exchange.response_headers(status, &headers, false, now);
+                exchange.watch(body.as_bytes());
+                if !body.is_empty() {
+                    exchange.body_came();
+                }
+            }
         };
-        assert_eq!(action, expected, "{case}");
+        let settled = settled(&mut Gate::new(), respond, end);
+        let case = format!("{status} {content_type} {body} {end:?}");
+        assert_eq!(settled.map(|(credits, _)| credits), charged, "{case}");
+        assert_eq!(settled.map(|(_, outcome)| outcome), [outcome; 2], "{case}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_not_read_proves_nothing() {
+    let rpc_error = br#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#;
+    let json: (&[u8], &[u8]) = (b"content-type", b"application/json");
+    for (headers, charged) in [
+        (vec![json], 0),
+        (vec![json, json], 0),
+        (vec![json, (b"content-encoding", b"identity")], 0),
+        (vec![json, (b"content-encoding", b"gzip")], 5),
+        (vec![json, (b"content-type", b"text/event-stream")], 5),
+        (vec![(b"content-type", b"application/json, text/plain")], 5),
+    ] {
+        let respond = |exchange: &mut Exchange, now: Now| {
+            exchange.response_headers(200, &headers, false, now);
+            exchange.body_came();
+            exchange.watch(rpc_error);
+        };
+        let settled = settled(&mut Gate::new(), respond, End::Complete);
+        assert_eq!(settled[0].0, charged, "{headers:?}");
+    }
+}
+
+#[test]
+fn a_call_that_is_sent_to_its_path_with_another_last_slash_is_charged_there() {
+    for (status, location, charged) in [
+        (307, "/mcp/", 0),
+        (308, "http://gate/mcp/", 0),
+        (301, "/mcp/", 5),
+        (307, "/other/", 5),
+        (307, "/mcp", 5),
+        (307, "", 5),
+    ] {
+        let respond = |exchange: &mut Exchange, now: Now| {
+            exchange.response_headers(status, &[(b"location", location.as_bytes())], true, now);
+        };
+        let settled = settled(&mut Gate::new(), respond, End::Complete);
+        assert_eq!(settled[0], (charged, Outcome::Allowed), "{status} {location}");
     }
 }
 
 #[test]
 fn an_http_call_is_charged_by_its_status() {
-    for (status, end, charged) in [
-        (200, End::Complete, 2),
-        (302, End::Complete, 2),
-        (404, End::Complete, 0),
-        (503, End::Complete, 0),
-        (200, End::UpstreamFailed, 0),
-        (200, End::ClientLeft, 2),
+    for (status, has_body, end, charged) in [
+        (200, true, End::Complete, [2, 2]),
+        (204, false, End::Complete, [2, 2]),
+        (302, false, End::Complete, [2, 2]),
+        (404, true, End::Complete, [0, 0]),
+        (503, true, End::Complete, [0, 0]),
+        (200, false, End::UpstreamFailed, [0, 0]),
+        (200, true, End::UpstreamFailed, [2, 2]),
+        (200, true, End::ClientLeft, [2, 2]),
+        (200, false, End::ClientLeft, [2, 0]),
+        (0, false, End::ClientLeft, [2, 0]),
+        (0, false, End::NeverLeft, [0, 0]),
     ] {
-        let mut gate = Gate::new();
-        let (mut exchange, _) = gate.request("POST", "/api/p/1", Some(b"anything")).forwarded();
-        exchange.response_headers(status, &[], false, gate.now());
-        assert_eq!(exchange.finish(end, "e", gate.now()).decision.credits.get(), charged, "{status} {end:?}");
+        let settled = ["charge", "refund"].map(|on_unknown| {
+            let mut document = document();
+            document["services"]["ci"]["tools"]["POST /p/{id}"]["on_unknown"] = json!(on_unknown);
+            let mut gate = Gate::with(document, record());
+            let (mut exchange, _) = gate.request("POST", "/api/p/1", Some(b"anything")).forwarded();
+            if status != 0 {
+                exchange.response_headers(status, &[], false, gate.now());
+            }
+            if has_body {
+                exchange.body_came();
+            }
+            exchange.finish(end, "e", gate.now()).decision.credits.get()
+        });
+        assert_eq!(settled, charged, "{status} {has_body} {end:?}");
     }
 }
 

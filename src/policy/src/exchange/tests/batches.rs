@@ -88,7 +88,7 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
 }
 
 #[test]
-fn only_what_ran_is_charged_in_either_form_of_answer() {
+fn what_failed_is_not_charged_in_either_form_of_answer() {
     let batch = json!([
         call(json!(1), "draw", json!({})),
         call(json!(2), "draw", json!({})),
@@ -120,6 +120,9 @@ fn only_what_ran_is_charged_in_either_form_of_answer() {
         };
         let post = Action::Post { credits: Credits::new(5).unwrap() };
         let finished = exchange.finish_all(End::Complete, "e", gate.now());
+        // Of the first, no answer came.
+        assert_eq!(actions(finished), [post, Action::Void, post], "{in_events}");
+        let finished = exchange.finish_all(End::UpstreamFailed, "e", gate.now());
         assert_eq!(actions(finished), [Action::Void, Action::Void, post], "{in_events}");
     }
 }
@@ -213,7 +216,7 @@ fn what_has_no_sound_id_is_answered_without_one() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_is_charged_nothing() {
+fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
     let gate = Gate::new();
     let bearer = format!("Bearer {}", secret());
     let headers: [(&[u8], &[u8]); 4] = [
@@ -246,24 +249,65 @@ fn a_client_that_leaves_in_the_middle_is_charged_nothing() {
     assert_eq!(finished.len(), 2);
     assert_eq!(finished[0].settlement.as_ref().map(|one| one.action), Some(Action::Void));
     // The second's answer is still to come; whoever hears it gives it back.
-    assert!(finished[1].settlement.is_none() && finished.iter().all(|one| one.late.is_none()));
+    assert!(finished[1].settlement.is_none());
 }
 
 #[test]
-fn what_has_no_answer_yet_waits_for_it_in_its_session() {
+fn what_has_no_answer_is_charged() {
     let mut gate = Gate::new();
     let batch = json!([call(json!(1), "draw", json!({})), call(json!(2), "draw", json!({}))]).to_string();
     let headers = [("mcp-session-id", "s")];
-    let (mut exchange, _) = gate.request_with("POST", "/mcp", Some(batch.as_bytes()), &headers).forwarded();
-    exchange.response_headers(200, &EVENTS, false, gate.now());
-    exchange.filter_chunk(format!("data: {}\n\n", answered(json!(2))).as_bytes(), true, gate.now()).unwrap();
-    let finished = exchange.finish_all(End::Complete, "e", gate.now());
-    assert!(finished[0].late.is_some() && finished[0].settlement.is_none());
-    assert_eq!(finished[1].decision.credits.get(), 5);
+    let mut sent = || gate.request_with("POST", "/mcp", Some(batch.as_bytes()), &headers).forwarded().0;
+    let now = Now { wall: Timestamp::from_millis(1_000_000), monotonic: Monotonic(1_000_000) };
+    let charged = |exchange: &Exchange, end| -> Vec<u64> {
+        let finished = exchange.finish_all(end, "e", now);
+        finished.iter().map(|one| one.decision.credits.get()).collect()
+    };
+    let failed = json!({"jsonrpc": "2.0", "id": 2, "error": {"code": 1, "message": ""}});
+    let mut exchange = sent();
+    exchange.response_headers(200, &EVENTS, false, now);
+    let event = format!("data: {failed}\n\n");
+    exchange.watch(event.as_bytes());
+    exchange.filter_chunk(event.as_bytes(), false, now).unwrap();
+    assert_eq!(charged(&exchange, End::Complete), [5, 0]);
+    assert_eq!(charged(&exchange, End::ClientLeft), [5, 0]);
+    assert_eq!(charged(&exchange, End::UpstreamFailed), [0, 0]);
+    // A client may ask for the rest of a stream with ids.
+    exchange.watch(b"id: 1\n\n");
+    assert_eq!(charged(&exchange, End::UpstreamFailed), [5, 0]);
+    // A second answer to one id, which is not passed on, takes the proof away.
+    assert_eq!(exchange.filter_chunk(event.as_bytes(), true, now).unwrap(), b"\n");
+    assert_eq!(charged(&exchange, End::Complete), [5, 5]);
 
-    let (mut exchange, _) = gate.request_with("POST", "/mcp", Some(batch.as_bytes()), &headers).forwarded();
-    let plan = exchange.response_headers(202, &[], true, gate.now());
-    assert_eq!(plan.body, BodyPlan::Pass);
+    let mut exchange = sent();
+    assert_eq!(exchange.response_headers(202, &[], true, now).body, BodyPlan::Pass);
+    assert_eq!(charged(&exchange, End::Complete), [5, 5]);
+    for (status, location, credits) in [(500, "", 0), (307, "/mcp/", 0), (307, "/x/", 5)] {
+        let mut exchange = sent();
+        exchange.response_headers(status, &[(b"location", location.as_bytes())], false, now);
+        assert_eq!(charged(&exchange, End::Complete), [credits; 2], "{status} {location}");
+    }
+    // What is not passed on because it can't be read has run all the same.
+    let mut exchange = sent();
+    let plan = exchange.response_headers(200, &[(b"content-type", b"text/html")], false, now);
+    assert!(matches!(plan.body, BodyPlan::Refuse(reply) if reply.status == 502));
+    assert_eq!(charged(&exchange, End::Complete), [5, 5]);
+    let mut exchange = sent();
+    exchange.response_headers(200, &JSON, false, now);
+    assert!(exchange.filter_whole(b"[", now).is_err());
+    assert_eq!(charged(&exchange, End::Complete), [5, 5]);
+    let mut exchange = sent();
+    exchange.response_headers(200, &JSON, false, now);
+    let answers = format!("\u{feff}[{failed},{}]", answered(json!(1.0)));
+    exchange.filter_whole(answers.as_bytes(), now).unwrap();
+    assert_eq!(charged(&exchange, End::Complete), [5, 0]);
+    assert_eq!(charged(&sent(), End::NeverLeft), [0, 0]);
+    assert_eq!(charged(&sent(), End::ClientLeft), [5, 5]);
+}
+
+#[test]
+fn refusals_are_told_also_where_the_upstream_tells_nothing() {
+    let mut gate = Gate::new();
     let mixed =
         json!([call(json!(1), "wipe", json!({})), {"jsonrpc": "2.0", "method": "notifications/progress"}]);
     let (mut exchange, _) = send(&mut gate, &mixed).forwarded();

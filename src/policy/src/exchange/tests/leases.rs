@@ -64,27 +64,22 @@ fn a_leased_call_that_fails_goes_back_to_its_lease() {
 }
 
 #[test]
-fn a_leased_call_without_its_result_keeps_its_charge_until_that_comes() {
-    let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"draw"}}"#;
-    let mut gate = leased();
-    let session = [("mcp-session-id", "s")];
-    let (exchange, _) = gate.request_with("POST", "/mcp", Some(body), &session).forwarded();
-    let finished = exchange.finish(End::ClientLeft, "e", gate.now());
-    assert_eq!((finished.refund, finished.decision.credits.get()), (None, 5));
-    assert_eq!(finished.decision.outcome, Outcome::Cancelled);
-    let late = finished.late.unwrap();
-    // On another stream of the session, which is no call: an error, so all of it goes back.
-    let (mut stream, _) = gate.request_with("GET", "/mcp", None, &session).forwarded();
-    let events: [(&[u8], &[u8]); 1] = [(b"content-type", b"text/event-stream")];
-    stream.response_headers(200, &events, false, gate.now());
-    let results = stream.watch(b"data: {\"id\":7,\"error\":{}}\n\n");
-    assert_eq!(results.len(), 1);
-    let Some(crate::late::Settled::Lease(refund)) = late.settled_by(&results[0]) else { panic!("none") };
-    assert_eq!((refund.lease, refund.credits.get(), refund.tenant), (9, 5, gate.spent[0].tenant));
-    // Without a session nothing can come any more.
-    let (exchange, _) = gate.request("POST", "/mcp", Some(body)).forwarded();
-    let finished = exchange.finish(End::ClientLeft, "e", gate.now());
-    assert_eq!((finished.refund.unwrap().credits.get(), finished.decision.credits.get()), (5, 0));
+fn a_leased_call_keeps_its_charge_unless_it_was_seen_to_fail() {
+    for (end, session, back) in [
+        (End::ClientLeft, Some("s"), None),
+        (End::ClientLeft, None, None),
+        (End::Complete, Some("s"), None),
+        (End::UpstreamFailed, Some("s"), Some(5)),
+        (End::NeverLeft, None, Some(5)),
+    ] {
+        let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"draw"}}"#;
+        let mut gate = leased();
+        let headers: Vec<(&str, &str)> = session.iter().map(|session| ("mcp-session-id", *session)).collect();
+        let (exchange, _) = gate.request_with("POST", "/mcp", Some(body), &headers).forwarded();
+        let finished = exchange.finish(end, "e", gate.now());
+        assert_eq!(finished.refund.map(|refund| refund.credits.get()), back, "{end:?} {session:?}");
+        assert_eq!(finished.decision.credits.get(), 5 - back.unwrap_or(0));
+    }
 }
 
 #[test]

@@ -1,0 +1,178 @@
+//! Ways by which results were had for nothing, with official servers behind the gate: each ends with the credits posted.
+
+use harness::clock::eventually;
+use harness::http1::Connection;
+use harness::python::Server;
+use harness::{Agent, Gate, Request, Response, mcp, node, run};
+use protocol::audit::Outcome;
+
+/// Ids that a server may write back in another way, as another type, or not at all.
+const IDS: [&str; 9] = [
+    "7",
+    "-0",
+    "1000000000000000000000",
+    "1234567890123456789012",
+    "9007199254740993",
+    "\"7\"",
+    "\"1e+21\"",
+    "\"\\u0061\\ud83d\\ude00\"",
+    "\"\"",
+];
+
+/// The version in which servers begin a stream with an event that can be asked from.
+const VERSION: &str = "2025-11-25";
+/// Servers of the Python SDK answer no other.
+const HOST: &str = "127.0.0.1:0";
+
+fn image(id: &str, prompt: &str) -> String {
+    call(id, "image_generate", &format!(r#"{{"prompt":"{prompt}"}}"#))
+}
+
+fn call(id: &str, tool: &str, arguments: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{arguments}}}}}"#
+    )
+}
+
+/// A session of an MCP server, begun through the gate.
+struct Session {
+    agent: Agent,
+    id: Option<String>,
+}
+
+impl Session {
+    async fn open(agent: &Agent) -> Session {
+        let mut initialize = mcp::initialize();
+        initialize["params"]["protocolVersion"] = VERSION.into();
+        let opened = agent.send(mcp::post(&initialize).header("host", HOST)).await;
+        assert_eq!(opened.status, 200, "{opened:?}");
+        let session =
+            Session { agent: agent.clone(), id: opened.header("mcp-session-id").map(str::to_owned) };
+        let told = session.post(&mcp::notification("notifications/initialized").to_string());
+        assert_eq!(agent.send(told).await.status, 202);
+        session
+    }
+
+    fn post(&self, body: &str) -> Request {
+        self.within(mcp::post_bytes(body.as_bytes()))
+    }
+
+    fn within(&self, request: Request) -> Request {
+        let request = request.header("mcp-protocol-version", VERSION).header("host", HOST);
+        self.id.iter().fold(request, |request, id| request.header("mcp-session-id", id))
+    }
+
+    async fn send(&self, body: &str) -> Response {
+        self.agent.send(self.post(body)).await
+    }
+
+    /// Sends a call and stays connected.
+    async fn begin(&self, body: &str) -> Connection {
+        let mut connection = Connection::open(self.agent.gate).await;
+        connection.write(&self.agent.with_key(self.post(body)).head()).await.unwrap();
+        connection.write(body.as_bytes()).await.unwrap();
+        connection
+    }
+}
+
+async fn pending(gate: &Gate, agent: &Agent, credits: u64) {
+    eventually("it is set aside", async || {
+        let balance = gate.balance(agent).await;
+        if balance.pending.get() == credits { Ok(()) } else { Err(format!("{balance:?}")) }
+    })
+    .await;
+}
+
+async fn behind(server: &Server) -> Gate {
+    Gate::options().upstream(&server.url).start().await
+}
+
+#[test]
+fn whatever_a_server_makes_of_an_id_its_result_is_paid() {
+    run(async {
+        for server in [
+            node::server("typescript_server", &[]).await,
+            node::server("typescript_server", &["json"]).await,
+            node::server("typescript_server", &["stateless"]).await,
+            node::server("typescript_server", &["plain"]).await,
+            Server::start(&[]).await,
+            Server::start(&["--sse", "--sessions"]).await,
+        ] {
+            let gate = behind(&server).await;
+            let mut paid = 0;
+            for id in IDS {
+                let agent = gate.agent("pro").await;
+                let session = Session::open(&agent).await;
+                let answer = session.send(&image(id, "a lighthouse")).await;
+                // Some refuse ids that others take.
+                let credits =
+                    if answer.status == 200 && answer.text().contains("\"content\"") { 5 } else { 0 };
+                assert!(
+                    credits == 5 || answer.status >= 400 || answer.text().contains("\"error\""),
+                    "{answer:?}"
+                );
+                assert_eq!(gate.settled(&agent).await.posted.get(), credits, "{id}: {answer:?}");
+                paid += credits;
+            }
+            assert!(paid >= 25, "{paid} credits");
+            gate.assert_healthy().await;
+        }
+    });
+}
+
+#[test]
+fn a_result_that_goes_to_another_calls_stream_is_paid() {
+    run(async {
+        let server = node::server("typescript_server", &[]).await;
+        let gate = behind(&server).await;
+        let agent = gate.agent("pro").await;
+        let session = Session::open(&agent).await;
+        let mut priced = session.begin(&image("7", "hold")).await;
+        pending(&gate, &agent, 5).await;
+        let mut free = session.begin(&call("7", "search", r#"{"query":"release"}"#)).await;
+        free.read_until(b"\r\n").await.unwrap();
+        if !free.so_far().starts_with("HTTP/1.1 200") {
+            // A gate may refuse an id that is under way; that is no free ride either.
+            session.send(&call("8", "search", r#"{"query":"release"}"#)).await;
+        }
+        tokio::select! {
+            Ok(()) = free.read_until(b"an image") => {}
+            Ok(()) = priced.read_until(b"an image") => {}
+            else => panic!("nobody got it: {:?}, {:?}", free.so_far(), priced.so_far()),
+        }
+        drop((priced, free));
+        assert_eq!(gate.settled(&agent).await.posted.get(), 5);
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn a_result_that_is_fetched_later_is_paid_however_often_that_is_done() {
+    run(async {
+        let server = node::server("typescript_server", &[]).await;
+        let mut gate = behind(&server).await;
+        let other = gate.another_envoy().await;
+        let agent = gate.agent("pro").await;
+        for round in 1..=3 {
+            let session = Session::open(&agent).await;
+            let mut priced = session.begin(&image("7", "hold")).await;
+            // The server names an event at once, by which the rest of the stream can be asked for.
+            priced.read_until(b"data: ").await.unwrap();
+            let event = priced.so_far().lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
+            let event = event.unwrap_or_else(|| panic!("{}", priced.so_far()));
+            drop(priced);
+            gate.decisions(&agent, Outcome::Cancelled, round).await;
+            session.send(&call("8", "search", r#"{"query":"release"}"#)).await;
+            // Where nothing is known of the call.
+            for gate in [other, other] {
+                let get = session.within(Request::get(mcp::PATH).header("accept", "text/event-stream"));
+                let get = agent.with_key(get.header("last-event-id", &event));
+                let mut stream = Connection::open(gate).await;
+                stream.write(&get.head()).await.unwrap();
+                stream.read_until(b"an image").await.unwrap();
+            }
+            assert_eq!(gate.settled(&agent).await.posted.get() as usize, 5 * round);
+        }
+        gate.assert_healthy().await;
+    });
+}
