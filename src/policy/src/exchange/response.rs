@@ -41,7 +41,7 @@ impl Progress {
 /// What to do with a response.
 #[derive(Debug)]
 pub struct ResponsePlan {
-    /// Headers to set, replacing what is there.
+    /// Headers to set, replacing what is there; those without a value go.
     pub set: Fields,
     /// What to do with its body.
     pub body: BodyPlan,
@@ -123,10 +123,13 @@ impl Exchange {
         self.response.status = status;
         self.response.first_byte_ms = Some(self.elapsed_ms(now));
         if self.batch.is_some() && self.is_forwarded() {
-            return self.batch_headers(status, headers, ends, now);
+            let mut plan = self.batch_headers(status, headers, ends, now);
+            self.sign_session(headers, &mut plan.set, now);
+            return plan;
         }
         let mut set = Fields::for_response();
         self.add_rate_headers(&mut set);
+        self.sign_session(headers, &mut set, now);
         // Also where this gate has refused already: Envoy may have been first.
         if status == 413 && !ends && !self.is_forwarded() {
             let reply = self.too_large();

@@ -67,7 +67,8 @@ fn a_leased_call_that_fails_goes_back_to_its_lease() {
 fn a_leased_call_without_its_result_keeps_its_charge_until_that_comes() {
     let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"draw"}}"#;
     let mut gate = leased();
-    let session = [("mcp-session-id", "s")];
+    let session = gate.session("s");
+    let session = [("mcp-session-id", session.as_str())];
     let (exchange, _) = gate.request_with("POST", "/mcp", Some(body), &session).forwarded();
     let finished = exchange.finish(End::ClientLeft, "e", gate.now());
     assert_eq!((finished.refund, finished.decision.credits.get()), (None, 5));
