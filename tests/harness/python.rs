@@ -26,9 +26,15 @@ impl Server {
 
     /// Starts a server of `tests/upstreams` that says its port as `mcp_server.py` does.
     pub async fn start_program(name: &str, arguments: &[&str]) -> Server {
+        let mut command = python(&files::root().join(format!("tests/upstreams/{name}.py")));
+        command.args(arguments);
+        Server::start_command(name, command).await
+    }
+
+    /// Starts one by any command.
+    pub async fn start_command(name: &str, mut command: Command) -> Server {
         let log = files::process_directory().join(format!("{name}.log"));
-        let mut child = python(&files::root().join(format!("tests/upstreams/{name}.py")))
-            .args(arguments)
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(File::create(log).expect("logs can be written"))
             .spawn()

@@ -1,6 +1,6 @@
 //! What the client gets verifies for its tenant and service, and nothing that differs from it does.
 
-#![allow(clippy::arithmetic_side_effects)]
+#![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
 use super::*;
 use proptest::prelude::*;
@@ -61,10 +61,9 @@ proptest! {
         }
         prop_assert!(!is_valid(&signed.as_bytes()[..signed.len().saturating_sub(cut)]));
         prop_assert!(!is_valid(&signed.as_bytes()[cut.min(signed.len())..]));
-        for (upper, lower) in [(signed.to_ascii_uppercase(), signed.to_ascii_lowercase())] {
-            prop_assert_eq!(is_valid(upper.as_bytes()), upper == signed);
-            prop_assert_eq!(is_valid(lower.as_bytes()), lower == signed);
-        }
+        let (upper, lower) = (signed.to_ascii_uppercase(), signed.to_ascii_lowercase());
+        prop_assert_eq!(is_valid(upper.as_bytes()), upper == signed);
+        prop_assert_eq!(is_valid(lower.as_bytes()), lower == signed);
         for separator in [":", "_", "-", "..", ""] {
             let other = signed.rsplit_once('.').map(|(id, mark)| format!("{id}{separator}{mark}")).unwrap();
             prop_assert!(!is_valid(other.as_bytes()), "{}", other);
