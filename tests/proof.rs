@@ -16,6 +16,7 @@ use harness::clock::{eventually, run_within};
 use harness::http1::Connection;
 use harness::{Agent, Gate, Request, mcp, policy};
 use protocol::key::KeyRecord;
+use protocol::session::SessionSecret;
 use protocol::{EventId, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -53,7 +54,9 @@ const KEY: &str = r#"{"key_id": "key_1", "tenant_id": "ten_1", "tier": "free", "
 #[test]
 fn what_is_posted_is_what_was_not_proven_to_fail() {
     let seed = seed();
-    let policy = Arc::new(Policy::from_json(DOCUMENT.as_bytes()).unwrap());
+    let mut policy = Policy::from_json(DOCUMENT.as_bytes()).unwrap();
+    policy.session_secrets = vec![SessionSecret::new([7; 32], Timestamp::from_millis(0))];
+    let policy = Arc::new(policy);
     let key: KeyRecord = serde_json::from_str(KEY).unwrap();
     let key = Arc::new(Key::new(key));
     let (mut posted, mut failed) = (0, 0);
@@ -79,8 +82,16 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
         (b":path", path.as_bytes()),
         (b"authorization", bearer.as_bytes()),
     ];
+    let session = ::policy::session::sign(
+        &policy.session_secrets,
+        Timestamp::from_millis(1_000_000),
+        "ten_1",
+        "studio",
+        b"s",
+    )
+    .unwrap();
     if case.has_session {
-        headers.push((b"mcp-session-id", b"s"));
+        headers.push((b"mcp-session-id", session.as_bytes()));
     }
     let now = Now { wall: Timestamp::from_millis(1_000_000), monotonic: Monotonic(1_000_000) };
     let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
@@ -155,7 +166,10 @@ async fn through(agent: &Agent, upstream: &harness::upstream::Upstream, case: &C
         Service::Http => Request::get("/api/v1/mcp/projects/1/builds"),
         _ => mcp::post_bytes(case.request().as_bytes()),
     };
-    let request = if case.has_session { request.header("mcp-session-id", "s") } else { request };
+    let request = match case.has_session {
+        true => request.header("mcp-session-id", agent.session("s").await),
+        false => request,
+    };
     let raw = STANDARD.encode(case.response());
     let then = match case.ends {
         Ends::Whole => "",

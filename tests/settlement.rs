@@ -20,16 +20,20 @@ fn image(id: u64) -> Value {
 }
 
 /// The call of a session whose stream ends without a result.
-async fn call_without_result(agent: &Agent, session: &str, id: u64) {
-    let call = mcp::post(&image(id)).header("mcp-session-id", session).upstream("sse-empty");
+async fn call_without_result(agent: &Agent, session: Option<&str>, id: u64) {
+    let call = within(mcp::post(&image(id)), session).upstream("sse-empty");
     agent.send(call).await.assert_allowed();
 }
 
 /// The stream of a session on which the result of a call comes.
-async fn stream_with_result(agent: &Agent, session: &str, words: &str) -> Response {
+async fn stream_with_result(agent: &Agent, session: Option<&str>, words: &str) -> Response {
     let stream = Request::get(mcp::PATH).header("accept", "text/event-stream").upstream(words);
-    let stream = if session.is_empty() { stream } else { stream.header("mcp-session-id", session) };
-    agent.send(stream.header("last-event-id", "1")).await
+    let resumed = session.iter().fold(stream, |stream, _| stream.header("last-event-id", "1"));
+    agent.send(within(resumed, session)).await
+}
+
+fn within(request: Request, session: Option<&str>) -> Request {
+    session.iter().fold(request, |request, session| request.header("mcp-session-id", *session))
 }
 
 /// Sends a call and stays connected.
@@ -64,9 +68,10 @@ fn what_comes_on_other_streams_settles_nothing() {
         let other = gate.another_envoy().await;
         let agent = gate.agent("enterprise").await;
         let at_other = Agent { gate: other, ..agent.clone() };
+        let own = agent.session(format!("s-{}", agent.key)).await;
         // More than a table could remember, and the one id again and again; an error that comes elsewhere gives nothing back.
         for call in 0..70_u64 {
-            let session = if call % 3 == 0 { String::new() } else { format!("s-{}", agent.key) };
+            let session = Some(own.as_str()).filter(|_| call % 3 != 0);
             let id = if call % 2 == 0 { 7 } else { call };
             let words = if call % 5 == 0 {
                 format!("sse result-of={id} is-error")
@@ -74,11 +79,11 @@ fn what_comes_on_other_streams_settles_nothing() {
                 format!("sse result-of={id}")
             };
             if call % 7 == 0 {
-                stream_with_result(&agent, &session, &words).await;
+                stream_with_result(&agent, session, &words).await;
             }
-            call_without_result(&agent, &session, id).await;
+            call_without_result(&agent, session, id).await;
             let reader = if call % 2 == 0 { &agent } else { &at_other };
-            assert_eq!(stream_with_result(reader, &session, &words).await.status, 200);
+            assert_eq!(stream_with_result(reader, session, &words).await.status, 200);
         }
         assert_eq!(gate.settled(&agent).await.posted.get(), 350);
         gate.assert_healthy().await;
@@ -90,26 +95,27 @@ fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        for (round, session) in [(1, Some("s")), (2, None)] {
-            let call = mcp::post(&image(3)).upstream("hang");
-            let call = session.iter().fold(call, |call, session| call.header("mcp-session-id", session));
+        let own = agent.session("s").await;
+        for (round, session) in [(1, Some(own.as_str())), (2, None)] {
+            let call = within(mcp::post(&image(3)), session).upstream("hang");
             let marker = call.marker().to_owned();
             let connection = begin(&agent, call, image(3).to_string().as_bytes()).await;
             reached(gate, &marker).await;
             drop(connection);
             let decision = gate.decisions(&agent, Outcome::Cancelled, round).await.remove(0);
             assert_eq!(decision["credits"], 5, "{decision}");
-            stream_with_result(&agent, session.unwrap_or_default(), "sse result-of=3").await;
+            stream_with_result(&agent, session, "sse result-of=3").await;
             assert_eq!(gate.settled(&agent).await.posted.get() as usize, 5 * round);
         }
         let agent = gate.agent("pro").await;
+        let own = agent.session("s").await;
         let summarize = mcp::call("summarize", json!({"text": "a long story"}));
         // The first calls reserve exactly, until there is a lease.
         for _ in 0..8 {
             agent.call(&summarize).await.assert_allowed();
         }
         for words in ["hang", "hang", "sse-empty", "sse-empty", "is-error", "status=503"] {
-            let call = mcp::post(&summarize).header("mcp-session-id", "s").upstream(words);
+            let call = within(mcp::post(&summarize), Some(&own)).upstream(words);
             let marker = call.marker().to_owned();
             let mut connection = begin(&agent, call, summarize.to_string().as_bytes()).await;
             reached(gate, &marker).await;
@@ -118,7 +124,7 @@ fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
             }
         }
         gate.decisions(&agent, Outcome::Cancelled, 2).await;
-        stream_with_result(&agent, "s", "sse result-of=1 is-error").await;
+        stream_with_result(&agent, Some(&own), "sse result-of=1 is-error").await;
         let settled = gate.settled(&agent).await;
         assert_eq!((settled.available.get(), settled.posted.get()), (988, 12));
         gate.assert_healthy().await;
@@ -282,9 +288,8 @@ fn a_tool_may_refund_what_ended_unseen() {
             ("close-mid-body", 0),
         ] {
             let agent = gate.agent("pro").await;
-            agent
-                .send(mcp::post(&mcp::image("standard")).header("mcp-session-id", "s").upstream(words))
-                .await;
+            let session = agent.session("s").await;
+            agent.send(within(mcp::post(&mcp::image("standard")), Some(&session)).upstream(words)).await;
             assert_eq!(gate.settled(&agent).await.posted.get(), charged, "{words}");
         }
         let body = mcp::image("standard").to_string();

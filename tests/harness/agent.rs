@@ -3,6 +3,7 @@
 use crate::http1::Request;
 use crate::mcp;
 use crate::response::Response;
+use crate::upstream::answer::SESSION;
 use protocol::admin::CreateKey;
 use protocol::key::{Grant, Limit};
 use protocol::{KeyId, TenantId, Timestamp};
@@ -47,6 +48,14 @@ impl Agent {
     /// Sends any request with the credential.
     pub async fn send(&self, request: Request) -> Response {
         self.with_key(request).send(self.gate).await
+    }
+
+    /// Begins a session that the upstream knows by this id. What its clients get of it.
+    pub async fn session(&self, id: impl AsRef<[u8]>) -> String {
+        let opened = mcp::post(&mcp::initialize()).header(SESSION, id);
+        let response = self.send(opened).await;
+        let session = response.header("mcp-session-id");
+        session.unwrap_or_else(|| panic!("no session: {response:?}")).to_owned()
     }
 
     /// [`Agent::call`] for calls in parallel, which own what they need.

@@ -67,6 +67,12 @@ impl Request {
         Request::new("POST", target)
     }
 
+    /// The same request of another target.
+    pub fn target(mut self, target: &str) -> Request {
+        self.target = target.into();
+        self
+    }
+
     /// Adds a header, also one that is there already.
     pub fn header(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Request {
         self.headers.push((name.as_ref().to_vec(), value.as_ref().to_vec()));

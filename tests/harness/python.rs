@@ -30,7 +30,8 @@ impl Server {
         Server::start_command(name, command.args(arguments)).await
     }
 
-    pub(crate) async fn start_command(name: &str, command: &mut Command) -> Server {
+    /// Starts one by any command.
+    pub async fn start_command(name: &str, command: &mut Command) -> Server {
         let log = files::process_directory().join(format!("{name}.log"));
         let mut child = command
             .stdout(Stdio::piped())

@@ -2,7 +2,7 @@
 //!
 //! Speaks for every path. What it answers is in `answer`; this is the listening, reading and remembering.
 
-mod answer;
+pub mod answer;
 pub(crate) mod read;
 
 use crate::clock;

@@ -3,11 +3,13 @@
 use crate::host::Call;
 use protocol::api_key::KeyHash;
 use protocol::filter::{
-    self as api, Change, Changes, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
+    self as api, Change, Changes, PolicyAnswer, Report, ReportAnswer, ReserveAnswer, ReserveRequest,
+    ResolveRequest,
 };
 use protocol::key::KeyRecord;
 use protocol::lease::{Account, Grant, LEASE_TTL_MS, LEASES_PATH, Round, RoundAnswer, SHARE_TTL_MS};
 use protocol::problem::Problem;
+use protocol::session::SessionSecret;
 use protocol::{Credits, LeaseId, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -57,7 +59,11 @@ impl Ledger {
     pub fn answer(&mut self, call: &Call, nanos: u64, wall_ms: u64) -> Option<Answer> {
         let path = call.path();
         match path.split('?').next().unwrap_or_default() {
-            api::POLICY_PATH => Some((200, self.policy.clone().into_bytes())),
+            api::POLICY_PATH => {
+                let (tag, policy) = ("1".to_owned(), self.policy.clone());
+                let session_secrets = vec![SessionSecret::new([7; 32], Timestamp::from_millis(0))];
+                Some(json(200, &PolicyAnswer { tag, policy, session_secrets }))
+            }
             api::CHANGES_PATH => {
                 let wait_ms = path.split("wait_ms=").nth(1).map_or(0, |wait| wait.parse().expect("a number"));
                 let is_over = nanos / 1_000_000 >= call.at_ms + wait_ms;

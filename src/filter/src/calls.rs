@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::host;
 use crate::worker::Asked;
 use policy::exchange::{IssueAnswered, ReserveAnswered};
+use protocol::ReservationId;
 use protocol::api_key::KeyHash;
 use protocol::filter::{
     self as api, IssueRequest, Issued, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
@@ -11,7 +12,6 @@ use protocol::filter::{
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
-use protocol::{PolicyVersion, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 use std::time::Duration;
@@ -76,10 +76,10 @@ impl Call {
         }
     }
 
-    /// Asks for the policy unless it is this one.
-    pub fn policy(config: &Config, known: Option<&PolicyVersion>) -> Call {
+    /// Asks for the policy unless it is what has this tag.
+    pub fn policy(config: &Config, known: Option<&str>) -> Call {
         let timeout_ms = u64::from(config.ledger_timeout_ms).saturating_mul(2);
-        let if_none_match = known.map(|version| format!("\"{version}\""));
+        let if_none_match = known.map(|tag| format!("\"{tag}\""));
         Call { if_none_match, ..Call::get(Purpose::Policy, api::POLICY_PATH.to_owned(), timeout_ms) }
     }
 

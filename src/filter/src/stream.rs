@@ -130,7 +130,7 @@ impl HttpContext for Stream {
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
         let map = host::header_map(MapType::HttpRequestTrailers);
-        for (name, _) in map.pairs().iter().filter(|(name, _)| exchange::is_reserved_header(name)) {
+        for (name, _) in map.pairs().iter().filter(|(name, _)| exchange::is_reserved_trailer(name)) {
             host::remove_header(MapType::HttpRequestTrailers, name);
         }
         let mut state = self.state.borrow_mut();
@@ -167,7 +167,10 @@ impl HttpContext for Stream {
         };
         let plan = exchange.response_headers(status.unwrap_or(0), &headers, ends, self.worker.now());
         for (name, value) in plan.set.iter() {
-            host::set_header(MapType::HttpResponseHeaders, name, value);
+            match value {
+                "" => host::remove_header(MapType::HttpResponseHeaders, name.as_bytes()),
+                _ => host::set_header(MapType::HttpResponseHeaders, name, value),
+            }
         }
         let (response, action) = match plan.body {
             BodyPlan::Pass => (Response::Pass, Action::Continue),

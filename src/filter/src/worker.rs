@@ -50,6 +50,7 @@ pub struct Worker {
     config: RefCell<Rc<Config>>,
     node: RefCell<Rc<str>>,
     policy: RefCell<Option<Arc<Policy>>>,
+    policy_tag: RefCell<Option<String>>,
     policy_call: Cell<PolicyCall>,
     keys: RefCell<KeyTable>,
     feed: RefCell<Feed>,
@@ -107,6 +108,7 @@ impl Worker {
             })),
             node: RefCell::new(Rc::from("envoy")),
             policy: RefCell::new(None),
+            policy_tag: RefCell::default(),
             policy_call: Cell::new(PolicyCall::Due { at_ms: 0 }),
             keys: RefCell::new(KeyTable::new(KEYS_MAX)),
             feed: RefCell::new(Feed::new()),
@@ -392,8 +394,7 @@ impl Worker {
     }
 
     fn fetch_policy(&self, now: Monotonic) {
-        let known = self.policy().map(|policy| policy.version().clone());
-        let call = Call::policy(&self.config.borrow(), known.as_ref());
+        let call = Call::policy(&self.config.borrow(), self.policy_tag.borrow().as_deref());
         self.policy_call.set(match self.dispatch(call) {
             Ok(()) => PolicyCall::InFlight,
             Err(NotCalled) => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
@@ -404,9 +405,10 @@ impl Worker {
         let retry = PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) };
         let next = match answer {
             Some(Answer { status: 304, .. }) => PolicyCall::Settled,
-            Some(Answer { status: 200, body }) => match Policy::from_json(&body) {
-                Ok(policy) => {
+            Some(Answer { status: 200, body }) => match Policy::of_answer(&body) {
+                Ok((policy, tag)) => {
                     log::info!("policy {} is in force", policy.version());
+                    self.policy_tag.replace(Some(tag));
                     if self.policy.replace(Some(Arc::new(policy))).is_none() {
                         self.metrics().policy_loaded.add(1);
                     }
@@ -485,11 +487,7 @@ impl Worker {
             match change {
                 Change::Key { key_id } => drop(changed.keys.insert(key_id)),
                 Change::Tenant { tenant_id } => drop(changed.tenants.insert(tenant_id)),
-                Change::Policy { version } => {
-                    if self.policy().is_none_or(|policy| *policy.version() != version) {
-                        self.ask_for_policy(now);
-                    }
-                }
+                Change::Policy { .. } => self.ask_for_policy(now),
                 // The listener has done them.
                 Change::Recall { .. } | Change::Share { .. } => {}
             }

@@ -26,10 +26,11 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use problem::{Code, Refused};
+use protocol::session::SessionSecret;
 use rate::Rates;
 use serde_json::Value;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -47,6 +48,8 @@ const POLICY_LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) policy: watch::Receiver<Arc<InForce>>,
+    /// As they were read last.
+    pub(crate) session_secrets: Mutex<Vec<SessionSecret>>,
     pub(crate) desk: Arc<Desk>,
     pub(crate) signer: Arc<Signer>,
     pub(crate) metrics: Arc<Metrics>,
@@ -88,6 +91,16 @@ impl Service {
             debug!("the database does not say in time which policy is in force; the one known here is given");
         }
         self.policy()
+    }
+
+    /// The secrets of sessions. Without the database those known here go on.
+    async fn session_secrets(&self) -> Vec<SessionSecret> {
+        let read = timeout(POLICY_LOOK_TIMEOUT, self.store.session_secrets()).await;
+        let mut known = self.session_secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(Ok(secrets)) = read {
+            *known = secrets;
+        }
+        known.clone()
     }
 }
 

@@ -35,6 +35,7 @@ mod reservations;
 mod sealer;
 mod serve;
 mod service;
+mod sessions;
 mod shares;
 mod store;
 mod tenants;

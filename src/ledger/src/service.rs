@@ -5,10 +5,12 @@ use crate::database::Database;
 use crate::leases::Lose;
 use crate::lock::{self, Lock, NoLock};
 use crate::metrics::Metrics;
-use crate::policy_file::{self, Desk, Fault, NoPolicy};
+use crate::moment::NoRandomness;
+use crate::policy_file::{self, Desk, Fault, InForce, NoPolicy};
 use crate::reservations::{Expire, ForgetAnswers};
 use crate::sealer::{self, UseKey};
 use crate::serve::{self, Tls, TlsError};
+use crate::sessions::Rotate;
 use crate::store::{OpenError, Refusal, Relational, Store};
 use crate::{http, moment};
 use protocol::admin::Role;
@@ -17,7 +19,7 @@ use protocol::{AdminKeyId, PolicyVersion, Timestamp};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -28,7 +30,7 @@ use tracing::{info, warn};
 
 /// How often due reservations expire.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
-/// How often old answers of `Idempotency-Key`s are forgotten.
+/// How often old answers of `Idempotency-Key`s are forgotten, and secrets of sessions looked at.
 const FORGET_EVERY_MILLIS: u64 = 600_000;
 /// How long a stop waits for requests under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -231,6 +233,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let signer = Arc::new(signer);
     let public_key = signer.public_key().to_owned();
     store.run(UseKey { public_key, now: moment::now() }).await.map_err(unwritten)?;
+    let rotate = rotation(&policy).map_err(|_| Error::NoRandomness)?;
+    let session_secrets = store.run(rotate).await.map_err(unwritten)?;
 
     let listener = TcpListener::bind(listen).await.map_err(|cause| Error::Listen(listen, cause))?;
     let address = listener.local_addr().map_err(|cause| Error::Listen(listen, cause))?;
@@ -242,7 +246,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let desk = Arc::new(desk);
     let router = http::router(http::Service::new(http::Parts {
         store: Arc::clone(&store),
-        policy,
+        policy: policy.clone(),
+        session_secrets: Mutex::new(session_secrets),
         desk: Arc::clone(&desk),
         signer: Arc::clone(&signer),
         metrics,
@@ -251,7 +256,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     }));
     let mut tasks = vec![
         tokio::spawn(desk.follow(stopping.clone())),
-        tokio::spawn(keep_house(Arc::clone(&store), stopping.clone())),
+        tokio::spawn(keep_house(Arc::clone(&store), policy.clone(), stopping.clone())),
         tokio::spawn(sealer::run(Arc::clone(&store), signer, stopping.clone())),
     ];
     if let Some(days) = audit_retention_days {
@@ -299,8 +304,18 @@ impl Running {
     }
 }
 
-/// Expires reservations and leases, and forgets old answers, through the same queue as every other write.
-async fn keep_house(store: Arc<dyn Store>, mut stopping: watch::Receiver<bool>) {
+/// A look at whether it is time for another secret of sessions.
+fn rotation(policy: &InForce) -> Result<Rotate, NoRandomness> {
+    let key_stale_seconds = policy.policy.key_stale_seconds;
+    Ok(Rotate { fresh: moment::fresh_seed()?, key_stale_seconds, now: moment::now() })
+}
+
+/// Expires reservations and leases, rotates the secrets of sessions, and forgets old answers, through the same queue as every other write.
+async fn keep_house(
+    store: Arc<dyn Store>,
+    policy: watch::Receiver<Arc<InForce>>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut beat = interval(EXPIRE_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut forgot_at = Timestamp::from_millis(0);
@@ -317,6 +332,13 @@ async fn keep_house(store: Arc<dyn Store>, mut stopping: watch::Receiver<bool>) 
             && store.run(ForgetAnswers { now }).await.is_ok()
         {
             forgot_at = now;
+            let rotate = rotation(&policy.borrow());
+            match rotate {
+                Ok(rotate) => drop(store.run(rotate).await),
+                Err(NoRandomness) => {
+                    warn!("there is no randomness for another secret of sessions; trying again")
+                }
+            }
         }
     }
 }

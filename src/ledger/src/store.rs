@@ -38,6 +38,7 @@ use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, Shadow
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{KeySource, KeyState};
+use protocol::session::SessionSecret;
 use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, Month, PolicyVersion, TenantId, Timestamp};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -61,6 +62,8 @@ pub trait Store: Send + Sync + 'static {
     fn ping(&self) -> Reading<'_, ()>;
     /// Whose service credential has this hash.
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>>;
+    /// The secrets of sessions, oldest first.
+    fn session_secrets(&self) -> Reading<'_, Vec<SessionSecret>>;
     /// Whose api key has this hash.
     fn key_by_hash(&self, hash: KeyHash) -> Reading<'_, Option<keys::Found>>;
     /// One key and whether its tenant is suspended.

@@ -17,6 +17,7 @@ mod quota;
 mod refusal;
 mod request;
 mod response;
+mod session;
 
 pub use charge::{Refund, Spending};
 pub use fields::Fields;
@@ -45,6 +46,7 @@ use protocol::{Credits, EventId, ReservationId, Timestamp, uuid};
 use quota::Quota;
 use refusal::Refusal;
 use request::Request;
+use session::Session;
 use std::sync::Arc;
 
 /// The two clocks, read once for each event.
@@ -124,6 +126,7 @@ pub struct Exchange {
     carrier: Option<Carrier>,
     credential: Option<KeyHash>,
     service: Option<usize>,
+    session: Session,
     /// The JSON-RPC id to echo in answers, as it was written.
     message_id: Option<String>,
     subject: Subject,
@@ -206,6 +209,11 @@ pub fn is_reserved_header(name: &[u8]) -> bool {
     })
 }
 
+/// The same for trailers, which some servers take for headers, and by which no session may be named either.
+pub fn is_reserved_trailer(name: &[u8]) -> bool {
+    is_reserved_header(name) || crate::session::is_header(name)
+}
+
 /// The answer while the gate has no policy yet, which is only until it first reaches its ledger.
 pub fn not_ready(id: &EventId) -> Reply {
     let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id);
@@ -233,6 +241,7 @@ impl Exchange {
             carrier: None,
             credential: None,
             service,
+            session: Session::None,
             message_id: None,
             subject: Subject::Unknown,
             quotas: Vec::new(),
@@ -266,6 +275,7 @@ impl Exchange {
         if !is_active {
             return self.refuse(Refusal::invalid_key());
         }
+        self.session = self.find_session();
         match self.body_bytes_max() {
             Some(bytes_max) => {
                 self.phase = Phase::ReadingBody;
@@ -394,12 +404,6 @@ impl Exchange {
         self.policy.services().get(self.service?)
     }
 
-    /// The session that the client says it is in. Newer protocol versions know none, but what version the client claims
-    /// need not be what its server speaks.
-    fn session(&self) -> Option<&[u8]> {
-        self.request.kept("mcp-session-id")
-    }
-
     /// How much body must be held to decide; `None` where the headers suffice.
     fn body_bytes_max(&self) -> Option<u32> {
         let service = self.rules()?;
@@ -491,7 +495,7 @@ impl Exchange {
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &'static str> {
         let keeps_credential = self.rules().is_some_and(|service| service.forward_credential);
         let credential = self.carrier.filter(|_| !keeps_credential).map(Carrier::header);
-        self.request.overrides.iter().copied().chain(credential)
+        self.request.overrides.iter().copied().chain(credential).chain(self.session.header_to_remove())
     }
 
     /// The headers that a request goes upstream with, each instead of all that there are of its name.
@@ -502,6 +506,7 @@ impl Exchange {
             is_read.then_some(("accept-encoding", "identity")),
             self.subject().map(|subject| ("x-agentrelay-tool", subject)),
             Some(("x-agentrelay-request-id", self.id.as_str())),
+            self.session.header_to_set(),
         ];
         own.into_iter().flatten().chain(self.key.iter().flat_map(|key| key.identity()))
     }
@@ -510,8 +515,7 @@ impl Exchange {
         self.phase = Phase::Refused(refusal.outcome);
         let oauth = self.rules().and_then(|service| service.oauth.as_ref());
         let refusal = refusal.with_metadata(oauth);
-        let is_mcp = self.rules().is_some_and(|service| matches!(service.kind, ServiceKind::Mcp(_)));
-        let refusal = if is_mcp && self.session().is_some() { refusal.within_session() } else { refusal };
+        let refusal = if self.session().is_some() { refusal.within_session() } else { refusal };
         let form = match self.rules().map_or(Refusals::Http, |service| service.refusals) {
             // A problem has no place in a JSON-RPC batch.
             Refusals::Http if self.is_of_batch => Refusals::McpHttp,

@@ -30,6 +30,7 @@ mod ordered;
 pub mod price;
 pub mod reading;
 pub mod rules;
+pub mod session;
 pub mod unknown_keys;
 pub mod value;
 pub mod window;

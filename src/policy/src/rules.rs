@@ -7,7 +7,9 @@ use crate::oauth::Metadata;
 use crate::price::Price;
 use crate::reading::{Names, Readable};
 use protocol::PolicyVersion;
+use protocol::filter::PolicyAnswer;
 use protocol::key::Limit;
+use protocol::session::SessionSecret;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -24,6 +26,8 @@ pub struct Policy {
     pub reservation_ttl_seconds: u32,
     tiers: BTreeMap<String, Tier>,
     services: Vec<Service>,
+    /// What binds sessions, oldest first. No part of the document: it comes beside it.
+    pub session_secrets: Vec<SessionSecret>,
 }
 
 /// A plan.
@@ -146,6 +150,14 @@ impl Policy {
         let version: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let version = PolicyVersion::parse(&version).map_err(|fault| Invalid::at("policy", fault))?;
         compile::Compiler::default().policy(version, document)
+    }
+
+    /// Reads the ledger's answer: the policy with what binds its sessions, and the tag of both. No fault shows a secret.
+    pub fn of_answer(body: &[u8]) -> Result<(Policy, String), Invalid> {
+        let answer =
+            crate::json::read(body).map_err(|_| Invalid::at("answer", "it is none of this release"))?;
+        let PolicyAnswer { tag, policy, session_secrets } = answer;
+        Ok((Policy { session_secrets, ..Policy::from_json(policy.as_bytes())? }, tag))
     }
 
     /// The content hash of the bytes that this was parsed from.

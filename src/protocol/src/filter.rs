@@ -2,7 +2,7 @@
 //!
 //! | call | answer |
 //! | --- | --- |
-//! | `GET /filter/v1/policy`, `If-None-Match` | 200 the policy document with its version as `ETag`, or 304 |
+//! | `GET /filter/v1/policy`, `If-None-Match` | 200 [`PolicyAnswer`] with its tag as `ETag`, or 304 |
 //! | `POST /filter/v1/resolve` [`ResolveRequest`] | 200 [`crate::key::KeyRecord`], or 404 |
 //! | `POST /filter/v1/reserve` [`ReserveRequest`] | 201 [`ReserveAnswer`], 402 no credits, 403 the key is no longer active |
 //! | `POST /filter/v1/keys` [`IssueRequest`] | 201 [`Issued`], 402 too many keys, 403 the key may not ask for one |
@@ -13,6 +13,7 @@
 use crate::api_key::KeyHash;
 use crate::audit::Decision;
 use crate::packed::{Row, Subject, Unreadable};
+use crate::session::SessionSecret;
 use crate::{AgentId, BatchId, Credits, EventId, KeyId, PolicyVersion, ReservationId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,18 @@ pub const KEYS_PATH: &str = "/filter/v1/keys";
 pub const REPORT_PATH: &str = "/filter/v1/report";
 /// Path of the change feed.
 pub const CHANGES_PATH: &str = "/filter/v1/changes";
+
+/// What decides, and what binds sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyAnswer {
+    /// Stands for all of it, to be sent as `If-None-Match` next time. It shows nothing of the secrets.
+    pub tag: String,
+    /// The policy document as text: its version is the hash of these very bytes.
+    pub policy: String,
+    /// Oldest first.
+    pub session_secrets: Vec<SessionSecret>,
+}
 
 /// Asks whose key has this hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -222,9 +235,9 @@ pub enum Change {
         /// Which of its limits.
         limit_id: u32,
     },
-    /// Another policy is in force.
+    /// What [`PolicyAnswer`] holds has changed.
     Policy {
-        /// Its version.
+        /// The version of the policy in force.
         version: PolicyVersion,
     },
 }

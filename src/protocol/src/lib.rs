@@ -19,6 +19,7 @@ pub mod key;
 pub mod lease;
 pub mod packed;
 pub mod problem;
+pub mod session;
 pub mod uuid;
 
 mod credits;

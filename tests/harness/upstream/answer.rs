@@ -18,6 +18,8 @@
 //! | `gzip` | the body is compressed |
 //! | `chunked`, `trailers` | the body's framing |
 //! | `bytes=N` | the result is padded by so much |
+//!
+//! Each value of `x-test-session` comes back as an `mcp-session-id`.
 
 use super::Seen;
 use crate::http1::BEHAVE;
@@ -32,7 +34,10 @@ use tokio::net::TcpStream;
 /// Tools that this server lists; the last two are none of the policy's.
 pub const TOOLS: [&str; 5] = ["image_generate", "search", "summarize", "unlisted", "Search"];
 
-struct Behaviour(Vec<String>);
+/// Says which sessions the answer names.
+pub const SESSION: &str = "x-test-session";
+
+struct Behaviour(Vec<String>, Vec<Vec<u8>>);
 
 impl Behaviour {
     fn has(&self, word: &str) -> bool {
@@ -51,7 +56,8 @@ impl Behaviour {
 /// Answers. False if the connection must be closed now.
 pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bool> {
     let words = seen.all(BEHAVE).join(" ");
-    let behaviour = Behaviour(words.split([' ', ',']).map(str::to_owned).collect());
+    let sessions = seen.headers.iter().filter(|(name, _)| name == SESSION).map(|(_, value)| value.clone());
+    let behaviour = Behaviour(words.split([' ', ',']).map(str::to_owned).collect(), sessions.collect());
     if seen.all("upgrade").iter().any(|value| value.eq_ignore_ascii_case("websocket")) {
         return upgrade(stream).await;
     }
@@ -73,7 +79,7 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
     let requests = message.as_array().map(|all| all.iter().filter(|one| one.get("id").is_some()));
     let wants_none = requests.clone().map_or(message.get("id").is_none(), |requests| requests.count() == 0);
     if is_mcp && seen.method == "POST" && wants_none {
-        write_head(stream, 202, &[("content-length", "0")]).await?;
+        write_head(stream, 202, &[("content-length", "0")], &behaviour.1).await?;
         return Ok(true);
     }
     let mut body = match requests {
@@ -130,7 +136,7 @@ async fn whole(
     let length = bytes.len().to_string();
     let is_chunked = behaviour.has("chunked") || behaviour.has("trailers");
     headers.push(if is_chunked { ("transfer-encoding", "chunked") } else { ("content-length", &length) });
-    write_head(stream, status, &headers).await?;
+    write_head(stream, status, &headers, &behaviour.1).await?;
     if is_head {
         return Ok(true);
     }
@@ -163,7 +169,7 @@ async fn events(
     behaviour: &Behaviour,
 ) -> io::Result<bool> {
     let headers = [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")];
-    write_head(stream, status, &headers).await?;
+    write_head(stream, status, &headers, &behaviour.1).await?;
     let note = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}});
     let padded =
         json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "x".repeat(1000)}});
@@ -238,7 +244,7 @@ fn meta(behaviour: &Behaviour) -> Value {
 /// Accepts a WebSocket and echoes its bytes, which is enough to see whether they pass.
 async fn upgrade(stream: &mut TcpStream) -> io::Result<bool> {
     let headers = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-accept", "test")];
-    write_head(stream, 101, &headers).await?;
+    write_head(stream, 101, &headers, &[]).await?;
     let mut buffer = [0; 1024];
     loop {
         let length = stream.read(&mut buffer).await?;
@@ -249,13 +255,22 @@ async fn upgrade(stream: &mut TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn write_head(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)]) -> io::Result<()> {
+async fn write_head(
+    stream: &mut TcpStream,
+    status: u16,
+    headers: &[(&str, &str)],
+    sessions: &[Vec<u8>],
+) -> io::Result<()> {
     let mut head = format!("HTTP/1.1 {status} Status\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    head.push_str("\r\n");
-    stream.write_all(head.as_bytes()).await
+    let mut head = head.into_bytes();
+    for session in sessions {
+        head.extend_from_slice(&[b"mcp-session-id: ", session.as_slice(), b"\r\n"].concat());
+    }
+    head.extend_from_slice(b"\r\n");
+    stream.write_all(&head).await
 }
 
 /// A gzip file with the bytes stored, not compressed: every client reads it, and no compressor is needed.

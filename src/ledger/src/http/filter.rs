@@ -7,15 +7,15 @@ use super::{REPORT_BYTES_MAX, Service};
 use crate::leases::Take;
 use crate::reservations::TTL_SECONDS_MAX;
 use crate::store::{Error, Refusal};
-use crate::{changes, moment, recall, report};
+use crate::{changes, moment, recall, report, sessions};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use protocol::filter::{
-    CHANGES_PATH, Changes, KEYS_PATH, POLICY_PATH, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH, Report,
-    ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
+    CHANGES_PATH, Changes, KEYS_PATH, POLICY_PATH, PolicyAnswer, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH,
+    Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
 };
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, PARTS_MAX, Round, RoundAnswer};
@@ -40,7 +40,9 @@ pub(super) fn routes() -> Router<Arc<Service>> {
 
 async fn policy(State(service): State<Arc<Service>>, headers: HeaderMap) -> Response {
     let policy = service.newest_policy().await;
-    let etag = format!("\"{}\"", policy.version());
+    let session_secrets = service.session_secrets().await;
+    let tag = sessions::tag(policy.version(), &session_secrets);
+    let etag = format!("\"{tag}\"");
     let known = headers
         .get_all(header::IF_NONE_MATCH)
         .iter()
@@ -51,8 +53,9 @@ async fn policy(State(service): State<Arc<Service>>, headers: HeaderMap) -> Resp
     if known {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response();
     }
-    let headers = [(header::ETAG, etag), (header::CONTENT_TYPE, "application/json".to_owned())];
-    (headers, policy.document.clone()).into_response()
+    let headers = [(header::ETAG, etag), (header::CACHE_CONTROL, "no-store".to_owned())];
+    let answer = PolicyAnswer { tag, policy: policy.document.clone(), session_secrets };
+    (headers, Json(answer)).into_response()
 }
 
 async fn resolve(

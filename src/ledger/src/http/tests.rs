@@ -16,6 +16,7 @@ use crate::fixture::{
     Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, reserve_body,
 };
 use crate::moment;
+use protocol::filter::PolicyAnswer;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -277,9 +278,16 @@ async fn the_policy_is_served_with_its_version_and_followed_when_its_file_change
     let bench = Bench::start().await;
     let answer = bench.request(Method::GET, "/filter/v1/policy").send().await.unwrap();
     let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
-    let document: Value = answer.json().await.unwrap();
+    let PolicyAnswer { tag, policy, session_secrets } = answer.json().await.unwrap();
+    let document: Value = serde_json::from_str(&policy).unwrap();
     let shown = bench.get("/v1/policy").await;
-    assert_eq!(format!("\"{}\"", shown["version"].as_str().unwrap()), etag);
+    assert_eq!((format!("\"{tag}\""), session_secrets.len()), (etag.clone(), 1));
+    assert!(tag.starts_with(shown["version"].as_str().unwrap()));
+    assert!(
+        !shown
+            .to_string()
+            .contains(&protocol::api_key::KeyHash::from_bytes(*session_secrets[0].bytes()).to_string())
+    );
     assert_eq!(shown["document"], document);
     assert_eq!(bench.get("/v1/tiers").await, document["tiers"]);
     assert_eq!(bench.get("/v1/tools").await, json!({"services": document["services"]}));
@@ -293,9 +301,13 @@ async fn the_policy_is_served_with_its_version_and_followed_when_its_file_change
     let changed = bench.request(Method::GET, "/filter/v1/policy").header("if-none-match", &etag);
     let changed = changed.send().await.unwrap();
     assert_eq!(changed.status(), StatusCode::OK);
-    let version = changed.headers()["etag"].to_str().unwrap().trim_matches('"').to_owned();
+    let version = bench.get("/v1/policy").await["version"].clone();
     assert_eq!(feed["changes"], json!([{"kind": "policy", "version": version}]));
-    assert_eq!(changed.json::<Value>().await.unwrap()["tiers"]["free"]["limits"][0]["permits"], 21);
+    let changed: PolicyAnswer = changed.json().await.unwrap();
+    assert!(changed.tag.starts_with(version.as_str().unwrap()));
+    let document: Value = serde_json::from_str(&changed.policy).unwrap();
+    assert_eq!(document["tiers"]["free"]["limits"][0]["permits"], 21);
+    assert_eq!(changed.session_secrets, session_secrets);
     assert_eq!(bench.get("/v1/audit?kind=policy_in_force").await["items"].as_array().unwrap().len(), 2);
 }
 

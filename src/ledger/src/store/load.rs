@@ -53,6 +53,9 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
         let known = connection.all("SELECT public_key FROM audit_keys", &[], |row| row.get(0))?;
         rows.audit_keys.extend(known);
     }
+    if needs.session_secrets {
+        rows.session_secrets.extend(connection.all(read::SESSION_SECRETS, &[], read::session_secret)?);
+    }
     Ok(rows)
 }
 

@@ -21,6 +21,7 @@ use protocol::admin::{
 };
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
+use protocol::session::SessionSecret;
 use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, PolicyVersion, TenantId};
 use serde_json::value::RawValue;
 
@@ -153,6 +154,10 @@ pub(super) fn audit_keys(connection: &Connection) -> Result<Vec<AuditKey>> {
     let select = "SELECT public_key, created_at FROM audit_keys ORDER BY created_at, public_key";
     connection
         .all(select, &[], |row| Ok(AuditKey { public_key: row.get(0)?, created_at: read::moment(row, 1)? }))
+}
+
+pub(super) fn session_secrets(connection: &Connection) -> Result<Vec<SessionSecret>> {
+    connection.all(read::SESSION_SECRETS, &[], |row| Ok(read::session_secret(row)?.1))
 }
 
 pub(super) fn key_by_hash(connection: &Connection, hash: &KeyHash) -> Result<Option<Found>> {

@@ -13,6 +13,7 @@ use crate::tenants::Tenant;
 use protocol::admin::{Agent, AuditRow, Balance, LeaseState, Role};
 use protocol::api_key::KeyHash;
 use protocol::audit::Digest;
+use protocol::session::SessionSecret;
 use protocol::{Credits, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -47,6 +48,9 @@ pub const LEASE: &str = "id, tenant_id, instance, envoy, granted, spent, revisio
 pub const SHARE: &str =
     "key_id, limit_id, instance, permits, revision, window_seconds, renewed_at, expires_at, called_at";
 
+/// The secrets of sessions, oldest first, as [`session_secret`] reads them.
+pub const SESSION_SECRETS: &str = "SELECT number, secret, signs_from FROM session_secrets ORDER BY number";
+
 /// How many columns [`KEY`] has.
 pub const KEY_COLUMNS: usize = 18;
 /// How many columns [`TENANT`] has.
@@ -71,6 +75,11 @@ pub fn moment(row: &Row<'_>, column: usize) -> Result<Timestamp> {
 /// A moment or nothing.
 pub fn moment_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
     Ok(row.get::<Option<u64>>(column)?.map(Timestamp::from_millis))
+}
+
+/// A secret of sessions and its number.
+pub fn session_secret(row: &Row<'_>) -> Result<(u64, SessionSecret)> {
+    Ok((row.get(0)?, SessionSecret::new(row.get(1)?, moment(row, 2)?)))
 }
 
 /// An amount.

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::{book, keys, tenants};
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
+use protocol::session::SessionSecret;
 use protocol::{Credits, KeyId, PolicyVersion, TenantId};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -227,6 +228,10 @@ impl Store for Relational {
 
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>> {
         Box::pin(self.readers.read(move |connection| queries::service_credential(connection, &hash)))
+    }
+
+    fn session_secrets(&self) -> Reading<'_, Vec<SessionSecret>> {
+        Box::pin(self.readers.read(queries::session_secrets))
     }
 
     fn key_by_hash(&self, hash: KeyHash) -> Reading<'_, Option<keys::Found>> {

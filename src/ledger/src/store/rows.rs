@@ -16,6 +16,7 @@ use protocol::admin::{Agent, LeaseState};
 use protocol::api_key::KeyHash;
 use protocol::audit::{Decision, Outcome};
 use protocol::filter::Change;
+use protocol::session::SessionSecret;
 use protocol::{
     AgentId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, PolicyVersion, ReservationId, TenantId,
     Timestamp, TransferId,
@@ -69,6 +70,8 @@ pub struct Needs {
     pub checkpoint: bool,
     /// The public keys that signed checkpoints.
     pub audit_keys: bool,
+    /// All secrets of sessions.
+    pub session_secrets: bool,
 }
 
 /// One line of the journal of transfers.
@@ -189,6 +192,12 @@ pub struct Rows {
     pub audit_keys: BTreeSet<String>,
     /// Such a key to add.
     pub audit_key: Option<(String, Timestamp)>,
+    /// The secrets of sessions by their numbers, which grow.
+    pub session_secrets: BTreeMap<u64, SessionSecret>,
+    /// Such secrets to add.
+    pub new_session_secrets: Vec<(u64, SessionSecret)>,
+    /// The numbers of those that go.
+    pub forget_session_secrets: Vec<u64>,
     /// Decisions that filters could not keep, to be added to those of before.
     pub decisions_dropped: u64,
     /// Batches of the audit trail whose rows go.
@@ -380,6 +389,8 @@ impl Rows {
             || !self.spending.dirty().is_empty()
             || !self.checkpoints.is_empty()
             || self.audit_key.is_some()
+            || !self.new_session_secrets.is_empty()
+            || !self.forget_session_secrets.is_empty()
             || self.forget_audit.is_some()
             || self.forget_replays_before.is_some()
             || !self.tenants.dirty().is_empty()

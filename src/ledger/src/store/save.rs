@@ -26,6 +26,13 @@ pub fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     agents(connection, rows)?;
     spending(connection, rows)?;
     chain(connection, rows)?;
+    for (number, secret) in &rows.new_session_secrets {
+        let insert = "INSERT INTO session_secrets (number, secret, signs_from) VALUES (?, ?, ?)";
+        connection.execute(insert, &params![*number, secret.bytes(), secret.signs_from.as_millis()])?;
+    }
+    for number in &rows.forget_session_secrets {
+        connection.execute("DELETE FROM session_secrets WHERE number = ?", &params![*number])?;
+    }
     for (version, document, in_force_at) in &rows.policies {
         connection.execute(
             "INSERT INTO policies (version, in_force_at, document) VALUES (?, ?, ?)",

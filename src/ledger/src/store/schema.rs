@@ -6,8 +6,8 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 7] =
-    [FIRST, SECOND, USAGE_TOKENS, OVERRUNS, SECRETS, ISSUED_KEYS, LEASES];
+pub(super) const MIGRATIONS: [&str; 8] =
+    [FIRST, SECOND, USAGE_TOKENS, OVERRUNS, SECRETS, ISSUED_KEYS, LEASES, SESSION_SECRETS];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -301,6 +301,15 @@ CREATE TABLE shares (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX shares_by_end ON shares (expires_at);
 ALTER TABLE transfers ADD COLUMN lease_id TEXT;
+";
+
+// What binds session ids. Beside the audit trail's signing key it is the one secret that is kept as it is.
+const SESSION_SECRETS: &str = "
+CREATE TABLE session_secrets (
+    number INTEGER PRIMARY KEY,
+    secret BLOB NOT NULL CHECK (length(secret) = 32),
+    signs_from INTEGER NOT NULL
+) STRICT;
 ";
 
 /// How far a database is.

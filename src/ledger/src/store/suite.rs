@@ -4,6 +4,7 @@
 
 mod deliveries;
 pub(crate) mod leases;
+mod sessions;
 mod trail;
 mod usage;
 
@@ -47,6 +48,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     the_audit_trail_is_sealed_once_by_however_many(fresh).await;
     what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
     what_operators_keep_is_found_again(fresh).await;
+    sessions::secrets_come_and_go_and_every_filter_hears_of_it(fresh).await;
     leases::run(fresh).await;
     usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
     usage::sums_come_in_pages_and_every_group_is_on_one(fresh).await;

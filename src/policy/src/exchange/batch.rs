@@ -229,6 +229,7 @@ impl Exchange {
             carrier: self.carrier,
             credential: self.credential,
             service: self.service,
+            session: self.session.clone(),
             message_id: None,
             subject: Subject::Unknown,
             quotas: Vec::new(),

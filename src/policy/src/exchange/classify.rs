@@ -77,7 +77,9 @@ impl Exchange {
             return Classified::refused(Refusal::invalid_request(detail));
         }
         match &service.kind {
-            ServiceKind::Mcp(tools) => self.recognise_mcp(policy, key, service, tools, body, now),
+            ServiceKind::Mcp(tools) => {
+                self.within_session(self.recognise_mcp(policy, key, service, tools, body, now))
+            }
             ServiceKind::Http(router) => {
                 let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
                 let found = router.find(&self.request.method, below);
@@ -101,10 +103,8 @@ impl Exchange {
         body: &[u8],
         now: Timestamp,
     ) -> Classified<'p> {
-        if self.request.kept.iter().filter(|(name, _)| *name == "mcp-session-id").count() > 1 {
-            // A result would be looked for in the one, and come in the other.
-            let detail = "`Mcp-Session-Id` is given twice".to_owned();
-            return Classified::refused(Refusal::invalid_request(detail));
+        if let Some(fault) = self.session_fault() {
+            return Classified::refused(Refusal::invalid_request(fault.to_owned()));
         }
         match self.request.method.as_slice() {
             b"POST" => {}

@@ -51,6 +51,7 @@ mod code {
     pub(super) const INSUFFICIENT_SCOPE: i32 = 40301;
     pub(super) const TIER_DENIED: i32 = 40302;
     pub(super) const UNKNOWN_TOOL: i32 = 40401;
+    pub(super) const UNKNOWN_SESSION: i32 = 40402;
     pub(super) const BODY_TOO_LARGE: i32 = 41301;
     pub(super) const RATE_LIMITED: i32 = 42901;
     pub(super) const UPSTREAM_UNREADABLE: i32 = 50201;
@@ -187,6 +188,15 @@ impl Refusal {
         )
     }
 
+    /// As servers say it of a session that is gone: with this status clients begin another.
+    pub(super) fn unknown_session() -> Refusal {
+        let detail = "this session has ended, or is none of this key's at this service; send `initialize` without \
+                      `Mcp-Session-Id` to begin another";
+        let refusal =
+            Refusal::new(Outcome::InvalidRequest, 404, code::UNKNOWN_SESSION, "Unknown session", detail);
+        Refusal { is_protocol_fault: true, ..refusal }
+    }
+
     pub(super) fn unknown_reading() -> Refusal {
         let detail = "no rule of the policy names this prompt or resource";
         Refusal::new(Outcome::UnknownTool, 404, code::UNKNOWN_TOOL, "Unknown prompt or resource", detail)
@@ -298,6 +308,11 @@ impl Refusal {
     pub(super) fn upstream_unreadable() -> Refusal {
         let detail = "the upstream answered with a list in a form that can't be filtered for this key";
         Refusal::new(Outcome::UpstreamError, 502, code::UPSTREAM_UNREADABLE, "Upstream unreadable", detail)
+    }
+
+    /// True for a request that is wrong in itself, which is said before anything is looked for.
+    pub(super) fn is_of_form(&self) -> bool {
+        matches!(self.status, 400 | 405)
     }
 
     /// As it is said within a session, where 404 means that the session is over: clients would begin another, and show

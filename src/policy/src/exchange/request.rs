@@ -1,6 +1,7 @@
 //! What is kept of a request's head. The rest stays with Envoy.
 
 use crate::credential::{Carrier, Headers, Sent};
+use crate::session;
 
 /// The head of a request, as far as it decides anything.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +13,8 @@ pub(super) struct Request {
     pub(super) ends_with_headers: bool,
     /// The headers that it has by which some servers let a client replace the method or path that was decided upon.
     pub(super) overrides: Vec<&'static str>,
+    /// One of its headers is another spelling of one of sessions.
+    pub(super) has_respelt: bool,
     /// The headers that classifying a body needs.
     pub(super) kept: Vec<(&'static str, Vec<u8>)>,
 }
@@ -28,7 +31,7 @@ enum Use {
     Kept,
 }
 
-const USED: [(&str, Use); 17] = [
+const USED: [(&str, Use); 18] = [
     (":method", Use::Method),
     (":path", Use::Target),
     (":authority", Use::Host),
@@ -39,7 +42,8 @@ const USED: [(&str, Use); 17] = [
     ("mcp-protocol-version", Use::Kept),
     ("mcp-method", Use::Kept),
     ("mcp-name", Use::Kept),
-    ("mcp-session-id", Use::Kept),
+    (session::HEADER, Use::Kept),
+    (session::RESUMES, Use::Kept),
     ("upgrade", Use::Upgrade),
     ("x-http-method-override", Use::Override),
     ("x-http-method", Use::Override),
@@ -55,7 +59,10 @@ impl Request {
         let mut credentials = Sent::default();
         for (name, value) in headers {
             let used = USED.iter().find(|(own, _)| own.len() == name.len() && own.as_bytes() == *name);
-            let Some((name, used)) = used else { continue };
+            let Some((name, used)) = used else {
+                request.has_respelt |= session::is_header(name);
+                continue;
+            };
             match used {
                 Use::Method => request.method = value.to_vec(),
                 Use::Target => request.target = value.to_vec(),

@@ -43,7 +43,7 @@ impl Progress {
 /// What to do with a response.
 #[derive(Debug)]
 pub struct ResponsePlan {
-    /// Headers to set, replacing what is there.
+    /// Headers to set, replacing what is there; those without a value go.
     pub set: Fields,
     /// What to do with its body.
     pub body: BodyPlan,
@@ -128,10 +128,13 @@ impl Exchange {
             && credential::single(headers, "location")
                 .is_some_and(|to| is_same_path(to, self.request.path()));
         if self.batch.is_some() && self.is_forwarded() {
-            return self.batch_headers(status, headers, ends, now);
+            let mut plan = self.batch_headers(status, headers, ends, now);
+            self.sign_session(headers, &mut plan.set, now);
+            return plan;
         }
         let mut set = Fields::for_response();
         self.add_rate_headers(&mut set);
+        self.sign_session(headers, &mut set, now);
         // Also where this gate has refused already: Envoy may have been first.
         if status == 413 && !ends && !self.is_forwarded() {
             let reply = self.too_large();

@@ -63,6 +63,7 @@ impl Compiler {
             reservation_ttl_seconds: document.settings.reservation_ttl.seconds,
             tiers,
             services,
+            session_secrets: Vec::new(),
         };
         if !(1..=3600).contains(&policy.reservation_ttl_seconds) {
             self.fault("settings.reservation_ttl", "from 1s to 1h");

@@ -6,6 +6,7 @@ use crate::database::Database;
 use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
 use crate::relocate::{Error, relocate};
+use crate::sessions::Rotate;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, assert_lawful, at, balance, credits, payer, reserve, settle};
 use crate::store::{AuditFilter, Relational, Store};
@@ -35,6 +36,7 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     old.run(suite::leases::round("i1", at(2)).asks(lent).shares(shares)).await.unwrap();
     let spent = vec![suite::leases::account("l1", 1, 40, false)];
     old.run(suite::leases::round("i1", at(2)).accounts(spent)).await.unwrap();
+    let secrets = old.run(Rotate { fresh: [9; 32], key_stale_seconds: 120, now: at(2) }).await.unwrap();
     let before = balance(old.as_ref(), &tenant).await;
     let newest = old.audit(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();
     let position = *old.newest_change().borrow();
@@ -54,6 +56,8 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     let row = new.audit(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();
     assert_eq!((row[0].sequence, row[0].detail.get()), (newest[0].sequence, newest[0].detail.get()));
     assert_eq!(*new.newest_change().borrow(), position);
+    assert_eq!(new.session_secrets().await.unwrap(), secrets);
+    assert_eq!(secrets.len(), 1);
     // The same reservation again is known there, and the next one gets the numbers after the last.
     new.run(reserve("r7", &key, 5, at(1))).await.unwrap();
     new.run(reserve("after", &key, 5, at(3))).await.unwrap();

@@ -218,12 +218,12 @@ fn what_has_no_sound_id_is_answered_without_one() {
 #[test]
 fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
     let gate = Gate::new();
-    let bearer = format!("Bearer {}", secret());
+    let (bearer, session) = (format!("Bearer {}", secret()), gate.session("s"));
     let headers: [(&[u8], &[u8]); 4] = [
         (b":method", b"POST"),
         (b":path", b"/mcp"),
         (b"authorization", bearer.as_bytes()),
-        (b"mcp-session-id", b"s"),
+        (b"mcp-session-id", session.as_bytes()),
     ];
     let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
     let (mut exchange, _) = Exchange::begin(gate.policy.clone(), id, &headers, false, gate.now());
@@ -256,7 +256,8 @@ fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
 fn what_has_no_answer_is_charged() {
     let mut gate = Gate::new();
     let batch = json!([call(json!(1), "draw", json!({})), call(json!(2), "draw", json!({}))]).to_string();
-    let headers = [("mcp-session-id", "s")];
+    let session = gate.session("s");
+    let headers = [("mcp-session-id", session.as_str())];
     let mut sent = || gate.request_with("POST", "/mcp", Some(batch.as_bytes()), &headers).forwarded().0;
     let now = Now { wall: Timestamp::from_millis(1_000_000), monotonic: Monotonic(1_000_000) };
     let charged = |exchange: &Exchange, end| -> Vec<u64> {

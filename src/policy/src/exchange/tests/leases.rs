@@ -74,7 +74,9 @@ fn a_leased_call_keeps_its_charge_unless_it_was_seen_to_fail() {
     ] {
         let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"draw"}}"#;
         let mut gate = leased();
-        let headers: Vec<(&str, &str)> = session.iter().map(|session| ("mcp-session-id", *session)).collect();
+        let own = session.map(|session| gate.session(session));
+        let headers: Vec<(&str, &str)> =
+            own.iter().map(|session| ("mcp-session-id", session.as_str())).collect();
         let (exchange, _) = gate.request_with("POST", "/mcp", Some(body), &headers).forwarded();
         let finished = exchange.finish(end, "e", gate.now());
         assert_eq!(finished.refund.map(|refund| refund.credits.get()), back, "{end:?} {session:?}");
