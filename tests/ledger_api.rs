@@ -170,7 +170,7 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     for read in [
         ["agents", "list"],
         ["leases", "list"],
-        ["leases", "list"],
+        ["reservations", "list"],
         ["policy", "show"],
         ["policy", "tiers"],
         ["policy", "tools"],
@@ -306,6 +306,7 @@ fn command_for(method: &str, path: &str) -> Vec<&'static str> {
         ("GET", "/v1/agents") => "agents list",
         ("GET", "/v1/agents/{id}") => "agents show",
         ("GET", "/v1/leases") => "leases list",
+        ("GET", "/v1/reservations") => "reservations list",
         ("POST", "/v1/admin-keys") => "admin-keys create",
         ("GET", "/v1/admin-keys") => "admin-keys list",
         ("POST", "/v1/admin-keys/{id}/revoke") => "admin-keys revoke",
