@@ -375,7 +375,9 @@ fn argument_for(field: &str) -> Option<String> {
         // The lists are printed whole.
         "cursor" | "limit" => return None,
         "id" | "amount" | "direction" | "file" => format!("<{}>", field.to_ascii_uppercase()),
-        "tenant_id" | "key_id" | "agent_id" => format!("--{}", field.trim_end_matches("_id")),
+        "tenant_id" | "key_id" | "agent_id" | "reservation_id" => {
+            format!("--{}", field.trim_end_matches("_id"))
+        }
         "scopes" | "services" | "tools" | "resources" | "limits" => {
             format!("--{}", field.trim_end_matches('s'))
         }

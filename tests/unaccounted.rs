@@ -112,15 +112,26 @@ fn a_settlement_that_comes_too_late_sets_the_charge_right_once() {
         assert_eq!(unaccounted.len(), 12);
         assert!(unaccounted.iter().all(|one| one.charged == one.reserved && !one.charged.is_zero()));
 
-        // Then it is told, more than once: at first its answer is lost.
+        // Then it is told, and some of it more than once: at first the answers are lost.
         gate.relay().fail(REPORT, Fault::LoseAnswer);
-        let served = 4 * 5 + 4 * 25;
-        charged(&gate, &agent, served).await;
+        eventually("some of it is told", async || match kinds(&gate, &agent, "correction").await {
+            0 => Err("nothing yet".to_owned()),
+            _ => Ok(()),
+        })
+        .await;
         wait(Duration::from_millis(700)).await;
         gate.relay().heal();
+        let served = 4 * 5 + 4 * 25;
+        charged(&gate, &agent, served).await;
         agent.call(&mcp::image("standard")).await.assert_allowed();
         charged(&gate, &agent, served + 5).await;
-        assert_eq!(listed(&gate, &agent, ReservationState::Unaccounted).await, []);
+        eventually("all is accounted for", async || {
+            match listed(&gate, &agent, ReservationState::Unaccounted).await.as_slice() {
+                [] => Ok(()),
+                rest => Err(format!("{rest:?}")),
+            }
+        })
+        .await;
         let corrected = listed(&gate, &agent, ReservationState::Corrected).await;
         let given_back = corrected.iter().filter(|one| one.charged == Credits::ZERO).count();
         assert_eq!((corrected.len(), given_back), (12, 4), "{corrected:?}");

@@ -2,8 +2,8 @@
 //!
 //! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
 //! that month, also what an administrator gives back. Of a refund that names neither a reservation nor a key nobody knows
-//! what it was for: it is free again in the present month for the tenant, and for a key as far as no other can have spent
-//! it. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
+//! what it was for: it is free again in the present month for the tenant, and for a key as far as the key would have spent
+//! more than its tenant. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
 //! budget by the overrun that the policy allows. A lease counts for its tenant as long as it is out, in the month in
 //! which it was opened. What a key spends that another one asked for counts as its parent's
 //! too. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.

@@ -17,8 +17,8 @@ use protocol::filter::Action;
 use protocol::{Credits, KeyId, TenantId};
 use std::sync::Arc;
 
-/// What a ledger of the first release wrote: a tenant with 100 credits, a key, one pending reservation of 10; and two that had
-/// expired and were given back, one of 8 of which nothing was heard since, one of 6 for which 4 were charged later.
+/// What a ledger of the first release wrote: a tenant with 100 credits, a key, one pending reservation of 10; and two
+/// that had expired and were given back: one of 8 that was not heard of since, one of 6 for which 4 were charged later.
 const FIRST_RELEASE: &str = r#"
 INSERT INTO tenants (id, name, tier, created_at) VALUES ('ten_1', 'Acme', 'pro', 1700000000000);
 INSERT INTO accounts (tenant_id, granted, available, pending, posted) VALUES ('ten_1', 100, 86, 10, 4);
@@ -29,7 +29,8 @@ INSERT INTO reservations (id, tenant_id, key_id, service, tool, credits, ttl_sec
   1700000001000, 1700000061000, 90, 'pending');
 INSERT INTO reservations (id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, reserved_at,
   expires_at, available_after, state, asked, charged) VALUES
-  ('forgotten', 'ten_1', 'key_1', 'studio', 'image_generate', 8, 60, 'v1', 1700000000000, 1700000000500, 92, 'expired', NULL, NULL),
+  ('forgotten', 'ten_1', 'key_1', 'studio', 'image_generate', 8, 60, 'v1', 1700000000000, 1700000000500, 92, 'expired',
+  NULL, NULL),
   ('late', 'ten_1', 'key_1', 'studio', 'image_generate', 6, 60, 'v1', 1700000000000, 1700000000500, 94, 'expired', 6, 4);
 INSERT INTO transfers (id, tenant_id, reservation_id, kind, from_account, to_account, credits, at)
   VALUES ('trf_1', 'ten_1', NULL, 'grant', 'issuer', 'available', 100, 1700000000000),
