@@ -170,7 +170,7 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     for read in [
         ["agents", "list"],
         ["leases", "list"],
-        ["leases", "list"],
+        ["reservations", "list"],
         ["policy", "show"],
         ["policy", "tiers"],
         ["policy", "tools"],
@@ -306,6 +306,7 @@ fn command_for(method: &str, path: &str) -> Vec<&'static str> {
         ("GET", "/v1/agents") => "agents list",
         ("GET", "/v1/agents/{id}") => "agents show",
         ("GET", "/v1/leases") => "leases list",
+        ("GET", "/v1/reservations") => "reservations list",
         ("POST", "/v1/admin-keys") => "admin-keys create",
         ("GET", "/v1/admin-keys") => "admin-keys list",
         ("POST", "/v1/admin-keys/{id}/revoke") => "admin-keys revoke",
@@ -374,7 +375,9 @@ fn argument_for(field: &str) -> Option<String> {
         // The lists are printed whole.
         "cursor" | "limit" => return None,
         "id" | "amount" | "direction" | "file" => format!("<{}>", field.to_ascii_uppercase()),
-        "tenant_id" | "key_id" | "agent_id" => format!("--{}", field.trim_end_matches("_id")),
+        "tenant_id" | "key_id" | "agent_id" | "reservation_id" => {
+            format!("--{}", field.trim_end_matches("_id"))
+        }
         "scopes" | "services" | "tools" | "resources" | "limits" => {
             format!("--{}", field.trim_end_matches('s'))
         }

@@ -117,7 +117,7 @@ fn killing_the_ledger_under_load_loses_nothing_that_was_acknowledged() {
     });
 }
 
-/// By the audit trail: what was reserved was posted, voided or expired, each exactly once.
+/// By the audit trail: what was reserved was posted, voided or found unaccounted, each exactly once.
 async fn assert_every_reservation_ended(gate: &Gate, agent: &Agent) {
     let rows = gate.audit(agent).await;
     let ids = |kinds: &[&str]| {
@@ -131,7 +131,7 @@ async fn assert_every_reservation_ended(gate: &Gate, agent: &Agent) {
     };
     let reserved = ids(&["reserved"]);
     assert!(!reserved.is_empty());
-    assert_eq!(reserved, ids(&["posted", "voided", "expired"]));
+    assert_eq!(reserved, ids(&["posted", "voided", "unaccounted"]));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_long_answer_keeps_its_reservation_beyond_its_time_to_live() {
         let balance = gate.settled(&agent).await;
         assert_eq!((balance.available.get(), balance.posted.get()), (975, 25));
         let kinds: Vec<String> = gate.audit(&agent).await.into_iter().map(|row| row.kind).collect();
-        assert!(!kinds.iter().any(|kind| kind == "expired" || kind == "correction"), "{kinds:?}");
+        assert!(!kinds.iter().any(|kind| kind == "unaccounted" || kind == "correction"), "{kinds:?}");
     });
 }
 

@@ -172,14 +172,14 @@ impl Caller {
 pub async fn assert_kept(served: &Served, told: &Acknowledged, context: &str) {
     assert_eq!(served.broken_laws().await, Vec::<String>::new(), "{context}");
     let mut kinds: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for kind in ["reserved", "posted", "voided", "expired", "correction"] {
+    for kind in ["reserved", "posted", "voided", "correction"] {
         kinds.insert(kind.to_owned(), facts(served, kind).await);
     }
     let is_there = |id: &str, among: &[&str]| among.iter().any(|kind| kinds[*kind].contains(id));
     for (what, ids, among) in [
         ("reserved", &told.reserved, &["reserved"][..]),
         ("posted", &told.posted, &["posted", "correction"]),
-        ("voided", &told.voided, &["voided", "expired"]),
+        ("voided", &told.voided, &["voided", "correction"]),
     ] {
         let lost: Vec<_> = ids.iter().filter(|id| !is_there(id, among)).collect();
         assert!(lost.is_empty(), "{context}: acknowledged as {what} and not there: {lost:?}");

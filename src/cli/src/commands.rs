@@ -14,6 +14,7 @@ mod keys;
 mod leases;
 mod ledger;
 mod policy;
+mod reservations;
 mod serve;
 mod tenants;
 mod trusted;
@@ -46,6 +47,7 @@ enum Command {
     Keys(keys::Arguments),
     Agents(agents::Arguments),
     Leases(leases::Arguments),
+    Reservations(reservations::Arguments),
     AdminKeys(admin_keys::Arguments),
     FilterKeys(filter_keys::Arguments),
     Usage(usage::Arguments),
@@ -75,6 +77,7 @@ impl Cli {
             Command::Keys(arguments) => arguments.run().await,
             Command::Agents(arguments) => arguments.run().await,
             Command::Leases(arguments) => arguments.run().await,
+            Command::Reservations(arguments) => arguments.run().await,
             Command::AdminKeys(arguments) => arguments.run().await,
             Command::FilterKeys(arguments) => arguments.run().await,
             Command::Backup(arguments) => arguments.run().await,

@@ -5,7 +5,8 @@ use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
     FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page, PolicyInForce,
-    RevokeKey, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant, UsageRow,
+    Reservation, ReservationState, RevokeKey, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant,
+    UsageRow,
 };
 use protocol::audit::Outcome;
 use protocol::key::{KeySource, KeyState};
@@ -307,6 +308,18 @@ impl Client {
         let state = state.map(|state| state.as_str().to_owned());
         let filter = given([("tenant_id", tenant_id.map(ToString::to_string)), ("state", state)]);
         self.get("/v1/leases", &with_cursor(filter, cursor)).await
+    }
+
+    /// One page of reservations whose time ended without an account of them.
+    pub async fn reservations(
+        &self,
+        tenant_id: Option<&TenantId>,
+        state: Option<ReservationState>,
+        cursor: Option<&str>,
+    ) -> Result<Page<Reservation>, Error> {
+        let state = state.map(|state| state.as_str().to_owned());
+        let filter = given([("tenant_id", tenant_id.map(ToString::to_string)), ("state", state)]);
+        self.get("/v1/reservations", &with_cursor(filter, cursor)).await
     }
 
     /// Makes an administrator's key. Its secret is in this answer and nowhere else.

@@ -54,9 +54,11 @@ pub enum Kind {
     Posted,
     /// A call's credits went back.
     Voided,
-    /// A forgotten call's credits went back.
+    /// A forgotten call's credits went back: what earlier releases did.
     Expired,
-    /// A call was charged after its reservation had expired.
+    /// Nobody had accounted for a call when its reservation's time was over: all that was set aside is charged.
+    Unaccounted,
+    /// Somebody has after all, and its charge is what the account says.
     Correction,
     /// An Envoy got credits to spend.
     LeaseOpened,
@@ -76,7 +78,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 28] = [
+    pub const ALL: [Kind; 29] = [
         Kind::ServiceCredentialCreated,
         Kind::ServiceCredentialRotated,
         Kind::ServiceCredentialRevoked,
@@ -97,6 +99,7 @@ impl Kind {
         Kind::Posted,
         Kind::Voided,
         Kind::Expired,
+        Kind::Unaccounted,
         Kind::Correction,
         Kind::LeaseOpened,
         Kind::LeaseClosed,
@@ -130,6 +133,7 @@ impl Kind {
             Kind::Posted => "posted",
             Kind::Voided => "voided",
             Kind::Expired => "expired",
+            Kind::Unaccounted => "unaccounted",
             Kind::Correction => "correction",
             Kind::LeaseOpened => "lease_opened",
             Kind::LeaseClosed => "lease_closed",

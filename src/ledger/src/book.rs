@@ -11,9 +11,16 @@
 //! step again gives the same answer and moves nothing; another step on an ended reservation is refused.
 //!
 //! A reservation whose time is over stays pending until the expire command finds it. What happens to it before that
-//! is on time. What is posted after it has expired is a **correction**: a new transfer from `available` to `posted`,
-//! of what was asked or of all that is available, whichever is less. What could not be charged is kept as the
-//! shortfall ([`Late`]) and never becomes a debt.
+//! is on time. One that is found **expired** is posted as a whole: nobody has told how its call ended, so it may have
+//! been served, and until somebody does it is *unaccounted*. A settlement that is delivered after that is a
+//! **correction**: new transfers that bring what was charged to what was asked. What was charged too much goes back;
+//! an overrun is taken from what is available. One correction is taken, as one settlement is.
+//!
+//! What an administrator has given back stays given back: no later account takes it again, and none gives it back twice
+//! as far as it is known for which reservation it was. What could not be charged is the shortfall, and never a debt.
+//!
+//! Earlier releases gave back what had expired. Such a reservation is **lapsed**; what it is asked for later is charged
+//! from what is available, as it was then.
 //!
 //! A [`lease`] is credits in one Envoy's hands, which accounts for them afterwards.
 //! A reservation may allow an **overrun**: a call that cost more than was set aside, up to a stated cap, takes the rest
@@ -26,7 +33,7 @@ mod reservation;
 pub(crate) mod tests;
 
 pub use accounts::{Accounts, Transfer, TransferKind};
-pub use reservation::{Late, Request, Reservation, State};
+pub use reservation::{Request, Reservation, State};
 
 use protocol::admin::Direction;
 use protocol::{Credits, Timestamp};
@@ -139,6 +146,29 @@ pub fn correct(
     accounts.transfer(kind, credits, now)
 }
 
+/// The same for one reservation: gives back some of what is charged for it.
+pub fn give_back(
+    accounts: &mut Accounts,
+    reservation: &mut Reservation,
+    credits: Credits,
+    now: Timestamp,
+) -> Result<Transfer, Refusal> {
+    let charged = reservation.state.charged();
+    let most = charged.min(accounts.balance().posted);
+    if credits.is_zero() {
+        return Err(Refusal::NothingToMove);
+    }
+    let Some(rest) = charged.checked_sub(credits).filter(|_| credits <= most) else {
+        return Err(Refusal::AboveCorrectable { most });
+    };
+    let transfer = accounts.transfer(TransferKind::Refund, credits, now)?;
+    match &mut reservation.state {
+        State::Posted { charged, .. } | State::Expired { charged, .. } => *charged = rest,
+        State::Pending | State::Voided | State::Lapsed => {}
+    }
+    Ok(transfer)
+}
+
 /// Sets credits aside. `known` is the reservation of this id, if there is one; then the answer is that one, unchanged.
 pub fn reserve(
     accounts: &mut Accounts,
@@ -194,14 +224,11 @@ pub fn post(
             reservation.state = State::Posted { asked: credits, charged };
             Ok(Step::Moved(transfers))
         }
-        State::Posted { asked, .. } if asked == credits => Ok(Step::Repeated),
-        State::Expired { late: Some(late) } if late.asked == credits => Ok(Step::Repeated),
-        State::Expired { late: None } => {
-            let charged = credits.min(accounts.available());
-            let mut transfers = Vec::with_capacity(1);
-            accounts.transfer_some(TransferKind::Correction, charged, now, &mut transfers)?;
-            reservation.state = State::Expired { late: Some(Late { asked: credits, charged }) };
-            Ok(if transfers.is_empty() { Step::Changed } else { Step::Moved(transfers) })
+        State::Posted { asked, .. } | State::Expired { asked: Some(asked), .. } if asked == credits => {
+            Ok(Step::Repeated)
+        }
+        State::Expired { asked: None, .. } | State::Lapsed => {
+            settle_late(accounts, reservation, credits, now)
         }
         state @ (State::Posted { .. } | State::Voided | State::Expired { .. }) => {
             Err(Refusal::Ended { state })
@@ -209,7 +236,34 @@ pub fn post(
     }
 }
 
-/// Gives everything back. On an expired reservation there is nothing left to give back, so nothing happens.
+/// Brings what was charged for want of an account to what the account says.
+fn settle_late(
+    accounts: &mut Accounts,
+    reservation: &mut Reservation,
+    asked: Credits,
+    now: Timestamp,
+) -> Result<Step, Refusal> {
+    let charged = reservation.state.charged();
+    // What was charged and is not any more an administrator gave back: it is not taken again.
+    let settled = match reservation.state {
+        State::Lapsed => Credits::ZERO,
+        _ => reservation.request.credits,
+    };
+    let more = asked.checked_sub(settled).unwrap_or_default().min(accounts.available());
+    // The same, where it is not known for which reservation that was: then there is less to undo.
+    let less = charged.checked_sub(asked).unwrap_or_default().min(accounts.balance().posted);
+    let mut after = *accounts;
+    let mut transfers = Vec::with_capacity(1);
+    after.transfer_some(TransferKind::Correction, more, now, &mut transfers)?;
+    after.transfer_some(TransferKind::CorrectionReturned, less, now, &mut transfers)?;
+    let charged = charged.checked_sub(less).and_then(|rest| rest.checked_add(more));
+    let charged = charged.ok_or(Refusal::OutOfBalance)?;
+    *accounts = after;
+    reservation.state = State::Expired { asked: Some(asked), charged };
+    Ok(if transfers.is_empty() { Step::Changed } else { Step::Moved(transfers) })
+}
+
+/// Gives everything back. After expiry this is a correction, see the module.
 pub fn void(accounts: &mut Accounts, reservation: &mut Reservation, now: Timestamp) -> Result<Step, Refusal> {
     match reservation.state {
         State::Pending => {
@@ -217,8 +271,11 @@ pub fn void(accounts: &mut Accounts, reservation: &mut Reservation, now: Timesta
             reservation.state = State::Voided;
             Ok(Step::Moved(vec![transfer]))
         }
-        State::Voided | State::Expired { late: None } => Ok(Step::Repeated),
-        state @ (State::Posted { .. } | State::Expired { late: Some(_) }) => Err(Refusal::Ended { state }),
+        State::Voided | State::Expired { asked: Some(Credits::ZERO), .. } => Ok(Step::Repeated),
+        State::Expired { asked: None, .. } | State::Lapsed => {
+            settle_late(accounts, reservation, Credits::ZERO, now)
+        }
+        state @ (State::Posted { .. } | State::Expired { .. }) => Err(Refusal::Ended { state }),
     }
 }
 
@@ -233,13 +290,13 @@ pub fn renew(reservation: &mut Reservation, ttl_seconds: u32, now: Timestamp) ->
             reservation.expires_at = until;
             Ok(Step::Changed)
         }
-        state @ (State::Posted { .. } | State::Voided | State::Expired { .. }) => {
+        state @ (State::Posted { .. } | State::Voided | State::Expired { .. } | State::Lapsed) => {
             Err(Refusal::Ended { state })
         }
     }
 }
 
-/// Gives everything back if the reservation is still pending and its time is over; otherwise does nothing.
+/// Charges everything if the reservation is still pending and its time is over; otherwise does nothing.
 pub fn expire(
     accounts: &mut Accounts,
     reservation: &mut Reservation,
@@ -248,7 +305,8 @@ pub fn expire(
     if reservation.state != State::Pending || now < reservation.expires_at {
         return Ok(Step::Repeated);
     }
-    let transfer = accounts.transfer(TransferKind::Expire, reservation.request.credits, now)?;
-    reservation.state = State::Expired { late: None };
+    let charged = reservation.request.credits;
+    let transfer = accounts.transfer(TransferKind::Unaccounted, charged, now)?;
+    reservation.state = State::Expired { asked: None, charged };
     Ok(Step::Moved(vec![transfer]))
 }

@@ -1,7 +1,9 @@
 //! Budgets: the most that a tenant or a key may spend in a calendar month (UTC).
 //!
 //! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
-//! that month. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
+//! that month, also what an administrator gives back. Of a refund that names neither a reservation nor a key nobody knows
+//! what it was for: it is free again in the present month for the tenant, and for a key as far as the key would have spent
+//! more than its tenant. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
 //! budget by the overrun that the policy allows. A lease counts for its tenant as long as it is out, in the month in
 //! which it was opened. What a key spends that another one asked for counts as its parent's
 //! too. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
@@ -66,6 +68,20 @@ pub fn follow(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Mont
     }
 }
 
+/// Follows a refund of which nobody knows whose calls it was for: no key has spent more than its tenant.
+pub fn follow_refund(rows: &mut Rows, tenant_id: &TenantId, month: Month, refund: &Transfer) {
+    let at = SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month };
+    follow_in(rows, at.clone(), std::slice::from_ref(refund));
+    let total = rows.spending.get(&at).copied().unwrap_or_default();
+    rows.spending.change_each(|of, spent| {
+        let is_above = of.tenant_id == *tenant_id && of.month == month && *spent > total;
+        if is_above {
+            *spent = total;
+        }
+        is_above
+    });
+}
+
 /// Follows transfers of a lease that was opened in `month`. Which keys spend from it, decisions tell: [`spend`].
 pub fn follow_lease(rows: &mut Rows, tenant_id: &TenantId, month: Month, transfers: &[Transfer]) {
     follow_in(rows, SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month }, transfers);
@@ -98,12 +114,13 @@ fn follow_in(rows: &mut Rows, at: SpendingKey, transfers: &[Transfer]) {
             // A reservation of before there were sums has nothing to go back.
             TransferKind::Release
             | TransferKind::Void
-            | TransferKind::Expire
+            | TransferKind::CorrectionReturned
+            | TransferKind::Refund
             | TransferKind::LeaseReturned
             | TransferKind::LeaseRefunded => Some(before.checked_sub(transfer.credits).unwrap_or_default()),
             TransferKind::Post
+            | TransferKind::Unaccounted
             | TransferKind::Grant
-            | TransferKind::Refund
             | TransferKind::Withdrawal
             | TransferKind::LeaseSpent
             | TransferKind::LeaseUnspent

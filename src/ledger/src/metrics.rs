@@ -47,6 +47,7 @@ pub struct Metrics {
     /// Accounts of leases that were refused.
     pub lease_accounts_refused: Counter,
     lease_credits_lost: Counter,
+    reservation_credits_unaccounted: Counter,
     lease_recalls: Counter,
     leases_open: Gauge,
     lease_credits_out: Gauge,
@@ -83,6 +84,12 @@ impl Default for Metrics {
         let lease_credits_lost = Counter::default();
         let help = "Credits charged because an Envoy did not account for its lease in time";
         registry.register("lease_credits_lost", help, lease_credits_lost.clone());
+        let reservation_credits_unaccounted = Counter::default();
+        registry.register(
+            "reservation_credits_unaccounted",
+            "Credits charged because nobody accounted for a reservation in time",
+            reservation_credits_unaccounted.clone(),
+        );
         let lease_recalls = Counter::default();
         registry.register(
             "lease_recalls",
@@ -101,7 +108,7 @@ impl Default for Metrics {
         for kind in TransferKind::ALL {
             let _ = transfers.get_or_create(&TransferLabels { kind: kind.as_str() });
         }
-        let help = "Movements of credits; reserve, post, void and expire are the states of reservations";
+        let help = "Movements of credits; reserve, post, void and unaccounted are the states of reservations";
         registry.register("transfers", help, transfers.clone());
         let decisions = Family::<DecisionLabels, Counter>::default();
         for outcome in Outcome::ALL {
@@ -126,6 +133,7 @@ impl Default for Metrics {
             policies_refused,
             lease_accounts_refused,
             lease_credits_lost,
+            reservation_credits_unaccounted,
             lease_recalls,
             leases_open,
             lease_credits_out,
@@ -149,6 +157,7 @@ impl Metrics {
         self.commit_seconds.observe(took.as_secs_f64());
         self.decisions_dropped.inc_by(committed.decisions_dropped);
         self.lease_credits_lost.inc_by(committed.credits_lost);
+        self.reservation_credits_unaccounted.inc_by(committed.credits_unaccounted);
         self.lease_recalls.inc_by(committed.recalls);
         for kind in &committed.transfers {
             self.transfers.get_or_create(&TransferLabels { kind }).inc();

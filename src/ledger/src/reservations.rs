@@ -1,7 +1,7 @@
 //! Credits of calls: set aside, charged, given back. Ties the book's rules to keys, journal and audit trail.
 
 use crate::audit::{Event, Kind, LEDGER};
-use crate::book::{self, Late, Reservation, State, Step, Transfer};
+use crate::book::{self, Reservation, State, Step, Transfer};
 use crate::store::{Needs, Operation, Refusal, Rows};
 use crate::{budgets, idempotency, issued};
 use protocol::filter::{Action, ReserveAnswer, ReserveRequest, Settlement};
@@ -13,7 +13,7 @@ use serde_json::json;
 pub const TTL_SECONDS_MAX: u32 = 3600;
 /// At most so many reservations expire in one step, so that no transaction grows without bound.
 const EXPIRE_MAX: u32 = 1000;
-/// For how long ended shares are kept, and leases that were given up before they were opened.
+/// For how long ended shares are kept, and leases and reservations that were given up before they were made.
 const SHARES_KEPT_MILLIS: u64 = 3_600_000;
 
 /// Sets credits aside for one call.
@@ -57,6 +57,9 @@ impl Operation for Reserve {
         };
         let month = now.month();
         if known.is_none() {
+            if rows.reservations_given_up.get(&request.id).is_some() {
+                return Err(book::Refusal::Ended { state: State::Voided }.into());
+            }
             budgets::check(rows, &request.tenant_id, &request.key_id, month, request.credits)?;
         }
         let accounts = rows.accounts.get_mut(&request.tenant_id).ok_or(Refusal::TenantUnknown)?;
@@ -98,7 +101,14 @@ pub enum Settled {
 pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settled {
     let id = &settlement.reservation_id;
     let Some(reservation) = rows.reservations.get(id) else {
-        return if settlement.action == Action::Void { Settled::Before } else { Settled::Unknown };
+        if settlement.action != Action::Void {
+            return Settled::Unknown;
+        }
+        // Its request may still be on the way: it must not set aside what nobody would account for.
+        if rows.reservations_given_up.get(id).is_none() {
+            rows.reservations_given_up.insert(id.clone(), now);
+        }
+        return Settled::Before;
     };
     let tenant_id = reservation.request.tenant_id.clone();
     let actor = reservation.request.key_id.as_str().to_owned();
@@ -107,13 +117,13 @@ pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settl
             return Settled::Refused(book::Refusal::OutOfBalance);
         };
         let Some(reservation) = rows.reservations.get_mut(id) else { return Settled::Unknown };
+        let is_late = matches!(reservation.state, State::Expired { .. } | State::Lapsed);
+        let on_time = |kind| Some(if is_late { Kind::Correction } else { kind });
         match settlement.action {
             Action::Post { credits } => {
-                let late = matches!(reservation.state, State::Expired { .. });
-                let kind = if late { Kind::Correction } else { Kind::Posted };
-                (Some(kind), book::post(accounts, reservation, credits, now))
+                (on_time(Kind::Posted), book::post(accounts, reservation, credits, now))
             }
-            Action::Void => (Some(Kind::Voided), book::void(accounts, reservation, now)),
+            Action::Void => (on_time(Kind::Voided), book::void(accounts, reservation, now)),
             // Cut to its bounds, not refused: a call that runs must not lose its reservation over a number.
             Action::Renew { ttl_seconds } => {
                 (None, book::renew(reservation, ttl_seconds.clamp(1, TTL_SECONDS_MAX), now))
@@ -124,7 +134,7 @@ pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settl
         Err(refusal) => Settled::Refused(refusal),
         Ok(Step::Repeated) => Settled::Before,
         Ok(Step::Changed) => {
-            // A late charge of which nothing could be collected moves nothing and is a fact all the same.
+            // A late account that says what was charged already moves nothing and is a fact all the same.
             record_step(rows, kind, id, actor, now);
             Settled::Now
         }
@@ -156,9 +166,14 @@ fn step_detail(reservation: &Reservation) -> serde_json::Value {
     let Reservation { request, state, .. } = reservation;
     let mut detail = json!({"reservation_id": request.id, "tool": request.tool, "reserved": request.credits});
     let more = match state {
-        State::Pending | State::Voided | State::Expired { late: None } => json!({"credits": Credits::ZERO}),
-        State::Posted { asked, charged } if asked == charged => json!({"credits": charged}),
-        State::Posted { asked, charged } | State::Expired { late: Some(Late { asked, charged }) } => json!({
+        State::Pending | State::Voided | State::Lapsed => json!({"credits": Credits::ZERO}),
+        State::Expired { asked: None, charged } => json!({"credits": charged}),
+        State::Posted { asked, charged } | State::Expired { asked: Some(asked), charged }
+            if asked == charged =>
+        {
+            json!({"credits": charged})
+        }
+        State::Posted { asked, charged } | State::Expired { asked: Some(asked), charged } => json!({
             "credits": charged,
             "asked": asked,
             "shortfall": asked.checked_sub(*charged).unwrap_or_default(),
@@ -170,7 +185,7 @@ fn step_detail(reservation: &Reservation) -> serde_json::Value {
     detail
 }
 
-/// Gives back what forgotten calls had set aside, and forgets old answers of `Idempotency-Key`s.
+/// Charges what calls had set aside of which nothing was heard in time.
 pub struct Expire {
     /// When.
     pub now: Timestamp,
@@ -196,7 +211,7 @@ impl Operation for Expire {
             // up stays as it is, for the operator to see.
             if let Ok(Step::Moved(transfers)) = book::expire(accounts, reservation, self.now) {
                 moved(rows, &id, &tenant_id, &transfers);
-                record_step(rows, Some(Kind::Expired), &id, LEDGER.to_owned(), self.now);
+                record_step(rows, Some(Kind::Unaccounted), &id, LEDGER.to_owned(), self.now);
                 expired = expired.saturating_add(1);
             }
         }
@@ -204,7 +219,8 @@ impl Operation for Expire {
     }
 }
 
-/// Forgets answers of `Idempotency-Key`s that are too old to be asked for again, and shares that ended long ago.
+/// Forgets answers of `Idempotency-Key`s that are too old to be asked for again, and what ended, or was given up, long
+/// ago.
 pub struct ForgetAnswers {
     /// When.
     pub now: Timestamp,
@@ -217,7 +233,7 @@ impl Operation for ForgetAnswers {
 
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
         let kept_millis = idempotency::KEPT_SECONDS.saturating_mul(1000);
-        rows.forget_shares_before =
+        rows.forget_ended_before =
             Some(Timestamp::from_millis(self.now.as_millis().saturating_sub(SHARES_KEPT_MILLIS)));
         rows.forget_replays_before =
             Some(Timestamp::from_millis(self.now.as_millis().saturating_sub(kept_millis)));

@@ -34,12 +34,16 @@ use crate::budgets::{Payer, SpendingKey};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::{Door, ServiceCredential};
 use crate::{book, keys, tenants};
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow};
+use protocol::admin::{
+    Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ReservationState, ShadowRow, UsageRow,
+};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
 use protocol::key::{KeySource, KeyState};
 use protocol::session::SessionSecret;
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, Month, PolicyVersion, TenantId, Timestamp};
+use protocol::{
+    AdminKeyId, AgentId, Credits, KeyId, LeaseId, Month, PolicyVersion, ReservationId, TenantId, Timestamp,
+};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::future::Future;
@@ -86,6 +90,8 @@ pub trait Store: Send + Sync + 'static {
     fn spent(&self, at: SpendingKey) -> Reading<'_, Credits>;
     /// Leases, in the order of their ids.
     fn leases(&self, filter: LeaseFilter) -> Reading<'_, Vec<book::lease::Lease>>;
+    /// Reservations whose time ended without an account of them, in the order of their ids.
+    fn reservations(&self, filter: ReservationFilter) -> Reading<'_, Vec<book::Reservation>>;
     /// How many leases are open, and the credits that they hold.
     fn lent(&self) -> Reading<'_, (u64, u64)>;
     /// How the audit trail stands.
@@ -166,6 +172,19 @@ pub struct LeaseFilter {
     pub state: Option<LeaseState>,
     /// Only those after this one.
     pub after: Option<LeaseId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which reservations to list, of those whose time ended without an account of them.
+#[derive(Debug, Clone, Default)]
+pub struct ReservationFilter {
+    /// Only this tenant's.
+    pub tenant_id: Option<TenantId>,
+    /// Only those in this state.
+    pub state: Option<ReservationState>,
+    /// Only those after this one.
+    pub after: Option<ReservationId>,
     /// At most so many.
     pub limit: u32,
 }
@@ -295,6 +314,8 @@ pub enum Refusal {
     KeyInactive(KeyState),
     /// The tenant has no agent with this id.
     AgentUnknown,
+    /// The tenant has no reservation with this id.
+    ReservationUnknown,
     /// No credential of the kind has this id.
     AdminKeyUnknown,
     /// This `Idempotency-Key` made this service credential or its secret before; that can't be shown again.

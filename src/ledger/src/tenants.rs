@@ -1,13 +1,14 @@
 //! Tenants and the credits they are given. What credits do afterwards is in `reservations`.
 
 use crate::audit::{Event, Kind};
-use crate::book::{self, Accounts};
+use crate::book::{self, Accounts, Transfer};
+use crate::budgets;
 use crate::idempotency::Idempotency;
 use crate::store::rows::JournalLine;
 use crate::store::{Needs, Operation, Refusal, Rows};
 use protocol::admin::{self, CreditsGranted, Direction, Patch};
 use protocol::filter::Change as Feed;
-use protocol::{Credits, TenantId, Timestamp, TransferId};
+use protocol::{Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
 use serde_json::json;
 
 /// A tenant at rest.
@@ -139,6 +140,17 @@ impl Operation for Grant {
     }
 }
 
+/// What is refunded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refunded {
+    /// One reservation.
+    Reservation(ReservationId),
+    /// Calls of this key.
+    Key(KeyId),
+    /// Nobody says.
+    Anything,
+}
+
 /// Undoes what was charged or granted.
 pub struct Correct {
     /// Whose.
@@ -149,6 +161,8 @@ pub struct Correct {
     pub amount: Credits,
     /// Why.
     pub reason: String,
+    /// What a refund is for, as far as it is said.
+    pub of: Refunded,
     /// The id of the movement.
     pub id: TransferId,
     /// Who asks.
@@ -164,6 +178,19 @@ impl Operation for Correct {
 
     fn needs(&self, needs: &mut Needs) {
         needs.tenants.insert(self.tenant_id.clone());
+        let month = self.now.month();
+        match &self.of {
+            Refunded::Reservation(id) => {
+                needs.reservations.insert(id.clone());
+            }
+            Refunded::Key(id) => {
+                needs.keys.insert(id.clone());
+                needs.spending.insert((id.clone(), month));
+            }
+            Refunded::Anything => {
+                needs.spending_by_key.insert((self.tenant_id.clone(), month));
+            }
+        }
         needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
     }
 
@@ -171,18 +198,22 @@ impl Operation for Correct {
         if let Some(answer) = rows.replay(&self.idempotency)? {
             return Ok(answer);
         }
-        let accounts = rows.accounts.get_mut(&self.tenant_id).ok_or(Refusal::TenantUnknown)?;
-        let transfer = book::correct(accounts, self.direction, self.amount, self.now)?;
-        let balance = accounts.balance();
+        let transfer = self.correct(rows)?;
+        let balance = rows.accounts.get(&self.tenant_id).ok_or(Refusal::TenantUnknown)?.balance();
+        let (reservation_id, key_id) = match self.of {
+            Refunded::Reservation(id) => (Some(id), None),
+            Refunded::Key(id) => (None, Some(id)),
+            Refunded::Anything => (None, None),
+        };
         let detail = json!({
             "transfer_id": self.id, "direction": self.direction, "credits": self.amount, "reason": self.reason,
-            "balance": balance,
+            "reservation_id": reservation_id, "key_id": key_id, "balance": balance,
         });
         rows.record(Event::new(Kind::CreditsCorrected, self.now, self.actor, &detail).of(&self.tenant_id));
         rows.journal.push(JournalLine {
             transfer,
             tenant_id: self.tenant_id.clone(),
-            reservation_id: None,
+            reservation_id,
             lease_id: None,
             id: Some(self.id.clone()),
         });
@@ -195,6 +226,42 @@ impl Operation for Correct {
         };
         rows.keep_answer_as_json(self.idempotency, &answer, self.now);
         Ok(answer)
+    }
+}
+
+impl Correct {
+    /// Moves the credits, and follows them in the budgets.
+    fn correct(&self, rows: &mut Rows) -> Result<Transfer, Refusal> {
+        let Correct { tenant_id, direction, amount, now, .. } = self;
+        let month = now.month();
+        match &self.of {
+            Refunded::Reservation(id) => {
+                let of = rows.reservations.get(id).filter(|of| of.request.tenant_id == *tenant_id);
+                let of = of.ok_or(Refusal::ReservationUnknown)?;
+                let (key_id, month) = (of.request.key_id.clone(), of.reserved_at.month());
+                let accounts = rows.accounts.get_mut(tenant_id).ok_or(Refusal::TenantUnknown)?;
+                let of = rows.reservations.get_mut(id).ok_or(Refusal::ReservationUnknown)?;
+                let transfer = book::give_back(accounts, of, *amount, *now)?;
+                budgets::follow(rows, tenant_id, &key_id, month, &[transfer]);
+                Ok(transfer)
+            }
+            Refunded::Key(key_id) => {
+                let accounts = rows.accounts.get_mut(tenant_id).ok_or(Refusal::TenantUnknown)?;
+                let key = rows.keys.get(key_id).filter(|key| key.tenant_id == *tenant_id);
+                key.ok_or(Refusal::KeyUnknown)?;
+                let transfer = book::correct(accounts, *direction, *amount, *now)?;
+                budgets::follow(rows, tenant_id, key_id, month, &[transfer]);
+                Ok(transfer)
+            }
+            Refunded::Anything => {
+                let accounts = rows.accounts.get_mut(tenant_id).ok_or(Refusal::TenantUnknown)?;
+                let transfer = book::correct(accounts, *direction, *amount, *now)?;
+                if *direction == Direction::Refund {
+                    budgets::follow_refund(rows, tenant_id, month, &transfer);
+                }
+                Ok(transfer)
+            }
+        }
     }
 }
 
@@ -286,7 +353,7 @@ fn record_grant(
     tenant_id: &TenantId,
     actor: String,
     id: &TransferId,
-    transfer: book::Transfer,
+    transfer: Transfer,
     reason: &str,
     accounts: &Accounts,
 ) {

@@ -4,6 +4,7 @@ mod agent;
 mod facts;
 mod lease;
 mod patch;
+mod reservation;
 
 pub use agent::{Agent, CreateAgent};
 pub use facts::{
@@ -12,9 +13,10 @@ pub use facts::{
 };
 pub use lease::{Lease, LeaseState};
 pub use patch::Patch;
+pub use reservation::{Reservation, ReservationState};
 
 use crate::key::{Grant, KeySource, KeyState, Limit};
-use crate::{AdminKeyId, AgentId, Credits, KeyId, TenantId, Timestamp, TransferId};
+use crate::{AdminKeyId, AgentId, Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -254,6 +256,14 @@ pub struct CorrectCredits {
     pub amount: Credits,
     /// Why, for the audit.
     pub reason: String,
+    /// For which reservation a refund is. At most what is charged for it goes back, and it is free again in the budgets
+    /// of its key, in its month.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_id: Option<ReservationId>,
+    /// For whose calls a refund is: it is free again in this key's budget for the present month. Without a key and a
+    /// reservation it is free again in the tenant's budget, and in a key's as far as no other key can have spent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
 }
 
 /// A grant or a correction that was made.

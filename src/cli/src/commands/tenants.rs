@@ -8,7 +8,7 @@ use protocol::admin::{
     Balance, Because, Budget, CorrectCredits, CreateTenant, Direction, GrantCredits, Patch, Tenant,
     UpdateTenant,
 };
-use protocol::{Credits, InvalidId, TenantId};
+use protocol::{Credits, InvalidId, KeyId, ReservationId, TenantId};
 
 /// Tenants: who pays, and what they hold
 #[derive(Args)]
@@ -19,6 +19,8 @@ use protocol::{Credits, InvalidId, TenantId};
   agentrelay tenants credit ten_... 500 --reason 'invoice 2026-117'
   agentrelay tenants credit ten_... 500 --reason 'invoice 2026-118' --idempotency-key invoice-118
   agentrelay tenants correct ten_... refund 40 --reason 'the service was down'
+  agentrelay tenants correct ten_... refund 40 --key key_... --reason 'its service was down'
+  agentrelay tenants correct ten_... refund 5 --reservation 0198... --reason 'the gate was killed'
   agentrelay tenants update ten_... --tier enterprise --budget 100000 --reason 'new contract'
   agentrelay tenants update ten_... --budget none --if-match 3 --reason 'as agreed over version 3'
   agentrelay tenants suspend ten_... --reason 'unpaid'
@@ -111,6 +113,13 @@ enum Action {
         /// How much
         #[arg(value_parser = credits)]
         amount: Credits,
+        /// The reservation that a refund is for: it is free again in the budgets of its key and month
+        #[arg(long, value_name = "ID", value_parser = ReservationId::parse, conflicts_with = "key")]
+        reservation: Option<ReservationId>,
+        /// The key whose calls a refund is for: it is free again in this key's budget. Without it, in the tenant's, and
+        /// in a key's as far as no other key can have spent it
+        #[arg(long, value_name = "KEY", value_parser = KeyId::parse)]
+        key: Option<KeyId>,
         /// Why, for the audit
         #[arg(long)]
         reason: String,
@@ -177,12 +186,13 @@ impl Arguments {
             Action::Resume { id, reason, once } => {
                 show(&once.of(ledger).resume_tenant(&id, &Because { reason }).await?, json)
             }
-            Action::Correct { id, direction, amount, reason, once } => {
+            Action::Correct { id, direction, amount, reservation, key, reason, once } => {
                 let direction = match direction {
                     Way::Refund => Direction::Refund,
                     Way::Withdraw => Direction::Withdraw,
                 };
-                let correction = CorrectCredits { direction, amount, reason };
+                let correction =
+                    CorrectCredits { direction, amount, reason, reservation_id: reservation, key_id: key };
                 let corrected = once.of(ledger).correct_credits(&id, &correction).await?;
                 if json { output::json(&corrected) } else { balance(&corrected.balance) }
             }

@@ -42,12 +42,14 @@ pub enum TransferKind {
     Release,
     /// A failed call's credits go back.
     Void,
-    /// A forgotten call's credits go back.
-    Expire,
+    /// A reservation's time ended without an account of it: its call may have been served.
+    Unaccounted,
     /// A call is charged more than was set aside for it.
     Overrun,
-    /// A call is charged after its reservation expired.
+    /// A call turns out to cost more than was charged when its reservation expired.
     Correction,
+    /// It turns out to cost less, and the rest goes back.
+    CorrectionReturned,
     /// An administrator gives back what was charged.
     Refund,
     /// An administrator takes back what was granted.
@@ -68,15 +70,16 @@ pub enum TransferKind {
 
 impl TransferKind {
     /// Every kind.
-    pub const ALL: [TransferKind; 16] = [
+    pub const ALL: [TransferKind; 17] = [
         TransferKind::Grant,
         TransferKind::Reserve,
         TransferKind::Post,
         TransferKind::Release,
         TransferKind::Void,
-        TransferKind::Expire,
+        TransferKind::Unaccounted,
         TransferKind::Overrun,
         TransferKind::Correction,
+        TransferKind::CorrectionReturned,
         TransferKind::Refund,
         TransferKind::Withdrawal,
         TransferKind::Lease,
@@ -95,9 +98,10 @@ impl TransferKind {
             TransferKind::Post => "post",
             TransferKind::Release => "release",
             TransferKind::Void => "void",
-            TransferKind::Expire => "expire",
+            TransferKind::Unaccounted => "unaccounted",
             TransferKind::Overrun => "overrun",
             TransferKind::Correction => "correction",
+            TransferKind::CorrectionReturned => "correction_returned",
             TransferKind::Refund => "refund",
             TransferKind::Withdrawal => "withdrawal",
             TransferKind::Lease => "lease",
@@ -114,16 +118,18 @@ impl TransferKind {
         match self {
             TransferKind::Grant => (Account::Issuer, Account::Available),
             TransferKind::Reserve | TransferKind::Lease => (Account::Available, Account::Pending),
-            TransferKind::Post | TransferKind::LeaseSpent | TransferKind::LeaseLost => {
-                (Account::Pending, Account::Posted)
+            TransferKind::Post
+            | TransferKind::Unaccounted
+            | TransferKind::LeaseSpent
+            | TransferKind::LeaseLost => (Account::Pending, Account::Posted),
+            TransferKind::Release | TransferKind::Void | TransferKind::LeaseReturned => {
+                (Account::Pending, Account::Available)
             }
-            TransferKind::Release
-            | TransferKind::Void
-            | TransferKind::Expire
-            | TransferKind::LeaseReturned => (Account::Pending, Account::Available),
             TransferKind::LeaseUnspent => (Account::Posted, Account::Pending),
             TransferKind::Overrun | TransferKind::Correction => (Account::Available, Account::Posted),
-            TransferKind::Refund | TransferKind::LeaseRefunded => (Account::Posted, Account::Available),
+            TransferKind::Refund | TransferKind::CorrectionReturned | TransferKind::LeaseRefunded => {
+                (Account::Posted, Account::Available)
+            }
             TransferKind::Withdrawal => (Account::Available, Account::Issuer),
         }
     }

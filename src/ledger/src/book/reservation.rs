@@ -1,5 +1,6 @@
 //! What a reservation is. What may happen to it is in `book`.
 
+use protocol::admin::{self, ReservationState};
 use protocol::{Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp};
 
 /// What was asked for. Two requests under one id must be equal in all of it.
@@ -45,6 +46,31 @@ impl Reservation {
     pub fn first_expires_at(&self) -> Timestamp {
         self.reserved_at.plus_seconds(self.request.ttl_seconds.into())
     }
+
+    /// As administrators see it, once its time is over without an account of it.
+    pub fn shown(self) -> Option<admin::Reservation> {
+        let state = match self.state {
+            State::Expired { asked: None, charged } if !charged.is_zero() => ReservationState::Unaccounted,
+            State::Expired { .. } => ReservationState::Corrected,
+            State::Lapsed => ReservationState::Returned,
+            State::Pending | State::Posted { .. } | State::Voided => return None,
+        };
+        let charged = self.state.charged();
+        let Request { id, tenant_id, key_id, service, tool, credits: reserved, .. } = self.request;
+        let (reserved_at, expires_at) = (self.reserved_at, self.expires_at);
+        Some(admin::Reservation {
+            id,
+            tenant_id,
+            key_id,
+            service,
+            tool,
+            state,
+            reserved,
+            charged,
+            reserved_at,
+            expires_at,
+        })
+    }
 }
 
 /// Where a reservation stands.
@@ -56,16 +82,21 @@ pub enum State {
     Posted {
         /// What the call cost.
         asked: Credits,
-        /// What was charged of it: less where it cost more than was set aside and the tenant did not have the rest.
+        /// What is charged of it: less where it cost more than was set aside and the tenant did not have the rest, or
+        /// where an administrator gave some of it back.
         charged: Credits,
     },
     /// Given back.
     Voided,
-    /// Given back because its time was over.
+    /// Charged because its time was over and nobody had accounted for it.
     Expired {
-        /// The charge that came after all.
-        late: Option<Late>,
+        /// What the call cost, by the account that came after all; none as long as it is unaccounted.
+        asked: Option<Credits>,
+        /// What is charged for it now.
+        charged: Credits,
     },
+    /// Given back because its time was over, by a release that did so, and not accounted for since.
+    Lapsed,
 }
 
 impl State {
@@ -75,16 +106,15 @@ impl State {
             State::Pending => "pending",
             State::Posted { .. } => "posted",
             State::Voided => "voided",
-            State::Expired { .. } => "expired",
+            State::Expired { .. } | State::Lapsed => "expired",
         }
     }
-}
 
-/// A charge that came after the reservation had expired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Late {
-    /// What the call cost.
-    pub asked: Credits,
-    /// What the tenant still had; the difference is lost.
-    pub charged: Credits,
+    /// What is charged for it now.
+    pub const fn charged(&self) -> Credits {
+        match self {
+            State::Posted { charged, .. } | State::Expired { charged, .. } => *charged,
+            State::Pending | State::Voided | State::Lapsed => Credits::ZERO,
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod keys;
 mod leases;
 mod policy;
 mod reports;
+mod reservations;
 mod tenants;
 
 use super::api::Endpoint;
@@ -17,8 +18,8 @@ use crate::policy_file::FILE_BYTES_MAX;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
-    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, Page, PolicyInForce, RevokeKey,
-    Role, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant, UsageRow,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, Page, PolicyInForce,
+    Reservation, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant, UsageRow,
 };
 use serde_json::Value;
 
@@ -87,6 +88,10 @@ fn money() -> Vec<Endpoint> {
             .says("List credits that Envoys hold or held")
             .query::<leases::ListParams>()
             .answers::<Page<Lease>>(200),
+        Endpoint::get("/v1/reservations", reservations::list)
+            .says("List calls whose reservation ended without an account of them")
+            .query::<reservations::ListParams>()
+            .answers::<Page<Reservation>>(200),
     ]
 }
 

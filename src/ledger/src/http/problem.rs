@@ -181,6 +181,9 @@ impl From<Refusal> for Refused {
                 Refused::new(Code::KeyInactive, format!("the key is {}", state_name(state)))
             }
             Refusal::AgentUnknown => Refused::invalid("agent_id: the tenant has no agent with this id"),
+            Refusal::ReservationUnknown => {
+                Refused::new(Code::NotFound, "the tenant has no reservation with this id")
+            }
             Refusal::AdminKeyUnknown => Refused::new(Code::NotFound, "no such key has this id"),
             Refusal::AdminKeyExists(id) => Refused::new(
                 Code::KeyExists,

@@ -11,6 +11,7 @@ mod repeats;
 mod several;
 mod tenancy;
 mod trail;
+mod unaccounted;
 
 use crate::fixture::{
     Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, reserve_body,
@@ -92,22 +93,24 @@ async fn a_tenant_without_credits_and_a_key_out_of_use_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_reservation_expires_and_a_late_charge_is_a_correction() {
+async fn a_forgotten_reservation_is_charged_and_a_late_settlement_is_a_correction() {
     let bench = Bench::start().await;
-    let tenant = bench.tenant(10).await;
+    let tenant = bench.tenant(20).await;
     let (key, _) = bench.key(&tenant).await;
-    bench.post("/filter/v1/reserve", reserve_body("r1", &key, 10, 1), StatusCode::CREATED).await;
+    let mut asked = reserve_body("r1", &key, 10, 1);
+    asked["overrun_credits_max"] = json!(10);
+    bench.post("/filter/v1/reserve", asked, StatusCode::CREATED).await;
     let deadline = Instant::now() + Duration::from_secs(15);
-    while bench.balance(&tenant).await != [10, 10, 0, 0] {
+    while bench.balance(&tenant).await != [20, 10, 0, 10] {
         assert!(Instant::now() < deadline, "the reservation did not expire");
         pace().await;
     }
     expect(bench.reserve("r2", &key, 7).await, StatusCode::CREATED).await;
-    assert_eq!(bench.settle("r1", json!({"action": "post", "credits": 10})).await["settled"], 1);
-    assert_eq!(bench.balance(&tenant).await, [10, 0, 7, 3]);
+    assert_eq!(bench.settle("r1", json!({"action": "post", "credits": 20})).await["settled"], 1);
+    assert_eq!(bench.balance(&tenant).await, [20, 0, 7, 13]);
     let audit = bench.get("/v1/audit?kind=correction").await;
     let detail = &audit["items"][0]["detail"];
-    assert_eq!((detail["credits"].as_u64(), detail["shortfall"].as_u64()), (Some(3), Some(7)));
+    assert_eq!((detail["credits"].as_u64(), detail["shortfall"].as_u64()), (Some(13), Some(7)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ const LAWS: [(&str, &str); 6] = [
         "SELECT reservations.id FROM reservations LEFT JOIN ( \
            SELECT reservation_id, sum(CASE kind WHEN 'reserve' THEN 1 ELSE 0 END) AS times, \
              sum(CASE kind WHEN 'reserve' THEN credits ELSE 0 END) AS reserved, \
-             sum(CASE to_account WHEN 'posted' THEN credits ELSE 0 END) AS charged \
+             sum(CASE 'posted' WHEN to_account THEN credits WHEN from_account THEN -credits ELSE 0 END) AS charged \
            FROM transfers WHERE reservation_id IS NOT NULL GROUP BY reservation_id \
          ) AS sums ON sums.reservation_id = reservations.id \
          WHERE coalesce(sums.times, 0) <> 1 OR sums.reserved <> reservations.credits \

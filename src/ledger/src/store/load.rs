@@ -81,6 +81,17 @@ fn reservations(
         tenants.insert(reservation.request.tenant_id.clone());
         rows.reservations.load(reservation.request.id.clone(), reservation);
     }
+    let select = "SELECT id, at FROM reservations_given_up WHERE id";
+    let missing: BTreeSet<&str> = needs
+        .reservations
+        .iter()
+        .filter(|id| rows.reservations.get(id).is_none())
+        .map(ReservationId::as_str)
+        .collect();
+    let read = |row: &Row<'_>| Ok((read::text(row, 0)?, read::moment(row, 1)?));
+    for (id, at) in connection.each(select, missing.into_iter(), read)? {
+        rows.reservations_given_up.load(id, at);
+    }
     Ok(())
 }
 
@@ -199,6 +210,14 @@ fn spending(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<(
         want_all(&request.tenant_id, &request.key_id, reservation.reserved_at.month());
     }
     wanted.extend(needs.spending_of.iter().map(|(tenant_id, month)| (tenant_id.clone(), None, *month)));
+    let keys = "SELECT key_id FROM spending WHERE month = ? AND key_id <> '' AND tenant_id = ?";
+    for (tenant_id, month) in &needs.spending_by_key {
+        wanted.insert((tenant_id.clone(), None, *month));
+        let at = [Param::Integer(month.number().into()), Param::Text(tenant_id.as_str())];
+        for key_id in connection.all(keys, &at, |row| read::text(row, 0))? {
+            wanted.insert((tenant_id.clone(), Some(key_id), *month));
+        }
+    }
     let of_lease = |lease: &Lease| (lease.tenant_id.clone(), None, lease.opened_at.month());
     wanted.extend(rows.leases.rows().map(|(_, lease)| of_lease(lease)));
     let select = "SELECT credits FROM spending WHERE tenant_id = ? AND key_id = ? AND month = ?";

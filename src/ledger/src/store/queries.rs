@@ -2,8 +2,8 @@
 
 use super::sql::{Connection, Param, Result, Row, ToParam, params};
 use super::{read, save};
-use crate::book::Accounts;
 use crate::book::lease::Lease;
+use crate::book::{Accounts, Reservation};
 use crate::budgets::SpendingKey;
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
@@ -13,16 +13,16 @@ use crate::latency::Histogram;
 use crate::store::rows::{Rows, credits, outcome};
 use crate::store::{
     AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, CredentialFilter, Group,
-    KeyFilter, LeaseFilter, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery,
+    KeyFilter, LeaseFilter, ReservationFilter, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery,
 };
 use crate::tenants::Tenant;
 use protocol::admin::{
-    Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ShadowRow, UsageRow, UsageTokenSums,
+    Agent, AuditKey, AuditRow, AuditStatus, LeaseState, ReservationState, ShadowRow, UsageRow, UsageTokenSums,
 };
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
 use protocol::session::SessionSecret;
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, PolicyVersion, TenantId};
+use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId};
 use serde_json::value::RawValue;
 
 const TENANT_SUSPENDED: &str = "tenants.suspended_at IS NOT NULL";
@@ -90,6 +90,27 @@ pub(super) fn leases(connection: &Connection, filter: &LeaseFilter) -> Result<Ve
     params.push(filter.limit.to_param());
     let select = format!("SELECT {} FROM leases WHERE {condition} ORDER BY id LIMIT ?", read::LEASE);
     connection.all(&select, &params, read::lease)
+}
+
+/// Those whose time is over without an account of them, on which there is an index of their own.
+pub(super) fn reservations(connection: &Connection, filter: &ReservationFilter) -> Result<Vec<Reservation>> {
+    let mut condition = "state = 'expired' AND id > ?".to_owned();
+    let mut params = vec![Param::Text(filter.after.as_ref().map_or("", ReservationId::as_str))];
+    if let Some(tenant_id) = &filter.tenant_id {
+        condition.push_str(" AND tenant_id = ?");
+        params.push(Param::Text(tenant_id.as_str()));
+    }
+    // As `Reservation::shown` says.
+    condition.push_str(match filter.state {
+        None => "",
+        Some(ReservationState::Unaccounted) => " AND asked IS NULL AND charged > 0",
+        Some(ReservationState::Corrected) => " AND (asked IS NOT NULL OR charged = 0)",
+        Some(ReservationState::Returned) => " AND asked IS NULL AND charged IS NULL",
+    });
+    params.push(filter.limit.to_param());
+    let select =
+        format!("SELECT {} FROM reservations WHERE {condition} ORDER BY id LIMIT ?", read::RESERVATION);
+    connection.all(&select, &params, read::reservation)
 }
 
 pub(super) fn lent(connection: &Connection) -> Result<(u64, u64)> {

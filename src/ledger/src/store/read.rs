@@ -2,7 +2,7 @@
 
 use super::sql::{Error, Param, Result, Row};
 use crate::book::lease::Lease;
-use crate::book::{Accounts, Late, Request, Reservation, State};
+use crate::book::{Accounts, Request, Reservation, State};
 use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::{Door, ServiceCredential};
 use crate::issued::ParentLink;
@@ -229,15 +229,13 @@ pub fn secret(row: &Row<'_>, first: usize) -> Result<Secret> {
 /// The columns of [`RESERVATION`] from the first on.
 pub fn reservation(row: &Row<'_>) -> Result<Reservation> {
     let state: String = row.get(11)?;
-    let late = match (credits_or_null(row, 12)?, credits_or_null(row, 13)?) {
-        (Some(asked), Some(charged)) => Some(Late { asked, charged }),
-        _ => None,
-    };
-    let state = match (state.as_str(), late) {
-        ("pending", None) => State::Pending,
-        ("posted", Some(Late { asked, charged })) => State::Posted { asked, charged },
-        ("voided", None) => State::Voided,
-        ("expired", late) => State::Expired { late },
+    let state = match (state.as_str(), credits_or_null(row, 12)?, credits_or_null(row, 13)?) {
+        ("pending", None, None) => State::Pending,
+        ("posted", Some(asked), Some(charged)) => State::Posted { asked, charged },
+        ("voided", None, None) => State::Voided,
+        ("expired", asked, Some(charged)) => State::Expired { asked, charged },
+        // Only releases that gave back what had expired wrote no charge beside it.
+        ("expired", None, None) => State::Lapsed,
         _ => return Err(Error::broken(11, "a state that does not go with the charge beside it")),
     };
     Ok(Reservation {

@@ -10,7 +10,8 @@ use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
     AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, Group, KeyFilter, LeaseFilter,
-    Operation, Queued, Reading, Refusal, Store, Unavailable, UsageQuery, Work, queries, save, schema, writer,
+    Operation, Queued, Reading, Refusal, ReservationFilter, Store, Unavailable, UsageQuery, Work, queries,
+    save, schema, writer,
 };
 use crate::book::lease::Lease;
 use crate::budgets::SpendingKey;
@@ -272,6 +273,10 @@ impl Store for Relational {
 
     fn leases(&self, filter: LeaseFilter) -> Reading<'_, Vec<Lease>> {
         Box::pin(self.readers.read(move |connection| queries::leases(connection, &filter)))
+    }
+
+    fn reservations(&self, filter: ReservationFilter) -> Reading<'_, Vec<book::Reservation>> {
+        Box::pin(self.readers.read(move |connection| queries::reservations(connection, &filter)))
     }
 
     fn lent(&self) -> Reading<'_, (u64, u64)> {

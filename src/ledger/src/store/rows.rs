@@ -37,7 +37,7 @@ pub struct Needs {
     pub secrets_of: BTreeSet<KeyId>,
     /// Of these keys, how many that they asked for live at a moment.
     pub children_of: BTreeSet<(KeyId, Timestamp)>,
-    /// Reservations.
+    /// Reservations, and which of them were given up before they were made.
     pub reservations: BTreeSet<ReservationId>,
     /// Which of these events are known.
     pub events: BTreeSet<EventId>,
@@ -56,6 +56,8 @@ pub struct Needs {
     pub spending: BTreeSet<(KeyId, Month)>,
     /// What these tenants spent in these months.
     pub spending_of: BTreeSet<(TenantId, Month)>,
+    /// What these tenants and all of their keys spent in these months.
+    pub spending_by_key: BTreeSet<(TenantId, Month)>,
     /// Leases, and which of them were given up before they were opened.
     pub leases: BTreeSet<LeaseId>,
     /// Every open lease of these tenants.
@@ -158,6 +160,8 @@ pub struct Rows {
     pub secrets: Table<KeyHash, Secret>,
     /// Reservations.
     pub reservations: Table<ReservationId, Reservation>,
+    /// Reservations that were voided before they were made, and when.
+    pub reservations_given_up: Table<ReservationId, Timestamp>,
     /// Leases. Put in by [`Rows::load_lease`] and [`Rows::add_lease`], which keep track of whose they are.
     pub leases: Table<LeaseId, Lease>,
     leases_of: HashMap<TenantId, BTreeSet<LeaseId>>,
@@ -168,8 +172,8 @@ pub struct Rows {
     /// Shares of limits. Put in by [`Rows::load_share`] and [`Rows::put_share`], which keep track of who shares what.
     pub shares: Table<ShareKey, Share>,
     sharers: HashMap<(KeyId, u32), BTreeSet<InstanceId>>,
-    /// Shares that ended before this, and leases given up that long ago, may go.
-    pub forget_shares_before: Option<Timestamp>,
+    /// Shares that ended before this, and leases and reservations given up that long ago, may go.
+    pub forget_ended_before: Option<Timestamp>,
     /// Answers given under an `Idempotency-Key`.
     pub replays: Table<ReplayKey, Replay>,
     /// Which reservations were due when the rows were loaded.
@@ -366,10 +370,19 @@ impl Rows {
         self.usage.iter().map(|(key, sum)| (key.outcome, sum.calls))
     }
 
+    /// Credits of reservations that this transaction found not accounted for, for metrics.
+    pub fn credits_unaccounted(&self) -> u64 {
+        self.credits_moved(TransferKind::Unaccounted)
+    }
+
     /// Credits on leases that this transaction found not accounted for, for metrics.
     pub fn credits_lost(&self) -> u64 {
-        let lost = self.journal.iter().filter(|line| line.transfer.kind == TransferKind::LeaseLost);
-        lost.fold(0, |sum, line| sum.saturating_add(line.transfer.credits.get()))
+        self.credits_moved(TransferKind::LeaseLost)
+    }
+
+    fn credits_moved(&self, kind: TransferKind) -> u64 {
+        let moved = self.journal.iter().filter(|line| line.transfer.kind == kind);
+        moved.fold(0, |sum, line| sum.saturating_add(line.transfer.credits.get()))
     }
 
     /// How often this transaction called credits back, for metrics.
@@ -398,10 +411,11 @@ impl Rows {
             || !self.keys.dirty().is_empty()
             || !self.secrets.dirty().is_empty()
             || !self.reservations.dirty().is_empty()
+            || !self.reservations_given_up.dirty().is_empty()
             || !self.leases.dirty().is_empty()
             || !self.leases_given_up.dirty().is_empty()
             || !self.shares.dirty().is_empty()
-            || self.forget_shares_before.is_some()
+            || self.forget_ended_before.is_some()
             || !self.replays.dirty().is_empty()
     }
 }

@@ -3,7 +3,7 @@
 mod lent;
 
 use super::sql::{Connection, Insert, Kind, Param, Result, ToParam, params};
-use crate::book::{Late, Reservation, State};
+use crate::book::{Reservation, State};
 use crate::keys::Key;
 use crate::store::Rows;
 use protocol::{Credits, TenantId};
@@ -205,7 +205,22 @@ pub(crate) const RESERVATIONS: Insert<'_> = Insert {
                asked = excluded.asked, charged = excluded.charged",
 };
 
+const RESERVATIONS_GIVEN_UP: Insert<'_> = Insert {
+    table: "reservations_given_up",
+    columns: &[("id", Kind::Text), ("at", Kind::Integer)],
+    conflict: "ON CONFLICT (id) DO NOTHING",
+};
+
 fn reservations(connection: &Connection, rows: &Rows) -> Result<()> {
+    let given_up = rows.reservations_given_up.dirty();
+    connection.insert(
+        &RESERVATIONS_GIVEN_UP,
+        given_up.iter().map(|(id, at, _)| [Param::Text(id.as_str()), integer(at.as_millis())]),
+    )?;
+    if let Some(moment) = rows.forget_ended_before {
+        let forget = "DELETE FROM reservations_given_up WHERE at < ?";
+        connection.execute(forget, &params![moment.as_millis()])?;
+    }
     let reservations = rows.reservations.dirty();
     connection.insert(
         &RESERVATIONS,
@@ -236,10 +251,9 @@ fn reservations(connection: &Connection, rows: &Rows) -> Result<()> {
 /// What was asked and what was charged, as columns.
 fn charge(reservation: &Reservation) -> (Option<u64>, Option<u64>) {
     match reservation.state {
-        State::Posted { asked, charged } | State::Expired { late: Some(Late { asked, charged }) } => {
-            (Some(asked.get()), Some(charged.get()))
-        }
-        State::Pending | State::Voided | State::Expired { late: None } => (None, None),
+        State::Posted { asked, charged } => (Some(asked.get()), Some(charged.get())),
+        State::Expired { asked, charged } => (asked.map(Credits::get), Some(charged.get())),
+        State::Pending | State::Voided | State::Lapsed => (None, None),
     }
 }
 

@@ -6,6 +6,7 @@ mod deliveries;
 pub(crate) mod leases;
 mod sessions;
 mod trail;
+pub(crate) mod unaccounted;
 mod usage;
 
 use super::{
@@ -41,7 +42,7 @@ pub(crate) trait Fresh {
 pub(crate) async fn run(fresh: &impl Fresh) {
     many_tasks_never_overspend_and_every_law_holds(fresh).await;
     a_refused_operation_leaves_the_others_of_its_transaction_alone(fresh).await;
-    expiry_gives_back_what_is_due_and_only_that(fresh).await;
+    expiry_charges_what_is_due_and_only_that(fresh).await;
     a_repeated_creation_is_one(fresh).await;
     a_revoked_key_is_seen_by_every_read_and_by_the_feed(fresh).await;
     the_audit_trail_has_no_gap(fresh).await;
@@ -50,6 +51,7 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     what_operators_keep_is_found_again(fresh).await;
     sessions::secrets_come_and_go_and_every_filter_hears_of_it(fresh).await;
     leases::run(fresh).await;
+    unaccounted::run(fresh).await;
     usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
     usage::sums_come_in_pages_and_every_group_is_on_one(fresh).await;
     usage::no_report_makes_those_after_it_fail(fresh).await;
@@ -246,7 +248,7 @@ async fn a_refused_operation_leaves_the_others_of_its_transaction_alone(fresh: &
     assert_eq!(balance(store.as_ref(), &tenant).await.pending, credits(10));
 }
 
-async fn expiry_gives_back_what_is_due_and_only_that(fresh: &impl Fresh) {
+async fn expiry_charges_what_is_due_and_only_that(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant, key) = payer(store.as_ref(), 100).await;
     for (id, began) in [("r1", 0), ("r2", 0), ("r3", 0), ("r4", 30)] {
@@ -258,12 +260,12 @@ async fn expiry_gives_back_what_is_due_and_only_that(fresh: &impl Fresh) {
     assert_eq!(store.run(Expire { now: at(60) }).await, Ok((1, false)));
     assert_eq!(store.run(Expire { now: at(60) }).await, Ok((0, false)));
     let held = balance(store.as_ref(), &tenant).await;
-    assert_eq!((held.available, held.pending, held.posted), (credits(70), credits(20), credits(10)));
+    assert_eq!((held.available, held.pending, held.posted), (credits(60), credits(20), credits(20)));
     let late = store.run(settle("r1", Action::Post { credits: credits(9) }, at(61))).await.unwrap();
     assert_eq!((late.answer.settled, late.refused.len()), (1, 0));
     assert_eq!(store.run(Expire { now: at(600) }).await, Ok((2, false)));
     let held = balance(store.as_ref(), &tenant).await;
-    assert_eq!((held.available, held.pending, held.posted), (credits(81), Credits::ZERO, credits(19)));
+    assert_eq!((held.available, held.pending, held.posted), (credits(61), Credits::ZERO, credits(39)));
     assert_lawful(held);
 }
 
@@ -386,7 +388,7 @@ async fn what_a_month_cost_is_kept_for_key_and_tenant(fresh: &impl Fresh) {
     store.run(Expire { now: later }).await.unwrap();
     for key_id in [None, Some(key)] {
         let spent = |month| SpendingKey { tenant_id: tenant_id.clone(), key_id: key_id.clone(), month };
-        assert_eq!(store.spent(spent(at(1).month())).await.unwrap(), credits(10));
+        assert_eq!(store.spent(spent(at(1).month())).await.unwrap(), credits(30));
         assert_eq!(store.spent(spent(later.month())).await.unwrap(), Credits::ZERO);
     }
 }

@@ -111,6 +111,8 @@ pub struct Committed {
     pub decisions_dropped: u64,
     /// Credits on leases that were not accounted for in time.
     pub credits_lost: u64,
+    /// Credits of reservations that were not.
+    pub credits_unaccounted: u64,
     /// Times that credits on lease were called back.
     pub recalls: u64,
     /// Where the change feed stands, if it moved.
@@ -138,6 +140,7 @@ pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sq
         outcomes: rows.outcomes().collect(),
         decisions_dropped: rows.decisions_dropped,
         credits_lost: rows.credits_lost(),
+        credits_unaccounted: rows.credits_unaccounted(),
         recalls: rows.recalls(),
         newest_change,
         is_written: rows.is_dirty(),

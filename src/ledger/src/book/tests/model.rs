@@ -3,6 +3,7 @@
 //! It knows nothing of accounts or transfers: it keeps what each tenant was granted and one line for each reservation,
 //! and works out the rest from scratch whenever it is asked.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most that a tenant may hold: what a JSON number keeps exact.
@@ -14,6 +15,7 @@ pub(crate) enum Command {
     Grant { tenant: u8, credits: u64 },
     Refund { tenant: u8, credits: u64 },
     Withdraw { tenant: u8, credits: u64 },
+    GiveBack { id: u8, credits: u64 },
     Reserve { id: u8, tenant: u8, credits: u64, overrun: u64, ttl_seconds: u32 },
     Post { id: u8, credits: u64 },
     Void { id: u8 },
@@ -64,10 +66,19 @@ struct Line {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     Open,
-    Charged { asked: u64, charged: u64 },
+    Charged {
+        asked: u64,
+        charged: u64,
+    },
     Returned,
-    Forgotten,
-    ChargedLate { asked: u64, charged: u64 },
+    /// Nobody has said how it ended.
+    Unaccounted {
+        charged: u64,
+    },
+    ChargedLate {
+        asked: u64,
+        charged: u64,
+    },
 }
 
 impl Fate {
@@ -76,7 +87,7 @@ impl Fate {
             Fate::Open => "pending",
             Fate::Charged { .. } => "posted",
             Fate::Returned => "voided",
-            Fate::Forgotten | Fate::ChargedLate { .. } => "expired",
+            Fate::Unaccounted { .. } | Fate::ChargedLate { .. } => "expired",
         }
     }
 }
@@ -92,8 +103,10 @@ impl Model {
 
     fn posted(&self, tenant: u8) -> u64 {
         let charged = self.sum(tenant, |line| match line.fate {
-            Fate::Charged { charged, .. } | Fate::ChargedLate { charged, .. } => charged,
-            Fate::Open | Fate::Returned | Fate::Forgotten => 0,
+            Fate::Charged { charged, .. }
+            | Fate::ChargedLate { charged, .. }
+            | Fate::Unaccounted { charged } => charged,
+            Fate::Open | Fate::Returned => 0,
         });
         charged - self.refunded.get(&tenant).copied().unwrap_or(0)
     }
@@ -124,10 +137,12 @@ impl Model {
         answer
     }
 
-    /// Was this charge a correction.
-    pub(crate) fn charged_late(&self, command: Command) -> bool {
-        let Command::Post { id, .. } = command else { return false };
-        self.lines.get(&id).is_some_and(|line| matches!(line.fate, Fate::ChargedLate { .. }))
+    /// Was this settlement a correction, and did more or less than was set aside stay charged.
+    pub(crate) fn settled_late(&self, command: Command) -> Option<Ordering> {
+        let (Command::Post { id, .. } | Command::Void { id }) = command else { return None };
+        let line = self.lines.get(&id)?;
+        let Fate::ChargedLate { charged, .. } = line.fate else { return None };
+        Some(charged.cmp(&line.credits))
     }
 
     pub(crate) fn apply(&mut self, command: Command, now: u64) -> Answer {
@@ -158,6 +173,20 @@ impl Model {
                 *self.granted.entry(tenant).or_default() -= credits;
                 Ok(true)
             }
+            Command::GiveBack { id, credits } => {
+                let tenant = self.line(id)?.tenant;
+                let posted = self.posted(tenant);
+                match &mut self.line(id)?.fate {
+                    Fate::Charged { charged, .. }
+                    | Fate::ChargedLate { charged, .. }
+                    | Fate::Unaccounted { charged } => {
+                        at_most(credits, posted.min(*charged))?;
+                        *charged -= credits;
+                    }
+                    Fate::Open | Fate::Returned => at_most(credits, 0)?,
+                }
+                Ok(true)
+            }
             Command::Reserve { id, tenant, credits, overrun, ttl_seconds } => {
                 let ends = now + u64::from(ttl_seconds);
                 let asked = Line { tenant, credits, overrun, ttl_seconds, ends, fate: Fate::Open };
@@ -178,7 +207,7 @@ impl Model {
                 if credits > reserved + overrun {
                     return Err(Why::AboveReservation { most: reserved + overrun });
                 }
-                let [_, available, ..] = self.balance(tenant);
+                let [_, available, _, posted] = self.balance(tenant);
                 let line = self.line(id)?;
                 match line.fate {
                     // What was set aside is surely there, what is beyond it as far as it is available.
@@ -186,8 +215,8 @@ impl Model {
                         let charged = credits.min(reserved + available);
                         line.fate = Fate::Charged { asked: credits, charged };
                     }
-                    Fate::Forgotten => {
-                        line.fate = Fate::ChargedLate { asked: credits, charged: credits.min(available) }
+                    Fate::Unaccounted { charged } => {
+                        line.fate = line.fate_late(credits, charged, available, posted);
                     }
                     Fate::Charged { asked, .. } | Fate::ChargedLate { asked, .. } if asked == credits => {
                         return Ok(false);
@@ -197,10 +226,15 @@ impl Model {
                 Ok(true)
             }
             Command::Void { id } => {
+                let tenant = self.line(id)?.tenant;
+                let [_, available, _, posted] = self.balance(tenant);
                 let line = self.line(id)?;
                 match line.fate {
                     Fate::Open => line.fate = Fate::Returned,
-                    Fate::Returned | Fate::Forgotten => return Ok(false),
+                    Fate::Unaccounted { charged } => {
+                        line.fate = line.fate_late(0, charged, available, posted);
+                    }
+                    Fate::Returned | Fate::ChargedLate { asked: 0, .. } => return Ok(false),
                     ended => return Err(Why::Ended { state: ended.state() }),
                 }
                 Ok(true)
@@ -218,7 +252,7 @@ impl Model {
                 let is_due = self.due(now).contains(&id);
                 let line = self.line(id)?;
                 if is_due {
-                    line.fate = Fate::Forgotten;
+                    line.fate = Fate::Unaccounted { charged: line.credits };
                 }
                 Ok(is_due)
             }
@@ -232,7 +266,21 @@ impl Model {
 
 impl Command {
     pub(crate) fn names_a_reservation(self) -> bool {
-        !matches!(self, Command::Grant { .. } | Command::Refund { .. } | Command::Withdraw { .. })
+        use Command::{GiveBack, Grant, Refund, Withdraw};
+        !matches!(self, Grant { .. } | Refund { .. } | Withdraw { .. } | GiveBack { .. })
+    }
+}
+
+impl Line {
+    /// What becomes of it when an account comes after all: the charge follows it down to what was asked as far as there is
+    /// something posted, and beyond what was set aside as far as there is something available.
+    fn fate_late(&self, asked: u64, charged: u64, available: u64, posted: u64) -> Fate {
+        let charged = if asked > self.credits {
+            charged + (asked - self.credits).min(available)
+        } else {
+            charged.min(asked).max(charged.saturating_sub(posted))
+        };
+        Fate::ChargedLate { asked, charged }
     }
 }
 

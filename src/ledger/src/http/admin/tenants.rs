@@ -8,14 +8,14 @@ use crate::http::authenticate::Caller;
 use crate::http::extract::{Body, Id, Params, Tagged, idempotency, if_match};
 use crate::http::problem::{Code, Refused};
 use crate::idempotency::{Idempotency, Once};
-use crate::tenants::{Alter, Change};
+use crate::tenants::{Alter, Change, Refunded};
 use crate::{moment, tenants};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use protocol::admin::{
-    Balance, Because, Budget, CorrectCredits, CreateTenant, CreditsGranted, GrantCredits, Page, Tenant,
-    UpdateTenant,
+    Balance, Because, Budget, CorrectCredits, CreateTenant, CreditsGranted, Direction, GrantCredits, Page,
+    Tenant, UpdateTenant,
 };
 use protocol::{TenantId, TransferId};
 use schemars::JsonSchema;
@@ -214,7 +214,20 @@ pub(super) async fn correct(
     let route = format!("POST /v1/tenants/{tenant_id}/corrections");
     let idempotency = idempotency(&headers, &caller.id(), route, &correct)?;
     check::reason(&correct.reason)?;
+    let of = match (correct.reservation_id, correct.key_id) {
+        (Some(id), None) => Refunded::Reservation(id),
+        (None, Some(id)) => Refunded::Key(id),
+        (None, None) => Refunded::Anything,
+        (Some(_), Some(_)) => {
+            return Err(Refused::invalid("reservation_id, key_id: give one; a reservation has its key"));
+        }
+    };
+    if correct.direction == Direction::Withdraw && of != Refunded::Anything {
+        let why = "reservation_id, key_id: say what a refund is for; a withdrawal is of what is available";
+        return Err(Refused::invalid(why));
+    }
     let operation = tenants::Correct {
+        of,
         tenant_id,
         direction: correct.direction,
         amount: correct.amount,

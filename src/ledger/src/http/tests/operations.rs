@@ -75,7 +75,7 @@ pub(super) fn case(operation: &Operation) -> (Role, Reach) {
         | "POST /v1/tenants/{id}/resume"
         | "POST /v1/tenants/{id}/credits"
         | "POST /v1/tenants/{id}/corrections" => (Operator, AllTenants),
-        "GET /v1/keys" | "GET /v1/agents" | "GET /v1/leases" => (Auditor, Shows),
+        "GET /v1/keys" | "GET /v1/agents" | "GET /v1/leases" | "GET /v1/reservations" => (Auditor, Shows),
         "GET /v1/keys/{id}" | "GET /v1/keys/{id}/budget" | "GET /v1/agents/{id}" => (Auditor, Thing),
         "POST /v1/keys" | "POST /v1/agents" => (Operator, Names),
         "PATCH /v1/keys/{id}"
@@ -103,6 +103,7 @@ pub(super) struct Things {
     pub(super) key: String,
     pub(super) agent: String,
     pub(super) lease: String,
+    pub(super) reservation: String,
     pub(super) admin: String,
     pub(super) filter: String,
     pub(super) secret: String,
@@ -121,17 +122,19 @@ impl Things {
         let ask = json!({"lease_id": lease, "tenant_id": tenant, "credits": 10, "price": 1});
         let round = json!({"instance": "i1", "envoy": "e1", "asks": [ask]});
         bench.post("/filter/v1/leases", round, StatusCode::OK).await;
+        let reservation = format!("reservation-of-{tenant}");
+        bench.forgotten(&reservation, &tenant, &key, 5).await;
         let (admin, secret) = bench.admin(role, Some(&tenant)).await;
         let mut decision = super::decision("allowed", &key, &tenant, "search", 1);
         decision["agent_id"] = json!(agent);
         decision["would_deny"] = json!("rate_limited");
         let batch = json!({"batch_id": moment::fresh_name(""), "envoy": "e1", "decisions": [decision]});
         bench.post("/filter/v1/report", batch, StatusCode::OK).await;
-        Things { tenant, key, agent, lease, admin, filter, secret }
+        Things { tenant, key, agent, lease, reservation, admin, filter, secret }
     }
 
-    pub(super) fn ids(&self) -> [&str; 5] {
-        [&self.tenant, &self.key, &self.agent, &self.lease, &self.admin]
+    pub(super) fn ids(&self) -> [&str; 6] {
+        [&self.tenant, &self.key, &self.agent, &self.lease, &self.reservation, &self.admin]
     }
 
     pub(super) fn path(&self, operation: &Operation) -> String {

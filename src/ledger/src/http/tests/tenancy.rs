@@ -15,6 +15,7 @@ async fn everything(bench: &Bench, of: &Things) -> Vec<Value> {
         format!("/v1/keys?tenant_id={}", of.tenant),
         format!("/v1/agents?tenant_id={}", of.tenant),
         format!("/v1/leases?tenant_id={}", of.tenant),
+        format!("/v1/reservations?tenant_id={}", of.tenant),
         format!("/v1/admin-keys?tenant_id={}", of.tenant),
         format!("/v1/audit?tenant_id={}", of.tenant),
         "/v1/filter-keys".to_owned(),

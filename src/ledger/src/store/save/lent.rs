@@ -92,7 +92,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
             ]
         }),
     )?;
-    if let Some(moment) = rows.forget_shares_before {
+    if let Some(moment) = rows.forget_ended_before {
         connection.execute("DELETE FROM shares WHERE expires_at < ?", &params![moment.as_millis()])?;
         connection.execute("DELETE FROM leases_given_up WHERE at < ?", &params![moment.as_millis()])?;
     }

@@ -6,12 +6,14 @@ use crate::book::tests::why;
 use crate::idempotency::{Idempotency, ReplayKey};
 use crate::reservations::{Expire, Settled};
 use crate::store::{Error, Refusal, Store};
+use crate::tenants::Refunded;
 use crate::{moment, tenants};
 use protocol::admin::Direction;
 use protocol::filter::Action;
-use protocol::{KeyId, TenantId, TransferId};
+use protocol::{KeyId, ReservationId, TenantId, TransferId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::collections::BTreeSet;
 
 /// Repeats one run.
 const SEED_VARIABLE: &str = "STORE_SEED";
@@ -37,7 +39,7 @@ pub(super) async fn messages_late_twice_and_in_another_order_do_what_the_model_s
             model.apply(Command::Grant { tenant, credits: 1 }, now);
         }
         let sent: Vec<Command> = (0..MESSAGES).map(|_| command(&mut random)).collect();
-        let mut told = Vec::new();
+        let (mut told, mut given_up) = (Vec::new(), BTreeSet::new());
         for delivery in 0..DELIVERIES {
             now += random.random_range(0..10u64).saturating_sub(7);
             // A window that moves over the messages, so that most come soon and some much later than others.
@@ -52,6 +54,12 @@ pub(super) async fn messages_late_twice_and_in_another_order_do_what_the_model_s
                 for id in due {
                     assert_eq!(model.apply(Command::Expire { id }, now), Answer::Done);
                 }
+            } else if let Command::Reserve { id, .. } = command
+                && given_up.contains(&id)
+            {
+                // Who voided it has left, and nobody would account for it.
+                let answer = subject.deliver(message, command, now).await;
+                assert_eq!(answer, Answer::Refused(Why::Ended { state: "voided" }), "{}", context());
             } else {
                 let answer = subject.deliver(message, command, now).await;
                 let mut expected = model.deliver(message, command, now);
@@ -62,7 +70,8 @@ pub(super) async fn messages_late_twice_and_in_another_order_do_what_the_model_s
                     expected = Answer::Done;
                 }
                 // There is nothing to give back of what was never set aside.
-                if matches!(command, Command::Void { .. }) && expected == Answer::Refused(Why::Unknown) {
+                if let (Command::Void { id }, Answer::Refused(Why::Unknown)) = (command, expected) {
+                    given_up.insert(id);
                     expected = Answer::Known;
                 }
                 assert_eq!(answer, expected, "{}", context());
@@ -86,7 +95,8 @@ fn command(random: &mut StdRng) -> Command {
     match random.random_range(0..20) {
         0..=2 => Command::Grant { tenant, credits: random.random_range(0..40) },
         3 => Command::Refund { tenant, credits: random.random_range(0..10) },
-        4 => Command::Withdraw { tenant, credits: random.random_range(0..10) },
+        4 if id < 4 => Command::Withdraw { tenant, credits: random.random_range(0..10) },
+        4 => Command::GiveBack { id, credits: random.random_range(0..8) },
         5..=9 => {
             let (credits, ttl_seconds) = (random.random_range(0..12), random.random_range(1..8));
             let overrun = random.random_range(0..8u64).saturating_sub(4);
@@ -123,10 +133,21 @@ impl Subject<'_> {
                 answer(self.store.run(grant).await)
             }
             Command::Refund { tenant, credits } => {
-                self.correct(message, tenant, Direction::Refund, credits, now).await
+                self.correct(message, tenant, Direction::Refund, Refunded::Anything, credits, now).await
             }
             Command::Withdraw { tenant, credits } => {
-                self.correct(message, tenant, Direction::Withdraw, credits, now).await
+                self.correct(message, tenant, Direction::Withdraw, Refunded::Anything, credits, now).await
+            }
+            Command::GiveBack { id, credits } => {
+                let mut answer = Answer::Refused(Why::Unknown);
+                // To all tenants but its own it is unknown.
+                for tenant in 0..TENANTS {
+                    if answer == Answer::Refused(Why::Unknown) {
+                        let of = Refunded::Reservation(ReservationId::parse(&name(id)).unwrap());
+                        answer = self.correct(message, tenant, Direction::Refund, of, credits, now).await;
+                    }
+                }
+                answer
             }
             Command::Reserve { id, tenant, credits: amount, overrun, ttl_seconds } => {
                 let mut reserve = reserve(&name(id), &whose(tenant).1, amount, at(now));
@@ -150,12 +171,14 @@ impl Subject<'_> {
         message: usize,
         tenant: u8,
         direction: Direction,
+        of: Refunded,
         amount: u64,
         now: u64,
     ) -> Answer {
         let correct = tenants::Correct {
             tenant_id: self.tenants[usize::from(tenant)].0.clone(),
             direction,
+            of,
             amount: credits(amount),
             reason: "x".to_owned(),
             id: moment::fresh_id("trf_", TransferId::parse).unwrap(),
@@ -188,6 +211,7 @@ fn answer<T>(outcome: Result<T, Error>) -> Answer {
     match outcome {
         Ok(_) => Answer::Done,
         Err(Error::Refused(Refusal::Money(refusal))) => Answer::Refused(why(refusal)),
+        Err(Error::Refused(Refusal::ReservationUnknown)) => Answer::Refused(Why::Unknown),
         Err(other) => panic!("{other:?}"),
     }
 }

@@ -139,8 +139,9 @@ fn check<'l>(connection: &Connection, lines: impl Iterator<Item = &'l String>, s
             (_, None) => false,
             ("reserved", Some(_)) => true,
             ("posted", Some((_, charged))) => charged.is_some(),
+            // One that came when its time was over is a correction, and nothing stays charged.
             ("voided", Some((state, charged))) => {
-                charged.is_none() && ["voided", "expired"].contains(&state.as_str())
+                ["voided", "expired"].contains(&state.as_str()) && charged.unwrap_or_default() == 0
             }
             (other, _) => panic!("{other}"),
         };

@@ -6,25 +6,39 @@ use crate::check;
 use crate::database::Database;
 use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
+use crate::reservations::Expire;
 use crate::store::sql::{Connection, Purpose};
+use crate::store::suite::unaccounted::listed;
 use crate::store::suite::{assert_lawful, at, balance, credits, reserve, settle};
 use crate::store::{Relational, Store, schema};
+use protocol::admin::ReservationState;
 use protocol::api_key::KeyHash;
 use protocol::filter::Action;
-use protocol::{KeyId, TenantId};
+use protocol::{Credits, KeyId, TenantId};
 use std::sync::Arc;
 
-/// What a ledger of the first release wrote: a tenant with 100 credits, a key, one pending reservation of 10.
+/// What a ledger of the first release wrote: a tenant with 100 credits, a key, one pending reservation of 10; and two
+/// that had expired and were given back: one of 8 that was not heard of since, one of 6 for which 4 were charged later.
 const FIRST_RELEASE: &str = r#"
 INSERT INTO tenants (id, name, tier, created_at) VALUES ('ten_1', 'Acme', 'pro', 1700000000000);
-INSERT INTO accounts (tenant_id, granted, available, pending, posted) VALUES ('ten_1', 100, 90, 10, 0);
+INSERT INTO accounts (tenant_id, granted, available, pending, posted) VALUES ('ten_1', 100, 86, 10, 4);
 INSERT INTO keys (id, tenant_id, name, scopes, resources, limits, source, created_at)
   VALUES ('key_1', 'ten_1', 'ci', '["read"]', '[{"name":"project:1"}]', '[]', '"admin"', 1700000000000);
 INSERT INTO reservations (id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, reserved_at,
   expires_at, available_after, state) VALUES ('old', 'ten_1', 'key_1', 'studio', 'image_generate', 10, 60, 'v1',
   1700000001000, 1700000061000, 90, 'pending');
+INSERT INTO reservations (id, tenant_id, key_id, service, tool, credits, ttl_seconds, policy_version, reserved_at,
+  expires_at, available_after, state, asked, charged) VALUES
+  ('forgotten', 'ten_1', 'key_1', 'studio', 'image_generate', 8, 60, 'v1', 1700000000000, 1700000000500, 92, 'expired',
+  NULL, NULL),
+  ('late', 'ten_1', 'key_1', 'studio', 'image_generate', 6, 60, 'v1', 1700000000000, 1700000000500, 94, 'expired', 6, 4);
 INSERT INTO transfers (id, tenant_id, reservation_id, kind, from_account, to_account, credits, at)
   VALUES ('trf_1', 'ten_1', NULL, 'grant', 'issuer', 'available', 100, 1700000000000),
+         (NULL, 'ten_1', 'forgotten', 'reserve', 'available', 'pending', 8, 1700000000000),
+         (NULL, 'ten_1', 'forgotten', 'expire', 'pending', 'available', 8, 1700000000500),
+         (NULL, 'ten_1', 'late', 'reserve', 'available', 'pending', 6, 1700000000000),
+         (NULL, 'ten_1', 'late', 'expire', 'pending', 'available', 6, 1700000000500),
+         (NULL, 'ten_1', 'late', 'correction', 'available', 'posted', 4, 1700000000600),
          (NULL, 'ten_1', 'old', 'reserve', 'available', 'pending', 10, 1700000001000);
 INSERT INTO audit (sequence, recorded_at, kind, actor, tenant_id, detail)
   VALUES (1, 1700000000000, 'tenant_created', 'adm_1', 'ten_1', '{"name":"Acme"}'),
@@ -78,11 +92,22 @@ async fn from_release(release: usize, database: &Database) {
     let kept = store.changes(*store.newest_change().borrow() - 1, 10).await.unwrap();
     assert_eq!(kept.changes.len(), 1);
 
+    // What earlier releases gave back stays so until it is asked for; what expires from now on is charged.
+    let given_back = listed(store.as_ref(), Some(ReservationState::Returned)).await;
+    assert_eq!(given_back, [("forgotten".to_owned(), 0)]);
+    let corrected = listed(store.as_ref(), Some(ReservationState::Corrected)).await;
+    assert_eq!(corrected, [("late".to_owned(), 4)]);
     store.run(settle("old", Action::Post { credits: credits(7) }, at(2))).await.unwrap();
     store.run(reserve("new", &key, 20, at(2))).await.unwrap();
+    let again = store.run(settle("late", Action::Post { credits: credits(6) }, at(2))).await.unwrap();
+    assert_eq!((again.answer.settled, again.refused.len()), (0, 0));
     let held = balance(store.as_ref(), &tenant).await;
-    assert_eq!((held.available, held.pending, held.posted), (credits(73), credits(20), credits(7)));
+    assert_eq!((held.available, held.pending, held.posted), (credits(69), credits(20), credits(11)));
     assert_lawful(held);
+    store.run(settle("forgotten", Action::Post { credits: credits(8) }, at(3))).await.unwrap();
+    store.run(Expire { now: at(62) }).await.unwrap();
+    let held = balance(store.as_ref(), &tenant).await;
+    assert_eq!((held.available, held.pending, held.posted), (credits(61), Credits::ZERO, credits(39)));
     let broken = apart(|| check(database, None).unwrap());
     assert_eq!(broken, Vec::<String>::new(), "from release {release}");
 }

@@ -1,0 +1,84 @@
+//! `agentrelay reservations`: calls that are charged because nobody accounted for them in time.
+
+use super::connection::{self, Connection};
+use super::tenants::tenant_id;
+use crate::output;
+use clap::{Args, Subcommand, ValueEnum};
+use protocol::TenantId;
+use protocol::admin::{Reservation, ReservationState};
+
+/// Reservations whose time ended without an account of them: charged until one comes
+#[derive(Args)]
+#[command(after_help = "Examples:
+  agentrelay reservations list --state unaccounted
+  agentrelay reservations list --tenant ten_... --state corrected")]
+pub struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List reservations whose time ended without an account of them; `tenants correct` gives their credits back
+    List {
+        /// Reservations of this tenant only
+        #[arg(long, value_parser = tenant_id)]
+        tenant: Option<TenantId>,
+        /// Reservations in this state only
+        #[arg(long, value_enum)]
+        state: Option<State>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum State {
+    /// Nobody has said how its call ended, so it is charged
+    Unaccounted,
+    /// Its account came after all, or all of it was given back by hand
+    Corrected,
+    /// Given back, as earlier releases did
+    Returned,
+}
+
+impl From<State> for ReservationState {
+    fn from(state: State) -> ReservationState {
+        match state {
+            State::Unaccounted => ReservationState::Unaccounted,
+            State::Corrected => ReservationState::Corrected,
+            State::Returned => ReservationState::Returned,
+        }
+    }
+}
+
+impl Arguments {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let ledger = self.connection.open()?;
+        let Action::List { tenant, state } = self.action;
+        let state = state.map(ReservationState::from);
+        let page = async |cursor: Option<&str>| ledger.reservations(tenant.as_ref(), state, cursor).await;
+        let reservations = connection::all(page).await?;
+        if self.connection.json {
+            return output::json(&reservations);
+        }
+        let row = |reservation: &Reservation| {
+            [
+                reservation.id.to_string(),
+                reservation.tenant_id.to_string(),
+                reservation.key_id.to_string(),
+                reservation.tool.clone(),
+                reservation.state.as_str().to_owned(),
+                reservation.reserved.to_string(),
+                reservation.charged.to_string(),
+                reservation.reserved_at.to_string(),
+                reservation.expires_at.to_string(),
+            ]
+        };
+        let rows: Vec<_> = reservations.iter().map(row).collect();
+        let heading =
+            ["id", "tenant", "key", "tool", "state", "reserved", "charged", "reserved at", "expired at"];
+        Ok(output::table(heading, &rows)?)
+    }
+}
