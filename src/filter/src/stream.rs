@@ -130,7 +130,7 @@ impl HttpContext for Stream {
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
         let map = host::header_map(MapType::HttpRequestTrailers);
-        for (name, _) in map.pairs().iter().filter(|(name, _)| exchange::is_reserved_header(name)) {
+        for (name, _) in map.pairs().iter().filter(|(name, _)| exchange::is_reserved_trailer(name)) {
             host::remove_header(MapType::HttpRequestTrailers, name);
         }
         let mut state = self.state.borrow_mut();
