@@ -135,15 +135,6 @@ impl Refusal {
         Refusal { is_protocol_fault: true, ..refusal }
     }
 
-    pub(super) fn unsupported_media_type() -> Refusal {
-        let detail = "send the message with one `content-type`, which is `application/json` or `application/json; charset=utf-8`";
-        Refusal {
-            status: 415,
-            title: "Unsupported media type",
-            ..Refusal::invalid_request(detail.to_owned())
-        }
-    }
-
     pub(super) fn body_too_large(bytes_max: u32) -> Refusal {
         let detail = format!("the body is larger than {bytes_max} bytes, the most that this service accepts");
         let refusal =

@@ -135,12 +135,15 @@ impl Request {
     /// What refuses a message whose bytes a server could decode to other characters, or not take for JSON at all.
     pub(super) fn encoding_fault(&self) -> Option<Refusal> {
         let mut types = self.all_kept("content-type");
-        if !types.next().is_some_and(is_plain_json) || types.next().is_some() {
-            return Some(Refusal::unsupported_media_type());
-        }
         let mut codings = self.all_kept("content-encoding");
-        let is_plain = codings.next().is_none_or(|coding| coding == b"identity") && codings.next().is_none();
-        (!is_plain).then(|| Refusal::invalid_request("send the body without content-encoding".to_owned()))
+        let detail = if !types.next().is_some_and(is_plain_json) || types.next().is_some() {
+            "send one `content-type`, which is `application/json` or `application/json; charset=utf-8`"
+        } else if codings.next().is_some_and(|coding| coding != b"identity") || codings.next().is_some() {
+            "send the body without content-encoding"
+        } else {
+            return None;
+        };
+        Some(Refusal::invalid_request(detail.to_owned()))
     }
 
     fn all_kept(&self, name: &str) -> impl Iterator<Item = &[u8]> {
