@@ -63,6 +63,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
     let bearer = format!("Bearer {secret}");
     let mut headers: Vec<(&[u8], &[u8])> =
         vec![(b":method", b"POST"), (b":path", b"/mcp"), (b"authorization", bearer.as_bytes())];
+    headers.push((b"content-type", b"application/json"));
     headers.extend(choice.is_multiple_of(2).then_some(version));
     let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").expect("it is an id");
     let now = Now { wall: Timestamp::from_millis(1_000_000), monotonic: Monotonic(1_000_000) };

@@ -21,6 +21,7 @@ pub mod reaper;
 pub mod relay;
 pub mod response;
 pub mod sdks;
+pub mod servers;
 pub mod stats;
 pub mod upstream;
 

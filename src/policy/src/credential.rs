@@ -64,6 +64,11 @@ impl<'h> Sent<'h> {
         self.several |= self.first.replace((carrier, value)).is_some();
     }
 
+    /// One more was sent, under a name that some servers take for a credential's.
+    pub fn add_disguised(&mut self) {
+        self.several = true;
+    }
+
     /// The credential, which must be the only one, hashed. What can't be a key is refused without a lookup.
     pub fn find(&self) -> Result<(KeyHash, Carrier), Fault> {
         if self.several {

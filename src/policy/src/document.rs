@@ -127,6 +127,8 @@ pub(crate) struct Service {
     #[serde(default)]
     pub(crate) upgrades: bool,
     #[serde(default)]
+    pub(crate) case_sensitive: bool,
+    #[serde(default)]
     pub(crate) usage_tokens: bool,
     #[serde(default)]
     pub(crate) oauth: Option<OAuth>,

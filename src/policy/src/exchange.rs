@@ -24,6 +24,7 @@ pub use fields::Fields;
 pub use gate_tools::IssueAnswered;
 pub use limits::SharesAnswered;
 pub use refusal::Reply;
+pub use request::{is_reserved_header, is_reserved_trailer};
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
 
 use crate::authorize::Denial;
@@ -195,23 +196,6 @@ enum Phase {
     Issuing,
     Forwarded(Charge),
     Refused(Outcome),
-}
-
-/// The names of headers that only the gate may set, whether written with `-` or `_`: servers that turn headers into
-/// environment variables can't tell the two apart.
-pub fn is_reserved_header(name: &[u8]) -> bool {
-    const PREFIX: &[u8] = b"x-agentrelay-";
-    name.get(..PREFIX.len()).is_some_and(|start| {
-        start
-            .iter()
-            .zip(PREFIX)
-            .all(|(byte, own)| byte.to_ascii_lowercase() == *own || (*byte == b'_' && *own == b'-'))
-    })
-}
-
-/// The same for trailers, which some servers take for headers, and by which no session may be named either.
-pub fn is_reserved_trailer(name: &[u8]) -> bool {
-    is_reserved_header(name) || crate::session::is_header(name)
 }
 
 /// The answer while the gate has no policy yet, which is only until it first reaches its ledger.
@@ -495,7 +479,7 @@ impl Exchange {
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &'static str> {
         let keeps_credential = self.rules().is_some_and(|service| service.forward_credential);
         let credential = self.carrier.filter(|_| !keeps_credential).map(Carrier::header);
-        self.request.overrides.iter().copied().chain(credential).chain(self.session.header_to_remove())
+        credential.into_iter().chain(self.session.header_to_remove())
     }
 
     /// The headers that a request goes upstream with, each instead of all that there are of its name.

@@ -15,8 +15,8 @@ pub struct Ambiguous;
 impl fmt::Display for Ambiguous {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "the path holds an empty or dot segment, `;`, `\\`, or an escape that servers read differently; \
-             write it in its plain form",
+            "the path holds an empty or dot segment, `;`, `\\`, or an escape that servers read differently, or is written \
+             unlike the one that the policy lists; write it in its plain form",
         )
     }
 }
@@ -89,11 +89,59 @@ fn unescape(segment: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// The segments of a path as the most lenient server reads them: without case (unless it `keeps_case`), escapes, last
+/// slashes, and the dots and blanks that some file systems drop at the end of a name.
+pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
+    let path = unescape(path).unwrap_or_else(|| path.to_owned());
+    let path = if keeps_case { path } else { fold_case(&path) };
+    let mut segments: Vec<String> = Vec::new();
+    for segment in path.split(['/', '\\']) {
+        match segment.trim_matches(char::is_whitespace).trim_end_matches(['.', ' ']) {
+            "" if segment == ".." => drop(segments.pop()),
+            "" => {}
+            segment => segments.push(segment.to_owned()),
+        }
+    }
+    segments
+}
+
+/// True if [`lenient_segments`] are the path's own, which spares most requests the work.
+pub(crate) fn is_lenient(path: &str) -> bool {
+    let is_own = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase() && byte != b'%' && byte != b'.';
+    path.bytes().all(is_own) && (path.len() == 1 || !path.ends_with('/'))
+}
+
+/// Letters without case, as servers fold them that know more than ASCII, and fullwidth forms.
+pub(crate) fn fold_case(text: &str) -> String {
+    let folded = text.chars().map(|letter| match letter {
+        '\u{17F}' => 's',
+        '\u{212A}' => 'k',
+        '\u{130}' | '\u{131}' => 'i',
+        '\u{FF01}'..='\u{FF5E}' => u32::from(letter)
+            .checked_sub(0xFEE0)
+            .and_then(char::from_u32)
+            .unwrap_or(letter)
+            .to_ascii_lowercase(),
+        letter => letter.to_ascii_lowercase(),
+    });
+    folded.collect()
+}
+
+/// Whether a segment reads as a literal, also where it is the last and has a format behind it (`builds.json`) that some
+/// frameworks take off.
+pub(crate) fn reads_as(segment: &str, literal: &str, is_last: bool) -> bool {
+    segment == literal || (is_last && segment.rsplit_once('.').is_some_and(|(name, _)| name == literal))
+}
+
 /// The routes of one service.
 #[derive(Debug, Default)]
 pub struct Router {
     /// By number of segments, the most specific first.
     routes: BTreeMap<usize, Vec<Route>>,
+    /// The server tells paths apart that differ in case only.
+    keeps_case: bool,
+    /// Some literal is not written as the most lenient server reads it.
+    has_fancy: bool,
 }
 
 #[derive(Debug)]
@@ -132,8 +180,8 @@ impl<'r> Match<'r, '_> {
 
 impl Router {
     /// Builds the routes from tools named `METHOD /path/{template}`. Returns the faults beside, by tool.
-    pub(crate) fn new(tools: Vec<Tool>) -> (Router, Vec<(String, String)>) {
-        let mut router = Router::default();
+    pub(crate) fn new(tools: Vec<Tool>, keeps_case: bool) -> (Router, Vec<(String, String)>) {
+        let mut router = Router { keeps_case, ..Router::default() };
         let mut faults = Vec::new();
         for tool in tools {
             let name = tool.name.clone();
@@ -166,6 +214,7 @@ impl Router {
         if let Some(other) = routes.iter().find(|other| same(other)) {
             return Err(format!("matches the same paths as `{}`", other.tool.name));
         }
+        self.has_fancy |= !is_lenient(template);
         ordered::insert(routes, Route { method, segments, tool }, |a, b| a.segments.cmp(&b.segments));
         Ok(())
     }
@@ -175,12 +224,29 @@ impl Router {
         self.routes.values().flatten().map(|route| &route.tool)
     }
 
-    /// The route for a method and a plain path below the service's own.
-    pub fn find<'p>(&self, method: &[u8], path: &'p str) -> Option<Match<'_, 'p>> {
+    /// The route for a method and a plain path below the service's own. A fault if some servers would take another one.
+    pub fn find<'p>(&self, method: &[u8], path: &'p str) -> Result<Option<Match<'_, 'p>>, Ambiguous> {
         let method = if method == b"HEAD" { b"GET".as_slice() } else { method };
-        let routes = self.routes.get(&segments(path)?.count())?;
-        let route = routes.iter().find(|route| route.method.as_bytes() == method && route.matches(path))?;
-        Some(Match { route, path })
+        let routes = segments(path).and_then(|segments| self.routes.get(&segments.count()));
+        let found = routes.and_then(|routes| {
+            routes.iter().find(|route| route.method.as_bytes() == method && route.matches(path))
+        });
+        let is_plain = is_lenient(path) && !method.iter().any(u8::is_ascii_lowercase);
+        let read = if is_plain && !self.has_fancy { found } else { self.read(method, path) };
+        match (found, read) {
+            (None, Some(_)) => Err(Ambiguous),
+            (Some(found), Some(read)) if !found.is_like(read) => Err(Ambiguous),
+            _ => Ok(found.map(|route| Match { route, path })),
+        }
+    }
+
+    /// The route that the most lenient server would take.
+    fn read(&self, method: &[u8], path: &str) -> Option<&Route> {
+        let method = if method.eq_ignore_ascii_case(b"HEAD") { b"GET".as_slice() } else { method };
+        let lenient = lenient_segments(path, self.keeps_case);
+        let has_method = |route: &&Route| route.method.as_bytes().eq_ignore_ascii_case(method);
+        let mut routes = self.routes.get(&lenient.len())?.iter().filter(has_method);
+        routes.find(|route| route.reads(&lenient, self.keeps_case))
     }
 }
 
@@ -198,6 +264,24 @@ impl Route {
             Segment::Variable(_) => !segment.is_empty(),
         });
         pairs.all(|is_same| is_same)
+    }
+
+    /// Whether a lenient server may take a path of as many segments for one of its paths.
+    fn reads(&self, lenient: &[String], keeps_case: bool) -> bool {
+        let last = lenient.len().saturating_sub(1);
+        let mut pairs = lenient.iter().zip(&self.segments).enumerate();
+        pairs.all(|(index, (segment, own))| match own {
+            Segment::Variable(_) => true,
+            Segment::Literal(own) if keeps_case => reads_as(segment, own, index == last),
+            Segment::Literal(own) => reads_as(segment, &fold_case(own), index == last),
+        })
+    }
+
+    /// Whether literals and variables are in the same places, so that a policy which lists both tells them apart itself.
+    fn is_like(&self, other: &Route) -> bool {
+        let mut pairs = self.segments.iter().zip(&other.segments);
+        self.segments.len() == other.segments.len()
+            && pairs.all(|(own, other)| std::mem::discriminant(own) == std::mem::discriminant(other))
     }
 
     /// The variables of a path that matches. Its escapes were found to be plain before.
@@ -315,14 +399,18 @@ mod tests {
 
     #[test]
     fn the_most_specific_route_wins_and_names_its_resource() {
-        let (router, faults) = Router::new(vec![
-            tool("GET /projects/{project}/{what}", Some("project:{project}")),
-            tool("GET /projects/{project}/builds", Some("project:{project}")),
-            tool("POST /projects/{project}/builds", None),
-        ]);
+        let (router, faults) = Router::new(
+            vec![
+                tool("GET /projects/{project}/{what}", Some("project:{project}")),
+                tool("GET /projects/{project}/builds", Some("project:{project}")),
+                tool("POST /projects/{project}/builds", None),
+            ],
+            false,
+        );
         assert_eq!(faults, []);
         let found = |method: &str, path: &str| {
-            router.find(method.as_bytes(), path).map(|found| (found.tool().name.clone(), found.resource()))
+            let found = router.find(method.as_bytes(), path).unwrap();
+            found.map(|found| (found.tool().name.clone(), found.resource()))
         };
         let builds = Some(("GET /projects/{project}/builds".to_owned(), Some("project:4 2".to_owned())));
         assert_eq!(found("GET", "/projects/4%202/builds"), builds);
@@ -331,14 +419,57 @@ mod tests {
         assert_eq!(found("POST", "/projects/42/builds").unwrap().1, None);
         for (method, path) in [
             ("PUT", "/projects/42/builds"),
-            ("get", "/projects/42/builds"),
-            ("GET", "/projects/42/builds/"),
+            ("PUT", "/Projects/42/builds"),
             ("GET", "/projects//builds"),
-            ("GET", "/Projects/42/builds"),
             ("GET", "/projects/42"),
         ] {
             assert_eq!(found(method, path), None, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn what_some_servers_take_for_another_route_is_a_fault() {
+        let tools = || {
+            vec![
+                tool("GET /projects/{project}/{what}", None),
+                tool("GET /projects/{project}/builds", None),
+                tool("POST /projects/{project}/trigger:now", None),
+                tool("POST /Both", None),
+                tool("POST /both", None),
+            ]
+        };
+        let (router, faults) = Router::new(tools(), false);
+        assert_eq!(faults, []);
+        let folds_case =
+            [("POST", "/Projects/1/trigger:now"), ("GET", "/projects/1/BUILDS"), ("POST", "/BOTH")];
+        for (method, path) in [
+            ("post", "/projects/1/trigger:now"),
+            ("get", "/projects/1/builds"),
+            ("head", "/projects/1/builds"),
+            ("GET", "/projects/1/builds/"),
+            ("HEAD", "/projects/1/builds/"),
+            ("GET", "/projects/1/anything/"),
+            ("GET", "/projects/1/builds."),
+            ("GET", "/projects/1/builds%20"),
+            ("GET", "/projects/%20/1/builds"),
+            ("GET", "/projects/1/builds.json"),
+            ("POST", "/projects/1/trigger%3Anow"),
+            ("POST", "/projects/1/trigger%3anow/"),
+        ] {
+            assert_eq!(router.find(method.as_bytes(), path).unwrap_err(), Ambiguous, "{method} {path}");
+        }
+        for path in ["/project%C5%BF/1/builds", "/projects/1/%EF%BD%82uilds"] {
+            assert_eq!(router.find(b"GET", path).unwrap_err(), Ambiguous, "{path}");
+        }
+        let (sensitive, _) = Router::new(tools(), true);
+        for (method, path) in folds_case {
+            assert_eq!(router.find(method.as_bytes(), path).unwrap_err(), Ambiguous, "{path}");
+            assert!(sensitive.find(method.as_bytes(), path).is_ok(), "{path}");
+        }
+        for path in ["/Both", "/both", "/projects/1/trigger:now"] {
+            assert!(router.find(b"POST", path).unwrap().is_some(), "{path}");
+        }
+        assert!(sensitive.find(b"GET", "/projects/1/builds/").is_err());
     }
 
     #[test]
@@ -354,9 +485,9 @@ mod tests {
             "GET /a;b",
             "GET /%20",
         ] {
-            assert_eq!(Router::new(vec![tool(name, None)]).1.len(), 1, "{name}");
+            assert_eq!(Router::new(vec![tool(name, None)], false).1.len(), 1, "{name}");
         }
-        assert_eq!(Router::new(vec![tool("GET /a/{x}", None), tool("GET /a/{y}", None)]).1.len(), 1);
-        assert_eq!(Router::new(vec![tool("GET /a/{x}", Some("r:{y}"))]).1.len(), 1);
+        assert_eq!(Router::new(vec![tool("GET /a/{x}", None), tool("GET /a/{y}", None)], false).1.len(), 1);
+        assert_eq!(Router::new(vec![tool("GET /a/{x}", Some("r:{y}"))], false).1.len(), 1);
     }
 }

@@ -1,8 +1,8 @@
 //! Strict JSON: bytes that two parsers could read in two ways are refused before anyone reads them.
 //!
-//! Refused are: names given twice at any depth, also where only their case differs at the depths that a decision
-//! reads (some servers match names without case); names of the JSON-RPC envelope in other case; nesting beyond [`DEPTH_MAX`]; a byte order mark; anything that is
-//! not UTF-8; numbers that do not fit; anything after the value.
+//! Refused are: names given twice in one object; in a message also names that decide in other case, because some servers
+//! match names without case; `__proto__`; nesting beyond [`DEPTH_MAX`]; a byte order mark; anything that is not UTF-8;
+//! numbers that do not fit; anything after the value.
 
 mod objects;
 pub(crate) mod write;
@@ -17,14 +17,37 @@ use std::fmt;
 /// Deepest nesting of arrays and objects that is accepted.
 pub const DEPTH_MAX: u32 = 64;
 
-/// Names are compared without case down to this depth: the envelope, its `params`, and what is in `_meta`.
-const CASE_BLIND_DEPTH: u32 = 3;
+/// An object of a message, and the names in it that decide. `Method` is refused even where there is no `method`: a
+/// server that ignores case would obey it. All other names are the tool's own, or the client's.
+type Place = &'static [(&'static str, Inner)];
 
-/// The names that a decision reads from a JSON-RPC message. `Method` is refused even where there is no `method`: a
-/// server that ignores case would obey it.
-const ENVELOPE_NAMES: [&str; 9] =
-    ["jsonrpc", "id", "method", "params", "result", "error", "name", "arguments", "uri"];
-const ENVELOPE_DEPTH: u32 = 2;
+/// What decides inside of a name's value.
+#[derive(Clone, Copy)]
+struct Inner(Place);
+
+const NOTHING: Inner = Inner(&[]);
+const MESSAGE: Place = &[
+    ("jsonrpc", NOTHING),
+    ("id", NOTHING),
+    ("method", NOTHING),
+    ("params", Inner(PARAMS)),
+    ("result", NOTHING),
+    ("error", NOTHING),
+];
+const PARAMS: Place = &[
+    ("name", NOTHING),
+    ("uri", NOTHING),
+    ("arguments", NOTHING),
+    ("ref", Inner(&[("type", NOTHING), ("name", NOTHING), ("uri", NOTHING)])),
+    ("cursor", NOTHING),
+    ("task", NOTHING),
+    ("taskId", NOTHING),
+    ("notifications", Inner(&[("resourceSubscriptions", NOTHING)])),
+    ("_meta", Inner(&[("io.modelcontextprotocol/protocolVersion", NOTHING)])),
+];
+
+/// Names an object's prototype in JavaScript: what is under it could be read as the object's own.
+const PROTOTYPE: &str = "__proto__";
 
 /// Why the bytes were refused. Never quotes them: they may hold what must not be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +56,10 @@ pub enum Fault {
     Syntax,
     /// A name is given twice in one object.
     DuplicateName,
-    /// A name of the JSON-RPC envelope is written in other case.
+    /// A name that decides is written in other case.
     AmbiguousName,
+    /// A name is `__proto__`.
+    Prototype,
     /// Nested deeper than [`DEPTH_MAX`].
     TooDeep,
 }
@@ -44,7 +69,8 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Fault::Syntax => "the body is not one JSON value in UTF-8",
             Fault::DuplicateName => "the body gives a name twice in one object",
-            Fault::AmbiguousName => "the body writes a JSON-RPC name in other case",
+            Fault::AmbiguousName => "the body writes a name of the protocol in other case",
+            Fault::Prototype => "the body uses the name `__proto__`",
             Fault::TooDeep => "the body is nested deeper than 64 levels",
         })
     }
@@ -54,10 +80,20 @@ impl std::error::Error for Fault {}
 
 /// Checks that `bytes` are one JSON value that every parser reads alike.
 pub fn check(bytes: &[u8]) -> Result<(), Fault> {
+    check_place(bytes, NOTHING.0)
+}
+
+/// Checks that `bytes` are one JSON-RPC message, or whatever else, that every server reads alike.
+pub fn check_message(bytes: &[u8]) -> Result<(), Fault> {
+    check_place(bytes, MESSAGE)
+}
+
+fn check_place(bytes: &[u8], place: Place) -> Result<(), Fault> {
     let text = str::from_utf8(bytes).map_err(|_| Fault::Syntax)?;
     let mut json = serde_json::Deserializer::from_str(text);
     let mut fault = None;
-    let outcome = Walk { depth: 0, fault: &mut fault }.deserialize(&mut json).and_then(|()| json.end());
+    let outcome =
+        Walk { depth: 0, place, fault: &mut fault }.deserialize(&mut json).and_then(|()| json.end());
     match outcome {
         Ok(()) => Ok(()),
         Err(_) => Err(fault.unwrap_or(Fault::Syntax)),
@@ -66,6 +102,7 @@ pub fn check(bytes: &[u8]) -> Result<(), Fault> {
 
 struct Walk<'f> {
     depth: u32,
+    place: Place,
     fault: &'f mut Option<Fault>,
 }
 
@@ -120,7 +157,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
         if depth > DEPTH_MAX {
             return Err(self.fail(Fault::TooDeep));
         }
-        while seq.next_element_seed(Walk { depth, fault: &mut *self.fault })?.is_some() {}
+        let place = self.place;
+        while seq.next_element_seed(Walk { depth, place, fault: &mut *self.fault })?.is_some() {}
         Ok(())
     }
 
@@ -131,14 +169,18 @@ impl<'de> Visitor<'de> for Walk<'_> {
         }
         let mut names = Names::default();
         while let Some(Name(name)) = map.next_key()? {
-            let seen_blind = if depth <= CASE_BLIND_DEPTH { fold(name.clone()) } else { name.clone() };
-            if depth <= ENVELOPE_DEPTH && seen_blind != name && ENVELOPE_NAMES.contains(&&*seen_blind) {
+            let decides = self.place.iter().find(|(own, _)| is_same_folded(own, &name));
+            if decides.is_some_and(|(own, _)| *own != name) {
                 return Err(self.fail(Fault::AmbiguousName));
             }
-            if !names.insert(seen_blind) {
+            if name == PROTOTYPE {
+                return Err(self.fail(Fault::Prototype));
+            }
+            if !names.insert(name) {
                 return Err(self.fail(Fault::DuplicateName));
             }
-            map.next_value_seed(Walk { depth, fault: &mut *self.fault })?;
+            let Inner(place) = decides.map_or(NOTHING, |(_, inner)| *inner);
+            map.next_value_seed(Walk { depth, place, fault: &mut *self.fault })?;
         }
         Ok(())
     }
@@ -238,6 +280,14 @@ pub(crate) fn fold(name: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(folded.collect())
 }
 
+/// True if a server that ignores case would take the one name for the other.
+fn is_same_folded(own: &str, name: &str) -> bool {
+    if name.is_ascii() {
+        return own.eq_ignore_ascii_case(name);
+    }
+    fold(Cow::Borrowed(own)) == fold(Cow::Borrowed(name))
+}
+
 /// For `#[serde(deserialize_with)]`: a field that is there is `Some`, also where it is `null`. An absent `id` and an
 /// `id` of null are different things.
 pub(crate) fn present<'de, D: de::Deserializer<'de>>(
@@ -284,13 +334,24 @@ mod tests {
             (b" 1 ".to_vec(), Ok(())),
             (br#"{"a":1,"a":2}"#.to_vec(), Err(Fault::DuplicateName)),
             (br#"{"a":1,"\u0061":2}"#.to_vec(), Err(Fault::DuplicateName)),
-            (br#"{"a":1,"A":2}"#.to_vec(), Err(Fault::DuplicateName)),
+            (br#"{"a":1,"A":2}"#.to_vec(), Ok(())),
             (br#"{"method":1,"Method":2}"#.to_vec(), Err(Fault::AmbiguousName)),
             ("{\"params\":1,\"param\u{17F}\":2}".into(), Err(Fault::AmbiguousName)),
             (br#"{"params":{"arguments":{"a":{"x":1,"X":2}}}}"#.to_vec(), Ok(())),
             (br#"{"params":{"arguments":{"a":{"x":1,"x":2}}}}"#.to_vec(), Err(Fault::DuplicateName)),
             (br#"{"result":1,"Method":"tools/call"}"#.to_vec(), Err(Fault::AmbiguousName)),
             (br#"{"params":{"Name":"a"}}"#.to_vec(), Err(Fault::AmbiguousName)),
+            (br#"{"params":{"ref":{"Name":"a"}}}"#.to_vec(), Err(Fault::AmbiguousName)),
+            (br#"{"params":{"TaskID":"a"}}"#.to_vec(), Err(Fault::AmbiguousName)),
+            ("{\"params\":{\"ta\u{17F}\u{212A}\":{}}}".into(), Err(Fault::AmbiguousName)),
+            (
+                br#"{"params":{"notifications":{"resourcesubscriptions":[]}}}"#.to_vec(),
+                Err(Fault::AmbiguousName),
+            ),
+            (br#"{"params":{"arguments":{"Name":1,"N":1,"n":2,"Method":3}}}"#.to_vec(), Ok(())),
+            (br#"{"result":{"Method":1,"content":{"a":1,"A":2}}}"#.to_vec(), Ok(())),
+            (br#"{"params":{"arguments":{"a":[{"__proto__":1}]}}}"#.to_vec(), Err(Fault::Prototype)),
+            (br#"{"\u005f_proto__":1}"#.to_vec(), Err(Fault::Prototype)),
             (wide_twice.into_bytes(), Err(Fault::DuplicateName)),
             (nested(64).into_bytes(), Ok(())),
             (nested(65).into_bytes(), Err(Fault::TooDeep)),
@@ -308,7 +369,7 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             let shown: String = String::from_utf8_lossy(&bytes).chars().take(60).collect();
-            assert_eq!(check(&bytes), expected, "{shown}");
+            assert_eq!(check_message(&bytes), expected, "{shown}");
         }
     }
 

@@ -11,7 +11,7 @@ pub mod sse;
 
 use crate::credential::{self, Headers};
 use crate::json;
-use crate::reading::Readable;
+use crate::reading::{Readable, has_blanks};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -137,10 +137,9 @@ struct Meta<'m> {
     protocol_version: Option<&'m RawValue>,
 }
 
-/// Reads the body of a POST to an MCP service, with its headers.
+/// Reads the body of a POST to an MCP service, with the headers that repeat it.
 pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
-    check_encoding(headers)?;
-    json::check(body).map_err(|fault| Fault::new(PARSE_ERROR, fault.to_string()))?;
+    json::check_message(body).map_err(|fault| Fault::new(PARSE_ERROR, fault.to_string()))?;
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Fault::new(
             INVALID_REQUEST,
@@ -155,22 +154,6 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
     read(&envelope, headers, id.is_some())
         .map(|call| Message { id: id.clone().filter(|_| call != Call::Response), call })
         .map_err(|fault| Fault { id, ..fault })
-}
-
-/// A body that a server could decode to other characters than these bytes is refused.
-fn check_encoding(headers: &Headers<'_>) -> Result<(), Fault> {
-    if credential::is_encoded(headers) {
-        return Err(Fault::new(INVALID_REQUEST, "send the body without content-encoding"));
-    }
-    let charset_ok = credential::all(headers, "content-type").all(|value| {
-        let value = value.to_ascii_lowercase();
-        let mut parameters = value.split(|byte| *byte == b';').skip(1).map(<[u8]>::trim_ascii);
-        parameters.all(|parameter| match parameter.strip_prefix(b"charset=") {
-            Some(charset) => matches!(charset, b"utf-8" | b"\"utf-8\"" | b"utf8"),
-            None => true,
-        })
-    });
-    if charset_ok { Ok(()) } else { Err(Fault::new(INVALID_REQUEST, "send the body as UTF-8")) }
 }
 
 fn sound_id(id: &RawValue) -> Result<String, Fault> {
@@ -239,9 +222,15 @@ fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Vec<Readable>, 
     match (prompt, resource) {
         (Some(_), Some(_)) => Err(Fault::new(INVALID_PARAMS, "`params.ref` names a prompt or a resource")),
         (Some(name), None) => Ok(vec![Readable::Prompt(text(name, "name")?.into_owned())]),
-        (None, Some(uri)) => Ok(vec![Readable::Resource(text(uri, "uri")?.into_owned())]),
+        (None, Some(uri)) => Ok(vec![clear_resource(text(uri, "uri")?.into_owned())?]),
         (None, None) => Ok(Vec::new()),
     }
+}
+
+/// A resource by its URI, which some servers would clear of blanks.
+fn clear_resource(uri: String) -> Result<Readable, Fault> {
+    let message = "a resource's URI holds no blanks and control characters; escape them";
+    if has_blanks(&uri) { Err(Fault::new(INVALID_PARAMS, message)) } else { Ok(Readable::Resource(uri)) }
 }
 
 /// The resources whose changes a stream of notifications is to tell of.
@@ -255,7 +244,7 @@ fn listened(params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
     let message =
         "`params.notifications` must be an object, with `resourceSubscriptions` an array of strings";
     let wanted: Wanted = json::object(wanted.get()).ok_or_else(|| Fault::new(INVALID_PARAMS, message))?;
-    Ok(wanted.resources.unwrap_or_default().into_iter().map(Readable::Resource).collect())
+    wanted.resources.unwrap_or_default().into_iter().map(clear_resource).collect()
 }
 
 fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
@@ -342,7 +331,10 @@ fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>
     // Either makes it so: a server may believe the body.
     let in_body = version_in_body.as_deref().map(str::as_bytes);
     let is_modern = version_in_header.into_iter().chain(in_body).any(is_modern);
-    if credential::all(headers, "mcp-protocol-version").nth(1).is_some() {
+    let is_version = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+    if credential::all(headers, "mcp-protocol-version").nth(1).is_some()
+        || version_in_header.is_some_and(|version| !version.iter().all(is_version))
+    {
         return Err(mismatch("MCP-Protocol-Version"));
     }
     if let (true, Some(in_body)) = (is_modern, &version_in_body)

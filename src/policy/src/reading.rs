@@ -3,6 +3,7 @@
 //! A policy that names none leaves them to whoever holds the scope of the risk `read_only`. One that names some hides
 //! all others.
 
+use crate::http::fold_case;
 use crate::ordered;
 use crate::rules::ScopeRule;
 
@@ -41,7 +42,15 @@ impl<'l> Listed<'l> {
 
 /// What each name, or beginning of a name, needs. The longest comes first.
 #[derive(Debug, Default)]
-pub struct Names(Vec<(Pattern, ScopeRule)>);
+pub struct Names(Vec<Named>);
+
+#[derive(Debug)]
+struct Named {
+    pattern: Pattern,
+    /// The same as the most lenient server reads it; see [`lenient`].
+    lenient: Pattern,
+    rule: ScopeRule,
+}
 
 #[derive(Debug, PartialEq, Eq)]
 enum Pattern {
@@ -52,52 +61,145 @@ enum Pattern {
 impl Names {
     /// Names as the policy writes them; one that ends in `*` stands for all that begin so.
     pub fn new(names: impl IntoIterator<Item = (String, ScopeRule)>) -> Names {
-        let pattern = |name: String| match name.strip_suffix('*') {
-            Some(beginning) => Pattern::Beginning(beginning.to_owned()),
-            None => Pattern::Exactly(name),
-        };
-        let rank = |pattern: &Pattern| match pattern {
+        let rank = |named: &Named| match &named.pattern {
             Pattern::Exactly(_) => (0, 0),
             Pattern::Beginning(beginning) => (1, usize::MAX.saturating_sub(beginning.len())),
         };
         let mut ranked = Vec::new();
         for (name, rule) in names {
-            ordered::insert(&mut ranked, (pattern(name), rule), |a, b| rank(&a.0).cmp(&rank(&b.0)));
+            let (pattern, lenient) = match name.strip_suffix('*') {
+                Some(own) => (Pattern::Beginning(own.to_owned()), Pattern::Beginning(lenient(own))),
+                None => {
+                    let lenient = lenient(&name).trim_end_matches('/').to_owned();
+                    (Pattern::Exactly(name), Pattern::Exactly(lenient))
+                }
+            };
+            ordered::insert(&mut ranked, Named { pattern, lenient, rule }, |a, b| rank(a).cmp(&rank(b)));
         }
         Names(ranked)
     }
 
-    /// What this name needs; `None` if the policy does not name it.
-    pub fn rule(&self, name: &str) -> Option<&ScopeRule> {
-        let is_named = |pattern: &Pattern| match pattern {
-            Pattern::Exactly(own) => own == name,
-            Pattern::Beginning(beginning) => {
-                name.strip_prefix(beginning.as_str()).is_some_and(|rest| !leads_elsewhere(rest))
-            }
+    /// What the prompt of this name needs; `None` if the policy does not name it.
+    pub fn prompt(&self, name: &str) -> Option<&ScopeRule> {
+        Some(&self.0.iter().find(|named| named.pattern.covers(name))?.rule)
+    }
+
+    /// What the resource of this URI needs; `None` if the policy does not name it, or if some servers resolve the URI to
+    /// one that the policy names otherwise.
+    pub fn resource(&self, uri: &str) -> Option<&ScopeRule> {
+        let own = self.0.iter().find(|named| named.pattern.covers(uri))?;
+        let Pattern::Beginning(beginning) = &own.pattern else { return Some(&own.rule) };
+        let is_own = |uri: &str| {
+            let without_slash = uri.trim_end_matches('/');
+            let covers = |named: &&Named| named.lenient.covers(uri) || named.lenient.covers(without_slash);
+            let read = self.0.iter().find(covers);
+            read.is_some_and(|read| read.lenient == own.lenient)
         };
-        self.0.iter().find(|(pattern, _)| is_named(pattern)).map(|(_, rule)| rule)
+        let whole = lenient(uri);
+        // Without query and fragment, unless the policy itself names resources by them.
+        let path = match uri.split_once(['?', '#']) {
+            Some((path, _)) if !beginning.contains(['?', '#']) => lenient(path),
+            _ => whole.clone(),
+        };
+        let leads_up = whole.split('/').any(|segment| segment == "..");
+        (!leads_up && is_own(&whole) && is_own(&path)).then_some(&own.rule)
     }
 }
 
-/// A server that resolves dot segments would read something else than what begins so.
-fn leads_elsewhere(rest: &str) -> bool {
-    let lower = rest.to_ascii_lowercase();
-    rest.split(['/', '\\']).any(|segment| segment == "..")
-        || ["%2e", "%2f", "%5c"].iter().any(|escaped| lower.contains(escaped))
+impl Pattern {
+    fn covers(&self, name: &str) -> bool {
+        match self {
+            Pattern::Exactly(own) => own == name,
+            Pattern::Beginning(beginning) => name.starts_with(beginning.as_str()),
+        }
+    }
+}
+
+/// True for what some parsers of URIs take out: blanks, control characters, and what can't be seen.
+fn is_blank(letter: char) -> bool {
+    letter.is_whitespace()
+        || letter.is_control()
+        || matches!(letter, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
+}
+
+/// True if some parsers of URIs would read another one than is written.
+pub(crate) fn has_blanks(uri: &str) -> bool {
+    uri.chars().any(is_blank)
+}
+
+/// A URI, or its beginning, as the most lenient server resolves it: without case, escapes and blanks, whichever slashes
+/// are written how often, and without what of an authority names no other host (user, usual port).
+fn lenient(uri: &str) -> String {
+    // Escapes of escapes of escapes: what is still one is read by nobody.
+    const ROUNDS: usize = 4;
+    let mut text = uri.to_owned();
+    for _ in 0..ROUNDS {
+        let Some(shorter) = unescaped(&text) else { break };
+        text = shorter;
+    }
+    text.retain(|letter| !is_blank(letter));
+    let text = fold_case(&text);
+    let (scheme, rest) = match text.split_once(':') {
+        Some((scheme, rest)) if !scheme.contains(['/', '\\']) => (scheme, rest),
+        _ => return text,
+    };
+    let mut read = format!("{scheme}:");
+    let mut segments = rest.split(['/', '\\']).filter(|segment| !matches!(*segment, "" | "."));
+    if let Some(authority) = segments.next() {
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let usual = match scheme {
+            "http" | "ws" => ":80",
+            "https" | "wss" => ":443",
+            _ => ":",
+        };
+        read.push('/');
+        read.push_str(host.strip_suffix(usual).unwrap_or(host));
+    }
+    segments.for_each(|segment| read.extend(["/", segment]));
+    if rest.ends_with(['/', '\\']) {
+        read.push('/');
+    }
+    read
+}
+
+/// The text without its percent escapes. `None` if it holds none.
+fn unescaped(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    let mut is_changed = false;
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                is_changed = true;
+                bytes.push(byte);
+                bytes.extend_from_slice(part.get(2..).unwrap_or_default().as_bytes());
+            }
+            None => bytes.extend([b"%", part.as_bytes()].concat()),
+        }
+    }
+    is_changed.then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn names(names: &[&str]) -> Names {
+        let rule = |scope: &str| ScopeRule { scopes: vec![scope.to_owned()], shadow: false };
+        Names::new(names.iter().map(|name| ((*name).to_owned(), rule(name))))
+    }
+
     #[test]
     fn the_closest_name_decides_and_dots_lead_nowhere() {
-        let rule = |scope: &str| ScopeRule { scopes: vec![scope.to_owned()], shadow: false };
-        let names = ["docs://*", "docs://private/*", "docs://private/one"];
-        let names = Names::new(names.map(|name| (name.to_owned(), rule(name))));
+        let names =
+            names(&["docs://*", "docs://private/*", "docs://private/one", "docs://README", "docs://q?x=*"]);
         for (name, expected) in [
             ("docs://a", Some("docs://*")),
+            ("docs://A b", Some("docs://*")),
             ("docs://a..b/c", Some("docs://*")),
+            ("docs://a%2Fb?x=1#y", Some("docs://*")),
+            ("docs://README", Some("docs://README")),
+            ("docs://q?x=1", Some("docs://q?x=*")),
             ("docs://private/two", Some("docs://private/*")),
             ("docs://private/one", Some("docs://private/one")),
             ("docs://{id}", Some("docs://*")),
@@ -106,9 +208,61 @@ mod tests {
             ("docs://a/../private/one", None),
             ("docs://a/%2E./b", None),
             ("docs://a\\..\\b", None),
+            ("docs://a/%252e%252e/b", None),
             ("", None),
         ] {
-            assert_eq!(names.rule(name).map(|rule| rule.scopes[0].as_str()), expected, "{name}");
+            assert_eq!(names.resource(name).map(|rule| rule.scopes[0].as_str()), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_server_resolves_to_a_closer_name_is_not_covered_by_a_wider_one() {
+        let named = names(&["docs://*", "docs://private/one", "https://*", "https://h/private/*"]);
+        for uri in [
+            "docs://pri\tvate/one",
+            "docs://private/one ",
+            "docs://\u{a0}private/one",
+            "docs://pri\u{200b}vate/one",
+            "docs://pri%09vate/one",
+            "docs://PRIVATE/one",
+            "docs://private/%6fne",
+            "docs://private/%256fne",
+            "docs://private%2Fone",
+            "docs://private//one",
+            "docs:///private/one",
+            "docs://private/./one",
+            "docs://private\\one",
+            "docs://private/one/",
+            "docs://private/one?x",
+            "docs://private/one#x",
+            "docs://user:password@private/one",
+            "docs://private:/one",
+            "docs://\u{ff50}rivate/one",
+            "https://H/private/x",
+            "https://h:443/private/x",
+            "https://h\\private/x",
+        ] {
+            assert_eq!(named.resource(uri), None, "{uri}");
+        }
+        let all = names(&["*", "https://h/private/*"]);
+        for uri in ["https:h/private/x", "https:/h/private/x", "HTTPS://h/private/x", "https:\\\\h/private/x"]
+        {
+            assert_eq!(all.resource(uri), None, "{uri}");
+        }
+        assert!(all.resource("https://h/public/x").is_some());
+    }
+
+    #[test]
+    fn prompts_are_names_and_no_uris() {
+        let names = names(&["team/*", "a/../b"]);
+        for name in ["team/A b", "team/..", "a/../b"] {
+            assert!(names.prompt(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn escapes_of_escapes_cost_little() {
+        let uri = format!("docs://%{}", "25".repeat(500_000));
+        assert!(names(&["docs://*"]).resource(&uri).is_some());
     }
 }

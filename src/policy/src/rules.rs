@@ -2,7 +2,7 @@
 
 use crate::document::{self, Invalid, OnUnknown, Refusals, Risk};
 use crate::gate_tools::GateTool;
-use crate::http::Router;
+use crate::http::{self, Router};
 use crate::oauth::Metadata;
 use crate::price::Price;
 use crate::reading::{Names, Readable};
@@ -84,6 +84,8 @@ pub struct Service {
     pub gate_tools: Vec<GateTool>,
     /// Lists say what each tool costs, how often it may be called and which scopes it needs.
     pub show_terms: bool,
+    /// Its server tells paths apart that differ in case only.
+    pub case_sensitive: bool,
     /// How calls are recognised.
     pub kind: ServiceKind,
     hosts: Vec<String>,
@@ -190,6 +192,17 @@ impl Policy {
     pub fn service_for(&self, host: &[u8], path: &[u8]) -> Option<usize> {
         self.services.iter().position(|service| service.serves(host, path))
     }
+
+    /// True if some servers would take a plain path for one of another service than it was found to belong to.
+    pub fn leads_elsewhere(&self, service: &Service, host: &[u8], path: &str) -> bool {
+        let mut paths = self.services.iter().map(|service| service.path.as_str());
+        if http::is_lenient(path) && paths.all(http::is_lenient) {
+            return false;
+        }
+        let mut read = self.services.iter().filter(|service| service.has_host(host));
+        let read = read.find(|service| service.may_serve(path));
+        read.is_some_and(|read| read.lenient_path(&read.path) != read.lenient_path(&service.path))
+    }
 }
 
 impl Service {
@@ -209,12 +222,13 @@ impl Service {
         if what.is_empty() && (self.prompts.is_some() || self.resources.is_some()) {
             return None;
         }
-        let rule = |what: &Readable| {
-            let (names, name) = match what {
-                Readable::Prompt(name) => (&self.prompts, name),
-                Readable::Resource(uri) => (&self.resources, uri),
-            };
-            names.as_ref().map_or(Some(&self.read_only), |names| names.rule(name))
+        let rule = |what: &Readable| match what {
+            Readable::Prompt(name) => {
+                self.prompts.as_ref().map_or(Some(&self.read_only), |names| names.prompt(name))
+            }
+            Readable::Resource(uri) => {
+                self.resources.as_ref().map_or(Some(&self.read_only), |names| names.resource(uri))
+            }
         };
         if what.is_empty() { Some(vec![&self.read_only]) } else { what.iter().map(rule).collect() }
     }
@@ -239,8 +253,24 @@ impl Service {
         path_ok && self.has_host(host)
     }
 
+    /// Whether a server behind it that is lenient with paths would serve this one.
+    fn may_serve(&self, path: &str) -> bool {
+        let (own, path) = (self.lenient_path(&self.path), self.lenient_path(path));
+        let last = path.len().saturating_sub(1);
+        let mut pairs = path.iter().zip(&own).enumerate();
+        own.len() <= path.len()
+            && pairs.all(|(index, (segment, own))| http::reads_as(segment, own, index == last))
+            && (own.len() == path.len() || matches!(self.kind, ServiceKind::Http(_)))
+    }
+
+    fn lenient_path(&self, path: &str) -> Vec<String> {
+        http::lenient_segments(path, self.case_sensitive)
+    }
+
     fn has_host(&self, host: &[u8]) -> bool {
         let name = host.split(|byte| *byte == b':').next().unwrap_or(host);
+        // With the dot of the root it is the same host.
+        let name = name.strip_suffix(b".").unwrap_or(name);
         self.hosts.is_empty() || self.hosts.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
     }
 }

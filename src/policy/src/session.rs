@@ -59,16 +59,5 @@ fn mac(secret: &SessionSecret, tenant: &str, service: &str, id: &str) -> Option<
     Some(mac)
 }
 
-/// True for the name of a header of sessions in any spelling: servers that turn headers into environment variables read
-/// every character that is no letter or digit as the same one.
-pub fn is_header(name: &[u8]) -> bool {
-    let is_alike = |(byte, own): (&u8, u8)| match own {
-        b'-' => !byte.is_ascii_alphanumeric(),
-        own => byte.to_ascii_lowercase() == own,
-    };
-    let is_named = |own: &str| name.len() == own.len() && name.iter().zip(own.bytes()).all(is_alike);
-    is_named(HEADER) || is_named(RESUMES)
-}
-
 #[cfg(test)]
 mod tests;

@@ -72,6 +72,10 @@ impl Exchange {
         let Some(service) = self.service.and_then(|index| policy.services().get(index)) else {
             return Classified::refused(Refusal::unknown_path());
         };
+        let ambiguous = || Classified::refused(Refusal::invalid_request(http::Ambiguous.to_string()));
+        if policy.leads_elsewhere(service, &self.request.host, path) {
+            return ambiguous();
+        }
         if self.request.is_upgrade && !service.upgrades {
             let detail = "this path does not accept upgrades; send a plain request".to_owned();
             return Classified::refused(Refusal::invalid_request(detail));
@@ -82,7 +86,11 @@ impl Exchange {
             }
             ServiceKind::Http(router) => {
                 let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
-                let found = router.find(&self.request.method, below);
+                let found = match router.find(&self.request.method, below) {
+                    Ok(found) => found,
+                    Err(http::Ambiguous) if service.unlisted.is_some() => return ambiguous(),
+                    Err(http::Ambiguous) => None,
+                };
                 let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());
                 let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
                 // Only a key that is held to resources needs to know which one this is.
@@ -121,6 +129,9 @@ impl Exchange {
                 return Classified::protocol("DELETE session", authorize::within_service(key, service, now));
             }
             _ => return Classified::refused(Refusal::method_not_allowed()),
+        }
+        if let Some(refusal) = self.request.encoding_fault() {
+            return Classified::refused(refusal);
         }
         let kept: Vec<(&[u8], &[u8])> =
             self.request.kept.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())).collect();

@@ -1,5 +1,6 @@
-//! What is kept of a request's head. The rest stays with Envoy.
+//! What is kept of a request's head, and which of its names mislead. The rest stays with Envoy.
 
+use super::refusal::Refusal;
 use crate::credential::{Carrier, Headers, Sent};
 use crate::session;
 
@@ -11,8 +12,6 @@ pub(super) struct Request {
     pub(super) host: Vec<u8>,
     pub(super) is_upgrade: bool,
     pub(super) ends_with_headers: bool,
-    /// The headers that it has by which some servers let a client replace the method or path that was decided upon.
-    pub(super) overrides: Vec<&'static str>,
     /// One of its headers is another spelling of one of sessions.
     pub(super) has_respelt: bool,
     /// The headers that classifying a body needs.
@@ -27,11 +26,14 @@ enum Use {
     Host,
     Upgrade,
     Credential(Carrier),
-    Override,
     Kept,
+    /// Envoy decides by it; only what reads like it misleads.
+    Framing,
+    /// By which some servers let a client replace the method or path that was decided upon.
+    Override,
 }
 
-const USED: [(&str, Use); 18] = [
+static USED: [(&str, Use); 29] = [
     (":method", Use::Method),
     (":path", Use::Target),
     (":authority", Use::Host),
@@ -45,12 +47,59 @@ const USED: [(&str, Use); 18] = [
     (session::HEADER, Use::Kept),
     (session::RESUMES, Use::Kept),
     ("upgrade", Use::Upgrade),
+    ("content-length", Use::Framing),
+    ("transfer-encoding", Use::Framing),
     ("x-http-method-override", Use::Override),
     ("x-http-method", Use::Override),
     ("x-method-override", Use::Override),
+    ("x-original-method", Use::Override),
+    ("x-forwarded-method", Use::Override),
+    ("x-http-path-override", Use::Override),
     ("x-original-url", Use::Override),
+    ("x-original-uri", Use::Override),
     ("x-rewrite-url", Use::Override),
+    ("x-forwarded-uri", Use::Override),
+    ("x-forwarded-path", Use::Override),
+    // The part of the path before the application: gunicorn and WSGI middleware cut it off.
+    ("x-script-name", Use::Override),
+    ("script-name", Use::Override),
+    ("path-info", Use::Override),
 ];
+
+/// What a header is looked at for that has this name, or one that reads like it.
+fn used(name: &[u8]) -> Option<(&'static str, Use)> {
+    USED.iter().copied().find(|(own, _)| own.len() == name.len() && reads_like(name, own))
+}
+
+/// Whether a name, or its beginning, reads as another: servers that turn headers into variables (CGI, WSGI, PHP) write
+/// every character that is no letter or digit as `_`.
+fn reads_like(name: &[u8], own: &str) -> bool {
+    let is_same = |(byte, own): (&u8, u8)| {
+        byte.to_ascii_lowercase() == own || (own == b'-' && !byte.is_ascii_alphanumeric())
+    };
+    name.iter().zip(own.bytes()).all(is_same)
+}
+
+/// True for the names of headers that must not go upstream: those that only the gate may set, those by which a client
+/// could replace what was decided upon, and those that a server could take for one that decides.
+pub fn is_reserved_header(name: &[u8]) -> bool {
+    // Of all others none begins so.
+    if !matches!(name.first(), Some(b'x' | b'X' | b'c' | b'l' | b'm' | b'p' | b's' | b't')) {
+        return false;
+    }
+    is_the_gates(name)
+        || used(name).is_some_and(|(own, used)| matches!(used, Use::Override) || name != own.as_bytes())
+}
+
+/// The same for trailers, where what decides has no place: some servers take it for a header.
+pub fn is_reserved_trailer(name: &[u8]) -> bool {
+    is_the_gates(name) || used(name).is_some()
+}
+
+fn is_the_gates(name: &[u8]) -> bool {
+    const PREFIX: &str = "x-agentrelay-";
+    name.len() >= PREFIX.len() && reads_like(name, PREFIX)
+}
 
 impl Request {
     /// Looks at each header once. `ends` says that nothing follows them.
@@ -58,19 +107,19 @@ impl Request {
         let mut request = Request { ends_with_headers: ends, ..Request::default() };
         let mut credentials = Sent::default();
         for (name, value) in headers {
-            let used = USED.iter().find(|(own, _)| own.len() == name.len() && own.as_bytes() == *name);
-            let Some((name, used)) = used else {
-                request.has_respelt |= session::is_header(name);
-                continue;
-            };
+            let Some((own, used)) = used(name) else { continue };
+            let is_exact = *name == own.as_bytes();
             match used {
+                // In disguise it is one more.
+                Use::Credential(_) if !is_exact => credentials.add_disguised(),
+                _ if !is_exact => request.has_respelt |= matches!(own, session::HEADER | session::RESUMES),
                 Use::Method => request.method = value.to_vec(),
                 Use::Target => request.target = value.to_vec(),
                 Use::Host => request.host = value.to_vec(),
                 Use::Upgrade => request.is_upgrade = true,
-                Use::Credential(carrier) => credentials.add(*carrier, value),
-                Use::Override => request.overrides.push(name),
-                Use::Kept => request.kept.push((name, value.to_vec())),
+                Use::Credential(carrier) => credentials.add(carrier, value),
+                Use::Kept => request.kept.push((own, value.to_vec())),
+                Use::Framing | Use::Override => {}
             }
         }
         request.is_upgrade |= request.method == b"CONNECT";
@@ -86,4 +135,33 @@ impl Request {
     pub(super) fn kept(&self, name: &str) -> Option<&[u8]> {
         self.kept.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_slice())
     }
+
+    /// What refuses a message whose bytes a server could decode to other characters, or not take for JSON at all.
+    pub(super) fn encoding_fault(&self) -> Option<Refusal> {
+        let mut types = self.all_kept("content-type");
+        let mut codings = self.all_kept("content-encoding");
+        let detail = if !types.next().is_some_and(is_plain_json) || types.next().is_some() {
+            "send one `content-type`, which is `application/json` or `application/json; charset=utf-8`"
+        } else if codings.next().is_some_and(|coding| coding != b"identity") || codings.next().is_some() {
+            "send the body without content-encoding"
+        } else {
+            return None;
+        };
+        Some(Refusal::invalid_request(detail.to_owned()))
+    }
+
+    fn all_kept(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.kept.iter().filter(move |(own, _)| *own == name).map(|(_, value)| value.as_slice())
+    }
+}
+
+/// True for the forms of JSON's media type that every server reads alike: alone, or with `; charset=utf-8`, in any case.
+fn is_plain_json(value: &[u8]) -> bool {
+    let (kind, parameter) = match value.iter().position(|byte| *byte == b';').map(|at| value.split_at(at)) {
+        Some((kind, rest)) => (kind, rest.strip_prefix(b";").unwrap_or_default()),
+        None => return value.eq_ignore_ascii_case(b"application/json"),
+    };
+    let blanks = parameter.iter().take_while(|byte| **byte == b' ').count();
+    kind.eq_ignore_ascii_case(b"application/json")
+        && parameter.get(blanks..).is_some_and(|charset| charset.eq_ignore_ascii_case(b"charset=utf-8"))
 }

@@ -334,7 +334,7 @@ impl Exchange {
     pub(super) fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Some(false) };
         let ServiceKind::Mcp(tools) = &service.kind else { return Some(false) };
-        let names =
+        let rule =
             match listed {
                 // The gate's own tool hides one of its name.
                 Listed::Tool(name) if service.gate_tool(name).is_some() => return Some(false),
@@ -344,14 +344,10 @@ impl Exchange {
                         authorize::is_visible(&self.policy, key, service, rule, now.wall)
                     }));
                 }
-                Listed::Prompt(_) => service.prompts.as_ref()?,
-                Listed::Resource(_) | Listed::Template(_) => service.resources.as_ref()?,
+                Listed::Prompt(name) => service.prompts.as_ref()?.prompt(name),
+                Listed::Resource(uri) | Listed::Template(uri) => service.resources.as_ref()?.resource(uri),
             };
-        Some(
-            names
-                .rule(listed.name())
-                .is_some_and(|rule| authorize::reading(key, service, &[rule], now.wall).denial.is_none()),
-        )
+        Some(rule.is_some_and(|rule| authorize::reading(key, service, &[rule], now.wall).denial.is_none()))
     }
 
     /// Envoy's own refusal of a body that grew beyond its buffer while the request was held, in the service's form.

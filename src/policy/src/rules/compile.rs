@@ -124,7 +124,7 @@ impl Compiler {
                 ServiceKind::Mcp(by_name)
             }
             document::ServiceKind::Http => {
-                let (router, faults) = Router::new(tools);
+                let (router, faults) = Router::new(tools, service.case_sensitive);
                 self.faults
                     .extend(faults.into_iter().map(|(tool, fault)| format!("{path}.tools.{tool}: {fault}")));
                 ServiceKind::Http(router)
@@ -144,6 +144,7 @@ impl Compiler {
             resources: self.names(&format!("{path}.resources"), service.kind, service.resources, risks),
             gate_tools,
             show_terms: service.show_terms,
+            case_sensitive: service.case_sensitive,
             kind,
             hosts: service.hosts,
             path: service.path,

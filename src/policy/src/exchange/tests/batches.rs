@@ -219,10 +219,11 @@ fn what_has_no_sound_id_is_answered_without_one() {
 fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
     let gate = Gate::new();
     let (bearer, session) = (format!("Bearer {}", secret()), gate.session("s"));
-    let headers: [(&[u8], &[u8]); 4] = [
+    let headers: [(&[u8], &[u8]); 5] = [
         (b":method", b"POST"),
         (b":path", b"/mcp"),
         (b"authorization", bearer.as_bytes()),
+        (b"content-type", b"application/json"),
         (b"mcp-session-id", session.as_bytes()),
     ];
     let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();

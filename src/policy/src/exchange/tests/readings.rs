@@ -1,0 +1,242 @@
+//! Heads, paths and names that some servers read otherwise than they are written.
+
+use super::super::*;
+use super::{Decided, Gate, document, record};
+use proptest::prelude::*;
+use protocol::key::{Grant, KeyRecord};
+use serde_json::json;
+
+#[test]
+fn headers_that_only_the_gate_may_set_are_told_from_others_however_they_are_written() {
+    for name in [
+        "x-agentrelay-tier",
+        "X-AgentRelay-Tier",
+        "x_agentrelay_tier",
+        "x-agentrelay-",
+        "x-agentrelay_x",
+        "x.agentrelay.tenant.id",
+        "x!agentrelay~tier",
+        "x-forwarded-uri",
+        "x.forwarded.uri",
+        "x_original_uri",
+        "x-http-path-override",
+        "script_name",
+        "x.api.key",
+        "content_type",
+        "mcp.session.id",
+        "transfer.encoding",
+    ] {
+        assert!(is_reserved_header(name.as_bytes()), "{name}");
+        assert!(is_reserved_trailer(name.as_bytes()), "{name}");
+    }
+    for name in [
+        "x-agentrelay",
+        "x-agent-relay-x",
+        "xx-agentrelay-x",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-request-id",
+        ":path",
+        "",
+    ] {
+        assert!(!is_reserved_header(name.as_bytes()), "{name}");
+    }
+    for name in ["x-api-key", "content-type", "mcp-session-id", "authorization", "transfer-encoding"] {
+        assert!(!is_reserved_header(name.as_bytes()), "{name}");
+        assert!(is_reserved_trailer(name.as_bytes()), "{name}");
+    }
+}
+
+proptest! {
+    /// What reads as a reserved name where only letters and digits are known is reserved.
+    #[test]
+    fn no_separator_hides_a_reserved_name(
+        separators in proptest::collection::vec("[-_.!#$%&\'*+^`|~]", 3),
+        rest in "[a-z_.-]{1,9}",
+    ) {
+        let separators: Vec<char> = separators.iter().flat_map(|one| one.chars()).collect();
+        let [first, second, ..] = separators.as_slice() else { return Ok(()) };
+        let name = format!("x{first}agentrelay{second}{rest}");
+        prop_assert!(is_reserved_header(name.as_bytes()), "{}", name);
+    }
+}
+
+#[test]
+fn a_second_credential_in_disguise_is_one_too_many() {
+    let ping = json!({"jsonrpc": "2.0", "id": 7, "method": "ping"}).to_string();
+    for name in ["x_api_key", "x.api.key", "x!api!key", "x-api.key"] {
+        let decided = Gate::new().request_with("POST", "/mcp", Some(ping.as_bytes()), &[(name, "other")]);
+        assert_eq!(decided.refusal().0, 401, "{name}");
+    }
+}
+
+#[test]
+fn a_body_that_servers_could_decode_otherwise_is_refused() {
+    let ping = json!({"jsonrpc": "2.0", "id": 7, "method": "ping"}).to_string();
+    let status = |headers: &[(&str, &str)]| match Gate::new().request_with(
+        "POST",
+        "/mcp",
+        Some(ping.as_bytes()),
+        headers,
+    ) {
+        Decided::Forwarded(..) => 200,
+        Decided::Refused(reply) => reply.status,
+    };
+    for plain in [
+        "application/json",
+        "Application/JSON",
+        "application/json;charset=utf-8",
+        "application/json; charset=UTF-8",
+        "application/json;   Charset=Utf-8",
+    ] {
+        assert_eq!(status(&[("content-type", plain)]), 200, "{plain}");
+    }
+    for other in [
+        "",
+        " ",
+        "text/plain",
+        "application/json;",
+        "application/json; ",
+        "application/json ; charset=utf-8",
+        "application/json; charset =utf-8",
+        "application/json; charset= utf-8",
+        "application/json; charset=utf-8;",
+        "application/json; charset=utf-8; charset=utf-7",
+        "application/json; charset=\"utf-8\"",
+        "application/json; charset=utf8",
+        "application/json; charset=utf-7",
+        "application/json; charset*=utf-8\'\'utf-7",
+        "application/json; boundary=x",
+        "application/json, application/json",
+        "application/json;\tcharset=utf-8",
+        "application/json\u{a0}",
+        "application/json; charset=utf-8\u{a0}",
+        "application/json\0",
+        "application/vnd.api+json",
+    ] {
+        assert_eq!(status(&[("content-type", other)]), 400, "{other:?}");
+    }
+    assert_eq!(status(&[("content-type", "application/json"), ("content-type", "application/json")]), 400);
+    let json = ("content-type", "application/json");
+    for (codings, expected) in [
+        (&["identity"][..], 200),
+        (&["Identity"], 400),
+        (&[""], 400),
+        (&["gzip"], 400),
+        (&["identity, gzip"], 400),
+        (&["identity", "identity"], 400),
+    ] {
+        let mut headers = vec![json];
+        headers.extend(codings.iter().map(|coding| ("content-encoding", *coding)));
+        assert_eq!(status(&headers), expected, "{codings:?}");
+    }
+    for version in ["2025-11-25, 2026-07-28", "2025-11-25\u{a0}", "2025-11-25;x"] {
+        assert_eq!(status(&[json, ("mcp-protocol-version", version)]), 400, "{version:?}");
+    }
+}
+
+/// The usual policy, with a service for all that no other has, and a rule for all that is not listed.
+fn wide() -> serde_json::Value {
+    let mut document = document();
+    let rule = json!({"risk": "read_only"});
+    document["services"]["ci"]["unlisted"] = rule.clone();
+    document["services"]["ci"]["tools"]["POST /p/{id}/trigger"] = json!({"risk": "destructive"});
+    document["services"]["all"] = json!({"kind": "http", "path": "/", "unlisted": rule, "tools": {}});
+    document
+}
+
+#[test]
+fn what_no_route_names_passes_unless_some_server_takes_it_for_one() {
+    let status = |document: serde_json::Value, method: &str, path: &str| match Gate::with(document, record())
+        .request(method, path, None)
+    {
+        Decided::Forwarded(..) => 200,
+        Decided::Refused(reply) => reply.status,
+    };
+    for (method, path) in [
+        ("POST", "/api/p/1/other"),
+        ("POST", "/api/P2/1/trigger"),
+        ("POST", "/api/p/1/trigger/x"),
+        ("PUT", "/api/p/1/Trigger"),
+        ("GET", "/Else/where/"),
+        ("GET", "/mcp/x"),
+        ("GET", "/apis/p/1"),
+    ] {
+        assert_eq!(status(wide(), method, path), 200, "{method} {path}");
+    }
+    for (method, path) in [
+        ("POST", "/api/p/1/TRIGGER"),
+        ("POST", "/api/p/1/trigger/"),
+        ("POST", "/api/p/1/trigger.json"),
+        ("post", "/api/p/1/trigger"),
+        ("POST", "/API/p/1/trigger"),
+        ("GET", "/Api"),
+        ("POST", "/MCP"),
+        ("POST", "/mcp/"),
+        ("POST", "/mcp."),
+    ] {
+        assert_eq!(status(wide(), method, path), 400, "{method} {path}");
+    }
+    let mut sensitive = wide();
+    for service in ["ci", "studio"] {
+        sensitive["services"][service]["case_sensitive"] = json!(true);
+    }
+    for (path, expected) in
+        [("/api/p/1/TRIGGER", 200), ("/API/p/1/trigger", 200), ("/MCP", 200), ("/api/p/1/trigger/", 400)]
+    {
+        assert_eq!(status(sensitive.clone(), "POST", path), expected, "{path}");
+    }
+}
+
+#[test]
+fn a_host_with_the_dot_of_the_root_is_the_same_host() {
+    let mut document = wide();
+    document["services"]["ci"]["hosts"] = json!(["gate"]);
+    let policy = Policy::from_json(document.to_string().as_bytes()).unwrap();
+    let name =
+        |host: &[u8]| policy.service_for(host, b"/api/p/1").map(|at| policy.services()[at].name.as_str());
+    for (host, service) in [(&b"gate"[..], "ci"), (b"GATE.", "ci"), (b"gate.:80", "ci"), (b"other", "all")] {
+        assert_eq!(name(host), Some(service));
+    }
+}
+
+#[test]
+fn a_grant_is_for_the_resource_as_it_is_written() {
+    let granted = |name: &str| Some(vec![Grant { name: name.to_owned(), expires_at: None }]);
+    for (grant, path, status) in [
+        ("project:42", "/api/p/42", 200),
+        ("project:a b", "/api/p/a%20b", 200),
+        ("project:42", "/api/p/42%20", 403),
+        ("project:42", "/api/p/42.", 403),
+        ("project:42", "/api/p/042", 403),
+        ("project:42", "/api/p/42/", 404),
+        ("project:a", "/api/p/A", 403),
+        ("project:A", "/api/p/a", 403),
+        ("project:s", "/api/p/%C5%BF", 403),
+    ] {
+        let key = KeyRecord { resources: granted(grant), ..record() };
+        let decided = Gate::with(document(), key).request("GET", path, None);
+        let seen = match decided {
+            Decided::Forwarded(..) => 200,
+            Decided::Refused(reply) => reply.status,
+        };
+        assert_eq!(seen, status, "{grant} {path}");
+    }
+}
+
+#[test]
+fn only_names_that_decide_are_held_to_their_case() {
+    let status = |params: &str| {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
+        match Gate::new().request("POST", "/mcp", Some(body.as_bytes())) {
+            Decided::Forwarded(..) => 200,
+            Decided::Refused(reply) => reply.status,
+        }
+    };
+    assert_eq!(status(r#"{"name":"search","arguments":{"N":1,"n":2,"Name":3,"name":4}}"#), 200);
+    assert_eq!(status(r#"{"name":"search","arguments":{},"Arguments":{}}"#), 400);
+    assert_eq!(status(r#"{"name":"search","Task":{}}"#), 400);
+    assert_eq!(status(r#"{"name":"search","_Meta":{}}"#), 400);
+    assert_eq!(status(r#"{"name":"search","arguments":{"a":{"__proto__":{}}}}"#), 400);
+    assert_eq!(status(r#"{"name":"draw","arguments":{"q":"a","Q":"b"}}"#), 400);
+}
