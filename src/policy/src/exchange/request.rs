@@ -28,7 +28,7 @@ enum Use {
     Kept,
 }
 
-const USED: [(&str, Use); 17] = [
+const USED: [(&str, Use); 18] = [
     (":method", Use::Method),
     (":path", Use::Target),
     (":authority", Use::Host),
@@ -40,6 +40,7 @@ const USED: [(&str, Use); 17] = [
     ("mcp-method", Use::Kept),
     ("mcp-name", Use::Kept),
     ("mcp-session-id", Use::Kept),
+    ("last-event-id", Use::Kept),
     ("upgrade", Use::Upgrade),
     ("x-http-method-override", Use::Override),
     ("x-http-method", Use::Override),
