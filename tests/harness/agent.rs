@@ -4,7 +4,7 @@ use crate::http1::Request;
 use crate::mcp;
 use crate::response::Response;
 use protocol::admin::CreateKey;
-use protocol::key::{Grant, Limit};
+use protocol::key::{Concurrency, Grant, Limit};
 use protocol::{KeyId, TenantId, Timestamp};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -64,6 +64,7 @@ pub struct NewKey {
     tools: Option<Vec<Grant>>,
     resources: Option<Vec<Grant>>,
     limits: Option<Vec<Limit>>,
+    concurrency: Option<Concurrency>,
     expires_at: Option<Timestamp>,
 }
 
@@ -82,6 +83,7 @@ impl NewKey {
             tools: None,
             resources: None,
             limits: None,
+            concurrency: None,
             expires_at: None,
         }
     }
@@ -110,6 +112,12 @@ impl NewKey {
         self
     }
 
+    /// Bounds what it may have under way on a worker.
+    pub fn concurrency(mut self, requests: u32, streams: u32) -> NewKey {
+        self.concurrency = Some(Concurrency { requests, streams });
+        self
+    }
+
     /// Ends it at a time.
     pub fn expires_at(mut self, end: Timestamp) -> NewKey {
         self.expires_at = Some(end);
@@ -125,6 +133,7 @@ impl NewKey {
             tools: self.tools,
             resources: self.resources,
             limits: self.limits,
+            concurrency: self.concurrency,
             expires_at: self.expires_at,
             agent_id: None,
             source: None,
