@@ -198,6 +198,9 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
 fn everything_is_cleared(served: &Served, key: &str) {
     let update =
         |arguments: &[&str]| served.json(&[&["keys", "update", key, "--reason", "test"], arguments].concat());
+    let bounded = update(&["--concurrency", "20/2"]);
+    assert_eq!(bounded["concurrency"], serde_json::json!({"requests": 20, "streams": 2}));
+    assert_eq!(update(&["--concurrency", "none"])["concurrency"], Value::Null);
     let given =
         ["--resource", "user:bob@example.com", "--resource", "a,b", "--tool", "c,d@2999-01-01T00:00:00Z"];
     let held = update(&given);

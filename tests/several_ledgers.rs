@@ -146,6 +146,7 @@ async fn agents(admin: &Client, sides: &[Side; 2]) -> [Agent; 2] {
         services: None,
         tools: None,
         resources: None,
+        concurrency: None,
         limits: None,
         expires_at: None,
         agent_id: None,

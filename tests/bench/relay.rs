@@ -126,6 +126,7 @@ impl Relay {
             services: None,
             tools: None,
             resources: None,
+            concurrency: None,
             limits: limit.map(|limit| vec![limit]),
             expires_at: None,
             agent_id: None,

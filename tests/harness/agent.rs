@@ -5,7 +5,7 @@ use crate::mcp;
 use crate::response::Response;
 use crate::upstream::answer::SESSION;
 use protocol::admin::CreateKey;
-use protocol::key::{Grant, Limit};
+use protocol::key::{Concurrency, Grant, Limit};
 use protocol::{KeyId, TenantId, Timestamp};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -73,6 +73,7 @@ pub struct NewKey {
     tools: Option<Vec<Grant>>,
     resources: Option<Vec<Grant>>,
     limits: Option<Vec<Limit>>,
+    concurrency: Option<Concurrency>,
     expires_at: Option<Timestamp>,
 }
 
@@ -91,6 +92,7 @@ impl NewKey {
             tools: None,
             resources: None,
             limits: None,
+            concurrency: None,
             expires_at: None,
         }
     }
@@ -119,6 +121,12 @@ impl NewKey {
         self
     }
 
+    /// Bounds what it may have under way on a worker.
+    pub fn concurrency(mut self, requests: u32, streams: u32) -> NewKey {
+        self.concurrency = Some(Concurrency { requests, streams });
+        self
+    }
+
     /// Ends it at a time.
     pub fn expires_at(mut self, end: Timestamp) -> NewKey {
         self.expires_at = Some(end);
@@ -134,6 +142,7 @@ impl NewKey {
             tools: self.tools,
             resources: self.resources,
             limits: self.limits,
+            concurrency: self.concurrency,
             expires_at: self.expires_at,
             agent_id: None,
             source: None,

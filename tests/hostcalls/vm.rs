@@ -171,6 +171,7 @@ impl Vm {
         let secret = self.secret();
         let number = self.ledger.keys.len();
         let record = KeyRecord {
+            concurrency: None,
             key_id: KeyId::parse(&format!("key_0199f1d2b3c4d5e6f7{number:08}")).expect("it is an id"),
             tenant_id: tenant_id(),
             tier: tier.to_owned(),

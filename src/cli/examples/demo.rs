@@ -183,6 +183,7 @@ async fn customer(ledger: &Client, tier: &str) -> anyhow::Result<Customer> {
         services: None,
         tools: None,
         resources: None,
+        concurrency: None,
         limits: None,
         expires_at: None,
         agent_id: None,

@@ -19,6 +19,7 @@ mod report;
 mod root;
 mod shared;
 mod stream;
+mod under_way;
 mod windows;
 mod worker;
 

@@ -336,6 +336,10 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             state.reading = Some(bytes_max);
             read_body(worker, state, now)
         }
+        Step::Enter(entering) => {
+            let key = exchange.key()?.clone();
+            Some(exchange.entered(worker.enter_under_way(id, &key, entering)))
+        }
         Step::AskWindows { asks } => {
             let asked = match exchange.key() {
                 Some(key) => windows::ask(key, &asks, now.monotonic, worker.metrics()),

@@ -4,6 +4,7 @@
 //! gone: a key is then known all the same, and a reservation is given back.
 
 mod leases;
+mod revoked;
 
 pub use leases::{Asked, Shares};
 
@@ -14,8 +15,9 @@ use crate::host;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
 use crate::stream::{self, State};
+use crate::under_way::UnderWay;
 use crate::windows;
-use policy::exchange::{Finished, KeyNotFound, Now, ReserveAnswered};
+use policy::exchange::{Entered, Entering, Finished, KeyNotFound, Now, ReserveAnswered};
 use policy::key_table::{Changed, KeyTable};
 use policy::window::Monotonic;
 use policy::{Key, Policy};
@@ -61,6 +63,9 @@ pub struct Worker {
     waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
     lookups: Cell<(u64, u32)>,
     held: RefCell<HashMap<u64, u64>>,
+    under_way: RefCell<UnderWay>,
+    /// Credentials of exchanges under way whose records are asked for again, and since when.
+    doubted: RefCell<HashMap<KeyHash, Monotonic>>,
     /// Streams that wait for more of a key's global limits, by the key's fingerprint.
     awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
     leases_looked_at: Cell<u64>,
@@ -119,6 +124,8 @@ impl Worker {
             waiting: RefCell::default(),
             lookups: Cell::new((0, 0)),
             held: RefCell::default(),
+            under_way: RefCell::default(),
+            doubted: RefCell::default(),
             awaiting_shares: RefCell::default(),
             leases_looked_at: Cell::new(0),
             id_state: Cell::new(u64::from_le_bytes(host::random())),
@@ -169,8 +176,14 @@ impl Worker {
         self.streams.borrow_mut().insert(stream_id, Rc::downgrade(state));
     }
 
+    /// Lets an exchange be under way, as far as its key may.
+    pub fn enter_under_way(&self, stream_id: u32, key: &Arc<Key>, entering: Entering) -> Entered {
+        self.under_way.borrow_mut().enter(stream_id, key, entering)
+    }
+
     /// Forgets a stream.
     pub fn leave(&self, stream_id: u32) {
+        self.under_way.borrow_mut().leave(stream_id);
         let mut streams = self.streams.borrow_mut();
         if !streams.is_empty() {
             streams.remove(&stream_id);
@@ -179,10 +192,7 @@ impl Worker {
 
     /// What is known of a hash. Lookups of the same hash are one call.
     pub fn look_up(&self, hash: KeyHash, stream_id: u32, now: Monotonic) -> Lookup {
-        let confirmed = self.feed.borrow().confirmed();
-        let stale_ms =
-            self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
-        if let Some(key) = self.keys.borrow_mut().find(&hash, now, confirmed, stale_ms) {
+        if let Some(key) = self.known(&hash, now) {
             return Lookup::Found(key);
         }
         if windows::is_unknown(&hash, now) {
@@ -199,14 +209,25 @@ impl Worker {
         if !self.may_look_up(now.0) {
             return Lookup::NotFound(KeyNotFound::Unavailable);
         }
-        let call = Call::resolve(&self.config.borrow(), hash, self.changes_applied.get());
-        match self.call(call, stream_id) {
+        match self.call(self.resolve(hash), stream_id) {
             Ok(()) => {
                 self.waiting.borrow_mut().insert(hash, vec![stream_id]);
                 Lookup::Waiting
             }
             Err(NotCalled) => Lookup::NotFound(KeyNotFound::Unavailable),
         }
+    }
+
+    fn resolve(&self, hash: KeyHash) -> Call {
+        Call::resolve(&self.config.borrow(), hash, self.changes_applied.get())
+    }
+
+    /// The record of a hash, if there is one that is not too old.
+    fn known(&self, hash: &KeyHash, now: Monotonic) -> Option<Arc<Key>> {
+        let confirmed = self.feed.borrow().confirmed();
+        let stale_ms =
+            self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
+        self.keys.borrow_mut().find(hash, now, confirmed, stale_ms)
     }
 
     fn may_look_up(&self, now_ms: u64) -> bool {
@@ -301,6 +322,7 @@ impl Worker {
             if self.feed.borrow_mut().should_listen(now) {
                 self.listen(now);
             }
+            self.end_revoked(now);
             self.account(now);
             self.outbox.borrow_mut().renew(now, self.metrics());
             self.deliver(now);

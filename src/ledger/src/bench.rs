@@ -287,6 +287,7 @@ async fn payer(store: &dyn Store) -> Result<Payer, Error> {
         tools: None,
         resources: None,
         limits: Vec::new(),
+        concurrency: None,
         expires_at: None,
         agent_id: None,
         source: KeySource::Admin,

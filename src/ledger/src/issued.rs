@@ -81,7 +81,7 @@ pub fn within(mut record: KeyRecord, parent: Option<Parent>, now: Timestamp) -> 
     record.services = both(record.services, key.services);
     record.tools = both(record.tools, key.tools);
     record.resources = both(record.resources, key.resources);
-    record.parent = Some(key::Parent { key_id: key.id, limits: key.limits });
+    record.parent = Some(key::Parent { key_id: key.id, limits: key.limits, concurrency: key.concurrency });
     record
 }
 
@@ -196,6 +196,7 @@ impl Operation for Issue {
             tools: parent.tools,
             resources: parent.resources,
             limits: vec![Limit { permits: request.rate_limit, window_seconds: IssueRequest::WINDOW_SECONDS }],
+            concurrency: None,
             expires_at: [Some(ends_at), parent.expires_at, secret_expires_at].into_iter().flatten().min(),
             agent_id: Some(parent.agent_id.clone().unwrap_or(agent_id)),
             budget: None,

@@ -9,7 +9,7 @@ use crate::store::{Needs, Operation, Refusal, Rows};
 use protocol::admin::{self, Patch, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::filter::Change;
-use protocol::key::{Grant, KeyRecord, KeySource, KeyState, Limit};
+use protocol::key::{Concurrency, Grant, KeyRecord, KeySource, KeyState, Limit};
 use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 use serde_json::json;
 
@@ -32,6 +32,8 @@ pub struct Key {
     pub resources: Option<Vec<Grant>>,
     /// Limits beside the tier's.
     pub limits: Vec<Limit>,
+    /// What it may have under way on one worker, beside the tier's.
+    pub concurrency: Option<Concurrency>,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
     /// The agent it belongs to.
@@ -105,6 +107,7 @@ impl Listed {
             tools: key.tools,
             resources: key.resources,
             limits: key.limits,
+            concurrency: key.concurrency,
             expires_at: key.expires_at,
             agent_id: key.agent_id,
             budget: key.budget,
@@ -151,6 +154,7 @@ impl Found {
             tools: self.key.tools,
             resources: self.key.resources,
             limits: self.key.limits,
+            concurrency: self.key.concurrency,
             agent_id: self.key.agent_id,
             source: self.key.source,
             has_budget: self.key.budget.is_some(),
@@ -194,7 +198,7 @@ impl Operation for Create {
             "key_id": key.id, "name": key.name, "scopes": key.scopes, "services": key.services,
             "tools": key.tools, "resources": key.resources, "limits": key.limits,
             "expires_at": key.expires_at, "agent_id": key.agent_id, "source": key.source,
-            "budget": key.budget,
+            "budget": key.budget, "concurrency": key.concurrency,
         });
         rows.record(Event::new(Kind::KeyCreated, key.created_at, actor, &detail).of(&key.tenant_id));
         let secret = Secret { key_id: key.id.clone(), created_at: key.created_at, expires_at: None };
@@ -254,6 +258,7 @@ impl Operation for Update {
         key.tools = update.tools.apply(key.tools);
         key.resources = update.resources.apply(key.resources);
         key.limits = update.limits.unwrap_or(key.limits);
+        key.concurrency = update.concurrency.apply(key.concurrency);
         key.expires_at = update.expires_at.apply(key.expires_at);
         key.agent_id = update.agent_id.apply(key.agent_id);
         key.budget = update.budget.apply(key.budget);
@@ -309,7 +314,7 @@ fn alterable(key: &Key) -> serde_json::Value {
     json!({
         "name": key.name, "scopes": key.scopes, "services": key.services, "tools": key.tools,
         "resources": key.resources, "limits": key.limits, "expires_at": key.expires_at,
-        "agent_id": key.agent_id, "budget": key.budget,
+        "agent_id": key.agent_id, "budget": key.budget, "concurrency": key.concurrency,
     })
 }
 

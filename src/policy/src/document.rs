@@ -5,6 +5,7 @@
 
 #[cfg(any(test, feature = "yaml"))]
 use crate::json::Objects;
+use protocol::key::Concurrency;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -67,6 +68,8 @@ pub(crate) struct Tier {
     pub(crate) rank: u32,
     #[serde(default)]
     pub(crate) limits: Vec<Limit>,
+    #[serde(default)]
+    pub(crate) concurrency: Concurrency,
 }
 
 #[derive(Debug, Deserialize)]

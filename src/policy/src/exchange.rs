@@ -18,6 +18,7 @@ mod refusal;
 mod request;
 mod response;
 mod session;
+mod under_way;
 
 pub use charge::{Refund, Spending};
 pub use fields::Fields;
@@ -26,6 +27,7 @@ pub use limits::SharesAnswered;
 pub use refusal::Reply;
 pub use request::{is_reserved_header, is_reserved_trailer};
 pub use response::{BodyPlan, End, Finished, ResponsePlan};
+pub use under_way::{CallId, Entered, Entering, Work};
 
 use crate::authorize::Denial;
 use crate::credential::{Carrier, Headers};
@@ -69,6 +71,8 @@ pub enum Step {
         /// The most to hold.
         bytes_max: u32,
     },
+    /// Ask the worker whether the request may be under way, then call [`Exchange::entered`].
+    Enter(Entering),
     /// Ask the key's windows, all at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
     AskWindows {
         /// What to ask.
@@ -189,7 +193,6 @@ enum Phase {
         /// Those on the first of the asks, which have taken their permits and are not asked again.
         verdicts: Vec<Verdict>,
         refusal: Option<Refusal>,
-        is_opening: bool,
         rounds: Rounds,
     },
     Reserving,
@@ -410,33 +413,25 @@ impl Exchange {
             return self
                 .refuse(Refusal::denied(&Denial::Tier { needed: "one that the policy knows".to_owned() }));
         };
-        let Classified { message_id, tool, subject, is_opening, authorization, refusal } =
+        let Classified { message_id, tool, subject, work, authorization, refusal } =
             self.recognise(&policy, &key, body, now.wall);
         self.message_id = message_id;
         self.subject = subject;
         self.would_deny = authorization.would_deny;
         let refusal = refusal.or_else(|| authorization.denial.as_ref().map(Refusal::denied));
 
-        let ask = |rule: &LimitRule, stage: Stage| Ask {
-            rule: rule.clone(),
-            stage,
-            enforced: !rule.shadow && !is_opening,
-        };
+        let ask = |rule: &LimitRule, stage: Stage| Ask { rule: rule.clone(), stage, enforced: !rule.shadow };
         let of_key = tier.limits.iter().chain(&key.limits).map(|rule| ask(rule, Stage::Key));
         let of_tool = tool.iter().flat_map(|tool| &tool.limits).map(|rule| ask(rule, Stage::Tool));
-        // What is refused anyway must not use up the tool's window.
-        let asks: Vec<Ask> = match refusal {
-            Some(_) => of_key.collect(),
-            None => of_key.chain(of_tool).collect(),
+        // What is refused anyway counts whatever it is, and must not use up the tool's window.
+        let asks: Vec<Ask> = match (&refusal, work) {
+            (Some(_), _) => of_key.collect(),
+            (None, Work::Opening) => vec![ask(&tier.openings, Stage::Opening)],
+            (None, Work::Resumption | Work::Nothing) => Vec::new(),
+            (None, Work::Call | Work::Stream) => of_key.chain(of_tool).collect(),
         };
-        self.phase = Phase::AskingWindows {
-            asks: asks.clone(),
-            verdicts: Vec::new(),
-            refusal,
-            is_opening,
-            rounds: Rounds::default(),
-        };
-        Step::AskWindows { asks }
+        self.phase = Phase::AskingWindows { asks, verdicts: Vec::new(), refusal, rounds: Rounds::default() };
+        self.enter(work)
     }
 
     /// From a lease if the tool allows it and no budget of the key's own must be asked, else by a reservation.

@@ -1,7 +1,7 @@
 //! A key record, shaped for deciding.
 
 use crate::rules::{LimitRule, limit_id};
-use protocol::key::{Grant, KeyRecord, KeyState};
+use protocol::key::{Concurrency, Grant, KeyRecord, KeyState};
 use protocol::{KeyId, Timestamp, key::Limit};
 use sha2::{Digest, Sha256};
 
@@ -17,6 +17,8 @@ pub struct Key {
     pub tenant: u64,
     /// The key's own limits, and those of its parent.
     pub limits: Box<[LimitRule]>,
+    /// What it and its parent may have under way on one worker, where that is said of them.
+    pub concurrency: Option<Concurrency>,
     /// Its scopes as an upstream is told them, unless there is just the one.
     scopes: Option<Box<str>>,
 }
@@ -46,6 +48,11 @@ impl Key {
             fingerprint: own,
             tenant: fingerprint(record.tenant_id.as_str()),
             limits,
+            concurrency: record
+                .concurrency
+                .into_iter()
+                .chain(record.parent.as_ref().and_then(|parent| parent.concurrency))
+                .reduce(Concurrency::min),
             record,
         }
     }

@@ -156,7 +156,11 @@ mod tests {
 
     fn key(id: &str, tenant: &str, parent: Option<&str>) -> Arc<Key> {
         Arc::new(Key::new(KeyRecord {
-            parent: parent.map(|id| Parent { key_id: KeyId::parse(id).unwrap(), limits: vec![] }),
+            parent: parent.map(|id| Parent {
+                key_id: KeyId::parse(id).unwrap(),
+                limits: vec![],
+                concurrency: None,
+            }),
             ..record(id, tenant)
         }))
     }

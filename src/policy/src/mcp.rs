@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 
 /// The first protocol version in which headers repeat what the body says and must be checked against it.
 const MODERN: &str = "2026-07-28";
+const LISTEN: &str = "subscriptions/listen";
 const ID_BYTES_MAX: usize = 256;
 const METHOD_BYTES_MAX: usize = 128;
 
@@ -49,7 +50,7 @@ pub enum Call {
         is_first: bool,
     },
     /// A message that opens a connection. Clients take its refusal for an old server or a dead one, so it is never
-    /// refused for its rate.
+    /// refused for the rate of calls.
     Opening(&'static str),
     /// A method that reads the server's data: `prompts/get`, `resources/read` and such.
     Read {
@@ -60,10 +61,19 @@ pub enum Call {
     },
     /// A method of the protocol that touches no data of its own.
     Protocol(&'static str),
+    /// A method that starts nothing: what was let in before may wait for it, or end by it.
+    Awaited(&'static str),
     /// A client's answer to a server's request.
     Response,
     /// A method that this version does not know.
     Unknown(String),
+}
+
+impl Call {
+    /// Its answer is a stream that lives until somebody leaves.
+    pub fn is_listening(&self) -> bool {
+        matches!(self, Call::Protocol(LISTEN) | Call::Read { method: LISTEN, .. })
+    }
 }
 
 /// Why a message is refused.
@@ -263,8 +273,7 @@ fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
 }
 
 fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault> {
-    // A client gives the connection up when the notification that ends its handshake is refused.
-    const OPENING: [&str; 3] = ["initialize", "notifications/initialized", "server/discover"];
+    const OPENING: [&str; 2] = ["initialize", "server/discover"];
     const READ: [&str; 5] = [
         "prompts/get",
         "resources/read",
@@ -272,9 +281,7 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
         "resources/unsubscribe",
         "completion/complete",
     ];
-    const LISTEN: &str = "subscriptions/listen";
-    const PROTOCOL: [&str; 13] = [
-        "ping",
+    const PROTOCOL: [&str; 8] = [
         "logging/setLevel",
         "prompts/list",
         "resources/list",
@@ -282,8 +289,13 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
         "tasks/get",
         "tasks/result",
         "tasks/list",
-        "tasks/cancel",
         "tasks/update",
+    ];
+    const AWAITED: [&str; 6] = [
+        "ping",
+        "tasks/cancel",
+        // A client gives the connection up when the notification that ends its handshake is refused.
+        "notifications/initialized",
         "notifications/cancelled",
         "notifications/progress",
         "notifications/roots/list_changed",
@@ -303,9 +315,11 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
         }
     } else if let Some(protocol) = within(&PROTOCOL) {
         Call::Protocol(protocol)
+    } else if let Some(awaited) = within(&AWAITED) {
+        Call::Awaited(awaited)
     } else if method.starts_with("notifications/") {
         // A notification has no answer that could leak anything, and new ones are added by extensions.
-        Call::Protocol("notifications/*")
+        Call::Awaited("notifications/*")
     } else {
         Call::Unknown(method.to_owned())
     })

@@ -8,7 +8,7 @@ use crate::price::Price;
 use crate::reading::{Names, Readable};
 use protocol::PolicyVersion;
 use protocol::filter::PolicyAnswer;
-use protocol::key::Limit;
+use protocol::key::{Concurrency, Limit};
 use protocol::session::SessionSecret;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -39,6 +39,11 @@ pub struct Tier {
     pub rank: u32,
     /// What each key of the tier may do.
     pub limits: Vec<LimitRule>,
+    /// How often each key may open a connection, which counts apart: as often as it may do anything, and once a second
+    /// at least.
+    pub openings: LimitRule,
+    /// What each key may have under way on one worker.
+    pub concurrency: Concurrency,
 }
 
 /// A limit and what identifies its windows.

@@ -15,7 +15,7 @@ pub use lease::{Lease, LeaseState};
 pub use patch::Patch;
 pub use reservation::{Reservation, ReservationState};
 
-use crate::key::{Grant, KeySource, KeyState, Limit};
+use crate::key::{Concurrency, Grant, KeySource, KeyState, Limit};
 use crate::{AdminKeyId, AgentId, Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -305,6 +305,9 @@ pub struct CreateKey {
     /// Limits beside the tier's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Vec<Limit>>,
+    /// What it may have under way on one worker, beside the tier's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// When it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -342,6 +345,9 @@ pub struct UpdateKey {
     /// Other limits beside the tier's, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Vec<Limit>>,
+    /// Another bound on what it may have under way; `null` for none but the tier's.
+    #[serde(default, skip_serializing_if = "Patch::is_keep")]
+    pub concurrency: Patch<Concurrency>,
     /// Another end; `null` for none.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub expires_at: Patch<Timestamp>,
@@ -377,6 +383,9 @@ pub struct Key {
     pub resources: Option<Vec<Grant>>,
     /// Limits beside the tier's.
     pub limits: Vec<Limit>,
+    /// What it may have under way on one worker, beside the tier's.
+    #[serde(default)]
+    pub concurrency: Option<Concurrency>,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
     /// The agent it belongs to.

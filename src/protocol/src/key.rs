@@ -29,6 +29,9 @@ pub struct KeyRecord {
     /// Limits of its own, beside its tier's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
+    /// What it may have under way on one worker, beside its tier's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// The agent it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
@@ -54,6 +57,9 @@ pub struct Parent {
     /// Limits of its own, which hold for both together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
+    /// What both together may have under way on one worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
 }
 
 /// Whether a key may be used.
@@ -153,6 +159,41 @@ impl Limit {
     pub fn is_in_bounds(&self) -> bool {
         (1..=Limit::PERMITS_MAX).contains(&self.permits)
             && (1..=Limit::WINDOW_SECONDS_MAX).contains(&self.window_seconds)
+    }
+}
+
+/// How much one key may have under way at the same time, on each worker of an Envoy.
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Concurrency {
+    /// Requests that are not answered to their end.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000)))]
+    pub requests: u32,
+    /// Streams that live until somebody leaves: MCP's GET streams, `subscriptions/listen`, upgraded connections.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100_000)))]
+    pub streams: u32,
+}
+
+impl Default for Concurrency {
+    /// Far above what an agent does, and far below what an Envoy and its upstreams hold.
+    fn default() -> Concurrency {
+        Concurrency { requests: 256, streams: 32 }
+    }
+}
+
+impl Concurrency {
+    /// The most that either may be.
+    pub const MAX: u32 = 100_000;
+
+    /// Of each kind the less.
+    pub fn min(self, other: Concurrency) -> Concurrency {
+        Concurrency { requests: self.requests.min(other.requests), streams: self.streams.min(other.streams) }
+    }
+
+    /// True if both numbers are within their bounds.
+    pub fn is_in_bounds(&self) -> bool {
+        (1..=Concurrency::MAX).contains(&self.requests) && self.streams <= Concurrency::MAX
     }
 }
 

@@ -8,7 +8,7 @@ use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use client::KeyQuery;
 use protocol::admin::{Because, CreateKey, Key, KeyWithSecret, Patch, RevokeKey, RotateKey, UpdateKey};
-use protocol::key::{Grant, KeySource, KeyState, Limit};
+use protocol::key::{Concurrency, Grant, KeySource, KeyState, Limit};
 use protocol::{AgentId, Credits, InvalidId, KeyId, TenantId, Timestamp};
 
 /// Keys: the credentials that agents send
@@ -140,6 +140,10 @@ struct Create {
     /// A limit beside the tier's, such as 10/60s
     #[arg(long = "limit", value_name = "PERMITS/WINDOW", value_delimiter = ',', value_parser = parse::limit)]
     limits: Vec<Limit>,
+    /// The most that it may have under way on one worker of an Envoy, beside the tier's: requests, and streams that stay
+    /// open, such as 20/2
+    #[arg(long, value_name = "REQUESTS/STREAMS", value_parser = parse::concurrency)]
+    concurrency: Option<Concurrency>,
     /// When the key ends, such as 2027-01-01T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     expires: Option<Timestamp>,
@@ -203,6 +207,9 @@ struct Update {
     /// No limits but the tier's
     #[arg(long, conflicts_with = "limits")]
     no_limits: bool,
+    /// The most that it may have under way on one worker of an Envoy, such as 20/2; `none` for no bound but the tier's
+    #[arg(long, value_name = "REQUESTS/STREAMS", value_parser = parse::other_concurrency)]
+    concurrency: Option<Patch<Concurrency>>,
     /// When the key ends, or `never`
     #[arg(long, value_name = "TIME", value_parser = parse::end)]
     expires: Option<Patch<Timestamp>>,
@@ -313,6 +320,7 @@ impl Create {
             tools: held_to(self.tools, self.no_tools),
             resources: held_to(self.resources, self.no_resources),
             limits: Some(self.limits).filter(|limits| !limits.is_empty()),
+            concurrency: self.concurrency,
             expires_at: self.expires,
             agent_id: self.agent,
             source: self.source.map(KeySource::from),
@@ -338,6 +346,7 @@ impl Update {
             tools: held_to(self.tools, self.all_tools, self.no_tools),
             resources: held_to(self.resources, self.all_resources, self.no_resources),
             limits: self.limits.or(self.no_limits.then(Vec::new)),
+            concurrency: self.concurrency.unwrap_or_default(),
             expires_at: self.expires.unwrap_or_default(),
             agent_id: self.agent.unwrap_or_default(),
             budget: self.budget.unwrap_or_default(),
@@ -381,6 +390,7 @@ fn fields(key: &Key) -> Vec<(&'static str, String)> {
         ("tools", grants(key.tools.as_deref())),
         ("resources", grants(key.resources.as_deref())),
         ("limits", limits(&key.limits)),
+        ("concurrency", concurrency(key.concurrency)),
         ("budget", output::or_dash(key.budget)),
         ("agent", output::or_dash(key.agent_id.as_ref())),
         ("source", source(key.source).to_owned()),
@@ -431,6 +441,11 @@ fn grants(grants: Option<&[Grant]>) -> String {
         return "none".into();
     }
     grants.iter().map(parse::written).collect::<Vec<_>>().join(" ")
+}
+
+fn concurrency(concurrency: Option<Concurrency>) -> String {
+    let written = |most: Concurrency| format!("{}/{}", most.requests, most.streams);
+    concurrency.map_or_else(|| "the tier's".into(), written)
 }
 
 fn limits(limits: &[Limit]) -> String {

@@ -28,7 +28,7 @@ pub const ACCOUNTS: &str = "accounts.granted, accounts.available, accounts.pendi
 pub const KEY: &str = "keys.id, keys.tenant_id, keys.name, keys.scopes, keys.services, keys.tools, \
      keys.resources, keys.limits, keys.expires_at, keys.agent_id, keys.source, keys.created_at, \
      keys.revoked_at, keys.last_used_at, keys.budget, keys.version, \
-     keys.parent_id, keys.parent_hash";
+     keys.parent_id, keys.parent_hash, keys.concurrency";
 /// Columns of [`service_credential`], in its order.
 pub const SERVICE_CREDENTIAL: &str =
     "hash, id, door, name, role, tenant_id, created_at, revoked_at, secret_expires_at";
@@ -154,6 +154,7 @@ pub fn key(row: &Row<'_>) -> Result<Key> {
             (Some(key_id), Some(hash)) => Some(ParentLink { key_id, secret: KeyHash::from_bytes(hash) }),
             _ => None,
         },
+        concurrency: json_or_null(row, 18)?,
     })
 }
 

@@ -151,13 +151,13 @@ fn keys(connection: &Connection, rows: &Rows) -> Result<()> {
 fn put_key(connection: &Connection, key: &Key) -> Result<()> {
     connection.execute(
         "INSERT INTO keys (id, tenant_id, name, scopes, services, tools, resources, limits, expires_at, \
-         agent_id, source, created_at, revoked_at, last_used_at, budget, version, parent_id, parent_hash) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+         agent_id, source, created_at, revoked_at, last_used_at, budget, version, parent_id, parent_hash, \
+         concurrency) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
          name = excluded.name, scopes = excluded.scopes, services = excluded.services, \
          tools = excluded.tools, resources = excluded.resources, limits = excluded.limits, \
          expires_at = excluded.expires_at, agent_id = excluded.agent_id, \
          revoked_at = excluded.revoked_at, last_used_at = excluded.last_used_at, \
-         budget = excluded.budget, version = excluded.version",
+         budget = excluded.budget, version = excluded.version, concurrency = excluded.concurrency",
         &params![
             key.id.as_str(),
             key.tenant_id.as_str(),
@@ -177,6 +177,7 @@ fn put_key(connection: &Connection, key: &Key) -> Result<()> {
             key.version,
             key.parent.as_ref().map(|parent| parent.key_id.as_str()),
             key.parent.as_ref().map(|parent| parent.secret.as_bytes()),
+            json_or_null(&key.concurrency)?,
         ],
     )?;
     Ok(())

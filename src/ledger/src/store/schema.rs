@@ -6,8 +6,18 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 9] =
-    [FIRST, SECOND, USAGE_TOKENS, OVERRUNS, SECRETS, ISSUED_KEYS, LEASES, SESSION_SECRETS, UNACCOUNTED];
+pub(super) const MIGRATIONS: [&str; 10] = [
+    FIRST,
+    SECOND,
+    USAGE_TOKENS,
+    OVERRUNS,
+    SECRETS,
+    ISSUED_KEYS,
+    LEASES,
+    SESSION_SECRETS,
+    UNACCOUNTED,
+    CONCURRENCY,
+];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
 // Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
@@ -368,6 +378,9 @@ pub fn version(connection: &Connection) -> Result<Version> {
         _ => Version::Newer,
     })
 }
+
+// What a key may have under way.
+const CONCURRENCY: &str = "ALTER TABLE keys ADD COLUMN concurrency TEXT;";
 
 /// Runs what has not run yet, all of it or nothing. Of several processes one does it, the others find it done.
 pub fn migrate(connection: &Connection) -> Result<()> {

@@ -101,6 +101,7 @@ pub(crate) fn new_key(tenant_id: &TenantId) -> keys::Create {
             tools: None,
             resources: Some(vec!["project:1".to_owned().into_grant()]),
             limits: Vec::new(),
+            concurrency: None,
             expires_at: None,
             agent_id: None,
             budget: None,

@@ -1,7 +1,7 @@
 //! What a request is about, and what refuses it whatever the windows say.
 
 use super::refusal::Refusal;
-use super::{Exchange, Lists, Subject, ToolCall};
+use super::{Exchange, Lists, Subject, ToolCall, Work};
 use crate::authorize::{self, Authorization};
 use crate::document::{OnUnknown, Reserve};
 use crate::http::{self, Match};
@@ -19,7 +19,7 @@ pub(super) struct Classified<'p> {
     pub(super) message_id: Option<String>,
     pub(super) tool: Option<&'p Tool>,
     pub(super) subject: Subject,
-    pub(super) is_opening: bool,
+    pub(super) work: Work,
     pub(super) authorization: Authorization,
     pub(super) refusal: Option<Refusal>,
 }
@@ -30,7 +30,7 @@ impl<'p> Classified<'p> {
             message_id: None,
             tool: None,
             subject: Subject::Unknown,
-            is_opening: false,
+            work: Work::Call,
             authorization: Authorization::default(),
             refusal: Some(refusal),
         }
@@ -41,7 +41,7 @@ impl<'p> Classified<'p> {
             message_id: None,
             tool: None,
             subject: Subject::Protocol { name: name.to_owned(), lists: None },
-            is_opening: false,
+            work: Work::Call,
             authorization,
             refusal: None,
         }
@@ -97,7 +97,8 @@ impl Exchange {
                 let is_held = key.record.resources.is_some();
                 let resource = found.filter(|_| is_held).and_then(|found| found.resource());
                 let call = (rule, resource.as_deref(), &BTreeMap::new());
-                Self::tool_call(policy, key, service, call, now)
+                let work = if self.request.is_upgrade { Work::Stream } else { Work::Call };
+                Classified { work, ..Self::tool_call(policy, key, service, call, now) }
             }
         }
     }
@@ -119,14 +120,17 @@ impl Exchange {
             // A GET opens the stream of the server's messages, a DELETE ends a session. Both are bodiless.
             b"GET" => {
                 let lists = Lists::Tools(Page::Last);
-                return Classified::listing(
-                    "GET stream",
-                    lists,
-                    authorize::within_service(key, service, now),
-                );
+                let is_resumed = self.request.kept("last-event-id").is_some();
+                let work = if is_resumed { Work::Resumption } else { Work::Stream };
+                let authorization = authorize::within_service(key, service, now);
+                return Classified { work, ..Classified::listing("GET stream", lists, authorization) };
             }
             b"DELETE" => {
-                return Classified::protocol("DELETE session", authorize::within_service(key, service, now));
+                let authorization = authorize::within_service(key, service, now);
+                return Classified {
+                    work: Work::Nothing,
+                    ..Classified::protocol("DELETE session", authorization)
+                };
             }
             _ => return Classified::refused(Refusal::method_not_allowed()),
         }
@@ -142,6 +146,7 @@ impl Exchange {
                 return Classified { message_id, ..Classified::refused(Refusal::no_message(fault)) };
             }
         };
+        let is_stream = message.call.is_listening();
         let classified = match message.call {
             Call::Tool { name, arguments: _ } if service.gate_tool(&name).is_some() => {
                 self.gate_call(policy, key, service, &name, body, now)
@@ -158,7 +163,7 @@ impl Exchange {
                 Classified::listing("tools/list", lists, authorize::within_service(key, service, now))
             }
             Call::Opening(name) => Classified {
-                is_opening: true,
+                work: Work::Opening,
                 ..Classified::protocol(name, authorize::within_service(key, service, now))
             },
             Call::Read { method, what } => match service.reading(&what) {
@@ -172,10 +177,18 @@ impl Exchange {
                 Classified::listing(name, Lists::Others, authorize::within_service(key, service, now))
             }
             Call::Protocol(name) => Classified::protocol(name, authorize::within_service(key, service, now)),
-            Call::Response => Classified::protocol("response", authorize::within_service(key, service, now)),
+            Call::Awaited(name) => Classified {
+                work: Work::Nothing,
+                ..Classified::protocol(name, authorize::within_service(key, service, now))
+            },
+            Call::Response => Classified {
+                work: Work::Nothing,
+                ..Classified::protocol("response", authorize::within_service(key, service, now))
+            },
             Call::Unknown(_) => Classified::refused(Refusal::unknown_method()),
         };
-        Classified { message_id: message.id, ..classified }
+        let work = if is_stream { Work::Stream } else { classified.work };
+        Classified { message_id: message.id, work, ..classified }
     }
 
     fn tool_call<'p>(
@@ -204,7 +217,7 @@ impl Exchange {
             message_id: None,
             tool: Some(rule),
             subject: Subject::Tool(call),
-            is_opening: false,
+            work: Work::Call,
             authorization,
             refusal,
         }

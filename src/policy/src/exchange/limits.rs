@@ -54,7 +54,7 @@ impl Exchange {
             return step;
         }
         let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
-        let Phase::AskingWindows { asks, mut verdicts, refusal, is_opening, mut rounds } = phase else {
+        let Phase::AskingWindows { asks, mut verdicts, refusal, mut rounds } = phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
         verdicts.extend_from_slice(answered);
@@ -74,7 +74,7 @@ impl Exchange {
                 asks.iter().filter(|ask| ask.stage == Stage::Key).count()
             };
             verdicts.truncate(taken);
-            self.phase = Phase::AskingWindows { asks, verdicts, refusal, is_opening, rounds };
+            self.phase = Phase::AskingWindows { asks, verdicts, refusal, rounds };
             return Step::AskShares { rules };
         }
         self.quotas = quota::quotas(&asks, &verdicts);
@@ -92,8 +92,15 @@ impl Exchange {
             .iter()
             .zip(&verdicts)
             .any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted);
-        if would_refuse && !is_opening {
+        if would_refuse {
             self.would_deny.get_or_insert(Outcome::RateLimited);
+        }
+        if refused(Stage::Opening) {
+            return self.refuse(Refusal::rate_limited("key for opening connections", wait_ms));
+        }
+        if asks.iter().any(|ask| ask.stage == Stage::Opening) {
+            // It took nothing from the limits of calls, and they are what its answer tells of.
+            self.quotas = Vec::new();
         }
         if refused(Stage::Key) {
             return self.refuse(Refusal::rate_limited("key", wait_ms));

@@ -78,6 +78,7 @@ impl Quota {
             text.push_str(", ");
         }
         let name = match self.stage {
+            Stage::Opening => "\"opening-",
             Stage::Key => "\"key-",
             Stage::Tool => "\"tool-",
         };

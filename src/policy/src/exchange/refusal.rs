@@ -122,6 +122,13 @@ impl Refusal {
         }
     }
 
+    pub(super) fn too_much_under_way(most: u32) -> Refusal {
+        let detail = format!(
+            "this key has {most} requests or streams under way at this gate, as many as it may; wait until one ends"
+        );
+        Refusal { detail, ..Refusal::rate_limited("key", 0) }
+    }
+
     pub(super) fn too_much_held(wait_seconds: u64) -> Refusal {
         let detail = "this key is sending too many bytes at once; send fewer requests in parallel";
         Refusal {

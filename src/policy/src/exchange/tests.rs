@@ -8,6 +8,7 @@ mod gate_tools;
 mod leases;
 mod readings;
 mod sessions;
+mod under_way;
 
 use super::*;
 use crate::window::slot;
@@ -34,6 +35,8 @@ struct Gate {
     shares_asked: u32,
     issues: IssueAnswered,
     asked: Vec<IssueRequest>,
+    entering: Vec<Entering>,
+    entered: Entered,
 }
 
 enum Decided {
@@ -113,6 +116,8 @@ impl Gate {
             shares_asked: 0,
             issues: IssueAnswered::Unavailable,
             asked: Vec::new(),
+            entering: Vec::new(),
+            entered: Entered::Admitted,
         }
     }
 
@@ -153,6 +158,10 @@ impl Gate {
             Exchange::begin(self.policy.clone(), id, &headers, body.is_none(), self.now());
         loop {
             step = match step {
+                Step::Enter(entering) => {
+                    self.entering.push(entering);
+                    exchange.entered(self.entered)
+                }
                 Step::FindKey(hash) => {
                     assert_eq!(hash, KeyHash::of(secret().as_bytes()));
                     match &self.key {
@@ -246,7 +255,7 @@ fn refusals_come_in_their_fixed_order() {
         record.tier = "free".into();
         let mut gate = Gate::with(document(), record);
         for _ in 0..3 {
-            gate.method("ping").forwarded();
+            gate.method("prompts/list").forwarded();
         }
         gate
     };
@@ -297,18 +306,6 @@ fn the_wait_of_a_full_key_includes_the_tools_own_window() {
 }
 
 #[test]
-fn what_opens_a_connection_is_counted_and_never_refused_for_its_rate() {
-    let mut free = record();
-    free.tier = "free".into();
-    let mut gate = Gate::with(document(), free);
-    for _ in 0..5 {
-        gate.method("initialize").forwarded();
-        gate.method("server/discover").forwarded();
-    }
-    assert_eq!(gate.method("tools/list").refusal().0, 429);
-}
-
-#[test]
 fn a_key_that_is_not_active_is_no_key() {
     for (state, expires_at, status) in [
         (KeyState::Active, Some(1_000_001), None),
@@ -320,7 +317,7 @@ fn a_key_that_is_not_active_is_no_key() {
         let mut own = record();
         own.state = state;
         own.expires_at = expires_at.map(Timestamp::from_millis);
-        let decided = Gate::with(document(), own).method("ping");
+        let decided = Gate::with(document(), own).method("prompts/list");
         match status {
             None => drop(decided.forwarded()),
             Some(status) => {
@@ -407,7 +404,7 @@ fn a_shadow_rule_is_recorded_and_not_enforced() {
         exchange.finish(End::Complete, "e", gate.now()).decision.would_deny,
         Some(Outcome::InsufficientScope)
     );
-    let (exchange, _) = gate.method("ping").forwarded();
+    let (exchange, _) = gate.method("prompts/list").forwarded();
     assert_eq!(
         exchange.finish(End::Complete, "e", gate.now()).decision.would_deny,
         Some(Outcome::RateLimited)

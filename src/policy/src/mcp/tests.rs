@@ -42,9 +42,9 @@ fn each_kind_of_message_is_recognised() {
         ),
         (
             r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
-            Call::Opening("notifications/initialized"),
+            Call::Awaited("notifications/initialized"),
         ),
-        (r#"{"jsonrpc":"2.0","method":"notifications/new"}"#, Call::Protocol("notifications/*")),
+        (r#"{"jsonrpc":"2.0","method":"notifications/new"}"#, Call::Awaited("notifications/*")),
         (r#"{"jsonrpc":"2.0","id":5,"result":{}}"#, Call::Response),
         (r#"{"jsonrpc":"2.0","id":5,"method":"tools/exec"}"#, Call::Unknown("tools/exec".into())),
     ] {

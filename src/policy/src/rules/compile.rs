@@ -14,6 +14,8 @@ use protocol::{Credits, PolicyVersion};
 use std::collections::{BTreeMap, BTreeSet};
 
 const RULES_MAX: usize = 4096;
+/// So many connections a key may open in as many seconds, whatever its tier.
+const OPENINGS_MIN: u32 = 60;
 
 /// Turns the document into rules, gathering every fault on the way.
 #[derive(Default)]
@@ -48,7 +50,17 @@ impl Compiler {
             let path = format!("tiers.{name}");
             self.name(&path, &name);
             let limits = self.limits(&path, "key", tier.limits);
-            tiers.insert(name.clone(), Tier { name, rank: tier.rank, limits });
+            let most = limits.iter().map(|rule| rule.limit.permits).max().unwrap_or(Limit::PERMITS_MAX);
+            let limit = Limit { permits: most.max(OPENINGS_MIN), window_seconds: OPENINGS_MIN };
+            let openings = LimitRule { id: limit_id("opening", &limit), limit, shadow: false, global: false };
+            let concurrency = tier.concurrency;
+            if !concurrency.is_in_bounds() {
+                self.fault(
+                    &format!("{path}.concurrency"),
+                    "requests from 1 to 100000, streams from 0 to 100000",
+                );
+            }
+            tiers.insert(name.clone(), Tier { name, rank: tier.rank, limits, openings, concurrency });
         }
         // The most specific path decides, and of equal ones the one that names its hosts.
         let rank = |service: &Service| (service.path.len(), !service.hosts.is_empty());

@@ -62,6 +62,8 @@ pub struct Ask {
 /// The order in which limits refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
+    /// The limit of the key on opening connections.
+    Opening,
     /// Limits of the key.
     Key,
     /// Limits of the key on the tool.
@@ -80,7 +82,7 @@ pub fn take(
     let (mut next, mut own) = split(value, fingerprint, now)?;
     let mut verdicts = vec![Verdict::default(); asks.len()];
     let mut refused = false;
-    for stage in [Stage::Key, Stage::Tool] {
+    for stage in [Stage::Opening, Stage::Key, Stage::Tool] {
         let of_stage = || asks.iter().enumerate().filter(move |(_, ask)| ask.stage == stage);
         refused = refused
             || of_stage().any(|(_, ask)| ask.enforced && !own.entry(&ask.rule).has_room(&ask.rule, now));

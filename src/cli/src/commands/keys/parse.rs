@@ -1,7 +1,7 @@
 //! Grants, limits and times as they are written on the command line.
 
 use protocol::admin::Patch;
-use protocol::key::{Grant, Limit};
+use protocol::key::{Concurrency, Grant, Limit};
 use protocol::{AgentId, Credits, InvalidId, Timestamp};
 
 /// `NAME`, or `NAME@TIME` with its own end. Names may hold an `@` too: one that looks as if it ended is `NAME@never`.
@@ -52,6 +52,23 @@ pub fn limit(text: &str) -> Result<Limit, String> {
 /// An amount of credits, or `none` for no bound.
 pub fn budget(text: &str) -> Result<Patch<Credits>, String> {
     if text == "none" { Ok(Patch::Clear) } else { super::super::tenants::credits(text).map(Patch::Set) }
+}
+
+/// `REQUESTS/STREAMS`.
+pub fn concurrency(text: &str) -> Result<Concurrency, String> {
+    text.split_once('/')
+        .and_then(|(requests, streams)| {
+            Some(Concurrency { requests: requests.parse().ok()?, streams: streams.parse().ok()? })
+        })
+        .filter(Concurrency::is_in_bounds)
+        .ok_or_else(|| {
+            format!("write it as REQUESTS/STREAMS, such as 20/2, from 1/0 to {0}/{0}", Concurrency::MAX)
+        })
+}
+
+/// `REQUESTS/STREAMS`, or `none`.
+pub fn other_concurrency(text: &str) -> Result<Patch<Concurrency>, String> {
+    if text == "none" { Ok(Patch::Clear) } else { concurrency(text).map(Patch::Set) }
 }
 
 /// An agent's id, or `none`.

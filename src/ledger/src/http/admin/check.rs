@@ -3,7 +3,7 @@
 use crate::http::problem::Refused;
 use protocol::Timestamp;
 use protocol::admin::{CreateKey, UpdateKey};
-use protocol::key::{Grant, Limit};
+use protocol::key::{Concurrency, Grant, Limit};
 use serde_json::{Value, json};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -68,6 +68,7 @@ pub(super) fn key(key: &CreateKey, now: Timestamp) -> Result<(), Refused> {
     grants("tools", key.tools.as_deref())?;
     grants("resources", key.resources.as_deref())?;
     limits(key.limits.as_deref().unwrap_or_default())?;
+    concurrency(key.concurrency.as_ref())?;
     end(key.expires_at, now)
 }
 
@@ -79,6 +80,7 @@ pub(super) fn update(update: &UpdateKey, now: Timestamp) -> Result<(), Refused> 
     grants("tools", update.tools.set().map(Vec::as_slice))?;
     grants("resources", update.resources.set().map(Vec::as_slice))?;
     limits(update.limits.as_deref().unwrap_or_default())?;
+    concurrency(update.concurrency.set())?;
     end(update.expires_at.set().copied(), now)
 }
 
@@ -92,6 +94,16 @@ fn scopes(scopes: &[String]) -> Result<(), Refused> {
         }
     }
     Ok(())
+}
+
+fn concurrency(concurrency: Option<&Concurrency>) -> Result<(), Refused> {
+    if concurrency.is_none_or(Concurrency::is_in_bounds) {
+        return Ok(());
+    }
+    Err(Refused::invalid(format!(
+        "concurrency: requests must be 1 to {most}, streams at most {most}",
+        most = Concurrency::MAX
+    )))
 }
 
 fn limits(limits: &[Limit]) -> Result<(), Refused> {

@@ -43,6 +43,7 @@ pub(super) async fn create(
         tools: create.tools,
         resources: create.resources,
         limits: create.limits.unwrap_or_default(),
+        concurrency: create.concurrency,
         expires_at: create.expires_at,
         agent_id: create.agent_id,
         budget: create.budget,

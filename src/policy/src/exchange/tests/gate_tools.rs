@@ -24,6 +24,7 @@ fn issued() -> IssueAnswered {
 
 fn child() -> KeyRecord {
     let parent = Parent {
+        concurrency: None,
         key_id: KeyId::parse("key_1").unwrap(),
         limits: vec![Limit { permits: 5, window_seconds: 60 }],
     };
@@ -179,7 +180,7 @@ fn parent_and_children_share_what_the_parent_may() {
     let mut gate = Gate::with(document(), parent);
     let ask = |gate: &mut Gate, own: KeyRecord| {
         gate.key = Some(Arc::new(Key::new(own)));
-        matches!(gate.method("ping"), Decided::Forwarded(..))
+        matches!(gate.method("prompts/list"), Decided::Forwarded(..))
     };
     let parent = gate.key.clone().unwrap().record.clone();
     let second = KeyRecord { key_id: KeyId::parse("key_3").unwrap(), ..child() };

@@ -152,6 +152,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
             while let Some(step) = next.take() {
                 match step {
                     Step::FindKey(_) => next = Some(exchange.key_found(key.clone(), now)),
+                    Step::Enter(_) => next = Some(exchange.entered(Entered::Admitted)),
                     Step::AskWindows { asks } => {
                         let (slot, verdicts) =
                             slot::take(&gate.slot, key.fingerprint, &asks, now.monotonic).unwrap();

@@ -1,0 +1,123 @@
+//! What is refused for a full window or for too much under way, and what never is.
+
+use super::*;
+use protocol::key::{Concurrency, Parent};
+
+#[test]
+fn what_opens_a_connection_has_a_limit_of_its_own_and_takes_nothing_from_calls() {
+    let mut free = record();
+    free.tier = "free".into();
+    let mut gate = Gate::with(document(), free);
+    for _ in 0..3 {
+        gate.method("tools/list").forwarded();
+    }
+    assert_eq!(gate.method("tools/list").refusal().0, 429);
+    for _ in 0..30 {
+        gate.method("initialize").forwarded();
+        gate.method("server/discover").forwarded();
+    }
+    let refused = gate.method("initialize");
+    assert_eq!(refused.header("retry-after").as_deref(), Some("61"));
+    assert!(refused.header("ratelimit-policy").unwrap().starts_with("\"opening-60s\";q=60"));
+    assert_eq!(refused.refusal().0, 429);
+    gate.now_ms += 61_000;
+    for _ in 0..60 {
+        gate.method("initialize").forwarded();
+    }
+    gate.method("tools/list").forwarded();
+}
+
+#[test]
+fn a_full_window_refuses_only_what_starts_work() {
+    let mut free = record();
+    free.tier = "free".into();
+    let mut gate = Gate::with(document(), free);
+    for _ in 0..3 {
+        gate.method("tools/list").forwarded();
+    }
+    let mut message = |body: &str| gate.request("POST", "/mcp", Some(body.as_bytes()));
+    for body in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tasks/cancel","params":{"taskId":"t"}}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#,
+        r#"{"jsonrpc":"2.0","method":"notifications/of_some_extension"}"#,
+        r#"{"jsonrpc":"2.0","id":0,"result":{"action":"accept","content":{}}}"#,
+        r#"{"jsonrpc":"2.0","id":"e","error":{"code":1,"message":"no"}}"#,
+    ] {
+        message(body).forwarded();
+    }
+    for method in ["resources/list", "logging/setLevel", "tasks/get", "tasks/result", "subscriptions/listen"]
+    {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method}).to_string();
+        assert_eq!(message(&body).refusal().0, 429, "{method}");
+    }
+    gate.request("DELETE", "/mcp", None).forwarded();
+    gate.request_with("GET", "/mcp", None, &[("last-event-id", "7")]).forwarded();
+    assert_eq!(gate.request("GET", "/mcp", None).refusal().0, 429);
+    // What is refused for another reason counts, whatever it says that it is.
+    gate.now_ms += 61_000;
+    gate.key =
+        Some(Arc::new(Key::new(KeyRecord { services: Some(vec![]), tier: "free".into(), ..record() })));
+    let statuses = [403, 403, 403, 429];
+    assert_eq!(statuses.map(|_| gate.method("ping").refusal().0), statuses);
+}
+
+#[test]
+fn a_request_asks_to_be_under_way_as_what_it_is() {
+    let mut document = document();
+    document["services"]["ci"]["upgrades"] = json!(true);
+    document["tiers"]["pro"]["concurrency"] = json!({"requests": 7});
+    let concurrency = |requests, streams| Some(Concurrency { requests, streams });
+    let parent =
+        Parent { key_id: KeyId::parse("key_0").unwrap(), limits: vec![], concurrency: concurrency(9, 3) };
+    let own = KeyRecord { concurrency: concurrency(5, 30), parent: Some(parent), ..record() };
+    let mut gate = Gate::with(document, own);
+    let listen = r#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen"}"#;
+    for (method, path, body, header, work, most) in [
+        ("POST", "/mcp", Some(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#), "x", Work::Call, 5),
+        ("POST", "/mcp", Some(r#"{"jsonrpc":"2.0","id":1,"method":"initialize"}"#), "x", Work::Opening, 5),
+        ("POST", "/mcp", Some(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), "x", Work::Nothing, 20),
+        ("POST", "/mcp", Some(listen), "x", Work::Stream, 3),
+        ("GET", "/mcp", None, "x", Work::Stream, 3),
+        ("GET", "/mcp", None, "last-event-id", Work::Resumption, 3),
+        ("DELETE", "/mcp", None, "x", Work::Nothing, 20),
+        ("GET", "/api/p/1", None, "upgrade", Work::Stream, 3),
+        ("GET", "/api/p/1", None, "x", Work::Call, 5),
+    ] {
+        gate.request_with(method, path, body.map(str::as_bytes), &[(header, "1")]).forwarded();
+        let entering = gate.entering.pop().unwrap();
+        assert_eq!((entering.work, entering.most(4)), (work, most), "{method} {body:?} {header}");
+    }
+    gate.entered = Entered::Full { most: 5 };
+    let windows = gate.slot.clone();
+    let refused = gate.call("search", json!({}));
+    assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
+    assert_eq!(refused.refusal().1["error"]["code"], 42901);
+    // A faulty message is no way around.
+    assert_eq!(gate.request("POST", "/mcp", Some(b"{")).refusal().0, 429);
+    assert_eq!(gate.slot, windows);
+}
+
+#[test]
+fn an_id_under_way_in_its_session_is_refused() {
+    let mut gate = Gate::new();
+    let mut entering = |session: &[(&str, &str)], id: &str| {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#);
+        gate.request_with("POST", "/mcp", Some(body.as_bytes()), session).forwarded();
+        gate.entering.pop().unwrap().call
+    };
+    let session = [("mcp-session-id", "s")];
+    let one = entering(&session, "0");
+    assert!(one.is_some());
+    assert_eq!(one, entering(&session, "-0"));
+    assert_ne!(one, entering(&session, "\"0\""));
+    assert_ne!(one, entering(&[("mcp-session-id", "t")], "0"));
+    assert_eq!(entering(&[], "0"), None);
+    gate.entered = Entered::Twin;
+    let (status, answer) = gate.call("search", json!({})).refusal();
+    assert_eq!((status, &answer["error"]["code"], &answer["id"]), (400, &json!(-32600), &json!(7)));
+    gate.entered = Entered::Admitted;
+    // The tool's own window was not touched: it has one permit.
+    gate.call("search", json!({})).forwarded();
+}
