@@ -23,7 +23,7 @@ pub use fields::Fields;
 pub use gate_tools::IssueAnswered;
 pub use limits::SharesAnswered;
 pub use refusal::Reply;
-pub use response::{BodyPlan, End, Finished, ResponsePlan};
+pub use response::{BodyPlan, End, Finished, HELD_BYTES_MAX, ResponsePlan};
 
 use crate::authorize::Denial;
 use crate::credential::{Carrier, Headers};
@@ -45,6 +45,7 @@ use protocol::{Credits, EventId, ReservationId, Timestamp, uuid};
 use quota::Quota;
 use refusal::Refusal;
 use request::Request;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The two clocks, read once for each event.
@@ -493,15 +494,16 @@ impl Exchange {
     }
 
     /// The headers that a request goes upstream with, each instead of all that there are of its name.
-    pub fn headers_to_set(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub fn headers_to_set(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
         // Answers must be read: those of MCP services also to settle calls and to filter lists.
         let is_read = self.rules().is_some_and(|service| service.usage_tokens);
         let own = [
-            is_read.then_some(("accept-encoding", "identity")),
-            self.subject().map(|subject| ("x-agentrelay-tool", subject)),
-            Some(("x-agentrelay-request-id", self.id.as_str())),
+            is_read.then_some(("accept-encoding", Cow::Borrowed("identity"))),
+            self.subject().map(|subject| ("x-agentrelay-tool", fields::escaped(subject))),
+            Some(("x-agentrelay-request-id", Cow::Borrowed(self.id.as_str()))),
         ];
-        own.into_iter().flatten().chain(self.key.iter().flat_map(|key| key.identity()))
+        let identity = self.key.iter().flat_map(|key| key.identity());
+        own.into_iter().flatten().chain(identity.map(|(name, value)| (name, Cow::Borrowed(value))))
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Step {
