@@ -140,6 +140,14 @@ impl Request {
         connection.exchange(self).await
     }
 
+    /// The body, as it is sent behind [`Request::head`] by tests that do so by hand.
+    pub fn body_bytes(&self) -> Vec<u8> {
+        match &self.body {
+            Body::Sized(body) => body.clone(),
+            Body::None | Body::Chunked { .. } => Vec::new(),
+        }
+    }
+
     /// The head as it is sent, for tests that send the rest by hand.
     pub fn head(&self) -> Vec<u8> {
         let mut head = format!("{} ", self.method).into_bytes();

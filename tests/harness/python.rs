@@ -63,6 +63,15 @@ pub async fn client(url: &str, secret: &str, mode: &str, steps: &[Value]) -> Vec
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
+/// Runs a program of `tests`, such as `clients/events`, to its end, and returns what it says.
+pub async fn program(path: &str, arguments: &[&str]) -> Vec<u8> {
+    let running = python(&files::root().join(format!("tests/{path}.py"))).args(arguments).output();
+    let output =
+        in_time("the program in Python", running).await.expect("in time").expect("python can be run");
+    assert!(output.status.success(), "{path}: {output:?}");
+    output.stdout
+}
+
 fn python(script: &Path) -> Command {
     let mut command = Command::new(files::environment().join("bin/python"));
     command.arg(script).stdin(Stdio::null()).process_group(0).kill_on_drop(true);

@@ -44,8 +44,8 @@ pub struct State {
     response: Response,
     /// The answer given here needs nothing on its way back.
     is_answered_whole: bool,
-    /// What a response of [`Response::Replace`] is replaced by; empty once it was sent.
-    replacement: Vec<u8>,
+    /// What a response of [`Response::Replace`] is replaced by; what has come of one of [`Response::Hold`].
+    body: Vec<u8>,
     response_ended: bool,
 }
 
@@ -165,7 +165,12 @@ impl HttpContext for Stream {
             Some((_, status)) => host::read_status(status),
             None => host::status(KIND),
         };
-        let plan = exchange.response_headers(status.unwrap_or(0), &headers, ends, self.worker.now());
+        let (status, now) = (status.unwrap_or(0), self.worker.now());
+        let plan = if exchange.is_answered_by_envoy(status, is_upstreams) {
+            exchange.answered_by_envoy(status, ends, now)
+        } else {
+            exchange.response_headers(status, &headers, ends, now)
+        };
         for (name, value) in plan.set.iter() {
             match value {
                 "" => host::remove_header(MapType::HttpResponseHeaders, name.as_bytes()),
@@ -178,7 +183,7 @@ impl HttpContext for Stream {
             BodyPlan::Hold => (Response::Hold, Action::Pause),
             BodyPlan::Rewrite => (Response::Rewrite, Action::Continue),
             BodyPlan::Replace(bytes) => {
-                state.replacement = bytes;
+                state.body = bytes;
                 (Response::Replace, Action::Continue)
             }
             BodyPlan::Refuse(reply) => {
@@ -196,11 +201,11 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_body(&mut self, bytes: usize, ends: bool) -> Action {
-        let mut state = self.state.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         state.response_ended |= ends;
         let response = state.response;
         if response == Response::Replace {
-            let bytes = std::mem::take(&mut state.replacement);
+            let bytes = std::mem::take(&mut state.body);
             // If it can't be replaced, Envoy's own text passes; it tells no secret.
             let _ = host::replace_buffer(BufferType::HttpResponseBody, &bytes);
         }
@@ -212,8 +217,17 @@ impl HttpContext for Stream {
             Response::Pass | Response::Replace => {}
             Response::Watch if bytes > 0 => exchange.watch(&host::buffer(BufferType::HttpResponseBody)),
             Response::Watch => {}
-            Response::Hold if ends => return filter_held(&self.worker, exchange),
-            Response::Hold => return Action::Pause,
+            Response::Hold => {
+                if bytes > 0 {
+                    // Not in Envoy's buffer: when that is full, Envoy answers in its own words, and no filter hears of it.
+                    state.body.extend_from_slice(&host::buffer(BufferType::HttpResponseBody));
+                    let _ = host::replace_buffer(BufferType::HttpResponseBody, b"");
+                }
+                if ends || state.body.len() > exchange::HELD_BYTES_MAX {
+                    return filter_held(&self.worker, exchange, &std::mem::take(&mut state.body));
+                }
+                return Action::Pause;
+            }
             Response::Rewrite => {
                 let chunk = if bytes > 0 { host::buffer(BufferType::HttpResponseBody) } else { Vec::new() };
                 exchange.watch(&chunk);
@@ -233,11 +247,12 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
-        let mut state = self.state.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         state.response_ended = true;
-        let is_held = state.response == Response::Hold;
         match &mut state.exchange {
-            Some(exchange) if is_held => filter_held(&self.worker, exchange),
+            Some(exchange) if state.response == Response::Hold => {
+                filter_held(&self.worker, exchange, &std::mem::take(&mut state.body))
+            }
             _ => Action::Continue,
         }
     }
@@ -377,7 +392,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
                 host::remove_header(MapType::HttpRequestHeaders, name.as_bytes());
             }
             for (name, value) in exchange.headers_to_set() {
-                host::set_header(MapType::HttpRequestHeaders, name, value);
+                host::set_header(MapType::HttpRequestHeaders, name, &value);
             }
             for (reservation_id, ttl_seconds) in exchange.reservations() {
                 worker.watch_reservation(reservation_id, ttl_seconds);
@@ -431,19 +446,16 @@ fn let_go(worker: &Worker, state: &mut State) {
     }
 }
 
-/// Replaces a held answer by what the key may see of it.
-fn filter_held(worker: &Worker, exchange: &mut Exchange) -> Action {
-    let body = host::buffer(BufferType::HttpResponseBody);
-    match exchange.filter_whole(&body, worker.now()) {
+/// Lets what the key may see of a held answer go on.
+fn filter_held(worker: &Worker, exchange: &mut Exchange, body: &[u8]) -> Action {
+    match exchange.filter_whole(body, worker.now()) {
         Ok(filtered) => {
-            let length = filtered.as_ref().unwrap_or(&body).len();
-            let is_replaced = filtered
-                .is_none_or(|bytes| host::replace_buffer(BufferType::HttpResponseBody, &bytes).is_ok());
-            if !is_replaced {
+            let seen = filtered.as_deref().unwrap_or(body);
+            if host::replace_buffer(BufferType::HttpResponseBody, seen).is_err() {
                 host::reset_response();
                 return Action::Pause;
             }
-            host::set_header(MapType::HttpResponseHeaders, "content-length", &length.to_string());
+            host::set_header(MapType::HttpResponseHeaders, "content-length", &seen.len().to_string());
             Action::Continue
         }
         Err(reply) => {
@@ -451,6 +463,11 @@ fn filter_held(worker: &Worker, exchange: &mut Exchange) -> Action {
             Action::Pause
         }
     }
+}
+
+/// True if a response is the upstream's, and not one that Envoy gives in its place.
+fn is_upstreams() -> bool {
+    host::property(&["response", "code_details"]).is_none_or(|details| details == b"via_upstream")
 }
 
 /// How an exchange ended. What breaks off a response is the upstream only where Envoy says so: a client that leaves, and

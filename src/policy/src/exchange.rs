@@ -26,7 +26,7 @@ pub use gate_tools::IssueAnswered;
 pub use limits::SharesAnswered;
 pub use refusal::Reply;
 pub use request::{is_reserved_header, is_reserved_trailer};
-pub use response::{BodyPlan, End, Finished, ResponsePlan};
+pub use response::{BodyPlan, End, Finished, HELD_BYTES_MAX, ResponsePlan};
 pub use under_way::{CallId, Entered, Entering, Work};
 
 use crate::authorize::Denial;
@@ -50,6 +50,7 @@ use quota::Quota;
 use refusal::Refusal;
 use request::Request;
 use session::Session;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The two clocks, read once for each event.
@@ -478,16 +479,17 @@ impl Exchange {
     }
 
     /// The headers that a request goes upstream with, each instead of all that there are of its name.
-    pub fn headers_to_set(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub fn headers_to_set(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
         // Answers must be read: those of MCP services also to settle calls and to filter lists.
         let is_read = self.rules().is_some_and(|service| service.usage_tokens);
         let own = [
-            is_read.then_some(("accept-encoding", "identity")),
-            self.subject().map(|subject| ("x-agentrelay-tool", subject)),
-            Some(("x-agentrelay-request-id", self.id.as_str())),
-            self.session.header_to_set(),
+            is_read.then_some(("accept-encoding", Cow::Borrowed("identity"))),
+            self.subject().map(|subject| ("x-agentrelay-tool", fields::escaped(subject))),
+            Some(("x-agentrelay-request-id", Cow::Borrowed(self.id.as_str()))),
+            self.session.header_to_set().map(|(name, id)| (name, Cow::Borrowed(id))),
         ];
-        own.into_iter().flatten().chain(self.key.iter().flat_map(|key| key.identity()))
+        let identity = self.key.iter().flat_map(|key| key.identity());
+        own.into_iter().flatten().chain(identity.map(|(name, value)| (name, Cow::Borrowed(value))))
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Step {

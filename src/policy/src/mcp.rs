@@ -160,7 +160,12 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
         .ok()
         .and_then(json::object)
         .ok_or_else(|| Fault::new(INVALID_REQUEST, "the body is not a JSON-RPC message object"))?;
-    let id = envelope.id.map(sound_id).transpose()?;
+    let id = match (envelope.id, envelope.method) {
+        (Some(id), Some(_)) => Some(sound_id(id)?),
+        // The id of an answer is the server's own, and null where the client could not read it.
+        (Some(id), None) => sound_id(id).ok(),
+        (None, _) => None,
+    };
     read(&envelope, headers, id.is_some())
         .map(|call| Message { id: id.clone().filter(|_| call != Call::Response), call })
         .map_err(|fault| Fault { id, ..fault })
@@ -182,13 +187,14 @@ fn read(envelope: &Envelope<'_>, headers: &Headers<'_>, has_id: bool) -> Result<
         return Err(Fault::new(INVALID_REQUEST, "`jsonrpc` must be \"2.0\""));
     }
     let Some(method) = envelope.method else {
-        let is_response = envelope.result.is_some() != envelope.error.is_some();
-        return match is_response && has_id && envelope.params.is_none() {
+        let is_said = |part: Option<&RawValue>| part.is_some_and(|part| part.get() != "null");
+        let is_response = envelope.result.is_some() || envelope.error.is_some();
+        let is_both = is_said(envelope.result) && is_said(envelope.error);
+        return match is_response && !is_both && envelope.params.is_none() {
             true => Ok(Call::Response),
-            false => Err(Fault::new(
-                INVALID_REQUEST,
-                "a message has a `method`, or an `id` and one of `result` and `error`",
-            )),
+            false => {
+                Err(Fault::new(INVALID_REQUEST, "a message has a `method`, or one of `result` and `error`"))
+            }
         };
     };
     if envelope.result.is_some() || envelope.error.is_some() {

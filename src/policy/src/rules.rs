@@ -247,13 +247,16 @@ impl Service {
         }
     }
 
+    /// The path without a last slash: with it or without, it is the same service's.
+    pub(crate) fn base(&self) -> &str {
+        self.path.strip_suffix('/').unwrap_or(&self.path)
+    }
+
     fn serves(&self, host: &[u8], path: &[u8]) -> bool {
-        let path_ok = match (path.strip_prefix(self.path.as_bytes()), &self.kind) {
+        let path_ok = match (path.strip_prefix(self.base().as_bytes()), &self.kind) {
             (None, _) => false,
-            (Some(rest), ServiceKind::Mcp(_)) => rest.is_empty(),
-            (Some(rest), ServiceKind::Http(_)) => {
-                rest.is_empty() || rest.starts_with(b"/") || self.path.ends_with('/')
-            }
+            (Some(rest), ServiceKind::Mcp(_)) => matches!(rest, b"" | b"/"),
+            (Some(rest), ServiceKind::Http(_)) => rest.is_empty() || rest.starts_with(b"/"),
         };
         path_ok && self.has_host(host)
     }

@@ -12,6 +12,7 @@ use super::{
 };
 use super::{quota, response};
 use crate::credential::Headers;
+use crate::document::Refusals;
 use crate::json;
 use crate::mcp::Envelope;
 use crate::mcp::answer::{Form, Reader};
@@ -103,6 +104,24 @@ impl Batch {
         })
     }
 
+    /// What Envoy's own answer means for each message that wants one, beside what the gate itself answers.
+    pub(super) fn failed_by(&self, refusal: &Refusal, id: &EventId) -> Reply {
+        let said = |message_id| refusal.clone().reply(Refusals::McpHttp, message_id, false, id);
+        let wanted = self.elements.iter().filter(|element| element.wants_answer);
+        let texts: Vec<Vec<u8>> = wanted
+            .map(|element| match &element.reply {
+                Some(reply) => reply.body.clone(),
+                None => said(element.exchange.message_id.as_deref()).body,
+            })
+            .collect();
+        let reply = said(None);
+        if texts.is_empty() {
+            reply
+        } else {
+            Reply { body: [b"[", texts.join(&b',').as_slice(), b"]"].concat(), ..reply }
+        }
+    }
+
     /// What is left of each message that was decided.
     pub(super) fn finish(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
         let decided = self.exchanges().take(self.at.saturating_add(1));
@@ -113,7 +132,8 @@ impl Batch {
         let envelope: Envelope<'_> =
             json::object(message).filter(|_| list::is_clear(message)).ok_or(Unreadable)?;
         let is_of_all = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
-        if envelope.method.is_some() || is_of_all {
+        let is_no_answer = envelope.result.is_none() && envelope.error.is_none();
+        if envelope.method.is_some() || is_of_all || is_no_answer {
             // Its own, or an error of the whole batch.
             return if envelope.result.is_some() { Err(Unreadable) } else { Ok(Heard::Own) };
         }

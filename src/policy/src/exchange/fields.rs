@@ -1,5 +1,7 @@
 //! Header fields that are written for one response.
 
+use std::borrow::Cow;
+
 /// Names and values. The values stand in one text, because there are five on every response.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Fields {
@@ -46,4 +48,14 @@ impl Fields {
     pub(super) fn append(&mut self, others: &Fields) {
         others.iter().for_each(|(name, value)| self.push(name, value));
     }
+}
+
+/// A name as a header may hold it: what is not printable ASCII, and `%`, as the percent escapes of its UTF-8.
+pub(super) fn escaped(name: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
+    if name.bytes().all(is_plain) {
+        return Cow::Borrowed(name);
+    }
+    let escape = |byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    Cow::Owned(name.bytes().map(escape).collect())
 }

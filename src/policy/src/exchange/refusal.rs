@@ -55,6 +55,8 @@ mod code {
     pub(super) const BODY_TOO_LARGE: i32 = 41301;
     pub(super) const RATE_LIMITED: i32 = 42901;
     pub(super) const UPSTREAM_UNREADABLE: i32 = 50201;
+    /// Behind the HTTP status, as in 50302.
+    pub(super) const UPSTREAM_AWAY: i32 = 2;
     pub(super) const UNAVAILABLE: i32 = 50301;
     pub(super) const INVALID_REQUEST: i32 = -32600;
     pub(super) const METHOD_NOT_FOUND: i32 = -32601;
@@ -320,6 +322,19 @@ impl Refusal {
     /// True for a request that is wrong in itself, which is said before anything is looked for.
     pub(super) fn is_of_form(&self) -> bool {
         matches!(self.status, 400 | 405)
+    }
+
+    /// What Envoy answers itself: the upstream is away, or the request broke a bound of Envoy's own.
+    pub(super) fn by_envoy(status: u16, went_upstream: bool) -> Refusal {
+        let refusal = if went_upstream {
+            let detail = "no answer came from what is behind the gate; nothing was charged; retry later";
+            let code = code::UPSTREAM_AWAY.saturating_add(i32::from(status).saturating_mul(100));
+            Refusal::new(Outcome::UpstreamError, status, code, "Upstream unavailable", detail)
+        } else {
+            let detail = "the request did not arrive whole in time, or breaks a bound of the gate";
+            Refusal { status, ..Refusal::invalid_request(detail.to_owned()) }
+        };
+        Refusal { retry_after_seconds: (status == 503).then_some(OUTAGE_RETRY_SECONDS), ..refusal }
     }
 
     /// As it is said within a session, where 404 means that the session is over: clients would begin another, and show

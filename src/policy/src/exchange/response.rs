@@ -17,6 +17,9 @@ use protocol::Credits;
 use protocol::audit::{Decision, Outcome, UsageTokens};
 use protocol::filter::Settlement;
 
+/// The most of a response that is held.
+pub const HELD_BYTES_MAX: usize = BODY_BYTES_MAX as usize;
+
 /// How far the response has come.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -135,14 +138,42 @@ impl Exchange {
         let mut set = Fields::for_response();
         self.add_rate_headers(&mut set);
         self.sign_session(headers, &mut set, now);
-        // Also where this gate has refused already: Envoy may have been first.
-        if status == 413 && !ends && !self.is_forwarded() {
-            let reply = self.too_large();
-            set.append(&reply.headers);
-            set.push("content-length", &reply.body.len().to_string());
-            return ResponsePlan { set, body: BodyPlan::Replace(reply.body) };
-        }
         ResponsePlan { set, body: self.body_plan(status, headers, ends) }
+    }
+
+    /// True if Envoy itself may be the one that answers with this status; `is_upstreams` then says for certain whether
+    /// a forwarded request was answered by its upstream.
+    pub fn is_answered_by_envoy(&self, status: u16, is_upstreams: impl FnOnce() -> bool) -> bool {
+        match self.phase {
+            _ if status < 400 => false,
+            Phase::Forwarded(_) => !is_upstreams(),
+            // Where this gate has refused already, Envoy may have been first with a body that outgrew its buffer.
+            Phase::Refused(_) => status == 413,
+            _ => true,
+        }
+    }
+
+    /// Envoy itself has answered: its status stays, and its text is said in the service's form.
+    pub fn answered_by_envoy(&mut self, status: u16, ends: bool, now: Now) -> ResponsePlan {
+        let ResponsePlan { mut set, .. } = self.response_headers(status, &[], true, now);
+        let (form, bytes_max) = self
+            .rules()
+            .map_or((Refusals::Http, BODY_BYTES_MAX), |service| (service.refusals, service.body_bytes_max));
+        let refusal = match status {
+            413 => Refusal::body_too_large(bytes_max),
+            _ => Refusal::by_envoy(status, self.is_forwarded()),
+        };
+        let mut reply = match &self.batch {
+            Some(batch) if self.is_forwarded() => batch.failed_by(&refusal, &self.id),
+            _ => refusal.reply(form, self.message_id.as_deref(), false, &self.id),
+        };
+        if ends {
+            reply.headers.append(&set);
+            return ResponsePlan { set, body: BodyPlan::Refuse(reply) };
+        }
+        set.append(&reply.headers);
+        set.push("content-length", &reply.body.len().to_string());
+        ResponsePlan { set, body: BodyPlan::Replace(reply.body) }
     }
 
     fn body_plan(&mut self, status: u16, headers: &Headers<'_>, ends: bool) -> BodyPlan {
@@ -187,6 +218,8 @@ impl Exchange {
 
     /// The whole of a held body: what to send in its place, `None` for the same.
     pub fn filter_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
+        // Of one that is too large the end has not come, and nothing can be read of it.
+        let body = if body.len() > HELD_BYTES_MAX { &[] } else { body };
         if self.batch.is_some() {
             return self.batch_whole(body, now);
         }
@@ -348,14 +381,6 @@ impl Exchange {
                 Listed::Resource(uri) | Listed::Template(uri) => service.resources.as_ref()?.resource(uri),
             };
         Some(rule.is_some_and(|rule| authorize::reading(key, service, &[rule], now.wall).denial.is_none()))
-    }
-
-    /// Envoy's own refusal of a body that grew beyond its buffer while the request was held, in the service's form.
-    fn too_large(&self) -> Reply {
-        let (form, bytes_max) = self
-            .rules()
-            .map_or((Refusals::Http, BODY_BYTES_MAX), |service| (service.refusals, service.body_bytes_max));
-        Refusal::body_too_large(bytes_max).reply(form, self.message_id.as_deref(), false, &self.id)
     }
 
     /// Envoy does not show the filter a reply that it sends from the response's way back, so this one carries its

@@ -225,13 +225,15 @@ fn a_priced_call_is_reserved_at_the_arguments_price_and_tells_upstream_who_calle
     let (exchange, _) = gate.call("draw", json!({"q": "b"})).forwarded();
     assert_eq!(gate.reserved[0].credits.get(), 40);
     assert_eq!(gate.reserved[0].tool, "draw");
-    let set = |name: &str| exchange.headers_to_set().find(|(own, _)| *own == name).map(|(_, value)| value);
-    assert_eq!(set("x-agentrelay-key-id"), Some("key_1"));
-    assert_eq!(set("x-agentrelay-tenant-id"), Some("ten_1"));
-    assert_eq!(set("x-agentrelay-tier"), Some("pro"));
-    assert_eq!(set("x-agentrelay-scopes"), Some("read generate"));
-    assert_eq!(set("x-agentrelay-tool"), Some("draw"));
-    assert_eq!(set("x-agentrelay-request-id"), Some(exchange.id().as_str()));
+    let set = |name: &str| {
+        exchange.headers_to_set().find(|(own, _)| *own == name).map(|(_, value)| value.into_owned())
+    };
+    assert_eq!(set("x-agentrelay-key-id").as_deref(), Some("key_1"));
+    assert_eq!(set("x-agentrelay-tenant-id").as_deref(), Some("ten_1"));
+    assert_eq!(set("x-agentrelay-tier").as_deref(), Some("pro"));
+    assert_eq!(set("x-agentrelay-scopes").as_deref(), Some("read generate"));
+    assert_eq!(set("x-agentrelay-tool").as_deref(), Some("draw"));
+    assert_eq!(set("x-agentrelay-request-id"), Some(exchange.id().to_string()));
     assert_eq!(set("x-agentrelay-agent-id"), None);
     assert!(exchange.headers_to_remove().any(|name| name == "authorization"));
 }

@@ -91,6 +91,15 @@ pub(crate) fn is_clear(message: &str) -> bool {
     json::names_once(message, &["id", "method", "result", "error"])
 }
 
+/// True if some client could find a list in these data, however wrong they are as JSON.
+pub(super) fn may_list(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let text = json::fold(text);
+    // An escape may stand for a letter of a name.
+    text.trim_ascii_start().starts_with(['{', '['])
+        && ["\\", "tools", "prompts", "resources", "resourcetemplates"].iter().any(|part| text.contains(part))
+}
+
 /// Filters what a server sends: a JSON-RPC message, or an array of them. `None` where there is no list in it, or nothing
 /// has to change.
 pub fn filter(sent: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadable> {

@@ -46,6 +46,10 @@ fn each_kind_of_message_is_recognised() {
         ),
         (r#"{"jsonrpc":"2.0","method":"notifications/new"}"#, Call::Awaited("notifications/*")),
         (r#"{"jsonrpc":"2.0","id":5,"result":{}}"#, Call::Response),
+        (r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"x"}}"#, Call::Response),
+        (r#"{"jsonrpc":"2.0","error":{"code":-32700,"message":"x"}}"#, Call::Response),
+        (r#"{"jsonrpc":"2.0","id":5,"result":{},"error":null}"#, Call::Response),
+        (r#"{"jsonrpc":"2.0","id":1.5,"result":null}"#, Call::Response),
         (r#"{"jsonrpc":"2.0","id":5,"method":"tools/exec"}"#, Call::Unknown("tools/exec".into())),
     ] {
         assert_eq!(classified(body), Ok(expected), "{body}");

@@ -63,7 +63,7 @@ impl Compiler {
             tiers.insert(name.clone(), Tier { name, rank: tier.rank, limits, openings, concurrency });
         }
         // The most specific path decides, and of equal ones the one that names its hosts.
-        let rank = |service: &Service| (service.path.len(), !service.hosts.is_empty());
+        let rank = |service: &Service| (service.base().len(), !service.hosts.is_empty());
         let mut services = Vec::with_capacity(document.services.len());
         for (name, service) in document.services {
             let service = self.service(name, service, &document.risks, &tiers);
@@ -95,7 +95,7 @@ impl Compiler {
         if !is_plain_path(&service.path) {
             self.fault(
                 &format!("{path}.path"),
-                "begin with `/`, without `//`, dot segments, `;`, `%`, `?` or a trailing `/`",
+                "begin with `/`, without `//`, dot segments, `;`, `%` or `?`",
             );
         }
         let refusals = service.refusals.unwrap_or(match service.kind {
@@ -215,12 +215,12 @@ impl Compiler {
         tiers: &BTreeMap<String, Tier>,
     ) -> Tool {
         if kind == document::ServiceKind::Mcp {
-            let shape_ok = (1..=128).contains(&name.len())
-                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+            let shape_ok = (1..=128).contains(&name.chars().count())
+                && !name.contains(|letter: char| letter.is_whitespace() || letter.is_control());
             if !shape_ok {
                 self.fault(
                     path,
-                    "an MCP tool's name is 1 to 128 characters of A-Z, a-z, 0-9, `_`, `.` and `-`",
+                    "an MCP tool's name is 1 to 128 characters without blanks and control characters",
                 );
             }
             if tool.resource.is_some() {
@@ -396,7 +396,6 @@ fn scope_rule(risk: Risk, risks: &document::Risks) -> ScopeRule {
 /// A path that every server reads alike.
 fn is_plain_path(path: &str) -> bool {
     path.starts_with('/')
-        && (path == "/" || !path.ends_with('/'))
         && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"%;?#\\{}".contains(&byte))
         && !path.split('/').skip(1).any(|segment| matches!(segment, "." | ".."))
         && !path.contains("//")

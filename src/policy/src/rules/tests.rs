@@ -75,7 +75,12 @@ fn every_fault_names_its_path() {
         ("/tiers/a b", json!({"rank": 1}), "tiers.a b: a name"),
         ("/risks/read_only", json!({}), "risks.read_only: missing field `scope`"),
         ("/services/studio/kind", json!("grpc"), "services.studio.kind: unknown variant"),
-        ("/services/studio/path", json!("/mcp/"), "services.studio.path: begin with"),
+        ("/services/studio/path", json!("/mcp//"), "services.studio.path: begin with"),
+        (
+            "/services/studio/tools/a\u{a0}b",
+            json!({"risk": "read_only"}),
+            "services.studio.tools.a\u{a0}b: an MCP tool's name",
+        ),
         ("/services/studio/path", json!("/a/../mcp"), "services.studio.path: begin with"),
         ("/services/studio/body_bytes_max", json!(9), "services.studio.body_bytes_max: from"),
         ("/services/studio/upgrades", json!(true), "services.studio.upgrades: an MCP"),

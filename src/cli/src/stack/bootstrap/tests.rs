@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod manifests;
+
 fn rendered(upstream: &str) -> Value {
     render(&Settings {
         node_id: "gate-7",
@@ -55,44 +57,4 @@ fn a_tls_upstream_is_verified_by_its_name() {
         field(&mut bootstrap, ROUTE).unwrap().get("host_rewrite_literal").unwrap(),
         "tools.example.com"
     );
-}
-
-/// The filter and the ledger's cluster as a manifest for Kubernetes writes them, anywhere in its documents.
-fn parts(manifest: &str) -> Vec<Value> {
-    fn collect(value: &Value, into: &mut Vec<Value>) {
-        match value {
-            Value::Mapping(mapping) => {
-                let name = value.get("name").and_then(Value::as_str);
-                let is_filter = name == Some("agentrelay") && mapping.contains_key("typed_config");
-                let is_cluster = name == Some("agentrelay_ledger") && mapping.contains_key("load_assignment");
-                if is_filter || is_cluster {
-                    into.push(value.clone());
-                }
-                mapping.values().for_each(|value| collect(value, into));
-            }
-            Value::Sequence(items) => items.iter().for_each(|item| collect(item, into)),
-            _ => {}
-        }
-    }
-    let mut found = Vec::new();
-    for document in serde_yaml_ng::Deserializer::from_str(manifest) {
-        collect(&serde::Deserialize::deserialize(document).unwrap(), &mut found);
-    }
-    found
-}
-
-#[test]
-fn the_manifests_for_kubernetes_run_the_filter_as_the_shipped_file_does() {
-    let mut shipped = parts(SHIPPED);
-    *field(&mut shipped[0], "typed_config/config/vm_config/code/local/filename").unwrap() =
-        "/etc/agentrelay/agentrelay.wasm".into();
-    let address = format!("{ENDPOINT}/address/socket_address/address");
-    *field(&mut shipped[1], &address).unwrap() = "agentrelay-ledger.agentrelay.svc.cluster.local".into();
-
-    for manifest in [
-        include_str!("../../../../../envoy/istio.yaml"),
-        include_str!("../../../../../envoy/envoy-gateway.yaml"),
-    ] {
-        assert_eq!(parts(manifest), shipped);
-    }
 }

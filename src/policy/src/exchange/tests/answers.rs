@@ -166,7 +166,9 @@ fn lists_show_only_what_the_key_may_call() {
     read_only.scopes = vec!["read".into()];
     let mut gate = Gate::with(document(), read_only);
     let (mut exchange, _) = gate.method("tools/list").forwarded();
-    assert!(exchange.headers_to_set().any(|set| set == ("accept-encoding", "identity")));
+    assert!(
+        exchange.headers_to_set().any(|(name, value)| (name, &*value) == ("accept-encoding", "identity"))
+    );
     let json: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
     assert_eq!(exchange.response_headers(200, &json, false, gate.now()).body, BodyPlan::Hold);
     let list = br#"{"id":1,"result":{"tools":[{"name":"draw"},{"name":"search"},{"name":"other"}]}}"#;
@@ -208,11 +210,50 @@ fn a_body_that_outgrew_envoys_buffer_is_refused_in_the_services_form() {
         [(b":method", b"POST"), (b":path", b"/mcp"), (b"authorization", bearer.as_bytes())];
     let id = EventId::parse("e").unwrap();
     let (mut exchange, _) = Exchange::begin(gate.policy.clone(), id, &headers, false, gate.now());
-    let plan = exchange.response_headers(413, &[(b"content-type", b"text/plain")], false, gate.now());
+    assert!(exchange.is_answered_by_envoy(413, || true));
+    let plan = exchange.answered_by_envoy(413, false, gate.now());
     let BodyPlan::Replace(body) = plan.body else { panic!("{:?}", plan.body) };
     assert!(plan.set.iter().any(|set| set == ("content-length", &body.len().to_string())));
     assert!(plan.set.iter().any(|set| set == ("content-type", "application/json")));
     assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["code"], 41301);
     let finished = exchange.finish(End::Complete, "e", gate.now());
     assert_eq!(finished.decision.outcome, Outcome::InvalidRequest);
+}
+
+#[test]
+fn envoys_own_answers_are_told_from_the_upstreams_and_refund() {
+    let mut gate = Gate::new();
+    for (status, code) in [(503, 50302), (504, 50402), (404, 40402)] {
+        let (mut exchange, _) = gate.call("draw", json!({"q": "a"})).forwarded();
+        assert!(!exchange.is_answered_by_envoy(status, || true));
+        assert!(!exchange.is_answered_by_envoy(200, || false));
+        assert!(exchange.is_answered_by_envoy(status, || false));
+        // Without a body there is nothing to replace.
+        let BodyPlan::Refuse(bare) = exchange.answered_by_envoy(status, true, gate.now()).body else {
+            panic!("the body stays as it is")
+        };
+        let plan = exchange.answered_by_envoy(status, false, gate.now());
+        assert_eq!(plan.body, BodyPlan::Replace(bare.body.clone()));
+        assert!(plan.set.iter().any(|(name, _)| name == "ratelimit"));
+        let error = &serde_json::from_slice::<Value>(&bare.body).unwrap()["error"];
+        assert_eq!((bare.status, &error["code"]), (status, &json!(code)));
+        assert_eq!(error["data"]["reason"], "upstream_error");
+        let finished = exchange.finish(End::Complete, "e", gate.now());
+        assert_eq!(finished.decision.outcome, Outcome::UpstreamError);
+        assert_eq!(finished.decision.credits, Credits::ZERO);
+    }
+}
+
+#[test]
+fn a_held_list_that_is_too_large_is_a_502() {
+    let mut gate = Gate::new();
+    let (mut exchange, _) = gate.method("tools/list").forwarded();
+    let headers: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
+    assert_eq!(exchange.response_headers(200, &headers, false, gate.now()).body, BodyPlan::Hold);
+    let mut body = br#"{"result":{"tools":[]}}"#.to_vec();
+    assert_eq!(exchange.filter_whole(&body, gate.now()), Ok(None));
+    body.resize(HELD_BYTES_MAX + 1, b' ');
+    let reply = exchange.filter_whole(&body, gate.now()).unwrap_err();
+    assert_eq!(reply.status, 502);
+    assert!(reply.headers.iter().any(|(name, _)| name == "ratelimit"));
 }

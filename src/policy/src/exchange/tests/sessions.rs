@@ -20,7 +20,7 @@ const SENT: [(&str, Option<&[u8]>); 7] = [
 fn upstream(exchange: &Exchange) -> (Option<String>, bool) {
     let set = exchange.headers_to_set().find(|(name, _)| *name == "mcp-session-id");
     let is_removed = exchange.headers_to_remove().any(|name| name == "mcp-session-id");
-    (set.map(|(_, value)| value.to_owned()), is_removed)
+    (set.map(|(_, value)| value.into_owned()), is_removed)
 }
 
 #[test]
