@@ -53,7 +53,9 @@ fn a_full_window_refuses_only_what_starts_work() {
         assert_eq!(message(&body).refusal().0, 429, "{method}");
     }
     gate.request("DELETE", "/mcp", None).forwarded();
-    gate.request_with("GET", "/mcp", None, &[("last-event-id", "7")]).forwarded();
+    let session = gate.session("s");
+    let resumed = [("last-event-id", "7"), ("mcp-session-id", session.as_str())];
+    gate.request_with("GET", "/mcp", None, &resumed).forwarded();
     assert_eq!(gate.request("GET", "/mcp", None).refusal().0, 429);
     // What is refused for another reason counts, whatever it says that it is.
     gate.now_ms += 61_000;
@@ -74,6 +76,7 @@ fn a_request_asks_to_be_under_way_as_what_it_is() {
     let own = KeyRecord { concurrency: concurrency(5, 30), parent: Some(parent), ..record() };
     let mut gate = Gate::with(document, own);
     let listen = r#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen"}"#;
+    let session = gate.session("s");
     for (method, path, body, header, work, most) in [
         ("POST", "/mcp", Some(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#), "x", Work::Call, 5),
         ("POST", "/mcp", Some(r#"{"jsonrpc":"2.0","id":1,"method":"initialize"}"#), "x", Work::Opening, 5),
@@ -85,7 +88,8 @@ fn a_request_asks_to_be_under_way_as_what_it_is() {
         ("GET", "/api/p/1", None, "upgrade", Work::Stream, 3),
         ("GET", "/api/p/1", None, "x", Work::Call, 5),
     ] {
-        gate.request_with(method, path, body.map(str::as_bytes), &[(header, "1")]).forwarded();
+        let headers = [(header, "1"), ("mcp-session-id", session.as_str())];
+        gate.request_with(method, path, body.map(str::as_bytes), &headers).forwarded();
         let entering = gate.entering.pop().unwrap();
         assert_eq!((entering.work, entering.most(4)), (work, most), "{method} {body:?} {header}");
     }
@@ -102,17 +106,18 @@ fn a_request_asks_to_be_under_way_as_what_it_is() {
 #[test]
 fn an_id_under_way_in_its_session_is_refused() {
     let mut gate = Gate::new();
+    let (one, other) = (gate.session("s"), gate.session("t"));
     let mut entering = |session: &[(&str, &str)], id: &str| {
         let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#);
         gate.request_with("POST", "/mcp", Some(body.as_bytes()), session).forwarded();
         gate.entering.pop().unwrap().call
     };
-    let session = [("mcp-session-id", "s")];
+    let session = [("mcp-session-id", one.as_str())];
     let one = entering(&session, "0");
     assert!(one.is_some());
     assert_eq!(one, entering(&session, "-0"));
     assert_ne!(one, entering(&session, "\"0\""));
-    assert_ne!(one, entering(&[("mcp-session-id", "t")], "0"));
+    assert_ne!(one, entering(&[("mcp-session-id", other.as_str())], "0"));
     assert_eq!(entering(&[], "0"), None);
     gate.entered = Entered::Twin;
     let (status, answer) = gate.call("search", json!({})).refusal();
