@@ -265,24 +265,6 @@ impl AlsoUnseen for Response {
 }
 
 #[test]
-fn a_method_that_opens_a_connection_is_counted_but_never_refused() {
-    run(async {
-        let gate = Gate::shared().await;
-        let agent = gate.agent("free").await;
-        let (passed, _) = exhaust(&agent).await;
-        assert_eq!(passed, FREE);
-        for opening in [mcp::initialize(), mcp::request("server/discover", serde_json::json!({}))] {
-            let response = agent.call(&opening).await;
-            assert_eq!(response.status, 200, "{opening}: {response:?}");
-            assert_eq!(response.rate().remaining, 0);
-        }
-        let fresh = gate.agent("free").await;
-        assert_eq!(fresh.call(&mcp::initialize()).await.rate().remaining, 19, "it is counted");
-        agent.call(&mcp::list()).await.assert_refused(429, "rate_limited");
-    });
-}
-
-#[test]
 fn refused_requests_take_no_permit_of_the_tools_window() {
     run(async {
         let gate = Gate::shared().await;
