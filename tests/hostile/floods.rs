@@ -4,8 +4,9 @@ use super::caller;
 use harness::agent::unknown_secret;
 use harness::clock::eventually;
 use harness::gate::at_once;
+use harness::http1::Connection;
 use harness::http2::Http2;
-use harness::{Gate, mcp, run, stats, wait};
+use harness::{Gate, Request, mcp, run, stats, wait};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,4 +114,52 @@ fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
         assert!(gate.ledger_calls("/filter/v1/resolve").await <= resolves);
         assert!(stats::ledger(gate.ledger_address).await.contains("agentrelay_ledger"));
     });
+}
+
+/// Requests of one key whose bodies never end, and requests with large heads, hold no more than a key may.
+#[test]
+fn what_one_key_leaves_unfinished_takes_bounded_memory() {
+    const UNFINISHED: usize = 3000;
+    run(async {
+        let gate = Gate::options().start().await;
+        let (greedy, other) = (caller(&gate).await, caller(&gate).await);
+        gate.learn(&greedy).await;
+        gate.learn(&other).await;
+        for (head_bytes, body_bytes) in [(0, 15_000), (40_000, 1_000)] {
+            let before = resident_bytes(gate.envoy.pid());
+            let mut connections = Vec::with_capacity(UNFINISHED);
+            for _ in 0..UNFINISHED {
+                let request = greedy
+                    .with_key(Request::post(mcp::PATH))
+                    .header("content-type", "application/json")
+                    .header("content-length", "16000")
+                    .header("x-large", "x".repeat(head_bytes));
+                let mut connection = Connection::open(gate.address).await;
+                // What is refused early is closed, perhaps before all of it is written.
+                let _ = connection.write(&[request.head(), vec![b' '; body_bytes]].concat()).await;
+                connections.push(connection);
+            }
+            let mut refused = 0;
+            for connection in &mut connections[UNFINISHED - 500..] {
+                let answer = connection.response().await.unwrap();
+                answer.assert_refused(429, "rate_limited");
+                refused += 1;
+            }
+            assert_eq!(refused, 500);
+            let grown = resident_bytes(gate.envoy.pid()).saturating_sub(before);
+            eprintln!("{UNFINISHED} unfinished requests of {head_bytes} and {body_bytes} bytes took {grown}");
+            assert!(grown < 48 << 20, "memory grew by {grown} bytes");
+            // A key that holds so much can still open a connection, and others notice nothing.
+            assert_eq!(greedy.call(&mcp::initialize()).await.status, 200);
+            other.call(&mcp::search()).await.assert_allowed();
+            drop(connections);
+        }
+        gate.assert_healthy().await;
+    });
+}
+
+fn resident_bytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }

@@ -23,6 +23,9 @@ use std::sync::Arc;
 /// to come back after it, because by then all that it holds is decided.
 const BODY_SECONDS_MAX: u64 = 30;
 
+/// What Envoy takes for a stream beside its head and body, measured as about that much.
+const STREAM_BYTES: u64 = 8 << 10;
+
 /// The context of one stream.
 pub struct Stream {
     id: u32,
@@ -35,6 +38,8 @@ pub struct Stream {
 pub struct State {
     exchange: Option<Exchange>,
     gate: Gate,
+    /// What Envoy keeps of a stream while its head waits.
+    head_bytes: u64,
     body_bytes: u64,
     body_ended: bool,
     /// Set while the body is being held for a decision: the most that may be.
@@ -98,6 +103,8 @@ impl HttpContext for Stream {
         }
         let mut state = self.state.borrow_mut();
         state.body_ended = ends;
+        let head: usize = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
+        state.head_bytes = STREAM_BYTES.saturating_add(u64::try_from(head).unwrap_or(u64::MAX));
         let now = self.worker.now();
         let id = EventId::of_uuid(self.worker.new_id(now.wall));
         let Some(policy) = self.worker.policy() else {
@@ -426,10 +433,11 @@ fn read_body(worker: &Worker, state: &mut State, now: Now) -> Option<Step> {
         return Some(exchange.body_too_large(bytes_max));
     }
     let fingerprint = exchange.key()?.fingerprint;
-    if !worker.hold(fingerprint, state.held, state.body_bytes) {
+    let holds = state.head_bytes.saturating_add(state.body_bytes);
+    if !worker.hold(fingerprint, state.held, holds) {
         return Some(exchange.too_much_held(BODY_SECONDS_MAX));
     }
-    state.held = state.body_bytes;
+    state.held = holds;
     if !state.body_ended {
         return None;
     }

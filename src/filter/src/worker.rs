@@ -37,10 +37,12 @@ const WAITING_MAX: usize = 1024;
 const LOOKUPS_MAX: usize = 256;
 /// Lookups of one worker in one second.
 const LOOKUPS_PER_SECOND: u32 = 1000;
-/// Bytes of bodies that one key may hold on one worker while they are decided upon.
+/// Bytes of heads and bodies that one key may hold on one worker while they are decided upon.
 const HELD_BYTES_MAX: u64 = 8 << 20;
-/// A body of so many is held all the same: clients take the refusal of what opens a connection for a dead server.
-const HELD_BYTES_FREE: u64 = 16 << 10;
+/// A request of no more than so many bytes has room beyond that, `HELD_BYTES_SMALL` for all of them: clients take the
+/// refusal of what opens a connection, which is small, for a dead server.
+const SMALL_BYTES_MAX: u64 = 32 << 10;
+const HELD_BYTES_SMALL: u64 = 2 << 20;
 const POLICY_RETRY_MS: u64 = 250;
 /// The longest that the change feed is held open.
 const LISTEN_MS_MAX: u64 = 15_000;
@@ -198,10 +200,10 @@ impl Worker {
         if windows::is_unknown(&hash, now) {
             return Lookup::NotFound(KeyNotFound::Unknown);
         }
+        if self.waiting.borrow().values().map(Vec::len).sum::<usize>() >= WAITING_MAX {
+            return Lookup::NotFound(KeyNotFound::Unavailable);
+        }
         if let Some(streams) = self.waiting.borrow_mut().get_mut(&hash) {
-            if streams.len() >= WAITING_MAX {
-                return Lookup::NotFound(KeyNotFound::Unavailable);
-            }
             streams.push(stream_id);
             self.metrics().lookups_joined.add(1);
             return Lookup::Waiting;
@@ -259,7 +261,8 @@ impl Worker {
         let mut held = self.held.borrow_mut();
         let others = held.get(&fingerprint).copied().unwrap_or(0).saturating_sub(before);
         let sum = others.saturating_add(after);
-        if sum > HELD_BYTES_MAX && after > before.max(HELD_BYTES_FREE) {
+        let more = if after <= SMALL_BYTES_MAX { HELD_BYTES_SMALL } else { 0 };
+        if sum > HELD_BYTES_MAX.saturating_add(more) && after > before {
             return false;
         }
         if sum == 0 {

@@ -27,11 +27,11 @@ impl Key {
     /// Shapes a record. Limits out of bounds are taken at the nearest bound, which is never looser than a day.
     pub fn new(mut record: KeyRecord) -> Key {
         let limits = match &record.parent {
-            None => rules("own", &record.limits).collect(),
+            None => rules("own", &record.limits).into(),
             // What many children do together is no more than their parent may do; each has windows of its own beside.
             Some(parent) => {
                 let subject = format!("own of {}", record.key_id);
-                rules("own", &parent.limits).chain(rules(&subject, &record.limits)).collect()
+                [rules("own", &parent.limits), rules(&subject, &record.limits)].concat().into()
             }
         };
         let own =
@@ -98,12 +98,23 @@ pub fn fingerprint(id: &str) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn rules<'l>(subject: &'l str, limits: &'l [Limit]) -> impl Iterator<Item = LimitRule> + use<'l> {
-    let limits = limits.iter().map(|limit| Limit {
-        permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
-        window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
-    });
-    limits.map(move |limit| LimitRule { id: limit_id(subject, &limit), limit, shadow: false, global: false })
+fn rules(subject: &str, limits: &[Limit]) -> Vec<LimitRule> {
+    let mut rules: Vec<LimitRule> = Vec::with_capacity(limits.len());
+    for limit in limits {
+        let limit = Limit {
+            permits: limit.permits.clamp(1, Limit::PERMITS_MAX),
+            window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
+        };
+        match rules.iter_mut().find(|rule| rule.limit.window_seconds == limit.window_seconds) {
+            // Asked twice, one window would count each request twice.
+            Some(rule) => rule.limit.permits = rule.limit.permits.min(limit.permits),
+            None => {
+                let id = limit_id(subject, &limit);
+                rules.push(LimitRule { id, limit, shadow: false, global: false });
+            }
+        }
+    }
+    rules
 }
 
 /// True if something is not held to names at all, or to this one at `now`.

@@ -249,7 +249,8 @@ impl Compiler {
             risk: tool.risk,
             scope,
             resource: tool.resource,
-            limits: self.limits(path, &name, tool.limits),
+            // By its path: tools of the same name in two services are two, and none is called as the key itself.
+            limits: self.limits(path, path, tool.limits),
             price: tool.price.and_then(|price| self.price(&format!("{path}.price"), price, kind)),
             on_unknown: tool.on_unknown.unwrap_or_default(),
             requires,

@@ -116,6 +116,12 @@ fn limits(limits: &[Limit]) -> Result<(), Refused> {
                 Limit::WINDOW_SECONDS_MAX
             )));
         }
+        let mut before = limits.iter().take(place);
+        if before.any(|other| other.window_seconds == limit.window_seconds) {
+            return Err(Refused::invalid(format!(
+                "limits[{place}]: has the same window as another one; keep the stricter"
+            )));
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What is refused for a full window or for too much under way, and what never is.
 
 use super::*;
-use protocol::key::{Concurrency, Parent};
+use protocol::key::{Concurrency, Limit, Parent};
 
 #[test]
 fn what_opens_a_connection_has_a_limit_of_its_own_and_takes_nothing_from_calls() {
@@ -125,4 +125,32 @@ fn an_id_under_way_in_its_session_is_refused() {
     gate.entered = Entered::Admitted;
     // The tool's own window was not touched: it has one permit.
     gate.call("search", json!({})).forwarded();
+}
+
+#[test]
+fn limits_of_one_window_count_a_request_once_and_the_strictest_holds() {
+    let limit = |permits, window_seconds| Limit { permits, window_seconds };
+    for (own, passed) in [
+        (vec![limit(6, 60), limit(4, 60)], 4),
+        (vec![limit(4, 60), limit(6, 60), limit(5, 60)], 4),
+        (vec![limit(4, 60), limit(4, 60)], 4),
+        (vec![limit(9, 60), limit(4, 30)], 4),
+        // As long as the tier's, which lets 100 pass, and as the tool's.
+        (vec![limit(7, 60)], 7),
+    ] {
+        let mut gate = Gate::with(document(), KeyRecord { limits: own.clone(), ..record() });
+        let passes =
+            (0..20).filter(|_| matches!(gate.method("prompts/list"), Decided::Forwarded(..))).count();
+        assert_eq!(passes, passed, "{own:?}");
+    }
+    let mut document = document();
+    let tools = &mut document["services"]["studio"]["tools"];
+    for name in ["key", "own", "opening"] {
+        tools[name] = json!({"risk": "read_only", "limits": [{"permits": 3, "window": "60s"}]});
+    }
+    let mut gate = Gate::with(document, KeyRecord { limits: vec![limit(50, 60)], ..record() });
+    for name in ["key", "own", "opening"] {
+        let passes = (0..5).filter(|_| matches!(gate.call(name, json!({})), Decided::Forwarded(..))).count();
+        assert_eq!(passes, 3, "{name}");
+    }
 }
