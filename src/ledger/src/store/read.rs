@@ -52,7 +52,7 @@ pub const SHARE: &str =
 pub const SESSION_SECRETS: &str = "SELECT number, secret, signs_from FROM session_secrets ORDER BY number";
 
 /// How many columns [`KEY`] has.
-pub const KEY_COLUMNS: usize = 18;
+pub const KEY_COLUMNS: usize = 19;
 /// How many columns [`TENANT`] has.
 pub const TENANT_COLUMNS: usize = 7;
 
