@@ -6,7 +6,7 @@
 #[path = "proof/case.rs"]
 mod case;
 
-use ::policy::exchange::{End, Exchange, Now, ReserveAnswered, Step};
+use ::policy::exchange::{End, Entered, Exchange, Now, ReserveAnswered, Step};
 use ::policy::window::{Monotonic, Verdict};
 use ::policy::{Key, Policy};
 use base64::Engine;
@@ -81,6 +81,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
         (b":method", method.as_bytes()),
         (b":path", path.as_bytes()),
         (b"authorization", bearer.as_bytes()),
+        (b"content-type", b"application/json"),
     ];
     let session = ::policy::session::sign(
         &policy.session_secrets,
@@ -101,6 +102,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
         step = match step {
             Step::FindKey(_) => exchange.key_found(key.clone(), now),
             Step::ReadBody { .. } => exchange.body(case.request().as_bytes(), now),
+            Step::Enter(_) => exchange.entered(Entered::Admitted),
             Step::AskWindows { asks } => {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
                 exchange.windows_asked(&vec![open; asks.len()])

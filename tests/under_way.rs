@@ -50,7 +50,9 @@ async fn gate() -> Gate {
         .workers(u32::try_from(WORKERS).unwrap())
         .policy(|policy| {
             policy::limit_tier(policy, "enterprise", 100_000, "60s");
-            policy["services"]["ci"]["upgrades"] = policy::yaml("true");
+            let service = &mut policy["services"]["ci"];
+            service["upgrades"] = policy::yaml("true");
+            service["tools"]["GET /projects/{project}/builds"]["limits"] = policy::yaml("[]");
         })
         .start()
         .await

@@ -125,8 +125,10 @@ fn what_one_key_leaves_unfinished_takes_bounded_memory() {
         let (greedy, other) = (caller(&gate).await, caller(&gate).await);
         gate.learn(&greedy).await;
         gate.learn(&other).await;
-        for (head_bytes, body_bytes) in [(0, 15_000), (40_000, 1_000)] {
-            let before = resident_bytes(gate.envoy.pid());
+        // The last are larger than a head may be: Envoy answers them before the filter.
+        for (head_bytes, body_bytes, status) in [(0, 15_000, 429), (12_000, 1_000, 429), (40_000, 1_000, 431)]
+        {
+            let before = gate.stat("server.memory_allocated").await;
             let mut connections = Vec::with_capacity(UNFINISHED);
             for _ in 0..UNFINISHED {
                 let request = greedy
@@ -142,24 +144,24 @@ fn what_one_key_leaves_unfinished_takes_bounded_memory() {
             let mut refused = 0;
             for connection in &mut connections[UNFINISHED - 500..] {
                 let answer = connection.response().await.unwrap();
-                answer.assert_refused(429, "rate_limited");
+                assert_eq!(answer.status, status, "{answer:?}");
                 refused += 1;
             }
             assert_eq!(refused, 500);
-            let grown = resident_bytes(gate.envoy.pid()).saturating_sub(before);
-            eprintln!("{UNFINISHED} unfinished requests of {head_bytes} and {body_bytes} bytes took {grown}");
-            assert!(grown < 48 << 20, "memory grew by {grown} bytes");
-            // A key that holds so much can still open a connection, and others notice nothing.
-            assert_eq!(greedy.call(&mcp::initialize()).await.status, 200);
+            // What was refused is let go within a second, in which its client may read why.
+            eventually("what is held is bounded", async || {
+                let held = gate.stat("http.gate.downstream_rq_active").await;
+                let grown = gate.stat("server.memory_allocated").await.saturating_sub(before);
+                let seen = format!(
+                    "{held} requests of {head_bytes} and {body_bytes} bytes are held, in {grown} bytes"
+                );
+                if held < 1000 && grown < 48 << 20 { Ok(eprintln!("{seen}")) } else { Err(seen) }
+            })
+            .await;
+            // Others notice nothing.
             other.call(&mcp::search()).await.assert_allowed();
             drop(connections);
         }
         gate.assert_healthy().await;
     });
-}
-
-fn resident_bytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }

@@ -98,7 +98,7 @@ const GATEWAY_LACKS: [(&str, &str); 9] = [
     ("manager/use_remote_address", "Envoy Gateway always does"),
     ("manager/generate_request_id", "Envoy's default"),
     ("manager/common_http_protocol_options/max_headers_count", "Envoy's default"),
-    ("manager/max_request_headers_kb", "Envoy's default"),
+    ("manager/max_request_headers_kb", "Envoy Gateway has no field for it; 60 there"),
     ("manager/upgrade_configs/0/upgrade_type", "Envoy Gateway's default"),
     ("filter/configuration/@type", "Envoy Gateway writes it"),
     ("filter/vm_config/vm_id", "Envoy Gateway's own, one for the filter's name and place"),
