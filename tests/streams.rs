@@ -63,9 +63,9 @@ fn a_client_that_reads_slowly_or_never_takes_no_memory() {
         assert!(held < 32_000_000, "four answers of 40 MB hold {held} bytes");
         gate.assert_serving(&agent).await;
         drop(connections);
-        // None of the two calls had brought its result.
+        // None of the two calls had brought its result: leaving does not make them free.
         gate.decisions(&agent, Outcome::Cancelled, 2).await;
-        assert_eq!(gate.settled(&agent).await.posted.get(), 5);
+        assert_eq!(gate.settled(&agent).await.posted.get(), 15);
         // Who reads slowly gets all of it.
         let mut connection = Connection::open(gate.address).await;
         let last = agent.post(&mcp::image("standard")).upstream("sse events=2000");
@@ -75,7 +75,7 @@ fn a_client_that_reads_slowly_or_never_takes_no_memory() {
         drop(connection);
         eventually("the answer that came is charged", async || {
             let posted = gate.balance(&agent).await.posted.get();
-            if posted == 10 { Ok(()) } else { Err(format!("{posted} credits posted")) }
+            if posted == 20 { Ok(()) } else { Err(format!("{posted} credits posted")) }
         })
         .await;
         gate.assert_healthy().await;

@@ -134,9 +134,11 @@ fn a_settlement_that_comes_too_late_sets_the_charge_right_once() {
         .await;
         let corrected = listed(&gate, &agent, ReservationState::Corrected).await;
         let given_back = corrected.iter().filter(|one| one.charged == Credits::ZERO).count();
-        assert_eq!((corrected.len(), given_back), (12, 4), "{corrected:?}");
-        assert_eq!(kinds(&gate, &agent, "unaccounted").await, 12);
-        assert_eq!(kinds(&gate, &agent, "correction").await, 12);
+        // On a machine that stands still the last call's time may be over too before its account has come.
+        let count = corrected.len();
+        assert!(matches!(count, 12 | 13) && given_back == 4, "{corrected:?}");
+        assert_eq!(kinds(&gate, &agent, "unaccounted").await, count);
+        assert_eq!(kinds(&gate, &agent, "correction").await, count);
         assert_eq!(gate.balance(&agent).await.available.get(), 1000 - served - 5);
         gate.assert_serving(&agent).await;
     });
