@@ -75,6 +75,8 @@ enum Response {
     Hold,
     Rewrite,
     Replace,
+    /// Another answer was given in its place.
+    Refused,
 }
 
 impl Stream {
@@ -222,6 +224,11 @@ impl HttpContext for Stream {
         }
         match response {
             Response::Pass | Response::Replace => {}
+            Response::Refused => {
+                // What still comes must not fill Envoy's buffer, or Envoy answers in its own words instead.
+                let _ = host::replace_buffer(BufferType::HttpResponseBody, b"");
+                return Action::Pause;
+            }
             Response::Watch if bytes > 0 => exchange.watch(&host::buffer(BufferType::HttpResponseBody)),
             Response::Watch => {}
             Response::Hold => {
@@ -231,7 +238,11 @@ impl HttpContext for Stream {
                     let _ = host::replace_buffer(BufferType::HttpResponseBody, b"");
                 }
                 if ends || state.body.len() > exchange::HELD_BYTES_MAX {
-                    return filter_held(&self.worker, exchange, &std::mem::take(&mut state.body));
+                    let action = filter_held(&self.worker, exchange, &std::mem::take(&mut state.body));
+                    if action == Action::Pause {
+                        state.response = Response::Refused;
+                    }
+                    return action;
                 }
                 return Action::Pause;
             }
