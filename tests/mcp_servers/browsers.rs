@@ -71,6 +71,33 @@ fn a_page_in_chromium_lists_calls_and_reads_refusals() {
 }
 
 #[test]
+fn the_inspector_in_chromium_lists_calls_and_shows_refusals() {
+    run(async {
+        let server = Server::start(&[]).await;
+        let gate = Gate::options().upstream(&server.url).envoy(with_cors).start().await;
+        let agent = gate.agent_with("hobby", 0, NewKey::default()).await;
+        let profile = files::process_directory().join("inspector");
+        let url = format!("http://{}/mcp", gate.address);
+        let steps = [
+            json!(["list"]),
+            json!(["call", "search", {"query": "lighthouses"}]),
+            json!(["call", "image_generate", {"prompt": "a"}]),
+        ]
+        .map(|step| step.to_string());
+        let [list, call, refused] = &steps;
+        let arguments = [profile.to_str().unwrap(), &url, list, call, refused];
+        let output = node::client("inspector", &agent.secret, &arguments).await;
+        let shown: Vec<String> =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let [list, call, refused] = &shown[..] else { panic!("{shown:#?}") };
+        assert!(list.contains("search") && list.contains("image_generate"), "{list}");
+        assert!(call.contains("3 results for lighthouses"), "{call}");
+        assert!(refused.contains("Quota exceeded"), "{refused}");
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
 fn a_preflight_is_answered_before_the_gate_and_other_pages_are_not_let_in() {
     run(async {
         let gate = Gate::options().envoy(with_cors).start().await;
