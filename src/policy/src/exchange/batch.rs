@@ -295,7 +295,7 @@ impl Exchange {
                     exchange.reserve_answered(ReserveAnswered::Unavailable)
                 }
                 Step::Forward { .. } if exchange.subject() == Some("initialize") => {
-                    exchange.refuse(Refusal::invalid_request("`initialize` is no part of a batch".to_owned()))
+                    exchange.refuse(Refusal::invalid_request("`initialize` is no part of a batch"))
                 }
                 Step::Forward { .. } | Step::Refuse(_) => {
                     if let Step::Refuse(own) = step {

@@ -113,7 +113,7 @@ impl Exchange {
         now: Timestamp,
     ) -> Classified<'p> {
         if let Some(fault) = self.session_fault() {
-            return Classified::refused(Refusal::invalid_request(fault.to_owned()));
+            return Classified::refused(Refusal::invalid_request(fault));
         }
         match self.request.method.as_slice() {
             b"POST" => {}

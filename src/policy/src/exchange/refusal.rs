@@ -44,36 +44,34 @@ pub(super) struct Refusal {
     allow: Option<&'static str>,
 }
 
-/// JSON-RPC codes of the gate's own. Outside the reserved range, first digits as the HTTP status.
-mod code {
-    pub(super) const UNAUTHENTICATED: i32 = 40101;
-    pub(super) const QUOTA_EXCEEDED: i32 = 40201;
-    pub(super) const INSUFFICIENT_SCOPE: i32 = 40301;
-    pub(super) const TIER_DENIED: i32 = 40302;
-    pub(super) const UNKNOWN_TOOL: i32 = 40401;
-    pub(super) const UNKNOWN_SESSION: i32 = 40402;
-    pub(super) const BODY_TOO_LARGE: i32 = 41301;
-    pub(super) const RATE_LIMITED: i32 = 42901;
-    pub(super) const UPSTREAM_UNREADABLE: i32 = 50201;
-    /// Behind the HTTP status, as in 50302.
-    pub(super) const UPSTREAM_AWAY: i32 = 2;
-    pub(super) const UNAVAILABLE: i32 = 50301;
-    pub(super) const INVALID_REQUEST: i32 = -32600;
-    pub(super) const METHOD_NOT_FOUND: i32 = -32601;
-    pub(super) const INVALID_PARAMS: i32 = -32602;
-}
+/// What refusals have in common: outcome, HTTP status, JSON-RPC code and title.
+///
+/// Codes of the gate's own are outside the reserved range, with the HTTP status as first digits.
+#[derive(Clone, Copy)]
+struct Kind(Outcome, u16, i32, &'static str);
+
+const UNAUTHENTICATED: Kind = Kind(Outcome::AuthDenied, 401, 40101, "Not authenticated");
+const QUOTA_EXCEEDED: Kind = Kind(Outcome::QuotaExceeded, 402, 40201, "Quota exceeded");
+const INSUFFICIENT_SCOPE: Kind = Kind(Outcome::InsufficientScope, 403, 40301, "Insufficient scope");
+const TIER_DENIED: Kind = Kind(Outcome::TierDenied, 403, 40302, "Tier denied");
+const UNKNOWN_TOOL: Kind = Kind(Outcome::UnknownTool, 404, 40401, "Unknown tool");
+const UNKNOWN_READING: Kind = Kind(Outcome::UnknownTool, 404, 40401, "Unknown prompt or resource");
+const UNKNOWN_METHOD: Kind = Kind(Outcome::UnknownTool, 404, -32601, "Unknown method");
+const UNKNOWN_SESSION: Kind = Kind(Outcome::InvalidRequest, 404, 40402, "Unknown session");
+const INVALID_REQUEST: Kind = Kind(Outcome::InvalidRequest, 400, -32600, "Invalid request");
+const INVALID_PARAMS: Kind = Kind(Outcome::InvalidRequest, 400, -32602, "Invalid request");
+const BODY_TOO_LARGE: Kind = Kind(Outcome::InvalidRequest, 413, 41301, "Body too large");
+const RATE_LIMITED: Kind = Kind(Outcome::RateLimited, 429, 42901, "Rate limited");
+const UPSTREAM_UNREADABLE: Kind = Kind(Outcome::UpstreamError, 502, 50201, "Upstream unreadable");
+const LEDGER_UNAVAILABLE: Kind = Kind(Outcome::LedgerUnavailable, 503, 50301, "Ledger unavailable");
+const GATE_BUSY: Kind = Kind(Outcome::LedgerUnavailable, 503, 50301, "Gate busy");
 
 /// How long a client is asked to wait for a ledger that is away.
 const OUTAGE_RETRY_SECONDS: u64 = 5;
 
 impl Refusal {
-    fn new(
-        outcome: Outcome,
-        status: u16,
-        code: i32,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Refusal {
+    fn new(kind: Kind, detail: impl Into<String>) -> Refusal {
+        let Kind(outcome, status, code, title) = kind;
         Refusal {
             outcome,
             status,
@@ -87,14 +85,24 @@ impl Refusal {
         }
     }
 
+    fn of_protocol(kind: Kind, detail: impl Into<String>) -> Refusal {
+        Refusal { is_protocol_fault: true, ..Refusal::new(kind, detail) }
+    }
+
+    fn with_challenge(self, challenge: impl Into<String>) -> Refusal {
+        Refusal { challenge: Some(challenge.into()), ..self }
+    }
+
+    fn retry_after(self, seconds: u64) -> Refusal {
+        Refusal { retry_after_seconds: Some(seconds), ..self }
+    }
+
     pub(super) fn credential(fault: credential::Fault) -> Refusal {
         match fault {
-            credential::Fault::Missing => Refusal {
-                challenge: Some("Bearer".to_owned()),
-                ..Refusal::unauthenticated(
-                    "send an api key as `Authorization: Bearer <key>` or `x-api-key: <key>`",
-                )
-            },
+            credential::Fault::Missing => Refusal::unauthenticated(
+                "send an api key as `Authorization: Bearer <key>` or `x-api-key: <key>`",
+            )
+            .with_challenge("Bearer"),
             credential::Fault::Several => {
                 Refusal::unauthenticated("more than one credential was sent; send exactly one")
             }
@@ -109,52 +117,39 @@ impl Refusal {
     }
 
     fn unauthenticated(detail: &str) -> Refusal {
-        Refusal {
-            challenge: Some("Bearer error=\"invalid_token\"".to_owned()),
-            ..Refusal::new(Outcome::AuthDenied, 401, code::UNAUTHENTICATED, "Not authenticated", detail)
-        }
+        Refusal::new(UNAUTHENTICATED, detail).with_challenge("Bearer error=\"invalid_token\"")
     }
 
     pub(super) fn rate_limited(subject: &str, wait_ms: u64) -> Refusal {
         let seconds = quota::seconds(wait_ms).max(1);
         let detail = format!("the limit of this {subject} is reached; retry after {seconds} s");
-        Refusal {
-            retry_after_seconds: Some(seconds),
-            ..Refusal::new(Outcome::RateLimited, 429, code::RATE_LIMITED, "Rate limited", detail)
-        }
+        Refusal::new(RATE_LIMITED, detail).retry_after(seconds)
     }
 
     pub(super) fn too_much_under_way(most: u32) -> Refusal {
         let detail = format!(
             "this key has {most} requests or streams under way at this gate, as many as it may; wait until one ends"
         );
-        Refusal { detail, ..Refusal::rate_limited("key", 0) }
+        Refusal::new(RATE_LIMITED, detail).retry_after(1)
     }
 
     pub(super) fn too_much_held(wait_seconds: u64) -> Refusal {
         let detail = "this key is sending too many bytes at once; send fewer requests in parallel";
-        Refusal {
-            retry_after_seconds: Some(wait_seconds),
-            ..Refusal::new(Outcome::RateLimited, 429, code::RATE_LIMITED, "Rate limited", detail)
-        }
+        Refusal::new(RATE_LIMITED, detail).retry_after(wait_seconds)
     }
 
-    pub(super) fn invalid_request(detail: String) -> Refusal {
-        let refusal =
-            Refusal::new(Outcome::InvalidRequest, 400, code::INVALID_REQUEST, "Invalid request", detail);
-        Refusal { is_protocol_fault: true, ..refusal }
+    pub(super) fn invalid_request(detail: impl Into<String>) -> Refusal {
+        Refusal::of_protocol(INVALID_REQUEST, detail)
     }
 
     pub(super) fn body_too_large(bytes_max: u32) -> Refusal {
         let detail = format!("the body is larger than {bytes_max} bytes, the most that this service accepts");
-        let refusal =
-            Refusal::new(Outcome::InvalidRequest, 413, code::BODY_TOO_LARGE, "Body too large", detail);
-        Refusal { is_protocol_fault: true, ..refusal }
+        Refusal::of_protocol(BODY_TOO_LARGE, detail)
     }
 
     pub(super) fn method_not_allowed() -> Refusal {
-        let detail = "an MCP endpoint accepts POST, GET and DELETE".to_owned();
-        Refusal { status: 405, allow: Some("POST, GET, DELETE"), ..Refusal::invalid_request(detail) }
+        let refusal = Refusal::invalid_request("an MCP endpoint accepts POST, GET and DELETE");
+        Refusal { status: 405, allow: Some("POST, GET, DELETE"), ..refusal }
     }
 
     pub(super) fn no_message(fault: mcp::Fault) -> Refusal {
@@ -162,161 +157,99 @@ impl Refusal {
     }
 
     pub(super) fn unpriced(unknown: &UnknownValue) -> Refusal {
-        let detail = format!("argument `{}` must be one of: {}", unknown.argument, unknown.known.join(", "));
-        Refusal { code: code::INVALID_PARAMS, is_protocol_fault: false, ..Refusal::invalid_request(detail) }
+        let known = unknown.known.join(", ");
+        Refusal::new(INVALID_PARAMS, format!("argument `{}` must be one of: {known}", unknown.argument))
     }
 
     pub(super) fn misspelt(argument: &str) -> Refusal {
         let detail = format!("argument `{argument}` must be written so, upper and lower case included");
-        Refusal { code: code::INVALID_PARAMS, is_protocol_fault: false, ..Refusal::invalid_request(detail) }
+        Refusal::new(INVALID_PARAMS, detail)
     }
 
     /// What opens or ends a stream of the server's messages has no body that anyone decides on.
     pub(super) fn body_unasked() -> Refusal {
-        let detail = "only a POST may have a body here; send the message by POST".to_owned();
-        Refusal::invalid_request(detail)
+        Refusal::invalid_request("only a POST may have a body here; send the message by POST")
     }
 
     pub(super) fn unknown_path() -> Refusal {
-        Refusal::new(
-            Outcome::UnknownTool,
-            404,
-            code::UNKNOWN_TOOL,
-            "Unknown tool",
-            "no rule of the policy matches this method and path",
-        )
+        Refusal::new(UNKNOWN_TOOL, "no rule of the policy matches this method and path")
     }
 
     pub(super) fn unknown_tool() -> Refusal {
-        Refusal::new(
-            Outcome::UnknownTool,
-            404,
-            code::UNKNOWN_TOOL,
-            "Unknown tool",
-            "no rule of the policy names this tool; tools/list shows those that this key may call",
-        )
+        let detail = "no rule of the policy names this tool; tools/list shows those that this key may call";
+        Refusal::new(UNKNOWN_TOOL, detail)
     }
 
     /// As servers say it of a session that is gone: with this status clients begin another.
     pub(super) fn unknown_session() -> Refusal {
         let detail = "this session has ended, or is none of this key's at this service; send `initialize` without \
                       `Mcp-Session-Id` to begin another";
-        let refusal =
-            Refusal::new(Outcome::InvalidRequest, 404, code::UNKNOWN_SESSION, "Unknown session", detail);
-        Refusal { is_protocol_fault: true, ..refusal }
+        Refusal::of_protocol(UNKNOWN_SESSION, detail)
     }
 
     pub(super) fn unknown_reading() -> Refusal {
-        let detail = "no rule of the policy names this prompt or resource";
-        Refusal::new(Outcome::UnknownTool, 404, code::UNKNOWN_TOOL, "Unknown prompt or resource", detail)
+        Refusal::new(UNKNOWN_READING, "no rule of the policy names this prompt or resource")
     }
 
     pub(super) fn unknown_method() -> Refusal {
-        let detail = "this method is not known to the gate";
-        let refusal =
-            Refusal::new(Outcome::UnknownTool, 404, code::METHOD_NOT_FOUND, "Unknown method", detail);
-        Refusal { is_protocol_fault: true, ..refusal }
+        Refusal::of_protocol(UNKNOWN_METHOD, "this method is not known to the gate")
     }
 
     pub(super) fn denied(denial: &Denial) -> Refusal {
         match denial {
-            Denial::NotGranted { what } => Refusal {
-                challenge: Some("Bearer error=\"insufficient_scope\"".to_owned()),
-                ..Refusal::new(
-                    Outcome::InsufficientScope,
-                    403,
-                    code::INSUFFICIENT_SCOPE,
-                    "Insufficient scope",
-                    format!("this key is not granted {what}, or the grant has ended"),
-                )
-            },
+            Denial::NotGranted { what } => {
+                Refusal::out_of_scope(format!("this key is not granted {what}, or the grant has ended"))
+            }
             Denial::Scope { needed } => {
                 let needed = needed.join(" ");
-                Refusal {
-                    challenge: Some(format!("Bearer error=\"insufficient_scope\", scope=\"{needed}\"")),
-                    ..Refusal::new(
-                        Outcome::InsufficientScope,
-                        403,
-                        code::INSUFFICIENT_SCOPE,
-                        "Insufficient scope",
-                        format!("this call needs the scopes: {needed}"),
-                    )
-                }
+                Refusal::out_of_scope(format!("this call needs the scopes: {needed}"))
+                    .with_challenge(format!("Bearer error=\"insufficient_scope\", scope=\"{needed}\""))
             }
-            Denial::Tier { needed } => Refusal::new(
-                Outcome::TierDenied,
-                403,
-                code::TIER_DENIED,
-                "Tier denied",
-                format!("this call needs tier {needed} or higher"),
-            ),
+            Denial::Tier { needed } => {
+                Refusal::new(TIER_DENIED, format!("this call needs tier {needed} or higher"))
+            }
         }
+    }
+
+    fn out_of_scope(detail: impl Into<String>) -> Refusal {
+        Refusal::new(INSUFFICIENT_SCOPE, detail).with_challenge("Bearer error=\"insufficient_scope\"")
     }
 
     /// A tool's complaint about its arguments, as servers write it.
     pub(super) fn bad_argument(detail: String) -> Refusal {
-        Refusal { status: 200, code: code::INVALID_PARAMS, ..Refusal::invalid_request(detail) }
+        Refusal { status: 200, ..Refusal::of_protocol(INVALID_PARAMS, detail) }
     }
 
     pub(super) fn issued_key() -> Refusal {
-        Refusal {
-            challenge: Some("Bearer error=\"insufficient_scope\"".to_owned()),
-            ..Refusal::new(
-                Outcome::InsufficientScope,
-                403,
-                code::INSUFFICIENT_SCOPE,
-                "Insufficient scope",
-                "a key that request_key issued can't request keys, and none is issued beyond what a key may itself",
-            )
-        }
+        Refusal::out_of_scope(
+            "a key that request_key issued can't request keys, and none is issued beyond what a key may itself",
+        )
     }
 
     pub(super) fn too_many_keys() -> Refusal {
-        Refusal::new(
-            Outcome::QuotaExceeded,
-            402,
-            code::QUOTA_EXCEEDED,
-            "Quota exceeded",
-            "too many keys that this one requested live already; use one of them, or wait until one expires",
-        )
+        let detail =
+            "too many keys that this one requested live already; use one of them, or wait until one expires";
+        Refusal::new(QUOTA_EXCEEDED, detail)
     }
 
     pub(super) fn quota_exceeded(price: Credits) -> Refusal {
-        Refusal::new(
-            Outcome::QuotaExceeded,
-            402,
-            code::QUOTA_EXCEEDED,
-            "Quota exceeded",
-            format!("this call costs {price} credits and the tenant has fewer; ask its owner for credits"),
-        )
+        let detail =
+            format!("this call costs {price} credits and the tenant has fewer; ask its owner for credits");
+        Refusal::new(QUOTA_EXCEEDED, detail)
     }
 
     pub(super) fn ledger_unavailable() -> Refusal {
-        Refusal {
-            retry_after_seconds: Some(OUTAGE_RETRY_SECONDS),
-            ..Refusal::new(
-                Outcome::LedgerUnavailable,
-                503,
-                code::UNAVAILABLE,
-                "Ledger unavailable",
-                "the ledger did not answer in time; nothing was charged; retry later",
-            )
-        }
+        let detail = "the ledger did not answer in time; nothing was charged; retry later";
+        Refusal::new(LEDGER_UNAVAILABLE, detail).retry_after(OUTAGE_RETRY_SECONDS)
     }
 
     pub(super) fn windows_unavailable() -> Refusal {
-        let detail = "the gate is too busy to count this request; retry later";
-        Refusal {
-            title: "Gate busy",
-            detail: detail.to_owned(),
-            retry_after_seconds: Some(1),
-            ..Refusal::ledger_unavailable()
-        }
+        Refusal::new(GATE_BUSY, "the gate is too busy to count this request; retry later").retry_after(1)
     }
 
     pub(super) fn upstream_unreadable() -> Refusal {
         let detail = "the upstream answered with a list in a form that can't be filtered for this key";
-        Refusal::new(Outcome::UpstreamError, 502, code::UPSTREAM_UNREADABLE, "Upstream unreadable", detail)
+        Refusal::new(UPSTREAM_UNREADABLE, detail)
     }
 
     /// True for a request that is wrong in itself, which is said before anything is looked for.
@@ -327,12 +260,13 @@ impl Refusal {
     /// What Envoy answers itself: the upstream is away, or the request broke a bound of Envoy's own.
     pub(super) fn by_envoy(status: u16, went_upstream: bool) -> Refusal {
         let refusal = if went_upstream {
+            let code = i32::from(status).saturating_mul(100).saturating_add(2);
+            let kind = Kind(Outcome::UpstreamError, status, code, "Upstream unavailable");
             let detail = "no answer came from what is behind the gate; nothing was charged; retry later";
-            let code = code::UPSTREAM_AWAY.saturating_add(i32::from(status).saturating_mul(100));
-            Refusal::new(Outcome::UpstreamError, status, code, "Upstream unavailable", detail)
+            Refusal::new(kind, detail)
         } else {
             let detail = "the request did not arrive whole in time, or breaks a bound of the gate";
-            Refusal { status, ..Refusal::invalid_request(detail.to_owned()) }
+            Refusal { status, ..Refusal::invalid_request(detail) }
         };
         Refusal { retry_after_seconds: (status == 503).then_some(OUTAGE_RETRY_SECONDS), ..refusal }
     }
@@ -461,10 +395,8 @@ mod tests {
     #[test]
     fn each_form_says_the_same_in_its_own_way() {
         let id = EventId::parse("0199f1d2").unwrap();
-        let refusal = || Refusal {
-            retry_after_seconds: Some(7),
-            ..Refusal::new(Outcome::RateLimited, 429, -1, "Rate limited", "wait \"7 s\"")
-        };
+        let refusal =
+            || Refusal { retry_after_seconds: Some(7), ..Refusal::new(RATE_LIMITED, "wait \"7 s\"") };
         let body = |form| String::from_utf8(refusal().reply(form, Some("1"), true, &id).body).unwrap();
         assert_eq!(
             body(Refusals::Http),
@@ -472,7 +404,7 @@ mod tests {
         );
         assert_eq!(
             body(Refusals::McpHttp),
-            r#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"data":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\""}}"#
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":42901,"data":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\""}}"#
         );
         assert_eq!(
             body(Refusals::McpTool),

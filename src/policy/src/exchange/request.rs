@@ -147,7 +147,7 @@ impl Request {
         } else {
             return None;
         };
-        Some(Refusal::invalid_request(detail.to_owned()))
+        Some(Refusal::invalid_request(detail))
     }
 
     fn all_kept(&self, name: &str) -> impl Iterator<Item = &[u8]> {

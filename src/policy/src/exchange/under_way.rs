@@ -106,7 +106,7 @@ impl Exchange {
                 refusal.get_or_insert_with(|| {
                     let detail =
                         "another message with this `id` is under way in this session; give each its own";
-                    Refusal::invalid_request(detail.to_owned())
+                    Refusal::invalid_request(detail)
                 });
                 asks.retain(|ask| ask.stage != Stage::Tool);
             }
