@@ -55,7 +55,7 @@ impl Authorization {
     }
 }
 
-/// Whether the key may call the tool with these arguments, in the order of DESIGN section 3: grants, scope, tier.
+/// Whether the key may call the tool with these arguments, in the order of refusals: grants, scope, tier.
 pub fn tool(
     policy: &Policy,
     key: &Key,

@@ -1,7 +1,7 @@
 //! One HTTP exchange as a state machine: events in, [`Step`]s out.
 //!
 //! The filter calls one method for each thing that happened and does what the returned step says; it decides nothing
-//! itself. The order of the steps is the order of DESIGN section 3, and of refusals: 401, 429 (key), 400, 404,
+//! itself. The order of the steps is the order of refusals: 401, 429 (key), 400, 404,
 //! 403 (scope, then tier), 429 (tool), 402, 503.
 //!
 //! Everything that would refuse a request without asking a window is found out first; then all windows are asked at

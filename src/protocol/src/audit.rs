@@ -4,7 +4,7 @@ use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, Reservatio
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How one exchange ended. DESIGN section 5.
+/// How one exchange ended.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -34,7 +34,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome, in the order of DESIGN section 5.
+    /// Every outcome.
     pub const ALL: [Outcome; 11] = [
         Outcome::Allowed,
         Outcome::AuthDenied,
