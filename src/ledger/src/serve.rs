@@ -1,8 +1,14 @@
 //! The listening socket: connections in bounded number, each with a bound on how long its headers may take, in TLS
 //! where asked, and finished in order at a stop. What is answered is `http`'s.
 
+pub(crate) mod connections;
+
 use axum::Router;
+use connections::{Connection, Connections};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
@@ -14,14 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, ServerConfig};
 use tracing::{debug, warn};
 
-/// At most so many connections are open; more wait in the operating system's queue.
-const CONNECTIONS_MAX: usize = 4096;
 /// How long a request's headers may take, and how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,42 +88,61 @@ pub(crate) async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) {
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = Connections::new();
     loop {
-        let next = async {
-            let turn = Arc::clone(&room).acquire_owned().await;
-            (turn, listener.accept().await)
-        };
-        let (turn, accepted) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(cause) => {
                 warn!(%cause, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (tls, router, watcher) = (tls.clone(), router.clone(), graceful.watcher());
+        let connection = connections.open(peer.ip());
+        let service =
+            Served { connection: Arc::clone(&connection), api: TowerToHyperService::new(router.clone()) };
+        let (tls, watcher) = (tls.clone(), graceful.watcher());
         tokio::spawn(async move {
-            let _turn = turn;
-            connection(stream, tls, router, watcher).await;
+            tokio::select! {
+                () = converse(stream, tls, service, watcher) => {}
+                () = connection.closing() => debug!(%peer, "a connection was closed to make room, or had no credential"),
+            }
         });
     }
     drop(listener);
     graceful.shutdown().await;
 }
 
-async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, watcher: Watcher) {
+/// The API, told on which connection each request comes.
+struct Served {
+    connection: Arc<Connection>,
+    api: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for Served {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.connection.requested();
+        request.extensions_mut().insert(Arc::clone(&self.connection));
+        self.api.call(request)
+    }
+}
+
+async fn converse(stream: TcpStream, tls: Option<TlsAcceptor>, service: Served, watcher: Watcher) {
     // Answers are small and awaited, so Nagle's delay would only be latency.
     if let Err(cause) = stream.set_nodelay(true) {
         warn!(%cause, "TCP_NODELAY could not be set");
     }
-    let Some(tls) = tls else { return exchange(stream, router, watcher).await };
+    let Some(tls) = tls else { return exchange(stream, service, watcher).await };
     match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => exchange(stream, router, watcher).await,
+        Ok(Ok(stream)) => exchange(stream, service, watcher).await,
         Ok(Err(cause)) => debug!(%cause, "a TLS handshake failed"),
         Err(_) => debug!("a TLS handshake took too long"),
     }
@@ -127,13 +150,13 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router,
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Router,
+    service: Served,
     watcher: Watcher,
 ) {
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     if let Err(cause) = watcher.watch(serving).await {
         debug!(%cause, "a connection ended early");
     }

@@ -8,9 +8,10 @@ use super::problem::{Code, Refused};
 use super::rate::Rates;
 use crate::credentials::{Door, ServiceCredential};
 use crate::moment;
+use crate::serve::connections::Connection;
 use crate::store::{Store, Unavailable};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{Extensions, HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use protocol::TenantId;
@@ -66,7 +67,7 @@ pub(super) async fn admin(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match recognise(&service, Door::Admin, request.headers()).await {
+    let caller = match recognise(&service, Door::Admin, request.headers(), request.extensions()).await {
         Ok(caller) => caller,
         Err(refused) => return refused.into_response(),
     };
@@ -98,7 +99,7 @@ pub(super) async fn filter(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match recognise(&service, Door::Filter, request.headers()).await {
+    match recognise(&service, Door::Filter, request.headers(), request.extensions()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -107,11 +108,19 @@ pub(super) async fn filter(
     }
 }
 
-async fn recognise(service: &Service, door: Door, headers: &HeaderMap) -> Result<Caller, Refused> {
+async fn recognise(
+    service: &Service,
+    door: Door,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Caller, Refused> {
     let known = match credential(headers, door) {
         Some(hash) => service.doorkeeper.recognise(service.store.as_ref(), hash, door).await?,
         None => None,
     };
+    if let (Some(caller), Some(connection)) = (&known, extensions.get::<Arc<Connection>>()) {
+        connection.prove(door, &caller.0.id);
+    }
     known.ok_or_else(|| {
         let prefix = if door == Door::Admin { "ara_" } else { "arf_" };
         let detail = format!("send `Authorization: Bearer {prefix}...` with a credential of this ledger");
