@@ -141,6 +141,7 @@ fn the_top_level_holds_only_what_it_should() {
     let allowed = set(&[
         ".cargo",
         ".ci",
+        ".dockerignore",
         ".gitignore",
         "CHANGELOG.md",
         "CONTRIBUTING.md",

@@ -1,4 +1,4 @@
-//! The signals that ask a running command to end.
+//! The signals that a running command obeys.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};

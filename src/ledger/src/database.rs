@@ -7,13 +7,18 @@ pub use tls::{Protection, Tls};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 
 /// Where the rows are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
     /// `sqlite:PATH`: one file of an embedded database.
     Sqlite(PathBuf),
-    /// `postgres://USER:PASSWORD@HOST/NAME`: a PostgreSQL server. `?sslmode=` and `&sslrootcert=` are as libpq's.
+    /// `postgres://USER:PASSWORD@HOST,HOST/NAME`: a PostgreSQL server and its standbys, of which the one that takes writes is
+    /// used. `?sslmode=` and `&sslrootcert=` are as libpq's.
     Postgres(Server),
 }
 
@@ -31,14 +36,16 @@ impl Database {
 #[derive(Clone)]
 pub struct Server {
     url: String,
-    way: Box<Way>,
+    way: Arc<Way>,
     shown: String,
 }
 
 /// The way in, as the driver and TLS need it.
-#[derive(Clone)]
 struct Way {
-    config: postgres::Config,
+    /// One for each host that the URL names.
+    hosts: Vec<Config>,
+    /// Which of them answered last, and is asked first.
+    answered: AtomicUsize,
     tls: Tls,
 }
 
@@ -51,9 +58,17 @@ impl PartialEq for Server {
 impl Eq for Server {}
 
 impl Server {
-    /// How to connect.
-    pub(crate) fn config(&self) -> &postgres::Config {
-        &self.way.config
+    /// How to connect to each of its hosts, the one that answered last first.
+    pub(crate) fn configs(&self) -> Vec<Config> {
+        let first = self.way.answered.load(Ordering::Relaxed);
+        self.way.hosts.iter().cycle().skip(first).take(self.way.hosts.len()).cloned().collect()
+    }
+
+    /// This host takes writes.
+    pub(crate) fn answered(&self, host: &Config) {
+        if let Some(place) = self.way.hosts.iter().position(|own| own == host) {
+            self.way.answered.store(place, Ordering::Relaxed);
+        }
     }
 
     /// How the connection is protected.
@@ -109,17 +124,52 @@ impl FromStr for Database {
             Some(("sqlite", path)) => Ok(Database::Sqlite(PathBuf::from(path))),
             Some(("postgres" | "postgresql", _)) => {
                 let (plain, tls) = tls::split(text)?;
-                let config: postgres::Config = plain.parse().map_err(|error: postgres::Error| {
+                let config: Config = plain.parse().map_err(|error: tokio_postgres::Error| {
                     let why = std::error::Error::source(&error)
                         .map_or_else(|| error.to_string(), ToString::to_string);
                     InvalidDatabase::Postgres(why)
                 })?;
                 let (url, shown) = (text.to_owned(), without_secrets(text));
-                Ok(Database::Postgres(Server { url, way: Box::new(Way { config, tls }), shown }))
+                let way = Way { hosts: one_for_each_host(&config), answered: AtomicUsize::new(0), tls };
+                Ok(Database::Postgres(Server { url, way: Arc::new(way), shown }))
             }
             _ => Err(InvalidDatabase::Unknown),
         }
     }
+}
+
+/// The driver asks hosts one after the other, and stays with one that hangs.
+fn one_for_each_host(config: &Config) -> Vec<Config> {
+    let single = |place: usize, host: &Host| {
+        let mut own = Config::new();
+        own.ssl_mode(config.get_ssl_mode()).channel_binding(config.get_channel_binding());
+        match host {
+            Host::Tcp(name) => own.host(name),
+            #[cfg(unix)]
+            Host::Unix(path) => own.host_path(path),
+        };
+        if let Some(address) = config.get_hostaddrs().get(place) {
+            own.hostaddr(*address);
+        }
+        // One port is for all hosts.
+        if let Some(port) = config.get_ports().get(place).or(config.get_ports().first()) {
+            own.port(*port);
+        }
+        if let Some(user) = config.get_user() {
+            own.user(user);
+        }
+        if let Some(password) = config.get_password() {
+            own.password(password);
+        }
+        if let Some(name) = config.get_dbname() {
+            own.dbname(name);
+        }
+        if let Some(options) = config.get_options() {
+            own.options(options);
+        }
+        own
+    };
+    config.get_hosts().iter().enumerate().map(|(place, host)| single(place, host)).collect()
 }
 
 /// The URL without its password, which may also be one of its parameters.

@@ -44,6 +44,6 @@ pub mod throwaway;
 pub use check::check;
 pub use database::{Database, InvalidDatabase};
 pub use sealer::trusted;
-pub use serve::{Tls, TlsError};
+pub use serve::tls::{Tls, TlsError};
 pub use service::{Config, Credentials, Error, Running, init, start};
 pub use store::backup::{BackupError, Copied, backup, restore};

@@ -2,6 +2,7 @@
 //! where asked, and finished in order at a stop. What is answered is `http`'s.
 
 pub(crate) mod connections;
+pub(crate) mod tls;
 
 use axum::Router;
 use connections::{Connection, Connections};
@@ -12,10 +13,6 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,7 +20,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::{self, ServerConfig};
 use tracing::{debug, warn};
 
 /// How long a request's headers may take, and how long a connection may be idle.
@@ -32,58 +28,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an accept that failed, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A certificate and its key, both in PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// The chain, the ledger's own certificate first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
-}
-
-/// Why a certificate or its key can't be used.
-#[derive(Debug)]
-pub enum TlsError {
-    /// The file can't be read, or is no PEM of the kind.
-    File(PathBuf, rustls_pki_types::pem::Error),
-    /// The two do not go together.
-    Mismatch(rustls::Error),
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TlsError::File(path, cause) => write!(f, "{}: {cause}", path.display()),
-            TlsError::Mismatch(cause) => write!(f, "certificate and key: {cause}"),
-        }
-    }
-}
-
-impl Tls {
-    /// Reads both files.
-    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
-        let faulty = |path: &PathBuf| {
-            let path = path.clone();
-            move |cause| TlsError::File(path, cause)
-        };
-        let chain = CertificateDer::pem_file_iter(&self.certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(faulty(&self.certificate))?;
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(faulty(&self.key))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
-            .map_err(TlsError::Mismatch)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
-    }
-}
-
 /// Serves until the stop, then finishes what is under way.
 pub(crate) async fn serve(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<tls::Served>>,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -105,7 +53,7 @@ pub(crate) async fn serve(
         let connection = connections.open(peer.ip());
         let service =
             Served { connection: Arc::clone(&connection), api: TowerToHyperService::new(router.clone()) };
-        let (tls, watcher) = (tls.clone(), graceful.watcher());
+        let (tls, watcher) = (tls.as_ref().map(|tls| tls.acceptor()), graceful.watcher());
         tokio::spawn(async move {
             tokio::select! {
                 () = converse(stream, tls, service, watcher) => {}

@@ -9,7 +9,8 @@ use crate::moment::NoRandomness;
 use crate::policy_file::{self, Desk, Fault, InForce, NoPolicy};
 use crate::reservations::{Expire, ForgetAnswers};
 use crate::sealer::{self, UseKey};
-use crate::serve::{self, Tls, TlsError};
+use crate::serve;
+use crate::serve::tls::{self, Tls, TlsError};
 use crate::sessions::Rotate;
 use crate::store::{OpenError, Refusal, Relational, Store};
 use crate::{http, moment};
@@ -104,6 +105,13 @@ pub enum Error {
     Tls(TlsError),
     /// The address can't be listened on.
     Listen(SocketAddr, std::io::Error),
+}
+
+impl Error {
+    /// The database can't be reached now, which may pass.
+    pub fn is_database_away(&self) -> bool {
+        matches!(self, Error::Database(_, OpenError::Failed(cause)) if cause.is_of_connection())
+    }
 }
 
 impl fmt::Display for Error {
@@ -202,13 +210,14 @@ pub struct Running {
     tasks: Vec<JoinHandle<()>>,
     store: Arc<Relational>,
     lock: Option<Lock>,
+    tls: Option<Arc<tls::Served>>,
 }
 
 /// Opens the database, takes the policy and serves.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let audit_key = config.audit_key_path();
     let Config { listen, database, policy: policy_path, audit_retention_days, tls, .. } = config;
-    let tls = tls.map(|tls| tls.acceptor()).transpose().map_err(Error::Tls)?;
+    let tls = tls.map(tls::Served::new).transpose().map_err(Error::Tls)?;
     let faulty = |fault| Error::Policy(policy_path.clone(), fault);
     let judged = policy_file::read(&policy_path).await.map_err(faulty)?;
     let policy = policy_file::parse(&judged).map_err(faulty)?;
@@ -262,9 +271,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     if let Some(days) = audit_retention_days {
         tasks.push(tokio::spawn(sealer::retain(Arc::clone(&store), days, stopping.clone())));
     }
-    let server = tokio::spawn(serve::serve(listener, tls, router, stopping));
+    let tls = tls.map(|(served, judged)| {
+        let served = Arc::new(served);
+        tasks.push(tokio::spawn(Arc::clone(&served).follow(judged, stopping.clone())));
+        served
+    });
+    let server = tokio::spawn(serve::serve(listener, tls.clone(), router, stopping));
     info!(%address, %database, policy = %version, "the ledger serves");
-    Ok(Running { address, stop, server, tasks, store: relational, lock })
+    Ok(Running { address, stop, server, tasks, store: relational, lock, tls })
 }
 
 /// Opens the database and, if it is embedded, keeps other ledgers away from it. Blocks.
@@ -285,6 +299,13 @@ fn open(database: &Database, metrics: Arc<Metrics>) -> Result<(Relational, Optio
 }
 
 impl Running {
+    /// Looks at the certificate now. Without this a change is seen within two seconds, as one of the policy is.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.tls {
+            tls.look();
+        }
+    }
+
     /// Takes no new request, finishes those under way, and closes the database.
     pub async fn shutdown(self) {
         let Running { stop, mut server, tasks, store, lock, .. } = self;

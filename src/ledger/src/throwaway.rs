@@ -211,6 +211,75 @@ impl Throwaway {
         Ok(true)
     }
 
+    /// Makes and starts a standby of it, which reads along and takes no writes.
+    pub fn standby(&self) -> Result<Throwaway, Error> {
+        let directory = tempfile::Builder::new().prefix("agentrelay-pg-").tempdir()?;
+        let (programs, account) = (self.programs.clone(), self.account);
+        let databases = AtomicU32::new(self.databases.load(Ordering::Relaxed));
+        let mut standby = Throwaway { directory, port: None, programs, account, databases, keeper: None };
+        standby.give(standby.directory.path(), 0o700)?;
+        standby.follow(self)?;
+        Ok(standby)
+    }
+
+    /// Throws away what it held and becomes a standby of another one.
+    pub fn follow(&mut self, primary: &Throwaway) -> Result<(), Error> {
+        self.end(b"keep\n");
+        if self.data().exists() {
+            fs::remove_dir_all(self.data())?;
+        }
+        let copied = self
+            .command(&self.program("pg_basebackup"))
+            .args(["--username=ledger", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
+            .args(["--write-recovery-conf", "--host"])
+            .arg(primary.directory.path())
+            .arg("--pgdata")
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .output()?;
+        if !copied.status.success() {
+            return Err(Error::Refused(String::from_utf8_lossy(&copied.stderr).trim().to_owned()));
+        }
+        self.resume()
+    }
+
+    /// From now on it takes writes.
+    pub fn promote(&self) -> Result<(), Error> {
+        let said = self
+            .command(&self.program("pg_ctl"))
+            .args(["promote", "--wait", "--pgdata"])
+            .arg(self.data())
+            .output()?;
+        let refused = || Error::Refused(String::from_utf8_lossy(&said.stderr).trim().to_owned());
+        said.status.success().then_some(()).ok_or_else(refused)
+    }
+
+    /// Runs statements in it, as its owner.
+    pub fn run(&self, statements: &[&str]) -> Result<(), Error> {
+        let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
+        let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
+        statements.iter().try_for_each(|statement| client.batch_execute(statement).map_err(refused))
+    }
+
+    /// Stops all its processes where they are, as a machine that hangs does, or lets them go on.
+    pub fn hang(&self, hangs: bool) -> Result<(), Error> {
+        let main = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        let main = main.lines().next().unwrap_or_default();
+        let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
+        let signal = if hangs { "STOP" } else { "CONT" };
+        let signalled =
+            Command::new("kill").args(["-s", signal, main]).args(children.split_whitespace()).status()?;
+        signalled
+            .success()
+            .then_some(())
+            .ok_or_else(|| Error::Refused(format!("SIG{signal} did not reach it")))
+    }
+
+    /// Where its socket is, as a URL names a host.
+    pub fn host(&self) -> String {
+        self.directory.path().display().to_string().replace('/', "%2F")
+    }
+
     /// Starts it again after [`Throwaway::pause`], with all that it held.
     pub fn resume(&mut self) -> Result<(), Error> {
         let directory = self.directory.path();
@@ -265,7 +334,7 @@ impl Throwaway {
         let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
         let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
         client.batch_execute(&format!("CREATE DATABASE {name}")).map_err(refused)?;
-        let socket = self.directory.path().display().to_string().replace('/', "%2F");
+        let socket = self.host();
         let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
         Ok(format!("postgres://ledger@{socket}{port}/{name}"))
     }

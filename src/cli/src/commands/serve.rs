@@ -6,10 +6,15 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use cli::signals::Signals;
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
+
+/// The longest pause between two looks for a database that is away.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Run the ledger until Ctrl-C
 #[derive(Args)]
@@ -39,7 +44,7 @@ pub struct Arguments {
     /// Remove rows of the audit trail after so many days; export them first
     #[arg(long, value_name = "DAYS")]
     audit_retention_days: Option<u32>,
-    /// Serve by TLS, with this certificate chain in PEM
+    /// Serve by TLS, with this certificate chain in PEM; it and its key are read again when they change, and on SIGHUP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The certificate's private key in PEM
@@ -64,16 +69,17 @@ impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         self.log()?;
         let mut signals = Signals::listen().context("signals can't be received")?;
+        let in_terminal = io::stdin().is_terminal();
         let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
-        let running = ledger::start(ledger::Config {
+        let config = ledger::Config {
             listen: self.listen,
             database: self.at.database,
             policy: self.policy,
             audit_key: self.audit_key,
             audit_retention_days: self.audit_retention_days,
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ledger::Tls { certificate, key }),
-        })
-        .await?;
+        };
+        let Some(running) = start(config, &mut signals).await? else { return Ok(()) };
         let address = running.address;
         if let Some(file) = &self.address_file {
             // Renamed into place, so that nobody reads half an address.
@@ -83,7 +89,13 @@ impl Arguments {
                 .with_context(|| format!("{} can't be written", file.display()))?;
         }
         output::note(&format!("the ledger listens on {scheme}://{address}"));
-        let name = signals.next().await;
+        let name = loop {
+            match signals.next().await {
+                // The terminal was closed. Without one the signal asks to read files again, as it does of other services.
+                "SIGHUP" if !in_terminal => running.reload(),
+                name => break name,
+            }
+        };
         output::note(&format!("{name}: stopping"));
         running.shutdown().await;
         Ok(())
@@ -101,5 +113,22 @@ impl Arguments {
             LogFormat::Text => log.init(),
         }
         Ok(())
+    }
+}
+
+/// Starts the ledger, and waits with growing pauses for a database that is away. `None` if it is told to stop meanwhile.
+async fn start(config: ledger::Config, signals: &mut Signals) -> anyhow::Result<Option<ledger::Running>> {
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let cause = match ledger::start(config.clone()).await {
+            Err(cause) if cause.is_database_away() => cause,
+            started => return Ok(Some(started?)),
+        };
+        output::note(&format!("{cause}; trying again in {} s", pause.as_secs()));
+        if let Ok(name) = timeout(pause, signals.next()).await {
+            output::note(&format!("{name}: stopping"));
+            return Ok(None);
+        }
+        pause = pause.saturating_mul(2).min(PAUSE_MAX);
     }
 }

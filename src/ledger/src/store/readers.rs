@@ -74,6 +74,7 @@ impl Readers {
 
 /// One that rested, leaving out those that the server has closed meanwhile.
 fn take_usable(at_rest: &Mutex<Vec<Connection>>) -> Option<Connection> {
-    let mut at_rest = at_rest.lock().unwrap_or_else(PoisonError::into_inner);
-    std::iter::from_fn(|| at_rest.pop()).find(Connection::is_usable)
+    // Each is asked while others may take theirs: a server that hangs is slow to answer.
+    let next = || at_rest.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    std::iter::from_fn(next).find(Connection::is_usable)
 }

@@ -204,10 +204,10 @@ impl Connection {
 
     /// Runs `work`, which changes tables, in a transaction of its own; of several processes one at a time.
     pub fn migrate<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.batch(match &self.0 {
-            Backend::Sqlite(_) => "BEGIN IMMEDIATE",
-            Backend::Postgres(_) => postgres::BEGIN_MIGRATION,
-        })
+        match &self.0 {
+            Backend::Sqlite(_) => self.batch("BEGIN IMMEDIATE"),
+            Backend::Postgres(session) => session.begin_migration(),
+        }
         .inspect_err(|_| self.roll_back())?;
         self.finish(work)
     }
@@ -225,7 +225,7 @@ impl Connection {
     pub fn survey<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.snapshot(|connection| {
             if let Backend::Postgres(session) = &connection.0 {
-                session.batch(postgres::UNHURRIED)?;
+                session.unhurried()?;
             }
             work(connection)
         })
@@ -233,6 +233,9 @@ impl Connection {
 
     fn finish<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let done = work(self).and_then(|value| self.batch("COMMIT").map(|()| value));
+        if let Backend::Postgres(session) = &self.0 {
+            session.ended();
+        }
         done.inspect_err(|_| self.roll_back())
     }
 

@@ -1,18 +1,27 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
 use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
-use crate::database::{Protection, Server};
-use postgres::fallible_iterator::FallibleIterator;
-use postgres::types::private::BytesMut;
-use postgres::types::{IsNull, ToSql, Type};
-use postgres::{Client, NoTls, Statement};
+use crate::database::{Protection, Server, Tls};
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::time::Duration;
+use std::future::poll_fn;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
 
-/// How long a server may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a server may take to accept a connection and to say that it takes writes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a server may take to answer: a little longer than [`SETTINGS`] lets a statement take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(11);
+/// How long a server that took writes is believed to take them. Revocations are promised within 2 s.
+const PRIMARY_FOR: Duration = Duration::from_millis(500);
 /// How long the network may take to deliver what was sent, before the connection counts as lost.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Prepared statements of one connection; beyond that it starts over.
@@ -33,11 +42,11 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 ";
 
 /// For the rest of a transaction whose statements go through whole tables, as long as those are.
-pub(super) const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
 
 /// The lock is of the database, not of a table, for at first there is none. Who waits for it waits until another's
 /// migration is through; no migration waits for long for a table that is in use.
-pub(super) const BEGIN_MIGRATION: &str = "
+const BEGIN_MIGRATION: &str = "
 BEGIN;
 SET LOCAL statement_timeout = 0;
 SET LOCAL lock_timeout = 0;
@@ -50,53 +59,137 @@ INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM
 /// One connection with its prepared statements.
 pub(super) struct Session {
     /// Taken only when the session ends.
-    client: RefCell<Option<Client>>,
+    runtime: Option<Runtime>,
+    client: Client,
+    /// What other ledgers say.
+    news: RefCell<mpsc::UnboundedReceiver<()>>,
     statements: RefCell<HashMap<String, Statement>>,
+    /// It broke, or leads to a server that no longer takes writes.
+    is_broken: Cell<bool>,
+    /// When it was last seen that the server takes writes.
+    seen_primary: Cell<Instant>,
+    /// For the rest of a transaction no answer is late.
+    is_unhurried: Cell<bool>,
 }
 
 impl Drop for Session {
-    /// The client owns a small runtime, which must not end inside of another one.
+    /// A runtime must not end inside of another one by waiting.
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            let _ = std::thread::Builder::new().spawn(move || drop(client));
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
 
 impl Session {
     pub(super) fn open(server: &Server, purpose: Purpose) -> Result<Session> {
-        let mut config = server.config().clone();
+        let mut last = Error::Row("the URL names no host".to_owned());
+        for config in server.configs() {
+            match Session::open_at(&config, server.tls(), purpose) {
+                Ok(session) => {
+                    server.answered(&config);
+                    return Ok(session);
+                }
+                Err(cause) => last = cause,
+            }
+        }
+        Err(last)
+    }
+
+    /// Of one host. A server that hangs accepts connections all the same, so the whole of it has a bound.
+    fn open_at(config: &Config, tls: &Tls, purpose: Purpose) -> Result<Session> {
+        let mut config = config.clone();
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(NETWORK_TIMEOUT)
             .keepalives_idle(NETWORK_TIMEOUT)
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .application_name("agentrelay");
-        let mut client = match server.tls().protection {
-            Protection::Disable => config.connect(NoTls)?,
-            _ => config.connect(tls::connector(server.tls())?)?,
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|cause| Error::Row(format!("no runtime for a connection: {cause}")))?;
+        let (told, news) = mpsc::unbounded_channel();
+        let connecting = async {
+            Ok::<_, Error>(match tls.protection {
+                Protection::Disable => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    tokio::spawn(drive(connection, told));
+                    client
+                }
+                _ => {
+                    let (client, connection) = config.connect(tls::connector(tls)?).await?;
+                    tokio::spawn(drive(connection, told));
+                    client
+                }
+            })
         };
-        client.batch_execute(SETTINGS)?;
-        client.batch_execute(match purpose {
+        let connected = runtime.block_on(async { timeout(CONNECT_TIMEOUT, connecting).await });
+        let client = match connected {
+            Ok(client) => client?,
+            Err(_) => return Err(Error::Silent(CONNECT_TIMEOUT)),
+        };
+        let session = Session {
+            runtime: Some(runtime),
+            client,
+            news: RefCell::new(news),
+            statements: RefCell::default(),
+            is_broken: Cell::new(false),
+            seen_primary: Cell::new(Instant::now()),
+            is_unhurried: Cell::new(false),
+        };
+        session.batch(SETTINGS)?;
+        session.batch(match purpose {
             Purpose::Read => "SET default_transaction_read_only = on",
             // A writer finds rows by their keys alone. The plans that it keeps are made while the tables are small, when
             // reading all of one seems cheap.
             Purpose::Write => "SET enable_seqscan = off",
         })?;
-        Ok(Session { client: RefCell::new(Some(client)), statements: RefCell::default() })
+        Ok(session)
     }
 
+    /// Whether it works and its server takes writes. What a server said before it became a standby may be old, and some
+    /// poolers change the server behind a connection.
     pub(super) fn is_open(&self) -> bool {
-        self.client.borrow().as_ref().is_some_and(|client| !client.is_closed())
+        if self.is_broken.get() || self.client.is_closed() {
+            return false;
+        }
+        if self.seen_primary.get().elapsed() < PRIMARY_FOR {
+            return true;
+        }
+        let now = Instant::now();
+        let is_standby = self.with(self.client.query_one("SELECT pg_is_in_recovery()", &[]));
+        let is_primary = is_standby.and_then(|row| Ok(!row.try_get::<_, bool>(0)?)).unwrap_or(false);
+        self.seen_primary.set(now);
+        self.is_broken.set(!is_primary);
+        is_primary
+    }
+
+    /// For the rest of a transaction statements go through whole tables, and take as long as those are.
+    pub(super) fn unhurried(&self) -> Result<()> {
+        self.is_unhurried.set(true);
+        self.batch(UNHURRIED)
+    }
+
+    /// Begins one in which tables are changed.
+    pub(super) fn begin_migration(&self) -> Result<()> {
+        self.is_unhurried.set(true);
+        self.batch(BEGIN_MIGRATION)
+    }
+
+    /// The transaction has ended.
+    pub(super) fn ended(&self) {
+        self.is_unhurried.set(false);
     }
 
     pub(super) fn batch(&self, sql: &str) -> Result<()> {
-        self.with(|client| client.batch_execute(sql))
+        self.with(self.client.batch_execute(sql))
     }
 
     pub(super) fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64> {
         let statement = self.prepared(sql)?;
         let params: Vec<_> = params.iter().map(|param| param as &(dyn ToSql + Sync)).collect();
-        self.with(|client| client.execute(&statement, &params))
+        self.with(self.client.execute(&statement, &params))
     }
 
     pub(super) fn visit(
@@ -173,7 +266,7 @@ impl Session {
         let sql = format!("INSERT INTO {table} ({names}) SELECT * FROM unnest({places}) {conflict}");
         let statement = self.prepared(&sql)?;
         let params: Vec<_> = columns.iter().map(Array::as_param).collect();
-        self.with(|client| client.execute(&statement, &params)).map(drop)
+        self.with(self.client.execute(&statement, &params)).map(drop)
     }
 
     pub(super) fn tell_news(&self) -> Result<()> {
@@ -183,7 +276,14 @@ impl Session {
     /// Waits for a word on [`CHANNEL`]. The first time it only begins to listen: what came before was not heard.
     pub(super) fn wait_for_news(&self, at_most: Duration) -> Result<()> {
         self.batch(&format!("LISTEN {CHANNEL}"))?;
-        self.with(|client| client.notifications().timeout_iter(at_most).next().map(drop))
+        let Some(runtime) = &self.runtime else { return Ok(()) };
+        let mut news = self.news.borrow_mut();
+        // The end of the connection shows at the next statement.
+        let heard = async { timeout(at_most, news.recv()).await };
+        if let Ok(None) = runtime.block_on(heard) {
+            self.is_broken.set(true);
+        }
+        Ok(())
     }
 
     fn found(
@@ -193,7 +293,7 @@ impl Session {
         visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
         let statement = self.prepared(sql)?;
-        let rows = self.with(|client| client.query(&statement, params))?;
+        let rows = self.with(self.client.query(&statement, params))?;
         rows.iter().try_for_each(|row| visit(&Row::Postgres(row)))
     }
 
@@ -201,7 +301,8 @@ impl Session {
         if let Some(statement) = self.statements.borrow().get(sql) {
             return Ok(statement.clone());
         }
-        let statement = self.with(|client| client.prepare(&numbered(sql)))?;
+        let numbered = numbered(sql);
+        let statement = self.with(self.client.prepare(&numbered))?;
         let mut statements = self.statements.borrow_mut();
         if statements.len() >= STATEMENTS_KEPT {
             statements.clear();
@@ -210,10 +311,39 @@ impl Session {
         Ok(statement)
     }
 
-    fn with<T>(&self, ask: impl FnOnce(&mut Client) -> std::result::Result<T, postgres::Error>) -> Result<T> {
-        match self.client.borrow_mut().as_mut() {
-            Some(client) => Ok(ask(client)?),
-            None => Err(Error::Row("the connection has ended".to_owned())),
+    /// Asks, and waits for the answer no longer than a server that is alive takes: the network alone does not tell of one
+    /// that hangs.
+    fn with<T>(
+        &self,
+        asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        let runtime = self.runtime.as_ref().filter(|_| !self.is_broken.get());
+        let runtime = runtime.ok_or_else(|| Error::Row("the connection has ended".to_owned()))?;
+        let answered = runtime.block_on(async {
+            if self.is_unhurried.get() { Ok(asked.await) } else { timeout(ANSWER_TIMEOUT, asked).await }
+        });
+        let answered = match answered {
+            Ok(answered) => answered.map_err(Error::from),
+            Err(_) => Err(Error::Silent(ANSWER_TIMEOUT)),
+        };
+        answered.inspect_err(|cause| {
+            if cause.is_of_connection() {
+                self.is_broken.set(true);
+            }
+        })
+    }
+}
+
+/// Moves the connection's bytes, and passes on what other ledgers say.
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, told: mpsc::UnboundedSender<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notification(_) = message {
+            // Who does not listen has nothing to be told.
+            let _ = told.send(());
         }
     }
 }
@@ -300,11 +430,11 @@ impl ToSql for Param<'_> {
         true
     }
 
-    postgres::types::to_sql_checked!();
+    tokio_postgres::types::to_sql_checked!();
 }
 
-pub(super) fn column(row: &postgres::Row, column: usize) -> Result<Param<'_>> {
-    let kind = row.columns().get(column).map(postgres::Column::type_);
+pub(super) fn column(row: &tokio_postgres::Row, column: usize) -> Result<Param<'_>> {
+    let kind = row.columns().get(column).map(tokio_postgres::Column::type_);
     let value = match kind {
         Some(&Type::INT8) => row.try_get::<_, Option<i64>>(column)?.map(Param::Integer),
         Some(&Type::INT4) => row.try_get::<_, Option<i32>>(column)?.map(|n| Param::Integer(n.into())),

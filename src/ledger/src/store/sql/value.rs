@@ -1,6 +1,7 @@
 //! Parameters, columns and errors, whichever the database.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What goes into a statement.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,7 +100,7 @@ pub enum Row<'a> {
     /// SQLite's.
     Sqlite(&'a rusqlite::Row<'a>),
     /// PostgreSQL's.
-    Postgres(&'a ::postgres::Row),
+    Postgres(&'a tokio_postgres::Row),
 }
 
 impl Row<'_> {
@@ -190,7 +191,9 @@ pub enum Error {
     /// SQLite says no.
     Sqlite(rusqlite::Error),
     /// PostgreSQL says no, or nothing.
-    Postgres(::postgres::Error),
+    Postgres(tokio_postgres::Error),
+    /// PostgreSQL did not answer in so long.
+    Silent(Duration),
     /// A row is not one of this program's.
     Row(String),
     /// TLS can't be spoken as it was asked for.
@@ -201,6 +204,26 @@ impl Error {
     /// A column holds what this program never wrote.
     pub fn broken(column: usize, why: impl fmt::Display) -> Error {
         Error::Row(format!("column {column}: {why}"))
+    }
+
+    /// The connection or its server is of no use any more; another may be.
+    pub fn is_of_connection(&self) -> bool {
+        match self {
+            Error::Silent(_) => true,
+            Error::Postgres(cause) => match cause.code() {
+                // Connection exceptions and operator intervention; a server that takes no writes, or became a standby;
+                // statements that it does not know, or no longer; no room for a session.
+                Some(code) => ["08", "57P", "25006", "0A000", "26000", "53300"]
+                    .iter()
+                    .any(|class| code.code().starts_with(class)),
+                None => {
+                    std::error::Error::source(cause)
+                        .is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+                        || cause.is_closed()
+                }
+            },
+            Error::Sqlite(_) | Error::Row(_) | Error::Tls(_) => false,
+        }
     }
 }
 
@@ -214,6 +237,7 @@ impl fmt::Display for Error {
                 (None, Some(source)) => write!(f, "{cause}: {source}"),
                 (None, None) => cause.fmt(f),
             },
+            Error::Silent(waited) => write!(f, "the server did not answer in {} s", waited.as_secs()),
             Error::Row(why) | Error::Tls(why) => f.write_str(why),
         }
     }
@@ -224,7 +248,7 @@ impl std::error::Error for Error {
         match self {
             Error::Sqlite(cause) => Some(cause),
             Error::Postgres(cause) => Some(cause),
-            Error::Row(_) | Error::Tls(_) => None,
+            Error::Silent(_) | Error::Row(_) | Error::Tls(_) => None,
         }
     }
 }
@@ -235,8 +259,8 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-impl From<::postgres::Error> for Error {
-    fn from(cause: ::postgres::Error) -> Error {
+impl From<tokio_postgres::Error> for Error {
+    fn from(cause: tokio_postgres::Error) -> Error {
         Error::Postgres(cause)
     }
 }
