@@ -371,6 +371,7 @@ async fn call(store: Arc<dyn Store>, key_id: KeyId, began: Instant, turn: Durati
             decisions: Vec::new(),
             subjects: Vec::new(),
             rows: Vec::new(),
+            counted: Vec::new(),
             decisions_dropped: 0,
         };
         let now: Timestamp = moment::now();

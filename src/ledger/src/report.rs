@@ -1,7 +1,7 @@
 //! What filters report: settlements and decisions, one batch in one transaction.
 //!
 //! A batch may arrive twice, or in part twice: settlements are idempotent by reservation, decisions by their id, and
-//! lost decisions by the batch's id, so a batch needs no memory of its own.
+//! counts and lost decisions by the batch's id, so a batch needs no memory of its own.
 
 use crate::audit::{ANONYMOUS, Event, Kind};
 use crate::budgets;
@@ -49,6 +49,7 @@ impl Operation for Deliver {
                 .filter(|decision| decision.lease_id.is_some())
                 .filter_map(|decision| Some((decision.key_id.clone()?, month(decision, self.now)))),
         );
+        needs.events.extend((0..report.counted.len()).filter_map(|place| counted_id(report, place)));
         if report.decisions_dropped > 0 {
             needs.events.extend(dropped_id(report));
         }
@@ -70,6 +71,17 @@ impl Operation for Deliver {
                 answer.recorded = answer.recorded.saturating_add(1);
             }
         }
+        for (place, counted) in report.counted.iter().enumerate() {
+            let detail = json!({"envoy": report.envoy, "minute": counted.minute, "outcome": counted.outcome,
+                "service": counted.service, "count": counted.count});
+            let event = Event {
+                outcome: Some(counted.outcome),
+                ..Event::new(Kind::DecisionsCounted, now, ANONYMOUS, &detail)
+            };
+            if counted_id(&report, place).is_some_and(|id| rows.record_once(id, event)) {
+                rows.count_many(counted, now);
+            }
+        }
         if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
             let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
             if rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail)) {
@@ -83,6 +95,11 @@ impl Operation for Deliver {
 
 fn dropped_id(report: &Report) -> Option<EventId> {
     EventId::parse(report.batch_id.as_str()).ok()
+}
+
+/// Who is told of one count twice knows it by its place in its batch.
+fn counted_id(report: &Report, place: usize) -> Option<EventId> {
+    EventId::parse(&format!("{}-{place}", report.batch_id)).ok()
 }
 
 /// The month in which a call began. A clock ahead of the ledger's can't spend next month's budget.

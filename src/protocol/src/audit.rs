@@ -144,6 +144,26 @@ pub struct Decision {
     pub envoy: String,
 }
 
+/// Decisions on requests in which no key was recognised. Anyone can cause as many as he likes, so they are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    /// The begin of the minute in which the requests arrived.
+    pub minute: Timestamp,
+    /// How they ended.
+    pub outcome: Outcome,
+    /// The service, where their path named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// How many.
+    pub count: u64,
+}
+
+impl Counted {
+    /// The most counts in one report.
+    pub const MAX: usize = 1024;
+}
+
 /// SHA-256 of something in the audit trail, in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -14,7 +14,7 @@ use crate::shares::{Share, ShareKey};
 use crate::tenants::Tenant;
 use protocol::admin::{Agent, LeaseState};
 use protocol::api_key::KeyHash;
-use protocol::audit::{Decision, Outcome};
+use protocol::audit::{Counted, Decision, Outcome};
 use protocol::filter::Change;
 use protocol::session::SessionSecret;
 use protocol::{
@@ -322,6 +322,22 @@ impl Rows {
         let counted = |told: Option<u64>| told.unwrap_or_default().min(USAGE_TOKENS_PER_CALL_MAX);
         sum.input_usage_tokens = sum.input_usage_tokens.saturating_add(counted(told.input));
         sum.output_usage_tokens = sum.output_usage_tokens.saturating_add(counted(told.output));
+    }
+
+    /// Adds decisions without a key to the sums of their hour. How long each took is not known.
+    pub fn count_many(&mut self, counted: &Counted, now: Timestamp) {
+        let key = UsageKey {
+            hour: counted.minute.min(now).as_millis() / HOUR_MILLIS,
+            tenant_id: String::new(),
+            key_id: String::new(),
+            agent_id: String::new(),
+            tool: String::new(),
+            outcome: counted.outcome.as_str(),
+            would_deny: "",
+            bucket: latency::UNKNOWN,
+        };
+        let sum = self.usage.entry(key).or_default();
+        sum.calls = sum.calls.saturating_add(counted.count);
     }
 
     /// The answer that was given under this `Idempotency-Key`, if any.

@@ -159,6 +159,7 @@ pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Delive
             decisions: Vec::new(),
             subjects: Vec::new(),
             rows: Vec::new(),
+            counted: Vec::new(),
             decisions_dropped: 0,
         },
         actor: "flt_1".to_owned(),

@@ -115,6 +115,7 @@ pub(super) fn told(decisions: Vec<Decision>) -> report::Deliver {
             envoy: "e1".to_owned(),
             settlements: Vec::new(),
             decisions,
+            counted: Vec::new(),
             decisions_dropped: 0,
         },
         actor: "flt_1".to_owned(),
