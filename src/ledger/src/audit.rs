@@ -70,7 +70,7 @@ pub enum Kind {
     LeaseSetRight,
     /// A filter decided.
     Decision,
-    /// Filters decided on requests in which no key was recognised: so many, within a minute.
+    /// Filters decided on requests without a key that may call: so many, within a minute.
     DecisionsCounted,
     /// A filter could not keep all decisions.
     DecisionsDropped,

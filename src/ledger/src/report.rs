@@ -7,9 +7,10 @@ use crate::audit::{ANONYMOUS, Event, Kind};
 use crate::budgets;
 use crate::reservations::{self, Settled};
 use crate::store::{Needs, Operation, Refusal, Rows};
-use protocol::audit::Decision;
+use protocol::audit::{Counted, Decision};
 use protocol::filter::{Report, ReportAnswer};
 use protocol::{EventId, Month, ReservationId, Timestamp};
+use serde::Serialize;
 use serde_json::json;
 
 /// No batch tells of more lost decisions: what it tells beyond this is counted as this. The audit trail has what was told.
@@ -32,6 +33,14 @@ pub struct Delivered {
     pub answer: ReportAnswer,
     /// Settlements that were refused, for the log: to repeat them would not help, so the filter need not know.
     pub refused: Vec<(ReservationId, Settled)>,
+}
+
+/// What the trail says of a count.
+#[derive(Serialize)]
+struct Counts<'r> {
+    envoy: &'r str,
+    #[serde(flatten)]
+    counted: &'r Counted,
 }
 
 impl Operation for Deliver {
@@ -72,11 +81,12 @@ impl Operation for Deliver {
             }
         }
         for (place, counted) in report.counted.iter().enumerate() {
-            let detail = json!({"envoy": report.envoy, "minute": counted.minute, "outcome": counted.outcome,
-                "service": counted.service, "count": counted.count});
+            let detail = Counts { envoy: &report.envoy, counted };
+            let actor = counted.key_id.as_ref().map_or(ANONYMOUS, |id| id.as_str());
             let event = Event {
+                tenant_id: counted.tenant_id.clone(),
                 outcome: Some(counted.outcome),
-                ..Event::new(Kind::DecisionsCounted, now, ANONYMOUS, &detail)
+                ..Event::new(Kind::DecisionsCounted, now, actor, &detail)
             };
             if counted_id(&report, place).is_some_and(|id| rows.record_once(id, event)) {
                 rows.count_many(counted, now);

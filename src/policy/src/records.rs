@@ -1,10 +1,10 @@
 //! What is to be told of decisions. Those that money went with are kept apart from the rest, so that no flood of refusals
-//! pushes them out; those in which no key was recognised are only counted, for a stranger makes as many as he likes.
+//! pushes them out; those without a key that may call are only counted, for anyone makes as many as he likes.
 //!
 //! Pure: it says what to send and when, and sends nothing.
 
 use crate::exchange::Now;
-use protocol::audit::{Counted, Decision};
+use protocol::audit::{Counted, Decision, Outcome};
 use protocol::packed::{Row, Subject};
 use std::collections::VecDeque;
 
@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 const PAID_MAX: usize = 200_000;
 /// Other decisions on requests with a key that wait at most.
 const UNPAID_MAX: usize = 20_000;
-/// Counts that wait at most, but for one of each outcome more: beyond that, the service and minute of some are not told.
+/// Counts that wait at most, but for one of each outcome more: beyond that, the key, service and minute of some are not
+/// told.
 const COUNTS_MAX: usize = 256;
 /// Most rows of each queue in one batch: about 100 KiB.
 const PARCEL_MAX: usize = 1000;
@@ -47,7 +48,7 @@ pub struct Parcel {
     pub subjects: Vec<Subject>,
     /// One for each decision.
     pub rows: Vec<Row>,
-    /// Decisions without a key.
+    /// Decisions without a key that may call.
     pub counted: Vec<Counted>,
     /// Decisions that were lost since the parcel before.
     pub lost: u64,
@@ -73,12 +74,12 @@ pub struct Records {
 impl Records {
     /// Keeps a decision, or counts it.
     pub fn record(&mut self, decision: Decision, now: Now) -> Kept {
-        if decision.key_id.is_none() {
+        let paid = is_paid(&decision);
+        if !paid && (decision.key_id.is_none() || decision.outcome == Outcome::AuthDenied) {
             self.count(decision, now);
             return Kept::Counted;
         }
         let is_first = self.waiting() == 0;
-        let paid = is_paid(&decision);
         let (queue, most) = if paid { (&mut self.paid, PAID_MAX) } else { (&mut self.unpaid, UNPAID_MAX) };
         if queue.len >= most {
             self.lost = self.lost.saturating_add(1);
@@ -125,21 +126,29 @@ impl Records {
         }
         let at_ms = decision.at.as_millis();
         let minute = protocol::Timestamp::from_millis(at_ms.saturating_sub(at_ms % MINUTE_MS));
+        let Decision { outcome, key_id, tenant_id, service, .. } = decision;
         let is_same = |known: &Counted| {
-            known.minute == minute && known.outcome == decision.outcome && known.service == decision.service
+            known.minute == minute
+                && known.outcome == outcome
+                && known.key_id == key_id
+                && known.service == service
         };
         // The newest last: that is the one most often asked for.
-        let known = self.counts.iter().rposition(is_same).or_else(|| {
-            let is_full = self.counts.len() >= COUNTS_MAX;
-            let is_like = |known: &Counted| known.outcome == decision.outcome;
-            self.counts.iter().rposition(is_like).filter(|_| is_full)
-        });
+        let known = self.counts.iter().rposition(is_same);
+        let (known, others) = if known.is_none() && self.counts.len() >= COUNTS_MAX {
+            let of_any = |known: &Counted| known.outcome == outcome && known.key_id.is_none();
+            (self.counts.iter().rposition(of_any), true)
+        } else {
+            (known, false)
+        };
         match known.and_then(|place| self.counts.get_mut(place)) {
             Some(known) => known.count = known.count.saturating_add(1),
             None => self.counts.push(Counted {
                 minute,
-                outcome: decision.outcome,
-                service: decision.service,
+                outcome,
+                key_id: key_id.filter(|_| !others),
+                tenant_id: tenant_id.filter(|_| !others),
+                service: service.filter(|_| !others),
                 count: 1,
             }),
         }
@@ -221,7 +230,6 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::window::Monotonic;
-    use protocol::audit::Outcome;
     use protocol::{Credits, EventId, KeyId, PolicyVersion, Timestamp};
 
     /// In the middle of a minute.
@@ -328,13 +336,27 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_may_not_call_is_named_in_its_count() {
+        let mut records = Records::default();
+        for _ in 0..3 {
+            let refused = Decision { outcome: Outcome::AuthDenied, ..decision(Some("key_1"), 0, at(0)) };
+            assert_eq!(records.record(refused, at(0)), Kept::Counted);
+        }
+        records.record(decision(None, 0, at(0)), at(0));
+        let counted = records.take(false, at(FLUSH_MS)).unwrap().counted;
+        let keys: Vec<_> = counted.iter().map(|counted| (counted.key_id.is_some(), counted.count)).collect();
+        assert_eq!(keys, [(true, 3), (false, 1)]);
+    }
+
+    #[test]
     fn counts_are_bounded_and_none_is_lost() {
         let mut records = Records::default();
         for number in 0..5_000u64 {
             let now = at(number * MINUTE_MS / 2);
             let outcome = Outcome::ALL[usize::try_from(number % 11).unwrap()];
-            let service = Some(format!("s{number}"));
-            records.record(Decision { outcome, service, ..decision(None, 0, now) }, now);
+            let (key, service) = (format!("key_{number}"), Some(format!("s{number}")));
+            let key = (outcome == Outcome::AuthDenied).then_some(key.as_str());
+            records.record(Decision { outcome, service, ..decision(key, 0, now) }, now);
         }
         let parcel = records.take(false, at(5_000 * MINUTE_MS)).unwrap();
         assert!(parcel.counted.len() <= COUNTS_MAX + Outcome::ALL.len(), "{}", parcel.counted.len());

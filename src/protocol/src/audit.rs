@@ -144,7 +144,7 @@ pub struct Decision {
     pub envoy: String,
 }
 
-/// Decisions on requests in which no key was recognised. Anyone can cause as many as he likes, so they are counted.
+/// Decisions on requests without a key that may call. Anyone can cause as many as he likes, so they are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counted {
@@ -152,6 +152,12 @@ pub struct Counted {
     pub minute: Timestamp,
     /// How they ended.
     pub outcome: Outcome,
+    /// The key, where it is one that was revoked, suspended or has expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
+    /// The tenant of that key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<TenantId>,
     /// The service, where their path named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,

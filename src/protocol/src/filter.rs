@@ -182,7 +182,7 @@ pub struct Report {
     /// Decisions since the last batch, packed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
-    /// Decisions without a key, counted.
+    /// Decisions without a key that may call, counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counted: Vec<Counted>,
     /// Decisions lost by this worker since the last batch because its queue was full.

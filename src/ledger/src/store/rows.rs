@@ -324,12 +324,12 @@ impl Rows {
         sum.output_usage_tokens = sum.output_usage_tokens.saturating_add(counted(told.output));
     }
 
-    /// Adds decisions without a key to the sums of their hour. How long each took is not known.
+    /// Adds counted decisions to the sums of their hour. How long each took is not known.
     pub fn count_many(&mut self, counted: &Counted, now: Timestamp) {
         let key = UsageKey {
             hour: counted.minute.min(now).as_millis() / HOUR_MILLIS,
-            tenant_id: String::new(),
-            key_id: String::new(),
+            tenant_id: counted.tenant_id.as_ref().map_or("", TenantId::as_str).to_owned(),
+            key_id: counted.key_id.as_ref().map_or("", KeyId::as_str).to_owned(),
             agent_id: String::new(),
             tool: String::new(),
             outcome: counted.outcome.as_str(),
