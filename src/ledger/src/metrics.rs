@@ -40,6 +40,8 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     /// Transactions that failed.
     pub commit_failures: Counter,
+    /// Writes that the database did not take.
+    pub operations_unstorable: Counter,
     /// Settlements that the book refused.
     pub settlements_refused: Counter,
     /// Changed policy files that were refused.
@@ -66,6 +68,9 @@ impl Default for Metrics {
         registry.register("http_requests", "Answered requests", requests.clone());
         let commit_failures = Counter::default();
         registry.register("commit_failures", "Transactions that failed", commit_failures.clone());
+        let operations_unstorable = Counter::default();
+        let help = "Writes that the database does not take, and that were refused";
+        registry.register("operations_unstorable", help, operations_unstorable.clone());
         let settlements_refused = Counter::default();
         registry.register(
             "settlements_refused",
@@ -129,6 +134,7 @@ impl Default for Metrics {
             registry,
             requests,
             commit_failures,
+            operations_unstorable,
             settlements_refused,
             policies_refused,
             lease_accounts_refused,

@@ -17,6 +17,7 @@ use serde_json::json;
 const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
 
 /// Writes one batch.
+#[derive(Clone)]
 pub struct Deliver {
     /// The batch.
     pub report: Report,

@@ -76,6 +76,7 @@ fn read(path: &Path) -> io::Result<Signer> {
 }
 
 /// Writes down that a key signs from now on. The same again changes nothing.
+#[derive(Clone)]
 pub struct UseKey {
     /// In hexadecimal.
     pub public_key: String,
@@ -101,6 +102,7 @@ impl Operation for UseKey {
 }
 
 /// Adds a checkpoint if it follows the newest one; another ledger may have been faster.
+#[derive(Clone)]
 struct Seal {
     checkpoint: Checkpoint,
 }
@@ -127,6 +129,7 @@ impl Operation for Seal {
 }
 
 /// Removes the rows of some batches. Their checkpoints stay.
+#[derive(Clone)]
 struct Remove {
     batches: OldBatches,
     /// What the trail says of it, once for all batches that are removed in a row.

@@ -254,6 +254,16 @@ impl Connection {
         matches!(self.0, Backend::Postgres(_))
     }
 
+    /// How the database keeps texts, where that was chosen when it was made.
+    pub fn encoding(&self) -> Result<Option<String>> {
+        match &self.0 {
+            Backend::Sqlite(_) => Ok(None),
+            Backend::Postgres(_) => {
+                self.first("SELECT current_setting('server_encoding')", &[], |row| row.get(0))
+            }
+        }
+    }
+
     /// Tells other processes, once the transaction is committed, that something changed.
     pub fn tell_news(&self) -> Result<()> {
         match &self.0 {

@@ -10,7 +10,7 @@ pub(crate) mod unaccounted;
 mod usage;
 
 use super::{
-    AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Refusal, Store,
+    AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Queued, Refusal, Store,
     UsageQuery,
 };
 use crate::budgets::SpendingKey;
@@ -174,6 +174,32 @@ pub(crate) async fn balance(store: &dyn Store, tenant_id: &TenantId) -> Balance 
 pub(crate) fn assert_lawful(balance: Balance) {
     let sum = balance.available.get() + balance.pending.get() + balance.posted.get();
     assert_eq!(balance.granted.get(), sum, "{balance:?}");
+}
+
+/// What a tenant is named whom the database does not take.
+pub(crate) const UNSTORABLE: &str = "\u{6771}\u{4eac}";
+
+/// One write that the database does not take, between 150 that it does, all of which wait for the same transaction.
+pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &dyn Store) {
+    let mut waiting = Vec::new();
+    for number in 0..151 {
+        let mut tenant = new_tenant(number + 1);
+        if number == 75 {
+            tenant.tenant.name = UNSTORABLE.to_owned();
+        }
+        let (work, answer) = Queued::new(tenant);
+        store.submit(work).unwrap();
+        waiting.push((number, answer));
+    }
+    for (number, answer) in waiting {
+        let answer = answer.await.unwrap();
+        match number {
+            75 => assert_eq!(answer.unwrap_err(), Error::Refused(Refusal::Unstorable)),
+            _ => assert_eq!(balance(store, &answer.unwrap().id).await.available, credits(number + 1)),
+        }
+    }
+    // It is the write's fault and not the database's.
+    store.ping().await.unwrap();
 }
 
 async fn many_tasks_never_overspend_and_every_law_holds(fresh: &impl Fresh) {

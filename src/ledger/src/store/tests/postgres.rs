@@ -11,7 +11,7 @@ use crate::moment;
 use crate::recall::{self, Waiting};
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
-use crate::store::{Error, Relational, Store, Unavailable, laws};
+use crate::store::{Error, Relational, Store, Unavailable, laws, schema};
 use crate::throwaway::Throwaway;
 use protocol::filter::{Action, Change};
 use reqwest::{Method, StatusCode};
@@ -57,6 +57,45 @@ impl Fresh for Shared {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_suite_holds() {
     suite::run(&Shared(apart(server))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_stored_is_refused_alone() {
+    let server = apart(server);
+    let database = fresh(&server);
+    apart(|| {
+        let check = format!("ALTER TABLE tenants ADD CHECK (name <> '{}')", suite::UNSTORABLE);
+        Connection::open(&database, Purpose::Write).unwrap().batch(&check).unwrap();
+    });
+    suite::one_that_cannot_be_stored_is_refused_alone(open(&database).as_ref()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_lacks_letters_is_refused() {
+    let server = apart(server);
+    let database: Database = apart(|| server.database().unwrap().parse().unwrap());
+    let latin = apart(|| {
+        let maker = Connection::open(&database, Purpose::Write).unwrap();
+        let name = "latin_letters";
+        let make = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+        maker.batch(&format!("CREATE DATABASE {name} {make}")).unwrap();
+        let url = server.database().unwrap();
+        let (before, _) = url.rsplit_once('/').unwrap();
+        format!("{before}/{name}").parse::<Database>().unwrap()
+    });
+    let refused = crate::init(&latin).unwrap_err().to_string();
+    assert!(refused.contains("its encoding is LATIN1") && refused.contains("createdb"), "{refused}");
+    // One that an earlier release has initialised.
+    let connection = apart(|| {
+        let connection = Connection::open(&latin, Purpose::Write).unwrap();
+        schema::migrate(&connection).unwrap();
+        connection
+    });
+    let opened = apart(|| Relational::open(&latin, Arc::new(Metrics::default())).map(drop).unwrap_err());
+    assert!(opened.to_string().contains("LATIN1"), "{opened}");
+    // Even on such a one a name costs nobody but its bearer anything.
+    let store = apart(|| Relational::with(connection, &latin, Arc::new(Metrics::default())).unwrap());
+    suite::one_that_cannot_be_stored_is_refused_alone(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
