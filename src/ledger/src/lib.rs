@@ -32,6 +32,7 @@ mod recall;
 pub mod relocate;
 mod report;
 mod reservations;
+mod retention;
 mod sealer;
 mod serve;
 mod service;

@@ -54,6 +54,8 @@ pub struct Metrics {
     leases_open: Gauge,
     lease_credits_out: Gauge,
     decisions_dropped: Counter,
+    audit_rows_removed: Counter,
+    audit_retention_held: Gauge,
     transfers: Family<TransferLabels, Counter>,
     decisions: Family<DecisionLabels, Counter>,
     commit_operations: Histogram,
@@ -109,6 +111,12 @@ impl Default for Metrics {
         let decisions_dropped = Counter::default();
         let help = "Decisions that filters could not keep, and that the audit trail lacks";
         registry.register("decisions_dropped", help, decisions_dropped.clone());
+        let audit_rows_removed = Counter::default();
+        let help = "Rows of the audit trail that were removed by their age";
+        registry.register("audit_rows_removed", help, audit_rows_removed.clone());
+        let audit_retention_held = Gauge::default();
+        let help = "1 if rows that seem old are kept because the clock is in doubt";
+        registry.register("audit_retention_held", help, audit_retention_held.clone());
         let transfers = Family::<TransferLabels, Counter>::default();
         for kind in TransferKind::ALL {
             let _ = transfers.get_or_create(&TransferLabels { kind: kind.as_str() });
@@ -144,6 +152,8 @@ impl Default for Metrics {
             leases_open,
             lease_credits_out,
             decisions_dropped,
+            audit_rows_removed,
+            audit_retention_held,
             transfers,
             decisions,
             commit_operations,
@@ -171,6 +181,12 @@ impl Metrics {
         for (outcome, count) in &committed.outcomes {
             self.decisions.get_or_create(&DecisionLabels { outcome }).inc_by(*count);
         }
+    }
+
+    /// A look for old rows of the audit trail has removed so many, or has refused to.
+    pub fn retained(&self, rows: u64, is_held: bool) {
+        self.audit_rows_removed.inc_by(rows);
+        self.audit_retention_held.set(is_held.into());
     }
 
     /// How many leases are open in the database, and what they hold.

@@ -64,6 +64,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Does the database answer, and did the last write to it succeed.
     fn ping(&self) -> Reading<'_, ()>;
+    /// What time it is by the database, where it has a clock of its own.
+    fn clock(&self) -> Reading<'_, Option<Timestamp>>;
     /// Whose service credential has this hash.
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>>;
     /// The secrets of sessions, oldest first.

@@ -23,7 +23,7 @@ use crate::{book, keys, tenants};
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::session::SessionSecret;
-use protocol::{Credits, KeyId, PolicyVersion, TenantId};
+use protocol::{Credits, KeyId, PolicyVersion, TenantId, Timestamp};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::path::Path;
@@ -244,6 +244,10 @@ impl Store for Relational {
             self.readers
                 .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),
         )
+    }
+
+    fn clock(&self) -> Reading<'_, Option<Timestamp>> {
+        Box::pin(self.readers.read(Connection::clock))
     }
 
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>> {

@@ -10,6 +10,7 @@ use crate::credentials::ServiceCredential;
 use crate::idempotency::{Idempotency, Replay, ReplayKey};
 use crate::keys::{Key, Secret};
 use crate::latency;
+use crate::retention::Remembered;
 use crate::shares::{Share, ShareKey};
 use crate::tenants::Tenant;
 use protocol::admin::{Agent, LeaseState};
@@ -72,6 +73,8 @@ pub struct Needs {
     pub checkpoint: bool,
     /// The public keys that signed checkpoints.
     pub audit_keys: bool,
+    /// What is remembered of removals by age.
+    pub retention: bool,
     /// All secrets of sessions.
     pub session_secrets: bool,
 }
@@ -132,8 +135,17 @@ pub struct OldBatches {
     pub first: u64,
     /// The number of the last.
     pub last: u64,
+    /// The first row of the first one.
+    pub first_row: u64,
     /// The last row of the last one.
     pub last_row: u64,
+}
+
+impl OldBatches {
+    /// How many rows they have.
+    pub fn rows(&self) -> u64 {
+        self.last_row.saturating_sub(self.first_row).saturating_add(1)
+    }
 }
 
 /// No call has more LLM tokens: what an upstream tells beyond it is summed as this, so that no sum can overflow. The
@@ -204,6 +216,10 @@ pub struct Rows {
     pub forget_session_secrets: Vec<u64>,
     /// Decisions that filters could not keep, to be added to those of before.
     pub decisions_dropped: u64,
+    /// What is remembered of removals by age.
+    pub retention: Remembered,
+    /// It is to be written.
+    pub retention_changed: bool,
     /// Batches of the audit trail whose rows go.
     pub forget_audit: Option<OldBatches>,
     /// Transfers to add.
@@ -421,6 +437,7 @@ impl Rows {
             || !self.new_session_secrets.is_empty()
             || !self.forget_session_secrets.is_empty()
             || self.forget_audit.is_some()
+            || self.retention_changed
             || self.forget_replays_before.is_some()
             || !self.tenants.dirty().is_empty()
             || !self.accounts.dirty().is_empty()

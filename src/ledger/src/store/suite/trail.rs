@@ -3,8 +3,12 @@
 use super::usage::{decision, told};
 use super::{Fresh, at, payer, reserve};
 use crate::chain::{Exporter, Signer, Verifier};
+use crate::retention::{self, Pass};
 use crate::sealer;
 use crate::store::{AuditFilter, CheckpointFilter, Store};
+use protocol::admin::AuditRow;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
@@ -16,7 +20,7 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
         sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
     }
     let before = store.audit_status().await.unwrap();
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     let status = store.audit_status().await.unwrap();
     assert_eq!((before.removed, status.removed, status.newest), (0, before.newest - 1, before.newest + 1));
     assert_eq!(store.audit_rows(0, 100).await.unwrap().len(), 2);
@@ -39,7 +43,7 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
     let summary = verifier.finish().unwrap();
     assert_eq!((summary.rows, summary.unsealed, summary.removed), (2, 1, status.removed));
     // Removed again, nothing is left to remove.
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     assert_eq!(store.audit_status().await.unwrap(), status);
 }
 
@@ -57,15 +61,15 @@ pub(super) async fn rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_the
         let checkpoints = store.checkpoints(CheckpointFilter::default()).await.unwrap();
         checkpoints.into_iter().map(|checkpoint| checkpoint.leaves.is_some()).collect::<Vec<_>>()
     };
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     assert_eq!(kept().await, [false, true, true]);
     assert_eq!(store.audit_status().await.unwrap().removed, sealed[0].last);
     assert_eq!(store.audit_rows(0, 1).await.unwrap()[0].sequence, sealed[1].first);
     // What waits for an older one is not removed again and again.
     let newest = store.audit_status().await.unwrap().newest;
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     assert_eq!(store.audit_status().await.unwrap().newest, newest);
-    sealer::remove(store.as_ref(), 5, at(40 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 40).await;
     assert_eq!(kept().await, [false, false, false]);
 }
 
@@ -86,7 +90,11 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     }
 
     let (mut after, mut removed) = (None, 0);
-    while let Some(number) = sealer::remove_some(store.as_ref(), at(86_400), after, at(0)).await.unwrap() {
+    let mut removals = 0;
+    while let Some(batches) = retention::remove_some(store.as_ref(), at(86_400), after, at(0)).await.unwrap()
+    {
+        removals += 1;
+        let number = batches.last;
         let status = store.audit_status().await.unwrap();
         assert!((1..=5120).contains(&(status.removed - removed)), "{} and then {}", removed, status.removed);
         assert_eq!(kept(store.as_ref()).await, (number + 1..=8).collect::<Vec<_>>());
@@ -95,7 +103,17 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     }
     assert_eq!((after, removed), (Some(6), old));
     let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
-    assert_eq!(store.audit(facts).await.unwrap().len(), 1);
+    let facts = store.audit(facts).await.unwrap();
+    assert_eq!(facts.len(), removals);
+    let told = |fact: &AuditRow<Box<RawValue>>| serde_json::from_str::<Value>(fact.detail.get()).unwrap();
+    assert_eq!(facts.iter().map(|fact| told(fact)["rows"].as_u64().unwrap()).sum::<u64>(), old);
+}
+
+/// On this day five days are retained, and whoever is asked confirms it.
+async fn remove(store: &dyn Store, day: u64) {
+    let now = at(day * 86_400);
+    let pass = Pass { days: Some(5), now, database: None, ran_millis: 0, confirmed: Some(now) };
+    retention::pass(store, pass).await.unwrap().unwrap();
 }
 
 /// The numbers of the batches that have their rows.
