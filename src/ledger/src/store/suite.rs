@@ -58,6 +58,8 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
     trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
     trail::rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_them(fresh).await;
+    usage::counts_are_summed_once_and_told_once(fresh).await;
+    trail::a_clock_that_is_ahead_removes_nothing(fresh).await;
     trail::a_long_trail_is_removed_from_its_beginning_some_batches_at_a_time(fresh).await;
     deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
 }

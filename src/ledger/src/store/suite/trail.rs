@@ -3,7 +3,7 @@
 use super::usage::{decision, told};
 use super::{Fresh, at, payer, reserve};
 use crate::chain::{Exporter, Signer, Verifier};
-use crate::retention::{self, Pass};
+use crate::retention::{self, Anchor, Held, Pass};
 use crate::sealer;
 use crate::store::{AuditFilter, CheckpointFilter, Store};
 use protocol::admin::AuditRow;
@@ -107,6 +107,47 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     assert_eq!(facts.len(), removals);
     let told = |fact: &AuditRow<Box<RawValue>>| serde_json::from_str::<Value>(fact.detail.get()).unwrap();
     assert_eq!(facts.iter().map(|fact| told(fact)["rows"].as_u64().unwrap()).sum::<u64>(), old);
+}
+
+pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let store = store.as_ref();
+    let signer = Signer::from_seed(&[7; 32]);
+    let now = |day: u64| at(day * 86_400);
+    let starts = async |day| store.run(Anchor { now: now(day) }).await.unwrap();
+    let passes = async |day, confirmed: Option<u64>| {
+        let confirmed = confirmed.map(now);
+        let pass = Pass { days: Some(30), now: now(day), database: None, ran_millis: 1000, confirmed };
+        retention::pass(store, pass).await.unwrap()
+    };
+    starts(0).await;
+    payer(store, 100).await;
+    sealer::seal_at(store, &signer, || at(0)).await.unwrap();
+    let rows = store.audit_status().await.unwrap().newest;
+    // Once and again: what a start writes by its clock does not make the next one believe it.
+    for _ in 0..3 {
+        starts(400).await;
+        let mut written = told(Vec::new());
+        (written.report.decisions_dropped, written.now) = (1, now(400));
+        store.run(written).await.unwrap();
+        sealer::seal_at(store, &signer, || at(400 * 86_400)).await.unwrap();
+        let Err(Held::ClockAhead(last)) = passes(400, None).await else { panic!("rows went") };
+        assert!(last < now(1), "{last}");
+        assert_eq!(store.audit_status().await.unwrap().removed, 0);
+    }
+    // Set right, it goes on day by day.
+    for day in [0, 1, 5, 8, 15, 22, 29] {
+        assert_eq!(passes(day, None).await, Ok(0));
+    }
+    assert_eq!(passes(29 + 30, None).await, Err(Held::ClockAhead(now(29))));
+    assert_eq!(passes(29 + 30, Some(29)).await, Err(Held::ClockAhead(now(29))));
+    assert_eq!(passes(29 + 30, Some(29 + 30)).await, Ok(rows));
+    let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
+    assert_eq!(store.audit(facts).await.unwrap().len(), 1);
+    // Far fewer days are retained from now on.
+    let fewer =
+        Pass { days: Some(1), now: now(402), database: None, ran_millis: 400 * 86_400_000, confirmed: None };
+    assert!(matches!(retention::pass(store, fewer).await.unwrap(), Err(Held::FarMore(_))));
 }
 
 /// On this day five days are retained, and whoever is asked confirms it.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+use crate::chain::Signer;
 use crate::credentials::Initialise;
 use crate::database::Database;
 use crate::fixture::{Bench, apart, code, expect, server};
@@ -9,6 +10,8 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::moment;
 use crate::recall::{self, Waiting};
+use crate::retention::{self, Held, Pass};
+use crate::sealer;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
 use crate::store::{Error, Relational, Store, Unavailable, laws, schema};
@@ -68,6 +71,30 @@ async fn one_that_cannot_be_stored_is_refused_alone() {
         Connection::open(&database, Purpose::Write).unwrap().batch(&check).unwrap();
     });
     suite::one_that_cannot_be_stored_is_refused_alone(open(&database).as_ref()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
+    let server = apart(server);
+    let database = fresh(&server);
+    let store = open(&database);
+    payer(store.as_ref(), 10).await;
+    sealer::seal_at(store.as_ref(), &Signer::from_seed(&[7; 32]), || at(0)).await.unwrap();
+    let pass = async |store: Arc<Relational>| {
+        let (now, clock) = (moment::now(), store.clock().await.unwrap());
+        let pass = Pass { days: Some(30), now, database: clock, ran_millis: 0, confirmed: Some(now) };
+        retention::pass(store.as_ref(), pass).await.unwrap()
+    };
+    apart(|| {
+        let shadow = "CREATE SCHEMA shadow; CREATE FUNCTION shadow.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
+                      AS $$ SELECT pg_catalog.clock_timestamp() - interval '400 days' $$; \
+                      DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = shadow, pg_catalog, public', \
+                      current_database()); END $$";
+        Connection::open(&database, Purpose::Write).unwrap().batch(shadow).unwrap();
+    });
+    let other = open(&database);
+    assert!(matches!(pass(other).await, Err(Held::ClocksApart(_))));
+    assert!(pass(store).await.unwrap() > 0, "the clocks agree on a connection from before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
