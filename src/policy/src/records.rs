@@ -236,7 +236,8 @@ mod tests {
     const BEGIN_MS: u64 = 1_700_000_010_000;
 
     fn at(millis: u64) -> Now {
-        Now { wall: Timestamp::from_millis(BEGIN_MS + millis), monotonic: Monotonic(5_000 + millis) }
+        let monotonic = Monotonic(millis.saturating_add(5_000));
+        Now { wall: Timestamp::from_millis(BEGIN_MS).plus_millis(millis), monotonic }
     }
 
     fn decision(key: Option<&str>, credits: u64, now: Now) -> Decision {
