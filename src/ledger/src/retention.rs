@@ -290,7 +290,7 @@ mod tests {
     const NOW_DAY: u64 = 20_000;
 
     fn day(day: u64) -> Timestamp {
-        Timestamp::from_millis(day * DAY_MILLIS)
+        Timestamp::from_millis(DAY_MILLIS.saturating_mul(day))
     }
 
     fn pass(days: u32, now: u64) -> Pass {
