@@ -6,12 +6,14 @@
 use crate::audit::{ANONYMOUS, Event, Kind};
 use crate::budgets;
 use crate::reservations::{self, Settled};
-use crate::store::{Needs, Operation, Refusal, Rows};
+use crate::store::{Error, Needs, Operation, Refusal, Rows, Store};
 use protocol::audit::{Counted, Decision};
 use protocol::filter::{Report, ReportAnswer};
 use protocol::{EventId, Month, ReservationId, Timestamp};
 use serde::Serialize;
 use serde_json::json;
+use std::sync::Arc;
+use tracing::error;
 
 /// No batch tells of more lost decisions: what it tells beyond this is counted as this. The audit trail has what was told.
 const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
@@ -20,7 +22,7 @@ const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
 #[derive(Clone)]
 pub struct Deliver {
     /// The batch.
-    pub report: Report,
+    pub report: Arc<Report>,
     /// The filter's credential.
     pub actor: String,
     /// When.
@@ -42,6 +44,56 @@ struct Counts<'r> {
     envoy: &'r str,
     #[serde(flatten)]
     counted: &'r Counted,
+}
+
+impl Deliver {
+    /// Two that together say the same, if there is more than one thing in it.
+    fn halves(&self) -> Option<[Deliver; 2]> {
+        let mut one = Report::clone(&self.report);
+        let other = Report { settlements: Vec::new(), decisions: Vec::new(), ..one.clone() };
+        let mut other = Report { counted: Vec::new(), decisions_dropped: 0, ..other };
+        let counts = !one.counted.is_empty() || one.decisions_dropped > 0;
+        match (one.settlements.len(), one.decisions.len()) {
+            (0, 0) => return None,
+            (settlements, decisions) if counts || (settlements > 0 && decisions > 0) => {
+                // Counts stay together: each is known by its place among them.
+                if counts {
+                    other.settlements = std::mem::take(&mut one.settlements);
+                }
+                other.decisions = std::mem::take(&mut one.decisions);
+            }
+            (0, 1) | (1, 0) => return None,
+            (settlements, decisions) => {
+                other.settlements = one.settlements.split_off(settlements / 2);
+                other.decisions = one.decisions.split_off(decisions / 2);
+            }
+        }
+        Some([one, other].map(|report| Deliver { report: Arc::new(report), ..self.clone() }))
+    }
+}
+
+/// Writes a batch and, where the database does not take a row of it, all that it takes.
+pub async fn deliver(store: &dyn Store, deliver: Deliver) -> Result<Delivered, Error> {
+    let mut done = Delivered { answer: ReportAnswer { settled: 0, recorded: 0 }, refused: Vec::new() };
+    let mut waiting = vec![deliver];
+    while let Some(part) = waiting.pop() {
+        match store.run(part.clone()).await {
+            Ok(Delivered { answer, refused }) => {
+                done.answer.settled = done.answer.settled.saturating_add(answer.settled);
+                done.answer.recorded = done.answer.recorded.saturating_add(answer.recorded);
+                done.refused.extend(refused);
+            }
+            Err(Error::Refused(Refusal::Unstorable)) => match part.halves() {
+                // In their order.
+                Some([first, then]) => waiting.extend([then, first]),
+                None => {
+                    error!(report = ?part.report, "this part of a batch is lost: the database does not take it")
+                }
+            },
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(done)
 }
 
 impl Operation for Deliver {

@@ -102,8 +102,8 @@ async fn deliver(
         return Err(Refused::invalid(format!("counted: at most {} in one report", Counted::MAX)));
     }
     let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
-    let deliver = report::Deliver { report, actor: caller.id(), now: moment::now() };
-    let delivered = service.store.run(deliver).await?;
+    let deliver = report::Deliver { report: Arc::new(report), actor: caller.id(), now: moment::now() };
+    let delivered = report::deliver(service.store.as_ref(), deliver).await?;
     for (reservation_id, why) in delivered.refused {
         service.metrics.settlements_refused.inc();
         warn!(%batch_id, envoy, %reservation_id, ?why, "a settlement was refused");

@@ -154,7 +154,7 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
 
 pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Deliver {
     report::Deliver {
-        report: Report {
+        report: Arc::new(Report {
             batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
             envoy: "e1".to_owned(),
             settlements: vec![Settlement { reservation_id: ReservationId::parse(id).unwrap(), action }],
@@ -163,7 +163,7 @@ pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Delive
             rows: Vec::new(),
             counted: Vec::new(),
             decisions_dropped: 0,
-        },
+        }),
         actor: "flt_1".to_owned(),
         now,
     }
@@ -200,6 +200,17 @@ pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &dyn Store
             _ => assert_eq!(balance(store, &answer.unwrap().id).await.available, credits(number + 1)),
         }
     }
+    // Of a report all is written that can be.
+    let (tenant_id, key_id) = payer(store, 100).await;
+    store.run(reserve("r1", &key_id, 5, at(1))).await.unwrap();
+    let mut batch = settle("r1", Action::Post { credits: credits(5) }, at(2));
+    let report = Arc::make_mut(&mut batch.report);
+    report.decisions = (0..40).map(|_| usage::decision(&tenant_id, &key_id, 1)).collect();
+    report.decisions[17].tool = Some(UNSTORABLE.to_owned());
+    report.decisions_dropped = 2;
+    let delivered = report::deliver(store, batch).await.unwrap();
+    assert_eq!((delivered.answer.settled, delivered.answer.recorded), (1, 39));
+    assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 2);
     // It is the write's fault and not the database's.
     store.ping().await.unwrap();
 }

@@ -9,6 +9,7 @@ use crate::store::{AuditFilter, CheckpointFilter, Store};
 use protocol::admin::AuditRow;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::sync::Arc;
 
 pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
@@ -128,7 +129,8 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
     for _ in 0..3 {
         starts(400).await;
         let mut written = told(Vec::new());
-        (written.report.decisions_dropped, written.now) = (1, now(400));
+        Arc::make_mut(&mut written.report).decisions_dropped = 1;
+        written.now = now(400);
         store.run(written).await.unwrap();
         sealer::seal_at(store, &signer, || at(400 * 86_400)).await.unwrap();
         let Err(Held::ClockAhead(last)) = passes(400, None).await else { panic!("rows went") };

@@ -6,6 +6,7 @@ use crate::{moment, report};
 use protocol::audit::{Counted, Decision, Outcome, UsageTokens};
 use protocol::filter::Report;
 use protocol::{BatchId, Credits, EventId, KeyId, PolicyVersion, TenantId};
+use std::sync::Arc;
 
 pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
@@ -75,7 +76,7 @@ pub(super) async fn no_report_makes_those_after_it_fail(fresh: &impl Fresh) {
         let costly =
             || Decision { tool: Some(tool.to_owned()), ..decision(&tenant_id, &key_id, Credits::MAX.get()) };
         let mut report = told((0..1100).map(|_| costly()).collect());
-        report.report.decisions_dropped = u64::MAX;
+        Arc::make_mut(&mut report.report).decisions_dropped = u64::MAX;
         assert_eq!(store.run(report).await.unwrap().answer.recorded, 1100);
     }
     assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 3_000_000_000);
@@ -95,7 +96,8 @@ pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
         count,
     };
     let mut report = told(Vec::new());
-    report.report.counted = vec![counted(None, 70_000), counted(Some(&key_id), 3), counted(None, u64::MAX)];
+    Arc::make_mut(&mut report.report).counted =
+        vec![counted(None, 70_000), counted(Some(&key_id), 3), counted(None, u64::MAX)];
     for _ in 0..2 {
         store.run(report.clone()).await.unwrap();
     }
@@ -137,7 +139,7 @@ pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Dec
 
 pub(super) fn told(decisions: Vec<Decision>) -> report::Deliver {
     report::Deliver {
-        report: Report {
+        report: Arc::new(Report {
             subjects: Vec::new(),
             rows: Vec::new(),
             batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
@@ -146,7 +148,7 @@ pub(super) fn told(decisions: Vec<Decision>) -> report::Deliver {
             decisions,
             counted: Vec::new(),
             decisions_dropped: 0,
-        },
+        }),
         actor: "flt_1".to_owned(),
         now: at(2),
     }

@@ -67,7 +67,10 @@ async fn one_that_cannot_be_stored_is_refused_alone() {
     let server = apart(server);
     let database = fresh(&server);
     apart(|| {
-        let check = format!("ALTER TABLE tenants ADD CHECK (name <> '{}')", suite::UNSTORABLE);
+        let name = suite::UNSTORABLE;
+        let check = format!(
+            "ALTER TABLE tenants ADD CHECK (name <> '{name}'); ALTER TABLE usage ADD CHECK (tool <> '{name}')"
+        );
         Connection::open(&database, Purpose::Write).unwrap().batch(&check).unwrap();
     });
     suite::one_that_cannot_be_stored_is_refused_alone(open(&database).as_ref()).await;

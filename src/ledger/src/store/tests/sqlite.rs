@@ -59,7 +59,9 @@ async fn one_that_cannot_be_stored_is_refused_alone() {
     let name = suite::UNSTORABLE;
     let trigger = format!(
         "CREATE TRIGGER no_such_name BEFORE INSERT ON tenants WHEN NEW.name = '{name}' \
-         BEGIN SELECT RAISE(ABORT, 'no such name'); END"
+         BEGIN SELECT RAISE(ABORT, 'no such name'); END; \
+         CREATE TRIGGER no_such_tool BEFORE INSERT ON usage WHEN NEW.tool = '{name}' \
+         BEGIN SELECT RAISE(ABORT, 'no such tool'); END"
     );
     Connection::open(file(&directory)).unwrap().execute_batch(&trigger).unwrap();
     suite::one_that_cannot_be_stored_is_refused_alone(&sqlite).await;
