@@ -4,9 +4,11 @@
 use super::newest::Newest;
 use super::sql::{self, Connection, Purpose};
 use super::{load, save};
+use crate::audit::{Event, Kind, LEDGER};
 use crate::database::Database;
 use crate::metrics::Metrics;
-use crate::store::{Error, Needs, Refusal, Unavailable, Work};
+use crate::store::{Error, Needs, Refusal, Rows, Unavailable, Work};
+use protocol::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -61,13 +63,17 @@ impl Writer {
                 self.recovered(committed.is_written);
                 Ok(())
             }
-            Err(cause) if cause.is_of_a_row() && batch.len() > 1 => {
+            // Where nothing else can be written either, asking again later is right.
+            Err(cause) if !cause.is_of_a_row() || !takes_other_rows(&self.connection) => {
+                self.failed(&cause);
+                Err(Error::Unavailable(Unavailable::Failed))
+            }
+            Err(_) if batch.len() > 1 => {
                 let rest = batch.split_off(batch.len() / 2);
                 self.write(batch);
                 return self.write(rest);
             }
-            // Where nothing else can be written either, asking again later is right.
-            Err(cause) if cause.is_unstorable() && self.connection.write(try_to_write).is_ok() => {
+            Err(cause) if cause.is_unstorable() => {
                 self.metrics.operations_unstorable.inc();
                 error!(%cause, database = %self.database, "the database does not take a write, which is refused");
                 Err(Error::Refused(Refusal::Unstorable))
@@ -114,6 +120,20 @@ impl Writer {
 /// Writes a row as it is.
 fn try_to_write(connection: &Connection) -> sql::Result<u64> {
     connection.execute("UPDATE feed SET base = base", &[])
+}
+
+/// Writes a row of the audit trail, as almost every operation does, and takes it back.
+fn takes_other_rows(connection: &Connection) -> bool {
+    let mut rows = Rows::default();
+    rows.record(Event::new(Kind::Decision, Timestamp::from_millis(0), LEDGER, &()));
+    let mut is_taken = false;
+    // An error rolls back.
+    let _ = connection.write(|connection| {
+        save::save(connection, &rows)?;
+        is_taken = true;
+        Err::<(), _>(sql::Error::Row("it was a try".to_owned()))
+    });
+    is_taken
 }
 
 /// What a transaction did, for metrics and the change feed.
