@@ -33,6 +33,8 @@ pub struct Metrics {
     pub queue_depth: Metric,
     /// Those lost because the queue was full.
     pub queue_dropped: Metric,
+    /// Of these, decisions on calls that were paid.
+    pub paid_dropped: Metric,
     /// Key records held.
     pub keys: Metric,
     /// VMs of this Envoy that have a policy: its workers and one more.
@@ -64,6 +66,7 @@ impl Metrics {
             lease_refunds_lost: counter("agentrelay_lease_refunds_lost"),
             queue_depth: gauge("agentrelay_queue_depth"),
             queue_dropped: counter("agentrelay_queue_dropped"),
+            paid_dropped: counter("agentrelay_paid_dropped"),
             keys: gauge("agentrelay_keys"),
             policy_loaded: gauge("agentrelay_policy_loaded"),
             changes: counter("agentrelay_changes"),

@@ -1,27 +1,21 @@
 //! What must reach the ledger: settlements and decisions, queued here and delivered in batches.
 //!
-//! A batch that fails is delivered again under the same id until the ledger has it. Both queues are bounded: a ledger
-//! that stays away costs decisions (counted), and settlements only far later (their reservations then end unaccounted
-//! for).
+//! A batch that fails is delivered again under the same id until the ledger has it. All queues are bounded: a ledger
+//! that stays away costs decisions (counted), see [`Records`], and settlements only far later (their reservations then
+//! end unaccounted for).
 
 use crate::metrics::Metrics;
+use policy::exchange::Now;
+use policy::records::{Kept, Parcel, Records};
 use policy::window::Monotonic;
 use protocol::audit::Decision;
 use protocol::filter::{Action, Report, Settlement};
-use protocol::packed::{Row, Subject};
 use protocol::{BatchId, ReservationId};
 use std::collections::{HashMap, VecDeque};
 
-const DECISIONS_MAX: usize = 20_000;
 const SETTLEMENTS_MAX: usize = 100_000;
-/// Most of each kind in one batch: about 200 KiB.
+/// Most settlements in one batch: about 100 KiB.
 const BATCH_MAX: usize = 1000;
-/// How long decisions wait to be delivered together; twice as long while they are many.
-const FLUSH_MS: u64 = 1_000;
-/// So many in one batch are many.
-const BUSY: usize = 200;
-/// With how many subjects of a batch the next one is compared.
-const SUBJECTS_COMPARED: usize = 16;
 const RETRY_MS_MIN: u64 = 200;
 const RETRY_MS_MAX: u64 = 5_000;
 
@@ -29,12 +23,7 @@ const RETRY_MS_MAX: u64 = 5_000;
 #[derive(Default)]
 pub struct Outbox {
     settlements: VecDeque<Settlement>,
-    decisions: VecDeque<Decision>,
-    /// When the oldest decision was made.
-    oldest_ms: u64,
-    /// The last batch had many.
-    is_busy: bool,
-    dropped: u64,
+    records: Records,
     batch: Option<Report>,
     in_flight: bool,
     retry_at_ms: u64,
@@ -56,17 +45,17 @@ impl Outbox {
         self.queue(settlement, metrics);
     }
 
-    /// Queues a decision.
-    pub fn record(&mut self, decision: Decision, now: Monotonic, metrics: &Metrics) {
-        let is_first = self.decisions.is_empty();
-        self.decisions.push_back(decision);
-        if is_first {
-            self.oldest_ms = now.0;
-            self.show(metrics);
-        }
-        if self.decisions.len() > DECISIONS_MAX && self.decisions.pop_front().is_some() {
-            self.dropped = self.dropped.saturating_add(1);
-            metrics.queue_dropped.add(1);
+    /// Queues or counts a decision.
+    pub fn record(&mut self, decision: Decision, now: Now, metrics: &Metrics) {
+        match self.records.record(decision, now) {
+            Kept::Queued | Kept::Counted => {}
+            Kept::First => self.show(metrics),
+            Kept::Lost { paid } => {
+                metrics.queue_dropped.add(1);
+                if paid {
+                    metrics.paid_dropped.add(1);
+                }
+            }
         }
     }
 
@@ -93,42 +82,28 @@ impl Outbox {
         &mut self,
         envoy: &str,
         batch_id: impl FnOnce() -> BatchId,
-        now: Monotonic,
+        now: Now,
     ) -> Option<&Report> {
-        if self.in_flight || now.0 < self.retry_at_ms {
+        if self.in_flight || now.monotonic.0 < self.retry_at_ms {
             return None;
         }
         if self.batch.is_none() {
             // Decisions wait for company, settlements for nothing.
-            let wait_ms = if self.is_busy { FLUSH_MS.saturating_mul(2) } else { FLUSH_MS };
-            let is_due = now.0 >= self.oldest_ms.saturating_add(wait_ms);
-            let is_due = !self.decisions.is_empty() && (is_due || self.decisions.len() >= BATCH_MAX);
-            if self.settlements.is_empty() && !is_due {
-                return None;
-            }
+            let parcel = self.records.take(!self.settlements.is_empty(), now)?;
+            let Parcel { subjects, rows, counted, lost: decisions_dropped } = parcel;
             let settlements = self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect();
-            let mut subjects: Vec<Subject> = Vec::new();
-            let mut rows = Vec::with_capacity(self.decisions.len().min(BATCH_MAX));
-            for decision in self.decisions.drain(..self.decisions.len().min(BATCH_MAX)) {
-                let (subject, mut row) = Row::pack(decision, 0);
-                // Of those that came last: looking through all would cost more than writing one twice.
-                let recent = subjects.len().saturating_sub(SUBJECTS_COMPARED);
-                let known = subjects.iter().skip(recent).position(|known| *known == subject);
-                let place = known.map_or(subjects.len(), |place| place.saturating_add(recent));
-                row.subject = u32::try_from(place).unwrap_or(u32::MAX);
-                if known.is_none() {
-                    subjects.push(subject);
-                }
-                rows.push(row);
-            }
-            self.oldest_ms = now.0;
-            self.is_busy = rows.len() >= BUSY;
-            let batch_id = batch_id();
-            let decisions_dropped = std::mem::take(&mut self.dropped);
-            let envoy = envoy.to_owned();
-            let decisions = Vec::new();
-            self.batch =
-                Some(Report { batch_id, envoy, settlements, decisions, subjects, rows, decisions_dropped });
+            let (batch_id, envoy, decisions) = (batch_id(), envoy.to_owned(), Vec::new());
+            let report = Report {
+                batch_id,
+                envoy,
+                settlements,
+                decisions,
+                subjects,
+                rows,
+                counted,
+                decisions_dropped,
+            };
+            self.batch = Some(report);
         }
         self.in_flight = true;
         self.batch.as_ref()
@@ -173,7 +148,7 @@ impl Outbox {
     pub fn show(&mut self, metrics: &Metrics) {
         let in_batch = |batch: &Report| batch.settlements.len().saturating_add(batch.rows.len());
         let in_batch = self.batch.as_ref().map_or(0, in_batch);
-        let waiting = self.settlements.len().saturating_add(self.decisions.len()).saturating_add(in_batch);
+        let waiting = self.settlements.len().saturating_add(self.records.waiting()).saturating_add(in_batch);
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         if waiting != self.shown {
             metrics.queue_depth.add(waiting.saturating_sub(self.shown));

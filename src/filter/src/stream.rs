@@ -301,7 +301,7 @@ impl Stream {
             host::set_property("agentrelay_tool", tool);
         }
         self.worker.metrics().decision(decision.outcome);
-        self.worker.finished(finished, now.monotonic);
+        self.worker.finished(finished, now);
     }
 }
 

@@ -162,7 +162,10 @@ impl Worker {
 
     /// Both clocks. The date is read once a tick and goes on with the monotonic clock between.
     pub fn now(&self) -> Now {
-        let monotonic = host::monotonic_clock();
+        self.at(host::monotonic_clock())
+    }
+
+    fn at(&self, monotonic: Monotonic) -> Now {
         let (wall, at) = self.date.get().unwrap_or_else(|| self.read_date(monotonic));
         Now { wall: wall.plus_millis(monotonic.0.saturating_sub(at.0)), monotonic }
     }
@@ -279,7 +282,7 @@ impl Worker {
     }
 
     /// An exchange is over: queues what the ledger must know of it.
-    pub fn finished(&self, finished: Finished, now: Monotonic) {
+    pub fn finished(&self, finished: Finished, now: Now) {
         if finished.decision.would_deny.is_some() {
             self.metrics().would_deny.add(1);
         }
@@ -529,7 +532,7 @@ impl Worker {
         let node = self.node();
         let mut outbox = self.outbox.borrow_mut();
         let batch_id = || BatchId::of_uuid(self.new_id(host::wall_clock()));
-        let Some(batch) = outbox.next_batch(&node, batch_id, now) else { return };
+        let Some(batch) = outbox.next_batch(&node, batch_id, self.at(now)) else { return };
         let call = Call::report(&self.config.borrow(), batch);
         if self.dispatch(call).is_err() {
             outbox.delivered(false, now, self.metrics());

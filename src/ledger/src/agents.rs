@@ -7,6 +7,7 @@ use protocol::admin::Agent;
 use serde_json::json;
 
 /// Registers an agent.
+#[derive(Clone)]
 pub struct Create {
     /// The agent.
     pub agent: Agent,

@@ -70,6 +70,8 @@ pub enum Kind {
     LeaseSetRight,
     /// A filter decided.
     Decision,
+    /// Filters decided on requests without a key that may call: so many, within a minute.
+    DecisionsCounted,
     /// A filter could not keep all decisions.
     DecisionsDropped,
     /// A policy came into force.
@@ -78,7 +80,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 29] = [
+    pub const ALL: [Kind; 30] = [
         Kind::ServiceCredentialCreated,
         Kind::ServiceCredentialRotated,
         Kind::ServiceCredentialRevoked,
@@ -106,6 +108,7 @@ impl Kind {
         Kind::LeaseLost,
         Kind::LeaseSetRight,
         Kind::Decision,
+        Kind::DecisionsCounted,
         Kind::DecisionsDropped,
         Kind::PolicyInForce,
     ];
@@ -140,6 +143,7 @@ impl Kind {
             Kind::LeaseLost => "lease_lost",
             Kind::LeaseSetRight => "lease_set_right",
             Kind::Decision => "decision",
+            Kind::DecisionsCounted => "decisions_counted",
             Kind::DecisionsDropped => "decisions_dropped",
             Kind::PolicyInForce => "policy_in_force",
         }

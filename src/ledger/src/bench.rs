@@ -371,10 +371,11 @@ async fn call(store: Arc<dyn Store>, key_id: KeyId, began: Instant, turn: Durati
             decisions: Vec::new(),
             subjects: Vec::new(),
             rows: Vec::new(),
+            counted: Vec::new(),
             decisions_dropped: 0,
         };
         let now: Timestamp = moment::now();
-        store.run(report::Deliver { report: batch, actor: "bench".to_owned(), now }).await?;
+        store.run(report::Deliver { report: Arc::new(batch), actor: "bench".to_owned(), now }).await?;
         waits.commit.push(asked.elapsed());
         // Looked at last, so that on a slow machine, too, each caller has something to tell.
         if began.elapsed() >= turn {

@@ -95,6 +95,7 @@ impl Door {
 }
 
 /// Makes the first credentials of a new database.
+#[derive(Clone)]
 pub struct Initialise {
     /// Hash and owner of each.
     pub credentials: Vec<(KeyHash, ServiceCredential)>,
@@ -120,6 +121,7 @@ impl Operation for Initialise {
 }
 
 /// Makes a credential.
+#[derive(Clone)]
 pub struct Create {
     /// The credential.
     pub credential: ServiceCredential,
@@ -167,6 +169,7 @@ fn record_created(rows: &mut Rows, credential: &ServiceCredential, actor: &str) 
 }
 
 /// Gives a filter's credential a new secret. The earlier ones end after the grace, or sooner if they already had to.
+#[derive(Clone)]
 pub struct Rotate {
     /// Which.
     pub id: AdminKeyId,
@@ -222,6 +225,7 @@ fn found(rows: &Rows, id: &AdminKeyId, door: Door) -> Result<ServiceCredential, 
 }
 
 /// Withdraws a credential for good. Revoking it again changes nothing.
+#[derive(Clone)]
 pub struct Revoke {
     /// Which.
     pub id: AdminKeyId,

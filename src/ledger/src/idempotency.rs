@@ -61,6 +61,14 @@ pub struct Once<O: Operation, T> {
     pub now: Timestamp,
 }
 
+/// Whatever the answer is.
+impl<O: Operation, T> Clone for Once<O, T> {
+    fn clone(&self) -> Once<O, T> {
+        let Once { operation, idempotency, shown, now } = self;
+        Once { operation: operation.clone(), idempotency: idempotency.clone(), shown: *shown, now: *now }
+    }
+}
+
 impl<O: Operation, T: Serialize + DeserializeOwned + Send + 'static> Operation for Once<O, T> {
     type Answer = T;
 

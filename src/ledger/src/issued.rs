@@ -115,6 +115,7 @@ pub fn life_in(rows: &Rows, key: &Key) -> Option<Life> {
 }
 
 /// Makes a key for one that asks.
+#[derive(Clone)]
 pub struct Issue {
     /// What was asked for.
     pub request: IssueRequest,

@@ -166,6 +166,7 @@ impl Found {
 }
 
 /// Makes a key.
+#[derive(Clone)]
 pub struct Create {
     /// The key.
     pub key: Key,
@@ -219,6 +220,7 @@ fn check_agent(rows: &Rows, key: &Key) -> Result<(), Refusal> {
 }
 
 /// Changes what a key may do. The same change again changes nothing.
+#[derive(Clone)]
 pub struct Update {
     /// Which key.
     pub key_id: KeyId,
@@ -280,6 +282,7 @@ impl Operation for Update {
 }
 
 /// Ends a key now. One that has ended before stays as it is.
+#[derive(Clone)]
 pub struct Expire {
     /// Which key.
     pub key_id: KeyId,
@@ -328,6 +331,7 @@ pub(crate) fn end_by(expires_at: &mut Option<Timestamp>, end: Timestamp) -> bool
 }
 
 /// Gives a key a new secret. The earlier ones end after the grace, or sooner if they already had to.
+#[derive(Clone)]
 pub struct Rotate {
     /// Which key.
     pub key_id: KeyId,
@@ -381,6 +385,7 @@ impl Operation for Rotate {
 }
 
 /// Withdraws a key for good. Revoking it again changes nothing.
+#[derive(Clone)]
 pub struct Revoke {
     /// Which key.
     pub key_id: KeyId,

@@ -31,6 +31,7 @@ const RECALL_AGAIN_MILLIS: u64 = 3_000;
 const LOSE_MAX: u32 = 1000;
 
 /// Takes what one Envoy has to say.
+#[derive(Clone)]
 pub struct Take {
     /// What it says.
     pub round: Round,
@@ -267,6 +268,7 @@ fn size(rows: &Rows, ask: &Ask, instance: &InstanceId, now: Timestamp) -> Credit
 }
 
 /// Charges what Envoys have not accounted for in time.
+#[derive(Clone)]
 pub struct Lose {
     /// When.
     pub now: Timestamp,

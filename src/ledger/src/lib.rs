@@ -1,6 +1,6 @@
 //! The ledger: the only authority on keys, policy, money and audit, as a small HTTP service.
 //!
-//! Reading order: `book` is the rules of money, pure. `keys`, `tenants`, `reservations`, `leases`, `shares`, `recall`, `report`,
+//! Reading order: `book` is the rules of money, pure. `keys`, `tenants`, `reservations`, `leases`, `shares`, `recall`, `report`, `retention`,
 //! `credentials` and `policy_file` are operations: each checks, and changes rows in memory. `store` runs operations durably, many in one
 //! transaction; only `store/*` knows a database. `http` is the API on top. `moment` is the only clock.
 //!
@@ -32,6 +32,7 @@ mod recall;
 pub mod relocate;
 mod report;
 mod reservations;
+mod retention;
 mod sealer;
 mod serve;
 mod service;

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     /// Transactions that failed.
     pub commit_failures: Counter,
+    /// Writes that the database did not take.
+    pub operations_unstorable: Counter,
     /// Settlements that the book refused.
     pub settlements_refused: Counter,
     /// Changed policy files that were refused.
@@ -52,6 +54,8 @@ pub struct Metrics {
     leases_open: Gauge,
     lease_credits_out: Gauge,
     decisions_dropped: Counter,
+    audit_rows_removed: Counter,
+    audit_retention_held: Gauge,
     transfers: Family<TransferLabels, Counter>,
     decisions: Family<DecisionLabels, Counter>,
     commit_operations: Histogram,
@@ -66,6 +70,9 @@ impl Default for Metrics {
         registry.register("http_requests", "Answered requests", requests.clone());
         let commit_failures = Counter::default();
         registry.register("commit_failures", "Transactions that failed", commit_failures.clone());
+        let operations_unstorable = Counter::default();
+        let help = "Writes that the database does not take, and that were refused";
+        registry.register("operations_unstorable", help, operations_unstorable.clone());
         let settlements_refused = Counter::default();
         registry.register(
             "settlements_refused",
@@ -104,6 +111,12 @@ impl Default for Metrics {
         let decisions_dropped = Counter::default();
         let help = "Decisions that filters could not keep, and that the audit trail lacks";
         registry.register("decisions_dropped", help, decisions_dropped.clone());
+        let audit_rows_removed = Counter::default();
+        let help = "Rows of the audit trail that were removed by their age";
+        registry.register("audit_rows_removed", help, audit_rows_removed.clone());
+        let audit_retention_held = Gauge::default();
+        let help = "1 if rows that seem old are kept because the clock is in doubt";
+        registry.register("audit_retention_held", help, audit_retention_held.clone());
         let transfers = Family::<TransferLabels, Counter>::default();
         for kind in TransferKind::ALL {
             let _ = transfers.get_or_create(&TransferLabels { kind: kind.as_str() });
@@ -129,6 +142,7 @@ impl Default for Metrics {
             registry,
             requests,
             commit_failures,
+            operations_unstorable,
             settlements_refused,
             policies_refused,
             lease_accounts_refused,
@@ -138,6 +152,8 @@ impl Default for Metrics {
             leases_open,
             lease_credits_out,
             decisions_dropped,
+            audit_rows_removed,
+            audit_retention_held,
             transfers,
             decisions,
             commit_operations,
@@ -165,6 +181,12 @@ impl Metrics {
         for (outcome, count) in &committed.outcomes {
             self.decisions.get_or_create(&DecisionLabels { outcome }).inc_by(*count);
         }
+    }
+
+    /// A look for old rows of the audit trail has removed so many, or has refused to.
+    pub fn retained(&self, rows: u64, is_held: bool) {
+        self.audit_rows_removed.inc_by(rows);
+        self.audit_retention_held.set(is_held.into());
     }
 
     /// How many leases are open in the database, and what they hold.

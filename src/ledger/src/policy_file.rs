@@ -110,6 +110,7 @@ pub async fn read(path: &Path) -> Result<String, Fault> {
 }
 
 /// Writes into the database which policy is in force. The same again changes nothing.
+#[derive(Clone)]
 pub struct TakeForce {
     /// Content hash.
     pub version: PolicyVersion,

@@ -29,6 +29,7 @@ const WAITING_MAX: usize = 64;
 const WAITING_IN_ALL_MAX: usize = 512;
 
 /// Sets credits aside for one call, and where there are too few, calls back what is on lease.
+#[derive(Clone)]
 struct ReserveOrRecall {
     request: ReserveRequest,
     now: Timestamp,

@@ -6,7 +6,7 @@
 use crate::database::Database;
 use crate::store::backup::{BackupError, Trusted};
 use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
-use crate::store::{OpenError, backup, connect, laws, schema};
+use crate::store::{OpenError, backup, connect, holds_every_text, laws, schema};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -99,6 +99,7 @@ pub fn relocate(
     let source = connect(from).map_err(|cause| Error::Open(from.clone(), cause))?;
     let target = Connection::open(to, Purpose::Write);
     let target = target.map_err(|cause| Error::Open(to.clone(), OpenError::Failed(cause)))?;
+    holds_every_text(&target).map_err(|cause| Error::Open(to.clone(), cause))?;
     let version = schema::version(&target).map_err(|cause| Error::NothingMoved(cause.into()))?;
     if version != schema::Version::Empty {
         return Err(Error::NotEmpty(to.clone()));

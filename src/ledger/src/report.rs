@@ -1,24 +1,28 @@
 //! What filters report: settlements and decisions, one batch in one transaction.
 //!
 //! A batch may arrive twice, or in part twice: settlements are idempotent by reservation, decisions by their id, and
-//! lost decisions by the batch's id, so a batch needs no memory of its own.
+//! counts and lost decisions by the batch's id, so a batch needs no memory of its own.
 
 use crate::audit::{ANONYMOUS, Event, Kind};
 use crate::budgets;
 use crate::reservations::{self, Settled};
-use crate::store::{Needs, Operation, Refusal, Rows};
-use protocol::audit::Decision;
+use crate::store::{Error, Needs, Operation, Refusal, Rows, Store};
+use protocol::audit::{Counted, Decision};
 use protocol::filter::{Report, ReportAnswer};
 use protocol::{EventId, Month, ReservationId, Timestamp};
+use serde::Serialize;
 use serde_json::json;
+use std::sync::Arc;
+use tracing::error;
 
 /// No batch tells of more lost decisions: what it tells beyond this is counted as this. The audit trail has what was told.
 const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
 
 /// Writes one batch.
+#[derive(Clone)]
 pub struct Deliver {
     /// The batch.
-    pub report: Report,
+    pub report: Arc<Report>,
     /// The filter's credential.
     pub actor: String,
     /// When.
@@ -32,6 +36,64 @@ pub struct Delivered {
     pub answer: ReportAnswer,
     /// Settlements that were refused, for the log: to repeat them would not help, so the filter need not know.
     pub refused: Vec<(ReservationId, Settled)>,
+}
+
+/// What the trail says of a count.
+#[derive(Serialize)]
+struct Counts<'r> {
+    envoy: &'r str,
+    #[serde(flatten)]
+    counted: &'r Counted,
+}
+
+impl Deliver {
+    /// Two that together say the same, if there is more than one thing in it.
+    fn halves(&self) -> Option<[Deliver; 2]> {
+        let mut one = Report::clone(&self.report);
+        let other = Report { settlements: Vec::new(), decisions: Vec::new(), ..one.clone() };
+        let mut other = Report { counted: Vec::new(), decisions_dropped: 0, ..other };
+        let counts = !one.counted.is_empty() || one.decisions_dropped > 0;
+        match (one.settlements.len(), one.decisions.len()) {
+            (0, 0) => return None,
+            (settlements, decisions) if counts || (settlements > 0 && decisions > 0) => {
+                // Counts stay together: each is known by its place among them.
+                if counts {
+                    other.settlements = std::mem::take(&mut one.settlements);
+                }
+                other.decisions = std::mem::take(&mut one.decisions);
+            }
+            (0, 1) | (1, 0) => return None,
+            (settlements, decisions) => {
+                other.settlements = one.settlements.split_off(settlements / 2);
+                other.decisions = one.decisions.split_off(decisions / 2);
+            }
+        }
+        Some([one, other].map(|report| Deliver { report: Arc::new(report), ..self.clone() }))
+    }
+}
+
+/// Writes a batch and, where the database does not take a row of it, all that it takes.
+pub async fn deliver(store: &dyn Store, deliver: Deliver) -> Result<Delivered, Error> {
+    let mut done = Delivered { answer: ReportAnswer { settled: 0, recorded: 0 }, refused: Vec::new() };
+    let mut waiting = vec![deliver];
+    while let Some(part) = waiting.pop() {
+        match store.run(part.clone()).await {
+            Ok(Delivered { answer, refused }) => {
+                done.answer.settled = done.answer.settled.saturating_add(answer.settled);
+                done.answer.recorded = done.answer.recorded.saturating_add(answer.recorded);
+                done.refused.extend(refused);
+            }
+            Err(Error::Refused(Refusal::Unstorable)) => match part.halves() {
+                // In their order.
+                Some([first, then]) => waiting.extend([then, first]),
+                None => {
+                    error!(report = ?part.report, "this part of a batch is lost: the database does not take it")
+                }
+            },
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(done)
 }
 
 impl Operation for Deliver {
@@ -49,6 +111,7 @@ impl Operation for Deliver {
                 .filter(|decision| decision.lease_id.is_some())
                 .filter_map(|decision| Some((decision.key_id.clone()?, month(decision, self.now)))),
         );
+        needs.events.extend((0..report.counted.len()).filter_map(|place| counted_id(report, place)));
         if report.decisions_dropped > 0 {
             needs.events.extend(dropped_id(report));
         }
@@ -70,6 +133,18 @@ impl Operation for Deliver {
                 answer.recorded = answer.recorded.saturating_add(1);
             }
         }
+        for (place, counted) in report.counted.iter().enumerate() {
+            let detail = Counts { envoy: &report.envoy, counted };
+            let actor = counted.key_id.as_ref().map_or(ANONYMOUS, |id| id.as_str());
+            let event = Event {
+                tenant_id: counted.tenant_id.clone(),
+                outcome: Some(counted.outcome),
+                ..Event::new(Kind::DecisionsCounted, now, actor, &detail)
+            };
+            if counted_id(&report, place).is_some_and(|id| rows.record_once(id, event)) {
+                rows.count_many(counted, now);
+            }
+        }
         if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
             let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
             if rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail)) {
@@ -83,6 +158,11 @@ impl Operation for Deliver {
 
 fn dropped_id(report: &Report) -> Option<EventId> {
     EventId::parse(report.batch_id.as_str()).ok()
+}
+
+/// Who is told of one count twice knows it by its place in its batch.
+fn counted_id(report: &Report, place: usize) -> Option<EventId> {
+    EventId::parse(&format!("{}-{place}", report.batch_id)).ok()
 }
 
 /// The month in which a call began. A clock ahead of the ledger's can't spend next month's budget.

@@ -17,6 +17,7 @@ const EXPIRE_MAX: u32 = 1000;
 const SHARES_KEPT_MILLIS: u64 = 3_600_000;
 
 /// Sets credits aside for one call.
+#[derive(Clone)]
 pub struct Reserve {
     /// What is asked for.
     pub request: ReserveRequest,
@@ -186,6 +187,7 @@ fn step_detail(reservation: &Reservation) -> serde_json::Value {
 }
 
 /// Charges what calls had set aside of which nothing was heard in time.
+#[derive(Clone)]
 pub struct Expire {
     /// When.
     pub now: Timestamp,
@@ -221,6 +223,7 @@ impl Operation for Expire {
 
 /// Forgets answers of `Idempotency-Key`s that are too old to be asked for again, and what ended, or was given up, long
 /// ago.
+#[derive(Clone)]
 pub struct ForgetAnswers {
     /// When.
     pub now: Timestamp,

@@ -1,4 +1,4 @@
-//! Seals the audit trail while the ledger runs, and removes what is older than what is retained.
+//! Seals the audit trail while the ledger runs. What is removed of it by age is [`crate::retention`]'s.
 //!
 //! Rows are read and hashed beside the writer; only the finished checkpoint goes through its queue, as one small row.
 //! The signing key is in a file of its own, not in the database: who can write the database can't sign.
@@ -7,8 +7,7 @@ use crate::audit::{Event, Kind, LEDGER};
 use crate::chain::{self, BATCH_ROWS_MAX, Checkpoint, CheckpointHead, Signer};
 use crate::database::Database;
 use crate::moment;
-use crate::store::rows::OldBatches;
-use crate::store::{self, CheckpointFilter, Needs, Operation, Refusal, Rows, Store};
+use crate::store::{self, Needs, Operation, Refusal, Rows, Store};
 use protocol::Timestamp;
 use protocol::audit::Digest;
 use serde_json::json;
@@ -23,11 +22,6 @@ use tracing::warn;
 
 /// How soon a row is sealed.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
-/// How often rows are looked for that are older than what is retained.
-const REMOVE_EVERY: Duration = Duration::from_secs(600);
-/// After so many rows no further batch is removed in the same transaction, for which all other writes wait.
-const REMOVE_ROWS_MAX: u64 = 4096;
-const DAY_MILLIS: u64 = 86_400_000;
 
 /// Reads the signing key, or makes one where the file does not exist, readable by its owner alone.
 pub fn signer(path: &Path) -> io::Result<Signer> {
@@ -76,6 +70,7 @@ fn read(path: &Path) -> io::Result<Signer> {
 }
 
 /// Writes down that a key signs from now on. The same again changes nothing.
+#[derive(Clone)]
 pub struct UseKey {
     /// In hexadecimal.
     pub public_key: String,
@@ -101,6 +96,7 @@ impl Operation for UseKey {
 }
 
 /// Adds a checkpoint if it follows the newest one; another ledger may have been faster.
+#[derive(Clone)]
 struct Seal {
     checkpoint: Checkpoint,
 }
@@ -123,25 +119,6 @@ impl Operation for Seal {
             rows.checkpoints.push(checkpoint);
         }
         Ok(follows)
-    }
-}
-
-/// Removes the rows of some batches. Their checkpoints stay.
-struct Remove {
-    batches: OldBatches,
-    /// What the trail says of it, once for all batches that are removed in a row.
-    event: Option<Event>,
-}
-
-impl Operation for Remove {
-    type Answer = ();
-
-    fn needs(&self, _: &mut Needs) {}
-
-    fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
-        rows.forget_audit = Some(self.batches);
-        rows.events.extend(self.event);
-        Ok(())
     }
 }
 
@@ -191,58 +168,4 @@ pub async fn run(store: Arc<dyn Store>, signer: Arc<Signer>, mut stopping: watch
             return;
         }
     }
-}
-
-/// Removes what was sealed on days that are no longer retained, until the ledger stops.
-pub async fn retain(store: Arc<dyn Store>, days: u32, mut stopping: watch::Receiver<bool>) {
-    let mut beat = interval(REMOVE_EVERY);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let removal = async {
-            beat.tick().await;
-            remove(store.as_ref(), days, moment::now()).await
-        };
-        let removed = tokio::select! {
-            removed = removal => removed,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-        };
-        if let Err(cause) = removed {
-            warn!(?cause, "old rows of the audit trail can't be removed now; trying again in 10 minutes");
-        }
-    }
-}
-
-/// Removes what was sealed on days that are no longer retained.
-pub(crate) async fn remove(store: &dyn Store, days: u32, now: Timestamp) -> Result<(), store::Error> {
-    let today = now.as_millis() / DAY_MILLIS;
-    let before = Timestamp::from_millis(today.saturating_sub(days.into()).saturating_mul(DAY_MILLIS));
-    let mut after = None;
-    while let Some(removed) = remove_some(store, before, after, now).await? {
-        after = Some(removed);
-    }
-    Ok(())
-}
-
-/// Removes the rows of the oldest batches that have any, if they were sealed before then, and returns the number of
-/// the last batch. `after` is what the call before this one returned.
-pub(crate) async fn remove_some(
-    store: &dyn Store,
-    before: Timestamp,
-    after: Option<u64>,
-    now: Timestamp,
-) -> Result<Option<u64>, store::Error> {
-    let filter =
-        CheckpointFilter { kept_only: true, after: after.unwrap_or_default(), ..CheckpointFilter::default() };
-    let kept = store.checkpoints(filter).await?;
-    let Some(oldest) = kept.first() else { return Ok(None) };
-    // Up to the first that is retained: what is removed is a beginning of the trail, whatever the clock said later.
-    let old = kept.iter().take_while(|checkpoint| {
-        checkpoint.sealed_at < before && checkpoint.first.saturating_sub(oldest.first) < REMOVE_ROWS_MAX
-    });
-    let Some(newest) = old.last() else { return Ok(None) };
-    let detail = json!({"sealed_before": before});
-    let event = after.is_none().then(|| Event::new(Kind::AuditRemoved, now, LEDGER, &detail));
-    let batches = OldBatches { first: oldest.number, last: newest.number, last_row: newest.last };
-    store.run(Remove { batches, event }).await?;
-    Ok(Some(newest.number))
 }

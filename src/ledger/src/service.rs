@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::moment::NoRandomness;
 use crate::policy_file::{self, Desk, Fault, InForce, NoPolicy};
 use crate::reservations::{Expire, ForgetAnswers};
+use crate::retention::{self, Anchor};
 use crate::sealer::{self, UseKey};
 use crate::serve;
 use crate::serve::tls::{self, Tls, TlsError};
@@ -50,6 +51,8 @@ pub struct Config {
     pub audit_key: Option<PathBuf>,
     /// After how many days rows of the audit trail are removed; without a number they never are.
     pub audit_retention_days: Option<u32>,
+    /// It is this day, and what retention held back because the clock was in doubt may go.
+    pub audit_retention_confirmed: Option<Timestamp>,
     /// Serve by TLS.
     pub tls: Option<Tls>,
 }
@@ -57,7 +60,15 @@ pub struct Config {
 impl Config {
     /// The least that a ledger needs.
     pub fn new(listen: SocketAddr, database: Database, policy: PathBuf) -> Config {
-        Config { listen, database, policy, audit_key: None, audit_retention_days: None, tls: None }
+        Config {
+            listen,
+            database,
+            policy,
+            audit_key: None,
+            audit_retention_days: None,
+            audit_retention_confirmed: None,
+            tls: None,
+        }
     }
 
     fn audit_key_path(&self) -> PathBuf {
@@ -216,7 +227,15 @@ pub struct Running {
 /// Opens the database, takes the policy and serves.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let audit_key = config.audit_key_path();
-    let Config { listen, database, policy: policy_path, audit_retention_days, tls, .. } = config;
+    let Config {
+        listen,
+        database,
+        policy: policy_path,
+        audit_retention_days,
+        audit_retention_confirmed,
+        tls,
+        ..
+    } = config;
     let tls = tls.map(tls::Served::new).transpose().map_err(Error::Tls)?;
     let faulty = |fault| Error::Policy(policy_path.clone(), fault);
     let judged = policy_file::read(&policy_path).await.map_err(faulty)?;
@@ -233,6 +252,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let relational = Arc::new(relational);
     let store: Arc<dyn Store> = Arc::clone(&relational) as Arc<dyn Store>;
     let unwritten = |_| Error::Write(database.clone());
+    store.run(Anchor { now: moment::now() }).await.map_err(unwritten)?;
     let is_shared = matches!(database, Database::Postgres(_));
     let policy = policy_file::settle(store.as_ref(), policy, is_shared).await.map_err(|none| match none {
         NoPolicy::Unrecorded => Error::Write(database.clone()),
@@ -251,6 +271,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let version = policy.version().clone();
     let (stop, stopping) = watch::channel(false);
     let (in_force, policy) = watch::channel(Arc::new(policy));
+    let retained = Arc::clone(&metrics);
     let desk = Desk::new(policy_path, judged, is_shared, in_force, Arc::clone(&store), Arc::clone(&metrics));
     let desk = Arc::new(desk);
     let router = http::router(http::Service::new(http::Parts {
@@ -267,10 +288,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         tokio::spawn(desk.follow(stopping.clone())),
         tokio::spawn(keep_house(Arc::clone(&store), policy.clone(), stopping.clone())),
         tokio::spawn(sealer::run(Arc::clone(&store), signer, stopping.clone())),
+        tokio::spawn(retention::run(
+            Arc::clone(&store),
+            (audit_retention_days, audit_retention_confirmed),
+            retained,
+            stopping.clone(),
+        )),
     ];
-    if let Some(days) = audit_retention_days {
-        tasks.push(tokio::spawn(sealer::retain(Arc::clone(&store), days, stopping.clone())));
-    }
     let tls = tls.map(|(served, judged)| {
         let served = Arc::new(served);
         tasks.push(tokio::spawn(Arc::clone(&served).follow(judged, stopping.clone())));

@@ -18,6 +18,7 @@ const VERIFIES_SECONDS: u64 = 7 * 86_400;
 const AHEAD_SECONDS_MIN: u64 = 3600;
 
 /// Makes the first secret, or one that follows where its time has come, and forgets those whose time is over.
+#[derive(Clone)]
 pub struct Rotate {
     /// For a new one, if there is to be one.
     pub fresh: [u8; 32],

@@ -24,8 +24,8 @@ mod table;
 mod tests;
 mod writer;
 
-pub(crate) use relational::connect;
 pub use relational::{OpenError, Relational};
+pub(crate) use relational::{connect, holds_every_text};
 pub use rows::{Needs, Rows};
 pub use table::Table;
 pub use writer::Committed;
@@ -64,6 +64,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Does the database answer, and did the last write to it succeed.
     fn ping(&self) -> Reading<'_, ()>;
+    /// What time it is by the database, where it has a clock of its own.
+    fn clock(&self) -> Reading<'_, Option<Timestamp>>;
     /// Whose service credential has this hash.
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>>;
     /// The secrets of sessions, oldest first.
@@ -355,6 +357,8 @@ pub enum Refusal {
     TooManyChildren,
     /// The database already has its first credentials.
     AlreadyInitialised,
+    /// The database does not take one of its rows; the log has the cause.
+    Unstorable,
 }
 
 impl From<book::Refusal> for Refusal {
@@ -378,8 +382,9 @@ impl From<Unavailable> for Error {
     }
 }
 
-/// One write, by the crate's rules. It must check everything before it changes a row.
-pub trait Operation: Send + 'static {
+/// One write, by the crate's rules. It must check everything before it changes a row. It is applied again, to other rows,
+/// if another one of its transaction can't be stored.
+pub trait Operation: Clone + Send + 'static {
     /// What the asker learns.
     type Answer: Send + 'static;
     /// Names the rows that [`Operation::apply`] looks at.
@@ -392,10 +397,10 @@ pub trait Operation: Send + 'static {
 pub trait Work: Send {
     /// See [`Operation::needs`].
     fn needs(&self, needs: &mut Needs);
-    /// Applies the operation and keeps its answer.
+    /// Applies the operation and keeps its answer. Called again if the transaction came to nothing.
     fn apply(&mut self, rows: &mut Rows);
     /// Hands the answer out. Called once, after the rows are durable or are known not to be.
-    fn answer(self: Box<Self>, durable: Result<(), Unavailable>);
+    fn answer(self: Box<Self>, durable: Result<(), Error>);
 }
 
 /// What the asker of an operation gets.
@@ -403,7 +408,7 @@ pub type Outcome<O> = Result<<O as Operation>::Answer, Error>;
 
 /// An operation with somebody who waits for it.
 pub struct Queued<O: Operation> {
-    operation: Option<O>,
+    operation: O,
     outcome: Option<Result<O::Answer, Refusal>>,
     reply: oneshot::Sender<Outcome<O>>,
 }
@@ -412,28 +417,24 @@ impl<O: Operation> Queued<O> {
     /// The work, and where its answer will arrive.
     pub fn new(operation: O) -> (Box<Queued<O>>, oneshot::Receiver<Outcome<O>>) {
         let (reply, answer) = oneshot::channel();
-        (Box::new(Queued { operation: Some(operation), outcome: None, reply }), answer)
+        (Box::new(Queued { operation, outcome: None, reply }), answer)
     }
 }
 
 impl<O: Operation> Work for Queued<O> {
     fn needs(&self, needs: &mut Needs) {
-        if let Some(operation) = &self.operation {
-            operation.needs(needs);
-        }
+        self.operation.needs(needs);
     }
 
     fn apply(&mut self, rows: &mut Rows) {
-        if let Some(operation) = self.operation.take() {
-            self.outcome = Some(operation.apply(rows));
-        }
+        self.outcome = Some(self.operation.clone().apply(rows));
     }
 
-    fn answer(self: Box<Self>, durable: Result<(), Unavailable>) {
+    fn answer(self: Box<Self>, durable: Result<(), Error>) {
         let answer = match (durable, self.outcome) {
             (Ok(()), Some(outcome)) => outcome.map_err(Error::Refused),
             (Ok(()), None) => Err(Error::Unavailable(Unavailable::Failed)),
-            (Err(unavailable), _) => Err(Error::Unavailable(unavailable)),
+            (Err(error), _) => Err(error),
         };
         // An asker that has gone away asks again with the same id, or does not care.
         let _ = self.reply.send(answer);

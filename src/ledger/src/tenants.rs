@@ -46,6 +46,7 @@ impl Tenant {
 }
 
 /// Makes a tenant, with credits where it starts with some.
+#[derive(Clone)]
 pub struct Create {
     /// The tenant.
     pub tenant: Tenant,
@@ -95,6 +96,7 @@ impl Operation for Create {
 }
 
 /// Gives a tenant credits.
+#[derive(Clone)]
 pub struct Grant {
     /// Whom.
     pub tenant_id: TenantId,
@@ -152,6 +154,7 @@ pub enum Refunded {
 }
 
 /// Undoes what was charged or granted.
+#[derive(Clone)]
 pub struct Correct {
     /// Whose.
     pub tenant_id: TenantId,
@@ -284,6 +287,7 @@ pub enum Change {
 }
 
 /// Changes a tenant. The same change again changes nothing.
+#[derive(Clone)]
 pub struct Alter {
     /// Which.
     pub tenant_id: TenantId,

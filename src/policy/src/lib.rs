@@ -29,6 +29,7 @@ pub mod oauth;
 mod ordered;
 pub mod price;
 pub mod reading;
+pub mod records;
 pub mod rules;
 pub mod session;
 pub mod unknown_keys;

@@ -144,6 +144,32 @@ pub struct Decision {
     pub envoy: String,
 }
 
+/// Decisions on requests without a key that may call. Anyone can cause as many as he likes, so they are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    /// The begin of the minute in which the requests arrived.
+    pub minute: Timestamp,
+    /// How they ended.
+    pub outcome: Outcome,
+    /// The key, where it is one that was revoked, suspended or has expired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<KeyId>,
+    /// The tenant of that key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<TenantId>,
+    /// The service, where their path named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// How many.
+    pub count: u64,
+}
+
+impl Counted {
+    /// The most counts in one report.
+    pub const MAX: usize = 1024;
+}
+
 /// SHA-256 of something in the audit trail, in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

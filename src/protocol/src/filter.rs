@@ -11,7 +11,7 @@
 //! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until there is one or the wait is over |
 
 use crate::api_key::KeyHash;
-use crate::audit::Decision;
+use crate::audit::{Counted, Decision};
 use crate::packed::{Row, Subject, Unreadable};
 use crate::session::SessionSecret;
 use crate::{AgentId, BatchId, Credits, EventId, KeyId, PolicyVersion, ReservationId, Timestamp};
@@ -182,6 +182,9 @@ pub struct Report {
     /// Decisions since the last batch, packed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
+    /// Decisions without a key that may call, counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counted: Vec<Counted>,
     /// Decisions lost by this worker since the last batch because its queue was full.
     #[serde(default)]
     pub decisions_dropped: u64,

@@ -5,6 +5,7 @@ use crate::output;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use cli::signals::Signals;
+use protocol::Timestamp;
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
@@ -44,6 +45,10 @@ pub struct Arguments {
     /// Remove rows of the audit trail after so many days; export them first
     #[arg(long, value_name = "DAYS")]
     audit_retention_days: Option<u32>,
+    /// Remove what was kept because the clock was in doubt: today's date in UTC, such as 2026-11-27; without effect on
+    /// any other day
+    #[arg(long, value_name = "DAY", value_parser = Timestamp::of_day, requires = "audit_retention_days")]
+    audit_retention_confirm: Option<Timestamp>,
     /// Serve by TLS, with this certificate chain in PEM; it and its key are read again when they change, and on SIGHUP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -77,6 +82,7 @@ impl Arguments {
             policy: self.policy,
             audit_key: self.audit_key,
             audit_retention_days: self.audit_retention_days,
+            audit_retention_confirmed: self.audit_retention_confirm,
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ledger::Tls { certificate, key }),
         };
         let Some(running) = start(config, &mut signals).await? else { return Ok(()) };

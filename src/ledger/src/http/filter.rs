@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use protocol::audit::Counted;
 use protocol::filter::{
     CHANGES_PATH, Changes, KEYS_PATH, POLICY_PATH, PolicyAnswer, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH,
     Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
@@ -97,9 +98,12 @@ async fn deliver(
     let report = report.unpack().map_err(|_| {
         Refused::invalid("rows: one names a subject that the report does not have, or is out of bounds")
     })?;
+    if report.counted.len() > Counted::MAX {
+        return Err(Refused::invalid(format!("counted: at most {} in one report", Counted::MAX)));
+    }
     let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
-    let deliver = report::Deliver { report, actor: caller.id(), now: moment::now() };
-    let delivered = service.store.run(deliver).await?;
+    let deliver = report::Deliver { report: Arc::new(report), actor: caller.id(), now: moment::now() };
+    let delivered = report::deliver(service.store.as_ref(), deliver).await?;
     for (reservation_id, why) in delivered.refused {
         service.metrics.settlements_refused.inc();
         warn!(%batch_id, envoy, %reservation_id, ?why, "a settlement was refused");

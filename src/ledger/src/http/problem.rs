@@ -28,6 +28,7 @@ pub(super) enum Code {
     KeyExists,
     BodyTooLarge,
     IdempotencyKeyReused,
+    Unstorable,
     Internal,
     LedgerUnavailable,
 }
@@ -49,6 +50,7 @@ impl Code {
             Code::KeyExists => "key_exists",
             Code::BodyTooLarge => "body_too_large",
             Code::IdempotencyKeyReused => "idempotency_key_reused",
+            Code::Unstorable => "unstorable",
             Code::Internal => "internal",
             Code::LedgerUnavailable => "ledger_unavailable",
         }
@@ -66,7 +68,7 @@ impl Code {
             Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Code::Conflict | Code::KeyExists => StatusCode::CONFLICT,
             Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Code::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Code::IdempotencyKeyReused | Code::Unstorable => StatusCode::UNPROCESSABLE_ENTITY,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Code::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -87,6 +89,7 @@ impl Code {
             Code::KeyExists => "The key was already created",
             Code::BodyTooLarge => "The body is too large",
             Code::IdempotencyKeyReused => "The Idempotency-Key was used for another body",
+            Code::Unstorable => "The database does not take this",
             Code::Internal => "The ledger has a fault",
             Code::LedgerUnavailable => "The ledger can't answer now",
         }
@@ -236,6 +239,10 @@ impl From<Refusal> for Refused {
                 format!(
                     "{CHILDREN_MAX} keys that this one asked for live already; revoke one, or wait until one expires"
                 ),
+            ),
+            Refusal::Unstorable => Refused::new(
+                Code::Unstorable,
+                "the database does not take a row of this request; the ledger's log has its words",
             ),
             Refusal::AlreadyInitialised => {
                 Refused::new(Code::Conflict, "the database is already initialised")

@@ -5,6 +5,7 @@ use super::sql::{Connection, Param, Result, Row, params};
 use crate::book::lease::Lease;
 use crate::budgets::SpendingKey;
 use crate::idempotency::Replay;
+use crate::retention::Remembered;
 use crate::store::{Needs, Rows};
 use protocol::api_key::KeyHash;
 use protocol::{AgentId, EventId, KeyId, LeaseId, Month, ReservationId, TenantId};
@@ -52,6 +53,18 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
     if needs.audit_keys {
         let known = connection.all("SELECT public_key FROM audit_keys", &[], |row| row.get(0))?;
         rows.audit_keys.extend(known);
+    }
+    if needs.retention {
+        let select = "SELECT clock, removed_before, \
+                      (SELECT recorded_at FROM audit ORDER BY sequence DESC LIMIT 1) FROM audit_state";
+        let found = connection.first(select, &[], |row| {
+            Ok(Remembered {
+                clock: read::moment_or_null(row, 0)?,
+                removed_before: read::moment_or_null(row, 1)?,
+                newest_row: read::moment_or_null(row, 2)?,
+            })
+        })?;
+        rows.retention = found.unwrap_or_default();
     }
     if needs.session_secrets {
         rows.session_secrets.extend(connection.all(read::SESSION_SECRETS, &[], read::session_secret)?);

@@ -23,7 +23,7 @@ use crate::{book, keys, tenants};
 use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
 use protocol::api_key::KeyHash;
 use protocol::session::SessionSecret;
-use protocol::{Credits, KeyId, PolicyVersion, TenantId};
+use protocol::{Credits, KeyId, PolicyVersion, TenantId, Timestamp};
 use serde_json::value::RawValue;
 use std::fmt;
 use std::path::Path;
@@ -44,6 +44,8 @@ pub enum OpenError {
     TooOld,
     /// A newer program wrote it.
     TooNew,
+    /// The server keeps its texts in this encoding, which can't hold every text.
+    Encoding(String),
     /// The database says no.
     Failed(sql::Error),
     /// The operating system says no.
@@ -58,6 +60,11 @@ impl fmt::Display for OpenError {
                 "an older release wrote it; start `agentrelay serve` on it once, which brings it up to date",
             ),
             OpenError::TooNew => f.write_str("a newer release wrote it; use that release or a newer one"),
+            OpenError::Encoding(encoding) => write!(
+                f,
+                "its encoding is {encoding}, which can't hold every name; make one with `createdb --encoding=UTF8 \
+                 --template=template0`, and take over what this one holds with pg_dump --encoding=UTF8"
+            ),
             OpenError::Failed(cause) => write!(f, "{cause}"),
             OpenError::Io(cause) => write!(f, "{cause}"),
         }
@@ -69,7 +76,9 @@ impl std::error::Error for OpenError {
         match self {
             OpenError::Failed(cause) => Some(cause),
             OpenError::Io(cause) => Some(cause),
-            OpenError::NotInitialised | OpenError::TooOld | OpenError::TooNew => None,
+            OpenError::NotInitialised | OpenError::TooOld | OpenError::TooNew | OpenError::Encoding(_) => {
+                None
+            }
         }
     }
 }
@@ -138,6 +147,7 @@ impl Relational {
             create_private(path).map_err(OpenError::Io)?;
         }
         let connection = Connection::open(database, Purpose::Write)?;
+        holds_every_text(&connection)?;
         if schema::version(&connection)? == Version::Newer {
             return Err(OpenError::TooNew);
         }
@@ -180,6 +190,7 @@ pub(crate) fn connect(database: &Database) -> Result<Connection, OpenError> {
         return Err(OpenError::NotInitialised);
     }
     let connection = Connection::open(database, Purpose::Write)?;
+    holds_every_text(&connection)?;
     match schema::version(&connection)? {
         Version::Empty => return Err(OpenError::NotInitialised),
         Version::Newer => return Err(OpenError::TooNew),
@@ -187,6 +198,14 @@ pub(crate) fn connect(database: &Database) -> Result<Connection, OpenError> {
         Version::Current => {}
     }
     Ok(connection)
+}
+
+/// Refuses a database whose encoding lacks letters: a name that it can't hold would be refused only when somebody has it.
+pub(crate) fn holds_every_text(connection: &Connection) -> Result<(), OpenError> {
+    match connection.encoding()? {
+        Some(encoding) if encoding != "UTF8" => Err(OpenError::Encoding(encoding)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes an empty file that only its owner reads, unless there is one.
@@ -225,6 +244,10 @@ impl Store for Relational {
             self.readers
                 .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),
         )
+    }
+
+    fn clock(&self) -> Reading<'_, Option<Timestamp>> {
+        Box::pin(self.readers.read(Connection::clock))
     }
 
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>> {

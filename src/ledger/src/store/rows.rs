@@ -10,11 +10,12 @@ use crate::credentials::ServiceCredential;
 use crate::idempotency::{Idempotency, Replay, ReplayKey};
 use crate::keys::{Key, Secret};
 use crate::latency;
+use crate::retention::Remembered;
 use crate::shares::{Share, ShareKey};
 use crate::tenants::Tenant;
 use protocol::admin::{Agent, LeaseState};
 use protocol::api_key::KeyHash;
-use protocol::audit::{Decision, Outcome};
+use protocol::audit::{Counted, Decision, Outcome};
 use protocol::filter::Change;
 use protocol::session::SessionSecret;
 use protocol::{
@@ -72,6 +73,8 @@ pub struct Needs {
     pub checkpoint: bool,
     /// The public keys that signed checkpoints.
     pub audit_keys: bool,
+    /// What is remembered of removals by age.
+    pub retention: bool,
     /// All secrets of sessions.
     pub session_secrets: bool,
 }
@@ -132,8 +135,17 @@ pub struct OldBatches {
     pub first: u64,
     /// The number of the last.
     pub last: u64,
+    /// The first row of the first one.
+    pub first_row: u64,
     /// The last row of the last one.
     pub last_row: u64,
+}
+
+impl OldBatches {
+    /// How many rows they have.
+    pub fn rows(&self) -> u64 {
+        self.last_row.saturating_sub(self.first_row).saturating_add(1)
+    }
 }
 
 /// No call has more LLM tokens: what an upstream tells beyond it is summed as this, so that no sum can overflow. The
@@ -204,6 +216,10 @@ pub struct Rows {
     pub forget_session_secrets: Vec<u64>,
     /// Decisions that filters could not keep, to be added to those of before.
     pub decisions_dropped: u64,
+    /// What is remembered of removals by age.
+    pub retention: Remembered,
+    /// It is to be written.
+    pub retention_changed: bool,
     /// Batches of the audit trail whose rows go.
     pub forget_audit: Option<OldBatches>,
     /// Transfers to add.
@@ -324,6 +340,22 @@ impl Rows {
         sum.output_usage_tokens = sum.output_usage_tokens.saturating_add(counted(told.output));
     }
 
+    /// Adds counted decisions to the sums of their hour. How long each took is not known.
+    pub fn count_many(&mut self, counted: &Counted, now: Timestamp) {
+        let key = UsageKey {
+            hour: counted.minute.min(now).as_millis() / HOUR_MILLIS,
+            tenant_id: counted.tenant_id.as_ref().map_or("", TenantId::as_str).to_owned(),
+            key_id: counted.key_id.as_ref().map_or("", KeyId::as_str).to_owned(),
+            agent_id: String::new(),
+            tool: String::new(),
+            outcome: counted.outcome.as_str(),
+            would_deny: "",
+            bucket: latency::UNKNOWN,
+        };
+        let sum = self.usage.entry(key).or_default();
+        sum.calls = sum.calls.saturating_add(counted.count);
+    }
+
     /// The answer that was given under this `Idempotency-Key`, if any.
     pub fn replay<T: DeserializeOwned>(
         &self,
@@ -405,6 +437,7 @@ impl Rows {
             || !self.new_session_secrets.is_empty()
             || !self.forget_session_secrets.is_empty()
             || self.forget_audit.is_some()
+            || self.retention_changed
             || self.forget_replays_before.is_some()
             || !self.tenants.dirty().is_empty()
             || !self.accounts.dirty().is_empty()

@@ -6,7 +6,7 @@ use super::sql::{Connection, Insert, Kind, Param, Result, ToParam, params};
 use crate::book::{Reservation, State};
 use crate::keys::Key;
 use crate::store::Rows;
-use protocol::{Credits, TenantId};
+use protocol::{Credits, TenantId, Timestamp};
 use serde::Serialize;
 
 /// How many changes the feed keeps. A filter that was away for more starts over.
@@ -493,6 +493,12 @@ fn chain(connection: &Connection, rows: &Rows) -> Result<()> {
                       WHEN decisions_dropped > 9223372036854775807 - ?1 THEN 9223372036854775807 \
                       ELSE decisions_dropped + ?1 END";
         connection.execute(update, &params![rows.decisions_dropped])?;
+    }
+    if rows.retention_changed {
+        let millis = |moment: Option<Timestamp>| moment.map(Timestamp::as_millis);
+        let known = rows.retention;
+        let update = "UPDATE audit_state SET clock = ?, removed_before = ?";
+        connection.execute(update, &params![millis(known.clock), millis(known.removed_before)])?;
     }
     if let Some(old) = rows.forget_audit {
         connection.execute("DELETE FROM audit WHERE sequence <= ?", &params![old.last_row])?;

@@ -12,6 +12,7 @@ mod value;
 pub use value::{Broken, Error, Param, Result, Row, ToParam};
 
 use crate::database::Database;
+use protocol::Timestamp;
 use std::time::Duration;
 
 /// How long a connection waits for another process's lock before it gives up.
@@ -255,6 +256,25 @@ impl Connection {
     /// True for the database that other processes change too, and that tells of it.
     pub fn is_shared(&self) -> bool {
         matches!(self.0, Backend::Postgres(_))
+    }
+
+    /// What time it is by a server's clock.
+    pub fn clock(&self) -> Result<Option<Timestamp>> {
+        let now = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+        match &self.0 {
+            Backend::Sqlite(_) => Ok(None),
+            Backend::Postgres(_) => self.first(now, &[], |row| row.get(0).map(Timestamp::from_millis)),
+        }
+    }
+
+    /// How the database keeps texts, where that was chosen when it was made.
+    pub fn encoding(&self) -> Result<Option<String>> {
+        match &self.0 {
+            Backend::Sqlite(_) => Ok(None),
+            Backend::Postgres(_) => {
+                self.first("SELECT current_setting('server_encoding')", &[], |row| row.get(0))
+            }
+        }
     }
 
     /// Tells other processes, once the transaction is committed, that something changed.

@@ -10,7 +10,7 @@ pub(crate) mod unaccounted;
 mod usage;
 
 use super::{
-    AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Refusal, Store,
+    AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Queued, Refusal, Store,
     UsageQuery,
 };
 use crate::budgets::SpendingKey;
@@ -58,6 +58,8 @@ pub(crate) async fn run(fresh: &impl Fresh) {
     an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
     trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
     trail::rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_them(fresh).await;
+    usage::counts_are_summed_once_and_told_once(fresh).await;
+    trail::a_clock_that_is_ahead_removes_nothing(fresh).await;
     trail::a_long_trail_is_removed_from_its_beginning_some_batches_at_a_time(fresh).await;
     deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
 }
@@ -152,15 +154,16 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
 
 pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Deliver {
     report::Deliver {
-        report: Report {
+        report: Arc::new(Report {
             batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
             envoy: "e1".to_owned(),
             settlements: vec![Settlement { reservation_id: ReservationId::parse(id).unwrap(), action }],
             decisions: Vec::new(),
             subjects: Vec::new(),
             rows: Vec::new(),
+            counted: Vec::new(),
             decisions_dropped: 0,
-        },
+        }),
         actor: "flt_1".to_owned(),
         now,
     }
@@ -173,6 +176,43 @@ pub(crate) async fn balance(store: &dyn Store, tenant_id: &TenantId) -> Balance 
 pub(crate) fn assert_lawful(balance: Balance) {
     let sum = balance.available.get() + balance.pending.get() + balance.posted.get();
     assert_eq!(balance.granted.get(), sum, "{balance:?}");
+}
+
+/// What a tenant is named whom the database does not take.
+pub(crate) const UNSTORABLE: &str = "\u{6771}\u{4eac}";
+
+/// One write that the database does not take, between 150 that it does, all of which wait for the same transaction.
+pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &dyn Store) {
+    let mut waiting = Vec::new();
+    for number in 0..151 {
+        let mut tenant = new_tenant(number + 1);
+        if number == 75 {
+            tenant.tenant.name = UNSTORABLE.to_owned();
+        }
+        let (work, answer) = Queued::new(tenant);
+        store.submit(work).unwrap();
+        waiting.push((number, answer));
+    }
+    for (number, answer) in waiting {
+        let answer = answer.await.unwrap();
+        match number {
+            75 => assert_eq!(answer.unwrap_err(), Error::Refused(Refusal::Unstorable)),
+            _ => assert_eq!(balance(store, &answer.unwrap().id).await.available, credits(number + 1)),
+        }
+    }
+    // Of a report all is written that can be.
+    let (tenant_id, key_id) = payer(store, 100).await;
+    store.run(reserve("r1", &key_id, 5, at(1))).await.unwrap();
+    let mut batch = settle("r1", Action::Post { credits: credits(5) }, at(2));
+    let report = Arc::make_mut(&mut batch.report);
+    report.decisions = (0..40).map(|_| usage::decision(&tenant_id, &key_id, 1)).collect();
+    report.decisions[17].tool = Some(UNSTORABLE.to_owned());
+    report.decisions_dropped = 2;
+    let delivered = report::deliver(store, batch).await.unwrap();
+    assert_eq!((delivered.answer.settled, delivered.answer.recorded), (1, 39));
+    assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 2);
+    // It is the write's fault and not the database's.
+    store.ping().await.unwrap();
 }
 
 async fn many_tasks_never_overspend_and_every_law_holds(fresh: &impl Fresh) {

@@ -4,9 +4,11 @@
 use super::newest::Newest;
 use super::sql::{self, Connection, Purpose};
 use super::{load, save};
+use crate::audit::{Event, Kind, LEDGER};
 use crate::database::Database;
 use crate::metrics::Metrics;
-use crate::store::{Needs, Unavailable, Work};
+use crate::store::{Error, Needs, Refusal, Rows, Unavailable, Work};
+use protocol::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -43,26 +45,46 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut batch: Vec<Box<dyn Work>> = Vec::with_capacity(BATCH_MAX);
         while self.queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-            let began = Instant::now();
-            let durable = match self.usable_connection().and_then(|connection| commit(connection, &mut batch))
-            {
-                Ok(committed) => {
-                    self.metrics.committed(batch.len(), began.elapsed(), &committed);
-                    // Before the answers: who revoked a key and then asks the feed must find it there.
-                    if let Some(newest) = committed.newest_change {
-                        self.newest.reached(newest);
-                    }
-                    self.recovered(committed.is_written);
-                    Ok(())
+            self.write(std::mem::take(&mut batch));
+        }
+    }
+
+    /// Writes a batch and answers it. One that fails for what is in it is written in halves, down to the one operation
+    /// that can't be: its neighbours are not to suffer for it.
+    fn write(&mut self, mut batch: Vec<Box<dyn Work>>) {
+        let began = Instant::now();
+        let durable = match self.usable_connection().and_then(|connection| commit(connection, &mut batch)) {
+            Ok(committed) => {
+                self.metrics.committed(batch.len(), began.elapsed(), &committed);
+                // Before the answers: who revoked a key and then asks the feed must find it there.
+                if let Some(newest) = committed.newest_change {
+                    self.newest.reached(newest);
                 }
-                Err(cause) => {
-                    self.failed(&cause);
-                    Err(Unavailable::Failed)
-                }
-            };
-            for work in batch.drain(..) {
-                work.answer(durable);
+                self.recovered(committed.is_written);
+                Ok(())
             }
+            // Where nothing else can be written either, asking again later is right.
+            Err(cause) if !cause.is_of_a_row() || !takes_other_rows(&self.connection) => {
+                self.failed(&cause);
+                Err(Error::Unavailable(Unavailable::Failed))
+            }
+            Err(_) if batch.len() > 1 => {
+                let rest = batch.split_off(batch.len() / 2);
+                self.write(batch);
+                return self.write(rest);
+            }
+            Err(cause) if cause.is_unstorable() => {
+                self.metrics.operations_unstorable.inc();
+                error!(%cause, database = %self.database, "the database does not take a write, which is refused");
+                Err(Error::Refused(Refusal::Unstorable))
+            }
+            Err(cause) => {
+                self.failed(&cause);
+                Err(Error::Unavailable(Unavailable::Failed))
+            }
+        };
+        for work in batch {
+            work.answer(durable.clone());
         }
     }
 
@@ -98,6 +120,20 @@ impl Writer {
 /// Writes a row as it is.
 fn try_to_write(connection: &Connection) -> sql::Result<u64> {
     connection.execute("UPDATE feed SET base = base", &[])
+}
+
+/// Writes a row of the audit trail, as almost every operation does, and takes it back.
+fn takes_other_rows(connection: &Connection) -> bool {
+    let mut rows = Rows::default();
+    rows.record(Event::new(Kind::Decision, Timestamp::from_millis(0), LEDGER, &()));
+    let mut is_taken = false;
+    // An error rolls back.
+    let _ = connection.write(|connection| {
+        save::save(connection, &rows)?;
+        is_taken = true;
+        Err::<(), _>(sql::Error::Row("it was a try".to_owned()))
+    });
+    is_taken
 }
 
 /// What a transaction did, for metrics and the change feed.

@@ -5,6 +5,7 @@ use crate::chain::{Checkpoint, CheckpointHead, Fault, Signer, Summary, Verifier}
 use crate::fixture::{Bench, apart, expect, is_on_postgresql, pace};
 use crate::store::sql::{Connection, Purpose, params};
 use crate::{Config, Database, Tls, backup, check, init, restore, start};
+use protocol::Timestamp;
 use protocol::audit::Digest;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -237,6 +238,58 @@ async fn rows_that_are_no_longer_retained_go_and_the_chain_stays() {
     assert!(
         bench.get("/v1/audit?kind=audit_removed").await["items"][0]["detail"]["sealed_before"].is_string()
     );
+}
+
+/// As if the clock were 400 days ahead of all that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_a_clock_that_is_ahead_removes_nothing_until_an_operator_names_the_day() {
+    let mut bench = busy().await;
+    let before = sealed(&bench).await;
+    let today = status_day(&bench).await;
+    let database = Bench::config(&bench.directory).database;
+    let mut is_old = false;
+    // Twice, as a service is started again; then with a day that it was, and at last with today's.
+    for confirmed in [None, None, Some("2020-01-01".to_owned()), Some(today)] {
+        let Bench { directory, credentials, running, client } = bench;
+        running.shutdown().await;
+        if !std::mem::replace(&mut is_old, true) {
+            change(
+                &database,
+                &[
+                    "UPDATE audit_batches SET sealed_at = sealed_at - 34560000000",
+                    "UPDATE audit_state SET clock = clock - 34560000000",
+                ],
+            );
+        }
+        let mut config = Bench::config(&directory);
+        config.audit_retention_days = Some(30);
+        let is_today = confirmed.as_ref().is_some_and(|day| day != "2020-01-01");
+        config.audit_retention_confirmed = confirmed.map(|day| Timestamp::of_day(&day).unwrap());
+        let running = start(config).await.unwrap();
+        bench = Bench { directory, credentials, running, client };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let told = if is_today { "audit_rows_removed_total " } else { "audit_retention_held 1" };
+        loop {
+            let text = metrics(&bench).await;
+            let removed = text.contains("audit_rows_removed_total 0\n");
+            if text.contains(told) && removed != is_today {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{text}");
+            pace().await;
+        }
+        let removed = bench.get("/v1/audit/status").await["removed"].as_u64().unwrap();
+        assert_eq!(removed >= before["newest"].as_u64().unwrap(), is_today, "{removed}");
+        assert!(is_today || removed == 0);
+    }
+    assert!(metrics(&bench).await.contains("audit_retention_held 0"));
+    let told = bench.get("/v1/audit?kind=audit_removed").await;
+    assert_eq!(told["items"][0]["detail"]["rows"], before["newest"], "{told}");
+}
+
+async fn metrics(bench: &Bench) -> String {
+    let url = format!("http://{}/metrics", bench.running.address);
+    bench.client.get(url).send().await.unwrap().text().await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Parameters, columns and errors, whichever the database.
 
+use rusqlite::ErrorCode;
 use std::fmt;
 use std::time::Duration;
 
@@ -223,6 +224,30 @@ impl Error {
                 }
             },
             Error::Sqlite(_) | Error::Row(_) | Error::Tls(_) => false,
+        }
+    }
+
+    /// The cause is what was to be written or was read, and not the database's state or the way to it: another
+    /// transaction, without it, may do.
+    pub fn is_of_a_row(&self) -> bool {
+        match self {
+            Error::Row(_) => true,
+            _ => self.is_unstorable(),
+        }
+    }
+
+    /// The database understood what was to be written, and will never take it.
+    pub fn is_unstorable(&self) -> bool {
+        match self {
+            Error::Sqlite(cause) => matches!(
+                cause.sqlite_error_code(),
+                Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+            ),
+            // Data exceptions, constraints, what a trigger or a view's check refuses, and what exceeds a limit.
+            Error::Postgres(cause) => cause.code().is_some_and(|code| {
+                ["22", "23", "44", "54", "P0"].iter().any(|class| code.code().starts_with(class))
+            }),
+            Error::Silent(_) | Error::Row(_) | Error::Tls(_) => false,
         }
     }
 }

@@ -3,8 +3,13 @@
 use super::usage::{decision, told};
 use super::{Fresh, at, payer, reserve};
 use crate::chain::{Exporter, Signer, Verifier};
+use crate::retention::{self, Anchor, Held, Pass};
 use crate::sealer;
 use crate::store::{AuditFilter, CheckpointFilter, Store};
+use protocol::admin::AuditRow;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::sync::Arc;
 
 pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
@@ -16,7 +21,7 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
         sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
     }
     let before = store.audit_status().await.unwrap();
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     let status = store.audit_status().await.unwrap();
     assert_eq!((before.removed, status.removed, status.newest), (0, before.newest - 1, before.newest + 1));
     assert_eq!(store.audit_rows(0, 100).await.unwrap().len(), 2);
@@ -39,7 +44,7 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
     let summary = verifier.finish().unwrap();
     assert_eq!((summary.rows, summary.unsealed, summary.removed), (2, 1, status.removed));
     // Removed again, nothing is left to remove.
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     assert_eq!(store.audit_status().await.unwrap(), status);
 }
 
@@ -57,15 +62,15 @@ pub(super) async fn rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_the
         let checkpoints = store.checkpoints(CheckpointFilter::default()).await.unwrap();
         checkpoints.into_iter().map(|checkpoint| checkpoint.leaves.is_some()).collect::<Vec<_>>()
     };
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     assert_eq!(kept().await, [false, true, true]);
     assert_eq!(store.audit_status().await.unwrap().removed, sealed[0].last);
     assert_eq!(store.audit_rows(0, 1).await.unwrap()[0].sequence, sealed[1].first);
     // What waits for an older one is not removed again and again.
     let newest = store.audit_status().await.unwrap().newest;
-    sealer::remove(store.as_ref(), 5, at(10 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 10).await;
     assert_eq!(store.audit_status().await.unwrap().newest, newest);
-    sealer::remove(store.as_ref(), 5, at(40 * 86_400)).await.unwrap();
+    remove(store.as_ref(), 40).await;
     assert_eq!(kept().await, [false, false, false]);
 }
 
@@ -86,7 +91,11 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     }
 
     let (mut after, mut removed) = (None, 0);
-    while let Some(number) = sealer::remove_some(store.as_ref(), at(86_400), after, at(0)).await.unwrap() {
+    let mut removals = 0;
+    while let Some(batches) = retention::remove_some(store.as_ref(), at(86_400), after, at(0)).await.unwrap()
+    {
+        removals += 1;
+        let number = batches.last;
         let status = store.audit_status().await.unwrap();
         assert!((1..=5120).contains(&(status.removed - removed)), "{} and then {}", removed, status.removed);
         assert_eq!(kept(store.as_ref()).await, (number + 1..=8).collect::<Vec<_>>());
@@ -95,7 +104,59 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     }
     assert_eq!((after, removed), (Some(6), old));
     let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
+    let facts = store.audit(facts).await.unwrap();
+    assert_eq!(facts.len(), removals);
+    let told = |fact: &AuditRow<Box<RawValue>>| serde_json::from_str::<Value>(fact.detail.get()).unwrap();
+    assert_eq!(facts.iter().map(|fact| told(fact)["rows"].as_u64().unwrap()).sum::<u64>(), old);
+}
+
+pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let store = store.as_ref();
+    let signer = Signer::from_seed(&[7; 32]);
+    let now = |day: u64| at(day * 86_400);
+    let starts = async |day| store.run(Anchor { now: now(day) }).await.unwrap();
+    let passes = async |day, confirmed: Option<u64>| {
+        let confirmed = confirmed.map(now);
+        let pass = Pass { days: Some(30), now: now(day), database: None, ran_millis: 1000, confirmed };
+        retention::pass(store, pass).await.unwrap()
+    };
+    starts(0).await;
+    payer(store, 100).await;
+    sealer::seal_at(store, &signer, || at(0)).await.unwrap();
+    let rows = store.audit_status().await.unwrap().newest;
+    // Once and again: what a start writes by its clock does not make the next one believe it.
+    for _ in 0..3 {
+        starts(400).await;
+        let mut written = told(Vec::new());
+        Arc::make_mut(&mut written.report).decisions_dropped = 1;
+        written.now = now(400);
+        store.run(written).await.unwrap();
+        sealer::seal_at(store, &signer, || at(400 * 86_400)).await.unwrap();
+        let Err(Held::ClockAhead(last)) = passes(400, None).await else { panic!("rows went") };
+        assert!(last < now(1), "{last}");
+        assert_eq!(store.audit_status().await.unwrap().removed, 0);
+    }
+    // Set right, it goes on day by day.
+    for day in [0, 1, 5, 8, 15, 22, 29] {
+        assert_eq!(passes(day, None).await, Ok(0));
+    }
+    assert_eq!(passes(29 + 30, None).await, Err(Held::ClockAhead(now(29))));
+    assert_eq!(passes(29 + 30, Some(29)).await, Err(Held::ClockAhead(now(29))));
+    assert_eq!(passes(29 + 30, Some(29 + 30)).await, Ok(rows));
+    let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
     assert_eq!(store.audit(facts).await.unwrap().len(), 1);
+    // Far fewer days are retained from now on.
+    let fewer =
+        Pass { days: Some(1), now: now(402), database: None, ran_millis: 400 * 86_400_000, confirmed: None };
+    assert!(matches!(retention::pass(store, fewer).await.unwrap(), Err(Held::FarMore(_))));
+}
+
+/// On this day five days are retained, and whoever is asked confirms it.
+async fn remove(store: &dyn Store, day: u64) {
+    let now = at(day * 86_400);
+    let pass = Pass { days: Some(5), now, database: None, ran_millis: 0, confirmed: Some(now) };
+    retention::pass(store, pass).await.unwrap().unwrap();
 }
 
 /// The numbers of the batches that have their rows.

@@ -1,11 +1,12 @@
 //! Sums of what decisions tell.
 
 use super::{Fresh, at, credits, payer};
-use crate::store::UsageQuery;
+use crate::store::{AuditFilter, UsageQuery};
 use crate::{moment, report};
-use protocol::audit::{Decision, Outcome, UsageTokens};
+use protocol::audit::{Counted, Decision, Outcome, UsageTokens};
 use protocol::filter::Report;
 use protocol::{BatchId, Credits, EventId, KeyId, PolicyVersion, TenantId};
+use std::sync::Arc;
 
 pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
@@ -75,12 +76,42 @@ pub(super) async fn no_report_makes_those_after_it_fail(fresh: &impl Fresh) {
         let costly =
             || Decision { tool: Some(tool.to_owned()), ..decision(&tenant_id, &key_id, Credits::MAX.get()) };
         let mut report = told((0..1100).map(|_| costly()).collect());
-        report.report.decisions_dropped = u64::MAX;
+        Arc::make_mut(&mut report.report).decisions_dropped = u64::MAX;
         assert_eq!(store.run(report).await.unwrap().answer.recorded, 1100);
     }
     assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 3_000_000_000);
     let sums = store.usage(UsageQuery { limit: 10, ..UsageQuery::default() }).await.unwrap();
     assert_eq!((sums.len(), sums[0].1.calls, sums[0].1.credits), (1, 3300, Credits::MAX));
+}
+
+pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
+    let (store, _guard) = fresh.open();
+    let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
+    let counted = |key: Option<&KeyId>, count| Counted {
+        minute: at(1),
+        outcome: Outcome::AuthDenied,
+        key_id: key.cloned(),
+        tenant_id: key.map(|_| tenant_id.clone()),
+        service: Some("studio".to_owned()),
+        count,
+    };
+    let mut report = told(Vec::new());
+    Arc::make_mut(&mut report.report).counted =
+        vec![counted(None, 70_000), counted(Some(&key_id), 3), counted(None, u64::MAX)];
+    for _ in 0..2 {
+        store.run(report.clone()).await.unwrap();
+    }
+    let by_key = UsageQuery { by_key: true, by_outcome: true, limit: 10, ..UsageQuery::default() };
+    let sums = store.usage(by_key).await.unwrap();
+    let calls: Vec<_> = sums.iter().map(|(_, row)| (row.key_id.as_ref(), row.calls)).collect();
+    assert_eq!(calls.len(), 2, "{sums:?}");
+    assert!(calls.contains(&(Some(&key_id), 3)), "{sums:?}");
+    assert!(sums.iter().all(|(_, row)| row.latency_ms.is_none()), "{sums:?}");
+    let kind = Some("decisions_counted".to_owned());
+    let facts = store.audit(AuditFilter { kind, limit: 10, ..AuditFilter::default() }).await.unwrap();
+    assert_eq!(facts.len(), 3);
+    let of = facts.iter().filter(|fact| fact.tenant_id.as_ref() == Some(&tenant_id));
+    assert_eq!(of.map(|fact| fact.actor.as_str()).collect::<Vec<_>>(), [key_id.as_str()]);
 }
 
 pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
@@ -108,15 +139,16 @@ pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Dec
 
 pub(super) fn told(decisions: Vec<Decision>) -> report::Deliver {
     report::Deliver {
-        report: Report {
+        report: Arc::new(Report {
             subjects: Vec::new(),
             rows: Vec::new(),
             batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
             envoy: "e1".to_owned(),
             settlements: Vec::new(),
             decisions,
+            counted: Vec::new(),
             decisions_dropped: 0,
-        },
+        }),
         actor: "flt_1".to_owned(),
         now: at(2),
     }

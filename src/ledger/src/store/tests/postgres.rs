@@ -2,6 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+use crate::chain::Signer;
 use crate::credentials::Initialise;
 use crate::database::Database;
 use crate::fixture::{Bench, apart, code, expect, server};
@@ -9,9 +10,11 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::moment;
 use crate::recall::{self, Waiting};
+use crate::retention::{self, Held, Pass};
+use crate::sealer;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
-use crate::store::{Error, Relational, Store, Unavailable, laws};
+use crate::store::{Error, Relational, Store, Unavailable, laws, schema};
 use crate::throwaway::Throwaway;
 use protocol::filter::{Action, Change};
 use reqwest::{Method, StatusCode};
@@ -57,6 +60,72 @@ impl Fresh for Shared {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_suite_holds() {
     suite::run(&Shared(apart(server))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_stored_is_refused_alone() {
+    let server = apart(server);
+    let database = fresh(&server);
+    apart(|| {
+        let name = suite::UNSTORABLE;
+        let check = format!(
+            "ALTER TABLE tenants ADD CHECK (name <> '{name}'); ALTER TABLE usage ADD CHECK (tool <> '{name}')"
+        );
+        Connection::open(&database, Purpose::Write).unwrap().batch(&check).unwrap();
+    });
+    suite::one_that_cannot_be_stored_is_refused_alone(open(&database).as_ref()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
+    let server = apart(server);
+    let database = fresh(&server);
+    let store = open(&database);
+    payer(store.as_ref(), 10).await;
+    sealer::seal_at(store.as_ref(), &Signer::from_seed(&[7; 32]), || at(0)).await.unwrap();
+    let pass = async |store: Arc<Relational>| {
+        let (now, clock) = (moment::now(), store.clock().await.unwrap());
+        let pass = Pass { days: Some(30), now, database: clock, ran_millis: 0, confirmed: Some(now) };
+        retention::pass(store.as_ref(), pass).await.unwrap()
+    };
+    apart(|| {
+        let shadow = "CREATE SCHEMA shadow; CREATE FUNCTION shadow.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
+                      AS $$ SELECT pg_catalog.clock_timestamp() - interval '400 days' $$; \
+                      DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = shadow, pg_catalog, public', \
+                      current_database()); END $$";
+        Connection::open(&database, Purpose::Write).unwrap().batch(shadow).unwrap();
+    });
+    let other = open(&database);
+    assert!(matches!(pass(other).await, Err(Held::ClocksApart(_))));
+    assert!(pass(store).await.unwrap() > 0, "the clocks agree on a connection from before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_lacks_letters_is_refused() {
+    let server = apart(server);
+    let database: Database = apart(|| server.database().unwrap().parse().unwrap());
+    let latin = apart(|| {
+        let maker = Connection::open(&database, Purpose::Write).unwrap();
+        let name = "latin_letters";
+        let make = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+        maker.batch(&format!("CREATE DATABASE {name} {make}")).unwrap();
+        let url = server.database().unwrap();
+        let (before, _) = url.rsplit_once('/').unwrap();
+        format!("{before}/{name}").parse::<Database>().unwrap()
+    });
+    let refused = crate::init(&latin).unwrap_err().to_string();
+    assert!(refused.contains("its encoding is LATIN1") && refused.contains("createdb"), "{refused}");
+    // One that an earlier release has initialised.
+    let connection = apart(|| {
+        let connection = Connection::open(&latin, Purpose::Write).unwrap();
+        schema::migrate(&connection).unwrap();
+        connection
+    });
+    let opened = apart(|| Relational::open(&latin, Arc::new(Metrics::default())).map(drop).unwrap_err());
+    assert!(opened.to_string().contains("LATIN1"), "{opened}");
+    // Even on such a one a name costs nobody but its bearer anything.
+    let store = apart(|| Relational::with(connection, &latin, Arc::new(Metrics::default())).unwrap());
+    suite::one_that_cannot_be_stored_is_refused_alone(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,6 +54,20 @@ async fn the_store_suite_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_be_stored_is_refused_alone() {
+    let (sqlite, directory) = fresh();
+    let name = suite::UNSTORABLE;
+    let trigger = format!(
+        "CREATE TRIGGER no_such_name BEFORE INSERT ON tenants WHEN NEW.name = '{name}' \
+         BEGIN SELECT RAISE(ABORT, 'no such name'); END; \
+         CREATE TRIGGER no_such_tool BEFORE INSERT ON usage WHEN NEW.tool = '{name}' \
+         BEGIN SELECT RAISE(ABORT, 'no such tool'); END"
+    );
+    Connection::open(file(&directory)).unwrap().execute_batch(&trigger).unwrap();
+    suite::one_that_cannot_be_stored_is_refused_alone(&sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_locked_database_refuses_writes_and_recovers_by_itself() {
     let (sqlite, directory) = fresh();
     let store: Arc<dyn Store> = Arc::new(sqlite);

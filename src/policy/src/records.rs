@@ -1,0 +1,367 @@
+//! What is to be told of decisions. Those that money went with are kept apart from the rest, so that no flood of refusals
+//! pushes them out; those without a key that may call are only counted, for anyone makes as many as he likes.
+//!
+//! Pure: it says what to send and when, and sends nothing.
+
+use crate::exchange::Now;
+use protocol::audit::{Counted, Decision, Outcome};
+use protocol::packed::{Row, Subject};
+use std::collections::VecDeque;
+
+/// Paid decisions that wait at most: 10 s of 20,000 in a second, 42 MB.
+const PAID_MAX: usize = 200_000;
+/// Other decisions on requests with a key that wait at most.
+const UNPAID_MAX: usize = 20_000;
+/// Counts that wait at most, but for one of each outcome more: beyond that, the key, service and minute of some are not
+/// told.
+const COUNTS_MAX: usize = 256;
+/// Most rows of each queue in one batch: about 100 KiB.
+const PARCEL_MAX: usize = 1000;
+/// How long decisions wait to be delivered together; twice as long while they are many.
+const FLUSH_MS: u64 = 1_000;
+/// So many in one batch are many.
+const BUSY: usize = 200;
+/// With how many subjects of a batch the next one is compared: looking through all would cost more than writing one twice.
+const SUBJECTS_COMPARED: usize = 16;
+const MINUTE_MS: u64 = 60_000;
+
+/// What became of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It waits, behind others.
+    Queued,
+    /// It waits, the first after a rest.
+    First,
+    /// It is counted.
+    Counted,
+    /// Its queue is full, and it is lost.
+    Lost {
+        /// Money went with it.
+        paid: bool,
+    },
+}
+
+/// Decisions as a batch has them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parcel {
+    /// What the rows are about.
+    pub subjects: Vec<Subject>,
+    /// One for each decision.
+    pub rows: Vec<Row>,
+    /// Decisions without a key that may call.
+    pub counted: Vec<Counted>,
+    /// Decisions that were lost since the parcel before.
+    pub lost: u64,
+}
+
+/// What waits to be told.
+#[derive(Debug, Default)]
+pub struct Records {
+    paid: Queue,
+    unpaid: Queue,
+    counts: Vec<Counted>,
+    /// When the oldest queued decision was made.
+    oldest_ms: u64,
+    /// When there was something to count after all had been told.
+    counting_since_ms: u64,
+    /// When counts were told, if ever.
+    counts_told_ms: Option<u64>,
+    /// The last batch had many.
+    is_busy: bool,
+    lost: u64,
+}
+
+impl Records {
+    /// Keeps a decision, or counts it.
+    pub fn record(&mut self, decision: Decision, now: Now) -> Kept {
+        let paid = is_paid(&decision);
+        if !paid && (decision.key_id.is_none() || decision.outcome == Outcome::AuthDenied) {
+            self.count(decision, now);
+            return Kept::Counted;
+        }
+        let is_first = self.waiting() == 0;
+        let (queue, most) = if paid { (&mut self.paid, PAID_MAX) } else { (&mut self.unpaid, UNPAID_MAX) };
+        if queue.len >= most {
+            self.lost = self.lost.saturating_add(1);
+            return Kept::Lost { paid };
+        }
+        queue.push(decision);
+        if !is_first {
+            return Kept::Queued;
+        }
+        self.oldest_ms = now.monotonic.0;
+        Kept::First
+    }
+
+    /// How many decisions wait, without those that are counted.
+    pub fn waiting(&self) -> usize {
+        self.paid.len.saturating_add(self.unpaid.len)
+    }
+
+    /// What to deliver now, if anything is due. With `anyway`, a batch goes in any case and takes along what waits.
+    pub fn take(&mut self, anyway: bool, now: Now) -> Option<Parcel> {
+        let wait_ms = if self.is_busy { FLUSH_MS.saturating_mul(2) } else { FLUSH_MS };
+        let is_old = now.monotonic.0 >= self.oldest_ms.saturating_add(wait_ms);
+        let waiting = self.waiting();
+        let are_due = waiting > 0 && (is_old || waiting >= PARCEL_MAX);
+        let counted = self.due_counts(now);
+        if !anyway && !are_due && counted.is_empty() {
+            return None;
+        }
+        let mut parcel = self.paid.take();
+        // What was paid comes first, also after a time in which nothing could be told.
+        if self.paid.len == 0 {
+            parcel.add(self.unpaid.take());
+        }
+        self.oldest_ms = now.monotonic.0;
+        self.is_busy = parcel.rows.len() >= BUSY;
+        parcel.counted = counted;
+        parcel.lost = std::mem::take(&mut self.lost);
+        Some(parcel)
+    }
+
+    fn count(&mut self, decision: Decision, now: Now) {
+        if self.counts.is_empty() {
+            self.counting_since_ms = now.monotonic.0;
+        }
+        let at_ms = decision.at.as_millis();
+        let minute = protocol::Timestamp::from_millis(at_ms.saturating_sub(at_ms % MINUTE_MS));
+        let Decision { outcome, key_id, tenant_id, service, .. } = decision;
+        let is_same = |known: &Counted| {
+            known.minute == minute
+                && known.outcome == outcome
+                && known.key_id == key_id
+                && known.service == service
+        };
+        // The newest last: that is the one most often asked for.
+        let known = self.counts.iter().rposition(is_same);
+        let (known, others) = if known.is_none() && self.counts.len() >= COUNTS_MAX {
+            let of_any = |known: &Counted| known.outcome == outcome && known.key_id.is_none();
+            (self.counts.iter().rposition(of_any), true)
+        } else {
+            (known, false)
+        };
+        match known.and_then(|place| self.counts.get_mut(place)) {
+            Some(known) => known.count = known.count.saturating_add(1),
+            None => self.counts.push(Counted {
+                minute,
+                outcome,
+                key_id: key_id.filter(|_| !others),
+                tenant_id: tenant_id.filter(|_| !others),
+                service: service.filter(|_| !others),
+                count: 1,
+            }),
+        }
+    }
+
+    /// Counts of minutes that are over. What comes after a minute of rest is told soon, and the rest of its minute later:
+    /// who sends one request and looks for it need not wait for a minute, and a flood makes one count a minute.
+    fn due_counts(&mut self, now: Now) -> Vec<Counted> {
+        if self.counts.is_empty() {
+            return Vec::new();
+        }
+        let began_ms = self.counting_since_ms;
+        let has_rested = self.counts_told_ms.is_none_or(|told| began_ms >= told.saturating_add(MINUTE_MS));
+        let is_old = now.monotonic.0 >= began_ms.saturating_add(FLUSH_MS);
+        let all = has_rested && is_old;
+        let is_due = |known: &mut Counted| all || now.wall.millis_since(known.minute) >= MINUTE_MS;
+        let due: Vec<Counted> = self.counts.extract_if(.., is_due).collect();
+        if !due.is_empty() {
+            self.counts_told_ms = Some(now.monotonic.0);
+        }
+        due
+    }
+}
+
+/// Money went with it, also if it went back.
+fn is_paid(decision: &Decision) -> bool {
+    !decision.credits.is_zero() || decision.reservation_id.is_some() || decision.lease_id.is_some()
+}
+
+impl Parcel {
+    fn push(&mut self, decision: Decision) {
+        let (subject, mut row) = Row::pack(decision, 0);
+        let recent = self.subjects.len().saturating_sub(SUBJECTS_COMPARED);
+        let known = self.subjects.iter().skip(recent).position(|known| *known == subject);
+        let place = known.map_or(self.subjects.len(), |place| place.saturating_add(recent));
+        row.subject = u32::try_from(place).unwrap_or(u32::MAX);
+        if known.is_none() {
+            self.subjects.push(subject);
+        }
+        self.rows.push(row);
+    }
+
+    /// Rows of another, behind these.
+    fn add(&mut self, other: Parcel) {
+        let before = u32::try_from(self.subjects.len()).unwrap_or(u32::MAX);
+        self.subjects.extend(other.subjects);
+        self.rows.extend(
+            other.rows.into_iter().map(|row| Row { subject: row.subject.saturating_add(before), ..row }),
+        );
+    }
+}
+
+/// Decisions of one kind, in parcels, the oldest first.
+#[derive(Debug, Default)]
+struct Queue {
+    parcels: VecDeque<Parcel>,
+    len: usize,
+}
+
+impl Queue {
+    fn push(&mut self, decision: Decision) {
+        if self.parcels.back().is_none_or(|parcel| parcel.rows.len() >= PARCEL_MAX) {
+            self.parcels.push_back(Parcel::default());
+        }
+        if let Some(parcel) = self.parcels.back_mut() {
+            parcel.push(decision);
+            self.len = self.len.saturating_add(1);
+        }
+    }
+
+    fn take(&mut self) -> Parcel {
+        let parcel = self.parcels.pop_front().unwrap_or_default();
+        self.len = self.len.saturating_sub(parcel.rows.len());
+        parcel
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::Monotonic;
+    use protocol::{Credits, EventId, KeyId, PolicyVersion, Timestamp};
+
+    /// In the middle of a minute.
+    const BEGIN_MS: u64 = 1_700_000_010_000;
+
+    fn at(millis: u64) -> Now {
+        let monotonic = Monotonic(millis.saturating_add(5_000));
+        Now { wall: Timestamp::from_millis(BEGIN_MS).plus_millis(millis), monotonic }
+    }
+
+    fn decision(key: Option<&str>, credits: u64, now: Now) -> Decision {
+        Decision {
+            id: EventId::of_uuid(credits.into()),
+            at: now.wall,
+            outcome: if key.is_some() { Outcome::RateLimited } else { Outcome::AuthDenied },
+            would_deny: None,
+            key_id: key.map(|key| KeyId::parse(key).unwrap()),
+            tenant_id: None,
+            agent_id: None,
+            service: Some("studio".to_owned()),
+            tool: None,
+            credits: Credits::new(credits).unwrap(),
+            reservation_id: None,
+            lease_id: None,
+            usage_tokens: None,
+            status: 401,
+            first_byte_ms: None,
+            duration_ms: 1,
+            policy_version: PolicyVersion::parse("0a").unwrap(),
+            envoy: "e1".to_owned(),
+        }
+    }
+
+    #[test]
+    fn nothing_displaces_what_was_paid_and_it_comes_first() {
+        let mut records = Records::default();
+        for number in 0..UNPAID_MAX {
+            let kept = records.record(decision(Some("key_1"), 0, at(0)), at(0));
+            assert_eq!(kept, if number == 0 { Kept::First } else { Kept::Queued });
+        }
+        assert_eq!(records.record(decision(Some("key_1"), 0, at(0)), at(0)), Kept::Lost { paid: false });
+        for number in 0..2_500 {
+            let key = if number % 2 == 0 { "key_1" } else { "key_2" };
+            assert_eq!(records.record(decision(Some(key), 1 + number, at(1)), at(1)), Kept::Queued);
+            records.record(decision(None, 0, at(1)), at(1));
+        }
+        let mut paid = Vec::new();
+        for (rows, lost) in [(1000, 1), (1000, 0), (1500, 0)] {
+            let parcel = records.take(false, at(1)).expect("many wait");
+            assert_eq!((parcel.rows.len(), parcel.lost), (rows, lost));
+            for row in parcel.rows.into_iter().filter(|row| row.credits > 0) {
+                let whole = row.unpack(&parcel.subjects, "e1").unwrap();
+                assert_eq!(
+                    whole.key_id.unwrap().as_str(),
+                    if whole.credits.get() % 2 == 1 { "key_1" } else { "key_2" }
+                );
+                paid.push(whole.credits.get());
+            }
+        }
+        assert_eq!(paid, (1..=2_500).collect::<Vec<_>>());
+        assert_eq!(records.waiting(), UNPAID_MAX - 1000);
+    }
+
+    #[test]
+    fn more_paid_decisions_than_fit_are_said_to_be_lost() {
+        let mut records = Records::default();
+        for _ in 0..PAID_MAX {
+            records.record(decision(Some("key_1"), 1, at(0)), at(0));
+        }
+        assert_eq!(records.record(decision(Some("key_1"), 1, at(0)), at(0)), Kept::Lost { paid: true });
+        assert_eq!(records.record(decision(Some("key_1"), 0, at(0)), at(0)), Kept::Queued);
+    }
+
+    #[test]
+    fn decisions_wait_for_company_and_go_along_with_anything_else() {
+        let mut records = Records::default();
+        assert_eq!(records.take(false, at(0)), None);
+        records.record(decision(Some("key_1"), 1, at(0)), at(0));
+        assert_eq!(records.take(false, at(999)), None);
+        assert_eq!(records.take(true, at(999)).unwrap().rows.len(), 1);
+        records.record(decision(Some("key_1"), 1, at(999)), at(999));
+        assert_eq!(records.take(false, at(1_998)), None);
+        assert_eq!(records.take(false, at(1_999)).unwrap().rows.len(), 1);
+    }
+
+    #[test]
+    fn a_flood_without_a_key_is_one_count_a_minute() {
+        let mut records = Records::default();
+        let (mut told, mut sent) = (Vec::new(), 0);
+        for millis in (0..10 * MINUTE_MS).step_by(100) {
+            for _ in 0..10 {
+                records.record(decision(None, 0, at(millis)), at(millis));
+                sent += 1;
+            }
+            told.extend(records.take(false, at(millis)).map(|parcel| (millis, parcel)));
+        }
+        let first = &told[0];
+        assert_eq!((first.0, first.1.counted[0].count), (1_000, 110));
+        let counted: Vec<&Counted> = told.iter().flat_map(|(_, parcel)| &parcel.counted).collect();
+        assert_eq!(counted.len(), 11, "{counted:?}");
+        assert!(counted.iter().skip(1).is_sorted_by(|one, next| one.minute < next.minute), "{counted:?}");
+        let left = records.take(false, at(12 * MINUTE_MS)).unwrap().counted;
+        let sum = counted.into_iter().chain(&left).map(|counted| counted.count).sum::<u64>();
+        assert_eq!(sum, sent);
+    }
+
+    #[test]
+    fn a_key_that_may_not_call_is_named_in_its_count() {
+        let mut records = Records::default();
+        for _ in 0..3 {
+            let refused = Decision { outcome: Outcome::AuthDenied, ..decision(Some("key_1"), 0, at(0)) };
+            assert_eq!(records.record(refused, at(0)), Kept::Counted);
+        }
+        records.record(decision(None, 0, at(0)), at(0));
+        let counted = records.take(false, at(FLUSH_MS)).unwrap().counted;
+        let keys: Vec<_> = counted.iter().map(|counted| (counted.key_id.is_some(), counted.count)).collect();
+        assert_eq!(keys, [(true, 3), (false, 1)]);
+    }
+
+    #[test]
+    fn counts_are_bounded_and_none_is_lost() {
+        let mut records = Records::default();
+        for number in 0..5_000u64 {
+            let now = at(number * MINUTE_MS / 2);
+            let outcome = Outcome::ALL[usize::try_from(number % 11).unwrap()];
+            let (key, service) = (format!("key_{number}"), Some(format!("s{number}")));
+            let key = (outcome == Outcome::AuthDenied).then_some(key.as_str());
+            records.record(Decision { outcome, service, ..decision(key, 0, now) }, now);
+        }
+        let parcel = records.take(false, at(5_000 * MINUTE_MS)).unwrap();
+        assert!(parcel.counted.len() <= COUNTS_MAX + Outcome::ALL.len(), "{}", parcel.counted.len());
+        assert_eq!(parcel.counted.iter().map(|counted| counted.count).sum::<u64>(), 5_000);
+        assert_eq!(records.waiting(), 0);
+    }
+}
