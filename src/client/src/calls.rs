@@ -61,9 +61,9 @@ impl UsageGroup {
 pub struct UsageQuery {
     /// One row for each combination of these that occurred.
     pub group_by: Vec<UsageGroup>,
-    /// Not before this.
+    /// Not before this, the begin of an hour in UTC.
     pub from: Option<Timestamp>,
-    /// Before this.
+    /// Before this, the begin of an hour in UTC.
     pub to: Option<Timestamp>,
     /// Of this tenant only.
     pub tenant_id: Option<TenantId>,

@@ -57,10 +57,10 @@ enum Action {
     },
     /// Sum what shadow rules would have refused
     ShadowReport {
-        /// Not before this time
+        /// Not before this time, the begin of an hour in UTC
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         from: Option<Timestamp>,
-        /// Before this time
+        /// Before this time, the begin of an hour in UTC
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         to: Option<Timestamp>,
         /// Of this tenant only

@@ -15,6 +15,7 @@ mod tenants;
 use super::api::Endpoint;
 use super::problem::Refused;
 use crate::policy_file::FILE_BYTES_MAX;
+use protocol::Timestamp;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
@@ -232,6 +233,16 @@ fn limit(asked: Option<u32>) -> Result<u32, Refused> {
     match asked.unwrap_or(LIMIT) {
         limit @ 1..=LIMIT_MAX => Ok(limit),
         _ => Err(Refused::invalid(format!("limit: must be 1 to {LIMIT_MAX}"))),
+    }
+}
+
+/// A period has its begin and not its end. One that ends before it begins is a mistake.
+fn ordered(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Refused> {
+    match (from, to) {
+        (Some(from), Some(to)) if to < from => {
+            Err(Refused::invalid(format!("to: {to} is before from, {from}; say the earlier time first")))
+        }
+        _ => Ok(()),
     }
 }
 
