@@ -17,6 +17,7 @@ pub mod audit;
 pub mod filter;
 pub mod key;
 pub mod lease;
+pub mod lines;
 pub mod packed;
 pub mod problem;
 pub mod session;
