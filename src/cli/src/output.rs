@@ -1,8 +1,11 @@
 //! How results look: JSON for machines, aligned columns for people. Notes and progress go to stderr.
 
+use anyhow::Context;
 use client::Tagged;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// Prints one line of result.
 pub fn line(text: &str) -> io::Result<()> {
@@ -85,6 +88,28 @@ pub fn versioned<T: Serialize>(
     let mut pairs = described(thing);
     pairs.push(("version", or_dash(version)));
     Ok(fields(&pairs)?)
+}
+
+/// Whether a secret can be printed at all, asked before one is made. A standard output that was closed is `/dev/null`
+/// by the time that a Rust program begins.
+pub fn takes_secrets() -> anyhow::Result<()> {
+    let stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?).metadata()?;
+    let nowhere = std::fs::metadata("/dev/null")?;
+    if stdout.file_type().is_char_device() && stdout.rdev() == nowhere.rdev() {
+        anyhow::bail!(
+            "a secret is shown this once, and standard output is closed or /dev/null; send it where you can read it"
+        );
+    }
+    Ok(())
+}
+
+/// Prints what was made with its secret. Where that fails, says what to do about a secret that nobody has.
+pub fn made(print: impl FnOnce() -> anyhow::Result<()>, undo: &str) -> anyhow::Result<()> {
+    print().with_context(|| {
+        format!(
+            "the secret was made and can't be written out: nobody has it, and it can't be shown again. {undo}"
+        )
+    })
 }
 
 /// Prints a secret that was just made, and that it is shown this once.

@@ -24,9 +24,9 @@ mod table;
 mod tests;
 mod writer;
 
-pub(crate) use relational::connect;
 pub use relational::{OpenError, Relational};
-pub use rows::{Needs, Rows};
+pub(crate) use relational::{connect, create, is_initialised, once};
+pub use rows::{HOUR_MILLIS, Needs, Rows};
 pub use table::Table;
 pub use writer::Committed;
 
