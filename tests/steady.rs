@@ -1,0 +1,8 @@
+//! What an operator meets in a year with a ledger.
+
+#[path = "steady/exports.rs"]
+mod exports;
+#[path = "steady/on_both.rs"]
+mod on_both;
+#[path = "steady/periods.rs"]
+mod periods;
