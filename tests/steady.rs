@@ -2,7 +2,11 @@
 
 #[path = "steady/exports.rs"]
 mod exports;
+#[path = "steady/files.rs"]
+mod files;
 #[path = "steady/on_both.rs"]
 mod on_both;
 #[path = "steady/periods.rs"]
 mod periods;
+#[path = "steady/secrets.rs"]
+mod secrets;

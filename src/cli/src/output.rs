@@ -1,6 +1,5 @@
 //! How results look: JSON for machines, aligned columns for people. Notes and progress go to stderr.
 
-use anyhow::Context;
 use client::Tagged;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
@@ -105,10 +104,9 @@ pub fn takes_secrets() -> anyhow::Result<()> {
 
 /// Prints what was made with its secret. Where that fails, says what to do about a secret that nobody has.
 pub fn made(print: impl FnOnce() -> anyhow::Result<()>, undo: &str) -> anyhow::Result<()> {
-    print().with_context(|| {
-        format!(
-            "the secret was made and can't be written out: nobody has it, and it can't be shown again. {undo}"
-        )
+    // As words alone: elsewhere a closed pipe is no error.
+    print().map_err(|cause| {
+        anyhow::anyhow!("the secret was made and can't be written out ({cause}), so nobody has it. {undo}")
     })
 }
 

@@ -140,11 +140,12 @@ impl std::error::Error for Error {
             Error::Policy(_, fault) | Error::PolicyKept(_, _, fault) => Some(fault),
             Error::Listen(_, cause)
             | Error::AuditKey(_, cause)
-            | Error::Lock(_, cause)
-            | Error::Undelivered(cause) => Some(cause),
+            | Error::Lock(_, cause) => Some(cause),
             Error::AlreadyInitialised(_)
             | Error::Served(..)
             | Error::Write(_)
+            // Told in words: to who only looks at causes a closed pipe is no error.
+            | Error::Undelivered(_)
             | Error::NoRandomness
             | Error::Tls(_) => None,
         }
