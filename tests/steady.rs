@@ -8,5 +8,7 @@ mod files;
 mod on_both;
 #[path = "steady/periods.rs"]
 mod periods;
+#[path = "steady/policies.rs"]
+mod policies;
 #[path = "steady/secrets.rs"]
 mod secrets;

@@ -110,13 +110,14 @@ impl Client {
         self.read(self.send(request, &call).await?, &call).await
     }
 
-    pub(crate) async fn replace<Answer: DeserializeOwned>(
+    pub(crate) async fn send_text<Answer: DeserializeOwned>(
         &self,
+        method: Method,
         path: &str,
         text: String,
         if_match: Option<&str>,
     ) -> Result<Answer, Error> {
-        let (call, request) = self.request(Method::PUT, path, &[])?;
+        let (call, request) = self.request(method, path, &[])?;
         let request =
             if_match.into_iter().fold(request.body(text), |request, tag| request.header(IF_MATCH, tag));
         self.read(self.send(request, &call).await?, &call).await

@@ -25,6 +25,7 @@ mod issued;
 mod keys;
 mod latency;
 mod leases;
+mod leaving;
 mod lock;
 mod metrics;
 mod moment;

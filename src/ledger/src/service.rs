@@ -184,10 +184,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let store: Arc<dyn Store> = Arc::clone(&relational) as Arc<dyn Store>;
     let unwritten = |_| Error::Write(database.clone());
     let is_shared = matches!(database, Database::Postgres(_));
-    let policy = policy_file::settle(store.as_ref(), policy, is_shared).await.map_err(|none| match none {
-        NoPolicy::Unrecorded => Error::Write(database.clone()),
-        NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
-    })?;
+    let policy =
+        policy_file::settle(store.as_ref(), policy, is_shared, &metrics).await.map_err(
+            |none| match none {
+                NoPolicy::Unrecorded => Error::Write(database.clone()),
+                NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
+            },
+        )?;
     let signer = sealer::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
     let signer = Arc::new(signer);
     let public_key = signer.public_key().to_owned();

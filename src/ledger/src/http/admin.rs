@@ -19,8 +19,9 @@ use protocol::Timestamp;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
-    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, Page, PolicyInForce,
-    Reservation, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant, UsageRow,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, Page, PolicyChecked,
+    PolicyInForce, Reservation, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant,
+    UsageRow,
 };
 use serde_json::Value;
 
@@ -212,10 +213,19 @@ fn facts() -> Vec<Endpoint> {
             .needs(Role::Owner)
             .for_all_tenants()
             .with_etag()
+            .query::<policy::ReplaceParams>()
             .body::<Value>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyInForce<Value>>(200),
+        Endpoint::post("/v1/policy/check", policy::check)
+            .says("Say what a policy would take from tenants and keys; changes nothing")
+            .needs(Role::Auditor)
+            .for_all_tenants()
+            .body::<Value>()
+            .or_yaml()
+            .body_bytes_max(FILE_BYTES_MAX)
+            .answers::<PolicyChecked>(200),
         Endpoint::get("/v1/policy/shadow-report", reports::shadow)
             .says("Sum what shadow rules would have refused")
             .query::<reports::ShadowParams>()
