@@ -4,6 +4,8 @@
 mod exports;
 #[path = "steady/files.rs"]
 mod files;
+#[path = "steady/names.rs"]
+mod names;
 #[path = "steady/on_both.rs"]
 mod on_both;
 #[path = "steady/periods.rs"]

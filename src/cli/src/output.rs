@@ -40,17 +40,25 @@ pub fn done() {
     progress("");
 }
 
+/// Prints one line for people, in which nothing is hidden.
+pub fn shown(text: &str) -> io::Result<()> {
+    line(&protocol::text::shown(text))
+}
+
 /// Prints a heading and rows in columns as wide as their widest cell.
 pub fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> io::Result<()> {
     let heading = heading.map(|title| title.to_uppercase());
+    // Earlier releases took names that turn the rest of a line round.
+    let rows: Vec<[String; COLUMNS]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| protocol::text::shown(cell))).collect();
     let mut widths = [0_usize; COLUMNS];
-    for row in std::iter::once(&heading).chain(rows) {
+    for row in std::iter::once(&heading).chain(&rows) {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut stdout = io::stdout().lock();
-    for row in std::iter::once(&heading).chain(rows) {
+    for row in std::iter::once(&heading).chain(&rows) {
         let cells: Vec<String> =
             row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         writeln!(stdout, "{}", cells.join("  ").trim_end())?;
@@ -63,7 +71,7 @@ pub fn fields(pairs: &[(&str, String)]) -> io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut stdout = io::stdout().lock();
     for (name, value) in pairs {
-        writeln!(stdout, "{name:<width$}  {value}")?;
+        writeln!(stdout, "{name:<width$}  {}", protocol::text::shown(value))?;
     }
     Ok(())
 }

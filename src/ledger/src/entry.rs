@@ -11,6 +11,7 @@ use crate::store::{OpenError, Refusal, connect, create, is_initialised, once};
 use protocol::AdminKeyId;
 use protocol::admin::{AdminKey, AdminKeyWithSecret, Role};
 use protocol::api_key::KeyHash;
+use protocol::text::unseen;
 use std::fmt;
 use std::io;
 use std::thread;
@@ -69,6 +70,11 @@ pub fn recover(
     reason: String,
     deliver: impl FnOnce(&AdminKeyWithSecret) -> io::Result<()> + Send,
 ) -> Result<AdminKey, Error> {
+    for (field, text) in [("name", &name), ("reason", &reason)] {
+        if text.trim().is_empty() || unseen(text).is_some() {
+            return Err(Error::Unreadable(field));
+        }
+    }
     let (secret, (hash, credential)) = owner(Door::Admin, name)?;
     let made = AdminKeyWithSecret { key: credential.clone().shown(), secret };
     aside(|| {

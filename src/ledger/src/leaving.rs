@@ -24,12 +24,12 @@ fn names(policy: &InForce) -> Names {
     names.extend(policy.policy.tiers().map(|tier| (NameKind::Tier, tier.name.clone())));
     for service in policy.policy.services() {
         names.insert((NameKind::Service, service.name.clone()));
-        let mut tool = |name: &str| names.insert((NameKind::Tool, name.to_owned()));
-        match &service.kind {
-            ServiceKind::Mcp(tools) => tools.keys().for_each(|name| drop(tool(name))),
-            ServiceKind::Http(router) => router.tools().for_each(|rule| drop(tool(&rule.name))),
-        }
-        service.gate_tools.iter().for_each(|own| drop(tool(&own.rule.name)));
+        let mut tools: Vec<&str> = match &service.kind {
+            ServiceKind::Mcp(tools) => tools.keys().map(String::as_str).collect(),
+            ServiceKind::Http(router) => router.tools().map(|rule| rule.name.as_str()).collect(),
+        };
+        tools.extend(service.gate_tools.iter().map(|own| own.rule.name.as_str()));
+        names.extend(tools.into_iter().map(|name| (NameKind::Tool, name.to_owned())));
     }
     for table in ["risks", "services"] {
         let table = policy.tables.get(table).and_then(|table| serde_json::from_str(table.get()).ok());
@@ -43,7 +43,9 @@ fn scopes(value: &Value, names: &mut Names) {
     let Value::Object(fields) = value else { return };
     for (field, value) in fields {
         match (field.as_str(), value) {
-            ("scope", Value::String(scope)) => drop(names.insert((NameKind::Scope, scope.clone()))),
+            ("scope", Value::String(scope)) => {
+                names.insert((NameKind::Scope, scope.clone()));
+            }
             ("scopes", Value::Array(all)) => {
                 let all = all.iter().filter_map(Value::as_str);
                 names.extend(all.map(|scope| (NameKind::Scope, scope.to_owned())));

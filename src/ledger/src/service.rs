@@ -73,6 +73,8 @@ pub enum Error {
     Lock(PathBuf, std::io::Error),
     /// The database can't be written.
     Write(Database),
+    /// This text is empty, or holds what nobody sees.
+    Unreadable(&'static str),
     /// A new secret could not be given out, so it was not stored.
     Undelivered(std::io::Error),
     /// A secret was given out and could not be stored, so it opens nothing.
@@ -108,6 +110,9 @@ impl fmt::Display for Error {
             ),
             Error::Lock(path, cause) => write!(f, "can't lock {}: {cause}", path.display()),
             Error::Write(database) => write!(f, "can't write to {database}; see the log for the cause"),
+            Error::Unreadable(field) => {
+                write!(f, "{field}: write at least one character, and none that is not seen")
+            }
             Error::Undelivered(cause) => write!(
                 f,
                 "the secret can't be written out, so none was stored: {cause}; do it again where it can be"
@@ -147,6 +152,7 @@ impl std::error::Error for Error {
             // Told in words: to who only looks at causes a closed pipe is no error.
             | Error::Undelivered(_)
             | Error::NoRandomness
+            | Error::Unreadable(_)
             | Error::Tls(_) => None,
         }
     }

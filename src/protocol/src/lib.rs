@@ -21,6 +21,7 @@ pub mod lines;
 pub mod packed;
 pub mod problem;
 pub mod session;
+pub mod text;
 pub mod uuid;
 
 mod credits;
