@@ -117,9 +117,9 @@ impl Arguments {
             Action::Recover { at, name, reason } => {
                 output::takes_secrets()?;
                 let work = tokio::task::spawn_blocking(move || {
-                    ledger::recover(&at.database, name, reason, |made| {
-                        secret(made, json).map_err(std::io::Error::other)
-                    })
+                    let deliver =
+                        |made: &AdminKeyWithSecret| secret(made, json).map_err(std::io::Error::other);
+                    ledger::recover(&at.database, name, reason, deliver).map_err(anyhow::Error::from)
                 });
                 work.await??;
                 output::note(
