@@ -3,6 +3,8 @@
 use client::Tagged;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// Prints one line of result.
 pub fn line(text: &str) -> io::Result<()> {
@@ -38,17 +40,25 @@ pub fn done() {
     progress("");
 }
 
+/// Prints one line for people, in which nothing is hidden.
+pub fn shown(text: &str) -> io::Result<()> {
+    line(&protocol::text::shown(text))
+}
+
 /// Prints a heading and rows in columns as wide as their widest cell.
 pub fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> io::Result<()> {
     let heading = heading.map(|title| title.to_uppercase());
+    // Earlier releases took names that turn the rest of a line round.
+    let rows: Vec<[String; COLUMNS]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| protocol::text::shown(cell))).collect();
     let mut widths = [0_usize; COLUMNS];
-    for row in std::iter::once(&heading).chain(rows) {
+    for row in std::iter::once(&heading).chain(&rows) {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
     let mut stdout = io::stdout().lock();
-    for row in std::iter::once(&heading).chain(rows) {
+    for row in std::iter::once(&heading).chain(&rows) {
         let cells: Vec<String> =
             row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         writeln!(stdout, "{}", cells.join("  ").trim_end())?;
@@ -61,7 +71,7 @@ pub fn fields(pairs: &[(&str, String)]) -> io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut stdout = io::stdout().lock();
     for (name, value) in pairs {
-        writeln!(stdout, "{name:<width$}  {value}")?;
+        writeln!(stdout, "{name:<width$}  {}", protocol::text::shown(value))?;
     }
     Ok(())
 }
@@ -85,6 +95,27 @@ pub fn versioned<T: Serialize>(
     let mut pairs = described(thing);
     pairs.push(("version", or_dash(version)));
     Ok(fields(&pairs)?)
+}
+
+/// Whether a secret can be printed at all, asked before one is made. A standard output that was closed is `/dev/null`
+/// by the time that a Rust program begins.
+pub fn takes_secrets() -> anyhow::Result<()> {
+    let stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?).metadata()?;
+    let nowhere = std::fs::metadata("/dev/null")?;
+    if stdout.file_type().is_char_device() && stdout.rdev() == nowhere.rdev() {
+        anyhow::bail!(
+            "a secret is shown this once, and standard output is closed or /dev/null; send it where you can read it"
+        );
+    }
+    Ok(())
+}
+
+/// Prints what was made with its secret. Where that fails, says what to do about a secret that nobody has.
+pub fn made(print: impl FnOnce() -> anyhow::Result<()>, undo: &str) -> anyhow::Result<()> {
+    // As words alone: elsewhere a closed pipe is no error.
+    print().map_err(|cause| {
+        anyhow::anyhow!("the secret was made and can't be written out ({cause}), so nobody has it. {undo}")
+    })
 }
 
 /// Prints a secret that was just made, and that it is shown this once.

@@ -4,9 +4,9 @@ use crate::{Client, Error, Export};
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
-    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page, PolicyInForce,
-    Reservation, ReservationState, RevokeKey, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant,
-    UsageRow,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page, PolicyChecked,
+    PolicyInForce, Reservation, ReservationState, RevokeKey, RotateKey, ShadowRow, Tenant, UpdateKey,
+    UpdateTenant, UsageRow,
 };
 use protocol::audit::Outcome;
 use protocol::key::{KeySource, KeyState};
@@ -61,9 +61,9 @@ impl UsageGroup {
 pub struct UsageQuery {
     /// One row for each combination of these that occurred.
     pub group_by: Vec<UsageGroup>,
-    /// Not before this.
+    /// Not before this, the begin of an hour in UTC.
     pub from: Option<Timestamp>,
-    /// Before this.
+    /// Before this, the begin of an hour in UTC.
     pub to: Option<Timestamp>,
     /// Of this tenant only.
     pub tenant_id: Option<TenantId>,
@@ -402,7 +402,21 @@ impl Client {
         text: String,
         if_match: Option<&str>,
     ) -> Result<PolicyInForce<Value>, Error> {
-        self.replace("/v1/policy", text, if_match).await
+        self.send_text(Method::PUT, "/v1/policy", text, if_match).await
+    }
+
+    /// The same also where tenants or keys use what it no longer has.
+    pub async fn force_policy(
+        &self,
+        text: String,
+        if_match: Option<&str>,
+    ) -> Result<PolicyInForce<Value>, Error> {
+        self.send_text(Method::PUT, "/v1/policy?force=true", text, if_match).await
+    }
+
+    /// What a policy would take from tenants and keys; changes nothing.
+    pub async fn check_policy(&self, text: String) -> Result<PolicyChecked, Error> {
+        self.send_text(Method::POST, "/v1/policy/check", text, None).await
     }
 
     /// The policy's tiers, verbatim.

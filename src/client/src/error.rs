@@ -40,6 +40,16 @@ pub enum Error {
         /// As of [`Error::Unavailable`]: what is odd about an answer does not tell whether the change was made.
         idempotency_key: Option<String>,
     },
+    /// An answer broke off, or its lines do not go with its closing record: ask again.
+    #[error("the answer of {ledger} to {call} is not whole, ask again: {cause}")]
+    Incomplete {
+        /// Who answered.
+        ledger: String,
+        /// Method and path.
+        call: String,
+        /// How that was found.
+        cause: String,
+    },
 }
 
 impl Error {
@@ -47,7 +57,10 @@ impl Error {
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Error::Credential(problem) | Error::NotFound(problem) | Error::Refused(problem) => Some(problem),
-            Error::Configuration(_) | Error::Unavailable { .. } | Error::Unexpected { .. } => None,
+            Error::Configuration(_)
+            | Error::Unavailable { .. }
+            | Error::Unexpected { .. }
+            | Error::Incomplete { .. } => None,
         }
     }
 

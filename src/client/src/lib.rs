@@ -30,10 +30,12 @@
 
 mod calls;
 mod error;
+mod export;
 mod tls;
 mod transport;
 
 pub use calls::{AuditQuery, KeyQuery, Tagged, UsageGroup, UsageQuery};
 pub use error::Error;
+pub use export::Export;
 pub use tls::http;
-pub use transport::{Client, Export};
+pub use transport::Client;

@@ -1,6 +1,6 @@
 //! One call over HTTP: credential, time limit, retries, and the reading of problems.
 
-use crate::{Error, Tagged, tls};
+use crate::{Error, Export, Tagged, tls};
 use protocol::api_key::{self, Kind};
 use protocol::problem::Problem;
 use reqwest::header::{AUTHORIZATION, ETAG, HeaderValue, IF_MATCH};
@@ -110,13 +110,14 @@ impl Client {
         self.read(self.send(request, &call).await?, &call).await
     }
 
-    pub(crate) async fn replace<Answer: DeserializeOwned>(
+    pub(crate) async fn send_text<Answer: DeserializeOwned>(
         &self,
+        method: Method,
         path: &str,
         text: String,
         if_match: Option<&str>,
     ) -> Result<Answer, Error> {
-        let (call, request) = self.request(Method::PUT, path, &[])?;
+        let (call, request) = self.request(method, path, &[])?;
         let request =
             if_match.into_iter().fold(request.body(text), |request, tag| request.header(IF_MATCH, tag));
         self.read(self.send(request, &call).await?, &call).await
@@ -126,7 +127,7 @@ impl Client {
         let (call, request) = self.request(Method::GET, path, query)?;
         let answer = self.send(request.timeout(STREAM_TIMEOUT), &call).await?;
         if answer.status().is_success() {
-            return Ok(Export { answer, ledger: self.base.to_string(), call });
+            return Ok(Export::new(answer, self.base.to_string(), call));
         }
         // What is no success is a problem, so this never returns a value.
         self.read::<()>(answer, &call).await.and(Err(self.unexpected(&call, "it is empty".into())))
@@ -198,33 +199,13 @@ impl Client {
     }
 }
 
-/// An answer of any length, read piece by piece.
-pub struct Export {
-    answer: Response,
-    ledger: String,
-    call: String,
-}
-
-impl Export {
-    /// The next piece, which may end in the middle of a line; nothing after the last.
-    pub async fn piece(&mut self) -> Result<Option<Vec<u8>>, Error> {
-        let piece = self.answer.chunk().await.map_err(|error| Error::Unexpected {
-            ledger: self.ledger.clone(),
-            call: self.call.clone(),
-            cause: format!("it broke off: {}", causes(&error.without_url())),
-            idempotency_key: None,
-        })?;
-        Ok(piece.map(|piece| piece.to_vec()))
-    }
-}
-
 async fn unavailable(answer: Response) -> String {
     let problem = answer.json::<Problem>().await.ok();
     problem.and_then(|problem| problem.detail).unwrap_or_else(|| "503 Service Unavailable".into())
 }
 
 /// The error with all its sources: reqwest's own text alone does not say "connection refused".
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

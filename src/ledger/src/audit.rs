@@ -20,6 +20,8 @@ pub enum Kind {
     ServiceCredentialCreated,
     /// A credential of a filter got a new secret.
     ServiceCredentialRotated,
+    /// Who has the database made another owner, without a credential.
+    ServiceCredentialRecovered,
     /// A credential of an administrator or a filter was withdrawn.
     ServiceCredentialRevoked,
     /// A key that signs checkpoints of this trail came into use.
@@ -80,9 +82,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 30] = [
+    pub const ALL: [Kind; 31] = [
         Kind::ServiceCredentialCreated,
         Kind::ServiceCredentialRotated,
+        Kind::ServiceCredentialRecovered,
         Kind::ServiceCredentialRevoked,
         Kind::AuditKeyAdded,
         Kind::AuditRemoved,
@@ -118,6 +121,7 @@ impl Kind {
         match self {
             Kind::ServiceCredentialCreated => "service_credential_created",
             Kind::ServiceCredentialRotated => "service_credential_rotated",
+            Kind::ServiceCredentialRecovered => "service_credential_recovered",
             Kind::ServiceCredentialRevoked => "service_credential_revoked",
             Kind::AuditKeyAdded => "audit_key_added",
             Kind::AuditRemoved => "audit_removed",

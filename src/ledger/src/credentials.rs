@@ -120,6 +120,34 @@ impl Operation for Initialise {
     }
 }
 
+/// Makes another owner, for who has the database itself.
+#[derive(Clone)]
+pub struct Recover {
+    /// The credential.
+    pub credential: ServiceCredential,
+    /// The hash of its secret.
+    pub hash: KeyHash,
+    /// Why.
+    pub reason: String,
+}
+
+impl Operation for Recover {
+    type Answer = ();
+
+    fn needs(&self, _: &mut Needs) {}
+
+    fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
+        let Recover { credential, hash, reason } = self;
+        let detail = json!({
+            "id": credential.id, "name": credential.name, "role": credential.role, "reason": reason,
+        });
+        let at = credential.created_at;
+        rows.record(Event::new(Fact::ServiceCredentialRecovered, at, crate::audit::LEDGER, &detail));
+        rows.service_credentials.insert(hash, credential);
+        Ok(())
+    }
+}
+
 /// Makes a credential.
 #[derive(Clone)]
 pub struct Create {

@@ -100,7 +100,7 @@ impl Bench {
 
     async fn start_in(directory: TempDir, database: &Database) -> Bench {
         std::fs::write(directory.path().join("policy.yaml"), POLICY).unwrap();
-        let credentials = init(database).unwrap();
+        let credentials = init(database, |_| Ok(())).unwrap();
         let config = Config { database: database.clone(), ..Bench::config(&directory) };
         let running = start(config).await.unwrap();
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();

@@ -16,6 +16,7 @@ mod changes;
 mod check;
 mod credentials;
 mod database;
+mod entry;
 #[cfg(test)]
 mod fixture;
 mod http;
@@ -24,6 +25,7 @@ mod issued;
 mod keys;
 mod latency;
 mod leases;
+mod leaving;
 mod lock;
 mod metrics;
 mod moment;
@@ -44,7 +46,8 @@ pub mod throwaway;
 
 pub use check::check;
 pub use database::{Database, InvalidDatabase};
+pub use entry::{Credentials, init, recover};
 pub use sealer::trusted;
 pub use serve::tls::{Tls, TlsError};
-pub use service::{Config, Credentials, Error, Running, init, start};
+pub use service::{Config, Error, Running, start};
 pub use store::backup::{BackupError, Copied, backup, restore};

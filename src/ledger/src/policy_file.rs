@@ -9,12 +9,17 @@
 //! - beside an embedded database, whose only ledger it is, the file is in force (and the API writes to the file);
 //! - on a shared database the file is taken if its content was never in force there: then it was edited meanwhile. What
 //!   was in force before is an old copy, and the database's newest policy stays.
+//!
+//! A file that lacks a tier, service, tool or scope that rows use ([`crate::leaving`]) is refused as a whole, too: also when
+//! the ledger starts, which then serves by the policy that was in force.
 
 use crate::audit::{Event, Kind, LEDGER};
+use crate::leaving::in_use;
 use crate::metrics::Metrics;
 use crate::moment;
-use crate::store::{self, Needs, Operation, Refusal, Rows, Store};
+use crate::store::{self, Needs, Operation, Refusal, Rows, Store, Unavailable};
 use policy::Policy;
+use protocol::admin::NameLeaving;
 use protocol::filter::Change;
 use protocol::{PolicyVersion, Timestamp};
 use serde_json::json;
@@ -24,6 +29,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
@@ -178,11 +184,18 @@ impl<E: Into<store::Error>> From<E> for NoPolicy {
 }
 
 /// What is in force for a ledger that starts with this file, see the module.
-pub async fn settle(store: &dyn Store, file: InForce, is_shared: bool) -> Result<InForce, NoPolicy> {
-    let newest = if is_shared { store.policy_other_than(file.version().clone()).await? } else { None };
-    if let Some((version, document)) = newest
-        && store.knows_policy(file.version().clone()).await?
-    {
+pub async fn settle(
+    store: &dyn Store,
+    file: InForce,
+    is_shared: bool,
+    metrics: &Metrics,
+) -> Result<InForce, NoPolicy> {
+    let newest = store.policy_other_than(file.version().clone()).await?;
+    let Some((version, document)) = newest else {
+        record(store, &file, LEDGER, None).await?;
+        return Ok(file);
+    };
+    if is_shared && store.knows_policy(file.version().clone()).await? {
         warn!(
             file = %file.version(), in_force = %version,
             "the policy file is an older one than the database holds, and stays without effect; change it, or put it \
@@ -190,8 +203,31 @@ pub async fn settle(store: &dyn Store, file: InForce, is_shared: bool) -> Result
         );
         return parse_document(document).map_err(|fault| NoPolicy::Faulty(version, fault));
     }
+    // One that this release does not take can't stay in force either.
+    if let Ok(before) = parse_document(document) {
+        let leaving = in_use(store, &before, &file, moment::now()).await.map_err(|_| NoPolicy::Unrecorded)?;
+        if !leaving.is_empty() {
+            refuse(metrics, &leaving);
+            return Ok(before);
+        }
+    }
     record(store, &file, LEDGER, None).await?;
     Ok(file)
+}
+
+/// Says of a file that it is not taken because rows use what it no longer has.
+fn refuse(metrics: &Metrics, leaving: &[NameLeaving]) {
+    metrics.policies_refused.inc();
+    let leaving = listed(leaving);
+    error!(
+        "the policy file is refused as a whole, the policy in force stays: rows use what the file no longer has. \
+         Change them, or put the file in force with `agentrelay policy apply --force`:\n{leaving}"
+    );
+}
+
+/// One line for each name.
+pub fn listed(leaving: &[NameLeaving]) -> String {
+    leaving.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Why a policy was not put in another's place.
@@ -199,6 +235,8 @@ pub async fn settle(store: &dyn Store, file: InForce, is_shared: bool) -> Result
 pub enum Replaced {
     /// It is not taken, or the file can't be written.
     Faulty(Fault),
+    /// Rows use what it no longer has.
+    InUse(Vec<NameLeaving>),
     /// It is not recorded, so it is not in force; see the cause.
     Unrecorded(store::Error),
 }
@@ -241,6 +279,7 @@ impl Desk {
         &self,
         text: String,
         only_over: Option<String>,
+        force: bool,
         actor: String,
     ) -> Result<Arc<InForce>, Replaced> {
         let mut state = self.state.lock().await;
@@ -257,6 +296,13 @@ impl Desk {
             self.metrics.policies_refused.inc();
             Replaced::Faulty(fault)
         })?;
+        let leaving = self.leaving(&policy).await.map_err(|cause| Replaced::Unrecorded(cause.into()))?;
+        if !leaving.is_empty() {
+            if !force {
+                return Err(Replaced::InUse(leaving));
+            }
+            warn!(%actor, "a policy is forced although rows use what it no longer has:\n{}", listed(&leaving));
+        }
         if self.is_shared {
             let recorded = record(self.store.as_ref(), &policy, &actor, only_over).await;
             recorded.map_err(Replaced::Unrecorded)?;
@@ -273,12 +319,24 @@ impl Desk {
         Ok(Arc::clone(&self.in_force.borrow()))
     }
 
+    /// What rows use of the policy in force that another one no longer has.
+    pub async fn leaving(&self, after: &InForce) -> Result<Vec<NameLeaving>, Unavailable> {
+        let before = Arc::clone(&self.in_force.borrow());
+        in_use(self.store.as_ref(), &before, after, moment::now()).await
+    }
+
     /// Renamed into place, so that a crash leaves the old text or the new one.
     async fn write(&self, text: &str) -> std::io::Result<()> {
-        let unfinished = self.path.with_added_extension("new");
-        tokio::fs::write(&unfinished, text).await?;
-        tokio::fs::File::open(&unfinished).await?.sync_all().await?;
-        tokio::fs::rename(&unfinished, &self.path).await
+        // Of a symlink what it leads to: the link stays one.
+        let path = tokio::fs::canonicalize(&self.path).await.unwrap_or_else(|_| self.path.clone());
+        let unfinished = path.with_added_extension("new");
+        let mut file = tokio::fs::File::create(&unfinished).await?;
+        if let Ok(metadata) = tokio::fs::metadata(&path).await {
+            file.set_permissions(metadata.permissions()).await?;
+        }
+        file.write_all(text.as_bytes()).await?;
+        file.sync_all().await?;
+        tokio::fs::rename(&unfinished, &path).await
     }
 
     fn put_in_force(&self, policy: InForce) -> Arc<InForce> {
@@ -335,15 +393,22 @@ impl Desk {
         if text == state.judged {
             *seen = None;
         } else if seen.as_ref() == Some(&text) {
-            *seen = None;
             match parse(&text) {
-                Ok(policy) => state.unrecorded = Some((policy, LEDGER.to_owned())),
+                Ok(policy) => match self.leaving(&policy).await {
+                    Ok(leaving) if leaving.is_empty() => {
+                        state.unrecorded = Some((policy, LEDGER.to_owned()));
+                    }
+                    Ok(leaving) => refuse(&self.metrics, &leaving),
+                    // The log has the cause; the next look asks again.
+                    Err(_) => return,
+                },
                 Err(fault) => {
                     self.metrics.policies_refused.inc();
                     let path = self.path.display();
                     error!(%path, "the new policy is refused as a whole, the one in force stays:\n{fault}");
                 }
             }
+            *seen = None;
             state.judged = text;
         } else {
             *seen = Some(text);

@@ -1,9 +1,10 @@
 //! Moves a ledger from a SQLite file to an empty PostgreSQL database, all of it or nothing, and verifies the copy.
 //!
-//! Tables and columns are asked of the source, so none can be forgotten. While it copies it holds the source's write
-//! lock: a ledger that still runs there answers 503 and changes nothing. The source stays as it is.
+//! Tables and columns are asked of the source, so none can be forgotten. No ledger may serve the source meanwhile, and
+//! none can begin to. The source stays as it is.
 
 use crate::database::Database;
+use crate::service::{self, keep_others_away};
 use crate::store::backup::{BackupError, Trusted};
 use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
 use crate::store::{OpenError, backup, connect, holds_every_text, laws, schema};
@@ -27,6 +28,8 @@ pub enum Error {
     Direction,
     /// The target has a ledger already.
     NotEmpty(Database),
+    /// A ledger serves the source, or whether one does can't be told.
+    Served(Box<service::Error>),
     /// A database can't be opened.
     Open(Database, OpenError),
     /// The target is as empty as it was.
@@ -57,6 +60,7 @@ impl fmt::Display for Error {
             Error::NotEmpty(database) => {
                 write!(f, "{database} has a ledger already; name an empty database")
             }
+            Error::Served(why) => write!(f, "nothing was moved: {why}"),
             Error::Open(database, cause) => write!(f, "can't open {database}: {cause}"),
             Error::NothingMoved(fault) => write!(f, "nothing was moved: {fault}"),
             Error::Unverified(to, fault) => write!(
@@ -96,6 +100,8 @@ pub fn relocate(
     mut progress: impl FnMut(&str),
 ) -> Result<Moved, Error> {
     let (Database::Sqlite(_), Database::Postgres(_)) = (from, to) else { return Err(Error::Direction) };
+    // What a ledger writes after the copy would stay behind.
+    let _lock = keep_others_away(from).map_err(|why| Error::Served(why.into()))?;
     let source = connect(from).map_err(|cause| Error::Open(from.clone(), cause))?;
     let target = Connection::open(to, Purpose::Write);
     let target = target.map_err(|cause| Error::Open(to.clone(), OpenError::Failed(cause)))?;

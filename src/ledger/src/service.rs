@@ -1,6 +1,5 @@
-//! The life of the service: initialised once, started, stopped.
+//! The life of the service: started, stopped.
 
-use crate::credentials::{Door, Initialise, ServiceCredential};
 use crate::database::Database;
 use crate::leases::Lose;
 use crate::lock::{self, Lock, NoLock};
@@ -13,16 +12,13 @@ use crate::sealer::{self, UseKey};
 use crate::serve;
 use crate::serve::tls::{self, Tls, TlsError};
 use crate::sessions::Rotate;
-use crate::store::{OpenError, Refusal, Relational, Store};
+use crate::store::{OpenError, Relational, Store};
 use crate::{http, moment};
-use protocol::admin::Role;
-use protocol::api_key::KeyHash;
-use protocol::{AdminKeyId, PolicyVersion, Timestamp};
+use protocol::{PolicyVersion, Timestamp};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -76,21 +72,6 @@ impl Config {
     }
 }
 
-/// The first credentials of a database. They are shown this once and stored nowhere.
-#[derive(Clone)]
-pub struct Credentials {
-    /// Opens `/v1`, `ara_...`.
-    pub admin_key: String,
-    /// Opens `/filter/v1`, `arf_...`.
-    pub filter_key: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials { .. }")
-    }
-}
-
 /// Why the ledger can't be initialised or started.
 #[derive(Debug)]
 pub enum Error {
@@ -104,6 +85,12 @@ pub enum Error {
     Lock(PathBuf, std::io::Error),
     /// The database can't be written.
     Write(Database),
+    /// This text is empty, or holds what nobody sees.
+    Unreadable(&'static str),
+    /// A new secret could not be given out, so it was not stored.
+    Undelivered(std::io::Error),
+    /// A secret was given out and could not be stored, so it opens nothing.
+    Unstored(Database, OpenError),
     /// The operating system gives no randomness to make a secret of.
     NoRandomness,
     /// The policy file is not taken.
@@ -142,6 +129,16 @@ impl fmt::Display for Error {
             ),
             Error::Lock(path, cause) => write!(f, "can't lock {}: {cause}", path.display()),
             Error::Write(database) => write!(f, "can't write to {database}; see the log for the cause"),
+            Error::Unreadable(field) => {
+                write!(f, "{field}: write at least one character, and none that is not seen")
+            }
+            Error::Undelivered(cause) => write!(
+                f,
+                "the secret can't be written out, so none was stored: {cause}; do it again where it can be"
+            ),
+            Error::Unstored(database, cause) => {
+                write!(f, "can't write to {database}: {cause}; what was shown opens nothing, do it again")
+            }
             Error::NoRandomness => {
                 f.write_str("can't make a secret: the operating system gives no randomness")
             }
@@ -163,52 +160,20 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Database(_, cause) => Some(cause),
+            Error::Database(_, cause) | Error::Unstored(_, cause) => Some(cause),
             Error::Policy(_, fault) | Error::PolicyKept(_, _, fault) => Some(fault),
-            Error::Listen(_, cause) | Error::AuditKey(_, cause) | Error::Lock(_, cause) => Some(cause),
+            Error::Listen(_, cause)
+            | Error::AuditKey(_, cause)
+            | Error::Lock(_, cause) => Some(cause),
             Error::AlreadyInitialised(_)
             | Error::Served(..)
             | Error::Write(_)
+            // Told in words: to who only looks at causes a closed pipe is no error.
+            | Error::Undelivered(_)
             | Error::NoRandomness
+            | Error::Unreadable(_)
             | Error::Tls(_) => None,
         }
-    }
-}
-
-/// Makes the database's tables and its first admin and filter credential. Blocks for some milliseconds.
-pub fn init(database: &Database) -> Result<Credentials, Error> {
-    let credentials = Credentials {
-        admin_key: moment::fresh_secret(Door::Admin.kind()).map_err(|_| Error::NoRandomness)?,
-        filter_key: moment::fresh_secret(Door::Filter.kind()).map_err(|_| Error::NoRandomness)?,
-    };
-    let now = moment::now();
-    let owned = |secret: &str, prefix: &str, door| {
-        let credential = ServiceCredential {
-            id: moment::fresh_id(prefix, AdminKeyId::parse).map_err(|_| Error::NoRandomness)?,
-            door,
-            name: "first".to_owned(),
-            role: Role::Owner,
-            tenant_id: None,
-            created_at: now,
-            revoked_at: None,
-            secret_expires_at: None,
-        };
-        Ok::<_, Error>((KeyHash::of(secret.as_bytes()), credential))
-    };
-    let operation = Initialise {
-        credentials: vec![
-            owned(&credentials.admin_key, "adm_", Door::Admin)?,
-            owned(&credentials.filter_key, "flt_", Door::Filter)?,
-        ],
-    };
-    // A thread of its own, because a database's client may not block where other tasks wait.
-    let initialised =
-        thread::scope(|scope| scope.spawn(|| Relational::initialise(database, operation)).join());
-    match initialised.unwrap_or_else(|_| Err(OpenError::Io(std::io::Error::other("a thread ended early")))) {
-        Ok(Ok(())) => Ok(credentials),
-        Ok(Err(Refusal::AlreadyInitialised)) => Err(Error::AlreadyInitialised(database.clone())),
-        Ok(Err(_)) => Err(Error::Write(database.clone())),
-        Err(cause) => Err(Error::Database(database.clone(), cause)),
     }
 }
 
@@ -254,10 +219,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let unwritten = |_| Error::Write(database.clone());
     store.run(Anchor { now: moment::now() }).await.map_err(unwritten)?;
     let is_shared = matches!(database, Database::Postgres(_));
-    let policy = policy_file::settle(store.as_ref(), policy, is_shared).await.map_err(|none| match none {
-        NoPolicy::Unrecorded => Error::Write(database.clone()),
-        NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
-    })?;
+    let policy =
+        policy_file::settle(store.as_ref(), policy, is_shared, &metrics).await.map_err(
+            |none| match none {
+                NoPolicy::Unrecorded => Error::Write(database.clone()),
+                NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
+            },
+        )?;
     let signer = sealer::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
     let signer = Arc::new(signer);
     let public_key = signer.public_key().to_owned();
@@ -307,19 +275,25 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
 /// Opens the database and, if it is embedded, keeps other ledgers away from it. Blocks.
 fn open(database: &Database, metrics: Arc<Metrics>) -> Result<(Relational, Option<Lock>), Error> {
-    let lock = match database {
+    let lock = keep_others_away(database)?;
+    let store = Relational::open(database, metrics);
+    store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
+}
+
+/// Takes the lock of an embedded database: while it is held no other ledger serves it.
+pub(crate) fn keep_others_away(database: &Database) -> Result<Option<Lock>, Error> {
+    match database {
         // Where there is no database, there is nothing to lock, and the store says so.
         Database::Sqlite(path) if path.exists() => {
             let path = lock::path(path);
-            Some(Lock::take(&path).map_err(|why| match why {
+            let lock = Lock::take(&path).map_err(|why| match why {
                 NoLock::Taken => Error::Served(database.clone(), path),
                 NoLock::Io(cause) => Error::Lock(path, cause),
-            })?)
+            })?;
+            Ok(Some(lock))
         }
-        Database::Sqlite(_) | Database::Postgres(_) => None,
-    };
-    let store = Relational::open(database, metrics);
-    store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
+        Database::Sqlite(_) | Database::Postgres(_) => Ok(None),
+    }
 }
 
 impl Running {

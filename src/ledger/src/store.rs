@@ -25,8 +25,8 @@ mod tests;
 mod writer;
 
 pub use relational::{OpenError, Relational};
-pub(crate) use relational::{connect, holds_every_text};
-pub use rows::{Needs, Rows};
+pub(crate) use relational::{connect, create, holds_every_text, is_initialised, once};
+pub use rows::{HOUR_MILLIS, Needs, Rows};
 pub use table::Table;
 pub use writer::Committed;
 

@@ -22,7 +22,44 @@ pub fn to_json(text: &str) -> Result<String, Invalid> {
         serde_yaml_ng::from_str(text).map_err(|error| Invalid::at("policy", error))?;
     let value: serde_json::Value =
         serde_yaml_ng::from_value(value).map_err(|error| Invalid::at("policy", error))?;
+    let mut faults = Vec::new();
+    unseen("", &value, &mut faults);
+    if !faults.is_empty() {
+        return Err(Invalid::all(faults));
+    }
     serde_json::to_string(&value).map_err(|error| Invalid::at("policy", error))
+}
+
+/// Names and texts of a policy are shown to people: none holds what they can't see. Texts may have lines.
+fn unseen(path: &str, value: &serde_json::Value, faults: &mut Vec<String>) {
+    match value {
+        serde_json::Value::String(text) => {
+            let lines = text.split(['\n', '\r', '\t']);
+            if let Some(letter) = lines.into_iter().find_map(protocol::text::unseen) {
+                let (path, letter) = (protocol::text::shown(path), letter.escape_unicode());
+                faults.push(format!("{path}: holds {letter}, which nobody sees; write it without"));
+            }
+        }
+        serde_json::Value::Array(all) => {
+            for (place, value) in all.iter().enumerate() {
+                unseen(&format!("{path}[{place}]"), value, faults);
+            }
+        }
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                if let Some(letter) = protocol::text::unseen(name) {
+                    faults.push(format!(
+                        "{}: its name holds {}, which nobody sees; write it without",
+                        protocol::text::shown(&path),
+                        letter.escape_unicode()
+                    ));
+                }
+                unseen(&path, value, faults);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Goes through a document, keeps nothing, and ends where it is larger than the room that is left.

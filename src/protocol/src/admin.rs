@@ -8,8 +8,8 @@ mod reservation;
 
 pub use agent::{Agent, CreateAgent};
 pub use facts::{
-    AuditKey, AuditKeys, AuditRow, AuditStatus, Percentiles, PolicyInForce, ShadowRow, UsageRow,
-    UsageTokenSums,
+    AuditKey, AuditKeys, AuditRow, AuditStatus, NameKind, NameLeaving, Percentiles, PolicyChecked,
+    PolicyInForce, ShadowRow, UsageRow, UsageTokenSums,
 };
 pub use lease::{Lease, LeaseState};
 pub use patch::Patch;

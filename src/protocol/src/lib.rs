@@ -17,9 +17,11 @@ pub mod audit;
 pub mod filter;
 pub mod key;
 pub mod lease;
+pub mod lines;
 pub mod packed;
 pub mod problem;
 pub mod session;
+pub mod text;
 pub mod uuid;
 
 mod credits;

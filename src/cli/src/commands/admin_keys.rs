@@ -1,10 +1,11 @@
 //! `agentrelay admin-keys`: who may administer, and how much.
 
 use super::connection::{self, Connection, Once};
+use super::database;
 use super::tenants::tenant_id;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
-use protocol::admin::{AdminKey, Because, CreateAdminKey, Role};
+use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Role};
 use protocol::{AdminKeyId, InvalidId, TenantId};
 
 /// Admin keys: who may administer, and how much
@@ -15,6 +16,7 @@ use protocol::{AdminKeyId, InvalidId, TenantId};
   agentrelay admin-keys create --name 'audit 2026' --role auditor
   agentrelay admin-keys list
   agentrelay admin-keys revoke adm_... --reason 'left the team'
+  agentrelay admin-keys recover --database sqlite:/var/lib/agentrelay/ledger.db --reason 'all keys lost'
 
 An auditor reads; an operator also runs keys, tenants, credits and agents; an owner also administers and sets policy.")]
 pub struct Arguments {
@@ -57,6 +59,19 @@ enum Action {
         #[command(flatten)]
         once: Once,
     },
+    /// Make another owner without any admin key, for who has the database itself
+    ///
+    /// Stop the ledger of a SQLite database first. The audit trail has it as service_credential_recovered.
+    Recover {
+        #[command(flatten)]
+        at: database::Argument,
+        /// For people
+        #[arg(long, default_value = "recovered")]
+        name: String,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
     /// List admin keys
     List {
         /// Those held to this tenant only
@@ -79,29 +94,49 @@ enum Action {
 impl Arguments {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
             Action::Create { name, role, tenant, once } => {
+                output::takes_secrets()?;
                 let create = CreateAdminKey { name, role: role.into(), tenant_id: tenant };
-                let made = once.of(ledger).create_admin_key(&create).await?;
-                if json {
-                    return output::json(&made);
-                }
-                list(std::slice::from_ref(&made.key))?;
-                Ok(output::secret(made.secret)?)
+                let made = once.of(self.connection.open()?).create_admin_key(&create).await?;
+                let undo = format!("Revoke it: agentrelay admin-keys revoke {} --reason lost", made.key.id);
+                output::made(|| secret(&made, json), &undo)
             }
             Action::List { tenant } => {
+                let ledger = self.connection.open()?;
                 let keys = async |cursor: Option<&str>| ledger.admin_keys(tenant.as_ref(), cursor).await;
                 let keys = connection::all(keys).await?;
                 if json { output::json(&keys) } else { list(&keys) }
             }
             Action::Revoke { id, reason, once } => {
-                let revoked = once.of(ledger).revoke_admin_key(&id, &Because { reason }).await?;
+                let revoked =
+                    once.of(self.connection.open()?).revoke_admin_key(&id, &Because { reason }).await?;
                 if json { output::json(&revoked) } else { list(&[revoked]) }
+            }
+            Action::Recover { at, name, reason } => {
+                output::takes_secrets()?;
+                let work = tokio::task::spawn_blocking(move || {
+                    let deliver =
+                        |made: &AdminKeyWithSecret| secret(made, json).map_err(std::io::Error::other);
+                    ledger::recover(&at.database, name, reason, deliver).map_err(anyhow::Error::from)
+                });
+                work.await??;
+                output::note(
+                    "It is stored and opens the ledger. Revoke those that nobody should have any more.",
+                );
+                Ok(())
             }
         }
     }
+}
+
+fn secret(made: &AdminKeyWithSecret, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(made);
+    }
+    list(std::slice::from_ref(&made.key))?;
+    Ok(output::secret(made.secret.clone())?)
 }
 
 pub fn admin_key_id(text: &str) -> Result<AdminKeyId, InvalidId> {

@@ -114,7 +114,7 @@ impl Arguments {
 }
 
 fn print(row: &AuditRow<Value>) -> std::io::Result<()> {
-    output::line(&format!(
+    output::shown(&format!(
         "{:>8}  {}  {:<26}  {:<18}  {:<36}  {}  {}",
         row.sequence,
         row.recorded_at,

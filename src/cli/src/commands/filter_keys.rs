@@ -69,7 +69,10 @@ impl Arguments {
         let json = self.connection.json;
         match self.action {
             Action::Create { name, once } => {
-                secret(once.of(ledger).create_filter_key(&CreateFilterKey { name }).await?, json)
+                output::takes_secrets()?;
+                let made = once.of(ledger).create_filter_key(&CreateFilterKey { name }).await?;
+                let undo = format!("Revoke it: agentrelay filter-keys revoke {} --reason lost", made.key.id);
+                output::made(|| secret(made, json), &undo)
             }
             Action::List => {
                 let keys = connection::all(async |cursor: Option<&str>| ledger.filter_keys(cursor).await);
@@ -77,8 +80,13 @@ impl Arguments {
                 if json { output::json(&keys) } else { list(&keys) }
             }
             Action::Rotate { id, grace, reason, once } => {
+                output::takes_secrets()?;
                 let rotate = RotateKey { grace_seconds: grace, reason };
-                secret(once.of(ledger).rotate_filter_key(&id, &rotate).await?, json)
+                let made = once.of(ledger).rotate_filter_key(&id, &rotate).await?;
+                output::made(
+                    || secret(made, json),
+                    &format!("Rotate again: agentrelay filter-keys rotate {id}"),
+                )
             }
             Action::Revoke { id, reason, once } => {
                 let revoked = once.of(ledger).revoke_filter_key(&id, &Because { reason }).await?;

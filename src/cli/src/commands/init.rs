@@ -6,7 +6,8 @@ use anyhow::Context;
 use clap::Args;
 use cli::stack::Credentials;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Make a ledger's database and show its first credentials, once
 #[derive(Args)]
@@ -31,19 +32,44 @@ impl Arguments {
             // Before the keys exist: a directory that can't be written would lose them.
             fs::create_dir_all(state).with_context(|| format!("{} can't be made", state.display()))?;
         }
-        let ledger::Credentials { admin_key, filter_key } = ledger::init(&self.at.database)?;
-        if let Some(state) = &self.state {
-            let credentials = Credentials { admin_key: admin_key.clone(), filter_key: filter_key.clone() };
-            credentials.write(state)?;
+        let Arguments { at, state, json } = self;
+        if state.is_none() {
+            output::takes_secrets()?;
         }
-        if self.json {
-            return output::json(&serde_json::json!({"admin_key": admin_key, "filter_key": filter_key}));
+        let kept = state.clone();
+        let made = ledger::init(&at.database, |made| match &kept {
+            Some(state) => kept_in(state, made),
+            None => print(made, json),
+        });
+        if let (Some(state), Err(ledger::Error::Unstored(..))) = (&state, &made) {
+            Credentials::remove(state)?;
         }
-        output::fields(&[("admin key", admin_key), ("filter key", filter_key)])?;
+        let made = made?;
+        if let Some(state) = &state {
+            print(&made, json)
+                .with_context(|| format!("both keys are in {}, and the ledger has them", state.display()))?;
+        }
+        if json {
+            return Ok(());
+        }
         output::note(
             "Keep both now: they are stored nowhere and can't be shown again.\n\
              Operators set AGENTRELAY_ADMIN_KEY to the first, Envoy's environment AGENTRELAY_FILTER_KEY to the second.",
         );
         Ok(())
     }
+}
+
+fn kept_in(state: &Path, made: &ledger::Credentials) -> io::Result<()> {
+    let ledger::Credentials { admin_key, filter_key } = made.clone();
+    Credentials { admin_key, filter_key }.write(state).map_err(io::Error::other)
+}
+
+fn print(made: &ledger::Credentials, json: bool) -> io::Result<()> {
+    let ledger::Credentials { admin_key, filter_key } = made;
+    if json {
+        let both = serde_json::json!({"admin_key": admin_key, "filter_key": filter_key});
+        return output::json(&both).map_err(io::Error::other);
+    }
+    output::fields(&[("admin key", admin_key.clone()), ("filter key", filter_key.clone())])
 }

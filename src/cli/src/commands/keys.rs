@@ -270,8 +270,11 @@ impl Arguments {
         let json = self.connection.json;
         match self.action {
             Action::Create(create) => {
+                output::takes_secrets()?;
                 let (create, once) = create.body();
-                secret(&once.of(ledger).create_key(&create).await?, json)
+                let made = once.of(ledger).create_key(&create).await?;
+                let undo = format!("Revoke it: agentrelay keys revoke {} --reason lost", made.key.id);
+                output::made(|| secret(&made, json), &undo)
             }
             Action::List { tenant, agent, state, source } => {
                 let query = KeyQuery {
@@ -297,8 +300,10 @@ impl Arguments {
             }
             Action::Budget { id } => show_budget(&ledger.key_budget(&id).await?, json),
             Action::Rotate { id, grace, reason, once } => {
+                output::takes_secrets()?;
                 let rotate = RotateKey { grace_seconds: grace, reason };
-                secret(&once.of(ledger).rotate_key(&id, &rotate).await?, json)
+                let made = once.of(ledger).rotate_key(&id, &rotate).await?;
+                output::made(|| secret(&made, json), &format!("Rotate again: agentrelay keys rotate {id}"))
             }
             Action::Revoke { id, reason, once } => {
                 show(&once.of(ledger).revoke_key(&id, &RevokeKey { reason }).await?, json)

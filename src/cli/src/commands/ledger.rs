@@ -21,7 +21,7 @@ pub struct Arguments {
 enum Action {
     /// Copy a ledger from SQLite to an empty PostgreSQL database, and verify the copy
     ///
-    /// Stop the ledger first: while rows are copied it can't write, and what it wrote afterwards would stay behind.
+    /// Stop the ledger first: what it wrote afterwards would stay behind, so it is refused while one serves the source.
     /// The source is left as it is.
     Move {
         /// Where it is, sqlite:PATH

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use client::UsageQuery;
 use policy::Policy;
 use protocol::admin::ShadowRow;
+use protocol::problem::Problem;
 use protocol::{TenantId, Timestamp};
 use serde_json::json;
 use std::fs;
@@ -42,7 +43,7 @@ enum Action {
     },
     /// Show the policy that is in force
     Show,
-    /// Show what a file would change of the policy in force; exits with 0 either way
+    /// Show what a file would change of the policy in force, and who uses what it no longer has; exits with 0 either way
     Diff {
         /// The policy, YAML or JSON
         file: PathBuf,
@@ -54,13 +55,16 @@ enum Action {
         /// Only if this version is still in force, as `policy show` and `policy diff` show it
         #[arg(long, visible_alias = "over", value_name = "VERSION", value_parser = connection::version)]
         if_match: Option<String>,
+        /// Also where tenants or keys use a tier, service, tool or scope that it no longer has
+        #[arg(long)]
+        force: bool,
     },
     /// Sum what shadow rules would have refused
     ShadowReport {
-        /// Not before this time
+        /// Not before this time, the begin of an hour in UTC
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         from: Option<Timestamp>,
-        /// Before this time
+        /// Before this time, the begin of an hour in UTC
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         to: Option<Timestamp>,
         /// Of this tenant only
@@ -84,22 +88,60 @@ impl Arguments {
             Action::Diff { file } => {
                 let text = read(&file)?;
                 let after = valid(&file, &text)?;
-                let in_force = self.connection.open()?.policy().await?;
+                let ledger = self.connection.open()?;
+                let in_force = ledger.policy().await?;
+                let leaving = match ledger.check_policy(text).await {
+                    Ok(checked) => checked.leaving,
+                    // Who is held to a tenant is not told of others.
+                    Err(client::Error::Credential(_)) => {
+                        output::note(
+                            "who uses what it no longer has is told to administrators of all tenants",
+                        );
+                        Vec::new()
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 let after = serde_json::from_str(&after).context("the policy is no JSON")?;
                 let changes = diff::changes(&in_force.document, &after);
                 if self.connection.json {
-                    return output::json(&json!({"over": in_force.version, "changes": changes}));
+                    return output::json(&json!({
+                        "over": in_force.version, "changes": changes, "leaving": leaving,
+                    }));
                 }
                 output::note(&format!("over version {}", in_force.version));
                 if changes.is_empty() {
                     output::note("nothing would change");
                 }
-                changes.iter().try_for_each(|change| Ok(output::line(&change.to_string())?))
+                for change in &changes {
+                    output::line(&change.to_string())?;
+                }
+                for name in &leaving {
+                    output::line(&format!("! {name}"))?;
+                }
+                if !leaving.is_empty() {
+                    output::note("! is used and would leave: change who uses it, or apply with --force");
+                }
+                Ok(())
             }
-            Action::Apply { file, if_match } => {
+            Action::Apply { file, if_match, force } => {
                 let text = read(&file)?;
                 let ledger = self.connection.open()?;
-                let in_force = ledger.replace_policy(text, if_match.as_deref()).await?;
+                let if_match = if_match.as_deref();
+                let applied = if force {
+                    ledger.force_policy(text, if_match).await
+                } else {
+                    ledger.replace_policy(text, if_match).await
+                };
+                let in_force = applied.map_err(|error| {
+                    let is_in_use =
+                        error.problem().is_some_and(|problem| problem.kind == Problem::urn("policy_in_use"));
+                    let error = anyhow::Error::new(error);
+                    if is_in_use {
+                        error.context("nothing was changed; --force does it all the same")
+                    } else {
+                        error
+                    }
+                })?;
                 if self.connection.json {
                     return output::json(&json!({"version": in_force.version}));
                 }

@@ -23,10 +23,10 @@ pub struct Arguments {
     /// One row for each combination
     #[arg(long, value_enum, value_delimiter = ',', default_value = "tool")]
     group_by: Vec<Group>,
-    /// Not before this time
+    /// Not before this time, the begin of an hour in UTC
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     from: Option<Timestamp>,
-    /// Before this time
+    /// Before this time, the begin of an hour in UTC
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     to: Option<Timestamp>,
     /// Of this tenant only

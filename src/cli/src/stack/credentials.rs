@@ -50,10 +50,23 @@ impl Credentials {
         Ok(admin_key.zip(filter_key).map(|(admin_key, filter_key)| Credentials { admin_key, filter_key }))
     }
 
+    /// Removes what [`Credentials::write`] left, where it opens nothing.
+    pub fn remove(state_dir: &Path) -> Result<(), Error> {
+        remove_if_there(&state_dir.join(ADMIN_KEY))?;
+        remove_if_there(&state_dir.join(FILTER_KEY))
+    }
+
     /// Keeps them in `state_dir`, readable by its owner alone.
     pub fn write(&self, state_dir: &Path) -> Result<(), Error> {
         write_private(&state_dir.join(ADMIN_KEY), &format!("{}\n", self.admin_key))?;
         write_private(&state_dir.join(FILTER_KEY), &format!("{}\n", self.filter_key))
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file(path)(error)),
+        _ => Ok(()),
     }
 }
 

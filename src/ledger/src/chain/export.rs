@@ -4,6 +4,7 @@ use super::{Checkpoint, CheckpointHead, Signer, leaf, written};
 use protocol::Timestamp;
 use protocol::admin::AuditRow;
 use protocol::audit::Digest;
+use protocol::lines::Tally;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -29,6 +30,12 @@ pub struct End {
     pub unsealed_leaves: String,
     /// Decisions that filters could not keep, in all of the trail so far.
     pub decisions_dropped: u64,
+    /// Lines before this one. An export of an older release has neither this nor the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u64>,
+    /// Their SHA-256, line feeds included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
     /// The key that signed this, in hexadecimal.
     pub public_key: String,
     /// Ed25519, in hexadecimal.
@@ -56,6 +63,11 @@ impl End {
             hasher.update(number.to_be_bytes());
         }
         hasher.update(self.unsealed_leaves.as_bytes());
+        if let (Some(lines), Some(sha256)) = (self.lines, &self.sha256) {
+            hasher.update(b"\0lines\0");
+            hasher.update(lines.to_be_bytes());
+            hasher.update(sha256.as_bytes());
+        }
         Digest::from_bytes(hasher.finalize().into())
     }
 }
@@ -90,12 +102,20 @@ pub struct Exporter {
     last_checkpoint: u64,
     unsealed_first: u64,
     unsealed: Vec<Digest>,
+    tally: Tally,
 }
 
 impl Exporter {
     /// Of what was sealed on the day in UTC that begins at this moment, or of the whole trail.
     pub fn new(day: Option<Timestamp>) -> Exporter {
-        Exporter { day, first_checkpoint: 0, last_checkpoint: 0, unsealed_first: 1, unsealed: Vec::new() }
+        Exporter {
+            day,
+            first_checkpoint: 0,
+            last_checkpoint: 0,
+            unsealed_first: 1,
+            unsealed: Vec::new(),
+            tally: Tally::default(),
+        }
     }
 
     /// After which row the rows that are not sealed yet begin.
@@ -119,6 +139,7 @@ impl Exporter {
             text.push_str(&row_line(row));
             text.push('\n');
         }
+        self.tally.add(text.as_bytes());
         text
     }
 
@@ -131,11 +152,13 @@ impl Exporter {
             text.push_str(&line);
             text.push('\n');
         }
+        self.tally.add(text.as_bytes());
         text
     }
 
     /// The end.
     pub fn end(self, signer: &Signer, removed: u64, decisions_dropped: u64, now: Timestamp) -> String {
+        let (lines, sha256) = self.tally.closing();
         let mut end = End {
             exported_at: now,
             day: self.day,
@@ -145,6 +168,8 @@ impl Exporter {
             unsealed_first: self.unsealed_first,
             unsealed_leaves: written(&self.unsealed),
             decisions_dropped,
+            lines: Some(lines),
+            sha256: Some(sha256),
             public_key: signer.public_key().to_owned(),
             signature: String::new(),
         };

@@ -3,6 +3,7 @@
 use super::{Checkpoint, CheckpointHead, End, EndLine, is_signed, leaf, root};
 use protocol::Timestamp;
 use protocol::audit::Digest;
+use protocol::lines::{self, Tally};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -87,6 +88,7 @@ pub struct Verifier {
     trusted: Option<BTreeSet<String>>,
     must_contain: Option<Digest>,
     lines: u64,
+    tally: Tally,
     first_checkpoint: u64,
     first_row: u64,
     keeps_rows: bool,
@@ -106,6 +108,7 @@ impl Verifier {
             trusted,
             must_contain,
             lines: 0,
+            tally: Tally::default(),
             first_checkpoint: 0,
             first_row: 0,
             keeps_rows: false,
@@ -132,6 +135,10 @@ impl Verifier {
         self.lines = self.lines.saturating_add(1);
         if self.end.is_some() {
             return Err(Fault::End("is not the last line"));
+        }
+        if !line.starts_with(lines::END) {
+            self.tally.add(line);
+            self.tally.add(b"\n");
         }
         if !line.starts_with(b"{\"type\":") {
             #[derive(Deserialize)]
@@ -291,6 +298,10 @@ impl Verifier {
         let beyond = compare(end.unsealed_first, &end.unsealed_leaves, std::mem::take(&mut self.rows))?;
         if let Some(row) = beyond.first() {
             return Err(Fault::Inserted(row.sequence));
+        }
+        let (lines, sha256) = self.tally.closing();
+        if end.lines.is_some_and(|told| told != lines) || end.sha256.is_some_and(|told| told != sha256) {
+            return Err(Fault::End("does not go with the lines before it"));
         }
         let unsealed = u64::try_from(end.unsealed_leaves.len()).unwrap_or_default() / 64;
         self.summary.unsealed = unsealed;

@@ -15,11 +15,13 @@ mod tenants;
 use super::api::Endpoint;
 use super::problem::Refused;
 use crate::policy_file::FILE_BYTES_MAX;
+use protocol::Timestamp;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
-    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, Page, PolicyInForce,
-    Reservation, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant, UsageRow,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, Page, PolicyChecked,
+    PolicyInForce, Reservation, RevokeKey, Role, RotateKey, ShadowRow, Tenant, UpdateKey, UpdateTenant,
+    UsageRow,
 };
 use serde_json::Value;
 
@@ -211,10 +213,19 @@ fn facts() -> Vec<Endpoint> {
             .needs(Role::Owner)
             .for_all_tenants()
             .with_etag()
+            .query::<policy::ReplaceParams>()
             .body::<Value>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyInForce<Value>>(200),
+        Endpoint::post("/v1/policy/check", policy::check)
+            .says("Say what a policy would take from tenants and keys; changes nothing")
+            .needs(Role::Auditor)
+            .for_all_tenants()
+            .body::<Value>()
+            .or_yaml()
+            .body_bytes_max(FILE_BYTES_MAX)
+            .answers::<PolicyChecked>(200),
         Endpoint::get("/v1/policy/shadow-report", reports::shadow)
             .says("Sum what shadow rules would have refused")
             .query::<reports::ShadowParams>()
@@ -232,6 +243,16 @@ fn limit(asked: Option<u32>) -> Result<u32, Refused> {
     match asked.unwrap_or(LIMIT) {
         limit @ 1..=LIMIT_MAX => Ok(limit),
         _ => Err(Refused::invalid(format!("limit: must be 1 to {LIMIT_MAX}"))),
+    }
+}
+
+/// A period has its begin and not its end. One that ends before it begins is a mistake.
+fn ordered(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Refused> {
+    match (from, to) {
+        (Some(from), Some(to)) if to < from => {
+            Err(Refused::invalid(format!("to: {to} is before from, {from}; say the earlier time first")))
+        }
+        _ => Ok(()),
     }
 }
 

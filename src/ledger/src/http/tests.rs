@@ -544,6 +544,6 @@ async fn what_was_answered_is_there_after_a_restart() {
     );
     bench.settle("r1", json!({"action": "post", "credits": 30})).await;
     assert_eq!(bench.balance(&tenant).await, [100, 70, 0, 30]);
-    let again = crate::init(&Bench::config(&bench.directory).database);
+    let again = crate::init(&Bench::config(&bench.directory).database, |_| Ok(()));
     assert!(matches!(again, Err(crate::Error::AlreadyInitialised(_))));
 }

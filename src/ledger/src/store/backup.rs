@@ -1,6 +1,6 @@
 //! Backups of an embedded database: a whole copy of one moment, taken while the ledger runs, and checked.
 
-use super::relational::{OpenError, create_private};
+use super::relational::{OpenError, create_new_private};
 use super::schema::{self, Version};
 use super::sql::{Connection, Purpose, Result, params};
 use super::{CHECKPOINTS_MAX, CheckpointFilter, queries};
@@ -9,6 +9,7 @@ use crate::database::Database;
 use crate::moment;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Who may have signed an audit trail; without, whoever did.
@@ -27,6 +28,8 @@ pub enum BackupError {
     Broken(String),
     /// A row of the audit trail is not what was sealed.
     Audit(Fault),
+    /// It failed, and what there is of it can't be removed.
+    Left(Box<BackupError>, std::io::Error),
 }
 
 impl fmt::Display for BackupError {
@@ -40,6 +43,9 @@ impl fmt::Display for BackupError {
             }
             BackupError::Open(cause) => write!(f, "{cause}"),
             BackupError::Broken(why) => write!(f, "the copy is broken: {why}"),
+            BackupError::Left(why, cause) => {
+                write!(f, "{why}; remove what there is of it, which could not be removed: {cause}")
+            }
             BackupError::Audit(fault) => write!(f, "the audit trail in it is not as it was sealed: {fault}"),
         }
     }
@@ -70,8 +76,10 @@ pub fn backup(
     trusted: Trusted<'_>,
 ) -> std::result::Result<Copied, BackupError> {
     let Database::Sqlite(from) = database else { return Err(BackupError::NotEmbedded) };
-    copy(from, to)?;
-    check(&Connection::open(&Database::Sqlite(to.to_owned()), Purpose::Write)?, trusted)
+    whole(from, to, || {
+        // Only read, it stays one file without a log of its own, which can also be read where nothing can be written.
+        check(&Connection::open(&Database::Sqlite(to.to_owned()), Purpose::Read)?, trusted)
+    })
 }
 
 /// Makes a database of a backup. Filters start over with it: their positions in the change feed are older.
@@ -81,35 +89,58 @@ pub fn restore(
     trusted: Trusted<'_>,
 ) -> std::result::Result<Copied, BackupError> {
     let Database::Sqlite(to) = database else { return Err(BackupError::NotEmbedded) };
-    copy(from, to)?;
-    let connection = Connection::open(database, Purpose::Write)?;
-    if schema::version(&connection)? == Version::Older {
-        schema::migrate(&connection)?;
-    }
-    let copied = check(&connection, trusted)?;
-    let now = moment::now().as_millis();
-    connection.write(|connection| {
-        connection.execute("DELETE FROM changes", &[])?;
-        connection.execute("UPDATE feed SET base = ?", &params![now])
-    })?;
-    Ok(copied)
+    whole(from, to, || {
+        let connection = Connection::open(database, Purpose::Write)?;
+        if schema::version(&connection)? == Version::Older {
+            schema::migrate(&connection)?;
+        }
+        let copied = check(&connection, trusted)?;
+        let now = moment::now().as_millis();
+        connection.write(|connection| {
+            connection.execute("DELETE FROM changes", &[])?;
+            connection.execute("UPDATE feed SET base = ?", &params![now])
+        })?;
+        Ok(copied)
+    })
 }
 
-fn copy(from: &Path, to: &Path) -> std::result::Result<(), BackupError> {
+/// Copies and then goes on; where either fails nothing stays that could be taken for a whole copy.
+fn whole(
+    from: &Path,
+    to: &Path,
+    go_on: impl FnOnce() -> std::result::Result<Copied, BackupError>,
+) -> std::result::Result<Copied, BackupError> {
     if !from.exists() {
         return Err(OpenError::NotInitialised.into());
     }
-    if to.exists() {
-        return Err(BackupError::Exists);
-    }
-    let source = Connection::open(&Database::Sqlite(from.to_owned()), Purpose::Write)?;
+    // SQLite fills an empty file, and would make a new one that everybody reads.
+    create_new_private(to).map_err(|cause| match cause.kind() {
+        ErrorKind::AlreadyExists => BackupError::Exists,
+        _ => OpenError::Io(cause).into(),
+    })?;
+    copy(from, to).and_then(|()| go_on()).map_err(|why| {
+        let beside = ["-wal", "-shm", "-journal"].map(|end| {
+            let mut name = to.as_os_str().to_owned();
+            name.push(end);
+            name
+        });
+        let left = std::fs::remove_file(to).err();
+        // Those are there or not.
+        beside.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        match left {
+            Some(cause) => BackupError::Left(why.into(), cause),
+            None => why,
+        }
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> std::result::Result<(), BackupError> {
+    let source = Connection::open(&Database::Sqlite(from.to_owned()), Purpose::Read)?;
     match schema::version(&source)? {
         Version::Empty => return Err(OpenError::NotInitialised.into()),
         Version::Newer => return Err(OpenError::TooNew.into()),
         Version::Current | Version::Older => {}
     }
-    // SQLite fills an empty file, and would make a new one that everybody reads.
-    create_private(to).map_err(OpenError::Io)?;
     let target = to.to_string_lossy();
     source.execute("VACUUM INTO ?", &params![target.as_ref()])?;
     Ok(())

@@ -13,7 +13,7 @@ use crate::latency::Histogram;
 use crate::store::rows::{Rows, credits, outcome};
 use crate::store::{
     AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, CredentialFilter, Group,
-    KeyFilter, LeaseFilter, ReservationFilter, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery,
+    HOUR_MILLIS, KeyFilter, LeaseFilter, ReservationFilter, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery,
 };
 use crate::tenants::Tenant;
 use protocol::admin::{
@@ -22,7 +22,9 @@ use protocol::admin::{
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
 use protocol::session::SessionSecret;
-use protocol::{AdminKeyId, AgentId, Credits, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId};
+use protocol::{
+    AdminKeyId, AgentId, Credits, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp,
+};
 use serde_json::value::RawValue;
 
 const TENANT_SUSPENDED: &str = "tenants.suspended_at IS NOT NULL";
@@ -367,11 +369,10 @@ pub(super) fn knows_policy(connection: &Connection, version: &PolicyVersion) -> 
 
 /// The condition for the sums in question, with its parameters.
 fn usage_condition(query: &UsageQuery) -> (String, Vec<Param<'_>>) {
-    let first = query.from.map_or(0, Rows::usage_hour);
-    // An hour counts if it begins before the end of the time asked for.
-    let end = query.to.map_or(i64::MAX, |to| {
-        i64::try_from(Rows::usage_hour(to.plus_millis(3_599_999))).unwrap_or(i64::MAX)
-    });
+    // An hour counts where it begins, so that no call is in two periods that touch.
+    let hour = |moment: Timestamp| Rows::usage_hour(moment.plus_millis(HOUR_MILLIS.saturating_sub(1)));
+    let first = query.from.map_or(0, hour);
+    let end = query.to.map_or(i64::MAX, |to| i64::try_from(hour(to)).unwrap_or(i64::MAX));
     let mut condition = "hour >= ? AND hour < ?".to_owned();
     let mut params = vec![Param::Integer(i64::try_from(first).unwrap_or(i64::MAX)), Param::Integer(end)];
     let texts = [

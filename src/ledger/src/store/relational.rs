@@ -143,26 +143,7 @@ impl Relational {
         database: &Database,
         operation: O,
     ) -> Result<Result<O::Answer, Refusal>, OpenError> {
-        if let Database::Sqlite(path) = database {
-            create_private(path).map_err(OpenError::Io)?;
-        }
-        let connection = Connection::open(database, Purpose::Write)?;
-        holds_every_text(&connection)?;
-        if schema::version(&connection)? == Version::Newer {
-            return Err(OpenError::TooNew);
-        }
-        schema::migrate(&connection)?;
-        let (work, mut answer) = Queued::new(operation);
-        let mut batch: [Box<dyn Work>; 1] = [work];
-        writer::commit(&connection, &mut batch)?;
-        let [work] = batch;
-        work.answer(Ok(()));
-        match answer.try_recv() {
-            Ok(Ok(answer)) => Ok(Ok(answer)),
-            Ok(Err(super::Error::Refused(refusal))) => Ok(Err(refusal)),
-            Ok(Err(super::Error::Unavailable(cause))) => Err(OpenError::Io(std::io::Error::other(cause))),
-            Err(cause) => Err(OpenError::Io(std::io::Error::other(cause))),
-        }
+        once(&create(database)?, operation)
     }
 
     /// Refuses new writes, finishes those that wait, and closes the database.
@@ -208,13 +189,60 @@ pub(crate) fn holds_every_text(connection: &Connection) -> Result<(), OpenError>
     }
 }
 
+/// Makes the database and its tables where there are none. Blocks.
+pub(crate) fn create(database: &Database) -> Result<Connection, OpenError> {
+    if let Database::Sqlite(path) = database {
+        create_private(path).map_err(OpenError::Io)?;
+    }
+    let connection = Connection::open(database, Purpose::Write)?;
+    holds_every_text(&connection)?;
+    if schema::version(&connection)? == Version::Newer {
+        return Err(OpenError::TooNew);
+    }
+    schema::migrate(&connection)?;
+    Ok(connection)
+}
+
+/// Whether it has had its first credentials.
+pub(crate) fn is_initialised(connection: &Connection) -> Result<bool, OpenError> {
+    let select = "SELECT id FROM service_credentials LIMIT 1";
+    Ok(connection.first(select, &[], |_| Ok(()))?.is_some())
+}
+
+/// Runs one operation. Blocks.
+pub(crate) fn once<O: Operation>(
+    connection: &Connection,
+    operation: O,
+) -> Result<Result<O::Answer, Refusal>, OpenError> {
+    let (work, mut answer) = Queued::new(operation);
+    let mut batch: [Box<dyn Work>; 1] = [work];
+    writer::commit(connection, &mut batch)?;
+    let [work] = batch;
+    work.answer(Ok(()));
+    match answer.try_recv() {
+        Ok(Ok(answer)) => Ok(Ok(answer)),
+        Ok(Err(super::Error::Refused(refusal))) => Ok(Err(refusal)),
+        Ok(Err(super::Error::Unavailable(cause))) => Err(OpenError::Io(std::io::Error::other(cause))),
+        Err(cause) => Err(OpenError::Io(std::io::Error::other(cause))),
+    }
+}
+
 /// Makes an empty file that only its owner reads, unless there is one.
 pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
+    private().create(true).open(path).map(drop)
+}
+
+/// The same where there must be none.
+pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
+    private().create_new(true).open(path).map(drop)
+}
+
+fn private() -> std::fs::OpenOptions {
     let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true);
+    options.append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    options
 }
 
 impl Store for Relational {

@@ -153,7 +153,8 @@ impl OldBatches {
 const USAGE_TOKENS_PER_CALL_MAX: u64 = 1_000_000_000;
 /// Longest name of a tool by which usage is kept apart; what is longer is cut, in sums only.
 const USAGE_TOOL_CHARS_MAX: usize = 200;
-const HOUR_MILLIS: u64 = 3_600_000;
+/// Milliseconds of an hour, by which usage is summed.
+pub const HOUR_MILLIS: u64 = 3_600_000;
 
 /// The rows of one transaction.
 #[derive(Debug, Default)]

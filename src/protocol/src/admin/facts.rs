@@ -3,6 +3,7 @@
 use crate::audit::Outcome;
 use crate::{AgentId, Credits, KeyId, PolicyVersion, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What one group used, `GET /v1/usage`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -138,6 +139,67 @@ pub struct AuditRow<Detail> {
     pub outcome: Option<Outcome>,
     /// The rest of the fact, by kind.
     pub detail: Detail,
+}
+
+/// What of a policy rows name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum NameKind {
+    /// Of a tenant.
+    Tier,
+    /// That a key is held to.
+    Service,
+    /// That a key is held to.
+    Tool,
+    /// That a key holds.
+    Scope,
+}
+
+impl fmt::Display for NameKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NameKind::Tier => "tier",
+            NameKind::Service => "service",
+            NameKind::Tool => "tool",
+            NameKind::Scope => "scope",
+        })
+    }
+}
+
+/// A name that another policy would no longer have, and who uses it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct NameLeaving {
+    /// What it names.
+    pub kind: NameKind,
+    /// The name.
+    pub name: String,
+    /// How many tenants have the tier, or how many keys that live have the rest.
+    pub used_by: u64,
+    /// The ids of the first of them.
+    pub ids: Vec<String>,
+}
+
+impl fmt::Display for NameLeaving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NameLeaving { kind, name, used_by, ids } = self;
+        let of = if *kind == NameKind::Tier { "tenants" } else { "keys" };
+        let more = if u64::try_from(ids.len()).is_ok_and(|named| named < *used_by) { ", ..." } else { "" };
+        write!(f, "{kind} {name} is used by {used_by} {of}: {}{more}", ids.join(", "))
+    }
+}
+
+/// What a policy would change that is not in its own text, `POST /v1/policy/check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct PolicyChecked {
+    /// Content hash of the one that was sent.
+    pub version: PolicyVersion,
+    /// Content hash of the one in force, with which it was compared.
+    pub over: PolicyVersion,
+    /// Names that would leave and that rows use. It is put in force over these by `force` alone.
+    pub leaving: Vec<NameLeaving>,
 }
 
 /// The policy in force, `GET /v1/policy`.

@@ -2,9 +2,9 @@
 
 use super::Connection;
 use crate::output;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
-use client::Client;
+use client::{Client, Export};
 use ledger::chain::{Fault, Summary, Verifier};
 use protocol::audit::Digest;
 use std::collections::BTreeSet;
@@ -87,23 +87,10 @@ fn of_file(file: &Path, mut verifier: Verifier) -> anyhow::Result<Summary> {
 
 async fn of_ledger(ledger: &Client, day: Option<&str>, mut verifier: Verifier) -> anyhow::Result<Summary> {
     let mut export = ledger.export_audit(day).await?;
-    let mut rest: Vec<u8> = Vec::new();
-    while let Some(piece) = export.piece().await? {
-        rest.extend_from_slice(&piece);
-        let mut lines = rest.split(|byte| *byte == b'\n').peekable();
-        let mut unfinished = Vec::new();
-        while let Some(line) = lines.next() {
-            // What follows the last line feed is the begin of the next line.
-            if lines.peek().is_none() {
-                unfinished = line.to_vec();
-            } else {
-                verifier.line(line).map_err(found)?;
-            }
+    while let Some(lines) = export.piece().await? {
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            verifier.line(line.strip_suffix(b"\n").unwrap_or(line)).map_err(found)?;
         }
-        rest = unfinished;
-    }
-    if !rest.is_empty() {
-        bail!("the export broke off in the middle of a line");
     }
     verifier.finish().map_err(found)
 }
@@ -130,17 +117,37 @@ fn tell(summary: &Summary, json: bool) -> anyhow::Result<()> {
     ])?)
 }
 
-/// Writes an export as it comes.
+/// Writes an export as it comes. A file that is not whole does not stay.
 pub async fn export(ledger: &Client, day: Option<&str>, to: Option<&Path>) -> anyhow::Result<()> {
-    let mut export = ledger.export_audit(day).await?;
-    let mut target: Box<dyn Write> = match to {
-        Some(path) => {
-            Box::new(File::create(path).with_context(|| format!("{} can't be written", path.display()))?)
-        }
-        None => Box::new(std::io::stdout()),
+    let export = ledger.export_audit(day).await?;
+    let Some(path) = to else {
+        return copy(export, &mut std::io::stdout(), || "standard output can't be written".into()).await;
     };
-    while let Some(piece) = export.piece().await? {
-        target.write_all(&piece)?;
+    let unwritable = || format!("{} can't be written", path.display());
+    let mut file = File::create(path).with_context(unwritable)?;
+    // A pipe or a device is nothing to keep or to remove.
+    let is_regular = file.metadata().with_context(unwritable)?.is_file();
+    let copied = async {
+        copy(export, &mut file, unwritable).await?;
+        if is_regular {
+            file.sync_all().with_context(unwritable)?;
+        }
+        Ok(())
     }
-    Ok(target.flush()?)
+    .await;
+    if copied.is_err() && is_regular {
+        std::fs::remove_file(path).with_context(|| format!("{} is not whole, remove it", path.display()))?;
+    }
+    copied
+}
+
+async fn copy(
+    mut export: Export,
+    target: &mut impl Write,
+    unwritable: impl Fn() -> String,
+) -> anyhow::Result<()> {
+    while let Some(lines) = export.piece().await? {
+        target.write_all(&lines).with_context(&unwritable)?;
+    }
+    target.flush().with_context(&unwritable)
 }

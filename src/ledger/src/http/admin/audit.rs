@@ -1,6 +1,6 @@
 //! The audit trail: lists, keys, status, and exports.
 
-use super::{limit, page};
+use super::{limit, ordered, page};
 use crate::audit::Kind;
 use crate::chain::{BATCH_ROWS_MAX, Exporter};
 use crate::http::Service;
@@ -61,6 +61,7 @@ pub(super) async fn list(
         return Err(Refused::invalid(format!("kind: one of {known}")));
     }
     let limit = limit(params.limit)?;
+    ordered(params.from, params.to)?;
     let filter = AuditFilter {
         tenant_id: caller.narrow(params.tenant_id)?,
         outcome: params.outcome,
@@ -115,8 +116,7 @@ pub(super) async fn export(
     service.store.ping().await?;
     let (lines, body) = Lines::channel();
     tokio::spawn(async move {
-        // Without its end, whoever verifies it sees that it was cut off.
-        match write(&service, filter, &lines).await {
+        match write(&service, filter, lines).await {
             Err(Stopped::Unavailable(cause)) => warn!(%cause, "an export of the audit trail broke off"),
             Err(Stopped::Removed) => {
                 warn!("an export of the audit trail broke off: rows of it were removed by age meanwhile");
@@ -145,7 +145,7 @@ impl From<Closed> for Stopped {
     }
 }
 
-async fn write(service: &Service, mut filter: CheckpointFilter, lines: &Lines) -> Result<(), Stopped> {
+async fn write(service: &Service, mut filter: CheckpointFilter, lines: Lines) -> Result<(), Stopped> {
     let store = &service.store;
     let now = moment::now();
     let removed = store.audit_status().await?.removed;
@@ -187,5 +187,5 @@ async fn write(service: &Service, mut filter: CheckpointFilter, lines: &Lines) -
         return Err(Stopped::Removed);
     }
     lines.send(exporter.end(&service.signer, status.removed, status.decisions_dropped, now)).await?;
-    Ok(())
+    Ok(lines.end().await?)
 }

@@ -4,6 +4,7 @@ use crate::http::problem::Refused;
 use protocol::Timestamp;
 use protocol::admin::{CreateKey, UpdateKey};
 use protocol::key::{Concurrency, Grant, Limit};
+use protocol::text::unseen;
 use serde_json::{Value, json};
 
 const NAME_CHARS_MAX: usize = 200;
@@ -14,7 +15,8 @@ const LIMITS_MAX: usize = 16;
 /// The longest grace of a rotation: 30 days.
 const GRACE_SECONDS_MAX: u32 = 2_592_000;
 
-/// What is in [`text`]'s bounds, as a pattern: no control character, and something else than white space.
+/// What is in [`text`]'s bounds, as a pattern: no control character, and something else than white space. Which other
+/// characters are not seen depends on their neighbours too, which no pattern says.
 const TEXT: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
 /// The same without white space.
 const WORD: &str = r"^[^\s\x00-\x1f\x7f-\x9f]+$";
@@ -37,13 +39,17 @@ pub(in crate::http) fn bounds(field: &str) -> Option<Value> {
 }
 
 fn text(field: &str, text: &str, chars_max: usize) -> Result<(), Refused> {
-    let visible = !text.trim().is_empty() && !text.chars().any(char::is_control);
-    if visible && text.chars().count() <= chars_max {
-        return Ok(());
+    if text.trim().is_empty() || text.chars().count() > chars_max {
+        return Err(Refused::invalid(format!("{field}: must be 1 to {chars_max} characters")));
     }
-    Err(Refused::invalid(format!(
-        "{field}: must be 1 to {chars_max} characters, none of them a control character"
-    )))
+    match unseen(text) {
+        None => Ok(()),
+        Some(letter) => Err(Refused::invalid(format!(
+            "{field}: must not hold {}, a control character or one that is not seen or turns others round; write it \
+             without",
+            letter.escape_unicode()
+        ))),
+    }
 }
 
 pub(super) fn name(name: &str) -> Result<(), Refused> {

@@ -2,15 +2,17 @@
 
 use crate::http::Service;
 use crate::http::authenticate::Caller;
-use crate::http::extract::{Tagged, if_match};
+use crate::http::extract::{Params, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
-use crate::policy_file::{Fault, InForce, Replaced};
+use crate::policy_file::{self, Fault, InForce, Replaced};
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
-use protocol::admin::PolicyInForce;
-use serde::Serialize;
+use protocol::admin::{PolicyChecked, PolicyInForce};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -48,23 +50,52 @@ pub(super) async fn show(State(service): State<Arc<Service>>) -> Result<Shown, R
     shown(&policy)
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplaceParams {
+    /// Also where tenants or keys use what it no longer has
+    #[serde(default)]
+    force: bool,
+}
+
+fn sent(body: &Result<Bytes, BytesRejection>) -> Result<&str, Refused> {
+    let body =
+        body.as_ref().map_err(|_| Refused::new(Code::BodyTooLarge, "the body is larger than any policy"))?;
+    std::str::from_utf8(body).map_err(|_| Refused::invalid("the body is not UTF-8"))
+}
+
+/// What the document in the body would take from tenants and keys, were it in force.
+pub(super) async fn check(
+    State(service): State<Arc<Service>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<PolicyChecked>, Refused> {
+    let policy = policy_file::parse(sent(&body)?).map_err(|fault| Refused::invalid(fault.to_string()))?;
+    let over = service.newest_policy().await.version().clone();
+    let leaving = service.desk.leaving(&policy).await?;
+    Ok(Json(PolicyChecked { version: policy.version().clone(), over, leaving }))
+}
+
 /// The body is the document itself, YAML or JSON. Beside an embedded database it is written to the policy file as it is;
 /// a shared database holds it for every ledger, and their files stay as they are.
 pub(super) async fn replace(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
+    Params(params): Params<ReplaceParams>,
     headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Shown, Refused> {
-    let body = body.map_err(|_| Refused::new(Code::BodyTooLarge, "the body is larger than any policy"))?;
-    let text = std::str::from_utf8(&body).map_err(|_| Refused::invalid("the body is not UTF-8"))?;
+    let text = sent(&body)?;
     let over = service.newest_policy().await.version().to_string();
     let only_over = if_match(&headers, &over)?.then_some(over);
-    match service.desk.replace(text.to_owned(), only_over, caller.id()).await {
+    match service.desk.replace(text.to_owned(), only_over, params.force, caller.id()).await {
         Ok(policy) => shown(&policy),
         Err(Replaced::Faulty(Fault::Unreadable(_))) => Err(Refused::new(
             Code::Conflict,
             "the policy file can't be written by the ledger; change it where it comes from",
+        )),
+        Err(Replaced::InUse(leaving)) => Err(Refused::new(
+            Code::PolicyInUse,
+            format!("change who uses it, or say force:\n{}", policy_file::listed(&leaving)),
         )),
         Err(Replaced::Faulty(fault)) => Err(Refused::invalid(fault.to_string())),
         Err(Replaced::Unrecorded(error)) => Err(error.into()),

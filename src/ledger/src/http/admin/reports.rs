@@ -1,11 +1,11 @@
 //! Sums: usage, and what shadow rules would have refused.
 
-use super::{limit, page};
+use super::{limit, ordered, page};
 use crate::http::Service;
 use crate::http::authenticate::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
-use crate::store::{Group, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery};
+use crate::store::{Group, HOUR_MILLIS, Rows, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery};
 use axum::extract::State;
 use axum::{Extension, Json};
 use protocol::admin::{Page, ShadowRow, UsageRow};
@@ -23,9 +23,9 @@ pub(super) struct UsageParams {
     #[serde(default)]
     #[schemars(regex(pattern = "^((tool|key|tenant|agent|outcome)(,(tool|key|tenant|agent|outcome))*)?$"))]
     group_by: String,
-    /// Not before the hour of this time
+    /// Not before this time, which begins an hour in UTC
     from: Option<Timestamp>,
-    /// Before this time
+    /// Before this time, which begins an hour in UTC
     to: Option<Timestamp>,
     /// Only this tenant's
     tenant_id: Option<TenantId>,
@@ -44,13 +44,14 @@ pub(super) struct UsageParams {
     limit: Option<u32>,
 }
 
-/// Usage is summed by the hour: an hour counts if any part of it lies between `from` and `to`.
+/// Usage is summed by the hour, so a period that begins or ends within one can't be told and is refused.
 pub(super) async fn usage(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Params(params): Params<UsageParams>,
 ) -> Result<Json<Page<UsageRow>>, Refused> {
     let limit = limit(params.limit)?;
+    whole_hours(params.from, params.to)?;
     let mut query = UsageQuery {
         after: params.cursor.map(|cursor| group(&cursor, USAGE_TEXTS)).transpose()?,
         limit: limit.saturating_add(1),
@@ -83,9 +84,9 @@ pub(super) async fn usage(
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ShadowParams {
-    /// Not before the hour of this time
+    /// Not before this time, which begins an hour in UTC
     from: Option<Timestamp>,
-    /// Before this time
+    /// Before this time, which begins an hour in UTC
     to: Option<Timestamp>,
     /// Only this tenant's
     tenant_id: Option<TenantId>,
@@ -104,6 +105,7 @@ pub(super) async fn shadow(
     Params(params): Params<ShadowParams>,
 ) -> Result<Json<Page<ShadowRow>>, Refused> {
     let limit = limit(params.limit)?;
+    whole_hours(params.from, params.to)?;
     let query = UsageQuery {
         after: params.cursor.map(|cursor| group(&cursor, SHADOW_TEXTS)).transpose()?,
         limit: limit.saturating_add(1),
@@ -114,6 +116,22 @@ pub(super) async fn shadow(
         ..UsageQuery::default()
     };
     Ok(Json(groups(service.store.shadow(query).await?, limit)))
+}
+
+/// Periods that touch add up to the whole: each is of whole hours, with its begin and without its end.
+fn whole_hours(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Refused> {
+    ordered(from, to)?;
+    for (name, moment) in [("from", from), ("to", to)] {
+        let Some(moment) = moment else { continue };
+        let begin = Timestamp::from_millis(Rows::usage_hour(moment).saturating_mul(HOUR_MILLIS));
+        if begin != moment {
+            let next = begin.plus_millis(HOUR_MILLIS);
+            return Err(Refused::invalid(format!(
+                "{name}: usage is summed by the hour in UTC, and {moment} lies within one; say {begin} or {next}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A cursor is the group that the page before ended with.

@@ -276,7 +276,7 @@ async fn an_embedded_database_is_served_once_at_a_time_and_looked_at_by_all() {
     let database = config().database;
     assert_eq!(crate::check(&database, None).unwrap(), Vec::<String>::new());
     crate::backup(&database, &bench.directory.path().join("copy.db"), None).unwrap();
-    assert!(matches!(crate::init(&database), Err(Error::AlreadyInitialised(_))));
+    assert!(matches!(crate::init(&database, |_| Ok(())), Err(Error::AlreadyInitialised(_))));
     bench.tenant(5).await;
     let bench = bench.restart().await;
     bench.tenant(5).await;

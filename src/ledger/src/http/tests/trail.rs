@@ -369,7 +369,7 @@ async fn a_ledger_by_tls_is_reached_by_tls_alone() {
     std::fs::write(&tls.certificate, cert.pem()).unwrap();
     std::fs::write(&tls.key, signing_key.serialize_pem()).unwrap();
     let config = Config { tls: Some(tls.clone()), ..Bench::config(&directory) };
-    init(&config.database).unwrap();
+    init(&config.database, |_| Ok(())).unwrap();
     let running = start(config.clone()).await.unwrap();
     let trusting = reqwest::Client::builder()
         .no_proxy()

@@ -2,19 +2,25 @@
 
 use super::{BUSY_TIMEOUT, Broken, Error, Insert, Param, Purpose, Result, Row};
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, Statement};
-use std::path::Path;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Statement};
+use std::path::{Path, PathBuf};
+use tracing::warn;
 
 /// After so many pages the write-ahead log goes back into the file: 16 MiB.
 const WAL_PAGES: u32 = 4096;
 const STATEMENTS_KEPT: usize = 64;
 
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Connection> {
-    let access = match purpose {
-        Purpose::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
-        Purpose::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+    let connection = match purpose {
+        Purpose::Write => {
+            make_private(path);
+            Connection::open_with_flags(
+                path,
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+            )?
+        }
+        Purpose::Read => open_to_read(path)?,
     };
-    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     if purpose == Purpose::Write {
@@ -24,6 +30,54 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Connection> {
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     }
     Ok(connection)
+}
+
+/// A file of a read-only place can be read if no other process writes it, which nobody can there.
+fn open_to_read(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    // SQLite opens the file when it is first read. One with a log needs a place beside it that can be written.
+    let looked = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    let is_unreadable = looked.is_err_and(|why| {
+        matches!(why.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+    });
+    let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+    if !is_unreadable || has_log {
+        return Ok(connection);
+    }
+    let mut url = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => url.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => url.push(char::from(*byte)),
+            byte => url.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    Ok(Connection::open_with_flags(format!("{url}?immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI)?)
+}
+
+/// The files of the database are their owner's alone, also those that an earlier release or a copy left readable.
+fn make_private(path: &Path) {
+    #[cfg(unix)]
+    for path in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")] {
+        use std::os::unix::fs::PermissionsExt;
+        let Ok(metadata) = path.metadata() else { continue };
+        if !metadata.is_file() || metadata.permissions().mode() & 0o077 == 0 {
+            continue;
+        }
+        match std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)) {
+            Ok(()) => {
+                warn!(path = %path.display(), "others could read this file of the database; now its owner alone can")
+            }
+            Err(cause) => warn!(path = %path.display(), %cause, "others can read this file of the database"),
+        }
+    }
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 impl rusqlite::ToSql for Param<'_> {

@@ -1,0 +1,152 @@
+//! The files that a ledger and its operator make: whole or not there, nobody else's, and what they were made as.
+
+use super::on_both::Ledger;
+use harness::ledger::directory;
+use harness::{files, run};
+use ledger::throwaway::Throwaway;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn agentrelay(arguments: &[&str]) -> Output {
+    Command::new(files::program()).args(arguments).output().expect("the program can be run")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn files_of_a_database_become_their_owners_alone() {
+    run(async {
+        let mut ledger = Ledger::embedded("modes").await;
+        let place = ledger.served.directory.clone();
+        ledger.served.kill(0);
+        let of_the_database = ["ledger.db", "ledger.db-wal", "ledger.db-shm"].map(|name| place.join(name));
+        for file in &of_the_database {
+            fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
+        }
+        ledger.served.run(0).await;
+        for file in &of_the_database {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+        }
+        ledger.end().await;
+    });
+}
+
+#[test]
+fn a_ledger_that_is_served_does_not_move() {
+    run(async {
+        let mut ledger = Ledger::embedded("move-served").await;
+        ledger.served.payer(10).await;
+        let from = ledger.served.database.clone();
+        super::on_both::apart(move || {
+            let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+            let to = server.database().unwrap();
+            let refused = agentrelay(&["ledger", "move", "--from", &from, "--to", &to]);
+            assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+            let words = said(&refused);
+            assert!(
+                words.contains("nothing was moved") && words.contains("is served by another process"),
+                "{words}"
+            );
+            let check = agentrelay(&["ledger", "check", "--database", &to]);
+            assert!(said(&check).contains("not initialised"), "{}", said(&check));
+        })
+        .await;
+        ledger.served.kill(0);
+        ledger.end().await;
+    });
+}
+
+/// Runs `agentrelay` as somebody who may only read what is in a read-only place, which root is not.
+fn unprivileged(program: &Path, arguments: &[&str]) -> Output {
+    const NOBODY: u32 = 65_534;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command.output().expect("the program can be run")
+}
+
+#[test]
+fn a_backup_is_whole_or_not_there_and_can_be_used_where_nothing_can_be_written() {
+    run(async {
+        let mut ledger = Ledger::embedded("backups").await;
+        ledger.served.payer(10).await;
+        // In a place that everybody may enter: this program's own may lie below somebody's private one.
+        let outside = tempfile::tempdir().unwrap();
+        fs::set_permissions(outside.path(), Permissions::from_mode(0o755)).unwrap();
+        let place = outside.path().join("kept");
+        fs::create_dir(&place).unwrap();
+        let copy = place.join("a copy%20?#.db");
+        let made =
+            agentrelay(&["backup", "--database", &ledger.served.database, "--to", copy.to_str().unwrap()]);
+        assert!(made.status.success(), "{}", said(&made));
+        assert_eq!(mode(&copy), 0o600);
+        let beside: Vec<_> = fs::read_dir(&place).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(beside.len(), 1, "{beside:?}");
+
+        // The database of a stopped ledger has a log's mark in it, as backups of earlier releases have.
+        ledger.served.ledgers[0].take().unwrap().stop().await;
+        let old = place.join("old.db");
+        fs::copy(ledger.served.directory.join("ledger.db"), &old).unwrap();
+        let program = outside.path().join("agentrelay");
+        fs::copy(files::program(), &program).unwrap();
+        let target = outside.path().join("target");
+        fs::create_dir(&target).unwrap();
+        for path in [&copy, &old, &place, &target] {
+            let _ = chown(path, Some(65_534), Some(65_534));
+        }
+        for file in [&copy, &old] {
+            fs::set_permissions(file, Permissions::from_mode(0o400)).unwrap();
+        }
+        fs::set_permissions(&place, Permissions::from_mode(0o500)).unwrap();
+        for (number, file) in [&copy, &old].into_iter().enumerate() {
+            let check = unprivileged(
+                &program,
+                &["ledger", "check", "--database", &format!("sqlite:{}", file.display())],
+            );
+            assert!(check.status.success(), "{}: {}", file.display(), said(&check));
+            let restored = format!("sqlite:{}", target.join(format!("restored-{number}.db")).display());
+            let done = unprivileged(
+                &program,
+                &["restore", "--from", file.to_str().unwrap(), "--database", &restored],
+            );
+            assert!(done.status.success(), "{}: {}", file.display(), said(&done));
+            let check = unprivileged(&program, &["ledger", "check", "--database", &restored]);
+            assert!(check.status.success(), "{}", said(&check));
+        }
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 2, "nothing was written there");
+        fs::set_permissions(&place, Permissions::from_mode(0o700)).unwrap();
+
+        // One that fails leaves nothing that could be taken for a copy, and does not touch what was there.
+        let broken = ledger.served.directory.join("ledger.db");
+        let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); \
+                      c.execute(\"UPDATE audit SET actor = 'me' WHERE sequence = 1\"); c.commit()";
+        assert!(Command::new("python3").args(["-c", script]).arg(&broken).status().unwrap().success());
+        let failed = directory("failed");
+        let to = failed.join("copy.db");
+        let output =
+            agentrelay(&["backup", "--database", &ledger.served.database, "--to", to.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).contains("row 1"), "{}", said(&output));
+        let restored = format!("sqlite:{}", failed.join("restored.db").display());
+        let output = agentrelay(&["restore", "--from", broken.to_str().unwrap(), "--database", &restored]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(fs::read_dir(&failed).unwrap().count(), 0);
+        fs::write(&to, "mine").unwrap();
+        let output =
+            agentrelay(&["backup", "--database", &ledger.served.database, "--to", to.to_str().unwrap()]);
+        assert!(said(&output).contains("exists already"), "{}", said(&output));
+        assert_eq!(fs::read_to_string(&to).unwrap(), "mine");
+        ledger.end().await;
+    });
+}

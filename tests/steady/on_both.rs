@@ -1,0 +1,39 @@
+//! A test's ledger on either database.
+
+use harness::ledger::{Served, directory, embedded};
+use ledger::throwaway::Throwaway;
+
+/// A ledger and, if its database is PostgreSQL, the server of that.
+pub struct Ledger {
+    pub served: Served,
+    pub server: Option<Throwaway>,
+}
+
+impl Ledger {
+    pub async fn embedded(name: &str) -> Ledger {
+        let place = directory(name);
+        Ledger { served: Served::start(place.clone(), &embedded(&place), 1).await, server: None }
+    }
+
+    pub async fn on_postgresql(name: &str) -> Ledger {
+        let (server, database) = apart(|| {
+            let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+            let database = server.database().unwrap();
+            (server, database)
+        })
+        .await;
+        Ledger { served: Served::start(directory(name), &database, 1).await, server: Some(server) }
+    }
+
+    /// The server's client may not end where other tasks run.
+    pub async fn end(self) {
+        let Ledger { served, server } = self;
+        drop(served);
+        apart(move || drop(server)).await;
+    }
+}
+
+/// Runs what blocks.
+pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}

@@ -1,0 +1,207 @@
+//! A secret that nobody got is none that anything depends on, and who has the database gets back in.
+
+use super::on_both::{Ledger, apart};
+use harness::ledger::{directory, embedded};
+use harness::{files, run};
+use ledger::throwaway::Throwaway;
+use serde_json::Value;
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Output, Stdio};
+
+fn program(arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
+    let mut command = Command::new(files::program());
+    command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+    command.spawn().expect("the program can be run").wait_with_output().expect("it ends")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A device on which there is no room.
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").expect("it can be opened")
+}
+
+/// A pipe that nobody reads.
+fn closed() -> OwnedFd {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+fn nowhere() -> File {
+    OpenOptions::new().write(true).open("/dev/null").expect("it can be opened")
+}
+
+/// Outputs that take no secret.
+fn deaf() -> [(&'static str, Stdio); 3] {
+    [("full", full().into()), ("closed", closed().into()), ("nowhere", nowhere().into())]
+}
+
+fn init_again_after_it_failed(database: &str) -> Value {
+    for json in [None, Some("--json")] {
+        let arguments: Vec<&str> = ["init", "--database", database].into_iter().chain(json).collect();
+        for (name, output) in deaf() {
+            let failed = program(&arguments, output);
+            assert_eq!(failed.status.code(), Some(1), "{name}: {}", said(&failed));
+            let is_explained =
+                said(&failed).contains("none was stored") || said(&failed).contains("/dev/null");
+            assert!(is_explained, "{name}: {}", said(&failed));
+        }
+        // Closed before it began.
+        let shell = format!("exec \"$0\" {} >&-", arguments.join(" "));
+        let failed = Command::new("sh").args(["-c", &shell]).arg(files::program()).output().expect("sh");
+        assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    }
+    let made = program(&["init", "--database", database, "--json"], Stdio::piped());
+    assert!(made.status.success(), "{}", said(&made));
+    let again = program(&["init", "--database", database], Stdio::piped());
+    assert!(said(&again).contains("already initialised") && again.stdout.is_empty(), "{}", said(&again));
+    serde_json::from_slice(&made.stdout).expect("JSON")
+}
+
+#[test]
+fn init_whose_output_is_lost_can_be_done_again() {
+    run(async {
+        let place = directory("init");
+        let made = init_again_after_it_failed(&embedded(&place));
+        assert!(made["admin_key"].as_str().unwrap().starts_with("ara_"));
+
+        // Kept in a directory they are delivered, whatever becomes of the output.
+        let other = format!("sqlite:{}", place.join("other.db").display());
+        let state = place.join("state");
+        let kept = ["init", "--database", &other, "--state", state.to_str().unwrap()];
+        let done = program(&kept, full());
+        assert_eq!(done.status.code(), Some(1), "{}", said(&done));
+        assert!(said(&done).contains("both keys are in"), "{}", said(&done));
+        assert!(state.join("admin-key").exists() && state.join("filter-key").exists());
+        // A directory that can't keep them leaves no database that nobody can enter.
+        let third = format!("sqlite:{}", place.join("third.db").display());
+        std::fs::create_dir_all(place.join("odd/admin-key")).unwrap();
+        let odd = place.join("odd");
+        let failed =
+            program(&["init", "--database", &third, "--state", odd.to_str().unwrap()], Stdio::piped());
+        assert!(!failed.status.success() && said(&failed).contains("none was stored"), "{}", said(&failed));
+        assert!(program(&["init", "--database", &third], Stdio::piped()).status.success());
+    });
+}
+
+#[test]
+fn on_postgresql_init_can_be_done_again_as_well() {
+    run(async {
+        apart(|| {
+            let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+            init_again_after_it_failed(&server.database().unwrap());
+        })
+        .await;
+    });
+}
+
+/// Each command that makes a secret by the API: none is made where the output is known to be deaf, and otherwise the
+/// words say which one to undo, and that works.
+#[test]
+fn a_secret_that_can_not_be_printed_says_how_to_undo_it() {
+    run(async {
+        let ledger = Ledger::embedded("secrets").await;
+        let (tenant, key) = ledger.served.payer(10).await;
+        let (tenant, key) = (tenant.to_string(), key.key.id.to_string());
+        let made = ledger.served.operator(&["filter-keys", "create", "--name", "second", "--json"]);
+        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+        let filter = made["id"].as_str().unwrap().to_owned();
+        let operator = |arguments: &[&str], stdout: Stdio| {
+            let mut command = Command::new(files::program());
+            command
+                .args(arguments)
+                .env("AGENTRELAY_LEDGER", ledger.served.url(0))
+                .env("AGENTRELAY_ADMIN_KEY", &ledger.served.credentials.admin_key)
+                .stdout(stdout)
+                .stderr(Stdio::piped());
+            command.spawn().unwrap().wait_with_output().unwrap()
+        };
+        for arguments in [
+            vec!["keys", "create", "--tenant", &tenant, "--name", "a"],
+            vec!["keys", "rotate", &key],
+            vec!["filter-keys", "create", "--name", "a"],
+            vec!["filter-keys", "rotate", &filter],
+            vec!["admin-keys", "create", "--name", "a", "--role", "auditor"],
+        ] {
+            let rows = async || ledger.served.admin().audit_status().await.unwrap().newest;
+            for json in [None, Some("--json")] {
+                let arguments: Vec<&str> = arguments.iter().copied().chain(json).collect();
+                let before = rows().await;
+                let refused = operator(&arguments, nowhere().into());
+                assert!(!refused.status.success(), "{arguments:?}: {}", said(&refused));
+                assert_eq!(rows().await, before, "{arguments:?} made something");
+                for output in [full().into(), closed().into()] {
+                    let lost = operator(&arguments, output);
+                    assert_eq!(lost.status.code(), Some(1), "{arguments:?}");
+                    let words = said(&lost);
+                    let (_, undo) = words.split_once("agentrelay ").unwrap_or_else(|| panic!("{words}"));
+                    let undo = undo.lines().next().unwrap();
+                    // What the words say is what can be run.
+                    let undo: Vec<&str> = undo.split(' ').collect();
+                    let undone = operator(&undo, Stdio::piped());
+                    assert!(undone.status.success(), "{undo:?}: {}", said(&undone));
+                }
+            }
+        }
+        ledger.end().await;
+    });
+}
+
+async fn recovers(ledger: &mut Ledger) {
+    let database = ledger.served.database.clone();
+    let recover = ["admin-keys", "recover", "--database", &database, "--reason", "all keys lost", "--json"];
+    for (name, output) in deaf() {
+        assert!(!program(&recover, output).status.success(), "{name}");
+    }
+    let made = program(&recover, Stdio::piped());
+    assert!(made.status.success(), "{}", said(&made));
+    let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    if ledger.server.is_none() {
+        ledger.served.run(0).await;
+    }
+    // It is an owner, which can withdraw the one that was lost; those that nobody got are not there.
+    let operator = |arguments: &[&str]| {
+        let output =
+            harness::ledger::operator(&ledger.served.url(0), made["secret"].as_str().unwrap(), arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let keys: Value = serde_json::from_str(&operator(&["admin-keys", "list", "--json"])).unwrap();
+    let keys = keys.as_array().unwrap();
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    let first = keys.iter().find(|key| key["name"] == "first").unwrap()["id"].as_str().unwrap();
+    operator(&["admin-keys", "revoke", first, "--reason", "lost"]);
+    let trail = operator(&["audit", "list", "--kind", "service_credential_recovered", "--json"]);
+    let rows: Vec<&str> = trail.lines().collect();
+    assert_eq!(rows.len(), 1, "{trail}");
+    for part in [made["id"].as_str().unwrap(), "all keys lost"] {
+        assert!(trail.contains(part), "{trail}");
+    }
+    operator(&["audit", "verify"]);
+}
+
+#[test]
+fn who_has_the_database_gets_back_in() {
+    run(async {
+        let mut ledger = Ledger::embedded("recover").await;
+        let recover = ["admin-keys", "recover", "--database", &ledger.served.database, "--reason", "lost"];
+        let refused = program(&recover, Stdio::piped());
+        assert!(said(&refused).contains("is served by another process"), "{}", said(&refused));
+        assert!(!refused.status.success() && refused.stdout.is_empty());
+        let other = format!("sqlite:{}", ledger.served.directory.join("none.db").display());
+        let none =
+            program(&["admin-keys", "recover", "--database", &other, "--reason", "lost"], Stdio::piped());
+        assert!(said(&none).contains("not initialised") && none.stdout.is_empty(), "{}", said(&none));
+        ledger.served.ledgers[0].take().unwrap().stop().await;
+        recovers(&mut ledger).await;
+        ledger.end().await;
+
+        let mut ledger = Ledger::on_postgresql("recover-postgresql").await;
+        recovers(&mut ledger).await;
+        ledger.end().await;
+    });
+}
