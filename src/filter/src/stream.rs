@@ -126,9 +126,9 @@ impl HttpContext for Stream {
 
     fn on_http_request_body(&mut self, bytes: usize, ends: bool) -> Action {
         let mut state = self.state.borrow_mut();
+        state.body_ended |= ends;
         if state.gate == Gate::Held {
             state.body_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            state.body_ended |= ends;
             let now = self.worker.now();
             if let Some(step) = read_body(&self.worker, &mut state, now) {
                 advance(&self.worker, self.id, &mut state, step, now);
@@ -143,9 +143,9 @@ impl HttpContext for Stream {
             host::remove_header(MapType::HttpRequestTrailers, name);
         }
         let mut state = self.state.borrow_mut();
+        // With trailers the body callback never sees the end of the stream.
+        state.body_ended = true;
         if state.gate == Gate::Held {
-            // With trailers the body callback never sees the end of the stream.
-            state.body_ended = true;
             let now = self.worker.now();
             if let Some(step) = read_body(&self.worker, &mut state, now) {
                 advance(&self.worker, self.id, &mut state, step, now);
@@ -155,7 +155,7 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_headers(&mut self, _count: usize, ends: bool) -> Action {
-        let mut state = self.state.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         state.response_ended = ends;
         // If a body was held, Envoy may have been first with a refusal of its own.
         if state.gate == Gate::Answered && state.is_answered_whole && state.body_bytes == 0 {
@@ -176,7 +176,7 @@ impl HttpContext for Stream {
         };
         let (status, now) = (status.unwrap_or(0), self.worker.now());
         let plan = if exchange.is_answered_by_envoy(status, is_upstreams) {
-            exchange.answered_by_envoy(status, ends, now)
+            exchange.answered_by_envoy(status, state.body_ended, ends, now)
         } else {
             exchange.response_headers(status, &headers, ends, now)
         };

@@ -331,7 +331,8 @@ impl Refusal {
             let code = code::UPSTREAM_AWAY.saturating_add(i32::from(status).saturating_mul(100));
             Refusal::new(Outcome::UpstreamError, status, code, "Upstream unavailable", detail)
         } else {
-            let detail = "the request did not arrive whole in time, or breaks a bound of the gate";
+            let detail =
+                "the request did not arrive whole in time, breaks a bound of the gate, or no route serves it";
             Refusal { status, ..Refusal::invalid_request(detail.to_owned()) }
         };
         Refusal { retry_after_seconds: (status == 503).then_some(OUTAGE_RETRY_SECONDS), ..refusal }
