@@ -39,6 +39,11 @@ pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
     std::str::from_utf8(path).map_err(|_| Ambiguous)
 }
 
+/// True for a host, with or without its port, that no server takes for another one: a name or an address and nothing else.
+pub fn is_plain_host(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte))
+}
+
 /// The bytes that a segment may hold.
 // A fault here would show when this is compiled.
 #[allow(clippy::indexing_slicing)]

@@ -69,6 +69,10 @@ impl Exchange {
             Ok(path) => path,
             Err(fault) => return Classified::refused(Refusal::invalid_request(fault.to_string())),
         };
+        if !http::is_plain_host(&self.request.host) {
+            let detail = "send one host, by its name or address and port alone".to_owned();
+            return Classified::refused(Refusal::invalid_request(detail));
+        }
         let Some(service) = self.service.and_then(|index| policy.services().get(index)) else {
             return Classified::refused(Refusal::unknown_path());
         };
