@@ -115,8 +115,8 @@ impl Pattern {
     }
 }
 
-/// True for what some parsers of URIs take out: blanks, control characters, and what can't be seen.
-fn is_blank(letter: char) -> bool {
+/// True for what some parsers of URIs and paths take out: blanks, control characters, and what can't be seen.
+pub(crate) fn is_blank(letter: char) -> bool {
     letter.is_whitespace()
         || letter.is_control()
         || matches!(letter, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
