@@ -1,5 +1,6 @@
 //! Recognising HTTP calls: a path that can be read in one way only, and routes by method and path template.
 
+use crate::json;
 use crate::ordered;
 use crate::reading::is_blank;
 use crate::rules::Tool;
@@ -101,7 +102,7 @@ pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
     let mut path = unescape(path).unwrap_or_else(|| path.to_owned());
     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
     path.retain(|letter| letter != '+' && !is_blank(letter));
-    let path = if keeps_case { path } else { fold_case(&path) };
+    let path = if keeps_case { path } else { json::fold(path.into()).into_owned() };
     let mut segments: Vec<String> = Vec::new();
     for segment in path.split(['/', '\\']) {
         match segment.trim_end_matches('.') {
@@ -117,22 +118,6 @@ pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
 pub(crate) fn is_lenient(path: &str) -> bool {
     let is_own = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase() && !b"%.+".contains(&byte);
     path.bytes().all(is_own) && (path.len() == 1 || !path.ends_with('/'))
-}
-
-/// Letters without case, as servers fold them that know more than ASCII, and fullwidth forms.
-pub(crate) fn fold_case(text: &str) -> String {
-    let folded = text.chars().map(|letter| match letter {
-        '\u{17F}' => 's',
-        '\u{212A}' => 'k',
-        '\u{130}' | '\u{131}' => 'i',
-        '\u{FF01}'..='\u{FF5E}' => u32::from(letter)
-            .checked_sub(0xFEE0)
-            .and_then(char::from_u32)
-            .unwrap_or(letter)
-            .to_ascii_lowercase(),
-        letter => letter.to_ascii_lowercase(),
-    });
-    folded.collect()
 }
 
 /// Whether a segment reads as a literal, also where it is the last and has a format behind it (`builds.json`) that some
@@ -282,7 +267,7 @@ impl Route {
         pairs.all(|(index, (segment, own))| match own {
             Segment::Variable(_) => true,
             Segment::Literal(own) if keeps_case => reads_as(segment, own, index == last),
-            Segment::Literal(own) => reads_as(segment, &fold_case(own), index == last),
+            Segment::Literal(own) => reads_as(segment, &json::fold(own.into()), index == last),
         })
     }
 
