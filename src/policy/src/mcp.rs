@@ -138,12 +138,7 @@ pub(crate) struct Params<'m> {
 
 #[derive(Deserialize)]
 struct Meta<'m> {
-    #[serde(
-        borrow,
-        default,
-        deserialize_with = "json::present",
-        rename = "io.modelcontextprotocol/protocolVersion"
-    )]
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
     protocol_version: Option<&'m RawValue>,
 }
 

@@ -186,11 +186,10 @@ impl Request {
 
 /// True for the forms of JSON's media type that every server reads alike: alone, or with `; charset=utf-8`, in any case.
 fn is_plain_json(value: &[u8]) -> bool {
-    let (kind, parameter) = match value.iter().position(|byte| *byte == b';').map(|at| value.split_at(at)) {
-        Some((kind, rest)) => (kind, rest.strip_prefix(b";").unwrap_or_default()),
-        None => return value.eq_ignore_ascii_case(b"application/json"),
-    };
-    let blanks = parameter.iter().take_while(|byte| **byte == b' ').count();
-    kind.eq_ignore_ascii_case(b"application/json")
-        && parameter.get(blanks..).is_some_and(|charset| charset.eq_ignore_ascii_case(b"charset=utf-8"))
+    const JSON: &str = "application/json";
+    let value = String::from_utf8_lossy(value).to_ascii_lowercase();
+    match value.split_once(';') {
+        None => value == JSON,
+        Some((kind, parameter)) => kind == JSON && parameter.trim_start_matches(' ') == "charset=utf-8",
+    }
 }
