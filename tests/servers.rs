@@ -169,3 +169,21 @@ fn go_reads_what_the_gate_reads() {
         examine("MCP SDK for Go", &server, "/sdk").await;
     });
 }
+
+#[test]
+fn rust_reads_what_the_gate_reads() {
+    run(async {
+        let server = Server::rust().await;
+        examine("axum and serde", &server, "/mcp").await;
+        examine("MCP SDK for Rust", &server, "/sdk").await;
+    });
+}
+
+#[test]
+fn java_reads_what_the_gate_reads() {
+    run(async {
+        let Some(server) = Server::java().await else { return };
+        examine("Tomcat and Jackson", &server, "/mcp").await;
+        examine("MCP SDK for Java", &server, "/sdk").await;
+    });
+}

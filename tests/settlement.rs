@@ -252,6 +252,46 @@ fn only_the_upstream_that_breaks_off_pays_for_it() {
 }
 
 #[test]
+fn a_client_that_spoils_its_own_request_pays_for_it() {
+    run(async {
+        const ROUTE: &str = "POST /projects/{project}/trigger";
+        let gate = Gate::options()
+            .policy(|policy| {
+                policy["services"]["ci"]["tools"][ROUTE]["price"] = policy::yaml("{credits: 3}");
+            })
+            .envoy(|bootstrap| {
+                let manager = "static_resources/listeners/gate/filter_chains/0/filters/\
+                    envoy.filters.network.http_connection_manager/typed_config/request_timeout";
+                *cli::stack::bootstrap::field(bootstrap, manager).expect("it is set") = policy::yaml("2s");
+            })
+            .start()
+            .await;
+        // Its handler runs on the head alone. Then come no chunk, bad ends of one, bad trailers, nothing, or the client leaves.
+        let spoilt =
+            ["zz\r\n", "1\r\nxZZ", "fffffffffffffffff\r\n", "0\r\nno trailer\r\n\r\n", "1\r\nx\r\n", ""];
+        for rest in spoilt {
+            let agent = gate.agent_with("pro", 100, NewKey::with_scopes(&["trigger"])).await;
+            let call = Request::post("/api/v1/mcp/projects/1/trigger").chunks([b"x".as_slice()]);
+            let call = agent.with_key(call.upstream("hang"));
+            let marker = call.marker().to_owned();
+            let mut connection = Connection::open(agent.gate).await;
+            connection.write(&call.head()).await.unwrap();
+            reached(&gate, &marker).await;
+            connection.write(rest.as_bytes()).await.unwrap();
+            if !rest.is_empty() {
+                let answer = connection.response().await.unwrap();
+                answer.assert_refused(answer.status, "invalid_request");
+                assert!(matches!(answer.status, 400 | 408), "{rest:?}: {answer:?}");
+            }
+            drop(connection);
+            gate.decisions(&agent, Outcome::Cancelled, 1).await;
+            assert_eq!(gate.settled(&agent).await.posted.get(), 3, "{rest:?}");
+        }
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
 fn a_redirect_to_the_last_slash_is_charged_where_the_call_is_repeated() {
     run(async {
         let gate = Gate::shared().await;

@@ -20,6 +20,7 @@ pub mod python;
 pub mod reaper;
 pub mod relay;
 pub mod response;
+mod rust_server;
 pub mod scripted;
 pub mod sdks;
 pub mod servers;

@@ -1,11 +1,11 @@
-//! The real servers that tests ask how they read: in JavaScript, Python and Go, and lighttpd with CGI.
+//! The real servers that tests ask how they read: in JavaScript, Python, Go, Rust and Java, and lighttpd with CGI.
 //!
 //! Each tells in JSON what it carried out, apart from lighttpd, whose program tells its environment.
 
 use crate::clock::{self, in_time};
 use crate::http1::Request;
 use crate::reaper::Reaper;
-use crate::{files, node};
+use crate::{files, node, rust_server};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -57,6 +57,24 @@ impl Server {
     pub async fn go() -> Server {
         let program = files::environment().with_file_name("servers").join("go-servers");
         Server::start("go", Command::new(program)).await
+    }
+
+    /// Servlets with Jackson in Tomcat at `/mcp`, and the MCP SDK for Java at `/sdk`. `None` on a machine without Java.
+    pub async fn java() -> Option<Server> {
+        let classes = files::environment().with_file_name("servers").join("java");
+        if !classes.exists() {
+            println!("no Java here: scripts/setup-servers found no mvn and javac");
+            return None;
+        }
+        let mut command = Command::new("java");
+        command.arg("-cp").arg(format!("{0}:{0}/*", classes.display())).arg("Servers");
+        command.arg(files::process_directory().join("tomcat"));
+        Some(Server::start("java", command).await)
+    }
+
+    /// axum and serde at `/mcp`, and the MCP SDK for Rust at `/sdk`, in this process.
+    pub async fn rust() -> Server {
+        Server { address: rust_server::start().await, _child: None, _reaper: Reaper::start() }
     }
 
     async fn start(name: &str, mut command: Command) -> Server {

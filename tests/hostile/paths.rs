@@ -2,7 +2,7 @@
 
 use harness::agent::NewKey;
 use harness::http2::Http2;
-use harness::{Gate, Request, mcp, run};
+use harness::{Gate, Request, mcp, policy, run};
 
 #[test]
 fn path_tricks_lead_around_no_rule() {
@@ -143,5 +143,62 @@ fn a_get_has_no_body_in_which_a_call_could_hide() {
             gate.assert_unseen(&refused.marker);
         }
         gate.assert_serving(&agent).await;
+    });
+}
+
+#[test]
+fn a_host_that_decides_is_said_in_one_way() {
+    run(async {
+        let gate = Gate::options()
+            .policy(|policy| {
+                policy::limit_tier(policy, "free", 1000, "60s");
+                let private = "{kind: http, path: /h, hosts: [private.example], unlisted: {risk: destructive}, tools: {}}";
+                policy["services"]["private"] = policy::yaml(private);
+                policy["services"]["open"] =
+                    policy::yaml("{kind: http, path: /h, unlisted: {risk: read_only}, tools: {}}");
+            })
+            .start()
+            .await;
+        let agent = gate.agent_with("free", 0, NewKey::with_scopes(&["read"])).await;
+        let send = async |request: Request| agent.with_key(request).send(gate.address).await;
+        for host in ["private.example", "PRIVATE.example:80", "private.example..", "private.example:"] {
+            assert_eq!(send(Request::get("/h/x").header("host", host)).await.status, 403, "{host}");
+        }
+        for host in [
+            "x@private.example",
+            "private.example@",
+            "private%2eexample",
+            "private.example,other",
+            "other,private.example",
+            "private.example;x",
+            "private.example/",
+            "private.example#x",
+        ] {
+            let answer = send(Request::get("/h/x").header("host", host)).await;
+            assert_eq!(answer.status, 400, "{host}: {answer:?}");
+            gate.assert_unseen(&answer.marker);
+        }
+        let twice = Request::get("/h/x").header("host", "other").header("host", "private.example");
+        assert_eq!(send(twice).await.status, 400);
+        for host in ["other", "other:8080", "127.0.0.1:80", "[::1]:80", "a_b-c.example"] {
+            send(Request::get("/h/x").header("host", host)).await.assert_allowed();
+        }
+        for name in [
+            "x-forwarded-host",
+            "X-Forwarded-Host",
+            "x.forwarded.host",
+            "x-original-host",
+            "x-host",
+            "forwarded",
+        ] {
+            let answer =
+                send(Request::get("/h/x").header("host", "other").header(name, "private.example")).await;
+            answer.assert_allowed();
+            assert!(
+                !format!("{:?}", gate.upstream.the_one(&answer.marker)).contains("private.example"),
+                "{name}"
+            );
+        }
+        gate.assert_healthy().await;
     });
 }

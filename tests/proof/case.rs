@@ -56,6 +56,8 @@ impl Says {
 struct Message {
     says: Says,
     is_own: bool,
+    /// Its id is a string, which the official clients take for the number that it writes.
+    is_string: bool,
     start: usize,
     end: usize,
     /// Where its result has begun, and where it is known that it is of another call.
@@ -323,7 +325,8 @@ impl Case {
             }
         }
         self.body.push('}');
-        Message { says, is_own, start, end: self.body.len(), result_at, other_at }
+        let is_string = id.is_some_and(|id| id.starts_with('"'));
+        Message { says, is_own, is_string, start, end: self.body.len(), result_at, other_at }
     }
 
     /// The message that is sent, to a tool by the way it pays.
@@ -371,6 +374,12 @@ impl Case {
                     if has_result && (message.is_own || self.cut < message.other_at) {
                         return true;
                     }
+                } else if !message.is_own
+                    && message.is_string
+                    && message.says.has_result()
+                    && !self.id.starts_with('"')
+                {
+                    return true;
                 } else if message.is_own {
                     answers.push((message.says, unit.end <= self.cut, unit.is_for_others));
                 }

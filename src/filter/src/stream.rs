@@ -7,17 +7,12 @@
 use crate::host;
 use crate::windows;
 use crate::worker::{Lookup, Shares, Worker};
-use policy::Key;
-use policy::exchange::{
-    self, BodyPlan, End, Exchange, Finished, IssueAnswered, KeyNotFound, Now, ReserveAnswered,
-    SharesAnswered, Step,
-};
+use policy::exchange::{self, BodyPlan, End, Exchange, Finished, IssueAnswered, Now, ReserveAnswered, Step};
 use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// How long a request's body may take to arrive; `request_timeout` in envoy.yaml. A key that holds too much is told
 /// to come back after it, because by then all that it holds is decided.
@@ -126,9 +121,9 @@ impl HttpContext for Stream {
 
     fn on_http_request_body(&mut self, bytes: usize, ends: bool) -> Action {
         let mut state = self.state.borrow_mut();
+        state.body_ended |= ends;
         if state.gate == Gate::Held {
             state.body_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            state.body_ended |= ends;
             let now = self.worker.now();
             if let Some(step) = read_body(&self.worker, &mut state, now) {
                 advance(&self.worker, self.id, &mut state, step, now);
@@ -143,9 +138,9 @@ impl HttpContext for Stream {
             host::remove_header(MapType::HttpRequestTrailers, name);
         }
         let mut state = self.state.borrow_mut();
+        // With trailers the body callback never sees the end of the stream.
+        state.body_ended = true;
         if state.gate == Gate::Held {
-            // With trailers the body callback never sees the end of the stream.
-            state.body_ended = true;
             let now = self.worker.now();
             if let Some(step) = read_body(&self.worker, &mut state, now) {
                 advance(&self.worker, self.id, &mut state, step, now);
@@ -155,7 +150,7 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_headers(&mut self, _count: usize, ends: bool) -> Action {
-        let mut state = self.state.borrow_mut();
+        let state = &mut *self.state.borrow_mut();
         state.response_ended = ends;
         // If a body was held, Envoy may have been first with a refusal of its own.
         if state.gate == Gate::Answered && state.is_answered_whole && state.body_bytes == 0 {
@@ -176,7 +171,7 @@ impl HttpContext for Stream {
         };
         let (status, now) = (status.unwrap_or(0), self.worker.now());
         let plan = if exchange.is_answered_by_envoy(status, is_upstreams) {
-            exchange.answered_by_envoy(status, ends, now)
+            exchange.answered_by_envoy(status, state.body_ended, ends, now)
         } else {
             exchange.response_headers(status, &headers, ends, now)
         };
@@ -305,39 +300,10 @@ impl Stream {
     }
 }
 
-/// The key's lookup has ended.
-pub fn key_answered(worker: &Worker, id: u32, state: &mut State, found: Result<Arc<Key>, KeyNotFound>) {
+/// What a stream waited for has come. Its callbacks have all returned Pause: if it may pass now, Envoy must be told.
+pub fn woken(worker: &Worker, id: u32, state: &mut State, event: impl FnOnce(&mut Exchange) -> Step) {
     let Some(exchange) = &mut state.exchange else { return };
-    let step = match found {
-        Ok(key) => exchange.key_found(key, worker.now()),
-        Err(why) => exchange.key_not_found(why),
-    };
-    advance_waiting(worker, id, state, step);
-}
-
-/// The reservation has been answered.
-pub fn reserve_answered(worker: &Worker, id: u32, state: &mut State, answered: ReserveAnswered) {
-    let Some(exchange) = &mut state.exchange else { return };
-    let step = exchange.reserve_answered(answered);
-    advance_waiting(worker, id, state, step);
-}
-
-/// The ledger has answered for the key's shares of global limits.
-pub fn shares_answered(worker: &Worker, id: u32, state: &mut State, answered: SharesAnswered) {
-    let Some(exchange) = &mut state.exchange else { return };
-    let step = exchange.shares_answered(answered);
-    advance_waiting(worker, id, state, step);
-}
-
-/// The request for a key has been answered.
-pub fn issue_answered(worker: &Worker, id: u32, state: &mut State, answered: IssueAnswered) {
-    let Some(exchange) = &mut state.exchange else { return };
-    let step = exchange.issue_answered(answered);
-    advance_waiting(worker, id, state, step);
-}
-
-/// Advances a stream whose callbacks have all returned Pause: if it may pass now, Envoy must be told.
-fn advance_waiting(worker: &Worker, id: u32, state: &mut State, step: Step) {
+    let step = event(exchange);
     if state.gate == Gate::Held {
         advance(worker, id, state, step, worker.now());
         if state.gate == Gate::Released {

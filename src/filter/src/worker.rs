@@ -17,7 +17,7 @@ use crate::report::Outbox;
 use crate::stream::{self, State};
 use crate::under_way::UnderWay;
 use crate::windows;
-use policy::exchange::{Entered, Entering, Finished, KeyNotFound, Now, ReserveAnswered};
+use policy::exchange::{Entered, Entering, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step};
 use policy::key_table::{Changed, KeyTable};
 use policy::window::Monotonic;
 use policy::{Key, Policy};
@@ -356,7 +356,7 @@ impl Worker {
             Purpose::Round(asked) => self.round_answered(asked, answer.as_ref()),
             Purpose::Issue { stream_id } => {
                 let issued = calls::issued(answer.as_ref());
-                self.wake(stream_id, |state| stream::issue_answered(self, stream_id, state, issued));
+                self.wake(stream_id, |exchange| exchange.issue_answered(issued));
             }
             Purpose::Report => {
                 let mut outbox = self.outbox.borrow_mut();
@@ -563,13 +563,16 @@ impl Worker {
         };
         let streams = self.waiting.borrow_mut().remove(&hash).unwrap_or_default();
         for stream_id in streams {
-            self.wake(stream_id, |state| stream::key_answered(self, stream_id, state, found.clone()));
+            let found = found.clone();
+            self.wake(stream_id, |exchange| match found {
+                Ok(key) => exchange.key_found(key, self.now()),
+                Err(why) => exchange.key_not_found(why),
+            });
         }
     }
 
     fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
-        let is_heard =
-            self.wake(stream_id, |state| stream::reserve_answered(self, stream_id, state, answered));
+        let is_heard = self.wake(stream_id, |exchange| exchange.reserve_answered(answered));
         let may_be_set_aside = match answered {
             // The client left while the ledger was asked: nobody will spend this.
             ReserveAnswered::Reserved => !is_heard,
@@ -584,11 +587,11 @@ impl Worker {
     }
 
     /// Calls a stream that waits, in its own context. False if it is gone.
-    fn wake(&self, stream_id: u32, event: impl FnOnce(&mut State)) -> bool {
+    fn wake(&self, stream_id: u32, event: impl FnOnce(&mut Exchange) -> Step) -> bool {
         let state = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
         let Some(state) = state else { return false };
         host::set_context(stream_id);
-        event(&mut state.borrow_mut());
+        stream::woken(self, stream_id, &mut state.borrow_mut(), event);
         host::set_context(self.root_id);
         true
     }

@@ -1,6 +1,8 @@
 //! May this key do that, apart from how often: services, tools, scopes, resources, tiers.
 
+use crate::json;
 use crate::key::{Key, grants};
+use crate::reading::is_blank;
 use crate::rules::{Policy, ScopeRule, Service, Tool};
 use protocol::Timestamp;
 use protocol::audit::Outcome;
@@ -79,8 +81,9 @@ pub fn tool(
     let rank = policy.tier(&key.record.tier).map(|tier| tier.rank);
     for requirement in &tool.requires {
         let applies = requirement.when.as_ref().is_none_or(|(argument, value)| {
-            // An argument that is no string can't be told to be another value, so it needs the tier.
-            arguments.get(argument).is_some_and(|given| given.as_ref().is_none_or(|given| given == value))
+            // An argument that is no string, or differs in what some tools ignore, can't be told to be another value.
+            let is_other = |given: &String| !json::is_same_folded(value, given.trim_matches(is_blank));
+            arguments.get(argument).is_some_and(|given| !given.as_ref().is_some_and(is_other))
         });
         if applies && rank.is_none_or(|rank| rank < requirement.rank) {
             answer.deny(Denial::Tier { needed: requirement.tier.clone() }, requirement.shadow);

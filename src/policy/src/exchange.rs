@@ -475,7 +475,8 @@ impl Exchange {
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &'static str> {
         let keeps_credential = self.rules().is_some_and(|service| service.forward_credential);
         let credential = self.carrier.filter(|_| !keeps_credential).map(Carrier::header);
-        credential.into_iter().chain(self.session.header_to_remove())
+        let claims = self.policy.tells_hosts().then_some(request::HOST_CLAIMS).into_iter().flatten();
+        credential.into_iter().chain(self.session.header_to_remove()).chain(claims)
     }
 
     /// The headers that a request goes upstream with, each instead of all that there are of its name.

@@ -1,6 +1,8 @@
 //! Recognising HTTP calls: a path that can be read in one way only, and routes by method and path template.
 
+use crate::json;
 use crate::ordered;
+use crate::reading::is_blank;
 use crate::rules::Tool;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,6 +39,11 @@ pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
         }
     }
     std::str::from_utf8(path).map_err(|_| Ambiguous)
+}
+
+/// True for a host, with or without its port, that no server takes for another one: a name or an address and nothing else.
+pub fn is_plain_host(host: &[u8]) -> bool {
+    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte))
 }
 
 /// The bytes that a segment may hold.
@@ -89,14 +96,16 @@ fn unescape(segment: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The segments of a path as the most lenient server reads them: without case (unless it `keeps_case`), escapes, last
-/// slashes, and the dots and blanks that some file systems drop at the end of a name.
+/// The segments of a path as the most lenient server reads them: without case (unless it `keeps_case`), escapes, what only
+/// an escape keeps from being a query or fragment, last slashes, blanks (`+` may be one), and dots at the end of a name.
 pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
-    let path = unescape(path).unwrap_or_else(|| path.to_owned());
-    let path = if keeps_case { path } else { fold_case(&path) };
+    let mut path = unescape(path).unwrap_or_else(|| path.to_owned());
+    path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
+    path.retain(|letter| letter != '+' && !is_blank(letter));
+    let path = if keeps_case { path } else { json::fold(path.into()).into_owned() };
     let mut segments: Vec<String> = Vec::new();
     for segment in path.split(['/', '\\']) {
-        match segment.trim_matches(char::is_whitespace).trim_end_matches(['.', ' ']) {
+        match segment.trim_end_matches('.') {
             "" if segment == ".." => drop(segments.pop()),
             "" => {}
             segment => segments.push(segment.to_owned()),
@@ -107,30 +116,15 @@ pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
 
 /// True if [`lenient_segments`] are the path's own, which spares most requests the work.
 pub(crate) fn is_lenient(path: &str) -> bool {
-    let is_own = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase() && byte != b'%' && byte != b'.';
+    let is_own = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase() && !b"%.+".contains(&byte);
     path.bytes().all(is_own) && (path.len() == 1 || !path.ends_with('/'))
-}
-
-/// Letters without case, as servers fold them that know more than ASCII, and fullwidth forms.
-pub(crate) fn fold_case(text: &str) -> String {
-    let folded = text.chars().map(|letter| match letter {
-        '\u{17F}' => 's',
-        '\u{212A}' => 'k',
-        '\u{130}' | '\u{131}' => 'i',
-        '\u{FF01}'..='\u{FF5E}' => u32::from(letter)
-            .checked_sub(0xFEE0)
-            .and_then(char::from_u32)
-            .unwrap_or(letter)
-            .to_ascii_lowercase(),
-        letter => letter.to_ascii_lowercase(),
-    });
-    folded.collect()
 }
 
 /// Whether a segment reads as a literal, also where it is the last and has a format behind it (`builds.json`) that some
 /// frameworks take off.
 pub(crate) fn reads_as(segment: &str, literal: &str, is_last: bool) -> bool {
-    segment == literal || (is_last && segment.rsplit_once('.').is_some_and(|(name, _)| name == literal))
+    let rest = segment.strip_prefix(literal);
+    rest.is_some_and(|rest| rest.is_empty() || (is_last && rest.starts_with('.')))
 }
 
 /// The routes of one service.
@@ -273,7 +267,7 @@ impl Route {
         pairs.all(|(index, (segment, own))| match own {
             Segment::Variable(_) => true,
             Segment::Literal(own) if keeps_case => reads_as(segment, own, index == last),
-            Segment::Literal(own) => reads_as(segment, &fold_case(own), index == last),
+            Segment::Literal(own) => reads_as(segment, &json::fold(own.into()), index == last),
         })
     }
 
@@ -455,6 +449,11 @@ mod tests {
             ("GET", "/projects/1/builds.json"),
             ("POST", "/projects/1/trigger%3Anow"),
             ("POST", "/projects/1/trigger%3anow/"),
+            ("POST", "/projects/1/trigger:now%3f"),
+            ("POST", "/projects/1/trigger:now%23x"),
+            ("POST", "/projects/1/trigger:now+"),
+            ("POST", "/projects/1/trigger:now%E2%80%8B"),
+            ("POST", "/projects/1/trigger:now.a.b"),
         ] {
             assert_eq!(router.find(method.as_bytes(), path).unwrap_err(), Ambiguous, "{method} {path}");
         }

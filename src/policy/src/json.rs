@@ -121,6 +121,14 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     }
 }
 
+macro_rules! scalars {
+    ($($visit:ident $scalar:ty),*) => {$(
+        fn $visit<E>(self, _: $scalar) -> Result<(), E> {
+            Ok(())
+        }
+    )*};
+}
+
 impl<'de> Visitor<'de> for Walk<'_> {
     type Value = ();
 
@@ -132,25 +140,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         Ok(())
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
+    scalars! { visit_bool bool, visit_i64 i64, visit_u64 u64, visit_f64 f64, visit_str &str }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let depth = self.depth.saturating_add(1);
@@ -167,7 +157,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         if depth > DEPTH_MAX {
             return Err(self.fail(Fault::TooDeep));
         }
-        let mut names = Names::default();
+        let mut names = BTreeSet::new();
         while let Some(Name(name)) = map.next_key()? {
             let decides = self.place.iter().find(|(own, _)| is_same_folded(own, &name));
             if decides.is_some_and(|(own, _)| *own != name) {
@@ -202,8 +192,7 @@ pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
             let mut is_once = true;
             while let Some(Name(name)) = map.next_key()? {
                 map.next_value::<IgnoredAny>()?;
-                let folded = fold(name.clone());
-                if let Some(own) = self.0.iter().find(|own| fold(Cow::Borrowed(**own)) == folded) {
+                if let Some(own) = self.0.iter().find(|own| is_same_folded(own, &name)) {
                     is_once &= *own == name && !seen.contains(own);
                     seen.push(own);
                 }
@@ -214,29 +203,6 @@ pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
 
     let mut json = serde_json::Deserializer::from_str(object);
     de::Deserializer::deserialize_map(&mut json, Once(names)).unwrap_or(false)
-}
-
-/// An object's names so far: a short list at first, a tree for objects so wide that a list would be quadratic.
-#[derive(Default)]
-struct Names<'de> {
-    few: Vec<Cow<'de, str>>,
-    many: BTreeSet<Cow<'de, str>>,
-}
-
-impl<'de> Names<'de> {
-    const FEW: usize = 16;
-
-    /// False if the name was there already.
-    fn insert(&mut self, name: Cow<'de, str>) -> bool {
-        if self.few.contains(&name) {
-            return false;
-        }
-        if self.few.len() < Names::FEW {
-            self.few.push(name);
-            return true;
-        }
-        self.many.insert(name)
-    }
 }
 
 /// A name, borrowed from the input where it holds no escapes.
@@ -266,22 +232,26 @@ impl<'de> de::Deserialize<'de> for Name<'de> {
     }
 }
 
-/// The name as a server that ignores case would see it. Two letters outside ASCII fold into it: the long s and the
-/// Kelvin sign, which Go's standard parser takes for `s` and `k`.
-pub(crate) fn fold(name: Cow<'_, str>) -> Cow<'_, str> {
-    if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
-        return name;
+/// A text as a server that ignores case would see it, also one that knows letters outside ASCII which fold into it (Go's
+/// standard parser does), and fullwidth forms.
+pub(crate) fn fold(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        return text;
     }
-    let folded = name.chars().map(|letter| match letter {
+    let fold = |letter: char| match letter {
         '\u{17F}' => 's',
         '\u{212A}' => 'k',
-        other => other.to_ascii_lowercase(),
-    });
-    Cow::Owned(folded.collect())
+        '\u{130}' | '\u{131}' => 'i',
+        '\u{FF01}'..='\u{FF5E}' => {
+            u32::from(letter).checked_sub(0xFEE0).and_then(char::from_u32).unwrap_or(letter)
+        }
+        letter => letter,
+    };
+    Cow::Owned(text.chars().map(|letter| fold(letter).to_ascii_lowercase()).collect())
 }
 
 /// True if a server that ignores case would take the one name for the other.
-fn is_same_folded(own: &str, name: &str) -> bool {
+pub(crate) fn is_same_folded(own: &str, name: &str) -> bool {
     if name.is_ascii() {
         return own.eq_ignore_ascii_case(name);
     }

@@ -98,16 +98,16 @@ const INVALID_REQUEST: i32 = -32600;
 const INVALID_PARAMS: i32 = -32602;
 const HEADER_MISMATCH: i32 = -32020;
 
-/// The parts of a message, as they were written.
+/// The parts of a message, as they were written. What is null where that says nothing is absent.
 #[derive(Deserialize)]
 pub(crate) struct Envelope<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
     jsonrpc: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     pub(crate) id: Option<&'m RawValue>,
-    #[serde(borrow, default, deserialize_with = "json::present")]
+    #[serde(borrow, default)]
     pub(crate) method: Option<&'m RawValue>,
-    #[serde(borrow, default, deserialize_with = "json::present")]
+    #[serde(borrow, default)]
     pub(crate) params: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     pub(crate) result: Option<&'m RawValue>,
@@ -122,11 +122,11 @@ pub(crate) struct Params<'m> {
     name: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     uri: Option<&'m RawValue>,
-    #[serde(borrow, default, deserialize_with = "json::present")]
+    #[serde(borrow, default)]
     pub(crate) arguments: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "ref")]
     reference: Option<&'m RawValue>,
-    #[serde(borrow, default, deserialize_with = "json::present")]
+    #[serde(borrow, default)]
     cursor: Option<&'m RawValue>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "taskId")]
     task_id: Option<&'m RawValue>,
@@ -138,12 +138,7 @@ pub(crate) struct Params<'m> {
 
 #[derive(Deserialize)]
 struct Meta<'m> {
-    #[serde(
-        borrow,
-        default,
-        deserialize_with = "json::present",
-        rename = "io.modelcontextprotocol/protocolVersion"
-    )]
+    #[serde(borrow, default, rename = "io.modelcontextprotocol/protocolVersion")]
     protocol_version: Option<&'m RawValue>,
 }
 
@@ -308,8 +303,7 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
     ];
     let within = |known: &[&'static str]| known.iter().copied().find(|known| *known == method);
     Ok(if method == "tools/list" {
-        let cursor = params.and_then(|params| params.cursor).filter(|cursor| cursor.get() != "null");
-        Call::ListTools { is_first: cursor.is_none() }
+        Call::ListTools { is_first: params.and_then(|params| params.cursor).is_none() }
     } else if let Some(opening) = within(&OPENING) {
         Call::Opening(opening)
     } else if let Some(read) = within(&READ) {

@@ -3,7 +3,7 @@
 //! A policy that names none leaves them to whoever holds the scope of the risk `read_only`. One that names some hides
 //! all others.
 
-use crate::http::fold_case;
+use crate::json;
 use crate::ordered;
 use crate::rules::ScopeRule;
 
@@ -115,8 +115,8 @@ impl Pattern {
     }
 }
 
-/// True for what some parsers of URIs take out: blanks, control characters, and what can't be seen.
-fn is_blank(letter: char) -> bool {
+/// True for what some parsers of URIs and paths take out: blanks, control characters, and what can't be seen.
+pub(crate) fn is_blank(letter: char) -> bool {
     letter.is_whitespace()
         || letter.is_control()
         || matches!(letter, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
@@ -138,10 +138,10 @@ fn lenient(uri: &str) -> String {
         text = shorter;
     }
     text.retain(|letter| !is_blank(letter));
-    let text = fold_case(&text);
+    let text = json::fold(text.into());
     let (scheme, rest) = match text.split_once(':') {
         Some((scheme, rest)) if !scheme.contains(['/', '\\']) => (scheme, rest),
-        _ => return text,
+        _ => return text.into_owned(),
     };
     let mut read = format!("{scheme}:");
     let mut segments = rest.split(['/', '\\']).filter(|segment| !matches!(*segment, "" | "."));

@@ -198,6 +198,11 @@ impl Policy {
         self.services.iter().position(|service| service.serves(host, path))
     }
 
+    /// True if hosts decide which service a request is for.
+    pub fn tells_hosts(&self) -> bool {
+        self.services.iter().any(|service| !service.hosts.is_empty())
+    }
+
     /// True if some servers would take a plain path for one of another service than it was found to belong to.
     pub fn leads_elsewhere(&self, service: &Service, host: &[u8], path: &str) -> bool {
         let mut paths = self.services.iter().map(|service| service.path.as_str());

@@ -3,9 +3,9 @@
 
 use super::Worker;
 use crate::calls::{Answer, Call, NotCalled};
+use crate::host;
 use crate::purses;
 use crate::windows;
-use crate::{host, stream};
 use policy::Key;
 use policy::exchange::{Refund, SharesAnswered, Spending};
 use policy::key::fingerprint;
@@ -178,7 +178,7 @@ impl Worker {
             // Taken out first: whoever is woken may have to ask again.
             let streams = self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default();
             for stream_id in streams {
-                self.wake(stream_id, |state| stream::shares_answered(self, stream_id, state, shares));
+                self.wake(stream_id, |exchange| exchange.shares_answered(shares));
             }
         }
     }

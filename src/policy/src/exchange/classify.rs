@@ -69,6 +69,10 @@ impl Exchange {
             Ok(path) => path,
             Err(fault) => return Classified::refused(Refusal::invalid_request(fault.to_string())),
         };
+        if !http::is_plain_host(&self.request.host) {
+            let detail = "send one host, by its name or address and port alone".to_owned();
+            return Classified::refused(Refusal::invalid_request(detail));
+        }
         let Some(service) = self.service.and_then(|index| policy.services().get(index)) else {
             return Classified::refused(Refusal::unknown_path());
         };
@@ -228,8 +232,7 @@ impl Exchange {
 fn misspelt<'r>(rule: &'r Tool, arguments: &BTreeMap<String, Option<String>>) -> Option<&'r str> {
     let of_price = rule.price.as_ref().and_then(|price| price.times.as_ref()).map(|times| &times.argument);
     let of_tiers = rule.requires.iter().filter_map(|tier| tier.when.as_ref()).map(|(argument, _)| argument);
-    let is_other =
-        |own: &str, given: &str| given != own && json::fold(given.into()) == json::fold(own.into());
+    let is_other = |own: &str, given: &str| given != own && json::is_same_folded(own, given);
     of_price
         .into_iter()
         .chain(of_tiers)

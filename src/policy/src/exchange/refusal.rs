@@ -265,7 +265,8 @@ impl Refusal {
             let detail = "no answer came from what is behind the gate; nothing was charged; retry later";
             Refusal::new(kind, detail)
         } else {
-            let detail = "the request did not arrive whole in time, or breaks a bound of the gate";
+            let detail =
+                "the request did not arrive whole in time, breaks a bound of the gate, or no route serves it";
             Refusal { status, ..Refusal::invalid_request(detail) }
         };
         Refusal { retry_after_seconds: (status == 503).then_some(OUTAGE_RETRY_SECONDS), ..refusal }

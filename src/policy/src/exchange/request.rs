@@ -29,11 +29,11 @@ enum Use {
     Kept,
     /// Envoy decides by it; only what reads like it misleads.
     Framing,
-    /// By which some servers let a client replace the method or path that was decided upon.
+    /// By which some servers let a client cut off the beginning of the path.
     Override,
 }
 
-static USED: [(&str, Use); 29] = [
+static USED: [(&str, Use); 18] = [
     (":method", Use::Method),
     (":path", Use::Target),
     (":authority", Use::Host),
@@ -49,22 +49,15 @@ static USED: [(&str, Use); 29] = [
     ("upgrade", Use::Upgrade),
     ("content-length", Use::Framing),
     ("transfer-encoding", Use::Framing),
-    ("x-http-method-override", Use::Override),
-    ("x-http-method", Use::Override),
-    ("x-method-override", Use::Override),
-    ("x-original-method", Use::Override),
-    ("x-forwarded-method", Use::Override),
-    ("x-http-path-override", Use::Override),
-    ("x-original-url", Use::Override),
-    ("x-original-uri", Use::Override),
-    ("x-rewrite-url", Use::Override),
-    ("x-forwarded-uri", Use::Override),
-    ("x-forwarded-path", Use::Override),
     // The part of the path before the application: gunicorn and WSGI middleware cut it off.
     ("x-script-name", Use::Override),
     ("script-name", Use::Override),
     ("path-info", Use::Override),
 ];
+
+/// By which some servers let a client replace the host that was decided upon.
+pub(super) const HOST_CLAIMS: [&str; 5] =
+    ["forwarded", "x-forwarded-host", "x-forwarded-server", "x-original-host", "x-host"];
 
 /// What a header is looked at for that has this name, or one that reads like it.
 fn used(name: &[u8]) -> Option<(&'static str, Use)> {
@@ -83,17 +76,53 @@ fn reads_like(name: &[u8], own: &str) -> bool {
 /// True for the names of headers that must not go upstream: those that only the gate may set, those by which a client
 /// could replace what was decided upon, and those that a server could take for one that decides.
 pub fn is_reserved_header(name: &[u8]) -> bool {
-    // Of all others none begins so.
-    if !matches!(name.first(), Some(b'x' | b'X' | b'c' | b'l' | b'm' | b'p' | b's' | b't')) {
+    // Each of them is of several words.
+    if name.iter().all(u8::is_ascii_alphanumeric) {
         return false;
     }
     is_the_gates(name)
+        || is_override(name)
+        || (claims_host(name) && !HOST_CLAIMS.iter().any(|own| own.as_bytes() == name))
         || used(name).is_some_and(|(own, used)| matches!(used, Use::Override) || name != own.as_bytes())
 }
 
 /// The same for trailers, where what decides has no place: some servers take it for a header.
 pub fn is_reserved_trailer(name: &[u8]) -> bool {
-    is_the_gates(name) || used(name).is_some()
+    is_the_gates(name) || is_override(name) || claims_host(name) || used(name).is_some()
+}
+
+fn claims_host(name: &[u8]) -> bool {
+    HOST_CLAIMS.iter().any(|own| own.len() == name.len() && reads_like(name, own))
+}
+
+/// By which some servers let a client replace the method or path that was decided upon: names of nothing but what it is and
+/// whose, such as `x-http-method-override` and `x-original-url`.
+fn is_override(name: &[u8]) -> bool {
+    const WHAT: [&str; 4] = ["method", "path", "uri", "url"];
+    const WHOSE: [&str; 10] = [
+        "forwarded",
+        "http",
+        "original",
+        "override",
+        "real",
+        "replaced",
+        "request",
+        "rewrite",
+        "unencoded",
+        "waws",
+    ];
+    let mut words = name
+        .split(|byte| !byte.is_ascii_alphanumeric())
+        .skip_while(|word| matches!(*word, b"" | b"x" | b"X"));
+    let (mut has_what, mut has_whose) = (false, false);
+    let is_known = words.all(|word| {
+        let is_among = |names: &[&str]| names.iter().any(|own| word.eq_ignore_ascii_case(own.as_bytes()));
+        let (is_what, is_whose) = (is_among(&WHAT), is_among(&WHOSE));
+        has_what |= is_what;
+        has_whose |= is_whose;
+        is_what || is_whose
+    });
+    is_known && has_what && has_whose
 }
 
 fn is_the_gates(name: &[u8]) -> bool {
@@ -157,11 +186,10 @@ impl Request {
 
 /// True for the forms of JSON's media type that every server reads alike: alone, or with `; charset=utf-8`, in any case.
 fn is_plain_json(value: &[u8]) -> bool {
-    let (kind, parameter) = match value.iter().position(|byte| *byte == b';').map(|at| value.split_at(at)) {
-        Some((kind, rest)) => (kind, rest.strip_prefix(b";").unwrap_or_default()),
-        None => return value.eq_ignore_ascii_case(b"application/json"),
-    };
-    let blanks = parameter.iter().take_while(|byte| **byte == b' ').count();
-    kind.eq_ignore_ascii_case(b"application/json")
-        && parameter.get(blanks..).is_some_and(|charset| charset.eq_ignore_ascii_case(b"charset=utf-8"))
+    const JSON: &str = "application/json";
+    let value = String::from_utf8_lossy(value).to_ascii_lowercase();
+    match value.split_once(';') {
+        None => value == JSON,
+        Some((kind, parameter)) => kind == JSON && parameter.trim_start_matches(' ') == "charset=utf-8",
+    }
 }

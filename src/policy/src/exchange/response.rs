@@ -31,6 +31,8 @@ pub(super) struct Progress {
     has_body: bool,
     /// The client is told to repeat the call under the same path with or without its last slash, which is charged then.
     is_moved: bool,
+    /// Envoy gave up on a request whose rest did not come, or was malformed: the client's doing.
+    is_spoilt: bool,
     pub(super) filter: Option<ListFilter>,
     /// What can't be read was not passed on.
     pub(super) failed: bool,
@@ -153,15 +155,17 @@ impl Exchange {
         }
     }
 
-    /// Envoy itself has answered: its status stays, and its text is said in the service's form.
-    pub fn answered_by_envoy(&mut self, status: u16, ends: bool, now: Now) -> ResponsePlan {
+    /// Envoy itself has answered: its status stays, and its text is said in the service's form. `is_whole` says that the
+    /// request had come to its end.
+    pub fn answered_by_envoy(&mut self, status: u16, is_whole: bool, ends: bool, now: Now) -> ResponsePlan {
+        self.response.is_spoilt = self.is_forwarded() && !is_whole && status < 500;
         let ResponsePlan { mut set, .. } = self.response_headers(status, &[], true, now);
         let (form, bytes_max) = self
             .rules()
             .map_or((Refusals::Http, BODY_BYTES_MAX), |service| (service.refusals, service.body_bytes_max));
         let refusal = match status {
             413 => Refusal::body_too_large(bytes_max),
-            _ => Refusal::by_envoy(status, self.is_forwarded()),
+            _ => Refusal::by_envoy(status, self.is_forwarded() && !self.response.is_spoilt),
         };
         let mut reply = match &self.batch {
             Some(batch) if self.is_forwarded() => batch.failed_by(&refusal, &self.id),
@@ -243,7 +247,7 @@ impl Exchange {
 
     /// True if the request may have ended before it left for the upstream, so that it is worth to ask Envoy.
     pub fn may_not_have_left(&self) -> bool {
-        self.is_forwarded() && matches!(self.response.status, 0 | 300..400)
+        self.is_forwarded() && (self.response.is_spoilt || matches!(self.response.status, 0 | 300..400))
     }
 
     /// The exchange is over, however it ended: what is left of it, or of each message of a batch.
@@ -323,12 +327,16 @@ impl Exchange {
             };
             return (outcome, Credits::ZERO);
         };
-        let outcome =
-            if status == 0 || end == End::ClientLeft { Outcome::Cancelled } else { Outcome::Allowed };
+        let is_spoilt = self.response.is_spoilt;
+        let outcome = match end {
+            _ if status == 0 || is_spoilt => Outcome::Cancelled,
+            End::ClientLeft => Outcome::Cancelled,
+            _ => Outcome::Allowed,
+        };
         if end == End::NeverLeft || self.response.is_moved {
             return (outcome, Credits::ZERO);
         }
-        if status >= 400 {
+        if status >= 400 && !is_spoilt {
             return (Outcome::UpstreamError, Credits::ZERO);
         }
         match self.verdict(call, end) {
@@ -351,6 +359,7 @@ impl Exchange {
     fn verdict(&self, call: &ToolCall, end: End) -> Answered {
         let response = &self.response;
         let verdict = match &response.reader {
+            _ if response.is_spoilt => Answered::Nothing,
             Some(reader) if !call.is_http => reader.verdict(),
             // All there is to see of a REST call is that an answer came.
             _ if call.is_http && response.status != 0 && (response.has_body || end == End::Complete) => {

@@ -180,17 +180,29 @@ impl Reader {
         self.own.is_some() && id::meaning(id).as_deref() == self.own.as_deref()
     }
 
+    /// The request's id is no string.
+    fn is_number(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| !own.starts_with('"'))
+    }
+
     fn read(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if self.scanner.feed(*byte) {
                 let message = self.scanner.message();
                 self.usage = self.usage.then(message.usage);
                 let verdict = message.verdict();
-                if verdict != Verdict::Nothing && message.id().is_some_and(|id| self.is_own(id)) {
-                    self.answers = self.answers.saturating_add(1);
-                    self.pending = self.pending.saturating_add(1);
-                    self.has_result |= verdict == Verdict::Success;
-                    self.first = message;
+                match message.id().filter(|_| verdict != Verdict::Nothing) {
+                    Some(id) if self.is_own(id) => {
+                        self.answers = self.answers.saturating_add(1);
+                        self.pending = self.pending.saturating_add(1);
+                        self.has_result |= verdict == Verdict::Success;
+                        self.first = message;
+                    }
+                    // The official clients take a string for the number that it writes, and this result for theirs.
+                    Some(id) => {
+                        self.is_unclear |= message.has_result && id.starts_with('"') && self.is_number()
+                    }
+                    None => {}
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! is and the text of names and short values.
 
 use super::answer::Verdict;
+use crate::json;
 use protocol::audit::UsageTokens;
 use std::borrow::Cow;
 
@@ -291,8 +292,18 @@ impl Scanner {
     fn name(&mut self, text: &Text) {
         let place = self.depth.checked_sub(1).and_then(|index| self.path.get_mut(index));
         if let Some(place) = place {
-            *place = text.plain().map_or(Name::Other, |name| Name::of(&name));
-            self.facts.give(self.path.get(..self.depth).unwrap_or_default());
+            let name = text.plain().unwrap_or_default();
+            *place = Name::of(&name);
+            let is_other = *place == Name::Other;
+            let path = self.path.get(..self.depth).unwrap_or_default();
+            self.facts.give(path);
+            let decide: &[&str] = match path {
+                [_] => &["id", "result", "error", "method"],
+                [Name::Result, _] => &["iserror", "resulttype"],
+                _ => &[],
+            };
+            // A client that ignores case would take it for one that decides.
+            self.facts.is_unclear |= is_other && !decide.is_empty() && decide.contains(&&*json::fold(name));
         }
     }
 

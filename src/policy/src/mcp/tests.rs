@@ -22,6 +22,16 @@ fn each_kind_of_message_is_recognised() {
         ),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/c\u0061ll","params":{"name":"a"}}"#, tool("a", &[])),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Call::ListTools { is_first: true }),
+        // As some clients write what they leave out.
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":null}}"#,
+            tool("a", &[]),
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":null}"#,
+            Call::ListTools { is_first: true },
+        ),
+        (r#"{"jsonrpc":"2.0","id":1,"method":null,"params":null,"result":{},"error":null}"#, Call::Response),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":""}}"#,
             Call::ListTools { is_first: false },

@@ -211,7 +211,7 @@ fn a_body_that_outgrew_envoys_buffer_is_refused_in_the_services_form() {
     let id = EventId::parse("e").unwrap();
     let (mut exchange, _) = Exchange::begin(gate.policy.clone(), id, &headers, false, gate.now());
     assert!(exchange.is_answered_by_envoy(413, || true));
-    let plan = exchange.answered_by_envoy(413, false, gate.now());
+    let plan = exchange.answered_by_envoy(413, false, false, gate.now());
     let BodyPlan::Replace(body) = plan.body else { panic!("{:?}", plan.body) };
     assert!(plan.set.iter().any(|set| set == ("content-length", &body.len().to_string())));
     assert!(plan.set.iter().any(|set| set == ("content-type", "application/json")));
@@ -229,10 +229,10 @@ fn envoys_own_answers_are_told_from_the_upstreams_and_refund() {
         assert!(!exchange.is_answered_by_envoy(200, || false));
         assert!(exchange.is_answered_by_envoy(status, || false));
         // Without a body there is nothing to replace.
-        let BodyPlan::Refuse(bare) = exchange.answered_by_envoy(status, true, gate.now()).body else {
+        let BodyPlan::Refuse(bare) = exchange.answered_by_envoy(status, true, true, gate.now()).body else {
             panic!("the body stays as it is")
         };
-        let plan = exchange.answered_by_envoy(status, false, gate.now());
+        let plan = exchange.answered_by_envoy(status, true, false, gate.now());
         assert_eq!(plan.body, BodyPlan::Replace(bare.body.clone()));
         assert!(plan.set.iter().any(|(name, _)| name == "ratelimit"));
         let error = &serde_json::from_slice::<Value>(&bare.body).unwrap()["error"];

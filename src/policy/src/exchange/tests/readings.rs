@@ -20,6 +20,15 @@ fn headers_that_only_the_gate_may_set_are_told_from_others_however_they_are_writ
         "x.forwarded.uri",
         "x_original_uri",
         "x-http-path-override",
+        "x-method-override",
+        "x-http-method",
+        "x-original-http-method",
+        "x-rewrite-uri",
+        "x-original-path",
+        "x-replaced-path",
+        "x-waws-unencoded-url",
+        "x.forwarded.host",
+        "x_host",
         "script_name",
         "x.api.key",
         "content_type",
@@ -34,6 +43,13 @@ fn headers_that_only_the_gate_may_set_are_told_from_others_however_they_are_writ
         "x-agent-relay-x",
         "xx-agentrelay-x",
         "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-prefix",
+        "access-control-request-method",
+        "x-feature-override",
+        "x-callback-url",
+        "x-url",
+        "x-http",
         "x-forwarded-proto",
         "x-request-id",
         ":path",
@@ -239,4 +255,31 @@ fn only_names_that_decide_are_held_to_their_case() {
     assert_eq!(status(r#"{"name":"search","_Meta":{}}"#), 400);
     assert_eq!(status(r#"{"name":"search","arguments":{"a":{"__proto__":{}}}}"#), 400);
     assert_eq!(status(r#"{"name":"draw","arguments":{"q":"a","Q":"b"}}"#), 400);
+}
+
+#[test]
+fn an_argument_that_reads_as_the_dear_value_needs_its_tier() {
+    let mut document = document();
+    let free = KeyRecord { tier: "free".into(), ..record() };
+    let requires = json!([{"argument": "depth", "value": "Deep", "tier": "pro"}]);
+    document["services"]["studio"]["tools"]["search"]["requires"] = requires;
+    for (depth, status) in [
+        (json!("Deep"), 403),
+        (json!("deep"), 403),
+        (json!("DEEP"), 403),
+        (json!(" Deep\n"), 403),
+        (json!("Deep\u{200b}"), 403),
+        (json!("\u{ff24}eep"), 403),
+        (json!(["Deep"]), 403),
+        (json!(null), 403),
+        (json!("deeper"), 200),
+        (json!(""), 200),
+    ] {
+        let status_of =
+            match Gate::with(document.clone(), free.clone()).call("search", json!({"depth": depth})) {
+                Decided::Forwarded(..) => 200,
+                Decided::Refused(reply) => reply.status,
+            };
+        assert_eq!(status_of, status, "{depth}");
+    }
 }

@@ -18,7 +18,7 @@ fn verdict(form: Form, answer: &str) -> Verdict {
 }
 
 /// Messages, and what each says of the call with the id 7 when it has come whole.
-const MESSAGES: [(&str, Verdict); 47] = [
+const MESSAGES: [(&str, Verdict); 53] = [
     (r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#, Verdict::Success),
     (r#"{"result":{"content":[{"isError":true}],"isError":false},"id":7}"#, Verdict::Success),
     (
@@ -38,6 +38,14 @@ const MESSAGES: [(&str, Verdict); 47] = [
     (r#"{"id":70e-1,"error":{}}"#, Verdict::Failure),
     (r#"{"id":0.7E+1,"result":{}}"#, Verdict::Success),
     (r#"{"id":"7","error":{}}"#, Verdict::Nothing),
+    // The official clients take this for their own.
+    (r#"{"id":"7","result":{}}"#, Verdict::Unclear),
+    // Some clients ignore the case of names.
+    (r#"{"id":7,"result":{"isError":true,"IsError":false}}"#, Verdict::Unclear),
+    (r#"{"id":7,"result":{"isError":true,"i\u017ferror":false,"iſError":false}}"#, Verdict::Unclear),
+    (r#"{"id":7,"error":{},"Result":{}}"#, Verdict::Unclear),
+    (r#"{"id":7,"ID":8,"error":{}}"#, Verdict::Unclear),
+    (r#"{"id":7,"result":{"isError":true,"Error":{},"content":[{"IsError":false}]}}"#, Verdict::Failure),
     (r#"{"id":-7,"error":{}}"#, Verdict::Nothing),
     (r#"{"id":null,"error":{}}"#, Verdict::Nothing),
     (r#"{"id":[7],"error":{}}"#, Verdict::Nothing),
