@@ -180,7 +180,7 @@ fn a_host_that_decides_is_said_in_one_way() {
         }
         let twice = Request::get("/h/x").header("host", "other").header("host", "private.example");
         assert_eq!(send(twice).await.status, 400);
-        for host in ["other", "other:8080", "127.0.0.1:80", "[::1]:80", "a_b-c.example"] {
+        for host in ["other", "other:8080", "127.0.0.1", "[::1]", "a_b-c.example"] {
             send(Request::get("/h/x").header("host", host)).await.assert_allowed();
         }
         for name in [
