@@ -1,19 +1,24 @@
 //! Which database, as users write it.
 
+mod place;
 mod tls;
 
+pub(crate) use place::Place;
 pub use tls::{Protection, Tls};
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
+use tokio_postgres::config::TargetSessionAttrs;
 
 /// Where the rows are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
     /// `sqlite:PATH`: one file of an embedded database.
     Sqlite(PathBuf),
-    /// `postgres://USER:PASSWORD@HOST/NAME`: a PostgreSQL server. `?sslmode=` and `&sslrootcert=` are as libpq's.
+    /// `postgres://USER:PASSWORD@HOST/NAME`: a PostgreSQL server, or several of which one takes writes (`HOST,HOST`).
+    /// `?sslmode=` and `&sslrootcert=` are as libpq's.
     Postgres(Server),
 }
 
@@ -38,8 +43,11 @@ pub struct Server {
 /// The way in, as the driver and TLS need it.
 #[derive(Clone)]
 struct Way {
-    config: postgres::Config,
+    /// One for each host.
+    hosts: Vec<tokio_postgres::Config>,
     tls: Tls,
+    /// All connections of this process to this URL share it.
+    place: Arc<Place>,
 }
 
 impl PartialEq for Server {
@@ -51,9 +59,14 @@ impl PartialEq for Server {
 impl Eq for Server {}
 
 impl Server {
-    /// How to connect.
-    pub(crate) fn config(&self) -> &postgres::Config {
-        &self.way.config
+    /// How to connect to each host, in their order.
+    pub(crate) fn hosts(&self) -> &[tokio_postgres::Config] {
+        &self.way.hosts
+    }
+
+    /// Which server takes writes, as far as this process knows.
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.way.place
     }
 
     /// How the connection is protected.
@@ -109,13 +122,18 @@ impl FromStr for Database {
             Some(("sqlite", path)) => Ok(Database::Sqlite(PathBuf::from(path))),
             Some(("postgres" | "postgresql", _)) => {
                 let (plain, tls) = tls::split(text)?;
-                let config: postgres::Config = plain.parse().map_err(|error: postgres::Error| {
+                let config: tokio_postgres::Config = plain.parse().map_err(|error: postgres::Error| {
                     let why = std::error::Error::source(&error)
                         .map_or_else(|| error.to_string(), ToString::to_string);
                     InvalidDatabase::Postgres(why)
                 })?;
+                if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
+                    let why = "target_session_attrs=read-only: the ledger writes; leave it out";
+                    return Err(InvalidDatabase::Postgres(why.to_owned()));
+                }
                 let (url, shown) = (text.to_owned(), without_secrets(text));
-                Ok(Database::Postgres(Server { url, way: Box::new(Way { config, tls }), shown }))
+                let way = Way { hosts: place::hosts(&config)?, tls, place: Arc::default() };
+                Ok(Database::Postgres(Server { url, way: Box::new(way), shown }))
             }
             _ => Err(InvalidDatabase::Unknown),
         }

@@ -11,7 +11,7 @@ use crate::reservations::{Expire, ForgetAnswers};
 use crate::sealer::{self, UseKey};
 use crate::serve::{self, Tls, TlsError};
 use crate::sessions::Rotate;
-use crate::store::{OpenError, Refusal, Relational, Store};
+use crate::store::{CONNECTIONS, OpenError, Refusal, Relational, Store};
 use crate::{http, moment};
 use protocol::admin::Role;
 use protocol::api_key::KeyHash;
@@ -51,12 +51,22 @@ pub struct Config {
     pub audit_retention_days: Option<u32>,
     /// Serve by TLS.
     pub tls: Option<Tls>,
+    /// How many connections to the database at most.
+    pub connections: usize,
 }
 
 impl Config {
     /// The least that a ledger needs.
     pub fn new(listen: SocketAddr, database: Database, policy: PathBuf) -> Config {
-        Config { listen, database, policy, audit_key: None, audit_retention_days: None, tls: None }
+        Config {
+            listen,
+            database,
+            policy,
+            audit_key: None,
+            audit_retention_days: None,
+            tls: None,
+            connections: CONNECTIONS,
+        }
     }
 
     fn audit_key_path(&self) -> PathBuf {
@@ -207,7 +217,7 @@ pub struct Running {
 /// Opens the database, takes the policy and serves.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let audit_key = config.audit_key_path();
-    let Config { listen, database, policy: policy_path, audit_retention_days, tls, .. } = config;
+    let Config { listen, database, policy: policy_path, audit_retention_days, tls, connections, .. } = config;
     let tls = tls.map(|tls| tls.acceptor()).transpose().map_err(Error::Tls)?;
     let faulty = |fault| Error::Policy(policy_path.clone(), fault);
     let judged = policy_file::read(&policy_path).await.map_err(faulty)?;
@@ -216,7 +226,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::default());
     let opened = tokio::task::spawn_blocking({
         let (database, metrics) = (database.clone(), Arc::clone(&metrics));
-        move || open(&database, metrics)
+        move || open(&database, metrics, connections)
     });
     let (relational, lock) = opened
         .await
@@ -268,7 +278,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 }
 
 /// Opens the database and, if it is embedded, keeps other ledgers away from it. Blocks.
-fn open(database: &Database, metrics: Arc<Metrics>) -> Result<(Relational, Option<Lock>), Error> {
+fn open(
+    database: &Database,
+    metrics: Arc<Metrics>,
+    connections: usize,
+) -> Result<(Relational, Option<Lock>), Error> {
     let lock = match database {
         // Where there is no database, there is nothing to lock, and the store says so.
         Database::Sqlite(path) if path.exists() => {
@@ -280,7 +294,7 @@ fn open(database: &Database, metrics: Arc<Metrics>) -> Result<(Relational, Optio
         }
         Database::Sqlite(_) | Database::Postgres(_) => None,
     };
-    let store = Relational::open(database, metrics);
+    let store = Relational::sized(database, metrics, connections);
     store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
 }
 

@@ -25,7 +25,7 @@ mod tests;
 mod writer;
 
 pub(crate) use relational::connect;
-pub use relational::{OpenError, Relational};
+pub use relational::{CONNECTIONS, CONNECTIONS_MIN, OpenError, Relational};
 pub use rows::{Needs, Rows};
 pub use table::Table;
 pub use writer::Committed;
@@ -285,6 +285,10 @@ pub enum Unavailable {
     Busy,
     /// The database failed; the log has the cause.
     Failed,
+    /// Too many reports are under way.
+    ReportsWait,
+    /// The report takes too long.
+    ReportTooLong,
     /// The ledger is stopping.
     Stopping,
 }
@@ -294,6 +298,10 @@ impl fmt::Display for Unavailable {
         f.write_str(match self {
             Unavailable::Busy => "too many writes are waiting",
             Unavailable::Failed => "the database does not answer",
+            Unavailable::ReportsWait => "other reports are under way; ask again when they are through",
+            Unavailable::ReportTooLong => {
+                "the report takes too long; narrow it: a shorter time (from, to), one tenant, one key or fewer groups"
+            }
             Unavailable::Stopping => "the ledger is stopping",
         })
     }

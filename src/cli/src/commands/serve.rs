@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Remove rows of the audit trail after so many days; export them first
     #[arg(long, value_name = "DAYS")]
     audit_retention_days: Option<u32>,
+    /// How many connections to PostgreSQL this ledger has at most; readers of one SQLite file count the same way
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(7..=200))]
+    database_connections: u32,
     /// Serve by TLS, with this certificate chain in PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -71,6 +74,7 @@ impl Arguments {
             policy: self.policy,
             audit_key: self.audit_key,
             audit_retention_days: self.audit_retention_days,
+            connections: usize::try_from(self.database_connections)?,
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ledger::Tls { certificate, key }),
         })
         .await?;

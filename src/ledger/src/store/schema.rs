@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 10] = [
+pub(super) const MIGRATIONS: [&str; 11] = [
     FIRST,
     SECOND,
     USAGE_TOKENS,
@@ -17,6 +17,7 @@ pub(super) const MIGRATIONS: [&str; 10] = [
     SESSION_SECRETS,
     UNACCOUNTED,
     CONCURRENCY,
+    USAGE_BY_TENANT,
 ];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
@@ -381,6 +382,9 @@ pub fn version(connection: &Connection) -> Result<Version> {
 
 // What a key may have under way.
 const CONCURRENCY: &str = "ALTER TABLE keys ADD COLUMN concurrency TEXT;";
+
+// A tenant's report reads the tenant's rows.
+const USAGE_BY_TENANT: &str = "CREATE INDEX usage_by_tenant ON usage (tenant_id, hour);";
 
 /// Runs what has not run yet, all of it or nothing. Of several processes one does it, the others find it done.
 pub fn migrate(connection: &Connection) -> Result<()> {

@@ -249,6 +249,24 @@ impl Connection {
         }
     }
 
+    /// Runs `work`, of which no statement may take longer than that.
+    pub fn within<T>(&mut self, time: Duration, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        match &mut self.0 {
+            // It counts from here; the next one sets it anew.
+            Backend::Sqlite(connection) => sqlite::bound(connection, time)?,
+            Backend::Postgres(session) => session.bound(time)?,
+        }
+        work(self)
+    }
+
+    /// Fails where it does not lead to the database that takes writes any more, which it asks when it has not of late.
+    pub fn look(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(session) => session.look(),
+        }
+    }
+
     /// True for the database that other processes change too, and that tells of it.
     pub fn is_shared(&self) -> bool {
         matches!(self.0, Backend::Postgres(_))

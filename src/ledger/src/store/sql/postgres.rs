@@ -1,20 +1,33 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
 use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
-use crate::database::{Protection, Server};
-use postgres::fallible_iterator::FallibleIterator;
+use crate::database::{Place, Protection, Server};
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, ToSql, Type};
-use postgres::{Client, NoTls, Statement};
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::time::Duration;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket, Statement};
 
-/// How long a server may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a server may take to accept a connection and to greet.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the network may take to deliver what was sent, before the connection counts as lost.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that is looked at and says nothing for so long has stopped, though its sockets are open.
+const SILENT_AFTER: Duration = Duration::from_millis(2500);
+/// While an answer is awaited, how often to look whether another connection found that there will be none.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A connection that was not looked at for so long may lead to a standby by now. A part of the time in which a
+/// revocation holds.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// Prepared statements of one connection; beyond that it starts over.
 const STATEMENTS_KEPT: usize = 256;
 /// Rows of a long answer that are held at once.
@@ -25,6 +38,7 @@ const CHANNEL: &str = "agentrelay_changes";
 /// No statement and no forgotten transaction keeps the others waiting for long, but for [`UNHURRIED`] ones. A server that is set not to wait for
 /// its disk is told to wait: an answer is a promise.
 const SETTINGS: &str = "
+SET agentrelay.opened = 'yes';
 SET statement_timeout = '10s';
 SET lock_timeout = '5s';
 SET idle_in_transaction_session_timeout = '10s';
@@ -47,56 +61,173 @@ CREATE TABLE IF NOT EXISTS agentrelay_schema (version BIGINT NOT NULL);
 INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM agentrelay_schema);
 ";
 
-/// One connection with its prepared statements.
+/// What a server is and who answers. Asked as one simple query, which needs no prepared statement.
+const WHO: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), \
+     pg_postmaster_start_time()::text, pg_backend_pid(), coalesce(current_setting('agentrelay.opened', true), '')";
+
+const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
+     postgres://USER@ONE:5432,OTHER:5432/NAME";
+const POOLED: &str = "a pooler gives one connection's statements to another, such as PgBouncer with \
+     pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";
+const SILENT: &str = "the server does not answer, though the connection is open";
+const ENDED: &str = "the connection has ended";
+
+/// After these the connection is not used again: it leads to a standby, to a server that stops, or through a pooler that
+/// lost its state.
+const ENDINGS: [&str; 8] = ["25006", "0A000", "57P01", "57P02", "57P03", "26000", "42P05", "08P01"];
+
+type Moved = Poll<Option<std::result::Result<AsyncMessage, postgres::Error>>>;
+type Driver = Box<dyn FnMut(&mut Context<'_>) -> Moved + Send>;
+
+/// One connection with its prepared statements, driven by whoever waits for an answer.
 pub(super) struct Session {
     /// Taken only when the session ends.
-    client: RefCell<Option<Client>>,
+    runtime: Option<Runtime>,
+    client: Client,
+    driver: RefCell<Driver>,
     statements: RefCell<HashMap<String, Statement>>,
+    has_news: Cell<bool>,
+    has_ended: Cell<bool>,
+    looked_at: Cell<Instant>,
+    process: String,
+    bound: Cell<Duration>,
+    place: Arc<Place>,
+    epoch: u64,
+    hosts: usize,
 }
 
 impl Drop for Session {
-    /// The client owns a small runtime, which must not end inside of another one.
+    /// A runtime must not wait for its end inside of another one.
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            let _ = std::thread::Builder::new().spawn(move || drop(client));
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
 
 impl Session {
+    /// A connection to the server that takes writes: of several hosts the one that did so last comes first.
     pub(super) fn open(server: &Server, purpose: Purpose) -> Result<Session> {
-        let mut config = server.config().clone();
+        let hosts = server.hosts();
+        let first = server.place().first();
+        let mut failed = Error::Unfit(ENDED);
+        let order = hosts.iter().enumerate().cycle().skip(first).take(hosts.len());
+        for (host, config) in order {
+            match Session::open_at(server, host, config, purpose) {
+                Ok(session) => return Ok(session),
+                // That a server was there and can't be used says more than that another is down.
+                Err(_) if matches!(failed, Error::Unfit(STANDBY | POOLED)) => {}
+                Err(cause) => failed = cause,
+            }
+        }
+        Err(failed)
+    }
+
+    fn open_at(server: &Server, host: usize, config: &Config, purpose: Purpose) -> Result<Session> {
+        let mut config = config.clone();
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(NETWORK_TIMEOUT)
             .keepalives_idle(NETWORK_TIMEOUT)
             .application_name("agentrelay");
-        let mut client = match server.tls().protection {
-            Protection::Disable => config.connect(NoTls)?,
-            _ => config.connect(tls::connector(server.tls())?)?,
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|cause| Error::Row(cause.to_string()))?;
+        let (client, driver) = match server.tls().protection {
+            Protection::Disable => connect(&runtime, &config, NoTls)?,
+            _ => connect(&runtime, &config, tls::connector(server.tls())?)?,
         };
-        client.batch_execute(SETTINGS)?;
-        client.batch_execute(match purpose {
+        let mut session = Session {
+            runtime: Some(runtime),
+            client,
+            driver: RefCell::new(driver),
+            statements: RefCell::default(),
+            has_news: Cell::new(false),
+            has_ended: Cell::new(false),
+            looked_at: Cell::new(Instant::now()),
+            process: String::new(),
+            bound: Cell::new(Duration::ZERO),
+            place: Arc::clone(server.place()),
+            epoch: server.place().epoch(),
+            hosts: server.hosts().len(),
+        };
+        let [in_recovery, read_only, started, process, opened] = session.who()?;
+        if in_recovery == "t" || read_only == "on" {
+            return Err(Error::Unfit(STANDBY));
+        }
+        if !opened.is_empty() {
+            return Err(Error::Unfit(POOLED));
+        }
+        session.process = process;
+        session.batch(SETTINGS)?;
+        session.batch(match purpose {
             Purpose::Read => "SET default_transaction_read_only = on",
             // A writer finds rows by their keys alone. The plans that it keeps are made while the tables are small, when
             // reading all of one seems cheap.
             Purpose::Write => "SET enable_seqscan = off",
         })?;
-        Ok(Session { client: RefCell::new(Some(client)), statements: RefCell::default() })
+        session.epoch = session.place.found(host, &started);
+        Ok(session)
     }
 
+    /// Can it be used, as far as is known without asking the server.
     pub(super) fn is_open(&self) -> bool {
-        self.client.borrow().as_ref().is_some_and(|client| !client.is_closed())
+        !self.has_ended.get() && !self.client.is_closed() && self.epoch == self.place.epoch()
+    }
+
+    /// Looks whether it still leads to the server that takes writes, unless that was looked at just now.
+    pub(super) fn look(&self) -> Result<()> {
+        if !self.is_open() {
+            return Err(Error::Unfit(ENDED));
+        }
+        if self.looked_at.get().elapsed() < LOOKED_AT_EVERY {
+            return Ok(());
+        }
+        let [in_recovery, _, _, process, _] = self.who()?;
+        let unfit = match () {
+            () if in_recovery == "t" => STANDBY,
+            () if process != self.process => POOLED,
+            () => {
+                self.looked_at.set(Instant::now());
+                return Ok(());
+            }
+        };
+        self.has_ended.set(true);
+        Err(Error::Unfit(unfit))
+    }
+
+    fn who(&self) -> Result<[String; 5]> {
+        let messages = self.wait(SILENT_AFTER, self.client.simple_query(WHO)).inspect_err(|cause| {
+            if matches!(cause, Error::Unfit(SILENT)) {
+                self.place.silent(self.epoch, self.hosts);
+            }
+        })?;
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let row = row.ok_or(Error::Unfit(ENDED))?;
+        Ok([0, 1, 2, 3, 4].map(|column| row.get(column).unwrap_or_default().to_owned()))
+    }
+
+    /// No statement takes longer than that from now on.
+    pub(super) fn bound(&self, time: Duration) -> Result<()> {
+        if self.bound.get() != time {
+            self.batch(&format!("SET statement_timeout = {}", time.as_millis()))?;
+            self.bound.set(time);
+        }
+        Ok(())
     }
 
     pub(super) fn batch(&self, sql: &str) -> Result<()> {
-        self.with(|client| client.batch_execute(sql))
+        self.ask(self.client.batch_execute(sql))
     }
 
     pub(super) fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64> {
         let statement = self.prepared(sql)?;
         let params: Vec<_> = params.iter().map(|param| param as &(dyn ToSql + Sync)).collect();
-        self.with(|client| client.execute(&statement, &params))
+        self.ask(self.client.execute(&statement, &params))
     }
 
     pub(super) fn visit(
@@ -173,7 +304,7 @@ impl Session {
         let sql = format!("INSERT INTO {table} ({names}) SELECT * FROM unnest({places}) {conflict}");
         let statement = self.prepared(&sql)?;
         let params: Vec<_> = columns.iter().map(Array::as_param).collect();
-        self.with(|client| client.execute(&statement, &params)).map(drop)
+        self.ask(self.client.execute(&statement, &params)).map(drop)
     }
 
     pub(super) fn tell_news(&self) -> Result<()> {
@@ -183,7 +314,19 @@ impl Session {
     /// Waits for a word on [`CHANNEL`]. The first time it only begins to listen: what came before was not heard.
     pub(super) fn wait_for_news(&self, at_most: Duration) -> Result<()> {
         self.batch(&format!("LISTEN {CHANNEL}"))?;
-        self.with(|client| client.notifications().timeout_iter(at_most).next().map(drop))
+        let began = Instant::now();
+        // Each round also looks whether the connection has ended.
+        while !self.has_news.replace(false) && began.elapsed() < at_most {
+            let left = at_most.saturating_sub(began.elapsed());
+            match self.wait(
+                left,
+                poll_fn(|_| if self.has_news.get() { Poll::Ready(Ok(())) } else { Poll::Pending }),
+            ) {
+                Err(Error::Unfit(SILENT)) => self.has_ended.set(false),
+                heard => return heard,
+            }
+        }
+        Ok(())
     }
 
     fn found(
@@ -193,7 +336,7 @@ impl Session {
         visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
         let statement = self.prepared(sql)?;
-        let rows = self.with(|client| client.query(&statement, params))?;
+        let rows = self.ask(self.client.query(&statement, params))?;
         rows.iter().try_for_each(|row| visit(&Row::Postgres(row)))
     }
 
@@ -201,7 +344,7 @@ impl Session {
         if let Some(statement) = self.statements.borrow().get(sql) {
             return Ok(statement.clone());
         }
-        let statement = self.with(|client| client.prepare(&numbered(sql)))?;
+        let statement = self.ask(self.client.prepare(&numbered(sql)))?;
         let mut statements = self.statements.borrow_mut();
         if statements.len() >= STATEMENTS_KEPT {
             statements.clear();
@@ -210,12 +353,84 @@ impl Session {
         Ok(statement)
     }
 
-    fn with<T>(&self, ask: impl FnOnce(&mut Client) -> std::result::Result<T, postgres::Error>) -> Result<T> {
-        match self.client.borrow_mut().as_mut() {
-            Some(client) => Ok(ask(client)?),
-            None => Err(Error::Row("the connection has ended".to_owned())),
+    /// An answer of the server, which bounds how long it works on it. That it works at all is looked at by others.
+    fn ask<T>(&self, asked: impl Future<Output = std::result::Result<T, postgres::Error>>) -> Result<T> {
+        self.wait(Duration::MAX, asked)
+    }
+
+    /// The same, for so long at most.
+    fn wait<T>(
+        &self,
+        at_most: Duration,
+        asked: impl Future<Output = std::result::Result<T, postgres::Error>>,
+    ) -> Result<T> {
+        let Some(runtime) = self.runtime.as_ref().filter(|_| !self.has_ended.get()) else {
+            return Err(Error::Unfit(ENDED));
+        };
+        let began = Instant::now();
+        let mut asked = pin!(asked);
+        let answer = runtime.block_on(async {
+            loop {
+                let look_in = LOOK_EVERY.min(at_most.saturating_sub(began.elapsed()));
+                let round = timeout(
+                    look_in,
+                    poll_fn(|context| {
+                        self.drive(context);
+                        asked.as_mut().poll(context)
+                    }),
+                );
+                if let Ok(answer) = round.await {
+                    return Some(answer);
+                }
+                if began.elapsed() >= at_most || self.epoch != self.place.epoch() || self.has_ended.get() {
+                    return None;
+                }
+            }
+        });
+        match answer {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(cause)) => {
+                let is_ending = |code: &str| ENDINGS.contains(&code);
+                if cause.is_closed() || cause.code().is_some_and(|code| is_ending(code.code())) {
+                    self.has_ended.set(true);
+                }
+                Err(cause.into())
+            }
+            None => {
+                self.has_ended.set(true);
+                Err(Error::Unfit(SILENT))
+            }
         }
     }
+
+    /// Moves what is sent and received, until nothing moves.
+    fn drive(&self, context: &mut Context<'_>) {
+        loop {
+            let moved = (self.driver.borrow_mut())(context);
+            match moved {
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(_)))) => self.has_news.set(true),
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => {
+                    self.has_ended.set(true);
+                    // Whatever waits for an answer learns it from the client, which the driver's end closes.
+                    *self.driver.borrow_mut() = Box::new(|_| Poll::Pending);
+                    return;
+                }
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+/// A greeting can hang where the connect does not: a stopped server's sockets still accept.
+fn connect<T>(runtime: &Runtime, config: &Config, tls: T) -> Result<(Client, Driver)>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let greeted = runtime.block_on(async { timeout(CONNECT_TIMEOUT, config.connect(tls)).await });
+    let (client, mut connection) = greeted.map_err(|_| Error::Unfit(SILENT))??;
+    Ok((client, Box::new(move |context| connection.poll_message(context))))
 }
 
 /// `?` and `?1` as PostgreSQL spells them. No statement of this program has a question mark anywhere else.

@@ -4,10 +4,13 @@ use super::{BUSY_TIMEOUT, Broken, Error, Insert, Param, Purpose, Result, Row};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, Statement};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// After so many pages the write-ahead log goes back into the file: 16 MiB.
 const WAL_PAGES: u32 = 4096;
 const STATEMENTS_KEPT: usize = 64;
+/// After so many steps of its machine a statement is asked whether its time is over: less than a millisecond.
+const STEPS_BETWEEN_LOOKS: std::ffi::c_int = 10_000;
 
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Connection> {
     let access = match purpose {
@@ -24,6 +27,12 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Connection> {
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     }
     Ok(connection)
+}
+
+/// What runs is ended when that time from now is over.
+pub(super) fn bound(connection: &mut Connection, time: Duration) -> Result<()> {
+    let began = Instant::now();
+    Ok(connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || began.elapsed() > time))?)
 }
 
 impl rusqlite::ToSql for Param<'_> {

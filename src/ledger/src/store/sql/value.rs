@@ -195,12 +195,27 @@ pub enum Error {
     Row(String),
     /// TLS can't be spoken as it was asked for.
     Tls(String),
+    /// The server, or how it is reached, is none that a ledger can rest on.
+    Unfit(&'static str),
 }
 
 impl Error {
     /// A column holds what this program never wrote.
     pub fn broken(column: usize, why: impl fmt::Display) -> Error {
         Error::Row(format!("column {column}: {why}"))
+    }
+}
+
+impl Error {
+    /// A statement was ended because its time was over.
+    pub fn is_too_long(&self) -> bool {
+        match self {
+            Error::Sqlite(cause) => {
+                cause.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
+            }
+            Error::Postgres(cause) => cause.code().is_some_and(|code| code.code() == "57014"),
+            Error::Row(_) | Error::Tls(_) | Error::Unfit(_) => false,
+        }
     }
 }
 
@@ -215,6 +230,7 @@ impl fmt::Display for Error {
                 (None, None) => cause.fmt(f),
             },
             Error::Row(why) | Error::Tls(why) => f.write_str(why),
+            Error::Unfit(why) => f.write_str(why),
         }
     }
 }
@@ -224,7 +240,7 @@ impl std::error::Error for Error {
         match self {
             Error::Sqlite(cause) => Some(cause),
             Error::Postgres(cause) => Some(cause),
-            Error::Row(_) | Error::Tls(_) => None,
+            Error::Row(_) | Error::Tls(_) | Error::Unfit(_) => None,
         }
     }
 }
