@@ -47,4 +47,4 @@ pub use sealer::trusted;
 pub use serve::{Tls, TlsError};
 pub use service::{Config, Credentials, Error, Running, init, start};
 pub use store::backup::{BackupError, Copied, backup, restore};
-pub use store::{CONNECTIONS, CONNECTIONS_MIN};
+pub use store::{CONNECTIONS, CONNECTIONS_MIN, OpenError, fill_usage};

@@ -6,6 +6,7 @@
 //! operation, having changed nothing, disturbs no other.
 
 pub mod backup;
+mod generate;
 pub(crate) mod laws;
 mod load;
 mod newest;
@@ -24,6 +25,7 @@ mod table;
 mod tests;
 mod writer;
 
+pub use generate::fill_usage;
 pub(crate) use relational::connect;
 pub use relational::{CONNECTIONS, CONNECTIONS_MIN, OpenError, Relational};
 pub use rows::{Needs, Rows};
