@@ -11,7 +11,7 @@ use tracing::error;
 
 /// How much less of the processors a report gets than what filters ask, where it runs in this process.
 #[cfg(target_os = "linux")]
-const REPORT_NICENESS: i32 = 15;
+const REPORT_NICENESS: i32 = 5;
 
 /// For whom connections read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
