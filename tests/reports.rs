@@ -15,10 +15,15 @@ const DEADLINE: Duration = Duration::from_secs(400);
 /// What is revoked is refused within this time.
 const REVOKED: Duration = Duration::from_secs(2);
 
+/// The bound that `scripts/bench reports` asks.
+fn promised() -> Option<Duration> {
+    let ms = std::env::var("AGENTRELAY_LOOK_UP_MS").ok()?;
+    Some(Duration::from_millis(ms.parse().expect("a number")))
+}
+
 /// Look-ups on a machine that runs other tests too; without turns of their own they took 1.9 s.
 fn look_up_max(idle: Duration) -> Duration {
-    let promised = std::env::var("AGENTRELAY_LOOK_UP_MS").ok().and_then(|ms| ms.parse().ok());
-    promised.map_or(Duration::from_millis(150).max(idle * 20), Duration::from_millis)
+    promised().unwrap_or(Duration::from_millis(150).max(idle * 20))
 }
 
 /// How long 99 of 100 took at most.
@@ -84,14 +89,19 @@ async fn eight_reports_disturb_nobody(name: &str, directory: std::path::PathBuf,
         revocations.push(began.elapsed());
     }
     let reported = began.elapsed();
+    let mut answered = 0;
     for report in reports {
         let (status, body) = report.await.expect("no panic");
-        assert_eq!(status, StatusCode::OK, "{body}");
+        // A slow machine may not be through with all in time; then the report says why, and what to do.
+        let is_told = body.contains("other reports are under way") || body.contains("narrow it");
+        let is_held = status == StatusCode::SERVICE_UNAVAILABLE && is_told && promised().is_none();
+        assert!(status == StatusCode::OK || is_held, "{status} {body}");
+        answered += usize::from(status == StatusCode::OK);
     }
     let (looked, asked, revoked) = (busy.len(), p99(busy), p99(revocations));
     println!(
         "{name}: {ROWS} rows made in {filled:.1?}; look-up p99 idle {idle:.2?}, beside reports {asked:.2?} ({looked}); \
-         revocation p99 {revoked:.2?}; all reports {reported:.1?}"
+         revocation p99 {revoked:.2?}; {answered} of {TENANTS} reports in {reported:.1?}"
     );
     assert!(asked < look_up_max(idle), "{name}: look-ups took {asked:?}, and {idle:?} without reports");
     assert!(revoked < REVOKED, "{name}: a revocation took {revoked:?}");
