@@ -1,197 +1,228 @@
-//! PostgreSQL fails over to a standby and back, hangs, or is a standby: two ledgers go on without a restart, and none says
-//! that a revoked key is active.
+//! A PostgreSQL that fails over, stops, turns read-only or is reached through a pooler: writes go on within 5 s without
+//! a restart, and no revoked key is active meanwhile.
 
-use harness::clock::{eventually, eventually_within};
+#[path = "failover/pooler.rs"]
+mod pooler;
+
+use harness::clock::{eventually_within, run_within};
 use harness::ledger::{Served, directory};
-use harness::run;
 use ledger::throwaway::Throwaway;
-use protocol::admin::{CreateTenant, RevokeKey};
-use protocol::api_key::KeyHash;
-use protocol::filter::ResolveRequest;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use protocol::admin::{KeyWithSecret, RevokeKey};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// From the moment that there is a server that takes writes.
-const RECOVERED_WITHIN: Duration = Duration::from_secs(5);
-/// A revoked key is refused so soon.
-const REVOKED_WITHIN: Duration = Duration::from_secs(2);
+/// Writes are taken again so long after another server takes them.
+const RECOVERS: Duration = Duration::from_secs(5);
+/// What is revoked is refused within this time.
+const BOUND: Duration = Duration::from_secs(2);
+/// No single round says more than this: a machine that others use stands still now and then.
+const STALLED: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(240);
 
-/// Runs what waits, and may not where other tasks do.
-fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+static RESERVED: AtomicU32 = AtomicU32::new(0);
+
+/// The server's client blocks, so it is asked where nothing else waits.
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().expect("no panic"))
 }
 
-/// A primary and its standby, in which what was acknowledged is.
-fn pair() -> [Throwaway; 2] {
-    let primary = Throwaway::start().unwrap();
-    let standby = primary.standby().unwrap();
-    wait_for_standby(&primary);
-    [primary, standby]
+/// Both servers in one URL, the second a standby of the first.
+fn pair() -> (Throwaway, Throwaway, String) {
+    let one = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+    let other = one.standby().unwrap_or_else(|error| panic!("{error}"));
+    let database = one.database().unwrap_or_else(|error| panic!("{error}"));
+    let both = database.replacen(&one.host(), &format!("{},{}", one.host(), other.host()), 1);
+    (one, other, both)
 }
 
-fn wait_for_standby(primary: &Throwaway) {
-    primary.run(&["ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"]).unwrap();
+/// Waits until the standby has all that the primary was told.
+async fn caught_up(primary: &Throwaway, standby: &Throwaway) {
+    let written = apart(|| primary.ask("SELECT pg_current_wal_lsn()::text")).expect("the primary answers");
+    let select = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}')::text");
+    eventually_within(STALLED, "the standby follows", async || match apart(|| standby.ask(&select)) {
+        Ok(is_there) if is_there == "true" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
 }
 
-/// The standby takes over, and waits for nobody.
-fn promote(standby: &Throwaway) {
-    standby.promote().unwrap();
-    standby.run(&["ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()"]).unwrap();
-}
-
-async fn ledgers(servers: &[Throwaway; 2], name: &str) -> Served {
-    let database = aside(|| servers[0].database().unwrap());
-    let hosts = servers.each_ref().map(Throwaway::host).join(",");
-    let (_, path) = database.rsplit_once('/').unwrap();
-    Served::start(directory(name), &format!("postgres://ledger@{hosts}/{path}"), 2).await
-}
-
-async fn create_tenant(served: &Served, number: usize) -> Result<String, String> {
-    let admin = client::Client::new(&served.url(number), &served.credentials.admin_key).unwrap();
-    let tenant = CreateTenant { name: "Acme".into(), tier: "pro".into(), credits: None, budget: None };
-    let made = tokio::time::timeout(Duration::from_secs(2), admin.create_tenant(&tenant)).await;
-    let made = made.map_err(|_| "no answer in 2 s".to_owned())?;
-    made.map(|tenant| tenant.id.to_string()).map_err(|error| error.to_string())
-}
-
-/// Both ledgers write, from now on within the bound.
-async fn both_write(served: &Served, within: Duration) {
+/// How long it takes until this ledger takes a write.
+async fn writes(served: &Served, ledger: usize, key: &KeyWithSecret) -> Duration {
     let began = Instant::now();
-    for number in 0..2 {
-        eventually_within(within, "a ledger writes", async || create_tenant(served, number).await).await;
-    }
-    eprintln!("both ledgers write after {:?}", began.elapsed());
+    eventually_within(STALLED, "a reservation is made", async || {
+        let id = format!("f-{}", RESERVED.fetch_add(1, Ordering::Relaxed));
+        match served.filter(ledger).reserve(&id, &key.key.id, 1, 60).await {
+            Some(201) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    began.elapsed()
 }
 
-/// What a ledger says of a key to filters: its status and body.
-async fn resolve(served: &Served, number: usize, secret: &str) -> (u16, String) {
-    let http = client::http().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
-    let body = ResolveRequest { hash: KeyHash::of(secret.as_bytes()) };
-    let request = http.post(format!("{}/filter/v1/resolve", served.url(number)));
-    match request.bearer_auth(&served.credentials.filter_key).json(&body).send().await {
-        Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
-        Err(error) => (0, error.to_string()),
-    }
+/// What a ledger says of the key: its state, or `unavailable`, where it does not say that it is ready.
+async fn state(served: &Served, ledger: usize, key: &KeyWithSecret) -> String {
+    served.filter(ledger).resolve(&key.secret).await.unwrap_or_else(|| "unavailable".to_owned())
 }
 
-fn is_active((status, body): &(u16, String)) -> bool {
-    *status == 200 && body.contains(r#""state":"active""#)
+async fn revoke(served: &Served, key: &KeyWithSecret) {
+    served
+        .admin()
+        .revoke_key(&key.key.id, &RevokeKey { reason: "failover".into() })
+        .await
+        .expect("a key can be revoked");
 }
 
-/// Revokes a key by one ledger, and asks both until neither says that it is active.
-async fn assert_a_revocation_is_seen_by_both(served: &Served) {
-    let (_, key) = served.payer(10).await;
-    for number in 0..2 {
-        eventually("the key is known", async || {
-            let said = resolve(served, number, &key.secret).await;
-            if is_active(&said) { Ok(()) } else { Err(format!("{said:?}")) }
-        })
-        .await;
-    }
-    let because = RevokeKey { reason: "a test".to_owned() };
-    served.admin().revoke_key(&key.key.id, &because).await.unwrap();
+/// From its bound on no ledger calls a revoked key active.
+async fn stays_revoked(served: &Served, key: &KeyWithSecret, time: Duration) {
+    tokio::time::sleep(BOUND).await;
     let began = Instant::now();
-    for number in [0, 1, 0, 1] {
-        eventually_within(REVOKED_WITHIN, "it is refused", async || {
-            let said = resolve(served, number, &key.secret).await;
-            if is_active(&said) { Err(format!("{said:?}")) } else { Ok(()) }
-        })
-        .await;
+    while began.elapsed() < time {
+        for ledger in 0..served.ledgers.len() {
+            assert_ne!(state(served, ledger, key).await, "active", "ledger {ledger}");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(began.elapsed() < REVOKED_WITHIN, "{:?}", began.elapsed());
 }
 
 #[test]
-fn after_a_failover_and_back_ledgers_write_and_revoke_without_a_restart() {
-    run(async {
-        let [mut first, mut second] = aside(pair);
-        let pair = [first, second];
-        let served = ledgers(&pair, "failover").await;
-        [first, second] = pair;
-        both_write(&served, RECOVERED_WITHIN).await;
-        assert_a_revocation_is_seen_by_both(&served).await;
-
-        for round in 0..2 {
-            // What is acknowledged while it happens must be there afterwards.
-            let stop = Arc::new(AtomicBool::new(false));
-            let served = Arc::new(&served);
-            let writing = async {
-                let mut acknowledged = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    acknowledged.extend(create_tenant(&served, 1).await);
-                    harness::wait(Duration::from_millis(20)).await;
-                }
-                acknowledged
-            };
-            let failing = async {
-                aside(|| first.pause());
-                eventually("one says that it is not ready", async || match served.ready(0).await {
-                    200 => Err("ready".to_owned()),
-                    _ => Ok(()),
-                })
-                .await;
-                aside(|| promote(&second));
-                both_write(&served, RECOVERED_WITHIN).await;
-                stop.store(true, Ordering::Relaxed);
-            };
-            let (acknowledged, ()) = tokio::join!(writing, failing);
-            assert!(!acknowledged.is_empty(), "round {round}");
-            for id in acknowledged {
-                let id = protocol::TenantId::parse(&id).unwrap();
-                served
-                    .admin()
-                    .tenant(&id)
-                    .await
-                    .unwrap_or_else(|error| panic!("round {round}, {id}: {error}"));
+fn two_ledgers_write_again_and_refuse_what_is_revoked_after_a_failover_and_back() {
+    let (mut one, mut other, both) = pair();
+    run_within(DEADLINE, async {
+        let served = Served::start(directory("failover"), &both, 2).await;
+        let (_, payer) = served.payer(1000).await;
+        let mut times = Vec::new();
+        for _ in 0..2 {
+            let (_, key) = served.payer(10).await;
+            for ledger in 0..2 {
+                writes(&served, ledger, &payer).await;
+                assert_eq!(state(&served, ledger, &key).await, "active");
             }
-            assert_a_revocation_is_seen_by_both(&served).await;
-            assert_eq!(served.broken_laws().await, Vec::<String>::new());
-            // The one that failed comes back as the other's standby, and the next round goes back to it.
-            aside(|| first.follow(&second).unwrap());
-            aside(|| wait_for_standby(&second));
-            std::mem::swap(&mut first, &mut second);
+            caught_up(&one, &other).await;
+            apart(|| {
+                one.kill().expect("the primary can be killed");
+                other.promote().expect("the standby can be promoted");
+            });
+            let both = tokio::join!(writes(&served, 0, &payer), writes(&served, 1, &payer));
+            times.push(both.0.max(both.1));
+            revoke(&served, &key).await;
+            stays_revoked(&served, &key, BOUND).await;
+            for ledger in 0..2 {
+                assert_eq!(state(&served, ledger, &key).await, "revoked");
+                assert_eq!(served.ready(ledger).await, 200);
+            }
+            apart(|| one.follow(&other).expect("the old primary can follow"));
+            // And back.
+            std::mem::swap(&mut one, &mut other);
+        }
+        assert!(times.iter().any(|time| *time < RECOVERS), "{times:?}");
+        assert_eq!(served.broken_laws().await, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_primary_that_hangs_is_left_for_the_promoted_standby_and_not_asked_again() {
+    let (mut one, other, both) = pair();
+    run_within(DEADLINE, async {
+        let served = Served::start(directory("hangs"), &both, 2).await;
+        let ((_, payer), (_, key)) = (served.payer(1000).await, served.payer(10).await);
+        assert_eq!(state(&served, 1, &key).await, "active");
+        caught_up(&one, &other).await;
+        apart(|| {
+            one.freeze(true).expect("the primary can be stopped");
+            other.promote().expect("the standby can be promoted");
+        });
+        let times = tokio::join!(writes(&served, 0, &payer), writes(&served, 1, &payer));
+        eprintln!("writes after {times:?}");
+        revoke(&served, &key).await;
+        // The old one comes back and takes writes too: nobody fenced it.
+        apart(|| one.freeze(false).expect("the primary can go on"));
+        stays_revoked(&served, &key, BOUND).await;
+        for ledger in 0..2 {
+            assert_eq!(state(&served, ledger, &key).await, "revoked");
         }
     });
 }
 
 #[test]
-fn a_primary_that_hangs_is_given_up() {
-    run(async {
-        let servers = aside(pair);
-        let served = ledgers(&servers, "hangs").await;
-        both_write(&served, RECOVERED_WITHIN).await;
-        aside(|| servers[0].hang(true).unwrap());
-        aside(|| promote(&servers[1]));
-        // Nothing tells of it but that no answer comes.
-        both_write(&served, Duration::from_secs(40)).await;
-        assert_a_revocation_is_seen_by_both(&served).await;
-        aside(|| servers[0].hang(false).unwrap());
-        assert_a_revocation_is_seen_by_both(&served).await;
+fn a_ledger_whose_only_primary_hangs_says_that_it_is_not_ready_and_recovers_by_itself() {
+    let mut server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+    let database = server.database().unwrap_or_else(|error| panic!("{error}"));
+    run_within(DEADLINE, async {
+        let served = Served::start(directory("frozen"), &database, 1).await;
+        let (_, key) = served.payer(100).await;
+        apart(|| server.freeze(true).expect("it can be stopped"));
+        eventually_within(STALLED, "it says that it is not ready", async || match served.ready(0).await {
+            503 => Ok(()),
+            other => Err(format!("{other}")),
+        })
+        .await;
+        assert_eq!(state(&served, 0, &key).await, "unavailable");
+        apart(|| server.freeze(false).expect("it can go on"));
+        writes(&served, 0, &key).await;
+        eventually_within(STALLED, "it is ready", async || match served.ready(0).await {
+            200 => Ok(()),
+            other => Err(format!("{other}")),
+        })
+        .await;
     });
 }
 
 #[test]
-fn a_standby_is_no_database_for_a_ledger() {
-    run(async {
-        let servers = aside(pair);
-        let database = aside(|| servers[0].database().unwrap());
-        let here = directory("standby");
-        let made = cli::stack::Credentials::open(&harness::files::program(), &database, &here);
-        made.unwrap_or_else(|error| panic!("{error}"));
-        let of_standby = database.replace(&servers[0].host(), &servers[1].host());
-        eventually("it says so", async || {
-            let checked = std::process::Command::new(harness::files::program())
-                .args(["ledger", "check", "--database", &of_standby])
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&checked.stderr).into_owned();
-            if !checked.status.success() && said.contains("does not allow writes") {
-                Ok(())
-            } else {
-                Err(said)
+fn a_primary_that_turns_read_only_is_not_ready_until_it_takes_writes_again() {
+    let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+    let database = server.database().unwrap_or_else(|error| panic!("{error}"));
+    run_within(DEADLINE, async {
+        let served = Served::start(directory("read-only"), &database, 1).await;
+        let (_, key) = served.payer(100).await;
+        apart(|| server.set("default_transaction_read_only", "on").expect("it can be set"));
+        eventually_within(STALLED, "it says that it is not ready", async || {
+            let reserved = served.filter(0).reserve("read-only", &key.key.id, 1, 60).await;
+            match (reserved, served.ready(0).await) {
+                (Some(503), 503) => Ok(()),
+                other => Err(format!("{other:?}")),
             }
         })
         .await;
+        apart(|| server.set("default_transaction_read_only", "off").expect("it can be set"));
+        assert!(writes(&served, 0, &key).await < STALLED);
     });
+}
+
+#[test]
+fn connections_that_an_administrator_ends_are_opened_again() {
+    let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
+    let database = server.database().unwrap_or_else(|error| panic!("{error}"));
+    run_within(DEADLINE, async {
+        let served = Served::start(directory("ended"), &database, 1).await;
+        let (_, key) = served.payer(100).await;
+        let end = "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity \
+                   WHERE application_name = 'agentrelay'";
+        apart(|| server.ask(end)).expect("they can be ended");
+        assert_eq!(state(&served, 0, &key).await, "active", "a look-up does not notice");
+        writes(&served, 0, &key).await;
+    });
+}
+
+#[test]
+fn a_standby_by_itself_is_refused_with_what_to_write() {
+    let (_one, other, both) = pair();
+    run_within(DEADLINE, async {
+        let served = Served::start(directory("standby"), &both, 1).await;
+        let name = both.rsplit('/').next().expect("a name");
+        let alone = format!("postgres://ledger@{}/{name}", other.host());
+        let output = refused(&served, &alone).await;
+        assert!(output.contains("is a standby") && output.contains("name the primary"), "{output}");
+    });
+}
+
+/// What `agentrelay serve` says that can't start on that database.
+async fn refused(served: &Served, database: &str) -> String {
+    let mut command = tokio::process::Command::new(harness::files::program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--database", database]).kill_on_drop(true);
+    command.arg("--policy").arg(served.directory.join("policy.yaml")).current_dir(&served.directory);
+    let output = tokio::time::timeout(STALLED, command.output()).await.expect("it ends by itself");
+    let output = output.expect("the program can be run");
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -195,6 +195,16 @@ impl Filter {
         Some(status)
     }
 
+    /// The state of the key with that secret; `None` if it was not told.
+    pub async fn resolve(&self, secret: &str) -> Option<String> {
+        let body = json!({"hash": protocol::api_key::KeyHash::of(secret.as_bytes())});
+        let request =
+            self.http.post(format!("{}/filter/v1/resolve", self.url)).bearer_auth(&self.key).json(&body);
+        let answer = request.send().await.ok()?.error_for_status().ok()?;
+        let record: Value = answer.json().await.ok()?;
+        record["state"].as_str().map(str::to_owned)
+    }
+
     /// The status of a page that needs no credential.
     pub async fn status(&self, path: &str) -> u16 {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await;

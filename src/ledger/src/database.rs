@@ -1,24 +1,24 @@
 //! Which database, as users write it.
 
+mod place;
 mod tls;
 
+pub(crate) use place::Place;
 pub use tls::{Protection, Tls};
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio_postgres::Config;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::TargetSessionAttrs;
 
 /// Where the rows are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
     /// `sqlite:PATH`: one file of an embedded database.
     Sqlite(PathBuf),
-    /// `postgres://USER:PASSWORD@HOST,HOST/NAME`: a PostgreSQL server and its standbys, of which the one that takes writes is
-    /// used. `?sslmode=` and `&sslrootcert=` are as libpq's.
+    /// `postgres://USER:PASSWORD@HOST/NAME`: a PostgreSQL server, or several of which one takes writes (`HOST,HOST`).
+    /// `?sslmode=` and `&sslrootcert=` are as libpq's.
     Postgres(Server),
 }
 
@@ -36,17 +36,18 @@ impl Database {
 #[derive(Clone)]
 pub struct Server {
     url: String,
-    way: Arc<Way>,
+    way: Box<Way>,
     shown: String,
 }
 
 /// The way in, as the driver and TLS need it.
+#[derive(Clone)]
 struct Way {
-    /// One for each host that the URL names.
-    hosts: Vec<Config>,
-    /// Which of them answered last, and is asked first.
-    answered: AtomicUsize,
+    /// One for each host.
+    hosts: Vec<tokio_postgres::Config>,
     tls: Tls,
+    /// All connections of this process to this URL share it.
+    place: Arc<Place>,
 }
 
 impl PartialEq for Server {
@@ -58,17 +59,14 @@ impl PartialEq for Server {
 impl Eq for Server {}
 
 impl Server {
-    /// How to connect to each of its hosts, the one that answered last first.
-    pub(crate) fn configs(&self) -> Vec<Config> {
-        let first = self.way.answered.load(Ordering::Relaxed);
-        self.way.hosts.iter().cycle().skip(first).take(self.way.hosts.len()).cloned().collect()
+    /// How to connect to each host, in their order.
+    pub(crate) fn hosts(&self) -> &[tokio_postgres::Config] {
+        &self.way.hosts
     }
 
-    /// This host takes writes.
-    pub(crate) fn answered(&self, host: &Config) {
-        if let Some(place) = self.way.hosts.iter().position(|own| own == host) {
-            self.way.answered.store(place, Ordering::Relaxed);
-        }
+    /// Which server takes writes, as far as this process knows.
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.way.place
     }
 
     /// How the connection is protected.
@@ -124,52 +122,22 @@ impl FromStr for Database {
             Some(("sqlite", path)) => Ok(Database::Sqlite(PathBuf::from(path))),
             Some(("postgres" | "postgresql", _)) => {
                 let (plain, tls) = tls::split(text)?;
-                let config: Config = plain.parse().map_err(|error: tokio_postgres::Error| {
+                let config: tokio_postgres::Config = plain.parse().map_err(|error: postgres::Error| {
                     let why = std::error::Error::source(&error)
                         .map_or_else(|| error.to_string(), ToString::to_string);
                     InvalidDatabase::Postgres(why)
                 })?;
+                if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
+                    let why = "target_session_attrs=read-only: the ledger writes; leave it out";
+                    return Err(InvalidDatabase::Postgres(why.to_owned()));
+                }
                 let (url, shown) = (text.to_owned(), without_secrets(text));
-                let way = Way { hosts: one_for_each_host(&config), answered: AtomicUsize::new(0), tls };
-                Ok(Database::Postgres(Server { url, way: Arc::new(way), shown }))
+                let way = Way { hosts: place::hosts(&config)?, tls, place: Arc::default() };
+                Ok(Database::Postgres(Server { url, way: Box::new(way), shown }))
             }
             _ => Err(InvalidDatabase::Unknown),
         }
     }
-}
-
-/// The driver asks hosts one after the other, and stays with one that hangs.
-fn one_for_each_host(config: &Config) -> Vec<Config> {
-    let single = |place: usize, host: &Host| {
-        let mut own = Config::new();
-        own.ssl_mode(config.get_ssl_mode()).channel_binding(config.get_channel_binding());
-        match host {
-            Host::Tcp(name) => own.host(name),
-            #[cfg(unix)]
-            Host::Unix(path) => own.host_path(path),
-        };
-        if let Some(address) = config.get_hostaddrs().get(place) {
-            own.hostaddr(*address);
-        }
-        // One port is for all hosts.
-        if let Some(port) = config.get_ports().get(place).or(config.get_ports().first()) {
-            own.port(*port);
-        }
-        if let Some(user) = config.get_user() {
-            own.user(user);
-        }
-        if let Some(password) = config.get_password() {
-            own.password(password);
-        }
-        if let Some(name) = config.get_dbname() {
-            own.dbname(name);
-        }
-        if let Some(options) = config.get_options() {
-            own.options(options);
-        }
-        own
-    };
-    config.get_hosts().iter().enumerate().map(|(place, host)| single(place, host)).collect()
 }
 
 /// The URL without its password, which may also be one of its parameters.

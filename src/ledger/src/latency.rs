@@ -7,6 +7,8 @@ use protocol::admin::Percentiles;
 
 /// The bucket of what was counted before there were buckets.
 pub const UNKNOWN: u32 = u32::MAX >> 1;
+/// More than there are: eight for each of 64 doublings, and [`UNKNOWN`].
+pub const BUCKETS_MAX: u64 = 513;
 const PER_DOUBLING: u32 = 8;
 const SHIFT: u32 = 3;
 

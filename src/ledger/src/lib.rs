@@ -51,3 +51,4 @@ pub use sealer::trusted;
 pub use serve::tls::{Tls, TlsError};
 pub use service::{Config, Error, Running, start};
 pub use store::backup::{BackupError, Copied, backup, restore};
+pub use store::{CONNECTIONS, CONNECTIONS_MIN, OpenError, fill_usage};

@@ -12,7 +12,7 @@ use crate::sealer::{self, UseKey};
 use crate::serve;
 use crate::serve::tls::{self, Tls, TlsError};
 use crate::sessions::Rotate;
-use crate::store::{OpenError, Relational, Store};
+use crate::store::{CONNECTIONS, OpenError, Relational, Store};
 use crate::{http, moment};
 use protocol::{PolicyVersion, Timestamp};
 use std::fmt;
@@ -51,6 +51,8 @@ pub struct Config {
     pub audit_retention_confirmed: Option<Timestamp>,
     /// Serve by TLS.
     pub tls: Option<Tls>,
+    /// How many connections to the database at most.
+    pub connections: usize,
 }
 
 impl Config {
@@ -64,6 +66,7 @@ impl Config {
             audit_retention_days: None,
             audit_retention_confirmed: None,
             tls: None,
+            connections: CONNECTIONS,
         }
     }
 
@@ -199,6 +202,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         audit_retention_days,
         audit_retention_confirmed,
         tls,
+        connections,
         ..
     } = config;
     let tls = tls.map(tls::Served::new).transpose().map_err(Error::Tls)?;
@@ -209,7 +213,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let metrics = Arc::new(Metrics::default());
     let opened = tokio::task::spawn_blocking({
         let (database, metrics) = (database.clone(), Arc::clone(&metrics));
-        move || open(&database, metrics)
+        move || open(&database, metrics, connections)
     });
     let (relational, lock) = opened
         .await
@@ -274,9 +278,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 }
 
 /// Opens the database and, if it is embedded, keeps other ledgers away from it. Blocks.
-fn open(database: &Database, metrics: Arc<Metrics>) -> Result<(Relational, Option<Lock>), Error> {
+fn open(
+    database: &Database,
+    metrics: Arc<Metrics>,
+    connections: usize,
+) -> Result<(Relational, Option<Lock>), Error> {
     let lock = keep_others_away(database)?;
-    let store = Relational::open(database, metrics);
+    let store = Relational::sized(database, metrics, connections);
     store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
 }
 

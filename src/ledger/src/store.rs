@@ -6,6 +6,7 @@
 //! operation, having changed nothing, disturbs no other.
 
 pub mod backup;
+mod generate;
 pub(crate) mod laws;
 mod load;
 mod newest;
@@ -24,7 +25,8 @@ mod table;
 mod tests;
 mod writer;
 
-pub use relational::{OpenError, Relational};
+pub use generate::fill_usage;
+pub use relational::{CONNECTIONS, CONNECTIONS_MIN, OpenError, Relational};
 pub(crate) use relational::{connect, create, holds_every_text, is_initialised, once};
 pub use rows::{HOUR_MILLIS, Needs, Rows};
 pub use table::Table;
@@ -287,6 +289,10 @@ pub enum Unavailable {
     Busy,
     /// The database failed; the log has the cause.
     Failed,
+    /// Too many reports are under way.
+    ReportsWait,
+    /// The report takes too long.
+    ReportTooLong,
     /// The ledger is stopping.
     Stopping,
 }
@@ -296,6 +302,10 @@ impl fmt::Display for Unavailable {
         f.write_str(match self {
             Unavailable::Busy => "too many writes are waiting",
             Unavailable::Failed => "the database does not answer",
+            Unavailable::ReportsWait => "other reports are under way; ask again when they are through",
+            Unavailable::ReportTooLong => {
+                "the report takes too long; narrow it: a shorter time (from, to), one tenant, one key or fewer groups"
+            }
             Unavailable::Stopping => "the ledger is stopping",
         })
     }

@@ -1,6 +1,6 @@
 //! A PostgreSQL server of one's own, for tests and benchmarks: made from the installed binaries in a temporary
 //! directory, reached by a socket there, and gone when its owner goes, even if that is killed. It can be made to suffer:
-//! paused, killed, put on a small disk.
+//! paused, killed, frozen, put on a small disk, followed by a standby.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -87,6 +87,7 @@ pub struct Throwaway {
     account: Option<(u32, u32)>,
     databases: AtomicU32,
     keeper: Option<Child>,
+    is_frozen: bool,
 }
 
 impl Throwaway {
@@ -109,6 +110,7 @@ impl Throwaway {
             account,
             databases: AtomicU32::new(0),
             keeper: None,
+            is_frozen: false,
         };
         server.give(server.directory.path(), 0o700)?;
         let made = server
@@ -128,6 +130,82 @@ impl Throwaway {
         }
         server.resume()?;
         Ok(server)
+    }
+
+    /// A standby that follows this server by streaming, in a directory of its own.
+    pub fn standby(&self) -> Result<Throwaway, Error> {
+        let directory = tempfile::Builder::new().prefix("agentrelay-pg-").tempdir()?;
+        let mut standby = Throwaway {
+            directory,
+            port: None,
+            programs: self.programs.clone(),
+            account: self.account,
+            databases: AtomicU32::new(0),
+            keeper: None,
+            is_frozen: false,
+        };
+        standby.give(standby.directory.path(), 0o700)?;
+        standby.follow(self)?;
+        Ok(standby)
+    }
+
+    /// Throws away what it holds, if anything, and follows that server from now on, where it was.
+    pub fn follow(&mut self, primary: &Throwaway) -> Result<(), Error> {
+        self.end(b"keep\n");
+        if self.data().exists() {
+            fs::remove_dir_all(self.data())?;
+        }
+        let copied = self
+            .command(&self.programs.join("pg_basebackup"))
+            .args(["--username=ledger", "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--host"])
+            .arg(primary.directory.path())
+            .arg("--pgdata")
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .output()?;
+        if !copied.status.success() {
+            return Err(Error::Refused(String::from_utf8_lossy(&copied.stderr).trim().to_owned()));
+        }
+        self.resume()
+    }
+
+    /// Makes a standby take writes, and waits until it does.
+    pub fn promote(&self) -> Result<(), Error> {
+        self.ask("SELECT pg_promote()::text").map(drop)
+    }
+
+    /// The first column of the first row, which is a text.
+    pub fn ask(&self, select: &str) -> Result<String, Error> {
+        let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
+        let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
+        client.query_one(select, &[]).and_then(|row| row.try_get(0)).map_err(refused)
+    }
+
+    /// Changes a setting for all that connect, and for those that are connected.
+    pub fn set(&self, setting: &str, value: &str) -> Result<(), Error> {
+        let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
+        let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
+        client.batch_execute(&format!("ALTER SYSTEM SET {setting} = {value}")).map_err(refused)?;
+        client.batch_execute("SELECT pg_reload_conf()").map_err(refused)
+    }
+
+    /// Stops all of its processes where they are: its sockets stay open, and nobody answers. `false` lets them go on.
+    pub fn freeze(&mut self, is_frozen: bool) -> Result<(), Error> {
+        let main = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        let main = main.lines().next().unwrap_or_default();
+        let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
+        self.is_frozen = is_frozen;
+        let name = if is_frozen { "STOP" } else { "CONT" };
+        for process in std::iter::once(main).chain(children.split_whitespace()) {
+            // One that has ended meanwhile is still as well.
+            let _ = signal(process, name);
+        }
+        Ok(())
+    }
+
+    /// The directory of its socket, as a host in a URL.
+    pub fn host(&self) -> String {
+        self.directory.path().display().to_string().replace('/', "%2F")
     }
 
     fn speak_tls(&mut self, certificate: &str, key: &str) -> Result<(), Error> {
@@ -209,75 +287,6 @@ impl Throwaway {
         let process: i32 = row.try_get(0).map_err(refused)?;
         kill(&process.to_string())?;
         Ok(true)
-    }
-
-    /// Makes and starts a standby of it, which reads along and takes no writes.
-    pub fn standby(&self) -> Result<Throwaway, Error> {
-        let directory = tempfile::Builder::new().prefix("agentrelay-pg-").tempdir()?;
-        let (programs, account) = (self.programs.clone(), self.account);
-        let databases = AtomicU32::new(self.databases.load(Ordering::Relaxed));
-        let mut standby = Throwaway { directory, port: None, programs, account, databases, keeper: None };
-        standby.give(standby.directory.path(), 0o700)?;
-        standby.follow(self)?;
-        Ok(standby)
-    }
-
-    /// Throws away what it held and becomes a standby of another one.
-    pub fn follow(&mut self, primary: &Throwaway) -> Result<(), Error> {
-        self.end(b"keep\n");
-        if self.data().exists() {
-            fs::remove_dir_all(self.data())?;
-        }
-        let copied = self
-            .command(&self.program("pg_basebackup"))
-            .args(["--username=ledger", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
-            .args(["--write-recovery-conf", "--host"])
-            .arg(primary.directory.path())
-            .arg("--pgdata")
-            .arg(self.data())
-            .stdin(Stdio::null())
-            .output()?;
-        if !copied.status.success() {
-            return Err(Error::Refused(String::from_utf8_lossy(&copied.stderr).trim().to_owned()));
-        }
-        self.resume()
-    }
-
-    /// From now on it takes writes.
-    pub fn promote(&self) -> Result<(), Error> {
-        let said = self
-            .command(&self.program("pg_ctl"))
-            .args(["promote", "--wait", "--pgdata"])
-            .arg(self.data())
-            .output()?;
-        let refused = || Error::Refused(String::from_utf8_lossy(&said.stderr).trim().to_owned());
-        said.status.success().then_some(()).ok_or_else(refused)
-    }
-
-    /// Runs statements in it, as its owner.
-    pub fn run(&self, statements: &[&str]) -> Result<(), Error> {
-        let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
-        let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
-        statements.iter().try_for_each(|statement| client.batch_execute(statement).map_err(refused))
-    }
-
-    /// Stops all its processes where they are, as a machine that hangs does, or lets them go on.
-    pub fn hang(&self, hangs: bool) -> Result<(), Error> {
-        let main = fs::read_to_string(self.data().join("postmaster.pid"))?;
-        let main = main.lines().next().unwrap_or_default();
-        let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
-        let signal = if hangs { "STOP" } else { "CONT" };
-        let signalled =
-            Command::new("kill").args(["-s", signal, main]).args(children.split_whitespace()).status()?;
-        signalled
-            .success()
-            .then_some(())
-            .ok_or_else(|| Error::Refused(format!("SIG{signal} did not reach it")))
-    }
-
-    /// Where its socket is, as a URL names a host.
-    pub fn host(&self) -> String {
-        self.directory.path().display().to_string().replace('/', "%2F")
     }
 
     /// Starts it again after [`Throwaway::pause`], with all that it held.
@@ -374,13 +383,20 @@ impl Throwaway {
 
 impl Drop for Throwaway {
     fn drop(&mut self) {
+        if self.is_frozen {
+            let _ = self.freeze(false);
+        }
         self.end(b"");
     }
 }
 
 fn kill(process: &str) -> Result<(), Error> {
-    let status = Command::new("kill").args(["-s", "KILL", process]).status()?;
-    if status.success() { Ok(()) } else { Err(Error::Refused(format!("{process} can't be killed"))) }
+    signal(process, "KILL")
+}
+
+fn signal(process: &str, name: &str) -> Result<(), Error> {
+    let status = Command::new("kill").args(["-s", name, process]).status()?;
+    if status.success() { Ok(()) } else { Err(Error::Refused(format!("{process} can't be sent {name}"))) }
 }
 
 fn owner(file: &fs::Metadata) -> u32 {

@@ -43,6 +43,7 @@ impl Newest {
 /// The thread that hears of other processes' changes.
 pub(super) struct Listener {
     stopping: Arc<AtomicBool>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Listener {
@@ -51,19 +52,23 @@ impl Listener {
         newest: Arc<Newest>,
     ) -> std::io::Result<(Listener, JoinHandle<()>)> {
         let stopping = Arc::new(AtomicBool::new(false));
-        let (database, stop) = (database.clone(), Arc::clone(&stopping));
+        let deaf = Arc::new(AtomicBool::new(false));
+        let (database, stop, failing) = (database.clone(), Arc::clone(&stopping), Arc::clone(&deaf));
         let thread = std::thread::Builder::new().name("ledger-listener".to_owned()).spawn(move || {
-            let mut failing = false;
             while !stop.load(Ordering::Relaxed) {
-                let Err(cause) = listen(&database, &newest, &stop, &mut failing) else { return };
-                if !failing {
+                let Err(cause) = listen(&database, &newest, &stop, &failing) else { return };
+                if !failing.swap(true, Ordering::Relaxed) {
                     warn!(%cause, "changes of other ledgers are not heard; trying again");
-                    failing = true;
                 }
                 std::thread::sleep(RETRY_AFTER);
             }
         })?;
-        Ok((Listener { stopping }, thread))
+        Ok((Listener { stopping, deaf }, thread))
+    }
+
+    /// Changes of other ledgers are not heard now.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Relaxed)
     }
 
     pub(super) fn stop(&self) {
@@ -77,16 +82,18 @@ impl Drop for Listener {
     }
 }
 
-fn listen(database: &Database, newest: &Newest, stop: &AtomicBool, failing: &mut bool) -> sql::Result<()> {
+fn listen(database: &Database, newest: &Newest, stop: &AtomicBool, failing: &AtomicBool) -> sql::Result<()> {
     let connection = Connection::open(database, Purpose::Read)?;
     let mut wait = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
         // It listens before it looks, so that no change falls between the two.
         connection.wait_for_news(wait)?;
+        // The first to notice a server that has stopped answering, or became a standby.
+        connection.look()?;
         let (_, position) = save::feed_bounds(&connection)?;
         newest.reached(position);
         wait = LOOK_EVERY;
-        if std::mem::take(failing) {
+        if failing.swap(false, Ordering::Relaxed) {
             info!("changes of other ledgers are heard again");
         }
     }

@@ -9,7 +9,7 @@ use crate::chain::{Checkpoint, CheckpointHead};
 use crate::credentials::ServiceCredential;
 use crate::issued::{Life, Parent};
 use crate::keys::{Found, Listed};
-use crate::latency::Histogram;
+use crate::latency::{BUCKETS_MAX, Histogram};
 use crate::store::rows::{Rows, credits, outcome};
 use crate::store::{
     AgentFilter, AuditFilter, CHECKPOINTS_MAX, ChangesKept, CheckpointFilter, CredentialFilter, Group,
@@ -425,17 +425,16 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<(
         columns.iter().filter(|(grouped, _)| *grouped).map(|(_, name)| format!("{name}, ")).collect();
     let columns = columns.map(|(grouped, name)| if grouped { name } else { "''" }).join(", ");
     let (on_page, mut params) = page_condition(&columns, query);
-    params.push(query.limit.to_param());
-    let (condition, asked) = usage_condition(query);
-    params.extend(asked);
+    let rows_max = u64::from(query.limit).saturating_mul(BUCKETS_MAX);
+    params.push(rows_max.to_param());
     let allowed = "CASE outcome WHEN 'allowed' THEN calls ELSE 0 END";
     let sums = ["calls", allowed, "credits", "input_usage_tokens", "output_usage_tokens"].map(sum).join(", ");
     let select = format!(
-        "SELECT {columns}, bucket, {sums} FROM usage WHERE ({columns}) IN ( \
-           SELECT DISTINCT {columns} FROM usage WHERE {on_page} ORDER BY 1, 2, 3, 4, 5 LIMIT ? \
-         ) AND {condition} GROUP BY {names}bucket ORDER BY {names}bucket"
+        "SELECT {columns}, bucket, {sums} FROM usage WHERE {on_page} GROUP BY {names}bucket \
+         ORDER BY {names}bucket LIMIT ?"
     );
-    // One row for each group and bucket, a group's rows one after the other.
+    // One row for each group and bucket, a group's rows one after the other: one pass over the table. The groups of the page
+    // are whole; what follows them is left out.
     let mut sums: Vec<(Group, UsageRow, Histogram)> = Vec::new();
     connection.for_each(&select, &params, |row| {
         let group = group(row, USAGE_TEXTS)?;
@@ -456,7 +455,8 @@ pub(super) fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<(
     let finished = |(group, row, histogram): (Group, UsageRow, Histogram)| {
         (group, UsageRow { latency_ms: histogram.percentiles(), ..row })
     };
-    Ok(sums.into_iter().map(finished).collect())
+    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+    Ok(sums.into_iter().take(limit).map(finished).collect())
 }
 
 /// Nothing yet, of the group that a row is of.

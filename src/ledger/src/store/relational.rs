@@ -5,7 +5,7 @@
 //! crate's.
 
 use super::newest::{Listener, Newest};
-use super::readers::Readers;
+use super::readers::{Lane, Readers};
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
 use super::{
@@ -34,6 +34,17 @@ use tokio::sync::{mpsc, watch};
 
 /// How many writes may wait. At a few thousand a second this is about a second of them.
 const QUEUE_MAX: usize = 4096;
+
+/// How many connections a ledger has at most, unless it is told another number.
+pub const CONNECTIONS: usize = 10;
+/// The least: the writer, the listener, and one for filters beside those below.
+pub const CONNECTIONS_MIN: usize = OTHERS.saturating_add(1);
+/// For operators' reads.
+const OPERATORS: usize = 2;
+/// For reports, of which each can keep a processor busy.
+const REPORTS: usize = 2;
+/// All that are not for filters' reads.
+const OTHERS: usize = 2usize.saturating_add(OPERATORS).saturating_add(REPORTS);
 
 /// Why a database can't be opened.
 #[derive(Debug)]
@@ -93,7 +104,9 @@ impl From<sql::Error> for OpenError {
 pub struct Relational {
     queue: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
     newest: Arc<Newest>,
-    readers: Readers,
+    filters: Readers,
+    operators: Readers,
+    reports: Readers,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listener: Option<Listener>,
     /// Writes fail, as on a full disk, where reads go on.
@@ -103,7 +116,21 @@ pub struct Relational {
 impl Relational {
     /// Opens an initialised database, bringing an older one up to date. Blocks: not for where other tasks wait.
     pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Relational, OpenError> {
-        Relational::with(connect(database)?, database, metrics)
+        Relational::sized(database, metrics, CONNECTIONS)
+    }
+
+    /// The same, with so many connections in all.
+    pub fn sized(
+        database: &Database,
+        metrics: Arc<Metrics>,
+        connections: usize,
+    ) -> Result<Relational, OpenError> {
+        let connection = connect(database)?;
+        if connection.is_shared() {
+            // A second one beside it: only then a pooler shows that it mixes them.
+            Connection::open(database, Purpose::Read)?;
+        }
+        Relational::with(connection, database, metrics, connections)
     }
 
     /// The same, by a connection that is there already.
@@ -111,6 +138,7 @@ impl Relational {
         connection: Connection,
         database: &Database,
         metrics: Arc<Metrics>,
+        connections: usize,
     ) -> Result<Relational, OpenError> {
         let (_, newest) = save::feed_bounds(&connection)?;
         let newest = Arc::new(Newest::new(newest));
@@ -131,7 +159,9 @@ impl Relational {
         Ok(Relational {
             queue: Mutex::new(Some(queue)),
             newest,
-            readers: Readers::new(database),
+            filters: Readers::new(database, Lane::Filters, connections.saturating_sub(OTHERS).max(1)),
+            operators: Readers::new(database, Lane::Operators, OPERATORS),
+            reports: Readers::new(database, Lane::Reports, REPORTS),
             threads: Mutex::new(threads),
             listener,
             failing,
@@ -265,41 +295,42 @@ impl Store for Relational {
     }
 
     fn ping(&self) -> Reading<'_, ()> {
-        if self.failing.load(Ordering::Relaxed) {
+        let is_deaf = self.listener.as_ref().is_some_and(Listener::is_deaf);
+        if is_deaf || self.failing.load(Ordering::Relaxed) {
             return Box::pin(std::future::ready(Err(Unavailable::Failed)));
         }
         Box::pin(
-            self.readers
+            self.filters
                 .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),
         )
     }
 
     fn clock(&self) -> Reading<'_, Option<Timestamp>> {
-        Box::pin(self.readers.read(Connection::clock))
+        Box::pin(self.filters.read(Connection::clock))
     }
 
     fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>> {
-        Box::pin(self.readers.read(move |connection| queries::service_credential(connection, &hash)))
+        Box::pin(self.filters.read(move |connection| queries::service_credential(connection, &hash)))
     }
 
     fn session_secrets(&self) -> Reading<'_, Vec<SessionSecret>> {
-        Box::pin(self.readers.read(queries::session_secrets))
+        Box::pin(self.filters.read(queries::session_secrets))
     }
 
     fn key_by_hash(&self, hash: KeyHash) -> Reading<'_, Option<keys::Found>> {
-        Box::pin(self.readers.read(move |connection| queries::key_by_hash(connection, &hash)))
+        Box::pin(self.filters.read(move |connection| queries::key_by_hash(connection, &hash)))
     }
 
     fn key(&self, id: KeyId) -> Reading<'_, Option<keys::Listed>> {
-        Box::pin(self.readers.read(move |connection| queries::key(connection, &id)))
+        Box::pin(self.operators.read(move |connection| queries::key(connection, &id)))
     }
 
     fn keys(&self, filter: KeyFilter) -> Reading<'_, Vec<keys::Listed>> {
-        Box::pin(self.readers.read(move |connection| queries::keys(connection, &filter)))
+        Box::pin(self.operators.read(move |connection| queries::keys(connection, &filter)))
     }
 
     fn tenant(&self, id: TenantId) -> Reading<'_, Option<(tenants::Tenant, book::Accounts)>> {
-        Box::pin(self.readers.read(move |connection| queries::tenant(connection, &id)))
+        Box::pin(self.operators.read(move |connection| queries::tenant(connection, &id)))
     }
 
     fn tenants(
@@ -307,74 +338,74 @@ impl Store for Relational {
         after: Option<TenantId>,
         limit: u32,
     ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>> {
-        Box::pin(self.readers.read(move |connection| queries::tenants(connection, after.as_ref(), limit)))
+        Box::pin(self.operators.read(move |connection| queries::tenants(connection, after.as_ref(), limit)))
     }
 
     fn service_credentials(&self, filter: CredentialFilter) -> Reading<'_, Vec<ServiceCredential>> {
-        Box::pin(self.readers.read(move |connection| queries::service_credentials(connection, &filter)))
+        Box::pin(self.operators.read(move |connection| queries::service_credentials(connection, &filter)))
     }
 
     fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>> {
-        Box::pin(self.readers.read(move |connection| queries::agents(connection, &filter)))
+        Box::pin(self.operators.read(move |connection| queries::agents(connection, &filter)))
     }
 
     fn spent(&self, at: SpendingKey) -> Reading<'_, Credits> {
-        Box::pin(self.readers.read(move |connection| queries::spent(connection, &at)))
+        Box::pin(self.operators.read(move |connection| queries::spent(connection, &at)))
     }
 
     fn leases(&self, filter: LeaseFilter) -> Reading<'_, Vec<Lease>> {
-        Box::pin(self.readers.read(move |connection| queries::leases(connection, &filter)))
+        Box::pin(self.operators.read(move |connection| queries::leases(connection, &filter)))
     }
 
     fn reservations(&self, filter: ReservationFilter) -> Reading<'_, Vec<book::Reservation>> {
-        Box::pin(self.readers.read(move |connection| queries::reservations(connection, &filter)))
+        Box::pin(self.operators.read(move |connection| queries::reservations(connection, &filter)))
     }
 
     fn lent(&self) -> Reading<'_, (u64, u64)> {
-        Box::pin(self.readers.read(queries::lent))
+        Box::pin(self.operators.read(queries::lent))
     }
 
     fn audit_status(&self) -> Reading<'_, AuditStatus> {
-        Box::pin(self.readers.read(queries::audit_status))
+        Box::pin(self.operators.read(queries::audit_status))
     }
 
     fn checkpoint_head(&self) -> Reading<'_, CheckpointHead> {
-        Box::pin(self.readers.read(queries::checkpoint_head))
+        Box::pin(self.operators.read(queries::checkpoint_head))
     }
 
     fn checkpoints(&self, filter: CheckpointFilter) -> Reading<'_, Vec<Checkpoint>> {
-        Box::pin(self.readers.read(move |connection| queries::checkpoints(connection, &filter)))
+        Box::pin(self.operators.read(move |connection| queries::checkpoints(connection, &filter)))
     }
 
     fn audit_rows(&self, after: u64, limit: u32) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
-        Box::pin(self.readers.read(move |connection| queries::audit_rows(connection, after, limit)))
+        Box::pin(self.reports.read(move |connection| queries::audit_rows(connection, after, limit)))
     }
 
     fn audit_keys(&self) -> Reading<'_, Vec<AuditKey>> {
-        Box::pin(self.readers.read(queries::audit_keys))
+        Box::pin(self.operators.read(queries::audit_keys))
     }
 
     fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, ShadowRow)>> {
-        Box::pin(self.readers.read(move |connection| queries::shadow(connection, &query)))
+        Box::pin(self.reports.read(move |connection| queries::shadow(connection, &query)))
     }
 
     fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
-        Box::pin(self.readers.read(move |connection| queries::audit(connection, &filter)))
+        Box::pin(self.reports.read(move |connection| queries::audit(connection, &filter)))
     }
 
     fn policy_other_than(&self, known: PolicyVersion) -> Reading<'_, Option<(PolicyVersion, String)>> {
-        Box::pin(self.readers.read(move |connection| queries::policy_other_than(connection, &known)))
+        Box::pin(self.filters.read(move |connection| queries::policy_other_than(connection, &known)))
     }
 
     fn knows_policy(&self, version: PolicyVersion) -> Reading<'_, bool> {
-        Box::pin(self.readers.read(move |connection| queries::knows_policy(connection, &version)))
+        Box::pin(self.filters.read(move |connection| queries::knows_policy(connection, &version)))
     }
 
     fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, UsageRow)>> {
-        Box::pin(self.readers.read(move |connection| queries::usage(connection, &query)))
+        Box::pin(self.reports.read(move |connection| queries::usage(connection, &query)))
     }
 
     fn changes(&self, after: u64, limit: u32) -> Reading<'_, ChangesKept> {
-        Box::pin(self.readers.read(move |connection| queries::changes(connection, after, limit)))
+        Box::pin(self.filters.read(move |connection| queries::changes(connection, after, limit)))
     }
 }

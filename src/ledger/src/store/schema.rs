@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order; a released one is never edited.
-pub(super) const MIGRATIONS: [&str; 11] = [
+pub(super) const MIGRATIONS: [&str; 12] = [
     FIRST,
     SECOND,
     USAGE_TOKENS,
@@ -18,6 +18,7 @@ pub(super) const MIGRATIONS: [&str; 11] = [
     UNACCOUNTED,
     CONCURRENCY,
     RETENTION,
+    USAGE_BY_TENANT,
 ];
 
 // Checks repeat the book's laws: the last line of defence if a program other than this one writes.
@@ -388,6 +389,9 @@ const RETENTION: &str = "
 ALTER TABLE audit_state ADD COLUMN clock INTEGER;
 ALTER TABLE audit_state ADD COLUMN removed_before INTEGER;
 ";
+
+// A tenant's report reads the tenant's rows.
+const USAGE_BY_TENANT: &str = "CREATE INDEX usage_by_tenant ON usage (tenant_id, hour);";
 
 /// Runs what has not run yet, all of it or nothing. Of several processes one does it, the others find it done.
 pub fn migrate(connection: &Connection) -> Result<()> {

@@ -205,10 +205,10 @@ impl Connection {
 
     /// Runs `work`, which changes tables, in a transaction of its own; of several processes one at a time.
     pub fn migrate<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        match &self.0 {
-            Backend::Sqlite(_) => self.batch("BEGIN IMMEDIATE"),
-            Backend::Postgres(session) => session.begin_migration(),
-        }
+        self.batch(match &self.0 {
+            Backend::Sqlite(_) => "BEGIN IMMEDIATE",
+            Backend::Postgres(_) => postgres::BEGIN_MIGRATION,
+        })
         .inspect_err(|_| self.roll_back())?;
         self.finish(work)
     }
@@ -226,7 +226,7 @@ impl Connection {
     pub fn survey<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.snapshot(|connection| {
             if let Backend::Postgres(session) = &connection.0 {
-                session.unhurried()?;
+                session.batch(postgres::UNHURRIED)?;
             }
             work(connection)
         })
@@ -234,9 +234,6 @@ impl Connection {
 
     fn finish<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let done = work(self).and_then(|value| self.batch("COMMIT").map(|()| value));
-        if let Backend::Postgres(session) = &self.0 {
-            session.ended();
-        }
         done.inspect_err(|_| self.roll_back())
     }
 
@@ -250,6 +247,24 @@ impl Connection {
         match &self.0 {
             Backend::Sqlite(connection) => connection.is_autocommit(),
             Backend::Postgres(session) => session.is_open(),
+        }
+    }
+
+    /// Runs `work`, of which no statement may take longer than that.
+    pub fn within<T>(&mut self, time: Duration, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        match &mut self.0 {
+            // It counts from here; the next one sets it anew.
+            Backend::Sqlite(connection) => sqlite::bound(connection, time)?,
+            Backend::Postgres(session) => session.bound(time)?,
+        }
+        work(self)
+    }
+
+    /// Fails where it does not lead to the database that takes writes any more, which it asks when it has not of late.
+    pub fn look(&self) -> Result<()> {
+        match &self.0 {
+            Backend::Sqlite(_) => Ok(()),
+            Backend::Postgres(session) => session.look(),
         }
     }
 

@@ -90,7 +90,7 @@ impl Writer {
 
     /// The connection, opened anew where the last one was lost.
     fn usable_connection(&mut self) -> sql::Result<&Connection> {
-        if !self.connection.is_usable() {
+        if !self.connection.is_usable() || self.connection.look().is_err() {
             self.connection = Connection::open(&self.database, Purpose::Write)?;
         }
         Ok(&self.connection)

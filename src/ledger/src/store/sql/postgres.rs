@@ -1,29 +1,33 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
 use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
-use crate::database::{Protection, Server, Tls};
+use crate::database::{Place, Protection, Server};
+use postgres::types::private::BytesMut;
+use postgres::types::{IsNull, ToSql, Type};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
-use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::types::private::BytesMut;
-use tokio_postgres::types::{IsNull, ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket, Statement};
 
-/// How long a server may take to accept a connection and to say that it takes writes.
+/// How long a server may take to accept a connection and to greet.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a server may take to answer: a little longer than [`SETTINGS`] lets a statement take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(11);
-/// How long a server that took writes is believed to take them. Revocations are promised within 2 s.
-const PRIMARY_FOR: Duration = Duration::from_millis(500);
 /// How long the network may take to deliver what was sent, before the connection counts as lost.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that is looked at and says nothing for so long has stopped, though its sockets are open.
+const SILENT_AFTER: Duration = Duration::from_millis(2500);
+/// While an answer is awaited, how often to look whether another connection found that there will be none.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A connection that was not looked at for so long may lead to a standby by now. A part of the time in which a
+/// revocation holds.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// Prepared statements of one connection; beyond that it starts over.
 const STATEMENTS_KEPT: usize = 256;
 /// Rows of a long answer that are held at once.
@@ -34,6 +38,7 @@ const CHANNEL: &str = "agentrelay_changes";
 /// No statement and no forgotten transaction keeps the others waiting for long, but for [`UNHURRIED`] ones. A server that is set not to wait for
 /// its disk is told to wait: an answer is a promise.
 const SETTINGS: &str = "
+SET agentrelay.opened = 'yes';
 SET statement_timeout = '10s';
 SET lock_timeout = '5s';
 SET idle_in_transaction_session_timeout = '10s';
@@ -42,11 +47,11 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 ";
 
 /// For the rest of a transaction whose statements go through whole tables, as long as those are.
-const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+pub(super) const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
 
 /// The lock is of the database, not of a table, for at first there is none. Who waits for it waits until another's
 /// migration is through; no migration waits for long for a table that is in use.
-const BEGIN_MIGRATION: &str = "
+pub(super) const BEGIN_MIGRATION: &str = "
 BEGIN;
 SET LOCAL statement_timeout = 0;
 SET LOCAL lock_timeout = 0;
@@ -56,24 +61,43 @@ CREATE TABLE IF NOT EXISTS agentrelay_schema (version BIGINT NOT NULL);
 INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM agentrelay_schema);
 ";
 
-/// One connection with its prepared statements.
+/// What a server is and who answers. Asked as one simple query, which needs no prepared statement.
+const WHO: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), \
+     pg_postmaster_start_time()::text, pg_backend_pid(), coalesce(current_setting('agentrelay.opened', true), '')";
+
+const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
+     postgres://USER@ONE:5432,OTHER:5432/NAME";
+pub(super) const POOLED: &str = "a pooler gives one connection's statements to another, such as PgBouncer with \
+     pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";
+const SILENT: &str = "the server does not answer, though the connection is open";
+const ENDED: &str = "the connection has ended";
+
+/// After these the connection is not used again: it leads to a standby, to a server that stops, or through a pooler that
+/// lost its state.
+const ENDINGS: [&str; 8] = ["25006", "0A000", "57P01", "57P02", "57P03", "26000", "42P05", "08P01"];
+
+type Moved = Poll<Option<std::result::Result<AsyncMessage, postgres::Error>>>;
+type Driver = Box<dyn FnMut(&mut Context<'_>) -> Moved + Send>;
+
+/// One connection with its prepared statements, driven by whoever waits for an answer.
 pub(super) struct Session {
     /// Taken only when the session ends.
     runtime: Option<Runtime>,
     client: Client,
-    /// What other ledgers say.
-    news: RefCell<mpsc::UnboundedReceiver<()>>,
+    driver: RefCell<Driver>,
     statements: RefCell<HashMap<String, Statement>>,
-    /// It broke, or leads to a server that no longer takes writes.
-    is_broken: Cell<bool>,
-    /// When it was last seen that the server takes writes.
-    seen_primary: Cell<Instant>,
-    /// For the rest of a transaction no answer is late.
-    is_unhurried: Cell<bool>,
+    has_news: Cell<bool>,
+    has_ended: Cell<bool>,
+    looked_at: Cell<Instant>,
+    process: String,
+    bound: Cell<Duration>,
+    place: Arc<Place>,
+    epoch: u64,
+    hosts: usize,
 }
 
 impl Drop for Session {
-    /// A runtime must not end inside of another one by waiting.
+    /// A runtime must not wait for its end inside of another one.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -82,62 +106,60 @@ impl Drop for Session {
 }
 
 impl Session {
+    /// A connection to the server that takes writes: of several hosts the one that did so last comes first.
     pub(super) fn open(server: &Server, purpose: Purpose) -> Result<Session> {
-        let mut last = Error::Row("the URL names no host".to_owned());
-        for config in server.configs() {
-            match Session::open_at(&config, server.tls(), purpose) {
-                Ok(session) => {
-                    server.answered(&config);
-                    return Ok(session);
-                }
-                Err(cause) => last = cause,
+        let hosts = server.hosts();
+        let first = server.place().first();
+        let mut failed = Error::Unfit(ENDED);
+        let order = hosts.iter().enumerate().cycle().skip(first).take(hosts.len());
+        for (host, config) in order {
+            match Session::open_at(server, host, config, purpose) {
+                Ok(session) => return Ok(session),
+                // That a server was there and can't be used says more than that another is down.
+                Err(_) if matches!(failed, Error::Unfit(STANDBY | POOLED)) => {}
+                Err(cause) => failed = cause,
             }
         }
-        Err(last)
+        Err(failed)
     }
 
-    /// Of one host. A server that hangs accepts connections all the same, so the whole of it has a bound.
-    fn open_at(config: &Config, tls: &Tls, purpose: Purpose) -> Result<Session> {
+    fn open_at(server: &Server, host: usize, config: &Config, purpose: Purpose) -> Result<Session> {
         let mut config = config.clone();
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(NETWORK_TIMEOUT)
             .keepalives_idle(NETWORK_TIMEOUT)
-            .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .application_name("agentrelay");
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|cause| Error::Row(format!("no runtime for a connection: {cause}")))?;
-        let (told, news) = mpsc::unbounded_channel();
-        let connecting = async {
-            Ok::<_, Error>(match tls.protection {
-                Protection::Disable => {
-                    let (client, connection) = config.connect(NoTls).await?;
-                    tokio::spawn(drive(connection, told));
-                    client
-                }
-                _ => {
-                    let (client, connection) = config.connect(tls::connector(tls)?).await?;
-                    tokio::spawn(drive(connection, told));
-                    client
-                }
-            })
+            .map_err(|cause| Error::Row(cause.to_string()))?;
+        let (client, driver) = match server.tls().protection {
+            Protection::Disable => connect(&runtime, &config, NoTls)?,
+            _ => connect(&runtime, &config, tls::connector(server.tls())?)?,
         };
-        let connected = runtime.block_on(async { timeout(CONNECT_TIMEOUT, connecting).await });
-        let client = match connected {
-            Ok(client) => client?,
-            Err(_) => return Err(Error::Silent(CONNECT_TIMEOUT)),
-        };
-        let session = Session {
+        let mut session = Session {
             runtime: Some(runtime),
             client,
-            news: RefCell::new(news),
+            driver: RefCell::new(driver),
             statements: RefCell::default(),
-            is_broken: Cell::new(false),
-            seen_primary: Cell::new(Instant::now()),
-            is_unhurried: Cell::new(false),
+            has_news: Cell::new(false),
+            has_ended: Cell::new(false),
+            looked_at: Cell::new(Instant::now()),
+            process: String::new(),
+            bound: Cell::new(Duration::ZERO),
+            place: Arc::clone(server.place()),
+            epoch: server.place().epoch(),
+            hosts: server.hosts().len(),
         };
+        let [in_recovery, read_only, started, process, opened] = session.who()?;
+        if in_recovery == "t" || read_only == "on" {
+            return Err(Error::Unfit(STANDBY));
+        }
+        if !opened.is_empty() {
+            return Err(Error::Unfit(POOLED));
+        }
+        session.process = process;
         session.batch(SETTINGS)?;
         session.batch(match purpose {
             Purpose::Read => "SET default_transaction_read_only = on",
@@ -145,51 +167,67 @@ impl Session {
             // reading all of one seems cheap.
             Purpose::Write => "SET enable_seqscan = off",
         })?;
+        session.epoch = session.place.found(host, &started);
         Ok(session)
     }
 
-    /// Whether it works and its server takes writes. What a server said before it became a standby may be old, and some
-    /// poolers change the server behind a connection.
+    /// Can it be used, as far as is known without asking the server.
     pub(super) fn is_open(&self) -> bool {
-        if self.is_broken.get() || self.client.is_closed() {
-            return false;
+        !self.has_ended.get() && !self.client.is_closed() && self.epoch == self.place.epoch()
+    }
+
+    /// Looks whether it still leads to the server that takes writes, unless that was looked at just now.
+    pub(super) fn look(&self) -> Result<()> {
+        if !self.is_open() {
+            return Err(Error::Unfit(ENDED));
         }
-        if self.seen_primary.get().elapsed() < PRIMARY_FOR {
-            return true;
+        if self.looked_at.get().elapsed() < LOOKED_AT_EVERY {
+            return Ok(());
         }
-        let now = Instant::now();
-        let is_standby = self.with(self.client.query_one("SELECT pg_is_in_recovery()", &[]));
-        let is_primary = is_standby.and_then(|row| Ok(!row.try_get::<_, bool>(0)?)).unwrap_or(false);
-        self.seen_primary.set(now);
-        self.is_broken.set(!is_primary);
-        is_primary
+        let [in_recovery, _, _, process, _] = self.who()?;
+        let unfit = match () {
+            () if in_recovery == "t" => STANDBY,
+            () if process != self.process => POOLED,
+            () => {
+                self.looked_at.set(Instant::now());
+                return Ok(());
+            }
+        };
+        self.has_ended.set(true);
+        Err(Error::Unfit(unfit))
     }
 
-    /// For the rest of a transaction statements go through whole tables, and take as long as those are.
-    pub(super) fn unhurried(&self) -> Result<()> {
-        self.is_unhurried.set(true);
-        self.batch(UNHURRIED)
+    fn who(&self) -> Result<[String; 5]> {
+        let messages = self.wait(SILENT_AFTER, self.client.simple_query(WHO)).inspect_err(|cause| {
+            if matches!(cause, Error::Unfit(SILENT)) {
+                self.place.silent(self.epoch, self.hosts);
+            }
+        })?;
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let row = row.ok_or(Error::Unfit(ENDED))?;
+        Ok([0, 1, 2, 3, 4].map(|column| row.get(column).unwrap_or_default().to_owned()))
     }
 
-    /// Begins one in which tables are changed.
-    pub(super) fn begin_migration(&self) -> Result<()> {
-        self.is_unhurried.set(true);
-        self.batch(BEGIN_MIGRATION)
-    }
-
-    /// The transaction has ended.
-    pub(super) fn ended(&self) {
-        self.is_unhurried.set(false);
+    /// No statement takes longer than that from now on.
+    pub(super) fn bound(&self, time: Duration) -> Result<()> {
+        if self.bound.get() != time {
+            self.batch(&format!("SET statement_timeout = {}", time.as_millis()))?;
+            self.bound.set(time);
+        }
+        Ok(())
     }
 
     pub(super) fn batch(&self, sql: &str) -> Result<()> {
-        self.with(self.client.batch_execute(sql))
+        self.ask(self.client.batch_execute(sql))
     }
 
     pub(super) fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64> {
         let statement = self.prepared(sql)?;
         let params: Vec<_> = params.iter().map(|param| param as &(dyn ToSql + Sync)).collect();
-        self.with(self.client.execute(&statement, &params))
+        self.ask(self.client.execute(&statement, &params))
     }
 
     pub(super) fn visit(
@@ -266,7 +304,7 @@ impl Session {
         let sql = format!("INSERT INTO {table} ({names}) SELECT * FROM unnest({places}) {conflict}");
         let statement = self.prepared(&sql)?;
         let params: Vec<_> = columns.iter().map(Array::as_param).collect();
-        self.with(self.client.execute(&statement, &params)).map(drop)
+        self.ask(self.client.execute(&statement, &params)).map(drop)
     }
 
     pub(super) fn tell_news(&self) -> Result<()> {
@@ -276,12 +314,17 @@ impl Session {
     /// Waits for a word on [`CHANNEL`]. The first time it only begins to listen: what came before was not heard.
     pub(super) fn wait_for_news(&self, at_most: Duration) -> Result<()> {
         self.batch(&format!("LISTEN {CHANNEL}"))?;
-        let Some(runtime) = &self.runtime else { return Ok(()) };
-        let mut news = self.news.borrow_mut();
-        // The end of the connection shows at the next statement.
-        let heard = async { timeout(at_most, news.recv()).await };
-        if let Ok(None) = runtime.block_on(heard) {
-            self.is_broken.set(true);
+        let began = Instant::now();
+        // Each round also looks whether the connection has ended.
+        while !self.has_news.replace(false) && began.elapsed() < at_most {
+            let left = at_most.saturating_sub(began.elapsed());
+            match self.wait(
+                left,
+                poll_fn(|_| if self.has_news.get() { Poll::Ready(Ok(())) } else { Poll::Pending }),
+            ) {
+                Err(Error::Unfit(SILENT)) => self.has_ended.set(false),
+                heard => return heard,
+            }
         }
         Ok(())
     }
@@ -293,7 +336,7 @@ impl Session {
         visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
         let statement = self.prepared(sql)?;
-        let rows = self.with(self.client.query(&statement, params))?;
+        let rows = self.ask(self.client.query(&statement, params))?;
         rows.iter().try_for_each(|row| visit(&Row::Postgres(row)))
     }
 
@@ -301,8 +344,7 @@ impl Session {
         if let Some(statement) = self.statements.borrow().get(sql) {
             return Ok(statement.clone());
         }
-        let numbered = numbered(sql);
-        let statement = self.with(self.client.prepare(&numbered))?;
+        let statement = self.ask(self.client.prepare(&numbered(sql)))?;
         let mut statements = self.statements.borrow_mut();
         if statements.len() >= STATEMENTS_KEPT {
             statements.clear();
@@ -311,41 +353,84 @@ impl Session {
         Ok(statement)
     }
 
-    /// Asks, and waits for the answer no longer than a server that is alive takes: the network alone does not tell of one
-    /// that hangs.
-    fn with<T>(
+    /// An answer of the server, which bounds how long it works on it. That it works at all is looked at by others.
+    fn ask<T>(&self, asked: impl Future<Output = std::result::Result<T, postgres::Error>>) -> Result<T> {
+        self.wait(Duration::MAX, asked)
+    }
+
+    /// The same, for so long at most.
+    fn wait<T>(
         &self,
-        asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+        at_most: Duration,
+        asked: impl Future<Output = std::result::Result<T, postgres::Error>>,
     ) -> Result<T> {
-        let runtime = self.runtime.as_ref().filter(|_| !self.is_broken.get());
-        let runtime = runtime.ok_or_else(|| Error::Row("the connection has ended".to_owned()))?;
-        let answered = runtime.block_on(async {
-            if self.is_unhurried.get() { Ok(asked.await) } else { timeout(ANSWER_TIMEOUT, asked).await }
-        });
-        let answered = match answered {
-            Ok(answered) => answered.map_err(Error::from),
-            Err(_) => Err(Error::Silent(ANSWER_TIMEOUT)),
+        let Some(runtime) = self.runtime.as_ref().filter(|_| !self.has_ended.get()) else {
+            return Err(Error::Unfit(ENDED));
         };
-        answered.inspect_err(|cause| {
-            if cause.is_of_connection() {
-                self.is_broken.set(true);
+        let began = Instant::now();
+        let mut asked = pin!(asked);
+        let answer = runtime.block_on(async {
+            loop {
+                let look_in = LOOK_EVERY.min(at_most.saturating_sub(began.elapsed()));
+                let round = timeout(
+                    look_in,
+                    poll_fn(|context| {
+                        self.drive(context);
+                        asked.as_mut().poll(context)
+                    }),
+                );
+                if let Ok(answer) = round.await {
+                    return Some(answer);
+                }
+                if began.elapsed() >= at_most || self.epoch != self.place.epoch() || self.has_ended.get() {
+                    return None;
+                }
             }
-        })
+        });
+        match answer {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(cause)) => {
+                let is_ending = |code: &str| ENDINGS.contains(&code);
+                if cause.is_closed() || cause.code().is_some_and(|code| is_ending(code.code())) {
+                    self.has_ended.set(true);
+                }
+                Err(cause.into())
+            }
+            None => {
+                self.has_ended.set(true);
+                Err(Error::Unfit(SILENT))
+            }
+        }
+    }
+
+    /// Moves what is sent and received, until nothing moves.
+    fn drive(&self, context: &mut Context<'_>) {
+        loop {
+            let moved = (self.driver.borrow_mut())(context);
+            match moved {
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(_)))) => self.has_news.set(true),
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => {
+                    self.has_ended.set(true);
+                    // Whatever waits for an answer learns it from the client, which the driver's end closes.
+                    *self.driver.borrow_mut() = Box::new(|_| Poll::Pending);
+                    return;
+                }
+                Poll::Pending => return,
+            }
+        }
     }
 }
 
-/// Moves the connection's bytes, and passes on what other ledgers say.
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, told: mpsc::UnboundedSender<()>)
+/// A greeting can hang where the connect does not: a stopped server's sockets still accept.
+fn connect<T>(runtime: &Runtime, config: &Config, tls: T) -> Result<(Client, Driver)>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
 {
-    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-        if let AsyncMessage::Notification(_) = message {
-            // Who does not listen has nothing to be told.
-            let _ = told.send(());
-        }
-    }
+    let greeted = runtime.block_on(async { timeout(CONNECT_TIMEOUT, config.connect(tls)).await });
+    let (client, mut connection) = greeted.map_err(|_| Error::Unfit(SILENT))??;
+    Ok((client, Box::new(move |context| connection.poll_message(context))))
 }
 
 /// `?` and `?1` as PostgreSQL spells them. No statement of this program has a question mark anywhere else.
@@ -430,11 +515,11 @@ impl ToSql for Param<'_> {
         true
     }
 
-    tokio_postgres::types::to_sql_checked!();
+    postgres::types::to_sql_checked!();
 }
 
-pub(super) fn column(row: &tokio_postgres::Row, column: usize) -> Result<Param<'_>> {
-    let kind = row.columns().get(column).map(tokio_postgres::Column::type_);
+pub(super) fn column(row: &postgres::Row, column: usize) -> Result<Param<'_>> {
+    let kind = row.columns().get(column).map(postgres::Column::type_);
     let value = match kind {
         Some(&Type::INT8) => row.try_get::<_, Option<i64>>(column)?.map(Param::Integer),
         Some(&Type::INT4) => row.try_get::<_, Option<i32>>(column)?.map(|n| Param::Integer(n.into())),

@@ -4,11 +4,14 @@ use super::{BUSY_TIMEOUT, Broken, Error, Insert, Param, Purpose, Result, Row};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tracing::warn;
 
 /// After so many pages the write-ahead log goes back into the file: 16 MiB.
 const WAL_PAGES: u32 = 4096;
 const STATEMENTS_KEPT: usize = 64;
+/// After so many steps of its machine a statement is asked whether its time is over: less than a millisecond.
+const STEPS_BETWEEN_LOOKS: std::ffi::c_int = 10_000;
 
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Connection> {
     let connection = match purpose {
@@ -78,6 +81,12 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()
+}
+
+/// What runs is ended when that time from now is over.
+pub(super) fn bound(connection: &mut Connection, time: Duration) -> Result<()> {
+    let began = Instant::now();
+    Ok(connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || began.elapsed() > time))?)
 }
 
 impl rusqlite::ToSql for Param<'_> {

@@ -2,7 +2,6 @@
 
 use rusqlite::ErrorCode;
 use std::fmt;
-use std::time::Duration;
 
 /// What goes into a statement.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -193,12 +192,12 @@ pub enum Error {
     Sqlite(rusqlite::Error),
     /// PostgreSQL says no, or nothing.
     Postgres(tokio_postgres::Error),
-    /// PostgreSQL did not answer in so long.
-    Silent(Duration),
     /// A row is not one of this program's.
     Row(String),
     /// TLS can't be spoken as it was asked for.
     Tls(String),
+    /// The server, or how it is reached, is none that a ledger can rest on.
+    Unfit(&'static str),
 }
 
 impl Error {
@@ -210,7 +209,7 @@ impl Error {
     /// The connection or its server is of no use any more; another may be.
     pub fn is_of_connection(&self) -> bool {
         match self {
-            Error::Silent(_) => true,
+            Error::Unfit(why) => *why != super::postgres::POOLED,
             Error::Postgres(cause) => match cause.code() {
                 // Connection exceptions and operator intervention; a server that takes no writes, or became a standby;
                 // statements that it does not know, or no longer; no room for a session.
@@ -247,7 +246,18 @@ impl Error {
             Error::Postgres(cause) => cause.code().is_some_and(|code| {
                 ["22", "23", "44", "54", "P0"].iter().any(|class| code.code().starts_with(class))
             }),
-            Error::Silent(_) | Error::Row(_) | Error::Tls(_) => false,
+            Error::Row(_) | Error::Unfit(_) | Error::Tls(_) => false,
+        }
+    }
+
+    /// A statement was ended because its time was over.
+    pub fn is_too_long(&self) -> bool {
+        match self {
+            Error::Sqlite(cause) => {
+                cause.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
+            }
+            Error::Postgres(cause) => cause.code().is_some_and(|code| code.code() == "57014"),
+            Error::Row(_) | Error::Tls(_) | Error::Unfit(_) => false,
         }
     }
 }
@@ -262,8 +272,8 @@ impl fmt::Display for Error {
                 (None, Some(source)) => write!(f, "{cause}: {source}"),
                 (None, None) => cause.fmt(f),
             },
-            Error::Silent(waited) => write!(f, "the server did not answer in {} s", waited.as_secs()),
             Error::Row(why) | Error::Tls(why) => f.write_str(why),
+            Error::Unfit(why) => f.write_str(why),
         }
     }
 }
@@ -273,7 +283,7 @@ impl std::error::Error for Error {
         match self {
             Error::Sqlite(cause) => Some(cause),
             Error::Postgres(cause) => Some(cause),
-            Error::Silent(_) | Error::Row(_) | Error::Tls(_) => None,
+            Error::Row(_) | Error::Tls(_) | Error::Unfit(_) => None,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::retention::{self, Held, Pass};
 use crate::sealer;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
-use crate::store::{Error, Relational, Store, Unavailable, laws, schema};
+use crate::store::{CONNECTIONS, Error, Relational, Store, Unavailable, laws, schema};
 use crate::throwaway::Throwaway;
 use protocol::filter::{Action, Change};
 use reqwest::{Method, StatusCode};
@@ -113,7 +113,7 @@ async fn a_database_that_lacks_letters_is_refused() {
         let (before, _) = url.rsplit_once('/').unwrap();
         format!("{before}/{name}").parse::<Database>().unwrap()
     });
-    let refused = crate::init(&latin).unwrap_err().to_string();
+    let refused = crate::init(&latin, |_| Ok(())).unwrap_err().to_string();
     assert!(refused.contains("its encoding is LATIN1") && refused.contains("createdb"), "{refused}");
     // One that an earlier release has initialised.
     let connection = apart(|| {
@@ -124,7 +124,8 @@ async fn a_database_that_lacks_letters_is_refused() {
     let opened = apart(|| Relational::open(&latin, Arc::new(Metrics::default())).map(drop).unwrap_err());
     assert!(opened.to_string().contains("LATIN1"), "{opened}");
     // Even on such a one a name costs nobody but its bearer anything.
-    let store = apart(|| Relational::with(connection, &latin, Arc::new(Metrics::default())).unwrap());
+    let store =
+        apart(|| Relational::with(connection, &latin, Arc::new(Metrics::default()), CONNECTIONS).unwrap());
     suite::one_that_cannot_be_stored_is_refused_alone(&store).await;
 }
 

@@ -112,7 +112,7 @@ async fn a_full_disk_refuses_writes_and_they_go_on_once_there_is_room() {
     // SQLite fails as it does on a full disk once the file would need more pages than this.
     let full = sql::Connection::open(&database(&directory), Purpose::Write).unwrap();
     full.first(&format!("PRAGMA max_page_count = {}", pages + 8), &[], |_| Ok(())).unwrap();
-    let relational = Relational::with(full, &database(&directory), Arc::new(Metrics::default()));
+    let relational = Relational::with(full, &database(&directory), Arc::new(Metrics::default()), 10);
     let store: Arc<dyn Store> = Arc::new(relational.unwrap());
     let (tenant, key) = payer(store.as_ref(), 1_000_000).await;
     let mut reserved = 0;
