@@ -88,6 +88,8 @@ async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
         let pass = Pass { days: Some(30), now, database: clock, ran_millis: 0, confirmed: Some(now) };
         retention::pass(store.as_ref(), pass).await.unwrap()
     };
+    // Leaves a connection at rest.
+    store.clock().await.unwrap();
     apart(|| {
         let shadow = "CREATE SCHEMA shadow; CREATE FUNCTION shadow.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
                       AS $$ SELECT pg_catalog.clock_timestamp() - interval '400 days' $$; \
