@@ -75,13 +75,13 @@ async fn revoke(served: &Served, key: &KeyWithSecret) {
 
 /// From its bound on no ledger calls a revoked key active.
 async fn stays_revoked(served: &Served, key: &KeyWithSecret, time: Duration) {
-    tokio::time::sleep(BOUND).await;
+    harness::wait(BOUND).await;
     let began = Instant::now();
     while began.elapsed() < time {
         for ledger in 0..served.ledgers.len() {
             assert_ne!(state(served, ledger, key).await, "active", "ledger {ledger}");
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        harness::wait(Duration::from_millis(100)).await;
     }
 }
 

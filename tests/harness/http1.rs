@@ -20,7 +20,8 @@ pub struct Request {
     pub(crate) target: Vec<u8>,
     pub(crate) headers: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) body: Body,
-    pub(crate) marker: String,
+    /// By which the upstream tells whether it saw this request.
+    pub marker: String,
     pub(crate) pause: Duration,
 }
 

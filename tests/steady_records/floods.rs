@@ -237,7 +237,7 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
         let rows = items(&gate, "/v1/audit?kind=decisions_counted&outcome=auth_denied").await;
         let services: BTreeSet<&str> =
             rows.iter().filter_map(|row| row["detail"]["service"].as_str()).collect();
-        assert_eq!(rows[0]["actor"], "anonymous");
+        assert!(rows.iter().any(|row| row["actor"] == "anonymous"), "{rows:?}");
         assert!(services.len() >= 2, "{rows:?}");
         assert_eq!(gate.stat("wasmcustom.agentrelay_queue_dropped").await, 0);
         assert!(items(&gate, "/v1/audit?outcome=auth_denied&kind=decision").await.is_empty());

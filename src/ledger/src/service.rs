@@ -111,7 +111,10 @@ pub enum Error {
 impl Error {
     /// The database can't be reached now, which may pass.
     pub fn is_database_away(&self) -> bool {
-        matches!(self, Error::Database(_, OpenError::Failed(cause)) if cause.is_of_connection())
+        let Error::Database(Database::Postgres(server), OpenError::Failed(cause)) = self else {
+            return false;
+        };
+        cause.may_pass(server.hosts().len())
     }
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
+/// In a terminal: it was closed. Else it asks to read files again, as it does of other services.
+const HANG_UP: &str = "SIGHUP";
 /// The longest pause between two looks for a database that is away.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -89,7 +91,7 @@ impl Arguments {
             connections: usize::try_from(self.database_connections)?,
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ledger::Tls { certificate, key }),
         };
-        let Some(running) = start(config, &mut signals).await? else { return Ok(()) };
+        let Some(running) = start(config, &mut signals, in_terminal).await? else { return Ok(()) };
         let address = running.address;
         if let Some(file) = &self.address_file {
             // Renamed into place, so that nobody reads half an address.
@@ -101,8 +103,7 @@ impl Arguments {
         output::note(&format!("the ledger listens on {scheme}://{address}"));
         let name = loop {
             match signals.next().await {
-                // The terminal was closed. Without one the signal asks to read files again, as it does of other services.
-                "SIGHUP" if !in_terminal => running.reload(),
+                HANG_UP if !in_terminal => running.reload(),
                 name => break name,
             }
         };
@@ -127,7 +128,11 @@ impl Arguments {
 }
 
 /// Starts the ledger, and waits with growing pauses for a database that is away. `None` if it is told to stop meanwhile.
-async fn start(config: ledger::Config, signals: &mut Signals) -> anyhow::Result<Option<ledger::Running>> {
+async fn start(
+    config: ledger::Config,
+    signals: &mut Signals,
+    in_terminal: bool,
+) -> anyhow::Result<Option<ledger::Running>> {
     let mut pause = Duration::from_secs(1);
     loop {
         let cause = match ledger::start(config.clone()).await {
@@ -135,10 +140,14 @@ async fn start(config: ledger::Config, signals: &mut Signals) -> anyhow::Result<
             started => return Ok(Some(started?)),
         };
         output::note(&format!("{cause}; trying again in {} s", pause.as_secs()));
-        if let Ok(name) = timeout(pause, signals.next()).await {
-            output::note(&format!("{name}: stopping"));
-            return Ok(None);
+        match timeout(pause, signals.next()).await {
+            // There is nothing to read again yet, and the database may be back.
+            Ok(HANG_UP) if !in_terminal => {}
+            Ok(name) => {
+                output::note(&format!("{name}: stopping"));
+                return Ok(None);
+            }
+            Err(_) => pause = pause.saturating_mul(2).min(PAUSE_MAX),
         }
-        pause = pause.saturating_mul(2).min(PAUSE_MAX);
     }
 }

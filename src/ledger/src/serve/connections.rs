@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// Connections of all rooms, where the process may have as many files.
 const CONNECTIONS_MAX: usize = 6144;
-/// Files that are no connections: the database, the log, what is read.
-const FILES_KEPT: usize = 256;
+/// Files that are no connections: the database, the log, what is read, connections that finish. A quarter where there are few.
+const FILES_KEPT: usize = 1024;
 /// How long a connection without a credential may go without a request.
 const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -87,7 +87,8 @@ pub(crate) struct Connections {
 impl Connections {
     /// With as much room as the process may have files; it asks for more if it has too few.
     pub(super) fn new() -> Arc<Connections> {
-        Connections::of(files_max().saturating_sub(FILES_KEPT).min(CONNECTIONS_MAX))
+        let files = files_max();
+        Connections::of(files.saturating_sub(FILES_KEPT.min(files.div_euclid(4))).min(CONNECTIONS_MAX))
     }
 
     fn of(most: usize) -> Arc<Connections> {
@@ -155,7 +156,8 @@ impl Connection {
     }
 
     /// Ends when the connection must be closed: others need its room, or nobody has shown a credential on it for too long.
-    pub(super) async fn closing(&self) {
+    /// True if somebody has, whose request may be under way.
+    pub(super) async fn closing(&self) -> bool {
         let neglected = async {
             loop {
                 let due = lock(&self.seen).checked_add(UNPROVEN_TIMEOUT).unwrap_or_else(Instant::now);
@@ -169,8 +171,8 @@ impl Connection {
             }
         };
         tokio::select! {
-            () = self.closing.notified() => {}
-            () = neglected => {}
+            () = self.closing.notified() => lock(&self.place).0 != Room::Unproven,
+            () = neglected => false,
         }
     }
 }

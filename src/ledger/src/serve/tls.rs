@@ -78,29 +78,45 @@ impl Served {
         self.look_now.notify_one();
     }
 
-    /// Follows the files until the stop.
-    pub(crate) async fn follow(self: Arc<Served>, mut judged: Judged, mut stopping: watch::Receiver<bool>) {
+    /// Follows the files until the stop. What can't be used is said once, and again when somebody asks for a look.
+    pub(crate) async fn follow(self: Arc<Served>, judged: Judged, mut stopping: watch::Receiver<bool>) {
+        let Judged(mut judged) = judged;
+        let (mut refused, mut unread) = (None, None);
         loop {
-            tokio::select! {
-                _ = timeout(LOOK_EVERY, self.look_now.notified()) => {}
+            let is_asked = tokio::select! {
+                look = timeout(LOOK_EVERY, self.look_now.notified()) => look.is_ok(),
                 _ = stopping.wait_for(|stopping| *stopping) => return,
-            }
-            // A file that is missing for a moment is being replaced.
-            let Ok(pair) = self.files.read() else { continue };
-            if pair == judged.0 {
-                continue;
-            }
-            match self.files.acceptor(&pair) {
-                Ok(acceptor) => {
-                    *self.acceptor.lock().unwrap_or_else(PoisonError::into_inner) = acceptor;
-                    info!(certificate = %self.files.certificate.display(), "a new certificate is served");
+            };
+            let (said, fault) = match self.files.read() {
+                Err(cause) => (&mut unread, Some(cause.to_string())),
+                Ok(pair) if pair == judged => {
+                    unread = None;
+                    let fault = refused.clone();
+                    (&mut refused, fault)
                 }
-                Err(cause) => {
-                    warn!(%cause, "the changed certificate can't be used; the former one is served");
+                Ok(pair) => {
+                    unread = None;
+                    refused = None;
+                    let taken = self.files.acceptor(&pair);
+                    judged = pair;
+                    (
+                        &mut refused,
+                        taken.map(|acceptor| self.replace(acceptor)).err().map(|cause| cause.to_string()),
+                    )
                 }
+            };
+            if let Some(cause) = &fault
+                && (is_asked || *said != fault)
+            {
+                warn!(cause, "the changed certificate can't be used; the former one is served");
             }
-            judged = Judged(pair);
+            *said = fault;
         }
+    }
+
+    fn replace(&self, acceptor: TlsAcceptor) {
+        *self.acceptor.lock().unwrap_or_else(PoisonError::into_inner) = acceptor;
+        info!(certificate = %self.files.certificate.display(), "a new certificate is served");
     }
 }
 

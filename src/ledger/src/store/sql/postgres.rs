@@ -65,7 +65,7 @@ INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM
 const WHO: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), \
      pg_postmaster_start_time()::text, pg_backend_pid(), coalesce(current_setting('agentrelay.opened', true), '')";
 
-const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
+pub(super) const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
      postgres://USER@ONE:5432,OTHER:5432/NAME";
 pub(super) const POOLED: &str = "a pooler gives one connection's statements to another, such as PgBouncer with \
      pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";

@@ -206,21 +206,19 @@ impl Error {
         Error::Row(format!("column {column}: {why}"))
     }
 
-    /// The connection or its server is of no use any more; another may be.
-    pub fn is_of_connection(&self) -> bool {
+    /// The way to the database, or its server, is of no use now, and may be later. A standby is one that may take over
+    /// only where others are named beside it.
+    pub fn may_pass(&self, hosts: usize) -> bool {
         match self {
+            Error::Unfit(why) if *why == super::postgres::STANDBY => hosts > 1,
             Error::Unfit(why) => *why != super::postgres::POOLED,
             Error::Postgres(cause) => match cause.code() {
-                // Connection exceptions and operator intervention; a server that takes no writes, or became a standby;
-                // statements that it does not know, or no longer; no room for a session.
-                Some(code) => ["08", "57P", "25006", "0A000", "26000", "53300"]
-                    .iter()
-                    .any(|class| code.code().starts_with(class)),
-                None => {
-                    std::error::Error::source(cause)
-                        .is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
-                        || cause.is_closed()
-                }
+                // Connection exceptions, operator intervention, no room for a session.
+                Some(code) => ["08", "57P", "53300"].iter().any(|class| code.code().starts_with(class)),
+                // What TLS says of a certificate comes as invalid data.
+                None => std::error::Error::source(cause)
+                    .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+                    .is_some_and(|cause| cause.kind() != std::io::ErrorKind::InvalidData),
             },
             Error::Sqlite(_) | Error::Row(_) | Error::Tls(_) => false,
         }
