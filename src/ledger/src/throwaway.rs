@@ -22,6 +22,8 @@ const BIN_VARIABLE: &str = "AGENTRELAY_POSTGRES_BIN";
 /// Who the server runs as where we are root, which it refuses to be: the first of these that exists.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long processes may take to notice that the server's first one is gone.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Runs the server and waits for a word. At the end of input, which is when the owner has gone, it stops the server and
@@ -254,12 +256,22 @@ impl Throwaway {
         let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
         kill(main)?;
         self.end(b"keep\n");
-        // They notice by themselves, and a new server does not start before.
-        let deadline = Instant::now().checked_add(START_TIMEOUT);
-        while children.split_whitespace().any(|child| Path::new("/proc").join(child).exists())
+        // They notice by themselves, and a new server does not start before: all but one that waits for what another took
+        // along to its end.
+        let data = fs::canonicalize(self.data())?;
+        let is_there = |child: &&str| {
+            let within = fs::read_link(Path::new("/proc").join(child).join("cwd"));
+            within.is_ok_and(|within| within == data)
+        };
+        let deadline = Instant::now().checked_add(NOTICE_TIMEOUT);
+        while children.split_whitespace().any(|child| is_there(&child))
             && deadline.is_some_and(|deadline| Instant::now() < deadline)
         {
             std::thread::sleep(LOOK_EVERY);
+        }
+        for child in children.split_whitespace().filter(is_there) {
+            // One that ends meanwhile can't be killed.
+            let _ = kill(child);
         }
         Ok(())
     }
