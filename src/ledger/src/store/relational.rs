@@ -41,8 +41,8 @@ pub const CONNECTIONS: usize = 10;
 pub const CONNECTIONS_MIN: usize = OTHERS.saturating_add(1);
 /// For operators' reads.
 const OPERATORS: usize = 2;
-/// For reports, of which each can keep a processor busy.
-const REPORTS: usize = 2;
+/// For reports: two beside each other keep both processors of a small server busy, and look-ups wait for them.
+const REPORTS: usize = 1;
 /// All that are not for filters' reads.
 const OTHERS: usize = 2usize.saturating_add(OPERATORS).saturating_add(REPORTS);
 

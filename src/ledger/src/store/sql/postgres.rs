@@ -36,13 +36,14 @@ const SCANNED_AT_ONCE: u32 = 2000;
 const CHANNEL: &str = "agentrelay_changes";
 
 /// No statement and no forgotten transaction keeps the others waiting for long, but for [`UNHURRIED`] ones. A server that is set not to wait for
-/// its disk is told to wait: an answer is a promise.
+/// its disk is told to wait: an answer is a promise. A report takes one processor of the server's, not all.
 const SETTINGS: &str = "
 SET agentrelay.opened = 'yes';
 SET statement_timeout = '10s';
 SET lock_timeout = '5s';
 SET idle_in_transaction_session_timeout = '10s';
 SET client_min_messages = 'warning';
+SET max_parallel_workers_per_gather = 0;
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 ";
 
