@@ -1,7 +1,7 @@
 //! Floods of connections to the ledger: who has shown a credential, and few connections, keeps being served.
 
 use harness::agent::NewKey;
-use harness::{Agent, Gate, mcp, run};
+use harness::{Agent, Gate, Request, mcp, run};
 use protocol::admin::{CreateAdminKey, CreateFilterKey, Role};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -89,7 +89,7 @@ fn local(last: u8) -> IpAddr {
 }
 
 fn get(path: &str, secret: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: ledger\r\nauthorization: Bearer {secret}\r\n\r\n").into_bytes()
+    Request::get(path).key(secret).head()
 }
 
 /// Operators make keys, filters find them, reserve and settle.

@@ -1,6 +1,6 @@
 //! `agentrelay serve` as a service: certificates that are renewed, signals, a database that is away at first, the unit.
 
-use harness::clock::eventually;
+use harness::clock::{apart, eventually};
 use harness::ledger::{directory, embedded};
 use harness::{files, run};
 use ledger::throwaway::Throwaway;
@@ -179,18 +179,18 @@ fn a_hang_up_ends_no_service() {
 #[test]
 fn it_waits_for_a_database_that_is_away() {
     run(async {
-        let mut server = aside(|| Throwaway::start().unwrap());
-        let [database, empty] = aside(|| [(); 2].map(|()| server.database().unwrap()));
+        let mut server = apart(|| Throwaway::start().unwrap());
+        let [database, empty] = apart(|| [(); 2].map(|()| server.database().unwrap()));
         let here = directory("waits");
         assert!(agentrelay(&["init", "--database", &database]).await.status.success());
-        aside(|| server.pause());
+        apart(|| server.pause());
         let mut daemon = Daemon::start(&here, &database, &[]);
         daemon.said("trying again in 2 s").await;
         // Nothing is there to be read again yet, and that is no reason to end.
         daemon.hang_up().await;
         daemon.said("trying again in 4 s").await;
         assert!(daemon.process.try_wait().unwrap().is_none(), "{}", daemon.log());
-        aside(|| server.resume().unwrap());
+        apart(|| server.resume().unwrap());
         daemon.address().await;
 
         // What does not pass by itself ends it at once, and says why.
@@ -199,11 +199,6 @@ fn it_waits_for_a_database_that_is_away() {
         assert!(!status.unwrap().success());
         assert!(daemon.log().contains("run `agentrelay init` first"), "{}", daemon.log());
     });
-}
-
-/// Runs what waits, and may not where other tasks do.
-fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
 /// The lines of the unit's header that are commands, and what it runs.

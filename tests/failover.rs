@@ -4,7 +4,7 @@
 #[path = "failover/pooler.rs"]
 mod pooler;
 
-use harness::clock::{eventually_within, run_within};
+use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
 use ledger::throwaway::Throwaway;
 use protocol::admin::{KeyWithSecret, RevokeKey};
@@ -20,11 +20,6 @@ const STALLED: Duration = Duration::from_secs(40);
 const DEADLINE: Duration = Duration::from_secs(240);
 
 static RESERVED: AtomicU32 = AtomicU32::new(0);
-
-/// The server's client blocks, so it is asked where nothing else waits.
-fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(work).join().expect("no panic"))
-}
 
 /// Both servers in one URL, the second a standby of the first.
 fn pair() -> (Throwaway, Throwaway, String) {

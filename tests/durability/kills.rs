@@ -2,7 +2,7 @@
 //! write is lost and every law holds.
 
 use super::load::{Load, assert_kept};
-use harness::clock::run_within;
+use harness::clock::{apart, run_within};
 use harness::ledger::{Served, directory, embedded};
 use harness::{eventually, wait};
 use ledger::throwaway::Throwaway;
@@ -65,8 +65,7 @@ fn on_postgresql_no_kill_of_either_ledger_or_of_the_server_loses_an_acknowledged
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
             let database = server.database().unwrap();
             (server, database)
-        })
-        .await;
+        });
         let mut served = Served::start(directory("killed-postgresql"), &database, 2).await;
         let keys = [served.payer(1_000_000_000).await.1.key.id, served.payer(500).await.1.key.id];
         let load = Load::start(&[served.filter(0), served.filter(1)], &keys, seed);
@@ -78,21 +77,14 @@ fn on_postgresql_no_kill_of_either_ledger_or_of_the_server_loses_an_acknowledged
             match random.random_range(0..20) {
                 0 => {
                     killed[2] += 1;
-                    server = apart(move || {
+                    apart(|| {
                         server.kill().unwrap();
                         server.resume().unwrap();
-                        server
-                    })
-                    .await;
+                    });
                 }
                 1 | 2 => {
                     let choice = random.random();
-                    let again;
-                    (server, again) = apart(move || {
-                        let killed = server.kill_backend(choice);
-                        (server, killed)
-                    })
-                    .await;
+                    let again = apart(|| server.kill_backend(choice));
                     killed[1] += u32::from(again.unwrap_or(false));
                 }
                 _ => {
@@ -123,13 +115,6 @@ fn on_postgresql_no_kill_of_either_ledger_or_of_the_server_loses_an_acknowledged
         );
         assert!(told.count() > 1000, "{} writes are too few to say anything", told.count());
     });
-}
-
-/// What blocks, on a thread where that is allowed.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))
 }
 
 async fn serving(served: &Served, number: usize) {

@@ -1,6 +1,7 @@
 //! `agentrelay ledger move` as an operator runs it: a ledger that was in use goes from SQLite to PostgreSQL whole, and
 //! serves there; or it stays where it is and the command says why.
 
+use harness::clock::apart;
 use harness::ledger::{Served, directory, embedded};
 use harness::{eventually, files, run};
 use ledger::throwaway::Throwaway;
@@ -138,7 +139,7 @@ fn a_ledger_moves_whole_and_goes_on_with_its_money_and_its_chain() {
         // The old one is as it was.
         assert!(agentrelay(&["ledger", "check", "--database", &from]).status.success());
         drop(served);
-        drop_apart(server).await;
+        apart(|| drop(server));
     });
 }
 
@@ -153,7 +154,7 @@ fn a_ledger_whose_chain_was_tampered_with_is_not_moved_in_silence() {
         // Nothing of it is there, so that nobody takes it for a ledger.
         refused(&["ledger", "check", "--database", &to], "not initialised");
         drop(served);
-        drop_apart(server).await;
+        apart(|| drop(server));
     });
 }
 
@@ -163,9 +164,4 @@ fn tamper(served: &Served, sql: &str) {
     let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()";
     let status = Command::new("python3").args(["-c", script]).arg(file).arg(sql).status();
     assert!(status.expect("python3 can be run").success());
-}
-
-/// The server's client may not end where other tasks run.
-async fn drop_apart(server: Throwaway) {
-    tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
 }

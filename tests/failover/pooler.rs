@@ -1,7 +1,7 @@
 //! PgBouncer between ledger and server.
 
-use super::{DEADLINE, STALLED, apart, refused, state, writes};
-use harness::clock::{eventually_within, run_within};
+use super::{DEADLINE, STALLED, refused, state, writes};
+use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
 use ledger::throwaway::Throwaway;
 use std::fs;
@@ -88,7 +88,7 @@ fn a_pooler_that_keeps_sessions_works_within_the_connections_that_were_stated() 
             writes(&served, 0, &key).await;
         }
         let count = "SELECT count(*)::text FROM pg_stat_activity WHERE application_name = 'agentrelay'";
-        let open: usize = apart(|| server.ask(count)).expect("it answers").parse().expect("a number");
+        let open: u16 = apart(|| server.ask(count)).expect("it answers").parse().expect("a number");
         assert!((3..=ledger::CONNECTIONS).contains(&open), "{open}");
     });
 }

@@ -50,6 +50,12 @@ pub fn spawn<Answer: Send + 'static>(
     RUNTIME.spawn(future)
 }
 
+/// Runs what blocks, such as a client of PostgreSQL, on a thread where that is allowed, and waits for it.
+pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|failure| std::panic::resume_unwind(failure))
+}
+
 /// Asks again and again until there is an answer. Panics with what was missing last.
 pub async fn eventually<Answer>(what: &str, probe: impl AsyncFnMut() -> Result<Answer, String>) -> Answer {
     eventually_within(DEADLINE, what, probe).await

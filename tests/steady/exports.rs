@@ -1,6 +1,7 @@
 //! An answer that broke off is never taken for a whole one.
 
-use super::on_both::{Ledger, apart};
+use super::on_both::Ledger;
+use harness::clock::apart;
 use harness::{eventually, run};
 use serde_json::{Value, json};
 use std::fs;
@@ -58,15 +59,7 @@ fn an_export_whose_database_went_away_breaks_off() {
         let mut ledger = Ledger::on_postgresql("export-postgresql").await;
         fill(&ledger, ROWS).await;
         let mut server = ledger.server.take();
-        broken(&ledger.served.admin(), async || {
-            let mut running = server.take().unwrap();
-            let stopped = apart(move || {
-                running.pause();
-                running
-            });
-            server = Some(stopped.await);
-        })
-        .await;
+        broken(&ledger.served.admin(), async || apart(|| server.as_mut().unwrap().pause())).await;
         ledger.server = server;
         ledger.end().await;
     });

@@ -1,6 +1,7 @@
 //! The files that a ledger and its operator make: whole or not there, nobody else's, and what they were made as.
 
 use super::on_both::Ledger;
+use harness::clock::apart;
 use harness::ledger::directory;
 use harness::{files, run};
 use ledger::throwaway::Throwaway;
@@ -46,7 +47,7 @@ fn a_ledger_that_is_served_does_not_move() {
         let mut ledger = Ledger::embedded("move-served").await;
         ledger.served.payer(10).await;
         let from = ledger.served.database.clone();
-        super::on_both::apart(move || {
+        apart(|| {
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
             let to = server.database().unwrap();
             let refused = agentrelay(&["ledger", "move", "--from", &from, "--to", &to]);
@@ -58,8 +59,7 @@ fn a_ledger_that_is_served_does_not_move() {
             );
             let check = agentrelay(&["ledger", "check", "--database", &to]);
             assert!(said(&check).contains("not initialised"), "{}", said(&check));
-        })
-        .await;
+        });
         ledger.served.kill(0);
         ledger.end().await;
     });

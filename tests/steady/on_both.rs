@@ -1,5 +1,6 @@
 //! A test's ledger on either database.
 
+use harness::clock::apart;
 use harness::ledger::{Served, directory, embedded};
 use ledger::throwaway::Throwaway;
 
@@ -20,8 +21,7 @@ impl Ledger {
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
             let database = server.database().unwrap();
             (server, database)
-        })
-        .await;
+        });
         Ledger { served: Served::start(directory(name), &database, 1).await, server: Some(server) }
     }
 
@@ -29,11 +29,6 @@ impl Ledger {
     pub async fn end(self) {
         let Ledger { served, server } = self;
         drop(served);
-        apart(move || drop(server)).await;
+        apart(|| drop(server));
     }
-}
-
-/// Runs what blocks.
-pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
 }
