@@ -1,6 +1,7 @@
 //! A secret that nobody got is none that anything depends on, and who has the database gets back in.
 
-use super::on_both::{Ledger, apart};
+use super::on_both::Ledger;
+use harness::clock::apart;
 use harness::ledger::{directory, embedded};
 use harness::{files, run};
 use ledger::throwaway::Throwaway;
@@ -36,14 +37,14 @@ fn nowhere() -> File {
 }
 
 /// Outputs that take no secret.
-fn deaf() -> [(&'static str, Stdio); 3] {
+fn closed_outputs() -> [(&'static str, Stdio); 3] {
     [("full", full().into()), ("closed", closed().into()), ("nowhere", nowhere().into())]
 }
 
 fn init_again_after_it_failed(database: &str) -> Value {
     for json in [None, Some("--json")] {
         let arguments: Vec<&str> = ["init", "--database", database].into_iter().chain(json).collect();
-        for (name, output) in deaf() {
+        for (name, output) in closed_outputs() {
             let failed = program(&arguments, output);
             assert_eq!(failed.status.code(), Some(1), "{name}: {}", said(&failed));
             let is_explained =
@@ -94,12 +95,11 @@ fn on_postgresql_init_can_be_done_again_as_well() {
         apart(|| {
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
             init_again_after_it_failed(&server.database().unwrap());
-        })
-        .await;
+        });
     });
 }
 
-/// Each command that makes a secret by the API: none is made where the output is known to be deaf, and otherwise the
+/// Each command that makes a secret by the API: none is made where the output is known to go nowhere, and otherwise the
 /// words say which one to undo, and that works.
 #[test]
 fn a_secret_that_can_not_be_printed_says_how_to_undo_it() {
@@ -154,7 +154,7 @@ fn a_secret_that_can_not_be_printed_says_how_to_undo_it() {
 async fn recovers(ledger: &mut Ledger) {
     let database = ledger.served.database.clone();
     let recover = ["admin-keys", "recover", "--database", &database, "--reason", "all keys lost", "--json"];
-    for (name, output) in deaf() {
+    for (name, output) in closed_outputs() {
         assert!(!program(&recover, output).status.success(), "{name}");
     }
     let made = program(&recover, Stdio::piped());

@@ -60,8 +60,10 @@ struct Checked {
 impl Checked {
     /// Takes what comes next, and returns the lines that it completes.
     fn add(&mut self, piece: &[u8]) -> Result<Vec<u8>, &'static str> {
+        // What came before has no line feed.
+        let last = piece.iter().rposition(|byte| *byte == b'\n');
+        let end = last.map_or(0, |at| self.begun.len().saturating_add(at).saturating_add(1));
         self.begun.extend_from_slice(piece);
-        let end = self.begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
         let begun = self.begun.split_off(end);
         let whole = std::mem::replace(&mut self.begun, begun);
         if self.begun.len() > LINE_BYTES_MAX {

@@ -35,6 +35,27 @@ pub struct ServiceCredential {
 }
 
 impl ServiceCredential {
+    /// One that is usable from now on.
+    pub fn new(
+        id: AdminKeyId,
+        door: Door,
+        name: String,
+        role: Role,
+        tenant_id: Option<TenantId>,
+        now: Timestamp,
+    ) -> ServiceCredential {
+        ServiceCredential {
+            id,
+            door,
+            name,
+            role,
+            tenant_id,
+            created_at: now,
+            revoked_at: None,
+            secret_expires_at: None,
+        }
+    }
+
     /// May its bearer come in.
     pub fn is_usable(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.secret_expires_at.is_none_or(|end| now < end)

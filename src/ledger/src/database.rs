@@ -1,9 +1,9 @@
 //! Which database, as users write it.
 
-mod place;
+mod primary;
 mod tls;
 
-pub(crate) use place::Place;
+pub(crate) use primary::Primary;
 pub use tls::{Protection, Tls};
 
 use std::fmt;
@@ -47,7 +47,7 @@ struct Way {
     hosts: Vec<tokio_postgres::Config>,
     tls: Tls,
     /// All connections of this process to this URL share it.
-    place: Arc<Place>,
+    primary: Arc<Primary>,
 }
 
 impl PartialEq for Server {
@@ -65,8 +65,8 @@ impl Server {
     }
 
     /// Which server takes writes, as far as this process knows.
-    pub(crate) fn place(&self) -> &Arc<Place> {
-        &self.way.place
+    pub(crate) fn primary(&self) -> &Arc<Primary> {
+        &self.way.primary
     }
 
     /// How the connection is protected.
@@ -132,7 +132,7 @@ impl FromStr for Database {
                     return Err(InvalidDatabase::Postgres(why.to_owned()));
                 }
                 let (url, shown) = (text.to_owned(), without_secrets(text));
-                let way = Way { hosts: place::hosts(&config)?, tls, place: Arc::default() };
+                let way = Way { hosts: primary::hosts(&config)?, tls, primary: Arc::default() };
                 Ok(Database::Postgres(Server { url, way: Box::new(way), shown }))
             }
             _ => Err(InvalidDatabase::Unknown),

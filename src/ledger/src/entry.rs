@@ -105,16 +105,8 @@ fn owner(door: Door, name: String) -> Result<(String, (KeyHash, ServiceCredentia
         Door::Admin => "adm_",
         Door::Filter => "flt_",
     };
-    let credential = ServiceCredential {
-        id: moment::fresh_id(prefix, AdminKeyId::parse).map_err(|_| Error::NoRandomness)?,
-        door,
-        name,
-        role: Role::Owner,
-        tenant_id: None,
-        created_at: moment::now(),
-        revoked_at: None,
-        secret_expires_at: None,
-    };
+    let id = moment::fresh_id(prefix, AdminKeyId::parse).map_err(|_| Error::NoRandomness)?;
+    let credential = ServiceCredential::new(id, door, name, Role::Owner, None, moment::now());
     let hash = KeyHash::of(secret.as_bytes());
     Ok((secret, (hash, credential)))
 }

@@ -52,7 +52,7 @@ pub struct Config {
     /// Serve by TLS.
     pub tls: Option<Tls>,
     /// How many connections to the database at most.
-    pub connections: usize,
+    pub connections: u16,
 }
 
 impl Config {
@@ -284,7 +284,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 fn open(
     database: &Database,
     metrics: Arc<Metrics>,
-    connections: usize,
+    connections: u16,
 ) -> Result<(Relational, Option<Lock>), Error> {
     let lock = keep_others_away(database)?;
     let store = Relational::sized(database, metrics, connections);

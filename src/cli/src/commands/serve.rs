@@ -52,8 +52,9 @@ pub struct Arguments {
     #[arg(long, value_name = "DAY", value_parser = Timestamp::of_day, requires = "audit_retention_days")]
     audit_retention_confirm: Option<Timestamp>,
     /// How many connections to PostgreSQL this ledger has at most; readers of one SQLite file count the same way
-    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(7..=200))]
-    database_connections: u32,
+    #[arg(long, value_name = "NUMBER", default_value_t = ledger::CONNECTIONS,
+        value_parser = clap::value_parser!(u16).range(i64::from(ledger::CONNECTIONS_MIN)..=200))]
+    database_connections: u16,
     /// Serve by TLS, with this certificate chain in PEM; it and its key are read again when they change, and on SIGHUP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -88,7 +89,7 @@ impl Arguments {
             audit_key: self.audit_key,
             audit_retention_days: self.audit_retention_days,
             audit_retention_confirmed: self.audit_retention_confirm,
-            connections: usize::try_from(self.database_connections)?,
+            connections: self.database_connections,
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ledger::Tls { certificate, key }),
         };
         let Some(running) = start(config, &mut signals, in_terminal).await? else { return Ok(()) };

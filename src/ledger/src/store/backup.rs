@@ -2,7 +2,7 @@
 
 use super::relational::{OpenError, create_new_private};
 use super::schema::{self, Version};
-use super::sql::{Connection, Purpose, Result, params};
+use super::sql::{Connection, Purpose, Result, beside, params};
 use super::{CHECKPOINTS_MAX, CheckpointFilter, queries};
 use crate::chain::{BATCH_ROWS_MAX, Exporter, Fault, Verifier};
 use crate::database::Database;
@@ -119,14 +119,10 @@ fn whole(
         _ => OpenError::Io(cause).into(),
     })?;
     copy(from, to).and_then(|()| go_on()).map_err(|why| {
-        let beside = ["-wal", "-shm", "-journal"].map(|end| {
-            let mut name = to.as_os_str().to_owned();
-            name.push(end);
-            name
-        });
+        let others = ["-wal", "-shm", "-journal"].map(|end| beside(to, end));
         let left = std::fs::remove_file(to).err();
         // Those are there or not.
-        beside.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        others.iter().for_each(|path| drop(std::fs::remove_file(path)));
         match left {
             Some(cause) => BackupError::Left(why.into(), cause),
             None => why,

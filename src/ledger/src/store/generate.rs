@@ -1,13 +1,13 @@
 //! Usage in any amount, for tests and benchmarks: rows as the ledger writes them, made by the database itself.
 
 use super::relational::{OpenError, connect};
+use super::rows::Rows;
 use super::sql::{Result, params};
 use crate::database::Database;
 use protocol::{KeyId, TenantId, Timestamp};
 
 /// Rows of one statement: 20 hours, of which each has 1500 rows of a tenant, for 50 keys, 5 tools and 6 latencies.
 const AT_ONCE: u64 = 30_000;
-const HOUR_MILLIS: u64 = 3_600_000;
 
 /// Adds at least so many rows before `until`, the same number for each tenant. The ids of keys begin as the given one does;
 /// its last two characters are a number. Blocks.
@@ -19,7 +19,7 @@ pub fn fill_usage(
 ) -> std::result::Result<(), OpenError> {
     let connection = connect(database)?;
     let each = rows.checked_div(u64::try_from(payers.len()).unwrap_or(1)).unwrap_or_default();
-    let newest = (until.as_millis() / HOUR_MILLIS).saturating_sub(1);
+    let newest = Rows::usage_hour(until).saturating_sub(1);
     let insert = "INSERT INTO usage (hour, tenant_id, key_id, agent_id, tool, outcome, would_deny, bucket, calls, \
          credits, input_usage_tokens, output_usage_tokens) \
          WITH RECURSIVE numbers (n) AS ( \

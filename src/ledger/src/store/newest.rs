@@ -43,7 +43,7 @@ impl Newest {
 /// The thread that hears of other processes' changes.
 pub(super) struct Listener {
     stopping: Arc<AtomicBool>,
-    deaf: Arc<AtomicBool>,
+    failing: Arc<AtomicBool>,
 }
 
 impl Listener {
@@ -52,23 +52,23 @@ impl Listener {
         newest: Arc<Newest>,
     ) -> std::io::Result<(Listener, JoinHandle<()>)> {
         let stopping = Arc::new(AtomicBool::new(false));
-        let deaf = Arc::new(AtomicBool::new(false));
-        let (database, stop, failing) = (database.clone(), Arc::clone(&stopping), Arc::clone(&deaf));
+        let failing = Arc::new(AtomicBool::new(false));
+        let (database, stop, failed) = (database.clone(), Arc::clone(&stopping), Arc::clone(&failing));
         let thread = std::thread::Builder::new().name("ledger-listener".to_owned()).spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                let Err(cause) = listen(&database, &newest, &stop, &failing) else { return };
-                if !failing.swap(true, Ordering::Relaxed) {
+                let Err(cause) = listen(&database, &newest, &stop, &failed) else { return };
+                if !failed.swap(true, Ordering::Relaxed) {
                     warn!(%cause, "changes of other ledgers are not heard; trying again");
                 }
                 std::thread::sleep(RETRY_AFTER);
             }
         })?;
-        Ok((Listener { stopping, deaf }, thread))
+        Ok((Listener { stopping, failing }, thread))
     }
 
     /// Changes of other ledgers are not heard now.
-    pub(super) fn is_deaf(&self) -> bool {
-        self.deaf.load(Ordering::Relaxed)
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     pub(super) fn stop(&self) {

@@ -45,8 +45,8 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn new(database: &Database, lane: Lane, connections: usize) -> Readers {
-        let turns = Arc::new(Semaphore::new(connections));
+    pub(super) fn new(database: &Database, lane: Lane, connections: u16) -> Readers {
+        let turns = Arc::new(Semaphore::new(connections.into()));
         Readers { lane, database: database.clone(), at_rest: Arc::default(), turns }
     }
 
@@ -103,7 +103,7 @@ impl Readers {
         }
     }
 
-    /// Where it may block. Reports have threads of their own: one that has given way can't take its share back.
+    /// Where it may block. Reports have threads of their own: a thread can lower its priority, and not raise it again.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -113,7 +113,7 @@ impl Readers {
         }
         let (reply, answer) = oneshot::channel();
         let thread = std::thread::Builder::new().name("ledger-report".to_owned()).spawn(move || {
-            give_way();
+            lower_priority();
             // An asker that has gone away does not need it.
             let _ = reply.send(work());
         });
@@ -123,7 +123,7 @@ impl Readers {
 }
 
 /// Lets every other thread go first. Where the system refuses it, a report is what it was without.
-fn give_way() {
+fn lower_priority() {
     // On Linux this is the thread's alone.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, REPORT_NICENESS);
@@ -131,7 +131,6 @@ fn give_way() {
 
 /// One that rested, leaving out those that are known to lead nowhere by now.
 fn take_usable(at_rest: &Mutex<Vec<Connection>>) -> Option<Connection> {
-    // Each is asked while others may take theirs: a server that hangs is slow to answer.
-    let next = || at_rest.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    std::iter::from_fn(next).find(Connection::is_usable)
+    let mut at_rest = at_rest.lock().unwrap_or_else(PoisonError::into_inner);
+    std::iter::from_fn(|| at_rest.pop()).find(Connection::is_usable)
 }

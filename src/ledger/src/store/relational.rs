@@ -36,15 +36,15 @@ use tokio::sync::{mpsc, watch};
 const QUEUE_MAX: usize = 4096;
 
 /// How many connections a ledger has at most, unless it is told another number.
-pub const CONNECTIONS: usize = 10;
-/// The least: the writer, the listener, and one for filters beside those below.
-pub const CONNECTIONS_MIN: usize = OTHERS.saturating_add(1);
+pub const CONNECTIONS: u16 = 10;
+/// The least: two for filters beside all others.
+pub const CONNECTIONS_MIN: u16 = OTHERS.saturating_add(2);
 /// For operators' reads.
-const OPERATORS: usize = 2;
+const OPERATORS: u16 = 2;
 /// For reports: two beside each other keep both processors of a small server busy, and look-ups wait for them.
-const REPORTS: usize = 1;
-/// All that are not for filters' reads.
-const OTHERS: usize = 2usize.saturating_add(OPERATORS).saturating_add(REPORTS);
+const REPORTS: u16 = 1;
+/// All that are not for filters' reads: these, the writer and the listener.
+const OTHERS: u16 = 2u16.saturating_add(OPERATORS).saturating_add(REPORTS);
 
 /// Why a database can't be opened.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Relational {
     pub fn sized(
         database: &Database,
         metrics: Arc<Metrics>,
-        connections: usize,
+        connections: u16,
     ) -> Result<Relational, OpenError> {
         let connection = connect(database)?;
         if connection.is_shared() {
@@ -138,7 +138,7 @@ impl Relational {
         connection: Connection,
         database: &Database,
         metrics: Arc<Metrics>,
-        connections: usize,
+        connections: u16,
     ) -> Result<Relational, OpenError> {
         let (_, newest) = save::feed_bounds(&connection)?;
         let newest = Arc::new(Newest::new(newest));
@@ -295,8 +295,8 @@ impl Store for Relational {
     }
 
     fn ping(&self) -> Reading<'_, ()> {
-        let is_deaf = self.listener.as_ref().is_some_and(Listener::is_deaf);
-        if is_deaf || self.failing.load(Ordering::Relaxed) {
+        let is_behind = self.listener.as_ref().is_some_and(Listener::is_failing);
+        if is_behind || self.failing.load(Ordering::Relaxed) {
             return Box::pin(std::future::ready(Err(Unavailable::Failed)));
         }
         Box::pin(

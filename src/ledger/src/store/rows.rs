@@ -323,7 +323,7 @@ impl Rows {
     pub fn count(&mut self, decision: &Decision, now: Timestamp) {
         let text = |id: Option<&str>| id.unwrap_or_default().to_owned();
         let key = UsageKey {
-            hour: decision.at.min(now).as_millis() / HOUR_MILLIS,
+            hour: Rows::usage_hour(decision.at.min(now)),
             tenant_id: text(decision.tenant_id.as_ref().map(TenantId::as_str)),
             key_id: text(decision.key_id.as_ref().map(KeyId::as_str)),
             agent_id: text(decision.agent_id.as_ref().map(AgentId::as_str)),
@@ -344,7 +344,7 @@ impl Rows {
     /// Adds counted decisions to the sums of their hour. How long each took is not known.
     pub fn count_many(&mut self, counted: &Counted, now: Timestamp) {
         let key = UsageKey {
-            hour: counted.minute.min(now).as_millis() / HOUR_MILLIS,
+            hour: Rows::usage_hour(counted.minute.min(now)),
             tenant_id: counted.tenant_id.as_ref().map_or("", TenantId::as_str).to_owned(),
             key_id: counted.key_id.as_ref().map_or("", KeyId::as_str).to_owned(),
             agent_id: String::new(),

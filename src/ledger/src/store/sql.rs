@@ -9,6 +9,7 @@ mod sqlite;
 mod tls;
 mod value;
 
+pub use sqlite::beside;
 pub use value::{Broken, Error, Param, Result, Row, ToParam};
 
 use crate::database::Database;

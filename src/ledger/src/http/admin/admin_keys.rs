@@ -32,16 +32,9 @@ pub(super) async fn create(
         return Err(Refused::new(Code::Forbidden, detail));
     }
     let secret = moment::fresh_secret(Kind::Admin)?;
-    let credential = ServiceCredential {
-        id: moment::fresh_id("adm_", AdminKeyId::parse)?,
-        door: Door::Admin,
-        name: create.name,
-        role: create.role,
-        tenant_id: create.tenant_id,
-        created_at: moment::now(),
-        revoked_at: None,
-        secret_expires_at: None,
-    };
+    let id = moment::fresh_id("adm_", AdminKeyId::parse)?;
+    let CreateAdminKey { name, role, tenant_id } = create;
+    let credential = ServiceCredential::new(id, Door::Admin, name, role, tenant_id, moment::now());
     let hash = KeyHash::of(secret.as_bytes());
     let operation = credentials::Create { credential, hash, actor: caller.id(), idempotency };
     let made = service.store.run(operation).await.map_err(|error| match error {

@@ -45,7 +45,7 @@ fn text(field: &str, text: &str, chars_max: usize) -> Result<(), Refused> {
     match unseen(text) {
         None => Ok(()),
         Some(letter) => Err(Refused::invalid(format!(
-            "{field}: must not hold {}, a control character or one that is not seen or turns others round; write it \
+            "{field}: must not hold {}, a control character or one that is not seen or changes the direction of others; write it \
              without",
             letter.escape_unicode()
         ))),

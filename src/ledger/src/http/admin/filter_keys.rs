@@ -28,16 +28,8 @@ pub(super) async fn create(
     let idempotency = idempotency(&headers, &caller.id(), "POST /v1/filter-keys".to_owned(), &create)?;
     check::name(&create.name)?;
     let secret = moment::fresh_secret(Kind::Filter)?;
-    let credential = ServiceCredential {
-        id: moment::fresh_id("flt_", AdminKeyId::parse)?,
-        door: Door::Filter,
-        name: create.name,
-        role: Role::Owner,
-        tenant_id: None,
-        created_at: moment::now(),
-        revoked_at: None,
-        secret_expires_at: None,
-    };
+    let id = moment::fresh_id("flt_", AdminKeyId::parse)?;
+    let credential = ServiceCredential::new(id, Door::Filter, create.name, Role::Owner, None, moment::now());
     let hash = KeyHash::of(secret.as_bytes());
     let operation = credentials::Create { credential, hash, actor: caller.id(), idempotency };
     let key = service.store.run(operation).await?.shown_of_filter();

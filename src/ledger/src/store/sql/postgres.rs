@@ -1,7 +1,7 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
 use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
-use crate::database::{Place, Protection, Server};
+use crate::database::{Primary, Protection, Server};
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, ToSql, Type};
 use std::borrow::Cow;
@@ -92,7 +92,7 @@ pub(super) struct Session {
     looked_at: Cell<Instant>,
     process: String,
     bound: Cell<Duration>,
-    place: Arc<Place>,
+    primary: Arc<Primary>,
     epoch: u64,
     hosts: usize,
 }
@@ -110,7 +110,7 @@ impl Session {
     /// A connection to the server that takes writes: of several hosts the one that did so last comes first.
     pub(super) fn open(server: &Server, purpose: Purpose) -> Result<Session> {
         let hosts = server.hosts();
-        let first = server.place().first();
+        let first = server.primary().first();
         let mut failed = Error::Unfit(ENDED);
         let order = hosts.iter().enumerate().cycle().skip(first).take(hosts.len());
         for (host, config) in order {
@@ -149,8 +149,8 @@ impl Session {
             looked_at: Cell::new(Instant::now()),
             process: String::new(),
             bound: Cell::new(Duration::ZERO),
-            place: Arc::clone(server.place()),
-            epoch: server.place().epoch(),
+            primary: Arc::clone(server.primary()),
+            epoch: server.primary().epoch(),
             hosts: server.hosts().len(),
         };
         let [in_recovery, read_only, started, process, opened] = session.who()?;
@@ -168,13 +168,13 @@ impl Session {
             // reading all of one seems cheap.
             Purpose::Write => "SET enable_seqscan = off",
         })?;
-        session.epoch = session.place.found(host, &started);
+        session.epoch = session.primary.found(host, &started);
         Ok(session)
     }
 
     /// Can it be used, as far as is known without asking the server.
     pub(super) fn is_open(&self) -> bool {
-        !self.has_ended.get() && !self.client.is_closed() && self.epoch == self.place.epoch()
+        !self.has_ended.get() && !self.client.is_closed() && self.epoch == self.primary.epoch()
     }
 
     /// Looks whether it still leads to the server that takes writes, unless that was looked at just now.
@@ -201,7 +201,7 @@ impl Session {
     fn who(&self) -> Result<[String; 5]> {
         let messages = self.wait(SILENT_AFTER, self.client.simple_query(WHO)).inspect_err(|cause| {
             if matches!(cause, Error::Unfit(SILENT)) {
-                self.place.silent(self.epoch, self.hosts);
+                self.primary.silent(self.epoch, self.hosts);
             }
         })?;
         let row = messages.iter().find_map(|message| match message {
@@ -383,7 +383,7 @@ impl Session {
                 if let Ok(answer) = round.await {
                     return Some(answer);
                 }
-                if began.elapsed() >= at_most || self.epoch != self.place.epoch() || self.has_ended.get() {
+                if began.elapsed() >= at_most || self.epoch != self.primary.epoch() || self.has_ended.get() {
                     return None;
                 }
             }

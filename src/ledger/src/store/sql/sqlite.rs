@@ -77,7 +77,8 @@ fn make_private(path: &Path) {
     }
 }
 
-fn beside(path: &Path, end: &str) -> PathBuf {
+/// A file that SQLite keeps beside a database, such as its log at `-wal`.
+pub fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()

@@ -9,7 +9,7 @@ use tokio_postgres::config::Host;
 
 /// Where the writes go, and since which change of that.
 #[derive(Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct Primary {
     known: Mutex<Known>,
     /// Grows whenever connections opened before are of no use any more.
     epoch: AtomicU64,
@@ -23,7 +23,7 @@ struct Known {
     started: Option<String>,
 }
 
-impl Place {
+impl Primary {
     /// Which host to try first.
     pub(crate) fn first(&self) -> usize {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).host
@@ -122,15 +122,19 @@ mod tests {
 
     #[test]
     fn another_server_or_a_silent_one_ends_what_was_opened_before() {
-        let place = Place::default();
-        let first = place.found(0, "monday");
-        assert_eq!(place.found(0, "monday"), first);
-        assert_ne!(place.found(1, "tuesday"), first);
-        let second = place.epoch();
-        place.silent(first, 2);
-        assert_eq!((place.epoch(), place.first()), (second, 1), "an old connection's silence says nothing");
-        place.silent(second, 2);
-        assert_ne!(place.epoch(), second);
-        assert_eq!(place.first(), 0);
+        let primary = Primary::default();
+        let first = primary.found(0, "monday");
+        assert_eq!(primary.found(0, "monday"), first);
+        assert_ne!(primary.found(1, "tuesday"), first);
+        let second = primary.epoch();
+        primary.silent(first, 2);
+        assert_eq!(
+            (primary.epoch(), primary.first()),
+            (second, 1),
+            "an old connection's silence says nothing"
+        );
+        primary.silent(second, 2);
+        assert_ne!(primary.epoch(), second);
+        assert_eq!(primary.first(), 0);
     }
 }
