@@ -7,15 +7,18 @@
 
 mod ceiling;
 
-use crate::credentials::Initialise;
-use crate::database::Database;
-use crate::keys::{self, Key};
+use crate::identity::credentials::Initialise;
+use crate::identity::keys;
 use crate::metrics::Metrics;
-use crate::reservations::Reserve;
+use crate::model::key::Key;
+use crate::model::tenant::Tenant;
+use crate::money::reservations::Reserve;
+use crate::money::tenants;
+use crate::store::database::Database;
 use crate::store::sql::{self, Connection, Purpose};
-use crate::store::{OpenError, Relational, Store, laws};
+use crate::store::{OpenError, Store, laws};
 use crate::throwaway::{self, Throwaway};
-use crate::{moment, report, store, tenants};
+use crate::{deliveries, moment, transaction};
 use ceiling::Ceiling;
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, Report as Batch, ReserveRequest, Settlement};
@@ -118,7 +121,7 @@ pub enum Error {
     /// The operating system says no.
     Io(std::io::Error),
     /// A write was not taken.
-    Write(store::Error),
+    Write(transaction::Error),
     /// The ledger broke its own laws.
     Unlawful(Vec<String>),
 }
@@ -162,8 +165,8 @@ impl From<std::io::Error> for Error {
     }
 }
 
-impl From<store::Error> for Error {
-    fn from(cause: store::Error) -> Error {
+impl From<transaction::Error> for Error {
+    fn from(cause: transaction::Error) -> Error {
         Error::Write(cause)
     }
 }
@@ -245,7 +248,7 @@ pub(super) struct Payer {
 
 fn prepare(database: &Database, tenants: u32) -> Result<Vec<Payer>, Error> {
     let operation = Initialise { credentials: Vec::new() };
-    if Relational::initialise(database, operation)?.is_err() {
+    if Store::initialise(database, operation)?.is_err() {
         return Err(Error::Io(std::io::Error::other("the fresh database is not empty")));
     }
     with_store(database, |store| async move {
@@ -257,9 +260,9 @@ fn prepare(database: &Database, tenants: u32) -> Result<Vec<Payer>, Error> {
     })
 }
 
-async fn payer(store: &dyn Store) -> Result<Payer, Error> {
+async fn payer(store: &Store) -> Result<Payer, Error> {
     let now = moment::now();
-    let tenant = tenants::Tenant {
+    let tenant = Tenant {
         id: moment::fresh_id("ten_", TenantId::parse)?,
         name: "bench".to_owned(),
         tier: "pro".to_owned(),
@@ -306,11 +309,11 @@ async fn payer(store: &dyn Store) -> Result<Payer, Error> {
 /// Runs `work` with a store, and closes that.
 fn with_store<T, F: Future<Output = Result<T, Error>>>(
     database: &Database,
-    work: impl FnOnce(Arc<dyn Store>) -> F,
+    work: impl FnOnce(Arc<Store>) -> F,
 ) -> Result<T, Error> {
-    let relational = Arc::new(Relational::open(database, Arc::new(Metrics::default()))?);
+    let relational = Arc::new(Store::open(database, Arc::new(Metrics::default()))?);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let done = runtime.block_on(work(Arc::clone(&relational) as Arc<dyn Store>));
+    let done = runtime.block_on(work(Arc::clone(&relational) as Arc<Store>));
     runtime.block_on(relational.close());
     done
 }
@@ -344,7 +347,7 @@ fn ledger(database: &Database, options: &Options, payers: &[Payer], waits: &mut 
     if broken.is_empty() { Ok(rate) } else { Err(Error::Unlawful(broken)) }
 }
 
-async fn call(store: Arc<dyn Store>, key_id: KeyId, began: Instant, turn: Duration) -> Result<Waits, Error> {
+async fn call(store: Arc<Store>, key_id: KeyId, began: Instant, turn: Duration) -> Result<Waits, Error> {
     let credits = Credits::new(CREDITS).unwrap_or(Credits::MAX);
     let policy_version = PolicyVersion::parse(ceiling::POLICY_VERSION)?;
     let mut waits = Waits::default();
@@ -375,7 +378,7 @@ async fn call(store: Arc<dyn Store>, key_id: KeyId, began: Instant, turn: Durati
             decisions_dropped: 0,
         };
         let now: Timestamp = moment::now();
-        store.run(report::Deliver { report: Arc::new(batch), actor: "bench".to_owned(), now }).await?;
+        store.run(deliveries::Deliver { report: Arc::new(batch), actor: "bench".to_owned(), now }).await?;
         waits.commit.push(asked.elapsed());
         // Looked at last, so that on a slow machine, too, each caller has something to tell.
         if began.elapsed() >= turn {

@@ -3,20 +3,24 @@
 pub(crate) mod admin;
 pub(crate) mod api;
 mod authenticate;
+pub(crate) mod connections;
 mod extract;
+mod feed;
 mod filter;
 mod issue;
 mod observe;
 mod problem;
 mod rate;
+pub(crate) mod report;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub(crate) mod waiting;
 
-use crate::chain::Signer;
+use crate::audit::chain::Signer;
 use crate::metrics::Metrics;
-use crate::policy_file::{Desk, InForce};
-use crate::recall::Waiting;
+use crate::policies::document::InForce;
+use crate::policies::in_force::Policies;
 use crate::store::Store;
 use authenticate::Doorkeeper;
 use axum::Router;
@@ -35,6 +39,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
+use waiting::Waiting;
 
 /// Largest request body, except for [`REPORT_BYTES_MAX`] and policies.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -46,11 +51,11 @@ const POLICY_LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the handlers share.
 pub(crate) struct Parts {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Arc<Store>,
     pub(crate) policy: watch::Receiver<Arc<InForce>>,
     /// As they were read last.
     pub(crate) session_secrets: Mutex<Vec<SessionSecret>>,
-    pub(crate) desk: Arc<Desk>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) signer: Arc<Signer>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) audit_retention_days: Option<u32>,
@@ -87,7 +92,7 @@ impl Service {
 
     /// The same, after a look at what another ledger may have put in force: whoever heard of a change must find it.
     async fn newest_policy(&self) -> Arc<InForce> {
-        if timeout(POLICY_LOOK_TIMEOUT, self.desk.refresh()).await.is_err() {
+        if timeout(POLICY_LOOK_TIMEOUT, self.policies.refresh()).await.is_err() {
             debug!("the database does not say in time which policy is in force; the one known here is given");
         }
         self.policy()

@@ -1,7 +1,6 @@
 //! What the ledger counts, in Prometheus text. Every label has a bounded set of values: no ids, no names of tenants.
 
 use crate::book::TransferKind;
-use crate::store::Committed;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +10,27 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use protocol::audit::Outcome;
 use std::time::Duration;
+
+/// What a transaction did, for metrics and the change feed.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// Transfers by kind.
+    pub transfers: Vec<&'static str>,
+    /// Decisions by outcome.
+    pub outcomes: Vec<(&'static str, u64)>,
+    /// Decisions that filters could not keep and told of.
+    pub decisions_dropped: u64,
+    /// Credits on leases that were not accounted for in time.
+    pub credits_lost: u64,
+    /// Credits of reservations that were not.
+    pub credits_unaccounted: u64,
+    /// Times that credits on lease were called back.
+    pub recalls: u64,
+    /// Where the change feed stands, if it moved.
+    pub newest_change: Option<u64>,
+    /// Rows were written.
+    pub is_written: bool,
+}
 
 /// One answered request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

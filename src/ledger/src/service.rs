@@ -1,18 +1,25 @@
 //! The life of the service: started, stopped.
 
-use crate::database::Database;
-use crate::leases::Lose;
-use crate::lock::{self, Lock, NoLock};
+pub mod backup;
+pub mod check;
+pub mod entry;
+mod lock;
+pub mod relocate;
+mod serve;
+pub mod signing_key;
+pub mod tls;
+
+use crate::audit::retention::Anchor;
+use crate::audit::seal::UseKey;
+use crate::background::expire::{self, rotation};
+use crate::background::{follow_policy, retain, seal};
 use crate::metrics::Metrics;
-use crate::moment::NoRandomness;
-use crate::policy_file::{self, Desk, Fault, InForce, NoPolicy};
-use crate::reservations::{Expire, ForgetAnswers};
-use crate::retention::{self, Anchor};
-use crate::sealer::{self, UseKey};
-use crate::serve;
-use crate::serve::tls::{self, Tls, TlsError};
-use crate::sessions::Rotate;
-use crate::store::{CONNECTIONS, OpenError, Relational, Store};
+use crate::policies::document::{self, Fault};
+use crate::policies::in_force::{self, NoPolicy, Policies};
+use crate::service::lock::{Lock, NoLock};
+use crate::service::tls::{Tls, TlsError};
+use crate::store::database::Database;
+use crate::store::{CONNECTIONS, OpenError, Store};
 use crate::{http, moment};
 use protocol::{PolicyVersion, Timestamp};
 use std::fmt;
@@ -23,13 +30,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
-/// How often due reservations expire.
-const EXPIRE_EVERY: Duration = Duration::from_secs(1);
-/// How often old answers of `Idempotency-Key`s are forgotten, and secrets of sessions looked at.
-const FORGET_EVERY_MILLIS: u64 = 600_000;
 /// How long a stop waits for requests under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -190,7 +193,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
-    store: Arc<Relational>,
+    store: Arc<Store>,
     lock: Option<Lock>,
     tls: Option<Arc<tls::Served>>,
 }
@@ -210,8 +213,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     } = config;
     let tls = tls.map(tls::Served::new).transpose().map_err(Error::Tls)?;
     let faulty = |fault| Error::Policy(policy_path.clone(), fault);
-    let judged = policy_file::read(&policy_path).await.map_err(faulty)?;
-    let policy = policy_file::parse(&judged).map_err(faulty)?;
+    let judged = document::read(&policy_path).await.map_err(faulty)?;
+    let policy = document::parse(&judged).map_err(faulty)?;
 
     let metrics = Arc::new(Metrics::default());
     let opened = tokio::task::spawn_blocking({
@@ -222,18 +225,17 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         .await
         .unwrap_or_else(|cause| Err(Error::Database(database.clone(), OpenError::Io(cause.into()))))?;
     let relational = Arc::new(relational);
-    let store: Arc<dyn Store> = Arc::clone(&relational) as Arc<dyn Store>;
+    let store: Arc<Store> = Arc::clone(&relational) as Arc<Store>;
     let unwritten = |_| Error::Write(database.clone());
     store.run(Anchor { now: moment::now() }).await.map_err(unwritten)?;
     let is_shared = matches!(database, Database::Postgres(_));
-    let policy =
-        policy_file::settle(store.as_ref(), policy, is_shared, &metrics).await.map_err(
-            |none| match none {
-                NoPolicy::Unrecorded => Error::Write(database.clone()),
-                NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
-            },
-        )?;
-    let signer = sealer::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
+    let policy = in_force::settle(store.as_ref(), policy, is_shared, &metrics, moment::now()).await.map_err(
+        |none| match none {
+            NoPolicy::Unrecorded => Error::Write(database.clone()),
+            NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
+        },
+    )?;
+    let signer = signing_key::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
     let signer = Arc::new(signer);
     let public_key = signer.public_key().to_owned();
     store.run(UseKey { public_key, now: moment::now() }).await.map_err(unwritten)?;
@@ -247,23 +249,24 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (stop, stopping) = watch::channel(false);
     let (in_force, policy) = watch::channel(Arc::new(policy));
     let retained = Arc::clone(&metrics);
-    let desk = Desk::new(policy_path, judged, is_shared, in_force, Arc::clone(&store), Arc::clone(&metrics));
-    let desk = Arc::new(desk);
+    let policies =
+        Policies::new(policy_path, judged, is_shared, in_force, Arc::clone(&store), Arc::clone(&metrics));
+    let policies = Arc::new(policies);
     let router = http::router(http::Service::new(http::Parts {
         store: Arc::clone(&store),
         policy: policy.clone(),
         session_secrets: Mutex::new(session_secrets),
-        desk: Arc::clone(&desk),
+        policies: Arc::clone(&policies),
         signer: Arc::clone(&signer),
         metrics,
         audit_retention_days,
         stopping: stopping.clone(),
     }));
     let mut tasks = vec![
-        tokio::spawn(desk.follow(stopping.clone())),
-        tokio::spawn(keep_house(Arc::clone(&store), policy.clone(), stopping.clone())),
-        tokio::spawn(sealer::run(Arc::clone(&store), signer, stopping.clone())),
-        tokio::spawn(retention::run(
+        tokio::spawn(follow_policy::run(policies, stopping.clone())),
+        tokio::spawn(expire::run(Arc::clone(&store), policy.clone(), stopping.clone())),
+        tokio::spawn(seal::run(Arc::clone(&store), signer, stopping.clone())),
+        tokio::spawn(retain::run(
             Arc::clone(&store),
             (audit_retention_days, audit_retention_confirmed),
             retained,
@@ -285,9 +288,9 @@ fn open(
     database: &Database,
     metrics: Arc<Metrics>,
     connections: u16,
-) -> Result<(Relational, Option<Lock>), Error> {
+) -> Result<(Store, Option<Lock>), Error> {
     let lock = keep_others_away(database)?;
-    let store = Relational::sized(database, metrics, connections);
+    let store = Store::sized(database, metrics, connections);
     store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
 }
 
@@ -331,44 +334,5 @@ impl Running {
         store.close().await;
         drop(lock);
         info!("the ledger has stopped");
-    }
-}
-
-/// A look at whether it is time for another secret of sessions.
-fn rotation(policy: &InForce) -> Result<Rotate, NoRandomness> {
-    let key_stale_seconds = policy.policy.key_stale_seconds;
-    Ok(Rotate { fresh: moment::fresh_seed()?, key_stale_seconds, now: moment::now() })
-}
-
-/// Expires reservations and leases, rotates the secrets of sessions, and forgets old answers, through the same queue as every other write.
-async fn keep_house(
-    store: Arc<dyn Store>,
-    policy: watch::Receiver<Arc<InForce>>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let mut beat = interval(EXPIRE_EVERY);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut forgot_at = Timestamp::from_millis(0);
-    loop {
-        tokio::select! {
-            _ = beat.tick() => {}
-            _ = stopping.wait_for(|stopping| *stopping) => return,
-        }
-        // A database that fails is logged by the store; the next beat tries again.
-        while let Ok((_, true)) = store.run(Expire { now: moment::now() }).await {}
-        while let Ok((_, true)) = store.run(Lose { now: moment::now() }).await {}
-        let now = moment::now();
-        if now.millis_since(forgot_at) >= FORGET_EVERY_MILLIS
-            && store.run(ForgetAnswers { now }).await.is_ok()
-        {
-            forgot_at = now;
-            let rotate = rotation(&policy.borrow());
-            match rotate {
-                Ok(rotate) => drop(store.run(rotate).await),
-                Err(NoRandomness) => {
-                    warn!("there is no randomness for another secret of sessions; trying again")
-                }
-            }
-        }
     }
 }

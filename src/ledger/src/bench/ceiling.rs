@@ -2,16 +2,82 @@
 //! queue, no rules, nothing read back. What they say is made before the clock runs.
 
 use super::{CREDITS, Error, GRANTED, Payer, rate};
-use crate::database::Database;
 use crate::moment;
-use crate::store::save::{ACCOUNTS, AUDIT, RESERVATIONS, TRANSFERS};
-use crate::store::sql::{Connection, Param, Purpose};
+use crate::store::database::Database;
+use crate::store::sql::{Connection, Insert, Kind, Param, Purpose};
 use std::time::{Duration, Instant};
 
 pub(super) const SERVICE: &str = "studio";
 pub(super) const TOOL: &str = "image_generate";
 /// As long as a real one.
 pub(super) const POLICY_VERSION: &str = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+
+const ACCOUNTS: Insert<'_> = Insert {
+    table: "accounts",
+    columns: &[
+        ("tenant_id", Kind::Text),
+        ("granted", Kind::Integer),
+        ("available", Kind::Integer),
+        ("pending", Kind::Integer),
+        ("posted", Kind::Integer),
+    ],
+    conflict: "ON CONFLICT (tenant_id) DO UPDATE SET granted = excluded.granted, \
+               available = excluded.available, pending = excluded.pending, posted = excluded.posted",
+};
+
+const RESERVATIONS: Insert<'_> = Insert {
+    table: "reservations",
+    columns: &[
+        ("id", Kind::Text),
+        ("tenant_id", Kind::Text),
+        ("key_id", Kind::Text),
+        ("service", Kind::Text),
+        ("tool", Kind::Text),
+        ("credits", Kind::Integer),
+        ("overrun", Kind::Integer),
+        ("ttl_seconds", Kind::Integer),
+        ("policy_version", Kind::Text),
+        ("reserved_at", Kind::Integer),
+        ("expires_at", Kind::Integer),
+        ("available_after", Kind::Integer),
+        ("state", Kind::Text),
+        ("asked", Kind::Integer),
+        ("charged", Kind::Integer),
+    ],
+    conflict: "ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, state = excluded.state, \
+               asked = excluded.asked, charged = excluded.charged",
+};
+
+const TRANSFERS: Insert<'_> = Insert {
+    table: "transfers",
+    columns: &[
+        ("id", Kind::Text),
+        ("tenant_id", Kind::Text),
+        ("reservation_id", Kind::Text),
+        ("lease_id", Kind::Text),
+        ("kind", Kind::Text),
+        ("from_account", Kind::Text),
+        ("to_account", Kind::Text),
+        ("credits", Kind::Integer),
+        ("at", Kind::Integer),
+    ],
+    conflict: "",
+};
+
+const AUDIT: Insert<'_> = Insert {
+    table: "audit",
+    columns: &[
+        ("sequence", Kind::Integer),
+        ("recorded_at", Kind::Integer),
+        ("kind", Kind::Text),
+        ("actor", Kind::Text),
+        ("tenant_id", Kind::Text),
+        ("outcome", Kind::Text),
+        ("event_id", Kind::Text),
+        ("detail", Kind::Text),
+    ],
+    conflict: "",
+};
 
 /// One connection that writes.
 pub(super) struct Ceiling<'p> {
@@ -64,14 +130,14 @@ impl<'p> Ceiling<'p> {
         let credits = Param::Integer(i64::try_from(CREDITS).unwrap_or(i64::MAX));
         let (kind, from, to, state, charged) = match half {
             Half::Reserve => ("reserve", "available", "pending", "pending", Param::Null),
-            Half::Commit => ("post", "pending", "posted", "posted", credits),
+            Half::Commit => ("post", "pending", "posted", "posted", credits.clone()),
         };
         let payers = self.payers.get(..calls.len().min(self.payers.len())).unwrap_or(self.payers);
         self.connection.write(|connection| {
             let accounts = payers.iter().map(|payer| {
                 let rest = granted.saturating_sub(first);
                 [
-                    Param::Text(payer.tenant_id.as_str()),
+                    Param::text(payer.tenant_id.as_str()),
                     Param::Integer(granted),
                     Param::Integer(rest),
                     Param::Integer(0),
@@ -81,34 +147,34 @@ impl<'p> Ceiling<'p> {
             connection.insert(&ACCOUNTS, accounts)?;
             let reservations = calls.iter().map(|call| {
                 [
-                    Param::Text(&call.id),
-                    Param::Text(call.payer.tenant_id.as_str()),
-                    Param::Text(call.payer.key_id.as_str()),
-                    Param::Text(SERVICE),
-                    Param::Text(TOOL),
-                    credits,
+                    Param::text(&call.id),
+                    Param::text(call.payer.tenant_id.as_str()),
+                    Param::text(call.payer.key_id.as_str()),
+                    Param::text(SERVICE),
+                    Param::text(TOOL),
+                    credits.clone(),
                     Param::Integer(0),
                     Param::Integer(60),
-                    Param::Text(POLICY_VERSION),
+                    Param::text(POLICY_VERSION),
                     Param::Integer(now),
                     Param::Integer(now.saturating_add(60_000)),
                     Param::Integer(granted),
-                    Param::Text(state),
-                    charged,
-                    charged,
+                    Param::text(state),
+                    charged.clone(),
+                    charged.clone(),
                 ]
             });
             connection.insert(&RESERVATIONS, reservations)?;
             let transfers = calls.iter().map(|call| {
                 [
                     Param::Null,
-                    Param::Text(call.payer.tenant_id.as_str()),
-                    Param::Text(&call.id),
+                    Param::text(call.payer.tenant_id.as_str()),
+                    Param::text(&call.id),
                     Param::Null,
-                    Param::Text(kind),
-                    Param::Text(from),
-                    Param::Text(to),
-                    credits,
+                    Param::text(kind),
+                    Param::text(from),
+                    Param::text(to),
+                    credits.clone(),
                     Param::Integer(now),
                 ]
             });
@@ -117,12 +183,12 @@ impl<'p> Ceiling<'p> {
                 [
                     Param::Integer(sequence),
                     Param::Integer(now),
-                    Param::Text(if half == Half::Reserve { "reserved" } else { "posted" }),
-                    Param::Text(call.payer.key_id.as_str()),
-                    Param::Text(call.payer.tenant_id.as_str()),
+                    Param::text(if half == Half::Reserve { "reserved" } else { "posted" }),
+                    Param::text(call.payer.key_id.as_str()),
+                    Param::text(call.payer.tenant_id.as_str()),
                     Param::Null,
                     Param::Null,
-                    Param::Text(if half == Half::Reserve { &call.reserved } else { &call.posted }),
+                    Param::text(if half == Half::Reserve { &call.reserved } else { &call.posted }),
                 ]
             });
             connection.insert(&AUDIT, audit)

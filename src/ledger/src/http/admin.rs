@@ -14,7 +14,7 @@ mod tenants;
 
 use super::api::Endpoint;
 use super::problem::Refused;
-use crate::policy_file::FILE_BYTES_MAX;
+use crate::policies::document::FILE_BYTES_MAX;
 use protocol::Timestamp;
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,

@@ -6,10 +6,11 @@ use super::api::Reach;
 use super::extract::idempotency_key;
 use super::problem::{Code, Refused};
 use super::rate::Rates;
-use crate::credentials::{Door, ServiceCredential};
+use crate::http::connections::Connection;
+use crate::model::credential::{Door, ServiceCredential};
 use crate::moment;
-use crate::serve::connections::Connection;
-use crate::store::{Store, Unavailable};
+use crate::store::Store;
+use crate::transaction::Unavailable;
 use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, Method, header};
 use axum::middleware::Next;
@@ -153,7 +154,7 @@ struct Recognised {
 impl Doorkeeper {
     async fn recognise(
         &self,
-        store: &dyn Store,
+        store: &Store,
         hash: KeyHash,
         door: Door,
     ) -> Result<Option<Caller>, Unavailable> {

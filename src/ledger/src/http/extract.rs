@@ -1,7 +1,9 @@
 //! From requests to typed values, every rejection as a problem that names the place.
 
+use super::authenticate::Caller;
 use super::problem::{Code, Refused};
-use crate::idempotency::{Idempotency, ReplayKey};
+use crate::model::replay::ReplayKey;
+use crate::transaction::idempotency::Idempotency;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -35,6 +37,28 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         })?;
         json.end().map_err(|_| Refused::invalid("there is something after the JSON value"))?;
         Ok(Body(value))
+    }
+}
+
+/// A JSON body, and the `Idempotency-Key` under which the answer to it is kept. The key counts for one caller and path.
+pub(super) struct Submitted<T> {
+    pub(super) body: T,
+    pub(super) idempotency: Option<Idempotency>,
+}
+
+impl<T: DeserializeOwned + Serialize, S: Send + Sync> FromRequest<S> for Submitted<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let key = idempotency_key(request.headers())?;
+        let caller = request.extensions().get::<Caller>();
+        let actor = caller.ok_or_else(|| Refused::new(Code::Internal, "it is not known who asks"))?.id();
+        let route = format!("{} {}", request.method(), request.uri().path());
+        let Body(body) = Body::<T>::from_request(request, state).await?;
+        let Some(key) = key else { return Ok(Submitted { body, idempotency: None }) };
+        let kept = serde_json::to_vec(&body).map_err(|_| Refused::invalid("the body can't be kept"))?;
+        let idempotency = Some(Idempotency::new(ReplayKey { actor, route, key }, &kept));
+        Ok(Submitted { body, idempotency })
     }
 }
 
@@ -129,16 +153,4 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Ref
             "Idempotency-Key: send one, of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
         ))
     })
-}
-
-/// The same with the body that it came with.
-pub(super) fn idempotency(
-    headers: &HeaderMap,
-    actor: &str,
-    route: String,
-    body: &impl Serialize,
-) -> Result<Option<Idempotency>, Refused> {
-    let Some(key) = idempotency_key(headers)? else { return Ok(None) };
-    let body = serde_json::to_vec(body).map_err(|_| Refused::invalid("the body can't be kept"))?;
-    Ok(Some(Idempotency::new(ReplayKey { actor: actor.to_owned(), route, key }, &body)))
 }

@@ -4,10 +4,13 @@ use super::authenticate::Caller;
 use super::extract::{Body, Params};
 use super::problem::{Code, Refused};
 use super::{REPORT_BYTES_MAX, Service};
-use crate::leases::Take;
-use crate::reservations::TTL_SECONDS_MAX;
-use crate::store::{Error, Refusal};
-use crate::{changes, moment, recall, report, sessions};
+use crate::deliveries::Deliver;
+use crate::http::{feed, waiting};
+use crate::identity::sessions;
+use crate::moment;
+use crate::money::leases::Take;
+use crate::money::reservations::TTL_SECONDS_MAX;
+use crate::transaction::{Error, Refusal};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -80,7 +83,7 @@ async fn reserve(
             return Err(Refused::invalid(format!("{field}: must be at most {NAME_CHARS_MAX} characters")));
         }
     }
-    let answer = recall::reserve(service.store.as_ref(), &service.waiting, request).await;
+    let answer = waiting::reserve(service.store.as_ref(), &service.waiting, request).await;
     let answer = answer.map_err(|error| match error {
         Error::Refused(Refusal::KeyUnknown | Refusal::TenantUnknown) => {
             Refused::new(Code::KeyInactive, "no key has this id")
@@ -102,8 +105,8 @@ async fn deliver(
         return Err(Refused::invalid(format!("counted: at most {} in one report", Counted::MAX)));
     }
     let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
-    let deliver = report::Deliver { report: Arc::new(report), actor: caller.id(), now: moment::now() };
-    let delivered = report::deliver(service.store.as_ref(), deliver).await?;
+    let deliver = Deliver { report: Arc::new(report), actor: caller.id(), now: moment::now() };
+    let delivered = super::report::deliver(service.store.as_ref(), deliver).await?;
     for (reservation_id, why) in delivered.refused {
         service.metrics.settlements_refused.inc();
         warn!(%batch_id, envoy, %reservation_id, ?why, "a settlement was refused");
@@ -152,5 +155,5 @@ async fn feed(
 ) -> Result<Json<Changes>, Refused> {
     let wait = Duration::from_millis(params.wait_ms);
     let stopping = service.stopping.clone();
-    Ok(Json(changes::after(service.store.as_ref(), params.after, wait, stopping).await?))
+    Ok(Json(feed::after(service.store.as_ref(), params.after, wait, stopping).await?))
 }

@@ -1,10 +1,9 @@
 //! Errors as answers: a stable code, a short message, no internal cause.
 
 use crate::book;
-use crate::budgets::Payer;
-use crate::issued::CHILDREN_MAX;
+use crate::identity::issued::CHILDREN_MAX;
 use crate::moment::NoRandomness;
-use crate::store::{Error, Refusal, Unavailable};
+use crate::transaction::{Error, Payer, Refusal, Unavailable};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -1,9 +1,9 @@
 //! Usage in any amount, for tests and benchmarks: rows as the ledger writes them, made by the database itself.
 
 use super::relational::{OpenError, connect};
-use super::rows::Rows;
 use super::sql::{Result, params};
-use crate::database::Database;
+use crate::store::database::Database;
+use crate::transaction::Rows;
 use protocol::{KeyId, TenantId, Timestamp};
 
 /// Rows of one statement: 20 hours, of which each has 1500 rows of a tenant, for 50 keys, 5 tools and 6 latencies.

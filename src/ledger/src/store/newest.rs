@@ -1,9 +1,9 @@
 //! How far the change feed is, as soon as it is known here: from this process's own commits, and where the database is
 //! shared, from what other ledgers say.
 
-use super::save;
+use super::changes;
 use super::sql::{self, Connection, Purpose};
-use crate::database::Database;
+use crate::store::database::Database;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -90,7 +90,7 @@ fn listen(database: &Database, newest: &Newest, stop: &AtomicBool, failing: &Ato
         connection.wait_for_news(wait)?;
         // The first to notice a server that has stopped answering, or became a standby.
         connection.look()?;
-        let (_, position) = save::feed_bounds(&connection)?;
+        let (_, position) = changes::bounds(&connection)?;
         newest.reached(position);
         wait = LOOK_EVERY;
         if failing.swap(false, Ordering::Relaxed) {

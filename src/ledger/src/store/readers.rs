@@ -2,8 +2,8 @@
 //! reports each have their own, so that who asks for much waits for others who do, and nobody else does.
 
 use super::sql::{self, Connection, Purpose};
-use crate::database::Database;
-use crate::store::Unavailable;
+use crate::store::database::Database;
+use crate::transaction::Unavailable;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};

@@ -8,23 +8,11 @@ use super::newest::{Listener, Newest};
 use super::readers::{Lane, Readers};
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
-use super::{
-    AgentFilter, AuditFilter, ChangesKept, CheckpointFilter, CredentialFilter, Group, KeyFilter, LeaseFilter,
-    Operation, Queued, Reading, Refusal, ReservationFilter, Store, Unavailable, UsageQuery, Work, queries,
-    save, schema, writer,
-};
-use crate::book::lease::Lease;
-use crate::budgets::SpendingKey;
-use crate::chain::{Checkpoint, CheckpointHead};
-use crate::credentials::ServiceCredential;
-use crate::database::Database;
+use super::{changes, schema, writer};
 use crate::metrics::Metrics;
-use crate::{book, keys, tenants};
-use protocol::admin::{Agent, AuditKey, AuditRow, AuditStatus, ShadowRow, UsageRow};
-use protocol::api_key::KeyHash;
-use protocol::session::SessionSecret;
-use protocol::{Credits, KeyId, PolicyVersion, TenantId, Timestamp};
-use serde_json::value::RawValue;
+use crate::store::database::Database;
+use crate::transaction::{Error, Operation, Queued, Refusal, Unavailable, Work};
+use protocol::Timestamp;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,36 +89,32 @@ impl From<sql::Error> for OpenError {
 }
 
 /// The store.
-pub struct Relational {
+pub struct Store {
     queue: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
     newest: Arc<Newest>,
-    filters: Readers,
-    operators: Readers,
-    reports: Readers,
+    pub(super) filters: Readers,
+    pub(super) operators: Readers,
+    pub(super) reports: Readers,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listener: Option<Listener>,
     /// Writes fail, as on a full disk, where reads go on.
     failing: Arc<AtomicBool>,
 }
 
-impl Relational {
+impl Store {
     /// Opens an initialised database, bringing an older one up to date. Blocks: not for where other tasks wait.
-    pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Relational, OpenError> {
-        Relational::sized(database, metrics, CONNECTIONS)
+    pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Store, OpenError> {
+        Store::sized(database, metrics, CONNECTIONS)
     }
 
     /// The same, with so many connections in all.
-    pub fn sized(
-        database: &Database,
-        metrics: Arc<Metrics>,
-        connections: u16,
-    ) -> Result<Relational, OpenError> {
+    pub fn sized(database: &Database, metrics: Arc<Metrics>, connections: u16) -> Result<Store, OpenError> {
         let connection = connect(database)?;
         if connection.is_shared() {
             // A second one beside it: only then a pooler shows that it mixes them.
             Connection::open(database, Purpose::Read)?;
         }
-        Relational::with(connection, database, metrics, connections)
+        Store::with(connection, database, metrics, connections)
     }
 
     /// The same, by a connection that is there already.
@@ -139,8 +123,8 @@ impl Relational {
         database: &Database,
         metrics: Arc<Metrics>,
         connections: u16,
-    ) -> Result<Relational, OpenError> {
-        let (_, newest) = save::feed_bounds(&connection)?;
+    ) -> Result<Store, OpenError> {
+        let (_, newest) = changes::bounds(&connection)?;
         let newest = Arc::new(Newest::new(newest));
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let mut threads = Vec::new();
@@ -156,7 +140,7 @@ impl Relational {
             writer::Writer::new(database, connection, waiting, newest_written, metrics, Arc::clone(&failing));
         let writer = std::thread::Builder::new().name("ledger-writer".to_owned()).spawn(|| writer.run());
         threads.push(writer.map_err(OpenError::Io)?);
-        Ok(Relational {
+        Ok(Store {
             queue: Mutex::new(Some(queue)),
             newest,
             filters: Readers::new(database, Lane::Filters, connections.saturating_sub(OTHERS).max(1)),
@@ -251,8 +235,8 @@ pub(crate) fn once<O: Operation>(
     work.answer(Ok(()));
     match answer.try_recv() {
         Ok(Ok(answer)) => Ok(Ok(answer)),
-        Ok(Err(super::Error::Refused(refusal))) => Ok(Err(refusal)),
-        Ok(Err(super::Error::Unavailable(cause))) => Err(OpenError::Io(std::io::Error::other(cause))),
+        Ok(Err(Error::Refused(refusal))) => Ok(Err(refusal)),
+        Ok(Err(Error::Unavailable(cause))) => Err(OpenError::Io(std::io::Error::other(cause))),
         Err(cause) => Err(OpenError::Io(std::io::Error::other(cause))),
     }
 }
@@ -263,7 +247,7 @@ pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
 }
 
 /// The same where there must be none.
-pub(super) fn create_new_private(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create_new_private(path: &Path) -> std::io::Result<()> {
     private().create_new(true).open(path).map(drop)
 }
 
@@ -275,8 +259,9 @@ fn private() -> std::fs::OpenOptions {
     options
 }
 
-impl Store for Relational {
-    fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable> {
+impl Store {
+    /// Queues a write. Never waits: a full queue is [`Unavailable::Busy`].
+    pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queue.as_ref().ok_or(Unavailable::Stopping)?;
         queue.try_send(work).map_err(|refused| match refused {
@@ -285,127 +270,36 @@ impl Store for Relational {
         })
     }
 
-    fn queue_depth(&self) -> usize {
+    /// How many writes wait.
+    pub fn queue_depth(&self) -> usize {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.as_ref().map_or(0, |queue| queue.max_capacity().saturating_sub(queue.capacity()))
     }
 
-    fn newest_change(&self) -> watch::Receiver<u64> {
+    /// The position of the newest change, each time there is a newer one.
+    pub fn newest_change(&self) -> watch::Receiver<u64> {
         self.newest.watch()
     }
 
-    fn ping(&self) -> Reading<'_, ()> {
+    /// Does the database answer, and did the last write to it succeed.
+    pub async fn ping(&self) -> Result<(), Unavailable> {
         let is_behind = self.listener.as_ref().is_some_and(Listener::is_failing);
         if is_behind || self.failing.load(Ordering::Relaxed) {
-            return Box::pin(std::future::ready(Err(Unavailable::Failed)));
+            return Err(Unavailable::Failed);
         }
-        Box::pin(
-            self.filters
-                .read(|connection| connection.first("SELECT base FROM feed", &[], |_| Ok(())).map(drop)),
-        )
+        let base = "SELECT base FROM feed";
+        self.filters.read(move |connection| connection.first(base, &[], |_| Ok(())).map(drop)).await
     }
 
-    fn clock(&self) -> Reading<'_, Option<Timestamp>> {
-        Box::pin(self.filters.read(Connection::clock))
+    /// What time it is by the database, where it has a clock of its own.
+    pub async fn clock(&self) -> Result<Option<Timestamp>, Unavailable> {
+        self.filters.read(Connection::clock).await
     }
 
-    fn service_credential(&self, hash: KeyHash) -> Reading<'_, Option<ServiceCredential>> {
-        Box::pin(self.filters.read(move |connection| queries::service_credential(connection, &hash)))
-    }
-
-    fn session_secrets(&self) -> Reading<'_, Vec<SessionSecret>> {
-        Box::pin(self.filters.read(queries::session_secrets))
-    }
-
-    fn key_by_hash(&self, hash: KeyHash) -> Reading<'_, Option<keys::Found>> {
-        Box::pin(self.filters.read(move |connection| queries::key_by_hash(connection, &hash)))
-    }
-
-    fn key(&self, id: KeyId) -> Reading<'_, Option<keys::Listed>> {
-        Box::pin(self.operators.read(move |connection| queries::key(connection, &id)))
-    }
-
-    fn keys(&self, filter: KeyFilter) -> Reading<'_, Vec<keys::Listed>> {
-        Box::pin(self.operators.read(move |connection| queries::keys(connection, &filter)))
-    }
-
-    fn tenant(&self, id: TenantId) -> Reading<'_, Option<(tenants::Tenant, book::Accounts)>> {
-        Box::pin(self.operators.read(move |connection| queries::tenant(connection, &id)))
-    }
-
-    fn tenants(
-        &self,
-        after: Option<TenantId>,
-        limit: u32,
-    ) -> Reading<'_, Vec<(tenants::Tenant, book::Accounts)>> {
-        Box::pin(self.operators.read(move |connection| queries::tenants(connection, after.as_ref(), limit)))
-    }
-
-    fn service_credentials(&self, filter: CredentialFilter) -> Reading<'_, Vec<ServiceCredential>> {
-        Box::pin(self.operators.read(move |connection| queries::service_credentials(connection, &filter)))
-    }
-
-    fn agents(&self, filter: AgentFilter) -> Reading<'_, Vec<Agent>> {
-        Box::pin(self.operators.read(move |connection| queries::agents(connection, &filter)))
-    }
-
-    fn spent(&self, at: SpendingKey) -> Reading<'_, Credits> {
-        Box::pin(self.operators.read(move |connection| queries::spent(connection, &at)))
-    }
-
-    fn leases(&self, filter: LeaseFilter) -> Reading<'_, Vec<Lease>> {
-        Box::pin(self.operators.read(move |connection| queries::leases(connection, &filter)))
-    }
-
-    fn reservations(&self, filter: ReservationFilter) -> Reading<'_, Vec<book::Reservation>> {
-        Box::pin(self.operators.read(move |connection| queries::reservations(connection, &filter)))
-    }
-
-    fn lent(&self) -> Reading<'_, (u64, u64)> {
-        Box::pin(self.operators.read(queries::lent))
-    }
-
-    fn audit_status(&self) -> Reading<'_, AuditStatus> {
-        Box::pin(self.operators.read(queries::audit_status))
-    }
-
-    fn checkpoint_head(&self) -> Reading<'_, CheckpointHead> {
-        Box::pin(self.operators.read(queries::checkpoint_head))
-    }
-
-    fn checkpoints(&self, filter: CheckpointFilter) -> Reading<'_, Vec<Checkpoint>> {
-        Box::pin(self.operators.read(move |connection| queries::checkpoints(connection, &filter)))
-    }
-
-    fn audit_rows(&self, after: u64, limit: u32) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
-        Box::pin(self.reports.read(move |connection| queries::audit_rows(connection, after, limit)))
-    }
-
-    fn audit_keys(&self) -> Reading<'_, Vec<AuditKey>> {
-        Box::pin(self.operators.read(queries::audit_keys))
-    }
-
-    fn shadow(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, ShadowRow)>> {
-        Box::pin(self.reports.read(move |connection| queries::shadow(connection, &query)))
-    }
-
-    fn audit(&self, filter: AuditFilter) -> Reading<'_, Vec<AuditRow<Box<RawValue>>>> {
-        Box::pin(self.reports.read(move |connection| queries::audit(connection, &filter)))
-    }
-
-    fn policy_other_than(&self, known: PolicyVersion) -> Reading<'_, Option<(PolicyVersion, String)>> {
-        Box::pin(self.filters.read(move |connection| queries::policy_other_than(connection, &known)))
-    }
-
-    fn knows_policy(&self, version: PolicyVersion) -> Reading<'_, bool> {
-        Box::pin(self.filters.read(move |connection| queries::knows_policy(connection, &version)))
-    }
-
-    fn usage(&self, query: UsageQuery) -> Reading<'_, Vec<(Group, UsageRow)>> {
-        Box::pin(self.reports.read(move |connection| queries::usage(connection, &query)))
-    }
-
-    fn changes(&self, after: u64, limit: u32) -> Reading<'_, ChangesKept> {
-        Box::pin(self.filters.read(move |connection| queries::changes(connection, after, limit)))
+    /// Runs one write and waits until it is durable.
+    pub async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, Error> {
+        let (work, answer) = Queued::new(operation);
+        self.submit(work)?;
+        answer.await.unwrap_or(Err(Error::Unavailable(Unavailable::Stopping)))
     }
 }

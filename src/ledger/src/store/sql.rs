@@ -10,10 +10,11 @@ mod tls;
 mod value;
 
 pub use sqlite::beside;
-pub use value::{Broken, Error, Param, Result, Row, ToParam};
+pub use value::{Broken, Error, FromColumn, Param, Result, Row, ToParam};
 
-use crate::database::Database;
+use crate::store::database::Database;
 use protocol::Timestamp;
+use std::cell::Cell;
 use std::time::Duration;
 
 /// How long a connection waits for another process's lock before it gives up.
@@ -29,7 +30,10 @@ pub enum Purpose {
 }
 
 /// A connection to either database. It blocks: never to be used where other tasks wait.
-pub struct Connection(Backend);
+pub struct Connection {
+    backend: Backend,
+    writes: Cell<u64>,
+}
 
 enum Backend {
     Sqlite(rusqlite::Connection),
@@ -67,17 +71,19 @@ pub struct Insert<'s> {
 impl Connection {
     /// Opens one.
     pub fn open(database: &Database, purpose: Purpose) -> Result<Connection> {
-        Ok(Connection(match database {
+        let backend = match database {
             Database::Sqlite(path) => Backend::Sqlite(sqlite::open(path, purpose)?),
             Database::Postgres(server) => {
                 Backend::Postgres(Box::new(postgres::Session::open(server, purpose)?))
             }
-        }))
+        };
+        Ok(Connection { backend, writes: Cell::new(0) })
     }
 
     /// Runs a statement and says how many rows it changed.
     pub fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64> {
-        match &self.0 {
+        self.count_write();
+        match &self.backend {
             Backend::Sqlite(connection) => sqlite::execute(connection, sql, params),
             Backend::Postgres(session) => session.execute(sql, params),
         }
@@ -132,7 +138,7 @@ impl Connection {
         select: &str,
         mut visit: impl FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(connection) => sqlite::visit(connection, select, &[], &mut visit),
             Backend::Postgres(session) => session.scan(name, select, &mut visit),
         }
@@ -140,7 +146,7 @@ impl Connection {
 
     /// Numbers that the database gives by itself go on after the greatest that was put in.
     pub fn count_on(&self, table: &str, column: &str) -> Result<()> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(session) => session.count_on(table, column),
         }
@@ -159,7 +165,7 @@ impl Connection {
             found.push(read(row)?);
             Ok(())
         };
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(connection) => sqlite::each(connection, select, texts, &mut visit)?,
             Backend::Postgres(session) => session.each(select, texts, &mut visit)?,
         }
@@ -176,15 +182,25 @@ impl Connection {
         if rows.peek().is_none() {
             return Ok(());
         }
-        match &self.0 {
+        self.count_write();
+        match &self.backend {
             Backend::Sqlite(connection) => sqlite::insert(connection, insert, rows),
             Backend::Postgres(session) => session.insert(insert, rows),
         }
     }
 
+    /// How many statements were run on it that write.
+    pub fn writes(&self) -> u64 {
+        self.writes.get()
+    }
+
+    fn count_write(&self) {
+        self.writes.set(self.writes.get().saturating_add(1));
+    }
+
     /// Runs statements without parameters, separated by semicolons.
     pub fn batch(&self, sql: &str) -> Result<()> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
             Backend::Postgres(session) => session.batch(sql),
         }
@@ -193,7 +209,7 @@ impl Connection {
     /// Runs `work` in a transaction in which no other process writes, and commits if it succeeds. After an error
     /// nothing of it is in the database, unless it was the commit itself that got no answer.
     pub fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.batch(match &self.0 {
+        self.batch(match &self.backend {
             // What is loaded in the transaction can't be changed by another process before it is written.
             Backend::Sqlite(_) => "BEGIN IMMEDIATE",
             // The same: readers are let through, other ledgers wait. With one writer at a time there are no deadlocks
@@ -206,7 +222,7 @@ impl Connection {
 
     /// Runs `work`, which changes tables, in a transaction of its own; of several processes one at a time.
     pub fn migrate<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.batch(match &self.0 {
+        self.batch(match &self.backend {
             Backend::Sqlite(_) => "BEGIN IMMEDIATE",
             Backend::Postgres(_) => postgres::BEGIN_MIGRATION,
         })
@@ -216,7 +232,7 @@ impl Connection {
 
     /// Runs `work` on one unchanging state of the database.
     pub fn snapshot<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        self.batch(match &self.0 {
+        self.batch(match &self.backend {
             Backend::Sqlite(_) => "BEGIN",
             Backend::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         })?;
@@ -226,7 +242,7 @@ impl Connection {
     /// The same for what reads whole tables: on a server no statement of it is cut off after some seconds.
     pub fn survey<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.snapshot(|connection| {
-            if let Backend::Postgres(session) = &connection.0 {
+            if let Backend::Postgres(session) = &connection.backend {
                 session.batch(postgres::UNHURRIED)?;
             }
             work(connection)
@@ -245,7 +261,7 @@ impl Connection {
 
     /// Can further transactions begin on it.
     pub fn is_usable(&self) -> bool {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(connection) => connection.is_autocommit(),
             Backend::Postgres(session) => session.is_open(),
         }
@@ -253,7 +269,7 @@ impl Connection {
 
     /// Runs `work`, of which no statement may take longer than that.
     pub fn within<T>(&mut self, time: Duration, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        match &mut self.0 {
+        match &mut self.backend {
             // It counts from here; the next one sets it anew.
             Backend::Sqlite(connection) => sqlite::bound(connection, time)?,
             Backend::Postgres(session) => session.bound(time)?,
@@ -263,7 +279,7 @@ impl Connection {
 
     /// Fails where it does not lead to the database that takes writes any more, which it asks when it has not of late.
     pub fn look(&self) -> Result<()> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(session) => session.look(),
         }
@@ -271,13 +287,13 @@ impl Connection {
 
     /// True for the database that other processes change too, and that tells of it.
     pub fn is_shared(&self) -> bool {
-        matches!(self.0, Backend::Postgres(_))
+        matches!(self.backend, Backend::Postgres(_))
     }
 
     /// What time it is by a server's clock.
     pub fn clock(&self) -> Result<Option<Timestamp>> {
         let now = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(_) => Ok(None),
             Backend::Postgres(_) => self.first(now, &[], |row| row.get(0).map(Timestamp::from_millis)),
         }
@@ -285,7 +301,7 @@ impl Connection {
 
     /// How the database keeps texts, where that was chosen when it was made.
     pub fn encoding(&self) -> Result<Option<String>> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(_) => Ok(None),
             Backend::Postgres(_) => {
                 self.first("SELECT current_setting('server_encoding')", &[], |row| row.get(0))
@@ -295,7 +311,7 @@ impl Connection {
 
     /// Tells other processes, once the transaction is committed, that something changed.
     pub fn tell_news(&self) -> Result<()> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(session) => session.tell_news(),
         }
@@ -303,7 +319,7 @@ impl Connection {
 
     /// Waits until another process tells that something changed, at most so long. Only where [`Connection::is_shared`].
     pub fn wait_for_news(&self, at_most: Duration) -> Result<()> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(_) => Ok(()),
             Backend::Postgres(session) => session.wait_for_news(at_most),
         }
@@ -315,7 +331,7 @@ impl Connection {
         params: &[Param<'_>],
         visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
-        match &self.0 {
+        match &self.backend {
             Backend::Sqlite(connection) => sqlite::visit(connection, sql, params, visit),
             Backend::Postgres(session) => session.visit(sql, params, visit),
         }

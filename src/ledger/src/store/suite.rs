@@ -9,17 +9,25 @@ mod trail;
 pub(crate) mod unaccounted;
 mod usage;
 
-use super::{
-    AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, Error, KeyFilter, Queued, Refusal, Store,
-    UsageQuery,
-};
-use crate::budgets::SpendingKey;
-use crate::chain::{Exporter, Signer, Verifier};
-use crate::credentials::{self, Door, ServiceCredential};
-use crate::idempotency::{Idempotency, ReplayKey};
-use crate::keys::{self, Key};
-use crate::reservations::{Expire, Reserve};
-use crate::{agents, book, moment, report, reservations, sealer, tenants};
+use super::{AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, KeyFilter, Store, UsageQuery};
+use crate::audit::chain::Signer;
+use crate::audit::export::Exporter;
+use crate::audit::seal::UseKey;
+use crate::audit::verify::Verifier;
+use crate::background::seal;
+use crate::deliveries::Deliver;
+use crate::http::report::deliver;
+use crate::identity::{agents, credentials, keys};
+use crate::model::credential::{Door, ServiceCredential};
+use crate::model::key::Key;
+use crate::model::replay::ReplayKey;
+use crate::model::spending::SpendingKey;
+use crate::model::tenant::Tenant;
+use crate::money::reservations::{self, Expire, Reserve};
+use crate::money::tenants;
+use crate::transaction::idempotency::Idempotency;
+use crate::transaction::{Error, Queued, Refusal};
+use crate::{book, moment};
 use protocol::admin::{Agent, Balance, Patch, Role, UpdateKey};
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
@@ -33,7 +41,7 @@ use std::sync::Arc;
 /// Opens a new, empty, initialised store and what must live as long as it does.
 pub(crate) trait Fresh {
     type Guard;
-    fn open(&self) -> (Arc<dyn Store>, Self::Guard);
+    fn open(&self) -> (Arc<Store>, Self::Guard);
     /// The laws that its rows break.
     fn broken_laws(&self, guard: &Self::Guard) -> Vec<String>;
 }
@@ -74,7 +82,7 @@ pub(crate) fn at(seconds: u64) -> Timestamp {
 
 pub(crate) fn new_tenant(amount: u64) -> tenants::Create {
     tenants::Create {
-        tenant: tenants::Tenant {
+        tenant: Tenant {
             id: moment::fresh_id("ten_", TenantId::parse).unwrap(),
             name: "Acme".to_owned(),
             tier: "pro".to_owned(),
@@ -130,7 +138,7 @@ impl IntoGrant for String {
 }
 
 /// A tenant with credits and a key.
-pub(crate) async fn payer(store: &dyn Store, amount: u64) -> (TenantId, KeyId) {
+pub(crate) async fn payer(store: &Store, amount: u64) -> (TenantId, KeyId) {
     let tenant = store.run(new_tenant(amount)).await.unwrap();
     let key = store.run(new_key(&tenant.id)).await.unwrap();
     (tenant.id, key.key.id)
@@ -152,8 +160,8 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
     }
 }
 
-pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Deliver {
-    report::Deliver {
+pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> Deliver {
+    Deliver {
         report: Arc::new(Report {
             batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
             envoy: "e1".to_owned(),
@@ -169,7 +177,7 @@ pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> report::Delive
     }
 }
 
-pub(crate) async fn balance(store: &dyn Store, tenant_id: &TenantId) -> Balance {
+pub(crate) async fn balance(store: &Store, tenant_id: &TenantId) -> Balance {
     store.tenant(tenant_id.clone()).await.unwrap().unwrap().1.balance()
 }
 
@@ -182,7 +190,7 @@ pub(crate) fn assert_lawful(balance: Balance) {
 pub(crate) const UNSTORABLE: &str = "\u{6771}\u{4eac}";
 
 /// One write that the database does not take, between 150 that it does, all of which wait for the same transaction.
-pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &dyn Store) {
+pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &Store) {
     let mut waiting = Vec::new();
     for number in 0..151 {
         let mut tenant = new_tenant(number + 1);
@@ -208,7 +216,7 @@ pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &dyn Store
     report.decisions = (0..40).map(|_| usage::decision(&tenant_id, &key_id, 1)).collect();
     report.decisions[17].tool = Some(UNSTORABLE.to_owned());
     report.decisions_dropped = 2;
-    let delivered = report::deliver(store, batch).await.unwrap();
+    let delivered = deliver(store, batch).await.unwrap();
     assert_eq!((delivered.answer.settled, delivered.answer.recorded), (1, 39));
     assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 2);
     // It is the write's fault and not the database's.
@@ -387,7 +395,7 @@ async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
     let signers: Vec<Signer> = (1..=3).map(|number| Signer::from_seed(&[number; 32])).collect();
     for signer in &signers {
         let public_key = signer.public_key().to_owned();
-        store.run(sealer::UseKey { public_key, now: at(0) }).await.unwrap();
+        store.run(UseKey { public_key, now: at(0) }).await.unwrap();
     }
     assert_eq!(store.audit_keys().await.unwrap().len(), 3);
     for round in 0..5 {
@@ -396,9 +404,9 @@ async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
             write.await.unwrap();
         }
         let (one, two, three) = tokio::join!(
-            sealer::seal(store.as_ref(), &signers[0]),
-            sealer::seal(store.as_ref(), &signers[1]),
-            sealer::seal(store.as_ref(), &signers[2]),
+            seal::seal(store.as_ref(), &signers[0]),
+            seal::seal(store.as_ref(), &signers[1]),
+            seal::seal(store.as_ref(), &signers[2]),
         );
         assert!(one.is_ok() && two.is_ok() && three.is_ok(), "{one:?} {two:?} {three:?}");
     }
@@ -467,7 +475,9 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     let refused = store.run(update(Some(1))).await;
     assert_eq!(refused, Err(Error::Refused(Refusal::ChangedSince { version: 2 })));
 
+    let hash = KeyHash::of(b"secret");
     let credential = ServiceCredential {
+        hash,
         id: moment::fresh_id("adm_", AdminKeyId::parse).unwrap(),
         door: Door::Admin,
         name: "on call".to_owned(),
@@ -477,9 +487,8 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
         revoked_at: None,
         secret_expires_at: None,
     };
-    let hash = KeyHash::of(b"secret");
     let (id, actor) = (credential.id.clone(), "adm_1".to_owned());
-    let create = credentials::Create { credential: credential.clone(), hash, actor, idempotency: None };
+    let create = credentials::Create { credential: credential.clone(), actor, idempotency: None };
     store.run(create).await.unwrap();
     assert_eq!(store.service_credential(hash).await.unwrap(), Some(credential.clone()));
     let revoke = credentials::Revoke {
@@ -495,26 +504,26 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     let listed = store.service_credentials(filter).await.unwrap();
     assert_eq!((listed.len(), listed[0].revoked_at), (1, Some(at(3))));
 
+    let (old, new) = (KeyHash::of(b"old"), KeyHash::of(b"new"));
     let filter_key = ServiceCredential {
+        hash: old,
         id: moment::fresh_id("flt_", AdminKeyId::parse).unwrap(),
         door: Door::Filter,
         tenant_id: None,
         ..credential
     };
-    let (old, new) = (KeyHash::of(b"old"), KeyHash::of(b"new"));
     let actor = "adm_1".to_owned();
-    let create = credentials::Create {
-        credential: filter_key.clone(),
-        hash: old,
-        actor: actor.clone(),
-        idempotency: None,
-    };
+    let create =
+        credentials::Create { credential: filter_key.clone(), actor: actor.clone(), idempotency: None };
     store.run(create).await.unwrap();
     let (id, now) = (filter_key.id.clone(), at(5));
     let (grace_seconds, reason, idempotency) = (60, None, None);
     let rotate = credentials::Rotate { id, hash: new, grace_seconds, reason, idempotency, actor, now };
     store.run(rotate).await.unwrap();
-    assert_eq!(store.service_credential(new).await.unwrap(), Some(filter_key));
+    assert_eq!(
+        store.service_credential(new).await.unwrap(),
+        Some(ServiceCredential { hash: new, ..filter_key })
+    );
     let graced = store.service_credential(old).await.unwrap().unwrap();
     assert!(graced.is_usable(at(64)) && !graced.is_usable(at(65)));
     let filter = CredentialFilter { door: Door::Filter, tenant_id: None, after: None, limit: 10 };

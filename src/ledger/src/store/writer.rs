@@ -4,10 +4,10 @@
 use super::newest::Newest;
 use super::sql::{self, Connection, Purpose};
 use super::{load, save};
-use crate::audit::{Event, Kind, LEDGER};
-use crate::database::Database;
-use crate::metrics::Metrics;
-use crate::store::{Error, Needs, Refusal, Rows, Unavailable, Work};
+use crate::metrics::{Committed, Metrics};
+use crate::model::event::{Event, Kind, LEDGER};
+use crate::store::database::Database;
+use crate::transaction::{Error, Needs, Refusal, Rows, Unavailable, Work};
 use protocol::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -136,39 +136,19 @@ fn takes_other_rows(connection: &Connection) -> bool {
     is_taken
 }
 
-/// What a transaction did, for metrics and the change feed.
-#[derive(Debug, Default)]
-pub struct Committed {
-    /// Transfers by kind.
-    pub transfers: Vec<&'static str>,
-    /// Decisions by outcome.
-    pub outcomes: Vec<(&'static str, u64)>,
-    /// Decisions that filters could not keep and told of.
-    pub decisions_dropped: u64,
-    /// Credits on leases that were not accounted for in time.
-    pub credits_lost: u64,
-    /// Credits of reservations that were not.
-    pub credits_unaccounted: u64,
-    /// Times that credits on lease were called back.
-    pub recalls: u64,
-    /// Where the change feed stands, if it moved.
-    pub newest_change: Option<u64>,
-    /// Rows were written.
-    pub is_written: bool,
-}
-
 /// Applies a batch in one transaction. On an error nothing of it is in the database.
 pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sql::Result<Committed> {
     let mut needs = Needs::default();
     for work in batch.iter() {
         work.needs(&mut needs);
     }
+    let before = connection.writes();
     let (rows, newest_change) = connection.write(|connection| {
         let mut rows = load::load(connection, &needs)?;
         for work in batch.iter_mut() {
             work.apply(&mut rows);
         }
-        let newest_change = if rows.is_dirty() { save::save(connection, &rows)? } else { None };
+        let newest_change = save::save(connection, &rows)?;
         Ok((rows, newest_change))
     })?;
     Ok(Committed {
@@ -179,6 +159,6 @@ pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sq
         credits_unaccounted: rows.credits_unaccounted(),
         recalls: rows.recalls(),
         newest_change,
-        is_written: rows.is_dirty(),
+        is_written: connection.writes() > before,
     })
 }

@@ -5,7 +5,7 @@ use crate::output;
 use anyhow::Context;
 use clap::Args;
 use client::{Client, Export};
-use ledger::chain::{Fault, Summary, Verifier};
+use ledger::verify::{Fault, Summary, Verifier};
 use protocol::audit::Digest;
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,16 +1,18 @@
 //! Administrators' own keys. Who is held to a tenant can make and see only those of that tenant.
 
 use super::{check, limit, page};
-use crate::credentials::{self, Door, ServiceCredential};
 use crate::http::Service;
 use crate::http::authenticate::Caller;
-use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
-use crate::idempotency::Once;
+use crate::identity::credentials;
+use crate::model::credential::{Door, ServiceCredential};
 use crate::moment;
-use crate::store::{CredentialFilter, Error, Refusal};
+use crate::store::CredentialFilter;
+use crate::transaction::idempotency::Once;
+use crate::transaction::{Error, Refusal};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Page};
 use protocol::api_key::{KeyHash, Kind};
@@ -22,10 +24,8 @@ use std::sync::Arc;
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    Body(create): Body<CreateAdminKey>,
+    Submitted { body: create, idempotency }: Submitted<CreateAdminKey>,
 ) -> Result<(StatusCode, Json<AdminKeyWithSecret>), Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/admin-keys".to_owned(), &create)?;
     check::name(&create.name)?;
     if caller.tenant().is_some() && caller.tenant() != create.tenant_id.as_ref() {
         let detail = "tenant_id: the credential is held to a tenant, and can make only keys held to the same";
@@ -34,9 +34,9 @@ pub(super) async fn create(
     let secret = moment::fresh_secret(Kind::Admin)?;
     let id = moment::fresh_id("adm_", AdminKeyId::parse)?;
     let CreateAdminKey { name, role, tenant_id } = create;
-    let credential = ServiceCredential::new(id, Door::Admin, name, role, tenant_id, moment::now());
     let hash = KeyHash::of(secret.as_bytes());
-    let operation = credentials::Create { credential, hash, actor: caller.id(), idempotency };
+    let credential = ServiceCredential::new(hash, id, Door::Admin, name, role, tenant_id, moment::now());
+    let operation = credentials::Create { credential, actor: caller.id(), idempotency };
     let made = service.store.run(operation).await.map_err(|error| match error {
         Error::Refused(Refusal::TenantUnknown) => Refused::invalid("tenant_id: no tenant has this id"),
         other => Refused::from(other),
@@ -77,11 +77,8 @@ pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<AdminKeyId>,
-    headers: HeaderMap,
-    Body(because): Body<Because>,
+    Submitted { body: because, idempotency }: Submitted<Because>,
 ) -> Result<Json<AdminKey>, Refused> {
-    let route = format!("POST /v1/admin-keys/{id}/revoke");
-    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
     check::reason(&because.reason)?;
     let now = moment::now();
     let operation = credentials::Revoke {

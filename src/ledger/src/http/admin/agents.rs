@@ -3,12 +3,14 @@
 use super::{check, limit, page};
 use crate::http::Service;
 use crate::http::authenticate::Caller;
-use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
-use crate::store::{AgentFilter, Error, Refusal};
-use crate::{agents, moment};
+use crate::identity::agents;
+use crate::moment;
+use crate::store::AgentFilter;
+use crate::transaction::{Error, Refusal};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use protocol::admin::{Agent, CreateAgent, Page};
 use protocol::{AgentId, TenantId};
@@ -24,10 +26,8 @@ pub(super) fn of_own_tenant(caller: &Caller, tenant_id: &TenantId) -> Result<(),
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    Body(create): Body<CreateAgent>,
+    Submitted { body: create, idempotency }: Submitted<CreateAgent>,
 ) -> Result<(StatusCode, Json<Agent>), Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/agents".to_owned(), &create)?;
     check::name(&create.name)?;
     of_own_tenant(&caller, &create.tenant_id)?;
     let agent = Agent {

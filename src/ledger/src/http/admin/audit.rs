@@ -1,15 +1,17 @@
 //! The audit trail: lists, keys, status, and exports.
 
 use super::{limit, ordered, page};
-use crate::audit::Kind;
-use crate::chain::{BATCH_ROWS_MAX, Exporter};
+use crate::audit::chain::BATCH_ROWS_MAX;
+use crate::audit::export::Exporter;
 use crate::http::Service;
 use crate::http::authenticate::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
 use crate::http::stream::{Closed, Lines};
+use crate::model::event::{Kind, SealedRow};
 use crate::moment;
-use crate::store::{AuditFilter, CheckpointFilter, Unavailable};
+use crate::store::{AuditFilter, CheckpointFilter};
+use crate::transaction::Unavailable;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -73,7 +75,7 @@ pub(super) async fn list(
         limit: limit.saturating_add(1),
     };
     let found = service.store.audit(filter).await?;
-    Ok(Json(page(found, limit, |row| row.sequence.to_string())))
+    Ok(Json(page(found.into_iter().map(shown).collect(), limit, |row| row.sequence.to_string())))
 }
 
 pub(super) async fn keys(State(service): State<Arc<Service>>) -> Result<Json<AuditKeys>, Refused> {
@@ -188,4 +190,10 @@ async fn write(service: &Service, mut filter: CheckpointFilter, lines: Lines) ->
     }
     lines.send(exporter.end(&service.signer, status.removed, status.decisions_dropped, now)).await?;
     Ok(lines.end().await?)
+}
+
+/// As the API shows it, which may change; what is sealed may not.
+fn shown(row: SealedRow) -> AuditRow<Box<RawValue>> {
+    let SealedRow { sequence, recorded_at, kind, actor, tenant_id, outcome, detail } = row;
+    AuditRow { sequence, recorded_at, kind, actor, tenant_id, outcome, detail }
 }

@@ -1,16 +1,18 @@
 //! Filters' credentials. They serve every tenant, so only owners of all tenants make and withdraw them.
 
 use super::{check, limit, page};
-use crate::credentials::{self, Door, ServiceCredential};
 use crate::http::Service;
 use crate::http::authenticate::Caller;
-use crate::http::extract::{Body, Id, Params, idempotency};
+use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
-use crate::idempotency::Once;
+use crate::identity::credentials;
+use crate::model::credential::{Door, ServiceCredential};
 use crate::moment;
-use crate::store::{CredentialFilter, Error, Refusal};
+use crate::store::CredentialFilter;
+use crate::transaction::idempotency::Once;
+use crate::transaction::{Error, Refusal};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use protocol::AdminKeyId;
 use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, Page, Role, RotateKey};
@@ -22,16 +24,15 @@ use std::sync::Arc;
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    Body(create): Body<CreateFilterKey>,
+    Submitted { body: create, idempotency }: Submitted<CreateFilterKey>,
 ) -> Result<(StatusCode, Json<FilterKeyWithSecret>), Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/filter-keys".to_owned(), &create)?;
     check::name(&create.name)?;
     let secret = moment::fresh_secret(Kind::Filter)?;
     let id = moment::fresh_id("flt_", AdminKeyId::parse)?;
-    let credential = ServiceCredential::new(id, Door::Filter, create.name, Role::Owner, None, moment::now());
     let hash = KeyHash::of(secret.as_bytes());
-    let operation = credentials::Create { credential, hash, actor: caller.id(), idempotency };
+    let credential =
+        ServiceCredential::new(hash, id, Door::Filter, create.name, Role::Owner, None, moment::now());
+    let operation = credentials::Create { credential, actor: caller.id(), idempotency };
     let key = service.store.run(operation).await?.shown_of_filter();
     Ok((StatusCode::CREATED, Json(FilterKeyWithSecret { key, secret })))
 }
@@ -66,11 +67,8 @@ pub(super) async fn rotate(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<AdminKeyId>,
-    headers: HeaderMap,
-    Body(rotate): Body<RotateKey>,
+    Submitted { body: rotate, idempotency }: Submitted<RotateKey>,
 ) -> Result<Json<FilterKeyWithSecret>, Refused> {
-    let route = format!("POST /v1/filter-keys/{id}/rotate");
-    let idempotency = idempotency(&headers, &caller.id(), route, &rotate)?;
     check::grace(rotate.grace_seconds)?;
     rotate.reason.as_deref().map_or(Ok(()), check::reason)?;
     let secret = moment::fresh_secret(Kind::Filter)?;
@@ -97,11 +95,8 @@ pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<AdminKeyId>,
-    headers: HeaderMap,
-    Body(because): Body<Because>,
+    Submitted { body: because, idempotency }: Submitted<Because>,
 ) -> Result<Json<FilterKey>, Refused> {
-    let route = format!("POST /v1/filter-keys/{id}/revoke");
-    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
     check::reason(&because.reason)?;
     let now = moment::now();
     let (reason, actor) = (because.reason, caller.id());

@@ -2,14 +2,17 @@
 
 use super::agents::of_own_tenant;
 use super::{check, limit, page};
-use crate::budgets::SpendingKey;
 use crate::http::Service;
 use crate::http::authenticate::Caller;
-use crate::http::extract::{Body, Id, Params, Tagged, idempotency, if_match};
+use crate::http::extract::{Body, Id, Params, Submitted, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
-use crate::idempotency::Once;
-use crate::store::{Error, KeyFilter, Refusal};
-use crate::{keys, moment};
+use crate::identity::keys;
+use crate::model::key::{self, Listed};
+use crate::model::spending::SpendingKey;
+use crate::moment;
+use crate::store::KeyFilter;
+use crate::transaction::idempotency::Once;
+use crate::transaction::{Error, Refusal};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
@@ -26,15 +29,13 @@ use std::sync::Arc;
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    Body(create): Body<CreateKey>,
+    Submitted { body: create, idempotency }: Submitted<CreateKey>,
 ) -> Result<(StatusCode, Json<KeyWithSecret>), Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/keys".to_owned(), &create)?;
     let now = moment::now();
     check::key(&create, now)?;
     of_own_tenant(&caller, &create.tenant_id)?;
     let secret = moment::fresh_secret(Kind::Agent)?;
-    let key = keys::Key {
+    let key = key::Key {
         id: moment::fresh_id("key_", KeyId::parse)?,
         tenant_id: create.tenant_id,
         name: create.name,
@@ -101,14 +102,14 @@ pub(super) async fn list(
     Ok(Json(page(shown, limit, |key: &Key| key.id.to_string())))
 }
 
-async fn found(service: &Service, caller: &Caller, id: KeyId) -> Result<keys::Listed, Refused> {
+async fn found(service: &Service, caller: &Caller, id: KeyId) -> Result<Listed, Refused> {
     let found = service.store.key(id).await?;
     let listed = found.ok_or_else(|| Refused::new(Code::NotFound, "no key has this id"))?;
     caller.own(&listed.key.tenant_id, "key")?;
     Ok(listed)
 }
 
-fn tagged(listed: keys::Listed) -> Tagged<Key> {
+fn tagged(listed: Listed) -> Tagged<Key> {
     Tagged(listed.key.version.to_string(), listed.shown(moment::now()))
 }
 
@@ -141,7 +142,7 @@ pub(super) async fn update(
 ) -> Result<Tagged<Key>, Refused> {
     let now = moment::now();
     check::update(&update, now)?;
-    let keys::Key { id: key_id, version, .. } = found(&service, &caller, id).await?.key;
+    let key::Key { id: key_id, version, .. } = found(&service, &caller, id).await?.key;
     let if_version = if_match(&headers, &version.to_string())?.then_some(version);
     let operation = keys::Update { key_id, update, if_version, actor: caller.id(), now };
     service.store.run(operation).await.map(tagged).map_err(administered)
@@ -164,10 +165,8 @@ pub(super) async fn rotate(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
-    headers: HeaderMap,
-    Body(rotate): Body<RotateKey>,
+    Submitted { body: rotate, idempotency }: Submitted<RotateKey>,
 ) -> Result<Json<KeyWithSecret>, Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), format!("POST /v1/keys/{id}/rotate"), &rotate)?;
     check::grace(rotate.grace_seconds)?;
     rotate.reason.as_deref().map_or(Ok(()), check::reason)?;
     let key_id = found(&service, &caller, id).await?.key.id;
@@ -190,15 +189,13 @@ pub(super) async fn expire(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
-    headers: HeaderMap,
-    Body(because): Body<Because>,
+    Submitted { body: because, idempotency }: Submitted<Because>,
 ) -> Result<Json<Key>, Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), format!("POST /v1/keys/{id}/expire"), &because)?;
     check::reason(&because.reason)?;
     let key_id = found(&service, &caller, id).await?.key.id;
     let now = moment::now();
     let operation = keys::Expire { key_id, reason: because.reason, actor: caller.id(), now };
-    let once = Once { operation, idempotency, shown: keys::Listed::shown, now };
+    let once = Once { operation, idempotency, shown: Listed::shown, now };
     service.store.run(once).await.map(Json).map_err(administered)
 }
 
@@ -206,14 +203,12 @@ pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
-    headers: HeaderMap,
-    Body(revoke): Body<RevokeKey>,
+    Submitted { body: revoke, idempotency }: Submitted<RevokeKey>,
 ) -> Result<Json<Key>, Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), format!("POST /v1/keys/{id}/revoke"), &revoke)?;
     check::reason(&revoke.reason)?;
     let key_id = found(&service, &caller, id).await?.key.id;
     let now = moment::now();
     let operation = keys::Revoke { key_id, reason: revoke.reason, actor: caller.id(), now };
-    let once = Once { operation, idempotency, shown: keys::Listed::shown, now };
+    let once = Once { operation, idempotency, shown: Listed::shown, now };
     Ok(Json(service.store.run(once).await?))
 }

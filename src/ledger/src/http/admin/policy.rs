@@ -4,7 +4,9 @@ use crate::http::Service;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Params, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
-use crate::policy_file::{self, Fault, InForce, Replaced};
+use crate::moment;
+use crate::policies::document::{self, Fault, InForce};
+use crate::policies::in_force::{self, Replaced};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -69,9 +71,9 @@ pub(super) async fn check(
     State(service): State<Arc<Service>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PolicyChecked>, Refused> {
-    let policy = policy_file::parse(sent(&body)?).map_err(|fault| Refused::invalid(fault.to_string()))?;
+    let policy = document::parse(sent(&body)?).map_err(|fault| Refused::invalid(fault.to_string()))?;
     let over = service.newest_policy().await.version().clone();
-    let leaving = service.desk.leaving(&policy).await?;
+    let leaving = service.policies.leaving(&policy, moment::now()).await?;
     Ok(Json(PolicyChecked { version: policy.version().clone(), over, leaving }))
 }
 
@@ -87,7 +89,8 @@ pub(super) async fn replace(
     let text = sent(&body)?;
     let over = service.newest_policy().await.version().to_string();
     let only_over = if_match(&headers, &over)?.then_some(over);
-    match service.desk.replace(text.to_owned(), only_over, params.force, caller.id()).await {
+    match service.policies.replace(text.to_owned(), only_over, params.force, caller.id(), moment::now()).await
+    {
         Ok(policy) => shown(&policy),
         Err(Replaced::Faulty(Fault::Unreadable(_))) => Err(Refused::new(
             Code::Conflict,
@@ -95,7 +98,7 @@ pub(super) async fn replace(
         )),
         Err(Replaced::InUse(leaving)) => Err(Refused::new(
             Code::PolicyInUse,
-            format!("change who uses it, or say force:\n{}", policy_file::listed(&leaving)),
+            format!("change who uses it, or say force:\n{}", in_force::listed(&leaving)),
         )),
         Err(Replaced::Faulty(fault)) => Err(Refused::invalid(fault.to_string())),
         Err(Replaced::Unrecorded(error)) => Err(error.into()),

@@ -2,14 +2,15 @@
 
 use super::{check, limit, page};
 use crate::book::Accounts;
-use crate::budgets::SpendingKey;
 use crate::http::Service;
 use crate::http::authenticate::Caller;
-use crate::http::extract::{Body, Id, Params, Tagged, idempotency, if_match};
+use crate::http::extract::{Body, Id, Params, Submitted, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
-use crate::idempotency::{Idempotency, Once};
-use crate::tenants::{Alter, Change, Refunded};
-use crate::{moment, tenants};
+use crate::model::spending::SpendingKey;
+use crate::model::tenant;
+use crate::moment;
+use crate::money::tenants::{self, Alter, Change, Refunded};
+use crate::transaction::idempotency::{Idempotency, Once};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
@@ -32,10 +33,8 @@ fn check_tier(service: &Service, tier: &str) -> Result<(), Refused> {
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    Body(create): Body<CreateTenant>,
+    Submitted { body: create, idempotency }: Submitted<CreateTenant>,
 ) -> Result<(StatusCode, Json<Tenant>), Refused> {
-    let idempotency = idempotency(&headers, &caller.id(), "POST /v1/tenants".to_owned(), &create)?;
     check::name(&create.name)?;
     check_tier(&service, &create.tier)?;
     let now = moment::now();
@@ -43,7 +42,7 @@ pub(super) async fn create(
         Some(credits) => Some((credits, moment::fresh_id("trf_", TransferId::parse)?)),
         None => None,
     };
-    let tenant = tenants::Tenant {
+    let tenant = tenant::Tenant {
         id: moment::fresh_id("ten_", TenantId::parse)?,
         name: create.name,
         tier: create.tier,
@@ -85,13 +84,13 @@ async fn found(
     service: &Service,
     caller: &Caller,
     id: TenantId,
-) -> Result<(tenants::Tenant, Accounts), Refused> {
+) -> Result<(tenant::Tenant, Accounts), Refused> {
     caller.own(&id, "tenant")?;
     let found = service.store.tenant(id).await?;
     found.ok_or_else(|| Refused::new(Code::NotFound, "no tenant has this id"))
 }
 
-fn tagged((tenant, accounts): (tenants::Tenant, Accounts)) -> Tagged<Tenant> {
+fn tagged((tenant, accounts): (tenant::Tenant, Accounts)) -> Tagged<Tenant> {
     Tagged(tenant.version.to_string(), tenant.shown(&accounts))
 }
 
@@ -133,7 +132,7 @@ pub(super) async fn update(
     name.as_deref().map_or(Ok(()), check::name)?;
     tier.as_deref().map_or(Ok(()), |tier| check_tier(&service, tier))?;
     check::reason(&reason)?;
-    let (tenants::Tenant { id: tenant_id, version, .. }, _) = found(&service, &caller, tenant_id).await?;
+    let (tenant::Tenant { id: tenant_id, version, .. }, _) = found(&service, &caller, tenant_id).await?;
     let if_version = if_match(&headers, &version.to_string())?.then_some(version);
     let (change, now) = (Change::Update { name, tier, budget }, moment::now());
     let operation = Alter { tenant_id, change, if_version, reason, actor: caller.id(), now };
@@ -144,11 +143,8 @@ pub(super) async fn suspend(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
-    headers: HeaderMap,
-    Body(because): Body<Because>,
+    Submitted { body: because, idempotency }: Submitted<Because>,
 ) -> Result<Tagged<Tenant>, Refused> {
-    let route = format!("POST /v1/tenants/{id}/suspend");
-    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
     once(&service, &caller, id, Change::Suspend, because, idempotency).await
 }
 
@@ -156,11 +152,8 @@ pub(super) async fn resume(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
-    headers: HeaderMap,
-    Body(because): Body<Because>,
+    Submitted { body: because, idempotency }: Submitted<Because>,
 ) -> Result<Tagged<Tenant>, Refused> {
-    let route = format!("POST /v1/tenants/{id}/resume");
-    let idempotency = idempotency(&headers, &caller.id(), route, &because)?;
     once(&service, &caller, id, Change::Resume, because, idempotency).await
 }
 
@@ -176,8 +169,7 @@ async fn once(
     check::reason(&reason)?;
     let now = moment::now();
     let operation = Alter { tenant_id, change, if_version: None, reason, actor: caller.id(), now };
-    let shown =
-        |(tenant, accounts): (tenants::Tenant, Accounts), _| (tenant.version, tenant.shown(&accounts));
+    let shown = |(tenant, accounts): (tenant::Tenant, Accounts), _| (tenant.version, tenant.shown(&accounts));
     let (version, tenant) = service.store.run(Once { operation, idempotency, shown, now }).await?;
     Ok(Tagged(version.to_string(), tenant))
 }
@@ -186,11 +178,8 @@ pub(super) async fn grant(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(tenant_id): Id<TenantId>,
-    headers: HeaderMap,
-    Body(grant): Body<GrantCredits>,
+    Submitted { body: grant, idempotency }: Submitted<GrantCredits>,
 ) -> Result<(StatusCode, Json<CreditsGranted>), Refused> {
-    let route = format!("POST /v1/tenants/{tenant_id}/credits");
-    let idempotency = idempotency(&headers, &caller.id(), route, &grant)?;
     check::reason(&grant.reason)?;
     let operation = tenants::Grant {
         tenant_id,
@@ -208,11 +197,8 @@ pub(super) async fn correct(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(tenant_id): Id<TenantId>,
-    headers: HeaderMap,
-    Body(correct): Body<CorrectCredits>,
+    Submitted { body: correct, idempotency }: Submitted<CorrectCredits>,
 ) -> Result<(StatusCode, Json<CreditsGranted>), Refused> {
-    let route = format!("POST /v1/tenants/{tenant_id}/corrections");
-    let idempotency = idempotency(&headers, &caller.id(), route, &correct)?;
     check::reason(&correct.reason)?;
     let of = match (correct.reservation_id, correct.key_id) {
         (Some(id), None) => Refunded::Reservation(id),

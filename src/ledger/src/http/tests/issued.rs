@@ -203,7 +203,7 @@ async fn no_more_is_issued_than_may_be() {
         let refused = expect(issue(&bench, request, asks, more.clone()).await, status).await;
         assert_eq!(code(&refused), expected, "{request} {more}");
     }
-    for child in 1..crate::issued::CHILDREN_MAX {
+    for child in 1..crate::identity::issued::CHILDREN_MAX {
         let issued = issue(&bench, &format!("many-{child}"), &parent, json!({})).await;
         expect(issued, StatusCode::CREATED).await;
     }

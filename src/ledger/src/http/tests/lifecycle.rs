@@ -2,7 +2,7 @@
 //! corrections, agents, and another policy.
 
 use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql};
-use crate::policy_file::FILE_BYTES_MAX;
+use crate::policies::document::FILE_BYTES_MAX;
 use crate::service::{self, Error};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};

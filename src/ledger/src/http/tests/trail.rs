@@ -1,8 +1,10 @@
 //! The audit trail over the API: sealed while the ledger runs, exported, verified, and found out if tampered with;
 //! backups; the description of the API; TLS.
 
-use crate::chain::{Checkpoint, CheckpointHead, Fault, Signer, Summary, Verifier};
+use crate::audit::chain::Signer;
+use crate::audit::verify::{Fault, Summary, Verifier};
 use crate::fixture::{Bench, apart, expect, is_on_postgresql, pace};
+use crate::model::checkpoint::{Checkpoint, CheckpointHead};
 use crate::store::sql::{Connection, Purpose, params};
 use crate::{Config, Database, Tls, backup, check, init, restore, start};
 use protocol::Timestamp;

@@ -1,7 +1,7 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
 use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
-use crate::database::{Primary, Protection, Server};
+use crate::store::database::{Primary, Protection, Server};
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, ToSql, Type};
 use std::borrow::Cow;
@@ -273,7 +273,7 @@ impl Session {
         texts: impl Iterator<Item = &'t str>,
         visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
-        let texts: Vec<Cow<'t, str>> = texts.map(storable).collect();
+        let texts: Vec<Cow<'t, str>> = texts.map(|text| storable(Cow::Borrowed(text))).collect();
         if texts.is_empty() {
             return Ok(());
         }
@@ -454,8 +454,8 @@ fn numbered(sql: &str) -> String {
 }
 
 /// PostgreSQL's text has no NUL, which JSON can name. Nothing that this program compares holds one.
-fn storable(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+fn storable(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { text }
 }
 
 /// One column of many rows.
@@ -507,7 +507,7 @@ impl ToSql for Param<'_> {
             Param::Integer(number) if *kind == Type::INT4 => i32::try_from(*number)?.to_sql(kind, out),
             Param::Integer(number) if *kind == Type::BOOL => (*number != 0).to_sql(kind, out),
             Param::Integer(number) => number.to_sql(kind, out),
-            Param::Text(text) => storable(text).to_sql(kind, out),
+            Param::Text(text) => storable(Cow::Borrowed(text)).to_sql(kind, out),
             Param::Bytes(bytes) => bytes.to_sql(kind, out),
         }
     }
@@ -525,9 +525,9 @@ pub(super) fn column(row: &postgres::Row, column: usize) -> Result<Param<'_>> {
         Some(&Type::INT8) => row.try_get::<_, Option<i64>>(column)?.map(Param::Integer),
         Some(&Type::INT4) => row.try_get::<_, Option<i32>>(column)?.map(|n| Param::Integer(n.into())),
         Some(&Type::BOOL) => row.try_get::<_, Option<bool>>(column)?.map(|b| Param::Integer(b.into())),
-        Some(&Type::TEXT | &Type::VARCHAR) => row.try_get::<_, Option<&str>>(column)?.map(Param::Text),
+        Some(&Type::TEXT | &Type::VARCHAR) => row.try_get::<_, Option<&str>>(column)?.map(Param::text),
         Some(&Type::BYTEA) => row.try_get::<_, Option<&[u8]>>(column)?.map(Param::Bytes),
-        _ => return Err(Error::broken(column, Broken)),
+        _ => return Err(Error::broken(column, Broken::kind())),
     };
     Ok(value.unwrap_or(Param::Null))
 }

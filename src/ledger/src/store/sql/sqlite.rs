@@ -106,10 +106,10 @@ pub(super) fn column<'r>(row: &'r rusqlite::Row<'r>, column: usize) -> Result<Pa
         ValueRef::Null => Ok(Param::Null),
         ValueRef::Integer(number) => Ok(Param::Integer(number)),
         ValueRef::Text(text) => {
-            std::str::from_utf8(text).map(Param::Text).map_err(|why| Error::broken(column, why))
+            std::str::from_utf8(text).map(Param::text).map_err(|why| Error::broken(column, why))
         }
         ValueRef::Blob(bytes) => Ok(Param::Bytes(bytes)),
-        ValueRef::Real(_) => Err(Error::broken(column, Broken)),
+        ValueRef::Real(_) => Err(Error::broken(column, Broken::kind())),
     }
 }
 
@@ -148,7 +148,7 @@ pub(super) fn each<'t>(
 ) -> Result<()> {
     let mut statement = connection.prepare_cached(&format!("{select} = ?1"))?;
     for text in texts {
-        step(&mut statement, &[Param::Text(text)], visit)?;
+        step(&mut statement, &[Param::text(text)], visit)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! TLS to PostgreSQL, by rustls.
 
 use super::{Error, Result};
-use crate::database::{Protection, Tls};
+use crate::store::database::{Protection, Tls};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;

@@ -1,95 +1,134 @@
 //! Parameters, columns and errors, whichever the database.
 
+use super::Kind;
 use rusqlite::ErrorCode;
+use std::borrow::Cow;
 use std::fmt;
 
 /// What goes into a statement.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Param<'a> {
     /// Nothing.
     Null,
     /// A whole number.
     Integer(i64),
     /// Text.
-    Text(&'a str),
+    Text(Cow<'a, str>),
     /// Bytes.
     Bytes(&'a [u8]),
 }
 
+impl<'a> Param<'a> {
+    /// Text that is there.
+    pub const fn text(text: &'a str) -> Param<'a> {
+        Param::Text(Cow::Borrowed(text))
+    }
+
+    /// A number. Beyond what a database can hold is the most it can: credits and times end far below.
+    pub fn number(number: u64) -> Param<'a> {
+        Param::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
 /// What can go into a statement.
 pub trait ToParam {
+    /// What its column holds.
+    const KIND: Kind;
     /// As a parameter.
     fn to_param(&self) -> Param<'_>;
 }
 
 impl<T: ToParam + ?Sized> ToParam for &T {
+    const KIND: Kind = T::KIND;
+
     fn to_param(&self) -> Param<'_> {
         (**self).to_param()
     }
 }
 
 impl<T: ToParam> ToParam for Option<T> {
+    const KIND: Kind = T::KIND;
+
     fn to_param(&self) -> Param<'_> {
         self.as_ref().map_or(Param::Null, T::to_param)
     }
 }
 
 impl ToParam for str {
+    const KIND: Kind = Kind::Text;
+
     fn to_param(&self) -> Param<'_> {
-        Param::Text(self)
+        Param::text(self)
     }
 }
 
 impl ToParam for String {
+    const KIND: Kind = Kind::Text;
+
     fn to_param(&self) -> Param<'_> {
-        Param::Text(self)
+        Param::text(self)
     }
 }
 
 impl ToParam for i64 {
+    const KIND: Kind = Kind::Integer;
+
     fn to_param(&self) -> Param<'_> {
         Param::Integer(*self)
     }
 }
 
 impl ToParam for u64 {
-    /// Beyond what a database can hold is the most it can: credits and times end far below.
+    const KIND: Kind = Kind::Integer;
+
     fn to_param(&self) -> Param<'_> {
-        Param::Integer(i64::try_from(*self).unwrap_or(i64::MAX))
+        Param::number(*self)
     }
 }
 
 impl ToParam for u32 {
+    const KIND: Kind = Kind::Integer;
+
     fn to_param(&self) -> Param<'_> {
         Param::Integer((*self).into())
     }
 }
 
 impl ToParam for u16 {
+    const KIND: Kind = Kind::Integer;
+
     fn to_param(&self) -> Param<'_> {
         Param::Integer((*self).into())
     }
 }
 
 impl ToParam for bool {
+    const KIND: Kind = Kind::Integer;
+
     fn to_param(&self) -> Param<'_> {
         Param::Integer((*self).into())
     }
 }
 
 impl<const LENGTH: usize> ToParam for [u8; LENGTH] {
+    const KIND: Kind = Kind::Bytes;
+
     fn to_param(&self) -> Param<'_> {
         Param::Bytes(self)
     }
 }
 
 impl ToParam for [u8] {
+    const KIND: Kind = Kind::Bytes;
+
     fn to_param(&self) -> Param<'_> {
         Param::Bytes(self)
     }
 }
 
 impl ToParam for Vec<u8> {
+    const KIND: Kind = Kind::Bytes;
+
     fn to_param(&self) -> Param<'_> {
         Param::Bytes(self)
     }
@@ -125,12 +164,24 @@ pub trait FromColumn<'c>: Sized {
 }
 
 /// A column holds what this program never wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Broken;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken(String);
+
+impl Broken {
+    /// With the reason.
+    pub fn because(why: impl fmt::Display) -> Broken {
+        Broken(why.to_string())
+    }
+
+    /// It is of another type, or out of range.
+    pub fn kind() -> Broken {
+        Broken::because("it is of another type, or out of range")
+    }
+}
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it is of another type, or out of range")
+        f.write_str(&self.0)
     }
 }
 
@@ -142,13 +193,13 @@ impl<'c, T: FromColumn<'c>> FromColumn<'c> for Option<T> {
 
 impl FromColumn<'_> for String {
     fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-        if let Param::Text(text) = column { Ok(text.to_owned()) } else { Err(Broken) }
+        if let Param::Text(text) = column { Ok(text.into_owned()) } else { Err(Broken::kind()) }
     }
 }
 
 impl FromColumn<'_> for i64 {
     fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-        if let Param::Integer(number) = column { Ok(number) } else { Err(Broken) }
+        if let Param::Integer(number) = column { Ok(number) } else { Err(Broken::kind()) }
     }
 }
 
@@ -156,7 +207,7 @@ macro_rules! unsigned {
     ($($number:ty),*) => {$(
         impl FromColumn<'_> for $number {
             fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-                i64::from_column(column)?.try_into().map_err(|_| Broken)
+                i64::from_column(column)?.try_into().map_err(|_| Broken::kind())
             }
         }
     )*};
@@ -172,13 +223,17 @@ impl FromColumn<'_> for bool {
 
 impl<const LENGTH: usize> FromColumn<'_> for [u8; LENGTH] {
     fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-        if let Param::Bytes(bytes) = column { bytes.try_into().map_err(|_| Broken) } else { Err(Broken) }
+        if let Param::Bytes(bytes) = column {
+            bytes.try_into().map_err(|_| Broken::kind())
+        } else {
+            Err(Broken::kind())
+        }
     }
 }
 
 impl FromColumn<'_> for Vec<u8> {
     fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-        if let Param::Bytes(bytes) = column { Ok(bytes.to_vec()) } else { Err(Broken) }
+        if let Param::Bytes(bytes) = column { Ok(bytes.to_vec()) } else { Err(Broken::kind()) }
     }
 }
 

@@ -3,11 +3,13 @@
 use super::{Fresh, at, balance, credits, payer, reserve, settle};
 use crate::book::tests::model::{Answer, Command, Model, Why};
 use crate::book::tests::why;
-use crate::idempotency::{Idempotency, ReplayKey};
-use crate::reservations::{Expire, Settled};
-use crate::store::{Error, Refusal, Store};
-use crate::tenants::Refunded;
-use crate::{moment, tenants};
+use crate::model::replay::ReplayKey;
+use crate::moment;
+use crate::money::reservations::{Expire, Settled};
+use crate::money::tenants::{self, Refunded};
+use crate::store::Store;
+use crate::transaction::idempotency::Idempotency;
+use crate::transaction::{Error, Refusal};
 use protocol::admin::Direction;
 use protocol::filter::Action;
 use protocol::{KeyId, ReservationId, TenantId, TransferId};
@@ -110,7 +112,7 @@ fn command(random: &mut StdRng) -> Command {
 }
 
 struct Subject<'s> {
-    store: &'s dyn Store,
+    store: &'s Store,
     round: u32,
     tenants: Vec<(TenantId, KeyId)>,
 }

@@ -1,9 +1,9 @@
 //! What every store must keep of leases and shares.
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_tenant, payer};
-use crate::budgets::SpendingKey;
-use crate::leases::{Lose, Take, Taken};
-use crate::reservations::ForgetAnswers;
+use crate::model::spending::SpendingKey;
+use crate::money::leases::{Lose, Take, Taken};
+use crate::money::reservations::ForgetAnswers;
 use crate::store::LeaseFilter;
 use protocol::admin::LeaseState;
 use protocol::key::Limit;

@@ -1,8 +1,8 @@
 //! The secrets of sessions as rows.
 
 use super::Fresh;
-use crate::policy_file::TakeForce;
-use crate::sessions::Rotate;
+use crate::identity::sessions::Rotate;
+use crate::policies::in_force::TakeForce;
 use protocol::filter::Change;
 use protocol::session::SessionSecret;
 use protocol::{PolicyVersion, Timestamp};

@@ -2,13 +2,14 @@
 
 use super::usage::{decision, told};
 use super::{Fresh, at, payer, reserve};
-use crate::chain::{Exporter, Signer, Verifier};
-use crate::retention::{self, Anchor, Held, Pass};
-use crate::sealer;
+use crate::audit::chain::Signer;
+use crate::audit::export::Exporter;
+use crate::audit::retention::{Anchor, Held, Pass};
+use crate::audit::verify::Verifier;
+use crate::background::{retain, seal};
+use crate::model::event::SealedRow;
 use crate::store::{AuditFilter, CheckpointFilter, Store};
-use protocol::admin::AuditRow;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use std::sync::Arc;
 
 pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(fresh: &impl Fresh) {
@@ -18,7 +19,7 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
     // Three days' trails, of which the last day is retained.
     for (day, clock) in [|| at(0), || at(86_400), || at(10 * 86_400)].into_iter().enumerate() {
         store.run(reserve(&format!("r{day}"), &key, 1, at(1))).await.unwrap();
-        sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
+        seal::seal_at(store.as_ref(), &signer, clock).await.unwrap();
     }
     let before = store.audit_status().await.unwrap();
     remove(store.as_ref(), 10).await;
@@ -55,7 +56,7 @@ pub(super) async fn rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_the
     // The second batch was sealed by a clock that was far ahead of the third's.
     for (round, clock) in [|| at(0), || at(20 * 86_400), || at(86_400)].into_iter().enumerate() {
         store.run(reserve(&format!("r{round}"), &key, 1, at(1))).await.unwrap();
-        sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
+        seal::seal_at(store.as_ref(), &signer, clock).await.unwrap();
     }
     let sealed = store.checkpoints(CheckpointFilter::default()).await.unwrap();
     let kept = async || {
@@ -82,18 +83,17 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     for _ in 0..6 {
         store.run(report(1000)).await.unwrap();
     }
-    sealer::seal_at(store.as_ref(), &signer, || at(0)).await.unwrap();
+    seal::seal_at(store.as_ref(), &signer, || at(0)).await.unwrap();
     let old = store.audit_status().await.unwrap().sealed;
     // What a clock that was set back sealed again behind a batch that is retained stays with it.
     for clock in [|| at(10 * 86_400), || at(0)] {
         store.run(report(1)).await.unwrap();
-        sealer::seal_at(store.as_ref(), &signer, clock).await.unwrap();
+        seal::seal_at(store.as_ref(), &signer, clock).await.unwrap();
     }
 
     let (mut after, mut removed) = (None, 0);
     let mut removals = 0;
-    while let Some(batches) = retention::remove_some(store.as_ref(), at(86_400), after, at(0)).await.unwrap()
-    {
+    while let Some(batches) = retain::remove_some(store.as_ref(), at(86_400), after, at(0)).await.unwrap() {
         removals += 1;
         let number = batches.last;
         let status = store.audit_status().await.unwrap();
@@ -106,7 +106,7 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
     let facts = store.audit(facts).await.unwrap();
     assert_eq!(facts.len(), removals);
-    let told = |fact: &AuditRow<Box<RawValue>>| serde_json::from_str::<Value>(fact.detail.get()).unwrap();
+    let told = |fact: &SealedRow| serde_json::from_str::<Value>(fact.detail.get()).unwrap();
     assert_eq!(facts.iter().map(|fact| told(fact)["rows"].as_u64().unwrap()).sum::<u64>(), old);
 }
 
@@ -119,11 +119,11 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
     let passes = async |day, confirmed: Option<u64>| {
         let confirmed = confirmed.map(now);
         let pass = Pass { days: Some(30), now: now(day), database: None, ran_millis: 1000, confirmed };
-        retention::pass(store, pass).await.unwrap()
+        retain::pass(store, pass).await.unwrap()
     };
     starts(0).await;
     payer(store, 100).await;
-    sealer::seal_at(store, &signer, || at(0)).await.unwrap();
+    seal::seal_at(store, &signer, || at(0)).await.unwrap();
     let rows = store.audit_status().await.unwrap().newest;
     // Once and again: what a start writes by its clock does not make the next one believe it.
     for _ in 0..3 {
@@ -132,7 +132,7 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
         Arc::make_mut(&mut written.report).decisions_dropped = 1;
         written.now = now(400);
         store.run(written).await.unwrap();
-        sealer::seal_at(store, &signer, || at(400 * 86_400)).await.unwrap();
+        seal::seal_at(store, &signer, || at(400 * 86_400)).await.unwrap();
         let Err(Held::ClockAhead(last)) = passes(400, None).await else { panic!("rows went") };
         assert!(last < now(1), "{last}");
         assert_eq!(store.audit_status().await.unwrap().removed, 0);
@@ -149,18 +149,18 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
     // Far fewer days are retained from now on.
     let fewer =
         Pass { days: Some(1), now: now(402), database: None, ran_millis: 400 * 86_400_000, confirmed: None };
-    assert!(matches!(retention::pass(store, fewer).await.unwrap(), Err(Held::FarMore(_))));
+    assert!(matches!(retain::pass(store, fewer).await.unwrap(), Err(Held::FarMore(_))));
 }
 
 /// On this day five days are retained, and whoever is asked confirms it.
-async fn remove(store: &dyn Store, day: u64) {
+async fn remove(store: &Store, day: u64) {
     let now = at(day * 86_400);
     let pass = Pass { days: Some(5), now, database: None, ran_millis: 0, confirmed: Some(now) };
-    retention::pass(store, pass).await.unwrap().unwrap();
+    retain::pass(store, pass).await.unwrap().unwrap();
 }
 
 /// The numbers of the batches that have their rows.
-async fn kept(store: &dyn Store) -> Vec<u64> {
+async fn kept(store: &Store) -> Vec<u64> {
     let filter = CheckpointFilter { kept_only: true, ..CheckpointFilter::default() };
     store.checkpoints(filter).await.unwrap().iter().map(|checkpoint| checkpoint.number).collect()
 }

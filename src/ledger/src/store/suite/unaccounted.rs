@@ -2,12 +2,13 @@
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_key, payer, reserve, settle};
 use crate::book::{self, State};
-use crate::budgets::SpendingKey;
-use crate::issued::ParentLink;
+use crate::model::key::ParentLink;
+use crate::model::spending::SpendingKey;
 use crate::moment;
-use crate::reservations::{Expire, ForgetAnswers};
-use crate::store::{AuditFilter, Error, Refusal, ReservationFilter, Store};
-use crate::tenants::{Correct, Refunded};
+use crate::money::reservations::{Expire, ForgetAnswers};
+use crate::money::tenants::{Correct, Refunded};
+use crate::store::{AuditFilter, ReservationFilter, Store};
+use crate::transaction::{Error, Refusal};
 use protocol::admin::{Direction, Reservation, ReservationState};
 use protocol::api_key::KeyHash;
 use protocol::filter::Action;
@@ -24,7 +25,7 @@ fn reservation_id(id: &str) -> ReservationId {
     ReservationId::parse(id).unwrap()
 }
 
-pub(crate) async fn listed(store: &dyn Store, state: Option<ReservationState>) -> Vec<(String, u64)> {
+pub(crate) async fn listed(store: &Store, state: Option<ReservationState>) -> Vec<(String, u64)> {
     let mut found: Vec<Reservation> = Vec::new();
     loop {
         // Pages of two.

@@ -1,8 +1,9 @@
 //! Sums of what decisions tell.
 
 use super::{Fresh, at, credits, payer};
+use crate::deliveries::Deliver;
+use crate::moment;
 use crate::store::{AuditFilter, UsageQuery};
-use crate::{moment, report};
 use protocol::audit::{Counted, Decision, Outcome, UsageTokens};
 use protocol::filter::Report;
 use protocol::{BatchId, Credits, EventId, KeyId, PolicyVersion, TenantId};
@@ -137,8 +138,8 @@ pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Dec
     }
 }
 
-pub(super) fn told(decisions: Vec<Decision>) -> report::Deliver {
-    report::Deliver {
+pub(super) fn told(decisions: Vec<Decision>) -> Deliver {
+    Deliver {
         report: Arc::new(Report {
             subjects: Vec::new(),
             rows: Vec::new(),

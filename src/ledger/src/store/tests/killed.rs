@@ -5,14 +5,15 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use crate::credentials::Initialise;
-use crate::database::Database;
 use crate::fixture::{apart, server};
+use crate::identity::credentials::Initialise;
 use crate::metrics::Metrics;
-use crate::reservations::Expire;
+use crate::money::reservations::Expire;
+use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{at, credits, payer, reserve, settle};
-use crate::store::{Error, Relational, Store, laws};
+use crate::store::{Store, laws};
+use crate::transaction::Error;
 use protocol::KeyId;
 use protocol::filter::Action;
 use rand::rngs::StdRng;
@@ -78,8 +79,8 @@ fn live_and_die(url: &str, side_by_side: u32) {
 /// Makes the database, with a rich tenant and one that is soon poor.
 fn prepare(database: &Database) -> String {
     let operation = Initialise { credentials: Vec::new() };
-    Relational::initialise(database, operation).unwrap().unwrap();
-    let store: Arc<dyn Store> = Arc::new(Relational::open(database, Arc::new(Metrics::default())).unwrap());
+    Store::initialise(database, operation).unwrap().unwrap();
+    let store: Arc<Store> = Arc::new(Store::open(database, Arc::new(Metrics::default())).unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let (_, rich) = payer(store.as_ref(), 10_000_000).await;
@@ -157,8 +158,7 @@ fn a_process_that_writes_until_it_is_killed() {
     let keys = std::env::var(KEYS).unwrap();
     let keys: Vec<KeyId> = keys.split(' ').map(|key| KeyId::parse(key).unwrap()).collect();
     let database: Database = url.parse().unwrap();
-    let store: Arc<dyn Store> =
-        apart(|| Arc::new(Relational::open(&database, Arc::new(Metrics::default())).unwrap()));
+    let store: Arc<Store> = apart(|| Arc::new(Store::open(&database, Arc::new(Metrics::default())).unwrap()));
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let writers = (0..16).map(|number| {
             let (store, keys) = (Arc::clone(&store), keys.clone());
@@ -172,7 +172,7 @@ fn a_process_that_writes_until_it_is_killed() {
 }
 
 /// Reserves and settles, in every order, again and again.
-async fn write(store: &dyn Store, keys: &[KeyId], mut random: StdRng) {
+async fn write(store: &Store, keys: &[KeyId], mut random: StdRng) {
     let say = |what: &str, id: &str| {
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.write_all(format!("ack {what} {id}\n").as_bytes()).and_then(|()| stdout.flush());

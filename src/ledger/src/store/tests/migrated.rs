@@ -3,14 +3,14 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use crate::check;
-use crate::database::Database;
 use crate::fixture::{apart, server};
 use crate::metrics::Metrics;
-use crate::reservations::Expire;
+use crate::money::reservations::Expire;
+use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::unaccounted::listed;
 use crate::store::suite::{assert_lawful, at, balance, credits, reserve, settle};
-use crate::store::{Relational, Store, schema};
+use crate::store::{Store, schema};
 use protocol::admin::ReservationState;
 use protocol::api_key::KeyHash;
 use protocol::filter::Action;
@@ -68,7 +68,7 @@ async fn a_postgresql_database_of_every_earlier_release_is_brought_up_to_date() 
 }
 
 async fn from_release(release: usize, database: &Database) {
-    let store: Arc<dyn Store> = apart(|| {
+    let store: Arc<Store> = apart(|| {
         let connection = Connection::open(database, Purpose::Write).unwrap();
         schema::migrate_to(&connection, 1).unwrap();
         connection.batch(FIRST_RELEASE).unwrap();
@@ -84,7 +84,7 @@ async fn from_release(release: usize, database: &Database) {
         } else {
             assert_eq!(looked_at.unwrap(), Vec::<String>::new());
         }
-        Arc::new(Relational::open(database, Arc::new(Metrics::default())).unwrap())
+        Arc::new(Store::open(database, Arc::new(Metrics::default())).unwrap())
     });
     let (tenant, key) = (TenantId::parse("ten_1").unwrap(), KeyId::parse("key_1").unwrap());
     let found = store.key_by_hash(KeyHash::of(b"secret")).await.unwrap().unwrap();

@@ -1,15 +1,15 @@
 //! A ledger that moves from SQLite to PostgreSQL has there all that it had, and goes on.
 
 use super::postgres::open;
-use crate::credentials::Initialise;
-use crate::database::Database;
 use crate::fixture::{apart, server};
+use crate::identity::credentials::Initialise;
+use crate::identity::sessions::Rotate;
 use crate::metrics::Metrics;
-use crate::relocate::{Error, relocate};
-use crate::sessions::Rotate;
+use crate::service::relocate::{Error, relocate};
+use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, assert_lawful, at, balance, credits, payer, reserve, settle};
-use crate::store::{AuditFilter, Relational, Store};
+use crate::store::{AuditFilter, Store};
 use protocol::filter::Action;
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use std::sync::Arc;
 async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let from = Database::Sqlite(directory.path().join("ledger.db"));
-    Relational::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
-    let sqlite = Arc::new(Relational::open(&from, Arc::new(Metrics::default())).unwrap());
-    let old: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
+    Store::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
+    let sqlite = Arc::new(Store::open(&from, Arc::new(Metrics::default())).unwrap());
+    let old: Arc<Store> = Arc::clone(&sqlite) as Arc<Store>;
     let (tenant, key) = payer(old.as_ref(), 100_000).await;
     // More than go into one statement.
     let tasks = (0..2500).map(|number| {
@@ -50,7 +50,7 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     assert!(matches!(apart(|| relocate(&from, &to, None, |_| {})), Err(Error::NotEmpty(_))));
     assert!(matches!(apart(|| relocate(&to, &from, None, |_| {})), Err(Error::Direction)));
 
-    let new: Arc<dyn Store> = open(&to);
+    let new: Arc<Store> = open(&to);
     assert_eq!(balance(new.as_ref(), &tenant).await, before);
     assert_lawful(before);
     let row = new.audit(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
 fn a_move_that_fails_after_its_commit_says_that_the_rows_are_there_and_not_verified() {
     let directory = tempfile::tempdir().unwrap();
     let from = Database::Sqlite(directory.path().join("ledger.db"));
-    Relational::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
+    Store::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
     let server = server();
     let failed = |at: &str, sabotage: &str| {
         let to: Database = server.database().unwrap().parse().unwrap();

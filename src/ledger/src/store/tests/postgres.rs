@@ -2,20 +2,21 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use crate::chain::Signer;
-use crate::credentials::Initialise;
-use crate::database::Database;
+use crate::audit::chain::Signer;
+use crate::audit::retention::{Held, Pass};
+use crate::background::{retain, seal};
 use crate::fixture::{Bench, apart, code, expect, server};
-use crate::keys;
+use crate::http::waiting::{self, Waiting};
+use crate::identity::credentials::Initialise;
+use crate::identity::keys;
 use crate::metrics::Metrics;
 use crate::moment;
-use crate::recall::{self, Waiting};
-use crate::retention::{self, Held, Pass};
-use crate::sealer;
+use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
-use crate::store::{CONNECTIONS, Error, Relational, Store, Unavailable, laws, schema};
+use crate::store::{CONNECTIONS, Store, laws, schema};
 use crate::throwaway::Throwaway;
+use crate::transaction::{Error, Unavailable};
 use protocol::filter::{Action, Change};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -33,13 +34,13 @@ pub(super) fn fresh(server: &Throwaway) -> Database {
     apart(|| {
         let database: Database = server.database().unwrap().parse().unwrap();
         let operation = Initialise { credentials: Vec::new() };
-        Relational::initialise(&database, operation).unwrap().unwrap();
+        Store::initialise(&database, operation).unwrap().unwrap();
         database
     })
 }
 
-pub(super) fn open(database: &Database) -> Arc<Relational> {
-    apart(|| Arc::new(Relational::open(database, Arc::new(Metrics::default())).unwrap()))
+pub(super) fn open(database: &Database) -> Arc<Store> {
+    apart(|| Arc::new(Store::open(database, Arc::new(Metrics::default())).unwrap()))
 }
 
 struct Shared(Arc<Throwaway>);
@@ -47,7 +48,7 @@ struct Shared(Arc<Throwaway>);
 impl Fresh for Shared {
     type Guard = Database;
 
-    fn open(&self) -> (Arc<dyn Store>, Database) {
+    fn open(&self) -> (Arc<Store>, Database) {
         let database = fresh(&self.0);
         (open(&database), database)
     }
@@ -82,11 +83,11 @@ async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
     let database = fresh(&server);
     let store = open(&database);
     payer(store.as_ref(), 10).await;
-    sealer::seal_at(store.as_ref(), &Signer::from_seed(&[7; 32]), || at(0)).await.unwrap();
-    let pass = async |store: Arc<Relational>| {
+    seal::seal_at(store.as_ref(), &Signer::from_seed(&[7; 32]), || at(0)).await.unwrap();
+    let pass = async |store: Arc<Store>| {
         let (now, clock) = (moment::now(), store.clock().await.unwrap());
         let pass = Pass { days: Some(30), now, database: clock, ran_millis: 0, confirmed: Some(now) };
-        retention::pass(store.as_ref(), pass).await.unwrap()
+        retain::pass(store.as_ref(), pass).await.unwrap()
     };
     // Leaves a connection at rest.
     store.clock().await.unwrap();
@@ -123,11 +124,10 @@ async fn a_database_that_lacks_letters_is_refused() {
         schema::migrate(&connection).unwrap();
         connection
     });
-    let opened = apart(|| Relational::open(&latin, Arc::new(Metrics::default())).map(drop).unwrap_err());
+    let opened = apart(|| Store::open(&latin, Arc::new(Metrics::default())).map(drop).unwrap_err());
     assert!(opened.to_string().contains("LATIN1"), "{opened}");
     // Even on such a one a name costs nobody but its bearer anything.
-    let store =
-        apart(|| Relational::with(connection, &latin, Arc::new(Metrics::default()), CONNECTIONS).unwrap());
+    let store = apart(|| Store::with(connection, &latin, Arc::new(Metrics::default()), CONNECTIONS).unwrap());
     suite::one_that_cannot_be_stored_is_refused_alone(&store).await;
 }
 
@@ -135,7 +135,7 @@ async fn a_database_that_lacks_letters_is_refused() {
 async fn two_ledgers_under_load_never_break_a_law_or_refuse_each_other() {
     let server = apart(server);
     let database = fresh(&server);
-    let ledgers: [Arc<dyn Store>; 2] = [open(&database), open(&database)];
+    let ledgers: [Arc<Store>; 2] = [open(&database), open(&database)];
     let (tenant, key) = payer(ledgers[0].as_ref(), 500).await;
     let tasks = (0..400).map(|number: usize| {
         // Every request comes to both, as from a filter that asks the other one after a slow answer.
@@ -173,8 +173,8 @@ async fn two_ledgers_under_load_never_break_a_law_or_refuse_each_other() {
 async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_other() {
     let server = apart(server);
     let database = fresh(&server);
-    let one: Arc<dyn Store> = open(&database);
-    let other: Arc<dyn Store> = open(&database);
+    let one: Arc<Store> = open(&database);
+    let other: Arc<Store> = open(&database);
     let mut feed = other.newest_change();
     let waiting = Waiting::default();
     let mut reserved = Err(Error::Unavailable(Unavailable::Failed));
@@ -193,7 +193,7 @@ async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_othe
             other.run(suite::leases::round("i1", moment::now()).accounts(accounts)).await.unwrap();
         };
         let request = reserve(&format!("r{round}"), &key, 36, at(0)).request;
-        (reserved, ()) = tokio::join!(recall::reserve(one.as_ref(), &waiting, request), returns);
+        (reserved, ()) = tokio::join!(waiting::reserve(one.as_ref(), &waiting, request), returns);
         if reserved.is_ok() {
             break;
         }
@@ -207,8 +207,8 @@ async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_othe
 async fn a_change_made_by_one_ledger_is_heard_by_the_other_at_once() {
     let server = apart(server);
     let database = fresh(&server);
-    let one: Arc<dyn Store> = open(&database);
-    let other: Arc<dyn Store> = open(&database);
+    let one: Arc<Store> = open(&database);
+    let other: Arc<Store> = open(&database);
     let mut waits = Vec::new();
     for _ in 0..20 {
         let (_, key) = payer(one.as_ref(), 5).await;
@@ -254,7 +254,7 @@ async fn a_server_that_goes_away_refuses_with_503_and_is_used_again_when_it_is_b
     assert_eq!(bench.balance(&tenant).await, [100, 90, 10, 0]);
 
     // The change feed hears of other ledgers again, too.
-    let other: Arc<dyn Store> = open(&database);
+    let other: Arc<Store> = open(&database);
     let mut heard = other.newest_change();
     let mut quickest = Duration::MAX;
     for _ in 0..5 {
@@ -276,7 +276,7 @@ async fn a_server_that_goes_away_refuses_with_503_and_is_used_again_when_it_is_b
 async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_one_works() {
     let server = apart(server);
     let database = fresh(&server);
-    let store: Arc<dyn Store> = open(&database);
+    let store: Arc<Store> = open(&database);
     let (tenant, key) = payer(store.as_ref(), 10).await;
     let other = |sql: &str| {
         apart(|| Connection::open(&database, Purpose::Write).unwrap().batch(sql).unwrap());

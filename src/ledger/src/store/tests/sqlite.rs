@@ -2,12 +2,13 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
-use crate::credentials::Initialise;
-use crate::database::Database;
+use crate::identity::credentials::Initialise;
 use crate::metrics::Metrics;
+use crate::store::database::Database;
 use crate::store::sql::{self, Purpose};
 use crate::store::suite::{self, Fresh, assert_lawful, balance, credits, new_tenant, payer, reserve};
-use crate::store::{Error, OpenError, Relational, Store, Unavailable, laws, schema};
+use crate::store::{OpenError, Store, laws, schema};
+use crate::transaction::{Error, Unavailable};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,21 +25,21 @@ fn database(directory: &TempDir) -> Database {
     Database::Sqlite(file(directory))
 }
 
-fn open(directory: &TempDir) -> Relational {
-    Relational::open(&database(directory), Arc::new(Metrics::default())).unwrap()
+fn open(directory: &TempDir) -> Store {
+    Store::open(&database(directory), Arc::new(Metrics::default())).unwrap()
 }
 
-fn fresh() -> (Relational, TempDir) {
+fn fresh() -> (Store, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let operation = Initialise { credentials: Vec::new() };
-    Relational::initialise(&database(&directory), operation).unwrap().unwrap();
+    Store::initialise(&database(&directory), operation).unwrap().unwrap();
     (open(&directory), directory)
 }
 
 impl Fresh for File {
     type Guard = TempDir;
 
-    fn open(&self) -> (Arc<dyn Store>, TempDir) {
+    fn open(&self) -> (Arc<Store>, TempDir) {
         let (store, directory) = fresh();
         (Arc::new(store), directory)
     }
@@ -70,7 +71,7 @@ async fn one_that_cannot_be_stored_is_refused_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_database_refuses_writes_and_recovers_by_itself() {
     let (sqlite, directory) = fresh();
-    let store: Arc<dyn Store> = Arc::new(sqlite);
+    let store: Arc<Store> = Arc::new(sqlite);
     let (tenant, key) = payer(store.as_ref(), 10).await;
     let other = Connection::open(file(&directory)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -85,7 +86,7 @@ async fn a_locked_database_refuses_writes_and_recovers_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_one_works() {
     let (sqlite, directory) = fresh();
-    let store: Arc<dyn Store> = Arc::new(sqlite);
+    let store: Arc<Store> = Arc::new(sqlite);
     let (tenant, key) = payer(store.as_ref(), 10).await;
     // Fails as a full disk does: after some rows of the transaction are written.
     let other = Connection::open(file(&directory)).unwrap();
@@ -112,8 +113,8 @@ async fn a_full_disk_refuses_writes_and_they_go_on_once_there_is_room() {
     // SQLite fails as it does on a full disk once the file would need more pages than this.
     let full = sql::Connection::open(&database(&directory), Purpose::Write).unwrap();
     full.first(&format!("PRAGMA max_page_count = {}", pages + 8), &[], |_| Ok(())).unwrap();
-    let relational = Relational::with(full, &database(&directory), Arc::new(Metrics::default()), 10);
-    let store: Arc<dyn Store> = Arc::new(relational.unwrap());
+    let relational = Store::with(full, &database(&directory), Arc::new(Metrics::default()), 10);
+    let store: Arc<Store> = Arc::new(relational.unwrap());
     let (tenant, key) = payer(store.as_ref(), 1_000_000).await;
     let mut reserved = 0;
     let refused = loop {
@@ -137,12 +138,12 @@ async fn a_full_disk_refuses_writes_and_they_go_on_once_there_is_room() {
 async fn writes_that_wait_at_a_stop_are_finished_and_later_ones_are_refused() {
     let (sqlite, directory) = fresh();
     let sqlite = Arc::new(sqlite);
-    let store: Arc<dyn Store> = Arc::clone(&sqlite) as Arc<dyn Store>;
+    let store: Arc<Store> = Arc::clone(&sqlite) as Arc<Store>;
     let (tenant, key) = payer(store.as_ref(), 1000).await;
     let waiting: Vec<_> = (0..50)
         .map(|number| {
             let (work, answer) =
-                crate::store::Queued::new(reserve(&format!("r{number}"), &key, 1, suite::at(1)));
+                crate::transaction::Queued::new(reserve(&format!("r{number}"), &key, 1, suite::at(1)));
             store.submit(work).unwrap();
             answer
         })
@@ -152,20 +153,20 @@ async fn writes_that_wait_at_a_stop_are_finished_and_later_ones_are_refused() {
         assert!(answer.await.unwrap().is_ok());
     }
     assert_eq!(store.run(new_tenant(1)).await, Err(Error::Unavailable(Unavailable::Stopping)));
-    let again: Arc<dyn Store> = Arc::new(open(&directory));
+    let again: Arc<Store> = Arc::new(open(&directory));
     assert_eq!(balance(again.as_ref(), &tenant).await.pending, credits(50));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_at_once() {
     let (sqlite, directory) = fresh();
-    let store: Arc<dyn Store> = Arc::new(sqlite);
+    let store: Arc<Store> = Arc::new(sqlite);
     let other = Connection::open(file(&directory)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut answers = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(20);
     let refused = loop {
-        let (work, answer) = crate::store::Queued::new(new_tenant(1));
+        let (work, answer) = crate::transaction::Queued::new(new_tenant(1));
         match store.submit(work) {
             Ok(()) => answers.push(answer),
             Err(refused) => break refused,
@@ -184,13 +185,13 @@ async fn a_full_queue_refuses_at_once() {
 #[test]
 fn a_file_that_is_not_ours_or_newer_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
-    let missing = Relational::open(&database(&directory), Arc::default());
+    let missing = Store::open(&database(&directory), Arc::default());
     assert!(matches!(missing, Err(OpenError::NotInitialised)));
     let connection = Connection::open(file(&directory)).unwrap();
     let seen = sql::Connection::open(&database(&directory), Purpose::Write).unwrap();
     assert_eq!(schema::version(&seen).unwrap(), schema::Version::Empty);
     connection.pragma_update(None, "user_version", 99).unwrap();
-    assert!(matches!(Relational::open(&database(&directory), Arc::default()), Err(OpenError::TooNew)));
+    assert!(matches!(Store::open(&database(&directory), Arc::default()), Err(OpenError::TooNew)));
 }
 
 #[cfg(unix)]

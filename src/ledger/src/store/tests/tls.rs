@@ -1,7 +1,7 @@
 //! PostgreSQL by TLS: what is asked for is what is had, and a wrong certificate is found out.
 
-use crate::database::Database;
 use crate::fixture::{Bench, apart, expect};
+use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::throwaway::{Options, Throwaway};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};

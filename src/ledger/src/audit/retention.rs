@@ -1,0 +1,245 @@
+//! Removes rows of the audit trail by their age, and refuses where the age is not to be believed.
+//!
+//! A clock that is ahead makes all rows old. So a pass is compared with what is remembered: how far the clock had come, and
+//! before which day the last pass removed. Owns that judgement; what a batch is, is the chain's.
+
+use crate::model::checkpoint::OldBatches;
+use crate::model::event::Event;
+use crate::model::retention::Remembered;
+use crate::transaction::{Needs, Operation, Refusal, Rows};
+use protocol::Timestamp;
+use std::fmt;
+
+const DAY_MILLIS: u64 = 86_400_000;
+/// The clocks of ledger and database agree if they differ by no more.
+const CLOCKS_APART_MILLIS: u64 = 300_000;
+/// A stop of so many days is nothing strange, but of no more than a quarter of what is retained.
+const STOP_DAYS_MAX: u64 = 7;
+
+/// One look for old rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// How many days are retained, if not all.
+    pub days: Option<u32>,
+    /// The clock.
+    pub now: Timestamp,
+    /// The clock of the database, where it has one of its own.
+    pub database: Option<Timestamp>,
+    /// How long this process ran since its last pass, by a clock that never steps.
+    pub ran_millis: u64,
+    /// An operator said that it is this day, and that what is held back may go.
+    pub confirmed: Option<Timestamp>,
+}
+
+/// Why a pass removes nothing although there is what seems old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The clocks of ledger and database differ.
+    ClocksApart(Timestamp),
+    /// The clock is further than it can have come.
+    ClockAhead(Timestamp),
+    /// Far more days are to go than have passed since the last pass.
+    FarMore(Timestamp),
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Held::ClocksApart(database) => write!(f, "the clock of the database says {database}"),
+            Held::ClockAhead(clock) => write!(f, "the ledger last ran at {clock}"),
+            Held::FarMore(before) => {
+                write!(
+                    f,
+                    "the last pass removed what was sealed before {before}, and this one would remove far more"
+                )
+            }
+        }
+    }
+}
+
+impl Pass {
+    /// What was sealed before this is no longer retained.
+    pub fn before(&self) -> Option<Timestamp> {
+        let today = self.now.as_millis() / DAY_MILLIS;
+        let day = today.saturating_sub(self.days?.into());
+        Some(Timestamp::from_millis(day.saturating_mul(DAY_MILLIS)))
+    }
+
+    /// What is remembered after the pass, or why it does not take place. `removes`: there are rows that seem too old.
+    fn judge(&self, known: Remembered, removes: bool) -> Result<Remembered, Held> {
+        let Pass { now, .. } = *self;
+        let clock = known.clock.or(known.newest_row).unwrap_or(now);
+        let (Some(before), true) = (self.before(), removes) else {
+            return Ok(Remembered { clock: Some(clock.max(now)), ..known });
+        };
+        if let Some(database) = self.database
+            && now.millis_since(database).max(database.millis_since(now)) > CLOCKS_APART_MILLIS
+        {
+            return Err(Held::ClocksApart(database));
+        }
+        if !self.is_confirmed() {
+            let days = (u64::from(self.days.unwrap_or_default()) / 4).clamp(1, STOP_DAYS_MAX);
+            let slack = days.saturating_mul(DAY_MILLIS);
+            let passed = now.millis_since(clock);
+            if passed > self.ran_millis.saturating_add(slack) {
+                return Err(Held::ClockAhead(clock));
+            }
+            let share = passed.saturating_add(slack).saturating_add(DAY_MILLIS);
+            match known.removed_before {
+                Some(last) if before.millis_since(last) > share => return Err(Held::FarMore(last)),
+                _ => {}
+            }
+        }
+        Ok(Remembered { clock: Some(clock.max(now)), removed_before: Some(before), ..known })
+    }
+
+    /// It is the day that was named, anywhere on earth.
+    fn is_confirmed(&self) -> bool {
+        let is_near = |day: Timestamp| {
+            self.now.millis_since(day) < DAY_MILLIS.saturating_mul(2)
+                && day.millis_since(self.now) < DAY_MILLIS
+        };
+        self.confirmed.is_some_and(is_near)
+    }
+}
+
+/// Remembers how far the clock had come by what the ledger wrote last, where nothing is remembered. To be run before a
+/// start writes anything.
+#[derive(Clone)]
+pub struct Anchor {
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Anchor {
+    type Answer = ();
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.retention = true;
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
+        if rows.retention.clock.is_none() {
+            rows.retention.clock = rows.retention.newest_row.or(Some(self.now));
+            rows.retention_changed = true;
+        }
+        Ok(())
+    }
+}
+
+/// Judges a pass by what is remembered, and remembers it.
+#[derive(Clone)]
+pub struct Begin {
+    /// The pass.
+    pub pass: Pass,
+    /// There are rows that it would remove.
+    pub removes: bool,
+}
+
+impl Operation for Begin {
+    type Answer = Result<(), Held>;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.retention = true;
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Result<(), Held>, Refusal> {
+        Ok(self.pass.judge(rows.retention, self.removes).map(|after| {
+            rows.retention = after;
+            rows.retention_changed = true;
+        }))
+    }
+}
+
+/// Removes the rows of some batches. Their checkpoints stay.
+#[derive(Clone)]
+pub struct Remove {
+    /// Which.
+    pub batches: OldBatches,
+    /// What is written of it.
+    pub event: Event,
+}
+
+impl Operation for Remove {
+    type Answer = ();
+
+    fn needs(&self, _: &mut Needs) {}
+
+    fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
+        rows.forget_audit = Some(self.batches);
+        rows.record(self.event);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_DAY: u64 = 20_000;
+
+    fn day(day: u64) -> Timestamp {
+        Timestamp::from_millis(DAY_MILLIS.saturating_mul(day))
+    }
+
+    fn pass(days: u32, now: u64) -> Pass {
+        Pass { days: Some(days), now: day(now), database: None, ran_millis: 600_000, confirmed: None }
+    }
+
+    fn known(clock: u64, removed_before: Option<u64>) -> Remembered {
+        let removed_before = removed_before.map(day);
+        Remembered { clock: Some(day(clock)), removed_before, newest_row: Some(day(clock)) }
+    }
+
+    #[test]
+    fn a_pass_removes_what_time_has_made_old_and_no_more() {
+        let (now, ahead) = (NOW_DAY, NOW_DAY + 400);
+        let begun = |pass: Pass, known| pass.judge(known, true).map(|after| after.removed_before);
+        // Each day a day's rows, the first pass all that is old, and after a weekend three days'.
+        for (known, days) in [
+            (known(now, Some(now - 30)), 30),
+            (known(now, Some(now - 31)), 30),
+            (known(now, None), 30),
+            (known(now - 3, Some(now - 33)), 30),
+            (known(now, Some(now - 30)), 31),
+        ] {
+            assert_eq!(begun(pass(days, now), known), Ok(Some(day(now - u64::from(days)))), "{known:?}");
+        }
+        // A clock that is ahead, also for the first pass, and when what is retained is little.
+        for known in [known(now, Some(now - 30)), known(now, None)] {
+            assert_eq!(begun(pass(30, ahead), known), Err(Held::ClockAhead(day(now))));
+            assert_eq!(begun(pass(3, now + 2), known), Err(Held::ClockAhead(day(now))));
+        }
+        let never_anchored = Remembered { clock: None, ..known(now, None) };
+        assert_eq!(begun(pass(30, ahead), never_anchored), Err(Held::ClockAhead(day(now))));
+        // Another number of days.
+        assert_eq!(begun(pass(3, now), known(now, Some(now - 365))), Err(Held::FarMore(day(now - 365))));
+        // A process that ran through all that time.
+        let ran = Pass { ran_millis: 400 * DAY_MILLIS, ..pass(30, ahead) };
+        assert_eq!(begun(ran, known(now, Some(now - 30))), Ok(Some(day(ahead - 30))));
+    }
+
+    #[test]
+    fn the_clock_of_the_database_has_the_last_word_and_else_the_operator() {
+        let known = known(NOW_DAY, Some(NOW_DAY - 30));
+        let ahead = NOW_DAY + 60;
+        for (named, is_held) in
+            [(ahead, false), (ahead - 1, false), (ahead + 1, true), (ahead - 2, true), (NOW_DAY, true)]
+        {
+            let confirmed = Pass { confirmed: Some(day(named)), ..pass(30, ahead) };
+            assert_eq!(confirmed.judge(known, true).is_err(), is_held, "{named}");
+            let apart = Pass { database: Some(day(NOW_DAY)), ..confirmed };
+            assert_eq!(apart.judge(known, true), Err(Held::ClocksApart(day(NOW_DAY))));
+            let agreed = Pass { database: Some(day(ahead)), ..confirmed };
+            assert_eq!(agreed.judge(known, true).is_err(), is_held, "{named}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_old_the_clock_is_believed_and_never_goes_back() {
+        let after = pass(30, NOW_DAY + 60).judge(known(NOW_DAY, None), false).unwrap();
+        assert_eq!((after.clock, after.removed_before), (Some(day(NOW_DAY + 60)), None));
+        let after = pass(30, NOW_DAY - 60).judge(known(NOW_DAY, None), true).unwrap();
+        assert_eq!(after.clock, Some(day(NOW_DAY)));
+    }
+}

@@ -1,0 +1,373 @@
+//! Checks an export, line by line, and names the first fault.
+
+use super::chain::{is_signed, leaf, root};
+use super::export::{End, EndLine};
+use crate::model::checkpoint::{Checkpoint, CheckpointHead};
+use protocol::Timestamp;
+use protocol::audit::Digest;
+use protocol::lines::{self, Tally};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// The first thing that is wrong with an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The row is not what was sealed.
+    Changed(u64),
+    /// The row is not there.
+    Missing(u64),
+    /// The row was never sealed, or is there twice.
+    Inserted(u64),
+    /// The row is not in its place.
+    Moved(u64),
+    /// The row is counted as removed by age, and was not.
+    Kept(u64),
+    /// The checkpoint was changed, is missing, or does not follow the one before it.
+    Checkpoint(u64, &'static str),
+    /// The checkpoint is signed by this key, which is not trusted.
+    Untrusted(u64, String),
+    /// The line is neither a row nor a checkpoint nor the end.
+    Unreadable(u64),
+    /// The signed end is missing, was changed, or is not the end.
+    End(&'static str),
+    /// The checkpoint that was to be in it is not.
+    Lacks(Digest),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Changed(row) => write!(f, "row {row} was changed"),
+            Fault::Missing(row) => write!(f, "row {row} is missing"),
+            Fault::Inserted(row) => write!(f, "row {row} was inserted"),
+            Fault::Moved(row) => write!(f, "row {row} was moved"),
+            Fault::Kept(row) => write!(f, "row {row} is counted as removed by age, and was not"),
+            Fault::Checkpoint(number, why) => write!(f, "checkpoint {number} {why}"),
+            Fault::Untrusted(number, public_key) => write!(
+                f,
+                "checkpoint {number} is signed by {public_key}, which is not trusted; if you know it as an earlier \
+                 key, or as that of another ledger on the same database, name it with --public-key"
+            ),
+            Fault::Unreadable(line) => write!(f, "line {line} is neither a row nor a checkpoint nor the end"),
+            Fault::End(why) => write!(f, "the end of the export {why}"),
+            Fault::Lacks(hash) => write!(f, "the checkpoint {hash} is not in it"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// What a faultless export holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows that were checked.
+    pub rows: u64,
+    /// Of these, rows that no checkpoint holds yet; the end's signature does.
+    pub unsealed: u64,
+    /// Checkpoints that were checked.
+    pub checkpoints: u64,
+    /// The day in UTC of which it is, by its first moment; none if it is of the whole trail.
+    pub day: Option<Timestamp>,
+    /// Rows up to this one were removed because of their age.
+    pub removed: u64,
+    /// Decisions that filters could not keep.
+    pub decisions_dropped: u64,
+    /// The hash of the last checkpoint: keep it, and a later export must contain it.
+    pub head: Option<Digest>,
+    /// The keys that signed.
+    pub public_keys: BTreeSet<String>,
+}
+
+/// A row that waits for the end of its batch.
+struct Row {
+    sequence: u64,
+    leaf: Digest,
+}
+
+/// Checks an export. Feed it every line, then [`Verifier::finish`].
+pub struct Verifier {
+    trusted: Option<BTreeSet<String>>,
+    must_contain: Option<Digest>,
+    lines: u64,
+    tally: Tally,
+    first_checkpoint: u64,
+    first_row: u64,
+    keeps_rows: bool,
+    head: Option<CheckpointHead>,
+    batch: Option<Checkpoint>,
+    rows: Vec<Row>,
+    skipped: bool,
+    end: Option<End>,
+    summary: Summary,
+}
+
+impl Verifier {
+    /// With the public keys to trust; without, whichever sign. `must_contain` is the hash of a checkpoint that was
+    /// seen before: an export that lacks it is of another trail, or was cut.
+    pub fn new(trusted: Option<BTreeSet<String>>, must_contain: Option<Digest>) -> Verifier {
+        Verifier {
+            trusted,
+            must_contain,
+            lines: 0,
+            tally: Tally::default(),
+            first_checkpoint: 0,
+            first_row: 0,
+            keeps_rows: false,
+            head: None,
+            batch: None,
+            rows: Vec::new(),
+            skipped: false,
+            end: None,
+            summary: Summary {
+                rows: 0,
+                unsealed: 0,
+                checkpoints: 0,
+                day: None,
+                removed: 0,
+                decisions_dropped: 0,
+                head: None,
+                public_keys: BTreeSet::new(),
+            },
+        }
+    }
+
+    /// The next line, without its line feed.
+    pub fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        self.lines = self.lines.saturating_add(1);
+        if self.end.is_some() {
+            return Err(Fault::End("is not the last line"));
+        }
+        if !line.starts_with(lines::END) {
+            self.tally.add(line);
+            self.tally.add(b"\n");
+        }
+        if !line.starts_with(b"{\"type\":") {
+            #[derive(Deserialize)]
+            struct Numbered {
+                sequence: u64,
+            }
+            let row: Numbered = serde_json::from_slice(line).map_err(|_| Fault::Unreadable(self.lines))?;
+            self.rows.push(Row { sequence: row.sequence, leaf: leaf(line) });
+            return Ok(());
+        }
+        let unreadable = |_| Fault::Unreadable(self.lines);
+        let written = line;
+        let line: EndLine = serde_json::from_slice(written).map_err(unreadable)?;
+        // There is one way to write it: what only means the same was touched all the same.
+        if serde_json::to_vec(&line).map_err(unreadable)? != written {
+            return Err(Fault::Unreadable(self.lines));
+        }
+        self.close_batch()?;
+        match line {
+            EndLine::Checkpoint(checkpoint) => self.open_batch(checkpoint),
+            EndLine::End(end) => self.close(end),
+        }
+    }
+
+    /// After the last line.
+    pub fn finish(mut self) -> Result<Summary, Fault> {
+        if self.end.is_none() {
+            // Say which row is missing if a batch was cut.
+            self.close_batch()?;
+            return Err(Fault::End("is missing: the export was cut off"));
+        }
+        if let Some(hash) = self.must_contain.filter(|_| !self.skipped) {
+            return Err(Fault::Lacks(hash));
+        }
+        Ok(self.summary)
+    }
+
+    /// After the last line of a whole trail that has no signed end because it goes on, as in a database. Rows up to
+    /// `removed` are said to have been removed because of their age.
+    pub fn finish_open(mut self, removed: u64) -> Result<(), Fault> {
+        self.close_batch()?;
+        self.judge_removed(None, removed)?;
+        let next = self.head.map_or(1, |head| head.last.saturating_add(1));
+        match (next..).zip(&self.rows).find(|(sequence, row)| row.sequence != *sequence) {
+            Some((sequence, _)) => Err(Fault::Missing(sequence)),
+            None => Ok(()),
+        }
+    }
+
+    fn trusts(&mut self, public_key: &str) -> bool {
+        if self.trusted.as_ref().is_some_and(|trusted| !trusted.contains(public_key)) {
+            return false;
+        }
+        self.summary.public_keys.insert(public_key.to_owned());
+        true
+    }
+
+    fn open_batch(&mut self, checkpoint: Checkpoint) -> Result<(), Fault> {
+        let number = checkpoint.number;
+        let fault = |why| Err(Fault::Checkpoint(number, why));
+        if checkpoint.computed_hash() != checkpoint.hash {
+            return fault("was changed");
+        }
+        if !is_signed(&checkpoint.public_key, &checkpoint.signature, &checkpoint.hash) {
+            return fault("is not signed by the key that it names");
+        }
+        if !self.trusts(&checkpoint.public_key) {
+            return Err(Fault::Untrusted(number, checkpoint.public_key));
+        }
+        match &self.head {
+            Some(head)
+                if head.number.checked_add(1) != Some(number)
+                    || head.last.checked_add(1) != Some(checkpoint.first)
+                    || head.hash != checkpoint.previous =>
+            {
+                return match head.last.checked_add(1) {
+                    Some(next) if checkpoint.first > next => Err(Fault::Missing(next)),
+                    _ => fault("does not follow the one before it"),
+                };
+            }
+            None if number == 1 && (checkpoint.previous != Digest::ZERO || checkpoint.first != 1) => {
+                return fault("does not begin the trail");
+            }
+            Some(_) | None => {}
+        }
+        match &checkpoint.leaves {
+            Some(leaves) => {
+                let count =
+                    checkpoint.last.checked_sub(checkpoint.first).and_then(|rows| rows.checked_add(1));
+                let written = u64::try_from(leaves.len()).ok().map(|digits| digits / 64);
+                if root(leaves) != checkpoint.root || count != written {
+                    return fault("does not go with its leaves");
+                }
+                self.keeps_rows = true;
+            }
+            // Age removes the oldest rows first: where older ones are kept, it did not remove these.
+            None if self.keeps_rows => return Err(Fault::Missing(checkpoint.first)),
+            None => {}
+        }
+        if self.must_contain == Some(checkpoint.hash) {
+            self.skipped = true;
+        }
+        if self.first_checkpoint == 0 {
+            self.first_checkpoint = number;
+            self.first_row = checkpoint.first;
+        }
+        self.summary.checkpoints = self.summary.checkpoints.saturating_add(1);
+        self.summary.head = Some(checkpoint.hash);
+        self.head = Some(checkpoint.head());
+        self.batch = Some(checkpoint);
+        Ok(())
+    }
+
+    /// Compares the rows since the checkpoint with its leaves.
+    fn close_batch(&mut self) -> Result<(), Fault> {
+        let Some(checkpoint) = self.batch.take() else {
+            // Rows before any checkpoint are judged by the end.
+            return Ok(());
+        };
+        match &checkpoint.leaves {
+            Some(leaves) => {
+                // What is beyond the batch is not sealed, if this was the last checkpoint.
+                let sealed: Vec<Row> = std::mem::take(&mut self.rows);
+                let beyond = compare(checkpoint.first, leaves, sealed)?;
+                let count = checkpoint.last.saturating_sub(checkpoint.first).saturating_add(1);
+                self.summary.rows = self.summary.rows.saturating_add(count);
+                self.rows = beyond;
+            }
+            None => {
+                self.summary.removed = self.summary.removed.max(checkpoint.last);
+                if let Some(row) = self.rows.first().filter(|row| row.sequence <= checkpoint.last) {
+                    return Err(Fault::Inserted(row.sequence));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, end: End) -> Result<(), Fault> {
+        if !is_signed(&end.public_key, &end.signature, &end.digest()) {
+            return Err(Fault::End("was changed or is not signed"));
+        }
+        if !self.trusts(&end.public_key) {
+            return Err(Fault::End("is signed by a key that is not trusted"));
+        }
+        let last = self.head.map_or(0, |head| head.number);
+        if last < end.last_checkpoint {
+            let row = self.head.map_or(0, |head| head.last).max(end.removed).saturating_add(1);
+            let is_row_known = self.head.is_some() || end.day.is_none();
+            let lacks_checkpoint = Fault::Checkpoint(end.first_checkpoint, "is missing");
+            return Err(if is_row_known { Fault::Missing(row) } else { lacks_checkpoint });
+        }
+        self.judge_removed(end.day.map(|_| end.first_checkpoint), end.removed)?;
+        if end.first_checkpoint != self.first_checkpoint || end.last_checkpoint != last {
+            return Err(Fault::End("is of another export"));
+        }
+        let beyond = compare(end.unsealed_first, &end.unsealed_leaves, std::mem::take(&mut self.rows))?;
+        if let Some(row) = beyond.first() {
+            return Err(Fault::Inserted(row.sequence));
+        }
+        let (lines, sha256) = self.tally.closing();
+        if end.lines.is_some_and(|told| told != lines) || end.sha256.is_some_and(|told| told != sha256) {
+            return Err(Fault::End("does not go with the lines before it"));
+        }
+        let unsealed = u64::try_from(end.unsealed_leaves.len()).unwrap_or_default() / 64;
+        self.summary.unsealed = unsealed;
+        self.summary.rows = self.summary.rows.saturating_add(unsealed);
+        self.summary.day = end.day;
+        self.summary.removed = end.removed;
+        self.summary.decisions_dropped = end.decisions_dropped;
+        self.end = Some(end);
+        Ok(())
+    }
+
+    /// Whether the begin lacks only rows that age removed, of which there are to be as many as are said to be. A whole
+    /// trail has all its checkpoints, a day's begins with this one.
+    fn judge_removed(&self, of_day: Option<u64>, removed: u64) -> Result<(), Fault> {
+        let begin = of_day.unwrap_or(1);
+        let next = removed.saturating_add(1);
+        if self.first_checkpoint > begin {
+            let is_row_known = of_day.is_none() && next < self.first_row;
+            let lacks_checkpoint = Fault::Checkpoint(begin, "is missing");
+            return Err(if is_row_known { Fault::Missing(next) } else { lacks_checkpoint });
+        }
+        if self.summary.removed > removed {
+            return Err(Fault::Missing(next.max(self.first_row)));
+        }
+        // A day says nothing of the rows after it.
+        let kept = self.summary.removed.saturating_add(1).max(self.first_row);
+        if removed >= kept && (of_day.is_none() || self.keeps_rows) {
+            return Err(Fault::Kept(kept));
+        }
+        Ok(())
+    }
+}
+
+/// Compares rows with the leaves of those that should be there, and returns the rows beyond.
+fn compare(first: u64, leaves: &str, rows: Vec<Row>) -> Result<Vec<Row>, Fault> {
+    let mut rows = rows.into_iter().peekable();
+    let mut seen = BTreeSet::new();
+    let (leaves, _) = leaves.as_bytes().as_chunks::<64>();
+    for (sequence, expected) in (first..).zip(leaves) {
+        let expected = std::str::from_utf8(expected).ok().and_then(Digest::parse);
+        let Some(row) = rows.next() else { return Err(Fault::Missing(sequence)) };
+        if Some(row.leaf) == expected {
+            if row.sequence != sequence {
+                // Sealed as it is, with those before it gone already.
+                return Err(Fault::Missing(sequence));
+            }
+            seen.insert(row.sequence);
+            continue;
+        }
+        return Err(if row.sequence == sequence {
+            // The true one right behind it makes this one the stranger.
+            match rows.peek() {
+                Some(next) if Some(next.leaf) == expected => Fault::Inserted(sequence),
+                _ => Fault::Changed(sequence),
+            }
+        } else if seen.contains(&row.sequence) || row.sequence < first {
+            Fault::Inserted(row.sequence)
+        } else if rows.any(|later| Some(later.leaf) == expected) {
+            // The expected one comes later: this one is out of place, or is none of them at all.
+            let stranger = !leaves.iter().any(|leaf| leaf == row.leaf.to_string().as_bytes());
+            if stranger { Fault::Inserted(row.sequence) } else { Fault::Moved(row.sequence) }
+        } else {
+            Fault::Missing(sequence)
+        });
+    }
+    Ok(rows.collect())
+}

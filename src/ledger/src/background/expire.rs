@@ -1,0 +1,59 @@
+//! Expires reservations and leases, rotates the secrets of sessions, and forgets old answers, through the same queue as every
+//! other write.
+
+use crate::identity::sessions::Rotate;
+use crate::moment::{self, NoRandomness};
+use crate::money::leases::Lose;
+use crate::money::reservations::{Expire, ForgetAnswers};
+use crate::policies::document::InForce;
+use crate::store::Store;
+use protocol::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
+
+/// How often due reservations expire.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How often old answers of `Idempotency-Key`s are forgotten, and secrets of sessions looked at.
+const FORGET_EVERY_MILLIS: u64 = 600_000;
+
+/// A look at whether it is time for another secret of sessions.
+pub fn rotation(policy: &InForce) -> Result<Rotate, NoRandomness> {
+    let key_stale_seconds = policy.policy.key_stale_seconds;
+    Ok(Rotate { fresh: moment::fresh_seed()?, key_stale_seconds, now: moment::now() })
+}
+
+/// Expires reservations and leases, rotates the secrets of sessions, and forgets old answers, through the same queue as every other write.
+pub async fn run(
+    store: Arc<Store>,
+    policy: watch::Receiver<Arc<InForce>>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut beat = interval(EXPIRE_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut forgot_at = Timestamp::from_millis(0);
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {}
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+        // A database that fails is logged by the store; the next beat tries again.
+        while let Ok((_, true)) = store.run(Expire { now: moment::now() }).await {}
+        while let Ok((_, true)) = store.run(Lose { now: moment::now() }).await {}
+        let now = moment::now();
+        if now.millis_since(forgot_at) >= FORGET_EVERY_MILLIS
+            && store.run(ForgetAnswers { now }).await.is_ok()
+        {
+            forgot_at = now;
+            let rotate = rotation(&policy.borrow());
+            match rotate {
+                Ok(rotate) => drop(store.run(rotate).await),
+                Err(NoRandomness) => {
+                    warn!("there is no randomness for another secret of sessions; trying again")
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What filters report: settlements and decisions, one batch in one transaction.
+//!
+//! A batch may arrive twice, or in part twice: settlements are idempotent by reservation, decisions by their id, and
+//! counts and lost decisions by the batch's id, so a batch needs no memory of its own.
+
+use crate::model::event::{ANONYMOUS, Event, Kind};
+use crate::money::budgets;
+use crate::money::reservations::{self, Settled};
+use crate::transaction::{Needs, Operation, Refusal, Rows};
+use protocol::audit::{Counted, Decision};
+use protocol::filter::{Report, ReportAnswer};
+use protocol::{EventId, Month, ReservationId, Timestamp};
+use serde::Serialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// No batch tells of more lost decisions: what it tells beyond this is counted as this. The audit trail has what was told.
+const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
+
+/// Writes one batch.
+#[derive(Clone)]
+pub struct Deliver {
+    /// The batch.
+    pub report: Arc<Report>,
+    /// The filter's credential.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivered {
+    /// For the filter.
+    pub answer: ReportAnswer,
+    /// Settlements that were refused, for the log: to repeat them would not help, so the filter need not know.
+    pub refused: Vec<(ReservationId, Settled)>,
+}
+
+/// What the trail says of a count.
+#[derive(Serialize)]
+struct Counts<'r> {
+    envoy: &'r str,
+    #[serde(flatten)]
+    counted: &'r Counted,
+}
+
+impl Deliver {
+    /// Two that together say the same, if there is more than one thing in it.
+    pub fn halves(&self) -> Option<[Deliver; 2]> {
+        let mut one = Report::clone(&self.report);
+        let other = Report { settlements: Vec::new(), decisions: Vec::new(), ..one.clone() };
+        let mut other = Report { counted: Vec::new(), decisions_dropped: 0, ..other };
+        let counts = !one.counted.is_empty() || one.decisions_dropped > 0;
+        match (one.settlements.len(), one.decisions.len()) {
+            (0, 0) => return None,
+            (settlements, decisions) if counts || (settlements > 0 && decisions > 0) => {
+                // Counts stay together: each is known by its place among them.
+                if counts {
+                    other.settlements = std::mem::take(&mut one.settlements);
+                }
+                other.decisions = std::mem::take(&mut one.decisions);
+            }
+            (0, 1) | (1, 0) => return None,
+            (settlements, decisions) => {
+                other.settlements = one.settlements.split_off(settlements / 2);
+                other.decisions = one.decisions.split_off(decisions / 2);
+            }
+        }
+        Some([one, other].map(|report| Deliver { report: Arc::new(report), ..self.clone() }))
+    }
+}
+
+impl Operation for Deliver {
+    type Answer = Delivered;
+
+    fn needs(&self, needs: &mut Needs) {
+        let report = &self.report;
+        needs.reservations.extend(report.settlements.iter().map(|step| step.reservation_id.clone()));
+        needs.events.extend(report.decisions.iter().map(|decision| decision.id.clone()));
+        needs.keys.extend(report.decisions.iter().filter_map(|decision| decision.key_id.clone()));
+        needs.spending.extend(
+            report
+                .decisions
+                .iter()
+                .filter(|decision| decision.lease_id.is_some())
+                .filter_map(|decision| Some((decision.key_id.clone()?, month(decision, self.now)))),
+        );
+        needs.events.extend((0..report.counted.len()).filter_map(|place| counted_id(report, place)));
+        if report.decisions_dropped > 0 {
+            needs.events.extend(dropped_id(report));
+        }
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Delivered, Refusal> {
+        let Deliver { report, actor, now } = self;
+        let mut answer = ReportAnswer { settled: 0, recorded: 0 };
+        let mut refused = Vec::new();
+        for settlement in &report.settlements {
+            match reservations::settle(rows, settlement, now) {
+                Settled::Now => answer.settled = answer.settled.saturating_add(1),
+                Settled::Before => {}
+                why => refused.push((settlement.reservation_id.clone(), why)),
+            }
+        }
+        for decision in &report.decisions {
+            if record(rows, decision, now) {
+                answer.recorded = answer.recorded.saturating_add(1);
+            }
+        }
+        for (place, counted) in report.counted.iter().enumerate() {
+            let detail = Counts { envoy: &report.envoy, counted };
+            let actor = counted.key_id.as_ref().map_or(ANONYMOUS, |id| id.as_str());
+            let event = Event {
+                tenant_id: counted.tenant_id.clone(),
+                outcome: Some(counted.outcome),
+                ..Event::new(Kind::DecisionsCounted, now, actor, &detail)
+            };
+            if counted_id(&report, place).is_some_and(|id| rows.record_once(id, event)) {
+                rows.count_many(counted, now);
+            }
+        }
+        if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
+            let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
+            if rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail)) {
+                let dropped = report.decisions_dropped.min(DECISIONS_DROPPED_MAX);
+                rows.decisions_dropped = rows.decisions_dropped.saturating_add(dropped);
+            }
+        }
+        Ok(Delivered { answer, refused })
+    }
+}
+
+fn dropped_id(report: &Report) -> Option<EventId> {
+    EventId::parse(report.batch_id.as_str()).ok()
+}
+
+/// Who is told of one count twice knows it by its place in its batch.
+fn counted_id(report: &Report, place: usize) -> Option<EventId> {
+    EventId::parse(&format!("{}-{place}", report.batch_id)).ok()
+}
+
+/// The month in which a call began. A clock ahead of the ledger's can't spend next month's budget.
+fn month(decision: &Decision, now: Timestamp) -> Month {
+    decision.at.min(now).month()
+}
+
+fn record(rows: &mut Rows, decision: &Decision, now: Timestamp) -> bool {
+    let actor = decision.key_id.as_ref().map_or(ANONYMOUS, |id| id.as_str());
+    let event = Event {
+        tenant_id: decision.tenant_id.clone(),
+        outcome: Some(decision.outcome),
+        ..Event::new(Kind::Decision, now, actor, decision)
+    };
+    if !rows.record_once(decision.id.clone(), event) {
+        return false;
+    }
+    rows.count(decision, now);
+    if let Some(id) = &decision.key_id {
+        // An exact reservation is in the key's sum since it was made; of a lease only its decisions name the key.
+        if decision.lease_id.is_some()
+            && let Some(tenant_id) = rows.keys.get(id).map(|key| key.tenant_id.clone())
+        {
+            budgets::spend(rows, &tenant_id, id, month(decision, now), decision.credits);
+        }
+        let used_at = decision.at.min(now);
+        if rows.keys.get(id).is_some_and(|key| key.last_used_at.is_none_or(|known| known < used_at))
+            && let Some(key) = rows.keys.get_mut(id)
+        {
+            key.last_used_at = Some(used_at);
+        }
+    }
+    true
+}

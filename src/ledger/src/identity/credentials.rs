@@ -1,0 +1,224 @@
+//! Credentials to the ledger itself: administrators' (`ara_`) and filters' (`arf_`). Agents' keys are in `keys`.
+//!
+//! An administrator has a role and may be held to one tenant. Who is held to a tenant makes no one mightier or freer
+//! than itself: that is decided in `http`, which knows who asks.
+
+use crate::identity::keys::end_by;
+use crate::model::credential::{Door, ServiceCredential};
+use crate::model::event::{Event, Kind as Fact, LEDGER};
+use crate::transaction::idempotency::Idempotency;
+use crate::transaction::{Needs, Operation, Refusal, Rows};
+use protocol::api_key::KeyHash;
+use protocol::key::KeyState;
+use protocol::{AdminKeyId, TenantId, Timestamp};
+use serde_json::json;
+
+/// Makes the first credentials of a new database.
+#[derive(Clone)]
+pub struct Initialise {
+    /// Each.
+    pub credentials: Vec<ServiceCredential>,
+}
+
+impl Operation for Initialise {
+    type Answer = ();
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.service_credentials = true;
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
+        if !rows.service_credentials.is_empty() {
+            return Err(Refusal::AlreadyInitialised);
+        }
+        for credential in self.credentials {
+            record_created(rows, &credential, LEDGER);
+            rows.service_credentials.insert(credential.hash, credential);
+        }
+        Ok(())
+    }
+}
+
+/// Makes another owner, for who has the database itself.
+#[derive(Clone)]
+pub struct Recover {
+    /// The credential.
+    pub credential: ServiceCredential,
+    /// Why.
+    pub reason: String,
+}
+
+impl Operation for Recover {
+    type Answer = ();
+
+    fn needs(&self, _: &mut Needs) {}
+
+    fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
+        let Recover { credential, reason } = self;
+        let detail = json!({
+            "id": credential.id, "name": credential.name, "role": credential.role, "reason": reason,
+        });
+        let at = credential.created_at;
+        rows.record(Event::new(Fact::ServiceCredentialRecovered, at, LEDGER, &detail));
+        rows.service_credentials.insert(credential.hash, credential);
+        Ok(())
+    }
+}
+
+/// Makes a credential.
+#[derive(Clone)]
+pub struct Create {
+    /// The credential.
+    pub credential: ServiceCredential,
+    /// Who asks.
+    pub actor: String,
+    /// So that asking again makes no second one.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Operation for Create {
+    type Answer = ServiceCredential;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.tenants.extend(self.credential.tenant_id.clone());
+        needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
+        if let Some(id) = rows.replay(&self.idempotency)? {
+            return Err(Refusal::AdminKeyExists(id));
+        }
+        let Create { credential, actor, idempotency } = self;
+        if credential.tenant_id.as_ref().is_some_and(|id| rows.tenants.get(id).is_none()) {
+            return Err(Refusal::TenantUnknown);
+        }
+        record_created(rows, &credential, &actor);
+        rows.keep_answer(idempotency, json!(credential.id).to_string(), credential.created_at);
+        rows.service_credentials.insert(credential.hash, credential.clone());
+        Ok(credential)
+    }
+}
+
+fn record_created(rows: &mut Rows, credential: &ServiceCredential, actor: &str) {
+    let detail = json!({
+        "id": credential.id, "door": credential.door.as_str(), "name": credential.name, "role": credential.role,
+        "tenant_id": credential.tenant_id,
+    });
+    let event = Event::new(Fact::ServiceCredentialCreated, credential.created_at, actor, &detail);
+    rows.record(match &credential.tenant_id {
+        Some(tenant_id) => event.of(tenant_id),
+        None => event,
+    });
+}
+
+/// Gives a filter's credential a new secret. The earlier ones end after the grace, or sooner if they already had to.
+#[derive(Clone)]
+pub struct Rotate {
+    /// Which.
+    pub id: AdminKeyId,
+    /// The hash of the new secret.
+    pub hash: KeyHash,
+    /// How long the earlier secrets go on working.
+    pub grace_seconds: u32,
+    /// Why.
+    pub reason: Option<String>,
+    /// So that asking again does not rotate again.
+    pub idempotency: Option<Idempotency>,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Rotate {
+    type Answer = ServiceCredential;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.service_credentials = true;
+        needs.replays.extend(self.idempotency.as_ref().map(|idempotency| idempotency.at.clone()));
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
+        if let Some(id) = rows.replay(&self.idempotency)? {
+            return Err(Refusal::AdminKeyExists(id));
+        }
+        let Rotate { id, hash, grace_seconds, reason, idempotency, actor, now } = self;
+        let known = found(rows, &id, Door::Filter)?;
+        if known.revoked_at.is_some() {
+            return Err(Refusal::KeyInactive(KeyState::Revoked));
+        }
+        let end = now.plus_seconds(grace_seconds.into());
+        rows.service_credentials
+            .change_each(|_, row| row.id == id && end_by(&mut row.secret_expires_at, end));
+        let detail = json!({
+            "id": id, "grace_seconds": grace_seconds, "earlier_secrets_end_at": end, "reason": reason,
+        });
+        rows.keep_answer(idempotency, json!(id).to_string(), now);
+        rows.record(Event::new(Fact::ServiceCredentialRotated, now, actor, &detail));
+        rows.service_credentials.insert(hash, ServiceCredential { hash, ..known.clone() });
+        Ok(known)
+    }
+}
+
+/// The credential with its newest secret.
+fn found(rows: &Rows, id: &AdminKeyId, door: Door) -> Result<ServiceCredential, Refusal> {
+    let mut all = rows.service_credentials.rows().map(|(_, row)| row);
+    let newest = all.find(|row| row.id == *id && row.door == door && row.secret_expires_at.is_none());
+    newest.cloned().ok_or(Refusal::AdminKeyUnknown)
+}
+
+/// Withdraws a credential for good. Revoking it again changes nothing.
+#[derive(Clone)]
+pub struct Revoke {
+    /// Which.
+    pub id: AdminKeyId,
+    /// Of which kind.
+    pub door: Door,
+    /// The one tenant that whoever asks is held to.
+    pub within: Option<TenantId>,
+    /// Why.
+    pub reason: String,
+    /// Who asks.
+    pub actor: String,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Revoke {
+    type Answer = ServiceCredential;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.service_credentials = true;
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
+        let Revoke { id, door, within, reason, actor, now } = self;
+        let mut known = found(rows, &id, door)?;
+        if within.is_some() && known.tenant_id != within {
+            return Err(Refusal::AdminKeyUnknown);
+        }
+        if known.revoked_at.is_some() {
+            return Ok(known);
+        }
+        // Without an owner nobody could make another one.
+        let owners = rows.service_credentials.rows().filter(|(_, other)| other.is_owner_of_all()).count();
+        if known.is_owner_of_all() && owners <= 1 {
+            return Err(Refusal::LastOwner);
+        }
+        known.revoked_at = Some(now);
+        rows.service_credentials.change_each(|_, row| {
+            let found = row.id == id;
+            if found {
+                row.revoked_at = Some(now);
+            }
+            found
+        });
+        let detail = json!({"id": known.id, "door": door.as_str(), "reason": reason});
+        let event = Event::new(Fact::ServiceCredentialRevoked, now, actor, &detail);
+        rows.record(match &known.tenant_id {
+            Some(tenant_id) => event.of(tenant_id),
+            None => event,
+        });
+        Ok(known)
+    }
+}

@@ -1,0 +1,88 @@
+//! The secrets that bind session ids to their tenants: when there is a new one, and how long the former ones verify.
+//!
+//! They are rows, so that all ledgers of a database hand out the same ones. What they do is `policy::session`'s.
+
+use crate::transaction::{Needs, Operation, Refusal, Rows};
+use protocol::Timestamp;
+use protocol::filter::Change;
+use protocol::session::SessionSecret;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+
+/// How long a secret signs. A few a month, so that to verify an id is never more than a few hashes.
+const SIGNS_SECONDS: u64 = 7 * 86_400;
+/// How long it verifies after that: no session is shorter, and few are as long. What is older begins anew.
+const VERIFIES_SECONDS: u64 = 7 * 86_400;
+/// How long before it signs a secret is handed out at least. A filter hears of it within seconds; one that has not heard of
+/// anything for `key_stale` trusts no key, so that it may not know the secret does not matter: twice that, if it is more.
+const AHEAD_SECONDS_MIN: u64 = 3600;
+
+/// Makes the first secret, or one that follows where its time has come, and forgets those whose time is over.
+#[derive(Clone)]
+pub struct Rotate {
+    /// For a new one, if there is to be one.
+    pub fresh: [u8; 32],
+    /// The policy's.
+    pub key_stale_seconds: u32,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Operation for Rotate {
+    type Answer = Vec<SessionSecret>;
+
+    fn needs(&self, needs: &mut Needs) {
+        needs.session_secrets = true;
+        needs.policy = true;
+    }
+
+    fn apply(self, rows: &mut Rows) -> Result<Vec<SessionSecret>, Refusal> {
+        let Rotate { fresh, key_stale_seconds, now } = self;
+        let known = &mut rows.session_secrets;
+        let ahead = u64::from(key_stale_seconds).saturating_mul(2).max(AHEAD_SECONDS_MIN);
+        let signs_from = match known.last_key_value() {
+            None => Some(now),
+            Some((_, newest)) => {
+                let due = newest.signs_from.plus_seconds(SIGNS_SECONDS);
+                (due <= now.plus_seconds(ahead)).then(|| due.max(now.plus_seconds(ahead)))
+            }
+        };
+        // One verifies for as long as the one after it has not signed for that long.
+        let over =
+            known.values().skip(1).take_while(|next| next.signs_from.plus_seconds(VERIFIES_SECONDS) <= now);
+        let forgotten: Vec<u64> = known.keys().copied().take(over.count()).collect();
+        known.retain(|number, _| !forgotten.contains(number));
+        if let Some(signs_from) = signs_from {
+            let number = known.last_key_value().map_or(0, |(number, _)| *number).saturating_add(1);
+            let secret = SessionSecret::new(fresh, signs_from);
+            known.insert(number, secret.clone());
+            rows.new_session_secrets.push((number, secret));
+        }
+        let answer = known.values().cloned().collect();
+        if let (true, Some(version)) = (signs_from.is_some() || !forgotten.is_empty(), rows.policy.clone()) {
+            rows.change(Change::Policy { version }, now);
+        }
+        rows.forget_session_secrets.extend(forgotten);
+        Ok(answer)
+    }
+}
+
+/// Tells one policy with its secrets from another, and shows nothing of either.
+pub fn tag(version: &protocol::PolicyVersion, secrets: &[SessionSecret]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(version.as_str());
+    for secret in secrets {
+        hash.update(secret.bytes());
+        hash.update(secret.signs_from.as_millis().to_be_bytes());
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    let mut tag = version.as_str().to_owned();
+    for byte in hash.iter().take(8) {
+        // Writing to a text can't fail.
+        let _ = write!(tag, "{byte:02x}");
+    }
+    tag
+}
+
+#[cfg(test)]
+mod tests;

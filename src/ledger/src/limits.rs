@@ -1,0 +1,3 @@
+//! Limits that hold over all Envoys.
+
+pub mod shares;

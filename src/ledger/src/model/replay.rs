@@ -1,0 +1,25 @@
+//! Answers given under an `Idempotency-Key`.
+
+use protocol::Timestamp;
+
+/// Under what an answer is kept. One actor's keys are no other's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReplayKey {
+    /// The admin credential's id.
+    pub actor: String,
+    /// Method and path.
+    pub route: String,
+    /// The `Idempotency-Key` as sent.
+    pub key: String,
+}
+
+/// A kept answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// SHA-256 of the body that it answered.
+    pub body: [u8; 32],
+    /// The answer as JSON.
+    pub answer: String,
+    /// When it was given.
+    pub created_at: Timestamp,
+}

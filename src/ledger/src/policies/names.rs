@@ -1,0 +1,136 @@
+//! What another policy would no longer have, and which rows use it: tenants their tier, keys scopes, services and tools.
+//!
+//! Only what the policy before has can leave: a key may be held to a name that no policy had yet.
+
+use crate::policies::document::InForce;
+use crate::store::{KeyFilter, Store};
+use crate::transaction::Unavailable;
+use policy::rules::ServiceKind;
+use protocol::Timestamp;
+use protocol::admin::{NameKind, NameLeaving};
+use protocol::key::{Grant, KeyState};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rows of one read.
+const PAGE: u32 = 1000;
+/// So many ids are named for each name; the others are counted.
+const IDS_MAX: usize = 10;
+
+type Names = BTreeSet<(NameKind, String)>;
+
+/// All that rows may name of a policy.
+fn names(policy: &InForce) -> Names {
+    let mut names = Names::new();
+    names.extend(policy.policy.tiers().map(|tier| (NameKind::Tier, tier.name.clone())));
+    for service in policy.policy.services() {
+        names.insert((NameKind::Service, service.name.clone()));
+        let mut tools: Vec<&str> = match &service.kind {
+            ServiceKind::Mcp(tools) => tools.keys().map(String::as_str).collect(),
+            ServiceKind::Http(router) => router.tools().map(|rule| rule.name.as_str()).collect(),
+        };
+        tools.extend(service.gate_tools.iter().map(|own| own.rule.name.as_str()));
+        names.extend(tools.into_iter().map(|name| (NameKind::Tool, name.to_owned())));
+    }
+    for table in ["risks", "services"] {
+        let table = policy.tables.get(table).and_then(|table| serde_json::from_str(table.get()).ok());
+        scopes(&table.unwrap_or(Value::Null), &mut names);
+    }
+    names
+}
+
+/// Wherever a policy names a scope.
+fn scopes(value: &Value, names: &mut Names) {
+    let Value::Object(fields) = value else { return };
+    for (field, value) in fields {
+        match (field.as_str(), value) {
+            ("scope", Value::String(scope)) => {
+                names.insert((NameKind::Scope, scope.clone()));
+            }
+            ("scopes", Value::Array(all)) => {
+                let all = all.iter().filter_map(Value::as_str);
+                names.extend(all.map(|scope| (NameKind::Scope, scope.to_owned())));
+            }
+            _ => scopes(value, names),
+        }
+    }
+}
+
+/// Which names leave with `after` that rows use, with whom. Reads all tenants and keys, a page at a time, if any leave.
+pub(crate) async fn in_use(
+    store: &Store,
+    before: &InForce,
+    after: &InForce,
+    now: Timestamp,
+) -> Result<Vec<NameLeaving>, Unavailable> {
+    let gone: Names = names(before).difference(&names(after)).cloned().collect();
+    let mut found = Found { gone, by_name: BTreeMap::new() };
+    if found.gone.iter().any(|(kind, _)| *kind == NameKind::Tier) {
+        let mut last = None;
+        loop {
+            let tenants = store.tenants(last, PAGE).await?;
+            for (tenant, _) in &tenants {
+                found.uses(NameKind::Tier, &tenant.tier, tenant.id.as_str());
+            }
+            last = tenants.last().map(|(tenant, _)| tenant.id.clone());
+            if last.is_none() {
+                break;
+            }
+        }
+    }
+    if found.gone.iter().any(|(kind, _)| *kind != NameKind::Tier) {
+        let mut filter = KeyFilter {
+            tenant_id: None,
+            agent_id: None,
+            source: None,
+            state: None,
+            now,
+            after: None,
+            limit: PAGE,
+        };
+        loop {
+            let keys = store.keys(filter.clone()).await?;
+            filter.after = keys.last().map(|listed| listed.key.id.clone());
+            if filter.after.is_none() {
+                break;
+            }
+            for key in keys.into_iter().map(|listed| listed.shown(now)) {
+                if matches!(key.state, KeyState::Revoked | KeyState::Expired) {
+                    continue;
+                }
+                let id = key.id.as_str();
+                key.scopes.iter().for_each(|scope| found.uses(NameKind::Scope, scope, id));
+                for (kind, grants) in [(NameKind::Service, &key.services), (NameKind::Tool, &key.tools)] {
+                    let lives = |grant: &&Grant| grant.expires_at.is_none_or(|end| now < end);
+                    let grants = grants.iter().flatten().filter(lives);
+                    grants.for_each(|grant| found.uses(kind, &grant.name, id));
+                }
+            }
+        }
+    }
+    Ok(found.by_name.into_values().collect())
+}
+
+struct Found {
+    gone: Names,
+    by_name: BTreeMap<(NameKind, String), NameLeaving>,
+}
+
+impl Found {
+    fn uses(&mut self, kind: NameKind, name: &str, id: &str) {
+        let at = (kind, name.to_owned());
+        if !self.gone.contains(&at) {
+            return;
+        }
+        let leaving = self.by_name.entry(at).or_insert_with(|| NameLeaving {
+            kind,
+            name: name.to_owned(),
+            used_by: 0,
+            ids: Vec::new(),
+        });
+        leaving.used_by = leaving.used_by.saturating_add(1);
+        if leaving.ids.len() < IDS_MAX {
+            leaving.ids.push(id.to_owned());
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Backups of an embedded database: a whole copy of one moment, taken while the ledger runs, and checked.
+
+use crate::audit::chain::BATCH_ROWS_MAX;
+use crate::audit::export::Exporter;
+use crate::audit::verify::{Fault, Verifier};
+use crate::moment;
+use crate::store::database::Database;
+use crate::store::schema::{self, Version};
+use crate::store::sql::{Connection, Purpose, Result, beside, params};
+use crate::store::{CHECKPOINTS_MAX, CheckpointFilter, OpenError, audit, create_new_private};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Who may have signed an audit trail; without, whoever did.
+pub type Trusted<'a> = Option<&'a BTreeSet<String>>;
+
+/// Why there is no backup, or nothing was restored.
+#[derive(Debug)]
+pub enum BackupError {
+    /// The database is PostgreSQL's, which has tools of its own.
+    NotEmbedded,
+    /// The target is there already.
+    Exists,
+    /// The source can't be opened.
+    Open(OpenError),
+    /// The copy is not what it should be.
+    Broken(String),
+    /// A row of the audit trail is not what was sealed.
+    Audit(Fault),
+    /// It failed, and what there is of it can't be removed.
+    Left(Box<BackupError>, std::io::Error),
+}
+
+impl fmt::Display for BackupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BackupError::NotEmbedded => {
+                f.write_str("this is for sqlite: databases; use pg_dump and pg_restore")
+            }
+            BackupError::Exists => {
+                f.write_str("the target exists already; choose another path, or move it away")
+            }
+            BackupError::Open(cause) => write!(f, "{cause}"),
+            BackupError::Broken(why) => write!(f, "the copy is broken: {why}"),
+            BackupError::Left(why, cause) => {
+                write!(f, "{why}; remove what there is of it, which could not be removed: {cause}")
+            }
+            BackupError::Audit(fault) => write!(f, "the audit trail in it is not as it was sealed: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for BackupError {}
+
+impl<E: Into<OpenError>> From<E> for BackupError {
+    fn from(cause: E) -> BackupError {
+        BackupError::Open(cause.into())
+    }
+}
+
+/// What a checked copy holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Tenants.
+    pub tenants: u64,
+    /// Rows of the audit trail.
+    pub audit_rows: u64,
+}
+
+/// Copies a database, which may be in use, to a new file that only its owner reads. `trusted` is who may have signed its
+/// audit trail, see [`crate::service::trusted`].
+pub fn backup(
+    database: &Database,
+    to: &Path,
+    trusted: Trusted<'_>,
+) -> std::result::Result<Copied, BackupError> {
+    let Database::Sqlite(from) = database else { return Err(BackupError::NotEmbedded) };
+    whole(from, to, || {
+        // Only read, it stays one file without a log of its own, which can also be read where nothing can be written.
+        check(&Connection::open(&Database::Sqlite(to.to_owned()), Purpose::Read)?, trusted)
+    })
+}
+
+/// Makes a database of a backup. Filters start over with it: their positions in the change feed are older.
+pub fn restore(
+    from: &Path,
+    database: &Database,
+    trusted: Trusted<'_>,
+) -> std::result::Result<Copied, BackupError> {
+    let Database::Sqlite(to) = database else { return Err(BackupError::NotEmbedded) };
+    whole(from, to, || {
+        let connection = Connection::open(database, Purpose::Write)?;
+        if schema::version(&connection)? == Version::Older {
+            schema::migrate(&connection)?;
+        }
+        let copied = check(&connection, trusted)?;
+        let now = moment::now().as_millis();
+        connection.write(|connection| {
+            connection.execute("DELETE FROM changes", &[])?;
+            connection.execute("UPDATE feed SET base = ?", &params![now])
+        })?;
+        Ok(copied)
+    })
+}
+
+/// Copies and then goes on; where either fails nothing stays that could be taken for a whole copy.
+fn whole(
+    from: &Path,
+    to: &Path,
+    go_on: impl FnOnce() -> std::result::Result<Copied, BackupError>,
+) -> std::result::Result<Copied, BackupError> {
+    if !from.exists() {
+        return Err(OpenError::NotInitialised.into());
+    }
+    // SQLite fills an empty file, and would make a new one that everybody reads.
+    create_new_private(to).map_err(|cause| match cause.kind() {
+        ErrorKind::AlreadyExists => BackupError::Exists,
+        _ => OpenError::Io(cause).into(),
+    })?;
+    copy(from, to).and_then(|()| go_on()).map_err(|why| {
+        let others = ["-wal", "-shm", "-journal"].map(|end| beside(to, end));
+        let left = std::fs::remove_file(to).err();
+        // Those are there or not.
+        others.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        match left {
+            Some(cause) => BackupError::Left(why.into(), cause),
+            None => why,
+        }
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> std::result::Result<(), BackupError> {
+    let source = Connection::open(&Database::Sqlite(from.to_owned()), Purpose::Read)?;
+    match schema::version(&source)? {
+        Version::Empty => return Err(OpenError::NotInitialised.into()),
+        Version::Newer => return Err(OpenError::TooNew.into()),
+        Version::Current | Version::Older => {}
+    }
+    let target = to.to_string_lossy();
+    source.execute("VACUUM INTO ?", &params![target.as_ref()])?;
+    Ok(())
+}
+
+fn check(connection: &Connection, trusted: Trusted<'_>) -> std::result::Result<Copied, BackupError> {
+    let sound: Option<String> = connection.first("PRAGMA integrity_check", &[], |row| row.get(0))?;
+    if sound.as_deref() != Some("ok") {
+        return Err(BackupError::Broken(sound.unwrap_or_default()));
+    }
+    let number =
+        |sql: &str| -> Result<u64> { Ok(connection.first(sql, &[], |row| row.get(0))?.unwrap_or_default()) };
+    let unequal = "SELECT count(*) FROM accounts WHERE granted <> available + pending + posted";
+    if number(unequal)? > 0 {
+        return Err(BackupError::Broken("accounts do not add up".to_owned()));
+    }
+    check_audit(connection, trusted)?;
+    Ok(Copied {
+        tenants: number("SELECT count(*) FROM tenants")?,
+        audit_rows: number("SELECT count(*) FROM audit")?,
+    })
+}
+
+/// In a transaction, where others write.
+pub(crate) fn check_audit(
+    connection: &Connection,
+    trusted: Trusted<'_>,
+) -> std::result::Result<(), BackupError> {
+    let mut verifier = Verifier::new(trusted.cloned(), None);
+    let mut exporter = Exporter::new(None);
+    let mut filter = CheckpointFilter::default();
+    loop {
+        let found = audit::checkpoints(connection, &filter)?;
+        for checkpoint in &found {
+            filter.after = checkpoint.number;
+            let count = checkpoint.last.saturating_sub(checkpoint.first).saturating_add(1);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let rows = if checkpoint.leaves.is_some() {
+                audit::rows_after(connection, checkpoint.first.saturating_sub(1), count)?
+            } else {
+                Vec::new()
+            };
+            for line in exporter.batch(checkpoint, &rows).lines() {
+                verifier.line(line.as_bytes()).map_err(BackupError::Audit)?;
+            }
+        }
+        if found.len() < usize::try_from(CHECKPOINTS_MAX).unwrap_or(usize::MAX) {
+            break;
+        }
+    }
+    let sealed = audit::newest_checkpoint(connection)?.last;
+    for line in exporter.unsealed(&audit::rows_after(connection, sealed, BATCH_ROWS_MAX)?).lines() {
+        verifier.line(line.as_bytes()).map_err(BackupError::Audit)?;
+    }
+    let removed = audit::status(connection)?.removed;
+    verifier.finish_open(removed).map_err(BackupError::Audit)
+}

@@ -1,0 +1,29 @@
+//! A look at a ledger's rows as a whole, whoever uses them meanwhile: do they keep the laws of money and audit.
+
+use crate::service::backup::{self, Trusted};
+use crate::store::database::Database;
+use crate::store::sql::{Connection, Purpose};
+use crate::store::{OpenError, laws, schema};
+
+/// What is wrong with the rows; nothing, if all is well. Reads every row. Blocks. `trusted` is who may have signed the
+/// audit trail, see [`crate::service::trusted`].
+pub fn check(database: &Database, trusted: Trusted<'_>) -> Result<Vec<String>, OpenError> {
+    let connection = Connection::open(database, Purpose::Read)?;
+    match schema::version(&connection)? {
+        schema::Version::Current => {}
+        schema::Version::Newer => return Err(OpenError::TooNew),
+        schema::Version::Older => return Err(OpenError::TooOld),
+        schema::Version::Empty => return Err(OpenError::NotInitialised),
+    }
+    // Of one moment: rows may be written, sealed or removed meanwhile.
+    let broken = connection.survey(|snapshot| {
+        let mut broken = laws::broken_now(snapshot)?;
+        match backup::check_audit(snapshot, trusted) {
+            Ok(()) => {}
+            Err(backup::BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
+            Err(fault) => broken.push(fault.to_string()),
+        }
+        Ok(broken)
+    })?;
+    Ok(broken)
+}

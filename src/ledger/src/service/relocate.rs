@@ -1,0 +1,303 @@
+//! Moves a ledger from a SQLite file to an empty PostgreSQL database, all of it or nothing, and verifies the copy.
+//!
+//! Tables and columns are asked of the source, so none can be forgotten. No ledger may serve the source meanwhile, and
+//! none can begin to. The source stays as it is.
+
+use crate::service::backup::{self, BackupError, Trusted};
+use crate::service::{self, keep_others_away};
+use crate::store::database::Database;
+use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
+use crate::store::{OpenError, connect, holds_every_text, laws, schema};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Rows in one statement.
+const ROWS: usize = 2000;
+
+/// What was moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Each table and how many rows it has.
+    pub tables: Vec<(String, u64)>,
+}
+
+/// Why nothing was moved, or the copy is not to be used.
+#[derive(Debug)]
+pub enum Error {
+    /// Only from SQLite to PostgreSQL.
+    Direction,
+    /// The target has a ledger already.
+    NotEmpty(Database),
+    /// A ledger serves the source, or whether one does can't be told.
+    Served(Box<service::Error>),
+    /// A database can't be opened.
+    Open(Database, OpenError),
+    /// The target is as empty as it was.
+    NothingMoved(Fault),
+    /// The target may hold the rows, and they are not known to be those of the source.
+    Unverified(Database, Box<Fault>),
+}
+
+/// What went wrong.
+#[derive(Debug)]
+pub enum Fault {
+    /// A database failed.
+    Sql(sql::Error),
+    /// The copy differs from its source in this table.
+    Differs(String),
+    /// The audit trail is not what was sealed.
+    Chain(String),
+    /// The rows do not keep the laws of money and audit.
+    Unlawful(Vec<String>),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Direction => {
+                f.write_str("a ledger moves from sqlite:PATH to postgres://...; no other direction is known")
+            }
+            Error::NotEmpty(database) => {
+                write!(f, "{database} has a ledger already; name an empty database")
+            }
+            Error::Served(why) => write!(f, "nothing was moved: {why}"),
+            Error::Open(database, cause) => write!(f, "can't open {database}: {cause}"),
+            Error::NothingMoved(fault) => write!(f, "nothing was moved: {fault}"),
+            Error::Unverified(to, fault) => write!(
+                f,
+                "the rows were copied to {to}, but the copy is not verified: {fault}; don't use it, drop that \
+                 database and move to a new one"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Sql(cause) => write!(f, "{cause}"),
+            Fault::Differs(table) => write!(f, "the copy differs from its source in the table {table}"),
+            Fault::Chain(fault) => write!(f, "the audit trail is not whole: {fault}"),
+            Fault::Unlawful(broken) => write!(f, "the rows break their laws: {}", broken.join("; ")),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<sql::Error> for Fault {
+    fn from(cause: sql::Error) -> Fault {
+        Fault::Sql(cause)
+    }
+}
+
+/// Copies and verifies, telling which table it is at. Blocks. `trusted` is who may have signed the audit trail, see
+/// [`crate::service::trusted`].
+pub fn relocate(
+    from: &Database,
+    to: &Database,
+    trusted: Trusted<'_>,
+    mut progress: impl FnMut(&str),
+) -> Result<Moved, Error> {
+    let (Database::Sqlite(_), Database::Postgres(_)) = (from, to) else { return Err(Error::Direction) };
+    // What a ledger writes after the copy would stay behind.
+    let _lock = keep_others_away(from).map_err(|why| Error::Served(why.into()))?;
+    let source = connect(from).map_err(|cause| Error::Open(from.clone(), cause))?;
+    let target = Connection::open(to, Purpose::Write);
+    let target = target.map_err(|cause| Error::Open(to.clone(), OpenError::Failed(cause)))?;
+    holds_every_text(&target).map_err(|cause| Error::Open(to.clone(), cause))?;
+    let version = schema::version(&target).map_err(|cause| Error::NothingMoved(cause.into()))?;
+    if version != schema::Version::Empty {
+        return Err(Error::NotEmpty(to.clone()));
+    }
+    let mut is_copied = false;
+    copy(&source, &target, trusted, &mut is_copied, &mut progress)
+        .and_then(|tables| compare(&source, &target, trusted, tables, &mut progress))
+        .map_err(|fault| {
+            if is_copied { Error::Unverified(to.clone(), fault.into()) } else { Error::NothingMoved(fault) }
+        })
+}
+
+/// Copies all of it or nothing, and says so even if it fails: a commit without an answer may have been one.
+fn copy(
+    source: &Connection,
+    target: &Connection,
+    trusted: Trusted<'_>,
+    is_copied: &mut bool,
+    progress: &mut impl FnMut(&str),
+) -> Result<Vec<Table>, Fault> {
+    source.write(|source| {
+        // Before a row is copied: nobody is to take a broken ledger for a moved one.
+        progress("looking at the source");
+        if let Err(fault) = verify(source, trusted)? {
+            return Ok(Err(fault));
+        }
+        let tables = tables(source)?;
+        // Tables and rows come in one transaction.
+        target.migrate(|target| {
+            schema::run_all(target)?;
+            for table in &tables {
+                progress(&table.name);
+                table.copy(source, target)?;
+            }
+            *is_copied = true;
+            Ok(())
+        })?;
+        Ok(Ok(tables))
+    })?
+}
+
+/// Is the copy what its source is, and lawful.
+fn compare(
+    source: &Connection,
+    target: &Connection,
+    trusted: Trusted<'_>,
+    tables: Vec<Table>,
+    progress: &mut impl FnMut(&str),
+) -> Result<Moved, Fault> {
+    let mut moved = Moved { tables: Vec::new() };
+    for table in tables {
+        progress(&format!("verifying {}", table.name));
+        let (ours, theirs) = (table.digest(source)?, table.digest(target)?);
+        if ours != theirs {
+            return Err(Fault::Differs(table.name));
+        }
+        moved.tables.push((table.name, ours.0));
+    }
+    progress("verifying money and audit trail");
+    target.survey(|target| verify(target, trusted))?.map(|()| moved)
+}
+
+/// Do the rows keep the laws of money and audit. In a transaction.
+fn verify(connection: &Connection, trusted: Trusted<'_>) -> sql::Result<Result<(), Fault>> {
+    match backup::check_audit(connection, trusted) {
+        Ok(()) => {}
+        Err(BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
+        Err(fault) => return Ok(Err(Fault::Chain(fault.to_string()))),
+    }
+    let broken = laws::broken_now(connection)?;
+    Ok(if broken.is_empty() { Ok(()) } else { Err(Fault::Unlawful(broken)) })
+}
+
+struct Table {
+    name: String,
+    columns: Vec<(String, Kind)>,
+    /// The columns of its primary key.
+    order: Vec<String>,
+}
+
+/// In the order of their making, so that what is referred to comes first.
+fn tables(source: &Connection) -> sql::Result<Vec<Table>> {
+    let select =
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid";
+    let names: Vec<String> = source.all(select, &[], |row| row.get(0))?;
+    let table = |name: String| {
+        let (mut columns, mut order) = (Vec::new(), Vec::new());
+        source.for_each(&format!("PRAGMA table_info({name})"), &[], |row| {
+            let (column, kind): (String, String) = (row.get(1)?, row.get(2)?);
+            let kind = match kind.as_str() {
+                "INTEGER" => Kind::Integer,
+                "BLOB" => Kind::Bytes,
+                _ => Kind::Text,
+            };
+            if row.get::<bool>(5)? {
+                order.push(column.clone());
+            }
+            columns.push((column, kind));
+            Ok(())
+        })?;
+        Ok(Table { name, columns, order })
+    };
+    names.into_iter().map(table).collect()
+}
+
+/// A column of a row, kept.
+enum Value {
+    Null,
+    Integer(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Value {
+    fn of(param: Param<'_>) -> Value {
+        match param {
+            Param::Null => Value::Null,
+            Param::Integer(number) => Value::Integer(number),
+            Param::Text(text) => Value::Text(text.into_owned()),
+            Param::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
+        }
+    }
+
+    fn param(&self) -> Param<'_> {
+        match self {
+            Value::Null => Param::Null,
+            Value::Integer(number) => Param::Integer(*number),
+            Value::Text(text) => Param::text(text),
+            Value::Bytes(bytes) => Param::Bytes(bytes),
+        }
+    }
+}
+
+impl Table {
+    fn select(&self) -> String {
+        let columns: Vec<&str> = self.columns.iter().map(|(name, _)| name.as_str()).collect();
+        let order = if self.order.is_empty() { columns.join(", ") } else { self.order.join(", ") };
+        format!("SELECT {} FROM {} ORDER BY {order}", columns.join(", "), self.name)
+    }
+
+    fn copy(&self, source: &Connection, target: &Connection) -> sql::Result<()> {
+        // The making of the tables put in what a new ledger begins with.
+        target.execute(&format!("DELETE FROM {}", self.name), &[])?;
+        let columns: Vec<(&str, Kind)> =
+            self.columns.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        let insert = Insert { table: &self.name, columns: &columns, conflict: "" };
+        let put = |rows: &mut Vec<Vec<Value>>| {
+            target.insert(&insert, rows.iter().map(|row| row.iter().map(Value::param)))?;
+            rows.clear();
+            Ok::<(), sql::Error>(())
+        };
+        let mut rows: Vec<Vec<Value>> = Vec::with_capacity(ROWS);
+        source.for_each(&self.select(), &[], |row| {
+            rows.push(
+                (0..columns.len())
+                    .map(|place| row.column(place).map(Value::of))
+                    .collect::<sql::Result<_>>()?,
+            );
+            if rows.len() >= ROWS { put(&mut rows) } else { Ok(()) }
+        })?;
+        put(&mut rows)?;
+        match self.columns.iter().find(|(name, _)| self.order.as_slice() == std::slice::from_ref(name)) {
+            Some((column, Kind::Integer)) => target.count_on(&self.name, column),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many rows it has, and the hash of all of them in their order.
+    fn digest(&self, connection: &Connection) -> sql::Result<(u64, [u8; 32])> {
+        let (mut count, mut digest) = (0u64, Sha256::new());
+        let mut add = |row: &Row<'_>| {
+            count = count.saturating_add(1);
+            for place in 0..self.columns.len() {
+                // Kind and length go first, so that no two rows have the same bytes.
+                let column = row.column(place)?;
+                let number;
+                let (kind, bytes): (u8, &[u8]) = match &column {
+                    Param::Null => (0, &[]),
+                    Param::Integer(value) => {
+                        number = value.to_be_bytes();
+                        (1, &number)
+                    }
+                    Param::Text(text) => (2, text.as_bytes()),
+                    Param::Bytes(bytes) => (3, bytes),
+                };
+                digest.update([kind]);
+                digest.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+                digest.update(bytes);
+            }
+            Ok(())
+        };
+        connection.survey(|snapshot| snapshot.scan(&self.name, &self.select(), &mut add))?;
+        Ok((count, digest.finalize().into()))
+    }
+}

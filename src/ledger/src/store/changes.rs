@@ -1,0 +1,63 @@
+//! The change feed.
+
+use super::Store;
+use super::sql::{Connection, Result, params};
+use crate::transaction::{Rows, Unavailable};
+use protocol::filter::Change;
+
+/// How many changes the feed keeps. A filter that was away for more starts over.
+const CHANGES_KEPT: u64 = 10_000;
+
+/// What the change feed holds after a position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangesKept {
+    /// The position up to which changes are no longer kept.
+    pub floor: u64,
+    /// The newest position.
+    pub newest: u64,
+    /// Position and change, oldest first.
+    pub changes: Vec<(u64, Change)>,
+}
+
+/// Writes changes, and returns the newest position if it moved.
+pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
+    if rows.changes.is_empty() {
+        return Ok(None);
+    }
+    let (_, mut newest) = bounds(connection)?;
+    for (change, at) in &rows.changes {
+        newest = newest.saturating_add(1);
+        let insert = "INSERT INTO changes (position, at, change) VALUES (?, ?, ?)";
+        connection.execute(insert, &params![newest, at, change])?;
+    }
+    let forgotten = newest.saturating_sub(CHANGES_KEPT);
+    connection.execute("DELETE FROM changes WHERE position <= ?", &params![forgotten])?;
+    connection.tell_news()?;
+    Ok(Some(newest))
+}
+
+/// The position up to which changes are no longer kept, and the newest.
+pub(super) fn bounds(connection: &Connection) -> Result<(u64, u64)> {
+    let bounds = "SELECT coalesce(min(position) - 1, (SELECT base FROM feed)), \
+                  coalesce(max(position), (SELECT base FROM feed)) FROM changes";
+    let bounds = connection.first(bounds, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(bounds.unwrap_or_default())
+}
+
+impl Store {
+    /// Changes after a position, oldest first, at most `limit`.
+    pub async fn changes(&self, after: u64, limit: u32) -> std::result::Result<ChangesKept, Unavailable> {
+        let kept = move |connection: &Connection| {
+            // Bounds and rows must be of one moment.
+            connection.snapshot(|snapshot| {
+                let (floor, newest) = bounds(snapshot)?;
+                let select =
+                    "SELECT position, change FROM changes WHERE position > ? ORDER BY position LIMIT ?";
+                let read = |row: &super::sql::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                let changes = snapshot.all(select, &params![after, limit], read)?;
+                Ok(ChangesKept { floor, newest, changes })
+            })
+        };
+        self.filters.read(kept).await
+    }
+}

@@ -1,0 +1,2 @@
+-- What a key may have under way.
+ALTER TABLE keys ADD COLUMN concurrency TEXT;

@@ -1,0 +1,146 @@
+//! What the crate's types are at rest. A new type of column has a line here.
+
+use super::sql::{Broken, FromColumn, Kind, Param, ToParam};
+use crate::model::credential::Door;
+use protocol::admin::{LeaseState, Role};
+use protocol::api_key::KeyHash;
+use protocol::audit::{Digest, Outcome};
+use protocol::filter::Change;
+use protocol::key::{Concurrency, Grant, KeySource, Limit};
+use protocol::{
+    AdminKeyId, AgentId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, PolicyVersion, ReservationId,
+    TenantId, Timestamp, TransferId,
+};
+use serde_json::value::RawValue;
+
+type Read<T> = Result<T, Broken>;
+
+/// Texts with a form of their own.
+macro_rules! texts {
+    ($($text:ty),+ $(,)?) => {$(
+        impl ToParam for $text {
+            const KIND: Kind = Kind::Text;
+
+            fn to_param(&self) -> Param<'_> {
+                Param::text(self.as_str())
+            }
+        }
+
+        impl FromColumn<'_> for $text {
+            fn from_column(column: Param<'_>) -> Read<Self> {
+                <$text>::try_from(String::from_column(column)?).map_err(Broken::because)
+            }
+        }
+    )+};
+}
+
+texts!(
+    AdminKeyId,
+    AgentId,
+    EventId,
+    InstanceId,
+    KeyId,
+    LeaseId,
+    PolicyVersion,
+    ReservationId,
+    TenantId,
+    TransferId,
+);
+
+/// One of a few words.
+macro_rules! words {
+    ($($word:ty),+ $(,)?) => {$(
+        impl ToParam for $word {
+            const KIND: Kind = Kind::Text;
+
+            fn to_param(&self) -> Param<'_> {
+                Param::text(self.as_str())
+            }
+        }
+
+        impl FromColumn<'_> for $word {
+            fn from_column(column: Param<'_>) -> Read<Self> {
+                let text = String::from_column(column)?;
+                let known = <$word>::ALL.into_iter().find(|known| known.as_str() == text);
+                known.ok_or_else(|| Broken::because(format!("{text:?} is not known")))
+            }
+        }
+    )+};
+}
+
+words!(Door, LeaseState, Outcome, Role);
+
+/// What is written as JSON.
+macro_rules! json {
+    ($($json:ty),+ $(,)?) => {$(
+        impl ToParam for $json {
+            const KIND: Kind = Kind::Text;
+
+            fn to_param(&self) -> Param<'_> {
+                // None of them fails. If one did, a row that can't be read is safer than one that says less.
+                Param::Text(serde_json::to_string(self).unwrap_or_else(|error| error.to_string()).into())
+            }
+        }
+
+        impl FromColumn<'_> for $json {
+            fn from_column(column: Param<'_>) -> Read<Self> {
+                match column {
+                    Param::Text(text) => serde_json::from_str(&text).map_err(Broken::because),
+                    _ => Err(Broken::because("it is no text")),
+                }
+            }
+        }
+    )+};
+}
+
+json!(Vec<String>, Vec<Grant>, Vec<Limit>, KeySource, Concurrency, Change, Box<RawValue>);
+
+/// Numbers.
+macro_rules! numbers {
+    ($($type:ty: $to:expr, $from:expr);+ $(;)?) => {$(
+        impl ToParam for $type {
+            const KIND: Kind = Kind::Integer;
+
+            fn to_param(&self) -> Param<'_> {
+                let number: fn(&$type) -> u64 = $to;
+                Param::number(number(self))
+            }
+        }
+
+        impl FromColumn<'_> for $type {
+            fn from_column(column: Param<'_>) -> Read<Self> {
+                let read: fn(u64) -> Read<$type> = $from;
+                read(u64::from_column(column)?)
+            }
+        }
+    )+};
+}
+
+numbers! {
+    Timestamp: |moment| moment.as_millis(), |millis| Ok(Timestamp::from_millis(millis));
+    Credits: |credits| credits.get(), |number| Credits::try_from(number).map_err(Broken::because);
+    Month: |month| month.number().into(), |number| {
+        u32::try_from(number).map(Month::from_number).map_err(Broken::because)
+    };
+}
+
+/// Hashes.
+macro_rules! hashes {
+    ($($hash:ty),+) => {$(
+        impl ToParam for $hash {
+            const KIND: Kind = Kind::Bytes;
+
+            fn to_param(&self) -> Param<'_> {
+                Param::Bytes(self.as_bytes())
+            }
+        }
+
+        impl FromColumn<'_> for $hash {
+            fn from_column(column: Param<'_>) -> Read<Self> {
+                <[u8; 32]>::from_column(column).map(<$hash>::from_bytes)
+            }
+        }
+    )+};
+}
+
+hashes!(KeyHash, Digest);
