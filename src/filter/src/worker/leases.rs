@@ -10,7 +10,7 @@ use policy::Key;
 use policy::exchange::{Refund, SharesAnswered, Spending};
 use policy::key::fingerprint;
 use policy::lease::{Account, slot};
-use policy::rules::LimitRule;
+use policy::limit::LimitRule;
 use policy::window::{Monotonic, share};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
 use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId};

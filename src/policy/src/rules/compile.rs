@@ -1,14 +1,15 @@
 //! From the document to the rules: everything is checked, and every fault is named with its path.
 
-use super::{
-    BODY_BYTES_MAX, LimitRule, Policy, Requirement, ScopeRule, Service, ServiceKind, Tier, Tool, limit_id,
-};
-use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
+use super::{BODY_BYTES_MAX, Policy, Service, ServiceKind, Tier};
+use crate::document::{self, Invalid, Refusals, Reserve, Risk};
 use crate::http::Router;
+use crate::limit::LimitRule;
 use crate::oauth::{self, Metadata};
 use crate::ordered;
 use crate::price::Price;
 use crate::reading::Names;
+use crate::scope::ScopeRule;
+use crate::tool::{Requirement, Tool};
 use protocol::key::Limit;
 use protocol::{Credits, PolicyVersion};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +53,7 @@ impl Compiler {
             let limits = self.limits(&path, "key", tier.limits);
             let most = limits.iter().map(|rule| rule.limit.permits).max().unwrap_or(Limit::PERMITS_MAX);
             let limit = Limit { permits: most.max(OPENINGS_MIN), window_seconds: OPENINGS_MIN };
-            let openings = LimitRule { id: limit_id("opening", &limit), limit, shadow: false, global: false };
+            let openings = LimitRule::new("opening", limit);
             let concurrency = tier.concurrency;
             if !concurrency.is_in_bounds() {
                 self.fault(
@@ -334,19 +335,9 @@ impl Compiler {
         }
         Some(Price {
             credits,
-            times: price.times.map(|times| crate::price::Times {
-                argument: times.argument,
-                values: times.values,
-                default: times.default,
-            }),
-            reserve: match price.reserve {
-                Reserve::Exact => Reserve::Exact,
-                Reserve::Leased => Reserve::Leased,
-            },
-            on_ledger_outage: match price.on_ledger_outage {
-                OnLedgerOutage::Deny => OnLedgerOutage::Deny,
-                OnLedgerOutage::Allow => OnLedgerOutage::Allow,
-            },
+            times: price.times,
+            reserve: price.reserve,
+            on_ledger_outage: price.on_ledger_outage,
             upstream_cost: price.upstream_cost,
             overrun_credits_max,
         })
@@ -362,8 +353,8 @@ impl Compiler {
                     "permits from 1 to 1000000, window from 1s to 1d",
                 );
             }
-            let rule =
-                LimitRule { id: limit_id(subject, &limit), limit, shadow: rule.shadow, global: rule.global };
+            let (shadow, global) = (rule.shadow, rule.global);
+            let rule = LimitRule { shadow, global, ..LimitRule::new(subject, limit) };
             if rules.iter().any(|other| other.id == rule.id) {
                 self.fault(
                     &format!("{path}.limits[{index}]"),

@@ -6,7 +6,7 @@
 
 use super::Monotonic;
 use super::slot;
-use crate::rules::LimitRule;
+use crate::limit::LimitRule;
 use crate::value::Corrupt;
 use protocol::key::Limit;
 

@@ -13,7 +13,7 @@
 
 use super::share::{self, Share};
 use super::{CELLS, Monotonic, Verdict, Window};
-use crate::rules::LimitRule;
+use crate::limit::LimitRule;
 use crate::value::{Corrupt, chunk};
 use protocol::key::Limit;
 use std::num::NonZeroU64;
