@@ -161,6 +161,7 @@ fn way(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
 
 /// A graph of the rooms for `docs/architecture.md`. An arrow is left out where others lead to the same room.
 pub fn drawn(name: &str, mut rooms: Rooms) -> String {
+    rooms.arrows.retain(|(user, _), _| rooms.names.contains(user));
     for (arrow, place) in rooms.arrows.clone() {
         rooms.arrows.remove(&arrow);
         if way(&rooms, &arrow.0, &arrow.1).is_none() {

@@ -11,7 +11,7 @@ pub type Files = BTreeMap<String, String>;
 #[derive(Debug, Default)]
 pub struct Rooms {
     pub names: BTreeSet<String>,
-    /// Who uses whom, and a line that does.
+    /// Who uses whom, and a line that does. Modules inside one room are named with their room, as `exchange::batch`.
     pub arrows: BTreeMap<(String, String), String>,
     /// What could not be read.
     pub faults: Vec<String>,
@@ -19,8 +19,8 @@ pub struct Rooms {
 
 impl Rooms {
     pub fn read(name: &str, files: &Files) -> Rooms {
-        let (found, paths, passed_on) = Default::default();
-        let mut reader = Reader { name, files, found, paths, passed_on };
+        let (found, paths, modules, passed_on) = Default::default();
+        let mut reader = Reader { name, files, found, paths, modules, passed_on };
         for root in ["lib", "main"] {
             let path = format!("src/{name}/src/{root}.rs");
             if files.contains_key(&path) {
@@ -48,8 +48,9 @@ struct Reader<'a> {
     files: &'a Files,
     found: Rooms,
     paths: Vec<Named>,
-    /// Names that the crate's root passes on, and the rooms that they come from.
-    passed_on: BTreeMap<String, String>,
+    modules: BTreeSet<Vec<String>>,
+    /// Names that a module passes on, by their paths, and which of its modules they come from.
+    passed_on: BTreeMap<Vec<String>, String>,
 }
 
 impl Reader<'_> {
@@ -97,6 +98,7 @@ impl Reader<'_> {
         if module.is_empty() {
             self.found.names.insert(name.to_string());
         }
+        self.modules.insert(inner.clone());
         match body {
             TokenTree::Group(group) => self.scan(group.stream(), path, &inner),
             _ => self.read(&format!("src/{}/src/{}.rs", self.name, inner.join("/")), &inner),
@@ -104,13 +106,14 @@ impl Reader<'_> {
     }
 
     fn keep(&mut self, found: Vec<(Vec<String>, String)>, is_use: bool, module: &[String], place: &str) {
+        let is_root = module.is_empty();
         for (segments, known_as) in found {
-            if !module.is_empty() {
+            let is_here = |segment: &&String| *segment == "self" || is_root && *segment == "crate";
+            if is_use && let Some(child) = segments.iter().find(|segment| !is_here(segment)) {
+                self.passed_on.insert([module, &[known_as]].concat(), child.clone());
+            }
+            if !is_root {
                 self.paths.push(Named { module: module.to_vec(), segments, place: place.to_owned() });
-            } else if is_use {
-                let room =
-                    segments.into_iter().find(|segment| !["crate", "self"].contains(&segment.as_str()));
-                self.passed_on.extend(room.map(|room| (known_as, room)));
             }
         }
     }
@@ -138,18 +141,32 @@ impl Reader<'_> {
                 at.pop();
             }
             at.extend(names.cloned());
-            let room =
-                at.first().and_then(|name| self.found.names.get(name).or_else(|| self.passed_on.get(name)));
-            match (room, module.first()) {
-                (Some(used), Some(user)) if used != user => {
-                    self.found.arrows.entry((user.clone(), used.clone())).or_insert(place);
+            // Down to where the two part: below that they are siblings.
+            for depth in 0..module.len() {
+                let parent = &module[..depth];
+                let child = at.get(depth).map(|name| [parent, &[name.clone()]].concat());
+                let child = child.and_then(|child| match self.passed_on.get(&child) {
+                    _ if self.modules.contains(&child) => Some(child),
+                    Some(child) => Some([parent, &[child.clone()]].concat()),
+                    None => None,
+                });
+                match child.filter(|child| self.modules.contains(child)) {
+                    Some(used) if used[..] != module[..=depth] => {
+                        let arrow = (module[..=depth].join("::"), used.join("::"));
+                        self.found.arrows.entry(arrow).or_insert(place);
+                        break;
+                    }
+                    Some(_) => {}
+                    None if depth == 0 => {
+                        let path = segments.join("::");
+                        self.found.faults.push(format!(
+                            "{place}: {path} names no room of {}: name the room that it is in",
+                            self.name
+                        ));
+                        break;
+                    }
+                    None => break,
                 }
-                (Some(_), _) => {}
-                (None, _) => self.found.faults.push(format!(
-                    "{place}: {} names no room of {}: name the room that it is in",
-                    segments.join("::"),
-                    self.name
-                )),
             }
         }
         self.found

@@ -76,16 +76,15 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body, if the status is this one.
-    pub fn read<Body: DeserializeOwned>(&self, status: u16) -> Option<Body> {
-        (self.status == status).then(|| policy::json::read(&self.body).ok())?
+    /// The body, if the status is one of these.
+    pub fn read<Body: DeserializeOwned>(&self, statuses: &[u16]) -> Option<Body> {
+        statuses.contains(&self.status).then(|| policy::json::read(&self.body).ok())?
     }
 
     /// True if the ledger itself says that this is the problem.
     fn is_problem(&self, status: u16, code: &str) -> bool {
-        self.status == status
-            && policy::json::read::<Problem>(&self.body)
-                .is_ok_and(|problem| problem.kind == Problem::urn(code))
+        let is_it = |problem: Problem| problem.kind == Problem::urn(code);
+        self.read(&[status]).is_some_and(is_it)
     }
 }
 
@@ -200,7 +199,7 @@ pub fn read_answer(header_count: usize, body_bytes: usize) -> Answer {
 /// What the answer to a resolve means: `Ok(None)` for a hash that the ledger does not know. Only the ledger's own words
 /// count: a 404 of something else that answers in its place says nothing about a key.
 pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
-    match answer.read(200) {
+    match answer.read(&[200]) {
         Some(record) => Ok(Some(record)),
         None if answer.is_problem(404, "not_found") => Ok(None),
         None => Err(NotCalled),
@@ -210,8 +209,7 @@ pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
 /// What the answer to a reserve means. Credits are set aside only if the ledger says so of this very reservation;
 /// anything that is not its own word leaves it unknown.
 pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
-    let reserved = answer.read(200).or_else(|| answer.read(201));
-    match reserved {
+    match answer.read(&[200, 201]) {
         Some(ReserveAnswer { reservation_id, .. }) if reservation_id == *asked => ReserveAnswered::Reserved,
         None if answer.is_problem(402, "quota_exceeded") => ReserveAnswered::QuotaExceeded,
         None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
@@ -221,7 +219,7 @@ pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
 
 /// What the answer to a request for a key means.
 pub fn issued(answer: &Answer) -> IssueAnswered {
-    match answer.read::<Issued>(201) {
+    match answer.read::<Issued>(&[201]) {
         Some(issued) => IssueAnswered::Issued(Box::new(issued)),
         None if answer.is_problem(402, "quota_exceeded") => IssueAnswered::TooMany,
         None if answer.is_problem(403, "key_inactive") => IssueAnswered::KeyInactive,
@@ -233,5 +231,5 @@ pub fn issued(answer: &Answer) -> IssueAnswered {
 /// True if the ledger itself has understood a batch and will never take it.
 pub fn is_refused(answer: &Answer) -> bool {
     let is_its_own = |problem: Problem| problem.kind.starts_with(&Problem::urn(""));
-    matches!(answer.status, 400 | 413 | 422) && answer.read(answer.status).is_some_and(is_its_own)
+    answer.read(&[400, 413, 422]).is_some_and(is_its_own)
 }

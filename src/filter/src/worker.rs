@@ -328,14 +328,11 @@ impl Worker {
         self.metrics().tell();
         self.outbox.borrow_mut().show(self.metrics());
         self.in_root(|| {
-            let news = self.feed.borrow_mut().follow();
-            self.apply(news, now);
+            self.follow(now);
             if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
                 self.fetch_policy(now);
             }
-            if self.feed.borrow_mut().should_listen(now) {
-                self.listen(now);
-            }
+            self.listen(now);
             self.end_revoked(now);
             self.account(now);
             self.outbox.borrow_mut().renew(now, self.metrics());
@@ -364,10 +361,10 @@ impl Worker {
             Purpose::Round(asked) => self.round_answered(asked, &answer),
             Purpose::Issue { stream_id } => {
                 let issued = calls::issued(&answer);
-                self.wake(stream_id, |exchange| exchange.issue_answered(issued));
+                self.wake(stream_id, Box::new(|exchange| exchange.issue_answered(issued)));
             }
             Purpose::Report => {
-                let is_durable = answer.read::<ReportAnswer>(200).is_some();
+                let is_durable = answer.read::<ReportAnswer>(&[200]).is_some();
                 if calls::is_refused(&answer) {
                     self.outbox.borrow_mut().refused(answer.status, now, self.metrics());
                 } else {
@@ -461,6 +458,9 @@ impl Worker {
     }
 
     fn listen(&self, now: Monotonic) {
+        if !self.feed.borrow_mut().should_listen(now) {
+            return;
+        }
         let wait_ms = (self.stale_ms() / 2).clamp(500, LISTEN_MS_MAX);
         let call = Call::changes(&self.config.borrow(), self.feed.borrow().position(), wait_ms);
         if self.dispatch(call).is_err() {
@@ -469,18 +469,15 @@ impl Worker {
     }
 
     fn changes_answered(&self, answer: &Answer, now: Monotonic) {
-        let Some(mut changes) = answer.read::<Changes>(200) else {
+        let Some(mut changes) = answer.read::<Changes>(&[200]) else {
             self.metrics().feed_lost.add(1);
             self.feed.borrow_mut().lost(now);
             return;
         };
         changes.changes.retain(|change| !self.call_back(change));
         self.feed.borrow_mut().heard(changes, now);
-        let news = self.feed.borrow_mut().follow();
-        self.apply(news, now);
-        if self.feed.borrow_mut().should_listen(now) {
-            self.listen(now);
-        }
+        self.follow(now);
+        self.listen(now);
     }
 
     /// Gives back, for the whole Envoy, what a change calls back; false if it calls nothing back. Other VMs need not hear
@@ -495,7 +492,8 @@ impl Worker {
         true
     }
 
-    fn apply(&self, news: News, now: Monotonic) {
+    fn follow(&self, now: Monotonic) {
+        let news = self.feed.borrow_mut().follow();
         let changes = match news {
             News::Nothing => return,
             News::Everything => {
@@ -561,15 +559,16 @@ impl Worker {
         let streams = self.waiting.borrow_mut().remove(&hash).unwrap_or_default();
         for stream_id in streams {
             let found = found.clone();
-            self.wake(stream_id, |exchange| match found {
+            let event = |exchange: &mut Exchange| match found {
                 Ok(key) => exchange.key_found(key, self.now()),
                 Err(why) => exchange.key_not_found(why),
-            });
+            };
+            self.wake(stream_id, Box::new(event));
         }
     }
 
     fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
-        let is_heard = self.wake(stream_id, |exchange| exchange.reserve_answered(answered));
+        let is_heard = self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
         let may_be_set_aside = match answered {
             // The client left while the ledger was asked: nobody will spend this.
             ReserveAnswered::Reserved => !is_heard,
@@ -584,10 +583,10 @@ impl Worker {
     }
 
     /// Calls a stream that waits. False if it is gone.
-    fn wake(&self, stream_id: u32, event: impl FnOnce(&mut Exchange) -> Step) -> bool {
+    fn wake(&self, stream_id: u32, event: Event<'_>) -> bool {
         let stream = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
         let Some(stream) = stream else { return false };
-        self.in_stream(stream_id, || stream.woken(self, stream_id, Box::new(event)));
+        self.in_stream(stream_id, || stream.woken(self, stream_id, event));
         true
     }
 

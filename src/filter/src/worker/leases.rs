@@ -149,7 +149,7 @@ impl Worker {
 
     /// The ledger has answered a round, or has not.
     pub(super) fn round_answered(&self, asked: Asked, answer: &Answer) {
-        let answer = answer.read::<RoundAnswer>(200);
+        let answer = answer.read::<RoundAnswer>(&[200]);
         if let Some(answer) = &answer {
             self.take_round(&asked, answer);
         }
@@ -158,7 +158,7 @@ impl Worker {
             // Taken out first: whoever is woken may have to ask again.
             let streams = self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default();
             for stream_id in streams {
-                self.wake(stream_id, |exchange| exchange.shares_answered(shares));
+                self.wake(stream_id, Box::new(move |exchange| exchange.shares_answered(shares)));
             }
         }
     }

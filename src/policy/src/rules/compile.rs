@@ -193,14 +193,7 @@ impl Compiler {
             self.fault(path, "only MCP services have them; leave it out");
         }
         let names = names?.into_iter().map(|(name, reading)| {
-            let mut rule = scope_rule(reading.risk, risks);
-            if let Some(scopes) = reading.scopes {
-                if scopes.is_empty() || scopes.iter().any(String::is_empty) {
-                    let fault = "name at least one scope, or leave the field out";
-                    self.fault(&format!("{path}.{name}.scopes"), fault);
-                }
-                rule.scopes = scopes;
-            }
+            let rule = self.scope(&format!("{path}.{name}"), reading.risk, reading.scopes, risks);
             (name, rule)
         });
         Some(Names::new(names))
@@ -228,13 +221,7 @@ impl Compiler {
                 self.fault(&format!("{path}.resource"), "resources are named by HTTP path templates only");
             }
         }
-        let mut scope = scope_rule(tool.risk, risks);
-        if let Some(own) = tool.scopes {
-            if own.is_empty() || own.iter().any(String::is_empty) {
-                self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the field out");
-            }
-            scope.scopes = own;
-        }
+        let scope = self.scope(path, tool.risk, tool.scopes, risks);
         if tool.on_unknown.is_some() && tool.price.is_none() {
             self.fault(&format!("{path}.on_unknown"), "only a call with a price is charged; leave it out");
         }
@@ -257,6 +244,22 @@ impl Compiler {
             requires,
             name,
         }
+    }
+
+    /// The scopes that are named, or the risk's.
+    fn scope(
+        &mut self,
+        path: &str,
+        risk: Risk,
+        own: Option<Vec<String>>,
+        risks: &document::Risks,
+    ) -> ScopeRule {
+        let rule = scope_rule(risk, risks);
+        let Some(scopes) = own else { return rule };
+        if scopes.is_empty() || scopes.iter().any(String::is_empty) {
+            self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the field out");
+        }
+        ScopeRule { scopes, ..rule }
     }
 
     fn requirement(
@@ -346,20 +349,15 @@ impl Compiler {
     fn limits(&mut self, path: &str, subject: &str, limits: Vec<document::Limit>) -> Vec<LimitRule> {
         let mut rules: Vec<LimitRule> = Vec::with_capacity(limits.len());
         for (index, rule) in limits.into_iter().enumerate() {
+            let path = format!("{path}.limits[{index}]");
             let limit = Limit { permits: rule.permits, window_seconds: rule.window.seconds };
             if !limit.is_in_bounds() {
-                self.fault(
-                    &format!("{path}.limits[{index}]"),
-                    "permits from 1 to 1000000, window from 1s to 1d",
-                );
+                self.fault(&path, "permits from 1 to 1000000, window from 1s to 1d");
             }
             let (shadow, global) = (rule.shadow, rule.global);
             let rule = LimitRule { shadow, global, ..LimitRule::new(subject, limit) };
             if rules.iter().any(|other| other.id == rule.id) {
-                self.fault(
-                    &format!("{path}.limits[{index}]"),
-                    "has the same window as another one; keep the stricter",
-                );
+                self.fault(&path, "has the same window as another one; keep the stricter");
             }
             rules.push(rule);
         }
