@@ -1,5 +1,12 @@
 //! House rules that no compiler knows.
 
+#[path = "tidy/rooms.rs"]
+mod rooms;
+#[path = "tidy/source.rs"]
+mod source;
+#[path = "tidy/wrong.rs"]
+mod wrong;
+
 use harness::files;
 use std::collections::BTreeSet;
 use std::fs;
@@ -128,6 +135,21 @@ fn arrows_between_crates_point_one_way() {
         let strange: Vec<_> = used.difference(&set(&allowed)).cloned().collect();
         assert!(strange.is_empty(), "{package} depends on {strange:?}");
     }
+}
+
+fn rooms(name: &str) -> source::Rooms {
+    let directory = format!("src/{name}/src/");
+    source::Rooms::read(
+        name,
+        &rust_files().into_iter().filter(|(path, _)| path.starts_with(&directory)).collect(),
+    )
+}
+
+#[test]
+fn rooms_use_what_the_table_says_and_form_no_circle() {
+    let faults = rooms::TABLE.iter().flat_map(|(name, order)| rooms::faults(name, order, &rooms(name)));
+    let faults: Vec<String> = faults.collect();
+    assert!(faults.is_empty(), "tests/tidy/rooms.rs holds the table.\n{}", faults.join("\n"));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod init;
 mod keys;
 mod leases;
 mod ledger;
+mod parse;
 mod policy;
 mod reservations;
 mod serve;

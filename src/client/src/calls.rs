@@ -1,6 +1,6 @@
 //! The endpoints of `/v1`, one method each.
 
-use crate::{Client, Error, Export};
+use crate::{Client, Error, Export, Tagged};
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
     CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
@@ -92,22 +92,6 @@ pub struct AuditQuery {
     pub from: Option<Timestamp>,
     /// Before this.
     pub to: Option<Timestamp>,
-}
-
-/// A thing with its ETag, for a change that must not undo another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tagged<T> {
-    /// For the `if_match` of a change.
-    pub etag: Option<String>,
-    /// The thing.
-    pub value: T,
-}
-
-impl<T> Tagged<T> {
-    /// The ETag without its quotes.
-    pub fn version(&self) -> Option<&str> {
-        self.etag.as_deref().map(|etag| etag.trim_matches('"'))
-    }
 }
 
 /// A filter of a query: those that are given, as text.

@@ -101,3 +101,15 @@ fn describe(problem: &Problem) -> String {
         None => title.clone(),
     }
 }
+
+/// The error with all its sources: reqwest's own text alone does not say "connection refused".
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

@@ -1,6 +1,7 @@
 //! An answer of any length, read as it comes and checked against its closing record.
 
 use crate::Error;
+use crate::error::causes;
 use protocol::audit::Digest;
 use protocol::lines::{END, Tally};
 use reqwest::Response;
@@ -25,9 +26,10 @@ impl Export {
     /// The next whole lines with their line feeds; nothing after the last, where all have come.
     pub async fn piece(&mut self) -> Result<Option<Vec<u8>>, Error> {
         loop {
-            let piece = self.answer.chunk().await.map_err(|error| {
-                self.faulty(format!("it broke off: {}", crate::transport::causes(&error.without_url())))
-            })?;
+            let piece =
+                self.answer.chunk().await.map_err(|error| {
+                    self.faulty(format!("it broke off: {}", causes(&error.without_url())))
+                })?;
             let Some(piece) = piece else {
                 return self.lines.finish().map(|()| None).map_err(|cause| self.faulty(cause));
             };

@@ -34,8 +34,8 @@ mod export;
 mod tls;
 mod transport;
 
-pub use calls::{AuditQuery, KeyQuery, Tagged, UsageGroup, UsageQuery};
+pub use calls::{AuditQuery, KeyQuery, UsageGroup, UsageQuery};
 pub use error::Error;
 pub use export::Export;
 pub use tls::http;
-pub use transport::Client;
+pub use transport::{Client, Tagged};

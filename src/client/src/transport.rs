@@ -1,6 +1,7 @@
 //! One call over HTTP: credential, time limit, retries, and the reading of problems.
 
-use crate::{Error, Export, Tagged, tls};
+use crate::error::causes;
+use crate::{Error, Export, tls};
 use protocol::api_key::{self, Kind};
 use protocol::problem::Problem;
 use reqwest::header::{AUTHORIZATION, ETAG, HeaderValue, IF_MATCH};
@@ -199,21 +200,25 @@ impl Client {
     }
 }
 
+/// A thing with its ETag, for a change that must not undo another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tagged<T> {
+    /// For the `if_match` of a change.
+    pub etag: Option<String>,
+    /// The thing.
+    pub value: T,
+}
+
+impl<T> Tagged<T> {
+    /// The ETag without its quotes.
+    pub fn version(&self) -> Option<&str> {
+        self.etag.as_deref().map(|etag| etag.trim_matches('"'))
+    }
+}
+
 async fn unavailable(answer: Response) -> String {
     let problem = answer.json::<Problem>().await.ok();
     problem.and_then(|problem| problem.detail).unwrap_or_else(|| "503 Service Unavailable".into())
-}
-
-/// The error with all its sources: reqwest's own text alone does not say "connection refused".
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -2,18 +2,20 @@
 
 use crate::config::Config;
 use crate::host;
-use crate::worker::Asked;
 use policy::exchange::{IssueAnswered, ReserveAnswered};
+use policy::lease::Account;
+use policy::window::Monotonic;
 use protocol::ReservationId;
 use protocol::api_key::KeyHash;
 use protocol::filter::{
-    self as api, IssueRequest, Issued, Report, ReportAnswer, ReserveAnswer, ReserveRequest, ResolveRequest,
+    self as api, IssueRequest, Issued, Report, ReserveAnswer, ReserveRequest, ResolveRequest,
 };
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
+use serde::de::DeserializeOwned;
 use std::time::Duration;
 
 /// What a call in flight is for.
@@ -35,6 +37,24 @@ pub enum Purpose {
     Issue { stream_id: u32 },
 }
 
+/// What a round in flight was about.
+#[derive(Debug, Default)]
+pub struct Asked {
+    pub sent: Monotonic,
+    /// The tenant and the lease asked for.
+    pub leases: Vec<(u64, u128)>,
+    pub accounts: Vec<Account>,
+    pub shares: Vec<ShareOf>,
+}
+
+/// Which share was asked for.
+#[derive(Debug)]
+pub struct ShareOf {
+    pub fingerprint: u64,
+    pub limit_id: u32,
+    pub revision: u64,
+}
+
 /// A call to start.
 pub struct Call {
     /// What for.
@@ -46,12 +66,26 @@ pub struct Call {
     timeout_ms: u64,
 }
 
-/// An answer that arrived whole.
+/// The answer to a call.
+#[derive(Default)]
 pub struct Answer {
-    /// HTTP status.
+    /// HTTP status; 0 if no whole answer came.
     pub status: u16,
     /// Body.
     pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body, if the status is one of these.
+    pub fn read<Body: DeserializeOwned>(&self, statuses: &[u16]) -> Option<Body> {
+        statuses.contains(&self.status).then(|| policy::json::read(&self.body).ok())?
+    }
+
+    /// True if the ledger itself says that this is the problem.
+    fn is_problem(&self, status: u16, code: &str) -> bool {
+        let is_it = |problem: Problem| problem.kind == Problem::urn(code);
+        self.read(&[status]).is_some_and(is_it)
+    }
 }
 
 /// The ledger could not be called.
@@ -154,72 +188,48 @@ impl Call {
     }
 }
 
-/// Reads the answer that has just arrived. `None` if it was cut off: a call that is reset has no headers at all.
-pub fn read_answer(header_count: usize, body_bytes: usize) -> Option<Answer> {
-    if header_count == 0 {
-        return None;
-    }
-    let status = host::status(MapType::HttpCallResponseHeaders)?;
+/// Reads the answer that has just arrived. One that was cut off, or whose call was reset, has no headers at all.
+pub fn read_answer(header_count: usize, body_bytes: usize) -> Answer {
+    let status = (header_count > 0).then(|| host::status(MapType::HttpCallResponseHeaders));
+    let Some(status) = status.flatten() else { return Answer::default() };
     let body = if body_bytes > 0 { host::buffer(BufferType::HttpCallResponseBody) } else { Vec::new() };
-    Some(Answer { status, body })
+    Answer { status, body }
 }
 
 /// What the answer to a resolve means: `Ok(None)` for a hash that the ledger does not know. Only the ledger's own words
 /// count: a 404 of something else that answers in its place says nothing about a key.
-pub fn resolved(answer: Option<&Answer>) -> Result<Option<KeyRecord>, NotCalled> {
-    match answer {
-        Some(Answer { status: 200, body }) => policy::json::read(body).map(Some).map_err(|_| NotCalled),
-        Some(Answer { status: 404, body }) if is_problem(body, "not_found") => Ok(None),
-        _ => Err(NotCalled),
+pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
+    match answer.read(&[200]) {
+        Some(record) => Ok(Some(record)),
+        None if answer.is_problem(404, "not_found") => Ok(None),
+        None => Err(NotCalled),
     }
 }
 
 /// What the answer to a reserve means. Credits are set aside only if the ledger says so of this very reservation;
 /// anything that is not its own word leaves it unknown.
-pub fn reserved(answer: Option<&Answer>, asked: &ReservationId) -> ReserveAnswered {
-    match answer {
-        Some(Answer { status: 200 | 201, body }) => match policy::json::read::<ReserveAnswer>(body) {
-            Ok(reserved) if reserved.reservation_id == *asked => ReserveAnswered::Reserved,
-            _ => ReserveAnswered::Unavailable,
-        },
-        Some(Answer { status: 402, body }) if is_problem(body, "quota_exceeded") => {
-            ReserveAnswered::QuotaExceeded
-        }
-        Some(Answer { status: 403, body }) if is_problem(body, "key_inactive") => {
-            ReserveAnswered::KeyInactive
-        }
+pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
+    match answer.read(&[200, 201]) {
+        Some(ReserveAnswer { reservation_id, .. }) if reservation_id == *asked => ReserveAnswered::Reserved,
+        None if answer.is_problem(402, "quota_exceeded") => ReserveAnswered::QuotaExceeded,
+        None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
         _ => ReserveAnswered::Unavailable,
     }
 }
 
 /// What the answer to a request for a key means.
-pub fn issued(answer: Option<&Answer>) -> IssueAnswered {
-    match answer {
-        Some(Answer { status: 201, body }) => match policy::json::read::<Issued>(body) {
-            Ok(issued) => IssueAnswered::Issued(Box::new(issued)),
-            Err(_) => IssueAnswered::Unavailable,
-        },
-        Some(Answer { status: 402, body }) if is_problem(body, "quota_exceeded") => IssueAnswered::TooMany,
-        Some(Answer { status: 403, body }) if is_problem(body, "key_inactive") => IssueAnswered::KeyInactive,
-        Some(Answer { status: 403, body }) if is_problem(body, "forbidden") => IssueAnswered::NotGranted,
-        _ => IssueAnswered::Unavailable,
+pub fn issued(answer: &Answer) -> IssueAnswered {
+    match answer.read::<Issued>(&[201]) {
+        Some(issued) => IssueAnswered::Issued(Box::new(issued)),
+        None if answer.is_problem(402, "quota_exceeded") => IssueAnswered::TooMany,
+        None if answer.is_problem(403, "key_inactive") => IssueAnswered::KeyInactive,
+        None if answer.is_problem(403, "forbidden") => IssueAnswered::NotGranted,
+        None => IssueAnswered::Unavailable,
     }
-}
-
-/// True if the ledger says that a batch is durable.
-pub fn is_delivered(answer: &Answer) -> bool {
-    answer.status == 200 && policy::json::read::<ReportAnswer>(&answer.body).is_ok()
 }
 
 /// True if the ledger itself has understood a batch and will never take it.
 pub fn is_refused(answer: &Answer) -> bool {
-    let is_its_own = || {
-        policy::json::read::<Problem>(&answer.body)
-            .is_ok_and(|problem| problem.kind.starts_with(&Problem::urn("")))
-    };
-    matches!(answer.status, 400 | 413 | 422) && is_its_own()
-}
-
-fn is_problem(body: &[u8], code: &str) -> bool {
-    policy::json::read::<Problem>(body).is_ok_and(|problem| problem.kind == Problem::urn(code))
+    let is_its_own = |problem: Problem| problem.kind.starts_with(&Problem::urn(""));
+    answer.read(&[400, 413, 422]).is_some_and(is_its_own)
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 const CREDENTIAL_VARIABLE: &str = "AGENTRELAY_FILTER_KEY";
 
 /// Where the ledger is, and how long to wait for it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The Envoy cluster of the ledger.

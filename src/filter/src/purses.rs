@@ -36,23 +36,21 @@ pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
 
 /// The ledger gave a lease.
 pub fn granted(tenant: u64, lease: u128, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
-    change(lease::slot(tenant), host::monotonic_clock(), metrics, |value, now| {
-        lease::granted(value, tenant, lease, credits, deadline, now).map(|next| (next, ()))
+    write(lease::slot(tenant), metrics, |value, now| {
+        lease::granted(value, tenant, lease, credits, deadline, now)
     });
 }
 
 /// The ledger has an account.
 pub fn acknowledged(account: &Account, deadline: Option<Monotonic>, metrics: &Metrics) {
-    change(lease::slot(account.tenant), host::monotonic_clock(), metrics, |value, now| {
-        lease::acknowledged(value, account, deadline, now).map(|next| (next, ()))
+    write(lease::slot(account.tenant), metrics, |value, now| {
+        lease::acknowledged(value, account, deadline, now)
     });
 }
 
 /// The ledger calls back what a tenant has on lease.
 pub fn recall(tenant: u64, metrics: &Metrics) {
-    change(lease::slot(tenant), host::monotonic_clock(), metrics, |value, now| {
-        lease::recalled(value, tenant, now).map(|next| (next, ()))
-    });
+    write(lease::slot(tenant), metrics, |value, now| lease::recalled(value, tenant, now));
 }
 
 /// What is due to be said of one value's purses.
@@ -99,4 +97,9 @@ fn change<A>(
     mut change: impl FnMut(&[u8], Monotonic) -> Result<(Vec<u8>, A), Corrupt>,
 ) -> Option<A> {
     shared::change(&lease::name(slot), now, metrics, |value, now| change(value, now).ok())
+}
+
+/// The same, where there is nothing to answer.
+fn write(slot: u16, metrics: &Metrics, next: impl Fn(&[u8], Monotonic) -> Result<Vec<u8>, Corrupt>) {
+    change(slot, host::monotonic_clock(), metrics, |value, now| next(value, now).map(|next| (next, ())));
 }

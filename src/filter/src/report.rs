@@ -91,19 +91,16 @@ impl Outbox {
             // Decisions wait for company, settlements for nothing.
             let parcel = self.records.take(!self.settlements.is_empty(), now)?;
             let Parcel { subjects, rows, counted, lost: decisions_dropped } = parcel;
-            let settlements = self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect();
-            let (batch_id, envoy, decisions) = (batch_id(), envoy.to_owned(), Vec::new());
-            let report = Report {
-                batch_id,
-                envoy,
-                settlements,
-                decisions,
+            self.batch = Some(Report {
+                batch_id: batch_id(),
+                envoy: envoy.to_owned(),
+                settlements: self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect(),
+                decisions: Vec::new(),
                 subjects,
                 rows,
                 counted,
                 decisions_dropped,
-            };
-            self.batch = Some(report);
+            });
         }
         self.in_flight = true;
         self.batch.as_ref()

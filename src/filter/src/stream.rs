@@ -6,7 +6,7 @@
 
 use crate::host;
 use crate::windows;
-use crate::worker::{Lookup, Shares, Worker};
+use crate::worker::{Event, Lookup, Shares, Waiting, Worker};
 use policy::exchange::{self, BodyPlan, End, Exchange, Finished, IssueAnswered, Now, ReserveAnswered, Step};
 use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
@@ -80,6 +80,17 @@ impl Stream {
         Stream { id, worker, state: Rc::default() }
     }
 
+    /// Goes on with the request's body, and says what the callback returns.
+    fn body_came(&self, state: &mut State) -> Action {
+        if state.gate == Gate::Held {
+            let now = self.worker.now();
+            if let Some(step) = read_body(&self.worker, state, now) {
+                advance(&self.worker, self.id, state, step, now);
+            }
+        }
+        Stream::action(state)
+    }
+
     /// What a request callback returns.
     fn action(state: &State) -> Action {
         match state.gate {
@@ -114,7 +125,8 @@ impl HttpContext for Stream {
         advance(&self.worker, self.id, &mut state, step, now);
         if state.gate == Gate::Held {
             // An answer may come for it.
-            self.worker.enter(self.id, &self.state);
+            let waiting = Rc::downgrade(&self.state);
+            self.worker.enter(self.id, waiting);
         }
         Stream::action(&state)
     }
@@ -124,12 +136,8 @@ impl HttpContext for Stream {
         state.body_ended |= ends;
         if state.gate == Gate::Held {
             state.body_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            let now = self.worker.now();
-            if let Some(step) = read_body(&self.worker, &mut state, now) {
-                advance(&self.worker, self.id, &mut state, step, now);
-            }
         }
-        Stream::action(&state)
+        self.body_came(&mut state)
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
@@ -140,13 +148,7 @@ impl HttpContext for Stream {
         let mut state = self.state.borrow_mut();
         // With trailers the body callback never sees the end of the stream.
         state.body_ended = true;
-        if state.gate == Gate::Held {
-            let now = self.worker.now();
-            if let Some(step) = read_body(&self.worker, &mut state, now) {
-                advance(&self.worker, self.id, &mut state, step, now);
-            }
-        }
-        Stream::action(&state)
+        self.body_came(&mut state)
     }
 
     fn on_http_response_headers(&mut self, _count: usize, ends: bool) -> Action {
@@ -300,14 +302,17 @@ impl Stream {
     }
 }
 
-/// What a stream waited for has come. Its callbacks have all returned Pause: if it may pass now, Envoy must be told.
-pub fn woken(worker: &Worker, id: u32, state: &mut State, event: impl FnOnce(&mut Exchange) -> Step) {
-    let Some(exchange) = &mut state.exchange else { return };
-    let step = event(exchange);
-    if state.gate == Gate::Held {
-        advance(worker, id, state, step, worker.now());
-        if state.gate == Gate::Released {
-            host::resume_request();
+impl Waiting for RefCell<State> {
+    /// The callbacks have all returned Pause: if the request may pass now, Envoy must be told.
+    fn woken(&self, worker: &Worker, stream_id: u32, event: Event<'_>) {
+        let state = &mut *self.borrow_mut();
+        let Some(exchange) = &mut state.exchange else { return };
+        let step = event(exchange);
+        if state.gate == Gate::Held {
+            advance(worker, stream_id, state, step, worker.now());
+            if state.gate == Gate::Released {
+                host::resume_request();
+            }
         }
     }
 }

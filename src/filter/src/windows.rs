@@ -4,7 +4,7 @@ use crate::host;
 use crate::metrics::Metrics;
 use crate::shared;
 use policy::Key;
-use policy::rules::LimitRule;
+use policy::limit::LimitRule;
 use policy::unknown_keys;
 use policy::value::Corrupt;
 use policy::window::slot::{self, Ask};

@@ -6,7 +6,7 @@
 mod leases;
 mod revoked;
 
-pub use leases::{Asked, Shares};
+pub use leases::Shares;
 
 use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
@@ -14,7 +14,6 @@ use crate::feed::{Feed, News};
 use crate::host;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
-use crate::stream::{self, State};
 use crate::under_way::UnderWay;
 use crate::windows;
 use policy::exchange::{Entered, Entering, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step};
@@ -22,7 +21,7 @@ use policy::key_table::{Changed, KeyTable};
 use policy::window::Monotonic;
 use policy::{Key, Policy};
 use protocol::api_key::KeyHash;
-use protocol::filter::{Action, Change, Changes, IssueRequest, ReserveRequest, Settlement};
+use protocol::filter::{Action, Change, Changes, IssueRequest, ReportAnswer, ReserveRequest, Settlement};
 use protocol::{BatchId, ReservationId, Timestamp, uuid};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -60,7 +59,7 @@ pub struct Worker {
     feed: RefCell<Feed>,
     changes_applied: Cell<u64>,
     outbox: RefCell<Outbox>,
-    streams: RefCell<HashMap<u32, Weak<RefCell<State>>>>,
+    streams: RefCell<HashMap<u32, Weak<dyn Waiting>>>,
     calls: RefCell<HashMap<u32, Purpose>>,
     waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
     lookups: Cell<(u64, u32)>,
@@ -91,6 +90,15 @@ enum PolicyCall {
     InFlight,
 }
 
+/// A stream that waits for an answer.
+pub trait Waiting {
+    /// It has come, as an event for the exchange; the active context is the stream's.
+    fn woken(&self, worker: &Worker, stream_id: u32, event: Event<'_>);
+}
+
+/// Tells an exchange what it waited for.
+pub type Event<'a> = Box<dyn FnOnce(&mut Exchange) -> Step + 'a>;
+
 /// What is known of a hash.
 pub enum Lookup {
     /// The record.
@@ -107,12 +115,7 @@ impl Worker {
         Worker {
             root_id,
             metrics: OnceCell::new(),
-            config: RefCell::new(Rc::new(Config {
-                ledger_cluster: String::new(),
-                ledger_authority: String::new(),
-                ledger_timeout_ms: 0,
-                authorization: String::new(),
-            })),
+            config: RefCell::default(),
             node: RefCell::new(Rc::from("envoy")),
             policy: RefCell::new(None),
             policy_tag: RefCell::default(),
@@ -177,8 +180,8 @@ impl Worker {
     }
 
     /// Makes a stream known, so that answers find it.
-    pub fn enter(&self, stream_id: u32, state: &Rc<RefCell<State>>) {
-        self.streams.borrow_mut().insert(stream_id, Rc::downgrade(state));
+    pub fn enter(&self, stream_id: u32, stream: Weak<dyn Waiting>) {
+        self.streams.borrow_mut().insert(stream_id, stream);
     }
 
     /// Lets an exchange be under way, as far as its key may.
@@ -230,9 +233,14 @@ impl Worker {
     /// The record of a hash, if there is one that is not too old.
     fn known(&self, hash: &KeyHash, now: Monotonic) -> Option<Arc<Key>> {
         let confirmed = self.feed.borrow().confirmed();
-        let stale_ms =
-            self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
-        self.keys.borrow_mut().find(hash, now, confirmed, stale_ms)
+        self.keys.borrow_mut().find(hash, now, confirmed, self.stale_ms())
+    }
+
+    fn stale_ms(&self) -> u64 {
+        self.policy
+            .borrow()
+            .as_ref()
+            .map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000))
     }
 
     fn may_look_up(&self, now_ms: u64) -> bool {
@@ -320,14 +328,11 @@ impl Worker {
         self.metrics().tell();
         self.outbox.borrow_mut().show(self.metrics());
         self.in_root(|| {
-            let news = self.feed.borrow_mut().follow();
-            self.apply(news, now);
+            self.follow(now);
             if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
                 self.fetch_policy(now);
             }
-            if self.feed.borrow_mut().should_listen(now) {
-                self.listen(now);
-            }
+            self.listen(now);
             self.end_revoked(now);
             self.account(now);
             self.outbox.borrow_mut().renew(now, self.metrics());
@@ -339,37 +344,32 @@ impl Worker {
     pub fn answered(&self, call_id: u32, header_count: usize, body_bytes: usize) {
         let Some(purpose) = self.calls.borrow_mut().remove(&call_id) else { return };
         let answer = calls::read_answer(header_count, body_bytes);
-        if answer.as_ref().is_none_or(|answer| answer.status >= 500) {
+        if !(1..500).contains(&answer.status) {
             self.metrics().callouts_failed.add(1);
         }
         let now = host::monotonic_clock();
         self.in_root(|| match purpose {
-            Purpose::Policy => self.policy_answered(answer, now),
-            Purpose::Changes => self.changes_answered(answer.as_ref(), now),
+            Purpose::Policy => self.policy_answered(&answer, now),
+            Purpose::Changes => self.changes_answered(&answer, now),
             Purpose::Resolve { hash, changes_applied } => {
-                self.resolve_answered(hash, changes_applied, calls::resolved(answer.as_ref()), now);
+                self.resolve_answered(hash, changes_applied, calls::resolved(&answer), now);
             }
             Purpose::Reserve { stream_id, reservation_id } => {
-                let answered = calls::reserved(answer.as_ref(), &reservation_id);
+                let answered = calls::reserved(&answer, &reservation_id);
                 self.reserve_answered(stream_id, reservation_id, answered);
             }
-            Purpose::Round(asked) => self.round_answered(asked, answer.as_ref()),
+            Purpose::Round(asked) => self.round_answered(asked, &answer),
             Purpose::Issue { stream_id } => {
-                let issued = calls::issued(answer.as_ref());
-                self.wake(stream_id, |exchange| exchange.issue_answered(issued));
+                let issued = calls::issued(&answer);
+                self.wake(stream_id, Box::new(|exchange| exchange.issue_answered(issued)));
             }
             Purpose::Report => {
-                let mut outbox = self.outbox.borrow_mut();
-                match answer {
-                    Some(answer) if calls::is_refused(&answer) => {
-                        outbox.refused(answer.status, now, self.metrics());
-                    }
-                    answer => {
-                        let arrived = answer.as_ref().is_some_and(calls::is_delivered);
-                        outbox.delivered(arrived, now, self.metrics());
-                    }
+                let is_durable = answer.read::<ReportAnswer>(&[200]).is_some();
+                if calls::is_refused(&answer) {
+                    self.outbox.borrow_mut().refused(answer.status, now, self.metrics());
+                } else {
+                    self.outbox.borrow_mut().delivered(is_durable, now, self.metrics());
                 }
-                drop(outbox);
                 self.deliver(now);
             }
         });
@@ -429,11 +429,10 @@ impl Worker {
         });
     }
 
-    fn policy_answered(&self, answer: Option<Answer>, now: Monotonic) {
-        let retry = PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) };
-        let next = match answer {
-            Some(Answer { status: 304, .. }) => PolicyCall::Settled,
-            Some(Answer { status: 200, body }) => match Policy::of_answer(&body) {
+    fn policy_answered(&self, answer: &Answer, now: Monotonic) {
+        let next = match answer.status {
+            304 => PolicyCall::Settled,
+            200 => match Policy::of_answer(&answer.body) {
                 Ok((policy, tag)) => {
                     log::info!("policy {} is in force", policy.version());
                     self.policy_tag.replace(Some(tag));
@@ -447,43 +446,38 @@ impl Worker {
                     PolicyCall::Settled
                 }
             },
-            Some(Answer { status: status @ (401 | 403), .. }) => {
+            status @ (401 | 403) => {
                 log::error!(
                     "the ledger refuses this filter's credential with {status}; check AGENTRELAY_FILTER_KEY"
                 );
                 PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS.saturating_mul(20)) }
             }
-            _ => retry,
+            _ => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
         };
         self.policy_call.set(next);
     }
 
     fn listen(&self, now: Monotonic) {
-        let stale_ms =
-            self.policy().map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000));
-        let wait_ms = (stale_ms / 2).clamp(500, LISTEN_MS_MAX);
+        if !self.feed.borrow_mut().should_listen(now) {
+            return;
+        }
+        let wait_ms = (self.stale_ms() / 2).clamp(500, LISTEN_MS_MAX);
         let call = Call::changes(&self.config.borrow(), self.feed.borrow().position(), wait_ms);
         if self.dispatch(call).is_err() {
             self.feed.borrow_mut().lost(now);
         }
     }
 
-    fn changes_answered(&self, answer: Option<&Answer>, now: Monotonic) {
-        let changes = answer
-            .filter(|answer| answer.status == 200)
-            .and_then(|answer| policy::json::read::<Changes>(&answer.body).ok());
-        let Some(mut changes) = changes else {
+    fn changes_answered(&self, answer: &Answer, now: Monotonic) {
+        let Some(mut changes) = answer.read::<Changes>(&[200]) else {
             self.metrics().feed_lost.add(1);
             self.feed.borrow_mut().lost(now);
             return;
         };
         changes.changes.retain(|change| !self.call_back(change));
         self.feed.borrow_mut().heard(changes, now);
-        let news = self.feed.borrow_mut().follow();
-        self.apply(news, now);
-        if self.feed.borrow_mut().should_listen(now) {
-            self.listen(now);
-        }
+        self.follow(now);
+        self.listen(now);
     }
 
     /// Gives back, for the whole Envoy, what a change calls back; false if it calls nothing back. Other VMs need not hear
@@ -498,7 +492,8 @@ impl Worker {
         true
     }
 
-    fn apply(&self, news: News, now: Monotonic) {
+    fn follow(&self, now: Monotonic) {
+        let news = self.feed.borrow_mut().follow();
         let changes = match news {
             News::Nothing => return,
             News::Everything => {
@@ -564,15 +559,16 @@ impl Worker {
         let streams = self.waiting.borrow_mut().remove(&hash).unwrap_or_default();
         for stream_id in streams {
             let found = found.clone();
-            self.wake(stream_id, |exchange| match found {
+            let event = |exchange: &mut Exchange| match found {
                 Ok(key) => exchange.key_found(key, self.now()),
                 Err(why) => exchange.key_not_found(why),
-            });
+            };
+            self.wake(stream_id, Box::new(event));
         }
     }
 
     fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
-        let is_heard = self.wake(stream_id, |exchange| exchange.reserve_answered(answered));
+        let is_heard = self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
         let may_be_set_aside = match answered {
             // The client left while the ledger was asked: nobody will spend this.
             ReserveAnswered::Reserved => !is_heard,
@@ -586,13 +582,18 @@ impl Worker {
         }
     }
 
-    /// Calls a stream that waits, in its own context. False if it is gone.
-    fn wake(&self, stream_id: u32, event: impl FnOnce(&mut Exchange) -> Step) -> bool {
-        let state = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
-        let Some(state) = state else { return false };
-        host::set_context(stream_id);
-        stream::woken(self, stream_id, &mut state.borrow_mut(), event);
-        host::set_context(self.root_id);
+    /// Calls a stream that waits. False if it is gone.
+    fn wake(&self, stream_id: u32, event: Event<'_>) -> bool {
+        let stream = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
+        let Some(stream) = stream else { return false };
+        self.in_stream(stream_id, || stream.woken(self, stream_id, event));
         true
+    }
+
+    /// Works in a stream's context, from the root context.
+    fn in_stream(&self, stream_id: u32, work: impl FnOnce()) {
+        host::set_context(stream_id);
+        work();
+        host::set_context(self.root_id);
     }
 }

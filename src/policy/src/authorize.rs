@@ -3,7 +3,9 @@
 use crate::json;
 use crate::key::{Key, grants};
 use crate::reading::is_blank;
-use crate::rules::{Policy, ScopeRule, Service, Tool};
+use crate::rules::{Policy, Service};
+use crate::scope::ScopeRule;
+use crate::tool::Tool;
 use protocol::Timestamp;
 use protocol::audit::Outcome;
 use std::collections::BTreeMap;

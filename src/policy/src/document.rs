@@ -218,12 +218,16 @@ pub(crate) struct Price {
     pub(crate) overrun_credits_max: u64,
 }
 
-#[derive(Debug, Deserialize)]
+/// A factor chosen by one argument of the call.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Times {
-    pub(crate) argument: String,
-    pub(crate) values: BTreeMap<String, u32>,
-    pub(crate) default: String,
+pub struct Times {
+    /// The argument's name.
+    pub argument: String,
+    /// The factor for each of its values.
+    pub values: BTreeMap<String, u32>,
+    /// The value that an absent argument stands for.
+    pub default: String,
 }
 
 /// How credits are set aside.

@@ -7,31 +7,15 @@ use crate::json::write::{array, object, quoted};
 use crate::key::{Key, grants};
 use crate::mcp::{Envelope, Params};
 use crate::ordered;
-use crate::rules::{Policy, Service, ServiceKind, Tool};
+use crate::rules::gate_tools::Kind;
+use crate::rules::{Policy, Service, ServiceKind};
+use crate::tool::Tool;
 use protocol::Timestamp;
 use protocol::filter::{IssueRequest, Issued};
 use protocol::key::Limit;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-
-/// One of them, and on which terms it is there.
-#[derive(Debug)]
-pub struct GateTool {
-    /// Which.
-    pub kind: Kind,
-    /// The scopes and limits that the policy gives it.
-    pub rule: Tool,
-}
-
-/// The tools that a gate has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Which services the key may use.
-    ListServices,
-    /// A key that may do no more than the one that asks.
-    RequestKey,
-}
 
 /// What `request_key` is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,19 +32,6 @@ const TTL_SECONDS: u32 = 3600;
 const RATE_LIMIT: u32 = 60;
 
 impl Kind {
-    /// The name by which it is called.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Kind::ListServices => "list_services",
-            Kind::RequestKey => "request_key",
-        }
-    }
-
-    /// The tool of this name.
-    pub fn of(name: &str) -> Option<Kind> {
-        [Kind::ListServices, Kind::RequestKey].into_iter().find(|kind| kind.name() == name)
-    }
-
     /// As `tools/list` shows it.
     pub const fn definition(self) -> &'static str {
         match self {

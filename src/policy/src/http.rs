@@ -3,7 +3,7 @@
 use crate::json;
 use crate::ordered;
 use crate::reading::is_blank;
-use crate::rules::Tool;
+use crate::tool::Tool;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -382,7 +382,7 @@ mod tests {
         Tool {
             name: name.into(),
             risk: crate::document::Risk::ReadOnly,
-            scope: crate::rules::ScopeRule { scopes: vec!["read".into()], shadow: false },
+            scope: crate::scope::ScopeRule { scopes: vec!["read".into()], shadow: false },
             resource: resource.map(str::to_owned),
             limits: vec![],
             price: None,

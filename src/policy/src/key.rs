@@ -1,6 +1,6 @@
 //! A key record, shaped for deciding.
 
-use crate::rules::{LimitRule, limit_id};
+use crate::limit::LimitRule;
 use protocol::key::{Concurrency, Grant, KeyRecord, KeyState};
 use protocol::{KeyId, Timestamp, key::Limit};
 use sha2::{Digest, Sha256};
@@ -108,10 +108,7 @@ fn rules(subject: &str, limits: &[Limit]) -> Vec<LimitRule> {
         match rules.iter_mut().find(|rule| rule.limit.window_seconds == limit.window_seconds) {
             // Asked twice, one window would count each request twice.
             Some(rule) => rule.limit.permits = rule.limit.permits.min(limit.permits),
-            None => {
-                let id = limit_id(subject, &limit);
-                rules.push(LimitRule { id, limit, shadow: false, global: false });
-            }
+            None => rules.push(LimitRule::new(subject, limit)),
         }
     }
     rules

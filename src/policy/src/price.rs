@@ -1,8 +1,7 @@
 //! What a call costs. Integers only; nothing here can round.
 
-use crate::document::{OnLedgerOutage, Reserve};
+use crate::document::{OnLedgerOutage, Reserve, Times};
 use protocol::Credits;
-use std::collections::BTreeMap;
 
 /// A tool's price.
 #[derive(Debug, Clone)]
@@ -19,17 +18,6 @@ pub struct Price {
     pub upstream_cost: bool,
     /// How much more than the price that may be.
     pub overrun_credits_max: Credits,
-}
-
-/// A factor chosen by one argument of the call.
-#[derive(Debug, Clone)]
-pub struct Times {
-    /// The argument's name.
-    pub argument: String,
-    /// The factor for each of its values.
-    pub values: BTreeMap<String, u32>,
-    /// The value that an absent argument stands for.
-    pub default: String,
 }
 
 /// The argument has a value that the price table does not know. Answers name the ones it does.

@@ -5,7 +5,7 @@
 
 use crate::json;
 use crate::ordered;
-use crate::rules::ScopeRule;
+use crate::scope::ScopeRule;
 
 /// A prompt or resource, by the name that the client gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]

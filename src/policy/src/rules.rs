@@ -1,14 +1,16 @@
 //! The policy in force: parsed, checked as a whole, and shaped for deciding. There is no invalid [`Policy`].
 
-use crate::document::{self, Invalid, OnUnknown, Refusals, Risk};
-use crate::gate_tools::GateTool;
+use crate::document::{self, Invalid, Refusals};
 use crate::http::{self, Router};
+use crate::limit::LimitRule;
 use crate::oauth::Metadata;
-use crate::price::Price;
 use crate::reading::{Names, Readable};
+use crate::scope::ScopeRule;
+use crate::tool::Tool;
+use gate_tools::GateTool;
 use protocol::PolicyVersion;
 use protocol::filter::PolicyAnswer;
-use protocol::key::{Concurrency, Limit};
+use protocol::key::Concurrency;
 use protocol::session::SessionSecret;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -44,20 +46,6 @@ pub struct Tier {
     pub openings: LimitRule,
     /// What each key may have under way on one worker.
     pub concurrency: Concurrency,
-}
-
-/// A limit and what identifies its windows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LimitRule {
-    /// Tells this limit's windows from a key's other windows. The number of permits is not part of it, so that a
-    /// changed number keeps what was counted.
-    pub id: u32,
-    /// The rule.
-    pub limit: Limit,
-    /// Counted and audited, not enforced.
-    pub shadow: bool,
-    /// All Envoys together give no more than its permits; otherwise each Envoy gives as many.
-    pub global: bool,
 }
 
 /// One upstream behind the gate.
@@ -104,49 +92,6 @@ pub enum ServiceKind {
     Mcp(BTreeMap<String, Tool>),
     /// By method and path template.
     Http(Router),
-}
-
-/// What may be called, and on which terms.
-#[derive(Debug, Clone)]
-pub struct Tool {
-    /// The policy's name: an MCP tool's name, or `GET /path/{template}`.
-    pub name: String,
-    /// How much harm it can do.
-    pub risk: Risk,
-    /// The scopes it needs.
-    pub scope: ScopeRule,
-    /// The resource it touches, such as `project:{project}`, with names from its path template.
-    pub resource: Option<String>,
-    /// Limits for each key on this tool.
-    pub limits: Vec<LimitRule>,
-    /// What it costs; `None` is free.
-    pub price: Option<Price>,
-    /// Who bears a call whose end was not seen.
-    pub on_unknown: OnUnknown,
-    /// Tiers it needs.
-    pub requires: Vec<Requirement>,
-}
-
-/// Scopes that must all be held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScopeRule {
-    /// The scopes.
-    pub scopes: Vec<String>,
-    /// Audited, not enforced.
-    pub shadow: bool,
-}
-
-/// A tier that a call needs, always or with one value of one argument.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Requirement {
-    /// The argument and the value that need it; `None` for every call.
-    pub when: Option<(String, String)>,
-    /// The lowest tier that will do.
-    pub tier: String,
-    /// Its rank.
-    pub rank: u32,
-    /// Audited, not enforced.
-    pub shadow: bool,
 }
 
 impl Policy {
@@ -288,17 +233,7 @@ impl Service {
     }
 }
 
-/// Identifies the windows of one limit on one subject (`key`, or a tool's name) by a hash of both.
-pub(crate) fn limit_id(subject: &str, limit: &Limit) -> u32 {
-    let mut hash = Sha256::new();
-    hash.update(subject.as_bytes());
-    hash.update(limit.window_seconds.to_le_bytes());
-    let digest: [u8; 32] = hash.finalize().into();
-    let [a, b, c, d, ..] = digest;
-    u32::from_le_bytes([a, b, c, d])
-}
-
 mod compile;
-mod gate_tools;
+pub mod gate_tools;
 #[cfg(test)]
 mod tests;

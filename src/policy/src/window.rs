@@ -8,6 +8,7 @@
 //! [`slot`] packs the windows of many keys into one value of shared data.
 
 pub mod share;
+mod share_state;
 pub mod slot;
 
 use protocol::key::Limit;

@@ -2,11 +2,10 @@
 
 use super::connection::{self, Connection, Once};
 use super::database;
-use super::tenants::tenant_id;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Role};
-use protocol::{AdminKeyId, InvalidId, TenantId};
+use protocol::{AdminKeyId, TenantId};
 
 /// Admin keys: who may administer, and how much
 #[derive(Args)]
@@ -54,7 +53,7 @@ enum Action {
         #[arg(long, value_enum)]
         role: Named,
         /// Hold it to this tenant
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
         #[command(flatten)]
         once: Once,
@@ -75,13 +74,13 @@ enum Action {
     /// List admin keys
     List {
         /// Those held to this tenant only
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
     },
     /// Withdraw an admin key for good
     Revoke {
         /// The admin key, adm_...
-        #[arg(value_parser = admin_key_id)]
+        #[arg(value_parser = AdminKeyId::parse)]
         id: AdminKeyId,
         /// Why, for the audit
         #[arg(long)]
@@ -137,10 +136,6 @@ fn secret(made: &AdminKeyWithSecret, json: bool) -> anyhow::Result<()> {
     }
     list(std::slice::from_ref(&made.key))?;
     Ok(output::secret(made.secret.clone())?)
-}
-
-pub fn admin_key_id(text: &str) -> Result<AdminKeyId, InvalidId> {
-    AdminKeyId::parse(text)
 }
 
 fn list(keys: &[AdminKey]) -> anyhow::Result<()> {

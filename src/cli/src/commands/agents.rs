@@ -1,8 +1,6 @@
 //! `agentrelay agents`: the registered callers of tenants.
 
 use super::connection::{self, Connection, Once};
-use super::keys::agent_id;
-use super::tenants::tenant_id;
 use crate::output;
 use clap::{Args, Subcommand};
 use protocol::admin::{Agent, CreateAgent};
@@ -27,7 +25,7 @@ enum Action {
     /// Register an agent
     Create {
         /// Whose it is, ten_...
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: TenantId,
         /// For people
         #[arg(long)]
@@ -38,13 +36,13 @@ enum Action {
     /// List agents
     List {
         /// Agents of this tenant only
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
     },
     /// Show one agent
     Show {
         /// The agent, agt_...
-        #[arg(value_parser = agent_id)]
+        #[arg(value_parser = AgentId::parse)]
         id: AgentId,
     },
 }

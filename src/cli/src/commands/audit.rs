@@ -3,8 +3,7 @@
 mod verify;
 
 use super::connection::Connection;
-use super::keys::parse;
-use super::tenants::tenant_id;
+use super::parse;
 use crate::output;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
@@ -37,7 +36,7 @@ enum Action {
     /// List the trail, newest first; with --json one row a line
     List {
         /// Rows of this tenant only
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
         /// Decisions with this outcome only
         #[arg(long, value_parser = PossibleValuesParser::new(Outcome::ALL.map(Outcome::as_str)))]

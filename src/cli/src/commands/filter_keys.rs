@@ -1,6 +1,5 @@
 //! `agentrelay filter-keys`: by which credentials Envoys reach the ledger.
 
-use super::admin_keys::admin_key_id;
 use super::connection::{self, Connection, Once};
 use crate::output;
 use clap::{Args, Subcommand};
@@ -38,7 +37,7 @@ enum Action {
     /// Give a filter key a new secret, shown this once
     Rotate {
         /// The filter key, flt_...
-        #[arg(value_parser = admin_key_id)]
+        #[arg(value_parser = AdminKeyId::parse)]
         id: AdminKeyId,
         /// How long the old secret goes on working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -52,7 +51,7 @@ enum Action {
     /// Withdraw a filter key for good
     Revoke {
         /// The filter key, flt_...
-        #[arg(value_parser = admin_key_id)]
+        #[arg(value_parser = AdminKeyId::parse)]
         id: AdminKeyId,
         /// Why, for the audit
         #[arg(long)]

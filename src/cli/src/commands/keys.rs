@@ -1,15 +1,14 @@
 //! `agentrelay keys`: the credentials that agents send.
 
-pub mod parse;
-
 use super::connection::{self, Connection, Once};
-use super::tenants::{credits, show_budget, tenant_id};
+use super::parse;
+use super::tenants::show_budget;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use client::KeyQuery;
 use protocol::admin::{Because, CreateKey, Key, KeyWithSecret, Patch, RevokeKey, RotateKey, UpdateKey};
 use protocol::key::{Concurrency, Grant, KeySource, KeyState, Limit};
-use protocol::{AgentId, Credits, InvalidId, KeyId, TenantId, Timestamp};
+use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 
 /// Keys: the credentials that agents send
 #[derive(Args)]
@@ -44,10 +43,10 @@ enum Action {
     /// List keys
     List {
         /// Keys of this tenant only
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
         /// Keys of this agent only
-        #[arg(long, value_parser = agent_id)]
+        #[arg(long, value_parser = AgentId::parse)]
         agent: Option<AgentId>,
         /// Keys in this state only
         #[arg(long, value_enum)]
@@ -61,7 +60,7 @@ enum Action {
     /// End a key now; unlike a revoked one it can be given another end
     Expire {
         /// The key, key_...
-        #[arg(value_parser = key_id)]
+        #[arg(value_parser = KeyId::parse)]
         id: KeyId,
         /// Why, for the audit
         #[arg(long)]
@@ -72,19 +71,19 @@ enum Action {
     /// Show what a key may spend and has spent this month
     Budget {
         /// The key, key_...
-        #[arg(value_parser = key_id)]
+        #[arg(value_parser = KeyId::parse)]
         id: KeyId,
     },
     /// Show one key, without its secret
     Show {
         /// The key, key_...
-        #[arg(value_parser = key_id)]
+        #[arg(value_parser = KeyId::parse)]
         id: KeyId,
     },
     /// Give a key a new secret, shown this once
     Rotate {
         /// The key, key_...
-        #[arg(value_parser = key_id)]
+        #[arg(value_parser = KeyId::parse)]
         id: KeyId,
         /// How long the old secret goes on working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -98,7 +97,7 @@ enum Action {
     /// Withdraw a key for good
     Revoke {
         /// The key, key_...
-        #[arg(value_parser = key_id)]
+        #[arg(value_parser = KeyId::parse)]
         id: KeyId,
         /// Why, for the audit
         #[arg(long)]
@@ -111,7 +110,7 @@ enum Action {
 #[derive(Args)]
 struct Create {
     /// Who pays, ten_...
-    #[arg(long, value_parser = tenant_id)]
+    #[arg(long, value_parser = TenantId::parse)]
     tenant: TenantId,
     /// For people
     #[arg(long)]
@@ -148,13 +147,13 @@ struct Create {
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     expires: Option<Timestamp>,
     /// The agent it belongs to, agt_...
-    #[arg(long, value_parser = agent_id)]
+    #[arg(long, value_parser = AgentId::parse)]
     agent: Option<AgentId>,
     /// How it comes to be
     #[arg(long, value_enum)]
     source: Option<Source>,
     /// The most it may spend in a calendar month (UTC)
-    #[arg(long, value_name = "CREDITS", value_parser = credits)]
+    #[arg(long, value_name = "CREDITS", value_parser = parse::credits)]
     budget: Option<Credits>,
     #[command(flatten)]
     once: Once,
@@ -163,7 +162,7 @@ struct Create {
 #[derive(Args)]
 struct Update {
     /// The key, key_...
-    #[arg(value_parser = key_id)]
+    #[arg(value_parser = KeyId::parse)]
     id: KeyId,
     /// Another name
     #[arg(long)]
@@ -359,14 +358,6 @@ impl Update {
         };
         (self.id, self.if_match, update)
     }
-}
-
-pub fn key_id(text: &str) -> Result<KeyId, InvalidId> {
-    KeyId::parse(text)
-}
-
-pub fn agent_id(text: &str) -> Result<AgentId, InvalidId> {
-    AgentId::parse(text)
 }
 
 fn secret(key: &KeyWithSecret, json: bool) -> anyhow::Result<()> {

@@ -1,7 +1,6 @@
 //! `agentrelay leases`: the credits that Envoys hold or held.
 
 use super::connection::{self, Connection};
-use super::tenants::tenant_id;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::TenantId;
@@ -24,7 +23,7 @@ enum Action {
     /// List leases
     List {
         /// Leases of this tenant only
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
         /// Leases in this state only
         #[arg(long, value_enum)]

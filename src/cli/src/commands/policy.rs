@@ -3,8 +3,7 @@
 mod diff;
 
 use super::connection::{self, Connection, all};
-use super::keys::parse;
-use super::tenants::tenant_id;
+use super::parse;
 use crate::output;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -68,7 +67,7 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         to: Option<Timestamp>,
         /// Of this tenant only
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
         /// Of this tool only
         #[arg(long)]

@@ -1,7 +1,6 @@
 //! `agentrelay reservations`: calls that are charged because nobody accounted for them in time.
 
 use super::connection::{self, Connection};
-use super::tenants::tenant_id;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::TenantId;
@@ -24,7 +23,7 @@ enum Action {
     /// List reservations whose time ended without an account of them; `tenants correct` gives their credits back
     List {
         /// Reservations of this tenant only
-        #[arg(long, value_parser = tenant_id)]
+        #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
         /// Reservations in this state only
         #[arg(long, value_enum)]

@@ -1,14 +1,14 @@
 //! `agentrelay tenants`: who pays, and what they hold.
 
 use super::connection::{self, Connection, Once};
-use super::keys::parse;
+use super::parse;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::admin::{
     Balance, Because, Budget, CorrectCredits, CreateTenant, Direction, GrantCredits, Patch, Tenant,
     UpdateTenant,
 };
-use protocol::{Credits, InvalidId, KeyId, ReservationId, TenantId};
+use protocol::{Credits, KeyId, ReservationId, TenantId};
 
 /// Tenants: who pays, and what they hold
 #[derive(Args)]
@@ -51,10 +51,10 @@ enum Action {
         #[arg(long)]
         tier: String,
         /// Credits to start with
-        #[arg(long, value_parser = credits)]
+        #[arg(long, value_parser = parse::credits)]
         credits: Option<Credits>,
         /// The most it may spend in a calendar month (UTC)
-        #[arg(long, value_name = "CREDITS", value_parser = credits)]
+        #[arg(long, value_name = "CREDITS", value_parser = parse::credits)]
         budget: Option<Credits>,
         #[command(flatten)]
         once: Once,
@@ -62,7 +62,7 @@ enum Action {
     /// Change a tenant's name, tier or monthly budget
     Update {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
         /// Another name
         #[arg(long)]
@@ -83,7 +83,7 @@ enum Action {
     /// Refuse a tenant's keys
     Suspend {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
         /// Why, for the audit
         #[arg(long)]
@@ -94,7 +94,7 @@ enum Action {
     /// Accept a tenant's keys again
     Resume {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
         /// Why, for the audit
         #[arg(long)]
@@ -105,13 +105,13 @@ enum Action {
     /// Undo what was charged (refund) or granted (withdraw)
     Correct {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
         /// Which way
         #[arg(value_enum)]
         direction: Way,
         /// How much
-        #[arg(value_parser = credits)]
+        #[arg(value_parser = parse::credits)]
         amount: Credits,
         /// The reservation that a refund is for: it is free again in the budgets of its key and month
         #[arg(long, value_name = "ID", value_parser = ReservationId::parse, conflicts_with = "key")]
@@ -129,7 +129,7 @@ enum Action {
     /// Show what a tenant may spend and has spent this month
     Budget {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
     },
     /// List all tenants
@@ -137,16 +137,16 @@ enum Action {
     /// Show one tenant
     Show {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
     },
     /// Add credits to a tenant
     Credit {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
         /// How much to add
-        #[arg(value_parser = credits)]
+        #[arg(value_parser = parse::credits)]
         amount: Credits,
         /// Why, for the audit
         #[arg(long)]
@@ -157,7 +157,7 @@ enum Action {
     /// Show what a tenant holds
     Balance {
         /// The tenant, ten_...
-        #[arg(value_parser = tenant_id)]
+        #[arg(value_parser = TenantId::parse)]
         id: TenantId,
     },
 }
@@ -215,11 +215,6 @@ impl Arguments {
     }
 }
 
-/// Reads a tenant's id from the command line.
-pub fn tenant_id(text: &str) -> Result<TenantId, InvalidId> {
-    TenantId::parse(text)
-}
-
 /// What may be spent in a month.
 pub fn show_budget(budget: &Budget, json: bool) -> anyhow::Result<()> {
     if json {
@@ -230,12 +225,6 @@ pub fn show_budget(budget: &Budget, json: bool) -> anyhow::Result<()> {
         ("budget", output::or_dash(budget.budget)),
         ("spent", budget.spent.to_string()),
     ])?)
-}
-
-/// Reads an amount from the command line.
-pub fn credits(text: &str) -> Result<Credits, String> {
-    let amount = text.parse::<u64>().map_err(|_| "credits are a whole number, 0 or more".to_owned())?;
-    Credits::try_from(amount).map_err(str::to_owned)
 }
 
 fn show(tenant: &Tenant, json: bool) -> anyhow::Result<()> {

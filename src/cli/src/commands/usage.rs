@@ -1,8 +1,7 @@
 //! `agentrelay usage`: what was called and charged.
 
 use super::connection::{Connection, all};
-use super::keys::{agent_id, key_id, parse};
-use super::tenants::tenant_id;
+use super::parse;
 use crate::output;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
@@ -30,13 +29,13 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     to: Option<Timestamp>,
     /// Of this tenant only
-    #[arg(long, value_parser = tenant_id)]
+    #[arg(long, value_parser = TenantId::parse)]
     tenant: Option<TenantId>,
     /// Of this key only
-    #[arg(long, value_parser = key_id)]
+    #[arg(long, value_parser = KeyId::parse)]
     key: Option<KeyId>,
     /// Of this agent only
-    #[arg(long, value_parser = agent_id)]
+    #[arg(long, value_parser = AgentId::parse)]
     agent: Option<AgentId>,
     /// Of this tool only
     #[arg(long)]

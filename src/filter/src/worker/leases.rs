@@ -2,7 +2,7 @@
 //! listens to the change feed.
 
 use super::Worker;
-use crate::calls::{Answer, Call, NotCalled};
+use crate::calls::{Answer, Asked, Call, NotCalled, ShareOf};
 use crate::host;
 use crate::purses;
 use crate::windows;
@@ -10,31 +10,13 @@ use policy::Key;
 use policy::exchange::{Refund, SharesAnswered, Spending};
 use policy::key::fingerprint;
 use policy::lease::{Account, slot};
-use policy::rules::LimitRule;
+use policy::limit::LimitRule;
 use policy::window::{Monotonic, share};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
 use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId};
 
 /// How often purses are looked through for what is due to be said.
 const LOOK_MS: u64 = 500;
-
-/// What a round in flight was about.
-#[derive(Debug, Default)]
-pub struct Asked {
-    sent: Monotonic,
-    /// The tenant and the lease asked for.
-    leases: Vec<(u64, u128)>,
-    accounts: Vec<Account>,
-    shares: Vec<ShareOf>,
-}
-
-/// Which share was asked for.
-#[derive(Debug)]
-struct ShareOf {
-    fingerprint: u64,
-    limit_id: u32,
-    revision: u64,
-}
 
 /// What became of the wish for more permits.
 pub enum Shares {
@@ -166,10 +148,8 @@ impl Worker {
     }
 
     /// The ledger has answered a round, or has not.
-    pub(super) fn round_answered(&self, asked: Asked, answer: Option<&Answer>) {
-        let answer = answer
-            .filter(|answer| answer.status == 200)
-            .and_then(|answer| policy::json::read::<RoundAnswer>(&answer.body).ok());
+    pub(super) fn round_answered(&self, asked: Asked, answer: &Answer) {
+        let answer = answer.read::<RoundAnswer>(&[200]);
         if let Some(answer) = &answer {
             self.take_round(&asked, answer);
         }
@@ -178,7 +158,7 @@ impl Worker {
             // Taken out first: whoever is woken may have to ask again.
             let streams = self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default();
             for stream_id in streams {
-                self.wake(stream_id, |exchange| exchange.shares_answered(shares));
+                self.wake(stream_id, Box::new(move |exchange| exchange.shares_answered(shares)));
             }
         }
     }
@@ -207,14 +187,8 @@ impl Worker {
                     && fingerprint(given.key_id.as_str()) == share.fingerprint
             });
             if let Some(given) = given {
-                let answer = (given.revision, given.permits);
-                windows::share_given(
-                    share.fingerprint,
-                    share.limit_id,
-                    answer,
-                    share_deadline,
-                    self.metrics(),
-                );
+                let (metrics, answer) = (self.metrics(), (given.revision, given.permits));
+                windows::share_given(share.fingerprint, share.limit_id, answer, share_deadline, metrics);
             }
         }
     }

@@ -41,9 +41,7 @@ impl Worker {
     fn end(&self, hash: &KeyHash, key: Option<&Key>) {
         let key = key.filter(|key| key.is_active(self.now().wall));
         for stream_id in self.under_way.borrow().ended(hash, key) {
-            host::set_context(stream_id);
-            host::reset_response();
-            host::set_context(self.root_id);
+            self.in_stream(stream_id, host::reset_response);
         }
     }
 }

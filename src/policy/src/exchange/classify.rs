@@ -10,7 +10,8 @@ use crate::key::Key;
 use crate::mcp::list::Page;
 use crate::mcp::{self, Call};
 use crate::price;
-use crate::rules::{Policy, Service, ServiceKind, Tool};
+use crate::rules::{Policy, Service, ServiceKind};
+use crate::tool::Tool;
 use protocol::{Credits, Timestamp};
 use std::collections::BTreeMap;
 

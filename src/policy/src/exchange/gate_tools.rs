@@ -4,9 +4,10 @@ use super::classify::Classified;
 use super::refusal::{self, Refusal};
 use super::{Exchange, Lists, Phase, Step, Subject};
 use crate::authorize;
-use crate::gate_tools::{self, Asked, Kind};
+use crate::gate_tools::{self, Asked};
 use crate::key::Key;
 use crate::mcp::list::{Page, View};
+use crate::rules::gate_tools::{GateTool, Kind};
 use crate::rules::{Policy, Service, ServiceKind};
 use protocol::Timestamp;
 use protocol::audit::Outcome;
@@ -141,7 +142,7 @@ impl Exchange {
     /// The gate's own tools that the key may call.
     fn own_tools(&self, now: Timestamp) -> Vec<&'static str> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Vec::new() };
-        let is_seen = |tool: &&gate_tools::GateTool| {
+        let is_seen = |tool: &&GateTool| {
             let is_for_parents = tool.kind == Kind::RequestKey;
             !(is_for_parents && key.record.parent.is_some())
                 && authorize::is_visible(&self.policy, key, service, &tool.rule, now)

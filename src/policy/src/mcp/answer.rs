@@ -8,21 +8,7 @@ use super::scanner::{Facts, Scanner};
 use protocol::audit::UsageTokens;
 use std::borrow::Cow;
 
-/// What an answer says about the call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Verdict {
-    /// A result, and no error in it. One that has begun counts: who leaves in its middle has had it.
-    Success,
-    /// The one answer is a JSON-RPC error, or a result that is marked `isError`.
-    Failure,
-    /// The server asks for more input: the call is not over.
-    Unfinished,
-    /// Answered in a way that could mean either, or more than once.
-    Unclear,
-    /// No answer to the call was seen.
-    #[default]
-    Nothing,
-}
+pub use super::scanner::Verdict;
 
 /// The forms in which answers come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

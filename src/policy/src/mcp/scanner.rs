@@ -4,7 +4,6 @@
 //! failed is paid back, so what could be read in two ways is [`Verdict::Unclear`]. Nothing is kept but the path to where it
 //! is and the text of names and short values.
 
-use super::answer::Verdict;
 use crate::json;
 use protocol::audit::UsageTokens;
 use std::borrow::Cow;
@@ -32,6 +31,22 @@ pub struct Scanner {
     /// A bare word being read: `true`, `null`, a number.
     word: Vec<u8>,
     facts: Facts,
+}
+
+/// What an answer says about the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// A result, and no error in it. One that has begun counts: who leaves in its middle has had it.
+    Success,
+    /// The one answer is a JSON-RPC error, or a result that is marked `isError`.
+    Failure,
+    /// The server asks for more input: the call is not over.
+    Unfinished,
+    /// Answered in a way that could mean either, or more than once.
+    Unclear,
+    /// No answer to the call was seen.
+    #[default]
+    Nothing,
 }
 
 /// What a message says.

@@ -1,14 +1,15 @@
 //! From the document to the rules: everything is checked, and every fault is named with its path.
 
-use super::{
-    BODY_BYTES_MAX, LimitRule, Policy, Requirement, ScopeRule, Service, ServiceKind, Tier, Tool, limit_id,
-};
-use crate::document::{self, Invalid, OnLedgerOutage, Refusals, Reserve, Risk};
+use super::{BODY_BYTES_MAX, Policy, Service, ServiceKind, Tier};
+use crate::document::{self, Invalid, Refusals, Reserve, Risk};
 use crate::http::Router;
+use crate::limit::LimitRule;
 use crate::oauth::{self, Metadata};
 use crate::ordered;
 use crate::price::Price;
 use crate::reading::Names;
+use crate::scope::ScopeRule;
+use crate::tool::{Requirement, Tool};
 use protocol::key::Limit;
 use protocol::{Credits, PolicyVersion};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +53,7 @@ impl Compiler {
             let limits = self.limits(&path, "key", tier.limits);
             let most = limits.iter().map(|rule| rule.limit.permits).max().unwrap_or(Limit::PERMITS_MAX);
             let limit = Limit { permits: most.max(OPENINGS_MIN), window_seconds: OPENINGS_MIN };
-            let openings = LimitRule { id: limit_id("opening", &limit), limit, shadow: false, global: false };
+            let openings = LimitRule::new("opening", limit);
             let concurrency = tier.concurrency;
             if !concurrency.is_in_bounds() {
                 self.fault(
@@ -192,14 +193,7 @@ impl Compiler {
             self.fault(path, "only MCP services have them; leave it out");
         }
         let names = names?.into_iter().map(|(name, reading)| {
-            let mut rule = scope_rule(reading.risk, risks);
-            if let Some(scopes) = reading.scopes {
-                if scopes.is_empty() || scopes.iter().any(String::is_empty) {
-                    let fault = "name at least one scope, or leave the field out";
-                    self.fault(&format!("{path}.{name}.scopes"), fault);
-                }
-                rule.scopes = scopes;
-            }
+            let rule = self.scope(&format!("{path}.{name}"), reading.risk, reading.scopes, risks);
             (name, rule)
         });
         Some(Names::new(names))
@@ -227,13 +221,7 @@ impl Compiler {
                 self.fault(&format!("{path}.resource"), "resources are named by HTTP path templates only");
             }
         }
-        let mut scope = scope_rule(tool.risk, risks);
-        if let Some(own) = tool.scopes {
-            if own.is_empty() || own.iter().any(String::is_empty) {
-                self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the field out");
-            }
-            scope.scopes = own;
-        }
+        let scope = self.scope(path, tool.risk, tool.scopes, risks);
         if tool.on_unknown.is_some() && tool.price.is_none() {
             self.fault(&format!("{path}.on_unknown"), "only a call with a price is charged; leave it out");
         }
@@ -256,6 +244,22 @@ impl Compiler {
             requires,
             name,
         }
+    }
+
+    /// The scopes that are named, or the risk's.
+    fn scope(
+        &mut self,
+        path: &str,
+        risk: Risk,
+        own: Option<Vec<String>>,
+        risks: &document::Risks,
+    ) -> ScopeRule {
+        let rule = scope_rule(risk, risks);
+        let Some(scopes) = own else { return rule };
+        if scopes.is_empty() || scopes.iter().any(String::is_empty) {
+            self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the field out");
+        }
+        ScopeRule { scopes, ..rule }
     }
 
     fn requirement(
@@ -334,19 +338,9 @@ impl Compiler {
         }
         Some(Price {
             credits,
-            times: price.times.map(|times| crate::price::Times {
-                argument: times.argument,
-                values: times.values,
-                default: times.default,
-            }),
-            reserve: match price.reserve {
-                Reserve::Exact => Reserve::Exact,
-                Reserve::Leased => Reserve::Leased,
-            },
-            on_ledger_outage: match price.on_ledger_outage {
-                OnLedgerOutage::Deny => OnLedgerOutage::Deny,
-                OnLedgerOutage::Allow => OnLedgerOutage::Allow,
-            },
+            times: price.times,
+            reserve: price.reserve,
+            on_ledger_outage: price.on_ledger_outage,
             upstream_cost: price.upstream_cost,
             overrun_credits_max,
         })
@@ -355,20 +349,15 @@ impl Compiler {
     fn limits(&mut self, path: &str, subject: &str, limits: Vec<document::Limit>) -> Vec<LimitRule> {
         let mut rules: Vec<LimitRule> = Vec::with_capacity(limits.len());
         for (index, rule) in limits.into_iter().enumerate() {
+            let path = format!("{path}.limits[{index}]");
             let limit = Limit { permits: rule.permits, window_seconds: rule.window.seconds };
             if !limit.is_in_bounds() {
-                self.fault(
-                    &format!("{path}.limits[{index}]"),
-                    "permits from 1 to 1000000, window from 1s to 1d",
-                );
+                self.fault(&path, "permits from 1 to 1000000, window from 1s to 1d");
             }
-            let rule =
-                LimitRule { id: limit_id(subject, &limit), limit, shadow: rule.shadow, global: rule.global };
+            let (shadow, global) = (rule.shadow, rule.global);
+            let rule = LimitRule { shadow, global, ..LimitRule::new(subject, limit) };
             if rules.iter().any(|other| other.id == rule.id) {
-                self.fault(
-                    &format!("{path}.limits[{index}]"),
-                    "has the same window as another one; keep the stricter",
-                );
+                self.fault(&path, "has the same window as another one; keep the stricter");
             }
             rules.push(rule);
         }

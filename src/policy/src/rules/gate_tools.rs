@@ -3,8 +3,41 @@
 use super::compile::Compiler;
 use super::{ServiceKind, Tier};
 use crate::document;
-use crate::gate_tools::{GateTool, Kind};
+use crate::tool::Tool;
 use std::collections::BTreeMap;
+
+/// One of them, and on which terms it is there.
+#[derive(Debug)]
+pub struct GateTool {
+    /// Which.
+    pub kind: Kind,
+    /// The scopes and limits that the policy gives it.
+    pub rule: Tool,
+}
+
+/// The tools that a gate has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Which services the key may use.
+    ListServices,
+    /// A key that may do no more than the one that asks.
+    RequestKey,
+}
+
+impl Kind {
+    /// The name by which it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::ListServices => "list_services",
+            Kind::RequestKey => "request_key",
+        }
+    }
+
+    /// The tool of this name.
+    pub fn of(name: &str) -> Option<Kind> {
+        [Kind::ListServices, Kind::RequestKey].into_iter().find(|kind| kind.name() == name)
+    }
+}
 
 impl Compiler {
     pub(super) fn gate_tools(

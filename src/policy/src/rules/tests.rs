@@ -1,6 +1,7 @@
 //! Documents that do not hold together, and where they say so.
 
 use super::*;
+use crate::document::OnUnknown;
 
 /// A document that holds together, to break one thing at a time.
 fn sound() -> serde_json::Value {

@@ -5,8 +5,9 @@
 //! Envoys.
 
 use super::Monotonic;
+use super::share_state::Share;
 use super::slot;
-use crate::rules::LimitRule;
+use crate::limit::LimitRule;
 use crate::value::Corrupt;
 use protocol::key::Limit;
 
@@ -16,23 +17,6 @@ const ASK_MS: u64 = 3_000;
 const DRY_MS: u64 = 250;
 /// Permits asked for beyond twice what the window holds.
 const SPARE: u32 = 8;
-/// As [`write`] writes it.
-const BYTES: usize = 40;
-
-/// A share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Share {
-    /// The limit that it is a share of.
-    limit: u32,
-    permits: u32,
-    revision: u64,
-    /// It holds until then.
-    deadline_ms: u64,
-    /// The answer to an ask for more is awaited until then; zero if none is.
-    asked_until_ms: u64,
-    /// The ledger has no more until then.
-    dry_until_ms: u64,
-}
 
 /// What is to be said to the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,20 +43,14 @@ pub fn ask(
     rule: &LimitRule,
     now: Monotonic,
 ) -> Result<Option<(Vec<u8>, Ask)>, Corrupt> {
-    let changed = slot::change_share(
+    slot::change_share(
         value,
         fingerprint,
         rule.id,
         now,
         |share, entry| {
-            let share = share.get_or_insert(Share {
-                limit: rule.limit.permits,
-                permits: 0,
-                revision: 0,
-                deadline_ms: 0,
-                asked_until_ms: 0,
-                dry_until_ms: 0,
-            });
+            let limit = rule.limit.permits;
+            let share = share.get_or_insert(Share { limit, ..Share::default() });
             if now.0 < share.dry_until_ms {
                 return None;
             }
@@ -90,8 +68,7 @@ pub fn ask(
             Some(Ask { limit_id: rule.id, limit, revision, keep, wanted })
         },
         Some(&rule.limit),
-    )?;
-    Ok(changed.and_then(|(next, ask)| ask.map(|ask| (next, ask))))
+    )
 }
 
 /// The ledger has answered what was said with this revision. An answer to an older one says nothing any more.
@@ -109,7 +86,9 @@ pub fn given(
         limit_id,
         now,
         |share, _| {
-            let Some(share) = share.as_mut().filter(|share| share.revision == revision) else { return };
+            let Some(share) = share.as_mut().filter(|share| share.revision == revision) else {
+                return Some(());
+            };
             // Of the answers to one ask only the first shows whether there was more.
             if share.asked_until_ms != 0 && permits <= share.permits(now) {
                 share.dry_until_ms = now.0.saturating_add(DRY_MS);
@@ -117,6 +96,7 @@ pub fn given(
             share.permits = permits;
             share.deadline_ms = deadline.0;
             share.asked_until_ms = 0;
+            Some(())
         },
         None,
     )?;
@@ -130,7 +110,7 @@ pub fn release(
     limit_id: u32,
     now: Monotonic,
 ) -> Result<Option<(Vec<u8>, Ask)>, Corrupt> {
-    let changed = slot::change_share(
+    slot::change_share(
         value,
         fingerprint,
         limit_id,
@@ -150,60 +130,7 @@ pub fn release(
             Some(Ask { limit_id, limit, revision: share.revision, keep, wanted: keep })
         },
         None,
-    )?;
-    Ok(changed.and_then(|(next, ask)| ask.map(|ask| (next, ask))))
-}
-
-impl Share {
-    /// The permits that may be given now.
-    pub(super) fn permits(&self, now: Monotonic) -> u32 {
-        if now.0 < self.deadline_ms { self.permits } else { 0 }
-    }
-
-    /// False once nothing would be lost with it.
-    pub(super) fn matters(&self, now: Monotonic) -> bool {
-        now.0 < self.deadline_ms.max(self.asked_until_ms).max(self.dry_until_ms)
-    }
-
-    /// True when it must be asked for again to be kept.
-    pub(super) fn ends_soon(&self, now: Monotonic) -> bool {
-        let half_ms = protocol::lease::SHARE_TTL_MS / 2;
-        now.0 < self.deadline_ms
-            && now.0.saturating_add(half_ms) >= self.deadline_ms
-            && now.0 >= self.asked_until_ms
-    }
-
-    /// Makes what was said until now old.
-    fn revise(&mut self, now: Monotonic) {
-        // A clock that never steps grows also where an earlier share was forgotten.
-        self.revision = self.revision.saturating_add(1).max(now.0);
-    }
-}
-
-/// Reads what [`write`] wrote.
-pub(super) fn read(bytes: &[u8; BYTES]) -> Share {
-    let mut numbers = bytes.as_chunks::<8>().0.iter().map(|number| u64::from_le_bytes(*number));
-    let mut next = || numbers.next().unwrap_or(0);
-    let counts = next();
-    Share {
-        limit: u32::try_from(counts & u64::from(u32::MAX)).unwrap_or(0),
-        permits: u32::try_from(counts >> 32).unwrap_or(0),
-        revision: next(),
-        deadline_ms: next(),
-        asked_until_ms: next(),
-        dry_until_ms: next(),
-    }
-}
-
-/// Its bytes in a slot: limit u32, permits u32, and the other fields in their order as u64.
-pub(super) fn write(share: &Share) -> [u8; BYTES] {
-    let counts = u64::from(share.limit) | (u64::from(share.permits) << 32);
-    let numbers = [counts, share.revision, share.deadline_ms, share.asked_until_ms, share.dry_until_ms];
-    let mut bytes = [0; BYTES];
-    for (place, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
-        *place = number.to_le_bytes();
-    }
-    bytes
+    )
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@
 //!
 //! Layout, little endian, entry after entry: fingerprint u64, limit id u32, window_seconds u32, newest cell u64,
 //! number of cells u8, share u8 (0 or 1), then for each cell, newest first, its distance from the newest u8 and its
-//! count u24, and then the share, if there is one, as [`share`] writes it.
+//! count u24, and then the share, if there is one, as [`Share::bytes`] has it.
 
-use super::share::{self, Share};
+use super::share_state::Share;
 use super::{CELLS, Monotonic, Verdict, Window};
-use crate::rules::LimitRule;
+use crate::limit::LimitRule;
 use crate::value::{Corrupt, chunk};
 use protocol::key::Limit;
 use std::num::NonZeroU64;
@@ -104,13 +104,13 @@ pub fn peek(value: &[u8], fingerprint: u64, asks: &[Ask], now: Monotonic) -> Res
     Ok(asks.iter().map(|ask| own.entry(&ask.rule).peek(&ask.rule, now)).collect())
 }
 
-/// Changes one window's share, and says what the change answers.
+/// Changes one window's share, and says what the change answers. Without an answer nothing changes.
 pub(super) fn change_share<A>(
     value: &[u8],
     fingerprint: u64,
     limit_id: u32,
     now: Monotonic,
-    change: impl FnOnce(&mut Option<Share>, &mut Counted) -> A,
+    change: impl FnOnce(&mut Option<Share>, &mut Counted) -> Option<A>,
     limit: Option<&Limit>,
 ) -> Result<Option<(Vec<u8>, A)>, Corrupt> {
     let (mut next, mut own) = split(value, fingerprint, now)?;
@@ -120,7 +120,7 @@ pub(super) fn change_share<A>(
         (None, Some(limit)) => own.push(limit_id, limit.window_seconds),
         (None, None) => return Ok(None),
     };
-    let answer = change(&mut entry.share, &mut entry.counted);
+    let Some(answer) = change(&mut entry.share, &mut entry.counted) else { return Ok(None) };
     own.write(&mut next, fingerprint, now);
     Ok(Some((next, answer)))
 }
@@ -233,7 +233,7 @@ fn split(value: &[u8], fingerprint: u64, now: Monotonic) -> Result<(Vec<u8>, Own
         rest = after;
         let share = match shares {
             0 => None,
-            _ => Some(share::read(&chunk(&mut rest)?)),
+            _ => Some(Share::read(&chunk(&mut rest)?)),
         };
         if owner == fingerprint {
             let counted = Counted { window_seconds, window: read_cells(newest, cells)? };
@@ -285,6 +285,6 @@ fn write(value: &mut Vec<u8>, fingerprint: u64, entry: &Entry) {
         *place = count;
     }
     if let Some(share) = &entry.share {
-        value.extend_from_slice(&share::write(share));
+        value.extend_from_slice(&share.bytes());
     }
 }

@@ -4,7 +4,7 @@
 
 use super::slot::{self, Ask, Stage};
 use super::*;
-use crate::rules::LimitRule;
+use crate::limit::LimitRule;
 use crate::value::Corrupt;
 use proptest::prelude::*;
 

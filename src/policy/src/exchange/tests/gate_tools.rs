@@ -1,6 +1,7 @@
 //! The gate's own tools: who may call them, with what, what comes of it, and where lists show them.
 
 use super::*;
+use crate::rules::gate_tools::Kind as GateKind;
 use protocol::AgentId;
 use protocol::filter::Issued;
 use protocol::key::{Limit, Parent};
@@ -149,10 +150,10 @@ fn they_are_behind_the_first_page_and_hide_what_has_their_name() {
     let list = r#"{"id":1,"result":{"tools":[{"name":"request_key"},{"name":"draw"}],"nextCursor":"2"}}"#;
     assert_eq!(listed(&mut gate, json!({}), list), ["draw", "list_services", "request_key"]);
     assert_eq!(listed(&mut gate, json!({"cursor": ""}), list), ["draw"]);
-    for kind in [crate::gate_tools::Kind::ListServices, crate::gate_tools::Kind::RequestKey] {
+    for kind in [GateKind::ListServices, GateKind::RequestKey] {
         let tool: Value = serde_json::from_str(kind.definition()).unwrap();
         assert_eq!((&tool["name"], &tool["inputSchema"]["type"]), (&json!(kind.name()), &json!("object")));
-        if kind == crate::gate_tools::Kind::RequestKey {
+        if kind == GateKind::RequestKey {
             let properties = &tool["inputSchema"]["properties"];
             assert_eq!(properties["ttl_seconds"]["maximum"], IssueRequest::TTL_SECONDS_MAX);
             assert_eq!(properties["rate_limit"]["maximum"], Limit::PERMITS_MAX);

@@ -1,4 +1,4 @@
-//! Grants, limits and times as they are written on the command line.
+//! Amounts, grants, limits and times as they are written on the command line.
 
 use protocol::admin::Patch;
 use protocol::key::{Concurrency, Grant, Limit};
@@ -49,9 +49,15 @@ pub fn limit(text: &str) -> Result<Limit, String> {
     })
 }
 
+/// An amount of credits.
+pub fn credits(text: &str) -> Result<Credits, String> {
+    let amount = text.parse::<u64>().map_err(|_| "credits are a whole number, 0 or more".to_owned())?;
+    Credits::try_from(amount).map_err(str::to_owned)
+}
+
 /// An amount of credits, or `none` for no bound.
 pub fn budget(text: &str) -> Result<Patch<Credits>, String> {
-    if text == "none" { Ok(Patch::Clear) } else { super::super::tenants::credits(text).map(Patch::Set) }
+    if text == "none" { Ok(Patch::Clear) } else { credits(text).map(Patch::Set) }
 }
 
 /// `REQUESTS/STREAMS`.

@@ -1,0 +1,68 @@
+//! What of a share lies beside its window.
+
+use super::Monotonic;
+
+/// As [`Share::bytes`] has them.
+const BYTES: usize = 40;
+
+/// A share.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    /// The limit that it is a share of.
+    pub(super) limit: u32,
+    pub(super) permits: u32,
+    pub(super) revision: u64,
+    /// It holds until then.
+    pub(super) deadline_ms: u64,
+    /// The answer to an ask for more is awaited until then; zero if none is.
+    pub(super) asked_until_ms: u64,
+    /// The ledger has no more until then.
+    pub(super) dry_until_ms: u64,
+}
+
+impl Share {
+    /// The permits that may be given now.
+    pub(super) fn permits(&self, now: Monotonic) -> u32 {
+        if now.0 < self.deadline_ms { self.permits } else { 0 }
+    }
+
+    /// False once nothing would be lost with it.
+    pub(super) fn matters(&self, now: Monotonic) -> bool {
+        now.0 < self.deadline_ms.max(self.asked_until_ms).max(self.dry_until_ms)
+    }
+
+    /// True when it must be asked for again to be kept.
+    pub(super) fn ends_soon(&self, now: Monotonic) -> bool {
+        let half_ms = protocol::lease::SHARE_TTL_MS / 2;
+        now.0 < self.deadline_ms
+            && now.0.saturating_add(half_ms) >= self.deadline_ms
+            && now.0 >= self.asked_until_ms
+    }
+
+    /// Makes what was said until now old.
+    pub(super) fn revise(&mut self, now: Monotonic) {
+        // A clock that never steps grows also where an earlier share was forgotten.
+        self.revision = self.revision.saturating_add(1).max(now.0);
+    }
+
+    /// Reads what [`Share::bytes`] wrote.
+    pub(super) fn read(bytes: &[u8; BYTES]) -> Share {
+        let [counts, revision, deadline_ms, asked_until_ms, dry_until_ms] = std::array::from_fn(|place| {
+            bytes.as_chunks::<8>().0.get(place).map_or(0, |number| u64::from_le_bytes(*number))
+        });
+        let limit = u32::try_from(counts & u64::from(u32::MAX)).unwrap_or(0);
+        let permits = u32::try_from(counts >> 32).unwrap_or(0);
+        Share { limit, permits, revision, deadline_ms, asked_until_ms, dry_until_ms }
+    }
+
+    /// Its bytes in a slot: limit u32, permits u32, and the other fields in their order as u64.
+    pub(super) fn bytes(&self) -> [u8; BYTES] {
+        let counts = u64::from(self.limit) | (u64::from(self.permits) << 32);
+        let numbers = [counts, self.revision, self.deadline_ms, self.asked_until_ms, self.dry_until_ms];
+        let mut bytes = [0; BYTES];
+        for (place, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
+            *place = number.to_le_bytes();
+        }
+        bytes
+    }
+}

@@ -1,0 +1,182 @@
+//! The table of rooms: which top-level modules a crate has, and which of the others each may use. No circle is allowed, and
+//! there are no exceptions.
+
+use crate::source::Rooms;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+
+/// What the rooms of a crate may use.
+pub enum Order {
+    /// Each room may use those before it.
+    Listed(&'static [&'static str]),
+    /// Each room may use those that stand behind it, and needs all of them.
+    Named(&'static [(&'static str, &'static [&'static str])]),
+}
+use Order::Listed;
+
+pub const TABLE: &[(&str, Order)] = &[
+    (
+        "protocol",
+        Listed(&[
+            "problem", "text", "credits", "time", "uuid", "id", "api_key", "session", "key", "audit",
+            "lines", "packed", "lease", "filter", "admin",
+        ]),
+    ),
+    (
+        "policy",
+        Listed(&[
+            "value",
+            "ordered",
+            "json",
+            "credential",
+            "session",
+            "document",
+            "yaml",
+            "limit",
+            "scope",
+            "price",
+            "tool",
+            "reading",
+            "http",
+            "oauth",
+            "mcp",
+            "window",
+            "unknown_keys",
+            "lease",
+            "key",
+            "key_table",
+            "rules",
+            "gate_tools",
+            "authorize",
+            "exchange",
+            "records",
+        ]),
+    ),
+    (
+        "filter",
+        Listed(&[
+            "host",
+            "config",
+            "metrics",
+            "shared",
+            "windows",
+            "purses",
+            "feed",
+            "report",
+            "under_way",
+            "calls",
+            "worker",
+            "stream",
+            "root",
+        ]),
+    ),
+    ("client", Listed(&["error", "tls", "export", "transport", "calls"])),
+    ("cli", Listed(&["signals", "output", "stack", "commands"])),
+];
+
+/// What is wrong with a crate's rooms.
+pub fn faults(name: &str, order: &Order, rooms: &Rooms) -> Vec<String> {
+    let mut faults = rooms.faults.clone();
+    faults.extend(circles(rooms).iter().map(|circle| {
+        format!(
+            "{name}: {} is a circle: move what two of them need into a room of its own, or hand it in as an argument",
+            circle.join(" → ")
+        )
+    }));
+    let listed: Vec<&str> = match order {
+        Order::Listed(list) => list.to_vec(),
+        Order::Named(rows) => rows.iter().map(|(room, _)| *room).collect(),
+    };
+    for (row, room) in listed.iter().enumerate() {
+        if !rooms.names.contains(*room) {
+            faults.push(format!("{name}: the table has {room}, which is no room: remove it"));
+        } else if listed[..row].contains(room) {
+            faults.push(format!("{name}: the table has {room} twice: remove one"));
+        }
+    }
+    for room in rooms.names.iter().filter(|room| !listed.contains(&room.as_str())) {
+        faults.push(format!("{name}: {room} is not in the table: say there what it may use"));
+    }
+    for ((user, used), place) in &rooms.arrows {
+        let may = match order {
+            Order::Listed(list) => {
+                let place = |room: &String| list.iter().position(|listed| listed == room);
+                place(used) < place(user)
+            }
+            Order::Named(rows) => rows.iter().any(|(room, may)| room == user && may.contains(&used.as_str())),
+        };
+        if !may && listed.contains(&user.as_str()) {
+            faults.push(format!(
+                "{place}: {user} uses {used}, which the table does not allow: move the code, or change the table, which is a \
+                 change of design"
+            ));
+        }
+    }
+    if let Order::Named(rows) = order {
+        for (user, used) in rows.iter().flat_map(|(room, may)| may.iter().map(move |used| (room, used))) {
+            if !rooms.arrows.contains_key(&((*user).to_owned(), (*used).to_owned())) {
+                faults.push(format!(
+                    "{name}: {user} does not use {used}, which the table allows: remove it there"
+                ));
+            }
+        }
+    }
+    faults
+}
+
+/// The shortest circle through each arrow that is in one, from its first room by name back to it.
+fn circles(rooms: &Rooms) -> BTreeSet<Vec<String>> {
+    let mut circles = BTreeSet::new();
+    for (user, used) in rooms.arrows.keys() {
+        if let Some(mut circle) = way(rooms, used, user) {
+            let least = circle.iter().enumerate().min_by_key(|(_, room)| *room).map_or(0, |(place, _)| place);
+            circle.rotate_left(least);
+            circle.push(circle[0].clone());
+            circles.insert(circle);
+        }
+    }
+    circles
+}
+
+/// The shortest way along the arrows, both ends included.
+fn way(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
+    let mut reached = BTreeMap::from([(from, from)]);
+    let mut next = VecDeque::from([from]);
+    while let Some(room) = next.pop_front() {
+        if room == to {
+            let before = |room: &&str| Some(reached[room]).filter(|before| before != room);
+            let mut way: Vec<String> = std::iter::successors(Some(room), before).map(str::to_owned).collect();
+            way.reverse();
+            return Some(way);
+        }
+        for used in rooms.used(room) {
+            if !reached.contains_key(used) {
+                reached.insert(used, room);
+                next.push_back(used);
+            }
+        }
+    }
+    None
+}
+
+/// A graph of the rooms for `docs/architecture.md`. An arrow is left out where others lead to the same room.
+pub fn drawn(name: &str, mut rooms: Rooms) -> String {
+    rooms.arrows.retain(|(user, _), _| rooms.names.contains(user));
+    for (arrow, place) in rooms.arrows.clone() {
+        rooms.arrows.remove(&arrow);
+        if way(&rooms, &arrow.0, &arrow.1).is_none() {
+            rooms.arrows.insert(arrow, place);
+        }
+    }
+    let mut graph = format!("### {name}\n\n```mermaid\nflowchart LR\n");
+    for user in &rooms.names {
+        let used: Vec<&str> = rooms.used(user).collect();
+        let is_used = rooms.arrows.keys().any(|(_, used)| used == user);
+        match used.is_empty() {
+            true if is_used => {}
+            true => writeln!(graph, "    {user}").expect("text can be written"),
+            false => writeln!(graph, "    {user} --> {}", used.join(" & ")).expect("text can be written"),
+        }
+    }
+    graph + "```\n"
+}
