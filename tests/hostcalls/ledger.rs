@@ -7,7 +7,7 @@ use protocol::filter::{
     ResolveRequest,
 };
 use protocol::key::KeyRecord;
-use protocol::lease::{Account, Grant, LEASE_TTL_MS, LEASES_PATH, Round, RoundAnswer, SHARE_TTL_MS};
+use protocol::lease::{Grant, LEASE_TTL_MS, LEASES_PATH, Round, RoundAnswer, SHARE_TTL_MS, Statement};
 use protocol::problem::Problem;
 use protocol::session::SessionSecret;
 use protocol::{Credits, LeaseId, Timestamp};
@@ -33,7 +33,7 @@ pub struct Ledger {
     /// Times that the change feed was answered.
     pub heard: usize,
     /// The last account of each lease.
-    pub accounts: BTreeMap<LeaseId, Account>,
+    pub accounts: BTreeMap<LeaseId, Statement>,
 }
 
 /// A status and a body.

@@ -10,7 +10,7 @@ use protocol::admin::{
 };
 use protocol::audit::Outcome;
 use protocol::key::{KeySource, KeyState};
-use protocol::{AdminKeyId, AgentId, KeyId, TenantId, Timestamp};
+use protocol::{AgentId, CredentialId, KeyId, TenantId, Timestamp};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
@@ -322,7 +322,7 @@ impl Client {
     }
 
     /// Withdraws an administrator's key for good.
-    pub async fn revoke_admin_key(&self, id: &AdminKeyId, because: &Because) -> Result<AdminKey, Error> {
+    pub async fn revoke_admin_key(&self, id: &CredentialId, because: &Because) -> Result<AdminKey, Error> {
         self.post(&format!("/v1/admin-keys/{id}/revoke"), because).await
     }
 
@@ -339,14 +339,14 @@ impl Client {
     /// Gives a filter's key a new secret, which is in this answer and nowhere else.
     pub async fn rotate_filter_key(
         &self,
-        id: &AdminKeyId,
+        id: &CredentialId,
         rotate: &RotateKey,
     ) -> Result<FilterKeyWithSecret, Error> {
         self.post(&format!("/v1/filter-keys/{id}/rotate"), rotate).await
     }
 
     /// Withdraws a filter's key for good.
-    pub async fn revoke_filter_key(&self, id: &AdminKeyId, because: &Because) -> Result<FilterKey, Error> {
+    pub async fn revoke_filter_key(&self, id: &CredentialId, because: &Because) -> Result<FilterKey, Error> {
         self.post(&format!("/v1/filter-keys/{id}/revoke"), because).await
     }
 

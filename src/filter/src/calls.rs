@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::host;
 use policy::exchange::{IssueAnswered, ReserveAnswered};
-use policy::lease::Account;
+use policy::lease::Statement;
 use policy::window::Monotonic;
 use protocol::ReservationId;
 use protocol::api_key::KeyHash;
@@ -43,7 +43,7 @@ pub struct Asked {
     pub sent: Monotonic,
     /// The tenant and the lease asked for.
     pub leases: Vec<(u64, u128)>,
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<Statement>,
     pub shares: Vec<ShareOf>,
 }
 

@@ -6,7 +6,7 @@ use crate::host;
 use crate::metrics::Metrics;
 use crate::shared;
 use policy::exchange::{Refund, Spending};
-use policy::lease::{self, Account, SLOTS, Spent};
+use policy::lease::{self, SLOTS, Spent, Statement};
 use policy::value::Corrupt;
 use policy::window::Monotonic;
 use protocol::{Credits, InstanceId};
@@ -42,7 +42,7 @@ pub fn granted(tenant: u64, lease: u128, credits: Credits, deadline: Monotonic, 
 }
 
 /// The ledger has an account.
-pub fn acknowledged(account: &Account, deadline: Option<Monotonic>, metrics: &Metrics) {
+pub fn acknowledged(account: &Statement, deadline: Option<Monotonic>, metrics: &Metrics) {
     write(lease::slot(account.tenant), metrics, |value, now| {
         lease::acknowledged(value, account, deadline, now)
     });
@@ -54,7 +54,7 @@ pub fn recall(tenant: u64, metrics: &Metrics) {
 }
 
 /// What is due to be said of one value's purses.
-pub fn due(slot: u16, metrics: &Metrics) -> Vec<Account> {
+pub fn due(slot: u16, metrics: &Metrics) -> Vec<Statement> {
     change(slot, host::monotonic_clock(), metrics, lease::due).unwrap_or_default()
 }
 

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::policies::document::InForce;
 use crate::policies::in_force::Policies;
 use crate::store::Store;
-use authenticate::Doorkeeper;
+use authenticate::CredentialCache;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
@@ -65,7 +65,7 @@ pub(crate) struct Parts {
 /// The same, and what the API keeps by itself.
 pub(crate) struct Service {
     parts: Parts,
-    doorkeeper: Doorkeeper,
+    credential_cache: CredentialCache,
     rates: Rates,
     waiting: Waiting,
     document: Value,
@@ -82,8 +82,8 @@ impl Deref for Service {
 impl Service {
     pub(crate) fn new(parts: Parts) -> Arc<Service> {
         let document = api::document(&admin::endpoints());
-        let (doorkeeper, rates) = (Doorkeeper::default(), Rates::default());
-        Arc::new(Service { parts, doorkeeper, rates, waiting: Waiting::default(), document })
+        let (credential_cache, rates) = (CredentialCache::default(), Rates::default());
+        Arc::new(Service { parts, credential_cache, rates, waiting: Waiting::default(), document })
     }
 
     fn policy(&self) -> Arc<InForce> {

@@ -9,13 +9,13 @@ mod serve;
 pub mod signing_key;
 pub mod tls;
 
-use crate::audit::retention::Anchor;
-use crate::audit::seal::UseKey;
+use crate::audit::retention::RememberClock;
+use crate::audit::seal::AddSigningKey;
 use crate::background::expire::{self, rotation};
 use crate::background::{follow_policy, retain, seal};
 use crate::metrics::Metrics;
 use crate::policies::document::{self, Fault};
-use crate::policies::in_force::{self, NoPolicy, Policies};
+use crate::policies::in_force::{self, Policies, StartError};
 use crate::service::lock::{Lock, NoLock};
 use crate::service::tls::{Tls, TlsError};
 use crate::store::database::Database;
@@ -227,18 +227,18 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let relational = Arc::new(relational);
     let store: Arc<Store> = Arc::clone(&relational) as Arc<Store>;
     let unwritten = |_| Error::Write(database.clone());
-    store.run(Anchor { now: moment::now() }).await.map_err(unwritten)?;
+    store.run(RememberClock { now: moment::now() }).await.map_err(unwritten)?;
     let is_shared = matches!(database, Database::Postgres(_));
     let policy = in_force::settle(store.as_ref(), policy, is_shared, &metrics, moment::now()).await.map_err(
         |none| match none {
-            NoPolicy::Unrecorded => Error::Write(database.clone()),
-            NoPolicy::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
+            StartError::Unrecorded => Error::Write(database.clone()),
+            StartError::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
         },
     )?;
     let signer = signing_key::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
     let signer = Arc::new(signer);
     let public_key = signer.public_key().to_owned();
-    store.run(UseKey { public_key, now: moment::now() }).await.map_err(unwritten)?;
+    store.run(AddSigningKey { public_key, now: moment::now() }).await.map_err(unwritten)?;
     let rotate = rotation(&policy).map_err(|_| Error::NoRandomness)?;
     let session_secrets = store.run(rotate).await.map_err(unwritten)?;
 
@@ -301,7 +301,7 @@ pub(crate) fn keep_others_away(database: &Database) -> Result<Option<Lock>, Erro
         Database::Sqlite(path) if path.exists() => {
             let path = lock::path(path);
             let lock = Lock::take(&path).map_err(|why| match why {
-                NoLock::Taken => Error::Served(database.clone(), path),
+                NoLock::RoundDone => Error::Served(database.clone(), path),
                 NoLock::Io(cause) => Error::Lock(path, cause),
             })?;
             Ok(Some(lock))

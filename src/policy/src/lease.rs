@@ -105,7 +105,7 @@ pub struct Spent {
 
 /// One account to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Account {
+pub struct Statement {
     /// Whose purse.
     pub tenant: u64,
     /// The lease.
@@ -154,7 +154,7 @@ pub fn granted(
 /// The ledger has this account, and the lease is good until `deadline`; or the lease has ended there.
 pub fn acknowledged(
     value: &[u8],
-    account: &Account,
+    account: &Statement,
     deadline: Option<Monotonic>,
     now: Monotonic,
 ) -> Result<Vec<u8>, Corrupt> {
@@ -172,7 +172,7 @@ pub fn recalled(value: &[u8], tenant: u64, now: Monotonic) -> Result<Vec<u8>, Co
 
 /// What is due to be said of the purses of one value, and the value once it is said. Purses of which nothing is left are
 /// dropped.
-pub fn due(value: &[u8], now: Monotonic) -> Result<(Vec<u8>, Vec<Account>), Corrupt> {
+pub fn due(value: &[u8], now: Monotonic) -> Result<(Vec<u8>, Vec<Statement>), Corrupt> {
     let mut purses = layout::read(value)?;
     let mut accounts = Vec::new();
     for purse in &mut purses {
@@ -279,7 +279,7 @@ impl Purse {
         }
     }
 
-    fn acknowledged(&mut self, account: &Account, deadline: Option<Monotonic>, now: Monotonic) {
+    fn acknowledged(&mut self, account: &Statement, deadline: Option<Monotonic>, now: Monotonic) {
         let Some(lease) = self.leases.iter_mut().find(|lease| lease.id == account.lease) else { return };
         lease.known = lease.known.max(account.revision);
         match deadline {
@@ -299,7 +299,7 @@ impl Purse {
         self.leases.iter_mut().for_each(|lease| lease.close(now));
     }
 
-    fn due(&mut self, now: Monotonic, accounts: &mut Vec<Account>) {
+    fn due(&mut self, now: Monotonic, accounts: &mut Vec<Statement>) {
         if self.asked != 0 && now.0 >= self.asked_until_ms {
             self.abandon(now);
         }
@@ -313,7 +313,7 @@ impl Purse {
                 lease.revision = lease.revision.saturating_add(1);
                 lease.told = lease.spent;
                 lease.sent_ms = now.0;
-                accounts.push(Account {
+                accounts.push(Statement {
                     tenant: self.tenant,
                     lease: lease.id,
                     revision: lease.revision,

@@ -16,7 +16,7 @@ pub use patch::Patch;
 pub use reservation::{Reservation, ReservationState};
 
 use crate::key::{Concurrency, Grant, KeySource, KeyState, Limit};
-use crate::{AdminKeyId, AgentId, Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
+use crate::{AgentId, CredentialId, Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -72,7 +72,7 @@ pub struct CreateAdminKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminKey {
     /// Its id, `adm_...`: the actor in the audit trail.
-    pub id: AdminKeyId,
+    pub id: CredentialId,
     /// For people.
     pub name: String,
     /// What it may do.
@@ -110,7 +110,7 @@ pub struct CreateFilterKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterKey {
     /// Its id, `flt_...`: the actor of what its filters report.
-    pub id: AdminKeyId,
+    pub id: CredentialId,
     /// For people.
     pub name: String,
     /// When it was made.

@@ -82,7 +82,7 @@ ids! {
     /// A registered caller of a tenant, `agt_...`.
     AgentId,
     /// A credential of an administrator, `adm_...`, or of a filter, `flt_...`. Never the credential itself.
-    AdminKeyId,
+    CredentialId,
     /// A pending charge. A UUIDv7, made by whoever reserves, and the idempotency id of every step on it.
     ReservationId,
     /// A bounded share of a tenant's credits in one Envoy's hands. A UUIDv7, made by the filter.

@@ -44,7 +44,7 @@ pub struct Round {
     pub asks: Vec<Ask>,
     /// Credits that it spent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<Statement>,
     /// Permits that it keeps and would like.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<ShareAsk>,
@@ -67,7 +67,7 @@ pub struct Ask {
 /// What was spent from a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Account {
+pub struct Statement {
     /// The lease.
     pub lease_id: LeaseId,
     /// Grows with each account of this lease.

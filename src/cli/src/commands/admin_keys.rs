@@ -5,7 +5,7 @@ use super::database;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Role};
-use protocol::{AdminKeyId, TenantId};
+use protocol::{CredentialId, TenantId};
 
 /// Admin keys: who may administer, and how much
 #[derive(Args)]
@@ -80,8 +80,8 @@ enum Action {
     /// Withdraw an admin key for good
     Revoke {
         /// The admin key, adm_...
-        #[arg(value_parser = AdminKeyId::parse)]
-        id: AdminKeyId,
+        #[arg(value_parser = CredentialId::parse)]
+        id: CredentialId,
         /// Why, for the audit
         #[arg(long)]
         reason: String,

@@ -3,7 +3,7 @@
 use super::connection::{self, Connection, Once};
 use crate::output;
 use clap::{Args, Subcommand};
-use protocol::AdminKeyId;
+use protocol::CredentialId;
 use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, RotateKey};
 
 /// Filter keys: by which Envoys reach the ledger
@@ -37,8 +37,8 @@ enum Action {
     /// Give a filter key a new secret, shown this once
     Rotate {
         /// The filter key, flt_...
-        #[arg(value_parser = AdminKeyId::parse)]
-        id: AdminKeyId,
+        #[arg(value_parser = CredentialId::parse)]
+        id: CredentialId,
         /// How long the old secret goes on working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         grace: u32,
@@ -51,8 +51,8 @@ enum Action {
     /// Withdraw a filter key for good
     Revoke {
         /// The filter key, flt_...
-        #[arg(value_parser = AdminKeyId::parse)]
-        id: AdminKeyId,
+        #[arg(value_parser = CredentialId::parse)]
+        id: CredentialId,
         /// Why, for the audit
         #[arg(long)]
         reason: String,

@@ -9,7 +9,7 @@ use crate::windows;
 use policy::Key;
 use policy::exchange::{Refund, SharesAnswered, Spending};
 use policy::key::fingerprint;
-use policy::lease::{Account, slot};
+use policy::lease::{Statement, slot};
 use policy::limit::LimitRule;
 use policy::window::{Monotonic, share};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
@@ -129,10 +129,10 @@ impl Worker {
         let _ = self.dispatch(Call::round(&self.config.borrow(), &round, Asked { shares, ..self.asked() }));
     }
 
-    fn say_accounts(&self, accounts: Vec<Account>) {
+    fn say_accounts(&self, accounts: Vec<Statement>) {
         for accounts in accounts.chunks(PARTS_MAX) {
             let said = accounts.iter().filter_map(|account| {
-                Some(api::Account {
+                Some(api::Statement {
                     lease_id: LeaseId::of_uuid(account.lease),
                     revision: account.revision,
                     spent: Credits::new(account.spent)?,

@@ -5,7 +5,7 @@
 
 use crate::model::checkpoint::OldBatches;
 use crate::model::event::Event;
-use crate::model::retention::Remembered;
+use crate::model::retention::RetentionState;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::Timestamp;
 use std::fmt;
@@ -66,11 +66,11 @@ impl Pass {
     }
 
     /// What is remembered after the pass, or why it does not take place. `removes`: there are rows that seem too old.
-    fn judge(&self, known: Remembered, removes: bool) -> Result<Remembered, Held> {
+    fn judge(&self, known: RetentionState, removes: bool) -> Result<RetentionState, Held> {
         let Pass { now, .. } = *self;
         let clock = known.clock.or(known.newest_row).unwrap_or(now);
         let (Some(before), true) = (self.before(), removes) else {
-            return Ok(Remembered { clock: Some(clock.max(now)), ..known });
+            return Ok(RetentionState { clock: Some(clock.max(now)), ..known });
         };
         if let Some(database) = self.database
             && now.millis_since(database).max(database.millis_since(now)) > CLOCKS_APART_MILLIS
@@ -90,7 +90,7 @@ impl Pass {
                 _ => {}
             }
         }
-        Ok(Remembered { clock: Some(clock.max(now)), removed_before: Some(before), ..known })
+        Ok(RetentionState { clock: Some(clock.max(now)), removed_before: Some(before), ..known })
     }
 
     /// It is the day that was named, anywhere on earth.
@@ -106,12 +106,12 @@ impl Pass {
 /// Remembers how far the clock had come by what the ledger wrote last, where nothing is remembered. To be run before a
 /// start writes anything.
 #[derive(Clone)]
-pub struct Anchor {
+pub struct RememberClock {
     /// When.
     pub now: Timestamp,
 }
 
-impl Operation for Anchor {
+impl Operation for RememberClock {
     type Answer = ();
 
     fn needs(&self, needs: &mut Needs) {
@@ -186,9 +186,9 @@ mod tests {
         Pass { days: Some(days), now: day(now), database: None, ran_millis: 600_000, confirmed: None }
     }
 
-    fn known(clock: u64, removed_before: Option<u64>) -> Remembered {
+    fn known(clock: u64, removed_before: Option<u64>) -> RetentionState {
         let removed_before = removed_before.map(day);
-        Remembered { clock: Some(day(clock)), removed_before, newest_row: Some(day(clock)) }
+        RetentionState { clock: Some(day(clock)), removed_before, newest_row: Some(day(clock)) }
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
             assert_eq!(begun(pass(30, ahead), known), Err(Held::ClockAhead(day(now))));
             assert_eq!(begun(pass(3, now + 2), known), Err(Held::ClockAhead(day(now))));
         }
-        let never_anchored = Remembered { clock: None, ..known(now, None) };
+        let never_anchored = RetentionState { clock: None, ..known(now, None) };
         assert_eq!(begun(pass(30, ahead), never_anchored), Err(Held::ClockAhead(day(now))));
         // Another number of days.
         assert_eq!(begun(pass(3, now), known(now, Some(now - 365))), Err(Held::FarMore(day(now - 365))));

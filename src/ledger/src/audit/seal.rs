@@ -9,14 +9,14 @@ use serde_json::json;
 
 /// Writes down that a key signs from now on. The same again changes nothing.
 #[derive(Clone)]
-pub struct UseKey {
+pub struct AddSigningKey {
     /// In hexadecimal.
     pub public_key: String,
     /// When.
     pub now: Timestamp,
 }
 
-impl Operation for UseKey {
+impl Operation for AddSigningKey {
     type Answer = ();
 
     fn needs(&self, needs: &mut Needs) {

@@ -3,8 +3,8 @@
 
 use crate::identity::sessions::Rotate;
 use crate::moment::{self, NoRandomness};
-use crate::money::leases::Lose;
-use crate::money::reservations::{Expire, ForgetAnswers};
+use crate::money::leases::ExpireLeases;
+use crate::money::reservations::{Expire, ForgetOld};
 use crate::policies::document::InForce;
 use crate::store::Store;
 use protocol::Timestamp;
@@ -41,11 +41,9 @@ pub async fn run(
         }
         // A database that fails is logged by the store; the next beat tries again.
         while let Ok((_, true)) = store.run(Expire { now: moment::now() }).await {}
-        while let Ok((_, true)) = store.run(Lose { now: moment::now() }).await {}
+        while let Ok((_, true)) = store.run(ExpireLeases { now: moment::now() }).await {}
         let now = moment::now();
-        if now.millis_since(forgot_at) >= FORGET_EVERY_MILLIS
-            && store.run(ForgetAnswers { now }).await.is_ok()
-        {
+        if now.millis_since(forgot_at) >= FORGET_EVERY_MILLIS && store.run(ForgetOld { now }).await.is_ok() {
             forgot_at = now;
             let rotate = rotation(&policy.borrow());
             match rotate {

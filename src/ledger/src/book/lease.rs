@@ -10,7 +10,7 @@
 
 use super::{Accounts, Refusal, Step, TransferKind};
 use protocol::admin::{self, LeaseState};
-use protocol::lease::Account;
+use protocol::lease::Statement;
 use protocol::{Credits, InstanceId, LeaseId, TenantId, Timestamp};
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ pub fn open(accounts: &mut Accounts, lease: &Lease, now: Timestamp) -> Result<St
 pub fn account(
     accounts: &mut Accounts,
     lease: &mut Lease,
-    account: &Account,
+    account: &Statement,
     until: Timestamp,
     now: Timestamp,
 ) -> Result<Step, Refusal> {

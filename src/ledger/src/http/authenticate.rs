@@ -1,4 +1,4 @@
-//! Who is asking, and may they: the bearer of a credential of the right door and role. Only hashes are compared, by
+//! Who is asking, and may they: the bearer of a credential of the right kind and role. Only hashes are compared, by
 //! lookup.
 
 use super::Service;
@@ -7,7 +7,7 @@ use super::extract::idempotency_key;
 use super::problem::{Code, Refused};
 use super::rate::Rates;
 use crate::http::connections::Connection;
-use crate::model::credential::{Door, ServiceCredential};
+use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::moment;
 use crate::store::Store;
 use crate::transaction::Unavailable;
@@ -68,10 +68,11 @@ pub(super) async fn admin(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match recognise(&service, Door::Admin, request.headers(), request.extensions()).await {
-        Ok(caller) => caller,
-        Err(refused) => return refused.into_response(),
-    };
+    let caller =
+        match recognise(&service, CredentialKind::Admin, request.headers(), request.extensions()).await {
+            Ok(caller) => caller,
+            Err(refused) => return refused.into_response(),
+        };
     if caller.0.role < needs {
         let detail = format!("this needs the role {needs}, the credential has {}", caller.0.role);
         return Refused::new(Code::Forbidden, detail).into_response();
@@ -100,7 +101,7 @@ pub(super) async fn filter(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match recognise(&service, Door::Filter, request.headers(), request.extensions()).await {
+    match recognise(&service, CredentialKind::Filter, request.headers(), request.extensions()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -111,38 +112,39 @@ pub(super) async fn filter(
 
 async fn recognise(
     service: &Service,
-    door: Door,
+    kind: CredentialKind,
     headers: &HeaderMap,
     extensions: &Extensions,
 ) -> Result<Caller, Refused> {
-    let known = match credential(headers, door) {
-        Some(hash) => service.doorkeeper.recognise(service.store.as_ref(), hash, door).await?,
+    let known = match credential(headers, kind) {
+        Some(hash) => service.credential_cache.recognise(service.store.as_ref(), hash, kind).await?,
         None => None,
     };
     if let (Some(caller), Some(connection)) = (&known, extensions.get::<Arc<Connection>>()) {
-        connection.prove(door, &caller.0.id);
+        connection.prove(kind, &caller.0.id);
     }
     known.ok_or_else(|| {
-        let prefix = if door == Door::Admin { "ara_" } else { "arf_" };
+        let prefix = if kind == CredentialKind::Admin { "ara_" } else { "arf_" };
         let detail = format!("send `Authorization: Bearer {prefix}...` with a credential of this ledger");
         Refused::new(Code::AuthDenied, detail)
     })
 }
 
-/// The hash of the one bearer credential, if it has the door's shape. A malformed one costs no lookup.
-fn credential(headers: &HeaderMap, door: Door) -> Option<KeyHash> {
+/// The hash of the one bearer credential, if it has the kind's shape. A malformed one costs no lookup.
+fn credential(headers: &HeaderMap, kind: CredentialKind) -> Option<KeyHash> {
     let mut sent = headers.get_all(header::AUTHORIZATION).iter();
     let (first, second) = (sent.next()?, sent.next());
     let (scheme, secret) = first.as_bytes().split_at_checked(b"bearer ".len())?;
     let secret = secret.trim_ascii();
-    let accepted =
-        second.is_none() && scheme.eq_ignore_ascii_case(b"bearer ") && is_well_formed(door.kind(), secret);
+    let accepted = second.is_none()
+        && scheme.eq_ignore_ascii_case(b"bearer ")
+        && is_well_formed(kind.secret_kind(), secret);
     accepted.then(|| KeyHash::of(secret))
 }
 
 /// Remembers for a moment whom it let in, so that a busy filter does not cost a read for every call.
 #[derive(Default)]
-pub(super) struct Doorkeeper {
+pub(super) struct CredentialCache {
     remembered: Mutex<HashMap<KeyHash, Recognised>>,
 }
 
@@ -151,17 +153,17 @@ struct Recognised {
     since: Instant,
 }
 
-impl Doorkeeper {
+impl CredentialCache {
     async fn recognise(
         &self,
         store: &Store,
         hash: KeyHash,
-        door: Door,
+        kind: CredentialKind,
     ) -> Result<Option<Caller>, Unavailable> {
         {
             let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = remembered.get(&hash)
-                && known.caller.0.door == door
+                && known.caller.0.kind == kind
                 && known.since.elapsed() < REMEMBERED
             {
                 return Ok(Some(known.caller.clone()));
@@ -170,7 +172,7 @@ impl Doorkeeper {
         // From before the look: what it finds may be over by the time that it is kept.
         let since = Instant::now();
         let found = store.service_credential(hash).await?;
-        let found = found.filter(|found| found.door == door && found.is_usable(moment::now()));
+        let found = found.filter(|found| found.kind == kind && found.is_usable(moment::now()));
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(found.map(|found| {
             if remembered.len() >= REMEMBERED_MAX {

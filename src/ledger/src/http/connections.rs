@@ -4,8 +4,8 @@
 //! In a full room the one that has the most connections loses its oldest: a peer among those without a credential, a
 //! credential among the others. So whoever has few keeps them, whatever others open.
 
-use crate::model::credential::Door;
-use protocol::AdminKeyId;
+use crate::model::credential::CredentialKind;
+use protocol::CredentialId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -27,7 +27,7 @@ const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Owner {
     Peer(IpAddr),
-    Credential(AdminKeyId),
+    Credential(CredentialId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,10 +135,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A request came with a credential that is good.
-    pub(crate) fn prove(&self, door: Door, credential: &AdminKeyId) {
-        let room = match door {
-            Door::Filter => Room::Filters,
-            Door::Admin => Room::Operators,
+    pub(crate) fn prove(&self, kind: CredentialKind, credential: &CredentialId) {
+        let room = match kind {
+            CredentialKind::Filter => Room::Filters,
+            CredentialKind::Admin => Room::Operators,
         };
         let mut place = lock(&self.place);
         if place.0 == room && matches!(&place.1, Owner::Credential(own) if own == credential) {
@@ -223,8 +223,8 @@ mod tests {
         std::future::Future::poll(closing.as_mut(), &mut std::task::Context::from_waker(waker)).is_ready()
     }
 
-    fn credential(number: u8) -> AdminKeyId {
-        AdminKeyId::parse(&format!("adm_{number:032}")).unwrap_or_else(|_| panic!("an id"))
+    fn credential(number: u8) -> CredentialId {
+        CredentialId::parse(&format!("adm_{number:032}")).unwrap_or_else(|_| panic!("an id"))
     }
 
     #[test]
@@ -243,23 +243,23 @@ mod tests {
     #[test]
     fn a_flood_in_one_room_closes_nothing_in_another() {
         let connections = Connections::of(6 * 4);
-        let proven = |number, door| {
+        let proven = |number, kind| {
             let connection = connections.open(peer(1));
-            connection.prove(door, &credential(number));
+            connection.prove(kind, &credential(number));
             connection
         };
-        let (filter, operator) = (proven(1, Door::Filter), proven(2, Door::Admin));
+        let (filter, operator) = (proven(1, CredentialKind::Filter), proven(2, CredentialKind::Admin));
         let floods = [
             (0..40).map(|_| connections.open(peer(1))).collect::<Vec<_>>(),
-            (0..40).map(|_| proven(3, Door::Filter)).collect(),
-            (0..40).map(|_| proven(4, Door::Admin)).collect(),
+            (0..40).map(|_| proven(3, CredentialKind::Filter)).collect(),
+            (0..40).map(|_| proven(4, CredentialKind::Admin)).collect(),
         ];
         assert!(!is_closing(&filter) && !is_closing(&operator));
         let left = |flood: &Vec<Arc<Connection>>| flood.iter().filter(|open| !is_closing(open)).count();
         // The later ones were unproven first, which took one of the room that others had.
         assert_eq!(floods.each_ref().map(left), [3, 15, 3]);
         // Again with the same credential is no second connection.
-        filter.prove(Door::Filter, &credential(1));
+        filter.prove(CredentialKind::Filter, &credential(1));
         drop(floods);
         assert_eq!(connections.room(Room::Filters, |members| members.count), 1);
         drop((filter, operator));

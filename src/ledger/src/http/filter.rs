@@ -8,7 +8,7 @@ use crate::deliveries::Deliver;
 use crate::http::{feed, waiting};
 use crate::identity::sessions;
 use crate::moment;
-use crate::money::leases::Take;
+use crate::money::leases::AnswerRound;
 use crate::money::reservations::TTL_SECONDS_MAX;
 use crate::transaction::{Error, Refusal};
 use axum::extract::{DefaultBodyLimit, State};
@@ -129,7 +129,7 @@ async fn lease(
     }
     let (instance, envoy) = (round.instance.clone(), round.envoy.clone());
     let starved = service.waiting.starved();
-    let take = Take { round, starved, actor: caller.id(), now: moment::now() };
+    let take = AnswerRound { round, starved, actor: caller.id(), now: moment::now() };
     let taken = service.store.run(take).await?;
     for (lease_id, why) in taken.refused {
         service.metrics.lease_accounts_refused.inc();

@@ -1,7 +1,7 @@
 //! Reservations that wait for credits on lease to be returned.
 
 use crate::moment;
-use crate::money::recall::{ReserveOrRecall, Tried, missing};
+use crate::money::recall::{Attempt, ReserveOrRecall, missing};
 use crate::money::reservations::Reserve;
 use crate::store::Store;
 use crate::transaction::Error;
@@ -41,8 +41,8 @@ pub async fn reserve(
         }
         let attempt = ReserveOrRecall { request: request.clone(), now: moment::now() };
         let (tenant_id, refusal) = match store.run(attempt).await? {
-            Tried::Reserved(answer) => return Ok(answer),
-            Tried::MayReturn(tenant_id, refusal) => (tenant_id, refusal),
+            Attempt::Reserved(answer) => return Ok(answer),
+            Attempt::MayReturn(tenant_id, refusal) => (tenant_id, refusal),
         };
         if turn.is_none() {
             turn = waiting.enter(tenant_id);

@@ -4,13 +4,13 @@
 //! than itself: that is decided in `http`, which knows who asks.
 
 use crate::identity::keys::end_by;
-use crate::model::credential::{Door, ServiceCredential};
+use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::model::event::{Event, Kind as Fact, LEDGER};
 use crate::transaction::idempotency::Idempotency;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;
-use protocol::{AdminKeyId, TenantId, Timestamp};
+use protocol::{CredentialId, TenantId, Timestamp};
 use serde_json::json;
 
 /// Makes the first credentials of a new database.
@@ -101,7 +101,7 @@ impl Operation for Create {
 
 fn record_created(rows: &mut Rows, credential: &ServiceCredential, actor: &str) {
     let detail = json!({
-        "id": credential.id, "door": credential.door.as_str(), "name": credential.name, "role": credential.role,
+        "id": credential.id, "door": credential.kind.as_str(), "name": credential.name, "role": credential.role,
         "tenant_id": credential.tenant_id,
     });
     let event = Event::new(Fact::ServiceCredentialCreated, credential.created_at, actor, &detail);
@@ -115,7 +115,7 @@ fn record_created(rows: &mut Rows, credential: &ServiceCredential, actor: &str) 
 #[derive(Clone)]
 pub struct Rotate {
     /// Which.
-    pub id: AdminKeyId,
+    pub id: CredentialId,
     /// The hash of the new secret.
     pub hash: KeyHash,
     /// How long the earlier secrets go on working.
@@ -143,7 +143,7 @@ impl Operation for Rotate {
             return Err(Refusal::AdminKeyExists(id));
         }
         let Rotate { id, hash, grace_seconds, reason, idempotency, actor, now } = self;
-        let known = found(rows, &id, Door::Filter)?;
+        let known = found(rows, &id, CredentialKind::Filter)?;
         if known.revoked_at.is_some() {
             return Err(Refusal::KeyInactive(KeyState::Revoked));
         }
@@ -161,9 +161,9 @@ impl Operation for Rotate {
 }
 
 /// The credential with its newest secret.
-fn found(rows: &Rows, id: &AdminKeyId, door: Door) -> Result<ServiceCredential, Refusal> {
+fn found(rows: &Rows, id: &CredentialId, kind: CredentialKind) -> Result<ServiceCredential, Refusal> {
     let mut all = rows.service_credentials.rows().map(|(_, row)| row);
-    let newest = all.find(|row| row.id == *id && row.door == door && row.secret_expires_at.is_none());
+    let newest = all.find(|row| row.id == *id && row.kind == kind && row.secret_expires_at.is_none());
     newest.cloned().ok_or(Refusal::AdminKeyUnknown)
 }
 
@@ -171,9 +171,9 @@ fn found(rows: &Rows, id: &AdminKeyId, door: Door) -> Result<ServiceCredential, 
 #[derive(Clone)]
 pub struct Revoke {
     /// Which.
-    pub id: AdminKeyId,
+    pub id: CredentialId,
     /// Of which kind.
-    pub door: Door,
+    pub kind: CredentialKind,
     /// The one tenant that whoever asks is held to.
     pub within: Option<TenantId>,
     /// Why.
@@ -192,8 +192,8 @@ impl Operation for Revoke {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
-        let Revoke { id, door, within, reason, actor, now } = self;
-        let mut known = found(rows, &id, door)?;
+        let Revoke { id, kind, within, reason, actor, now } = self;
+        let mut known = found(rows, &id, kind)?;
         if within.is_some() && known.tenant_id != within {
             return Err(Refusal::AdminKeyUnknown);
         }
@@ -213,7 +213,7 @@ impl Operation for Revoke {
             }
             found
         });
-        let detail = json!({"id": known.id, "door": door.as_str(), "reason": reason});
+        let detail = json!({"id": known.id, "door": kind.as_str(), "reason": reason});
         let event = Event::new(Fact::ServiceCredentialRevoked, now, actor, &detail);
         rows.record(match &known.tenant_id {
             Some(tenant_id) => event.of(tenant_id),

@@ -23,7 +23,7 @@ const LEAST_PART: u32 = 16;
 const CALL_EVERY_MILLIS: u64 = 200;
 
 /// Takes what an Envoy keeps, and gives it of what is free.
-pub fn give(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timestamp) -> Answer {
+pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timestamp) -> Answer {
     let ShareAsk { key_id, limit_id, limit, revision, keep, wanted } = ask;
     let at = ShareKey { key_id: key_id.clone(), limit_id: *limit_id, instance: instance.clone() };
     let answer =

@@ -2,7 +2,7 @@
 
 use protocol::admin::{AdminKey, FilterKey, Role};
 use protocol::api_key::{KeyHash, Kind};
-use protocol::{AdminKeyId, TenantId, Timestamp};
+use protocol::{CredentialId, TenantId, Timestamp};
 
 /// Who a credential of the ledger belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,9 +10,9 @@ pub struct ServiceCredential {
     /// SHA-256 of the secret by which it was found.
     pub hash: KeyHash,
     /// Its id, `adm_...` or `flt_...`: the actor in the audit trail.
-    pub id: AdminKeyId,
-    /// Which door it opens.
-    pub door: Door,
+    pub id: CredentialId,
+    /// Which kind it opens.
+    pub kind: CredentialKind,
     /// For people.
     pub name: String,
     /// What an administrator may do; without meaning for a filter.
@@ -31,8 +31,8 @@ impl ServiceCredential {
     /// One that is usable from now on.
     pub fn new(
         hash: KeyHash,
-        id: AdminKeyId,
-        door: Door,
+        id: CredentialId,
+        kind: CredentialKind,
         name: String,
         role: Role,
         tenant_id: Option<TenantId>,
@@ -41,7 +41,7 @@ impl ServiceCredential {
         ServiceCredential {
             hash,
             id,
-            door,
+            kind,
             name,
             role,
             tenant_id,
@@ -76,7 +76,7 @@ impl ServiceCredential {
 
     /// May it do everything, everywhere.
     pub fn is_owner_of_all(&self) -> bool {
-        self.door == Door::Admin
+        self.kind == CredentialKind::Admin
             && self.role == Role::Owner
             && self.tenant_id.is_none()
             && self.revoked_at.is_none()
@@ -85,30 +85,30 @@ impl ServiceCredential {
 
 /// A part of the API with credentials of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum CredentialKind {
     /// `/v1`.
     Admin,
     /// `/filter/v1`.
     Filter,
 }
 
-impl Door {
+impl CredentialKind {
     /// Both.
-    pub const ALL: [Door; 2] = [Door::Admin, Door::Filter];
+    pub const ALL: [CredentialKind; 2] = [CredentialKind::Admin, CredentialKind::Filter];
 
     /// Its name at rest.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Door::Admin => "admin",
-            Door::Filter => "filter",
+            CredentialKind::Admin => "admin",
+            CredentialKind::Filter => "filter",
         }
     }
 
     /// The shape of its credentials.
-    pub const fn kind(self) -> Kind {
+    pub const fn secret_kind(self) -> Kind {
         match self {
-            Door::Admin => Kind::Admin,
-            Door::Filter => Kind::Filter,
+            CredentialKind::Admin => Kind::Admin,
+            CredentialKind::Filter => Kind::Filter,
         }
     }
 }

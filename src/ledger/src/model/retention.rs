@@ -4,7 +4,7 @@ use protocol::Timestamp;
 
 /// What is known when a pass begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Remembered {
+pub struct RetentionState {
     /// How far the clock had come when it was last believed.
     pub clock: Option<Timestamp>,
     /// Before which day the last pass removed.

@@ -43,16 +43,16 @@ pub fn check(
 }
 
 /// Follows transfers of a reservation that was made in `month`.
-pub fn follow(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, transfers: &[Transfer]) {
+pub fn record(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, transfers: &[Transfer]) {
     for at in sums(rows, tenant_id, key_id, month) {
-        follow_in(rows, at, transfers);
+        record_in(rows, at, transfers);
     }
 }
 
 /// Follows a refund of which nobody knows whose calls it was for: no key has spent more than its tenant.
-pub fn follow_refund(rows: &mut Rows, tenant_id: &TenantId, month: Month, refund: &Transfer) {
+pub fn record_refund(rows: &mut Rows, tenant_id: &TenantId, month: Month, refund: &Transfer) {
     let at = SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month };
-    follow_in(rows, at.clone(), std::slice::from_ref(refund));
+    record_in(rows, at.clone(), std::slice::from_ref(refund));
     let total = rows.spending.get(&at).copied().unwrap_or_default();
     rows.spending.change_each(|of, spent| {
         let is_above = of.tenant_id == *tenant_id && of.month == month && *spent > total;
@@ -64,8 +64,8 @@ pub fn follow_refund(rows: &mut Rows, tenant_id: &TenantId, month: Month, refund
 }
 
 /// Follows transfers of a lease that was opened in `month`. Which keys spend from it, decisions tell: [`spend`].
-pub fn follow_lease(rows: &mut Rows, tenant_id: &TenantId, month: Month, transfers: &[Transfer]) {
-    follow_in(rows, SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month }, transfers);
+pub fn record_lease(rows: &mut Rows, tenant_id: &TenantId, month: Month, transfers: &[Transfer]) {
+    record_in(rows, SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month }, transfers);
 }
 
 /// A key spent from its tenant's lease, which the tenant's own sum has already. It counts for the key's parent too.
@@ -84,7 +84,7 @@ pub fn left(rows: &Rows, tenant_id: &TenantId, month: Month) -> Option<Credits> 
     Some(budget.checked_sub(spent).unwrap_or_default())
 }
 
-fn follow_in(rows: &mut Rows, at: SpendingKey, transfers: &[Transfer]) {
+fn record_in(rows: &mut Rows, at: SpendingKey, transfers: &[Transfer]) {
     for transfer in transfers {
         let before = rows.spending.get(&at).copied().unwrap_or_default();
         let after = match transfer.kind {

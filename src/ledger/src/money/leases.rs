@@ -8,7 +8,7 @@ use crate::model::event::{Event, Kind, LEDGER};
 use crate::money::budgets;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::admin::LeaseState;
-use protocol::lease::{Account, Ask, Grant, Round, RoundAnswer};
+use protocol::lease::{Ask, Grant, Round, RoundAnswer, Statement};
 use protocol::{Credits, InstanceId, LeaseId, TenantId, Timestamp};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -33,7 +33,7 @@ const LOSE_MAX: u32 = 1000;
 
 /// Takes what one Envoy has to say.
 #[derive(Clone)]
-pub struct Take {
+pub struct AnswerRound {
     /// What it says.
     pub round: Round,
     /// Tenants with calls that wait for credits to come back.
@@ -46,26 +46,26 @@ pub struct Take {
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct RoundDone {
     /// For the filter.
     pub answer: RoundAnswer,
     /// Accounts that were refused, for the log: to repeat them would not help.
-    pub refused: Vec<(LeaseId, Unaccountable)>,
+    pub refused: Vec<(LeaseId, StatementRefused)>,
     /// Tenants to whom something went back.
     pub returned: BTreeSet<TenantId>,
 }
 
 /// Why an account was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unaccountable {
+pub enum StatementRefused {
     /// The lease is another Envoy's.
     OfAnother,
     /// The book refuses it.
     Refused(book::Refusal),
 }
 
-impl Operation for Take {
-    type Answer = Taken;
+impl Operation for AnswerRound {
+    type Answer = RoundDone;
 
     fn needs(&self, needs: &mut Needs) {
         let Round { asks, accounts, shares, .. } = &self.round;
@@ -78,8 +78,8 @@ impl Operation for Take {
         needs.shares.extend(shares.iter().map(|ask| (ask.key_id.clone(), ask.limit_id)));
     }
 
-    fn apply(self, rows: &mut Rows) -> Result<Taken, Refusal> {
-        let Take { round, starved, actor, now } = self;
+    fn apply(self, rows: &mut Rows) -> Result<RoundDone, Refusal> {
+        let AnswerRound { round, starved, actor, now } = self;
         let answer = RoundAnswer {
             lease_ttl_ms: TTL_MILLIS,
             share_ttl_ms: shares::TTL_MILLIS,
@@ -87,7 +87,7 @@ impl Operation for Take {
             ended: Vec::new(),
             shares: Vec::with_capacity(round.shares.len()),
         };
-        let mut taken = Taken { answer, refused: Vec::new(), returned: BTreeSet::new() };
+        let mut taken = RoundDone { answer, refused: Vec::new(), returned: BTreeSet::new() };
         // What goes back is there for what is asked.
         for account in &round.accounts {
             take_account(rows, &round.instance, account, &actor, now, &mut taken);
@@ -99,7 +99,7 @@ impl Operation for Take {
             taken.answer.leases.push(Grant { lease_id, credits });
         }
         for ask in &round.shares {
-            taken.answer.shares.push(shares::give(rows, &round.instance, ask, now));
+            taken.answer.shares.push(shares::grant(rows, &round.instance, ask, now));
         }
         Ok(taken)
     }
@@ -112,10 +112,10 @@ fn until(now: Timestamp) -> Timestamp {
 fn take_account(
     rows: &mut Rows,
     instance: &InstanceId,
-    account: &Account,
+    account: &Statement,
     actor: &str,
     now: Timestamp,
-    taken: &mut Taken,
+    taken: &mut RoundDone,
 ) {
     let id = &account.lease_id;
     let Some(lease) = rows.leases.get(id) else {
@@ -135,9 +135,9 @@ fn take_account(
         else {
             return;
         };
-        lease::account(accounts, lease, account, until(now), now).map_err(Unaccountable::Refused)
+        lease::account(accounts, lease, account, until(now), now).map_err(StatementRefused::Refused)
     } else {
-        Err(Unaccountable::OfAnother)
+        Err(StatementRefused::OfAnother)
     };
     match step {
         Ok(step) => {
@@ -163,7 +163,7 @@ fn take_account(
     }
 }
 
-fn step_refused(taken: &Taken, id: &LeaseId) -> bool {
+fn step_refused(taken: &RoundDone, id: &LeaseId) -> bool {
     taken.refused.last().is_some_and(|(refused, _)| refused == id)
 }
 
@@ -172,7 +172,7 @@ fn moved(rows: &mut Rows, id: &LeaseId, transfers: &[Transfer]) -> bool {
     let Some(lease) = rows.leases.get(id) else { return false };
     let (tenant_id, month) = (lease.tenant_id.clone(), lease.opened_at.month());
     rows.journal_lease(id, &tenant_id, transfers);
-    budgets::follow_lease(rows, &tenant_id, month, transfers);
+    budgets::record_lease(rows, &tenant_id, month, transfers);
     let goes_back = |kind| matches!(kind, TransferKind::LeaseReturned | TransferKind::LeaseRefunded);
     transfers.iter().any(|transfer| goes_back(transfer.kind))
 }
@@ -270,12 +270,12 @@ fn size(rows: &Rows, ask: &Ask, instance: &InstanceId, now: Timestamp) -> Credit
 
 /// Charges what Envoys have not accounted for in time.
 #[derive(Clone)]
-pub struct Lose {
+pub struct ExpireLeases {
     /// When.
     pub now: Timestamp,
 }
 
-impl Operation for Lose {
+impl Operation for ExpireLeases {
     /// How many were lost, and whether more may be due.
     type Answer = (u64, bool);
 

@@ -25,7 +25,7 @@ pub struct ReserveOrRecall {
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tried {
+pub enum Attempt {
     /// They are set aside.
     Reserved(ReserveAnswer),
     /// There are too few, but this tenant's Envoys may still return enough.
@@ -33,19 +33,19 @@ pub enum Tried {
 }
 
 impl Operation for ReserveOrRecall {
-    type Answer = Tried;
+    type Answer = Attempt;
 
     fn needs(&self, needs: &mut Needs) {
         Reserve { request: self.request.clone(), now: self.now }.needs(needs);
         needs.leases_of_keys.insert(self.request.key_id.clone());
     }
 
-    fn apply(self, rows: &mut Rows) -> Result<Tried, Refusal> {
+    fn apply(self, rows: &mut Rows) -> Result<Attempt, Refusal> {
         let ReserveOrRecall { request, now } = self;
         let key_id = request.key_id.clone();
         let wanted = request.credits;
         let refusal = match (Reserve { request, now }).apply(rows) {
-            Ok(answer) => return Ok(Tried::Reserved(answer)),
+            Ok(answer) => return Ok(Attempt::Reserved(answer)),
             Err(refusal) => refusal,
         };
         let missing = missing(&refusal, wanted);
@@ -57,8 +57,8 @@ impl Operation for ReserveOrRecall {
         if held < missing {
             return Err(refusal);
         }
-        call_back(rows, &tenant_id, now);
-        Ok(Tried::MayReturn(tenant_id, refusal))
+        recall(rows, &tenant_id, now);
+        Ok(Attempt::MayReturn(tenant_id, refusal))
     }
 }
 
@@ -78,7 +78,7 @@ fn may_return(lease: &Lease, now: Timestamp) -> bool {
 }
 
 /// Calls back the leases that were not yet.
-fn call_back(rows: &mut Rows, tenant_id: &TenantId, now: Timestamp) {
+fn recall(rows: &mut Rows, tenant_id: &TenantId, now: Timestamp) {
     let newest = rows.open_leases(tenant_id).filter_map(|lease| lease.recalled_at).max();
     if newest.is_some_and(|at| now.millis_since(at) < RECALL_EVERY_MILLIS) {
         return;

@@ -72,7 +72,7 @@ impl Operation for Reserve {
         if let Step::Moved(transfers) = step {
             let of = &reservation.request;
             rows.journal(&of.id, &of.tenant_id, &transfers);
-            budgets::follow(rows, &of.tenant_id, &of.key_id, month, &transfers);
+            budgets::record(rows, &of.tenant_id, &of.key_id, month, &transfers);
             let detail = json!({
                 "reservation_id": of.id, "service": of.service, "tool": of.tool, "credits": of.credits,
                 "expires_at": reservation.expires_at, "policy_version": of.policy_version,
@@ -151,7 +151,7 @@ fn moved(rows: &mut Rows, id: &ReservationId, tenant_id: &TenantId, transfers: &
     rows.journal(id, tenant_id, transfers);
     let Some(reservation) = rows.reservations.get(id) else { return };
     let (key_id, month) = (reservation.request.key_id.clone(), reservation.reserved_at.month());
-    budgets::follow(rows, tenant_id, &key_id, month, transfers);
+    budgets::record(rows, tenant_id, &key_id, month, transfers);
 }
 
 fn record_step(rows: &mut Rows, kind: Option<Kind>, id: &ReservationId, actor: String, now: Timestamp) {
@@ -223,12 +223,12 @@ impl Operation for Expire {
 /// Forgets answers of `Idempotency-Key`s that are too old to be asked for again, and what ended, or was given up, long
 /// ago.
 #[derive(Clone)]
-pub struct ForgetAnswers {
+pub struct ForgetOld {
     /// When.
     pub now: Timestamp,
 }
 
-impl Operation for ForgetAnswers {
+impl Operation for ForgetOld {
     type Answer = ();
 
     fn needs(&self, _: &mut Needs) {}

@@ -226,7 +226,7 @@ impl Correct {
                 let accounts = rows.accounts.get_mut(tenant_id).ok_or(Refusal::TenantUnknown)?;
                 let of = rows.reservations.get_mut(id).ok_or(Refusal::ReservationUnknown)?;
                 let transfer = book::give_back(accounts, of, *amount, *now)?;
-                budgets::follow(rows, tenant_id, &key_id, month, &[transfer]);
+                budgets::record(rows, tenant_id, &key_id, month, &[transfer]);
                 Ok(transfer)
             }
             Refunded::Key(key_id) => {
@@ -234,14 +234,14 @@ impl Correct {
                 let key = rows.keys.get(key_id).filter(|key| key.tenant_id == *tenant_id);
                 key.ok_or(Refusal::KeyUnknown)?;
                 let transfer = book::correct(accounts, *direction, *amount, *now)?;
-                budgets::follow(rows, tenant_id, key_id, month, &[transfer]);
+                budgets::record(rows, tenant_id, key_id, month, &[transfer]);
                 Ok(transfer)
             }
             Refunded::Anything => {
                 let accounts = rows.accounts.get_mut(tenant_id).ok_or(Refusal::TenantUnknown)?;
                 let transfer = book::correct(accounts, *direction, *amount, *now)?;
                 if *direction == Direction::Refund {
-                    budgets::follow_refund(rows, tenant_id, month, &transfer);
+                    budgets::record_refund(rows, tenant_id, month, &transfer);
                 }
                 Ok(transfer)
             }

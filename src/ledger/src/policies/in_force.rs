@@ -82,16 +82,16 @@ async fn record(
 
 /// Why a ledger that starts has no policy.
 #[derive(Debug)]
-pub enum NoPolicy {
+pub enum StartError {
     /// The database can't be read or written; the log has the cause.
     Unrecorded,
     /// The database holds one that this program does not take.
     Faulty(PolicyVersion, Fault),
 }
 
-impl<E: Into<transaction::Error>> From<E> for NoPolicy {
-    fn from(_: E) -> NoPolicy {
-        NoPolicy::Unrecorded
+impl<E: Into<transaction::Error>> From<E> for StartError {
+    fn from(_: E) -> StartError {
+        StartError::Unrecorded
     }
 }
 
@@ -102,7 +102,7 @@ pub async fn settle(
     is_shared: bool,
     metrics: &Metrics,
     now: Timestamp,
-) -> Result<InForce, NoPolicy> {
+) -> Result<InForce, StartError> {
     let newest = store.policy_other_than(file.version().clone()).await?;
     let Some((version, document)) = newest else {
         record(store, &file, LEDGER, None, now).await?;
@@ -114,11 +114,11 @@ pub async fn settle(
             "the policy file is an older one than the database holds, and stays without effect; change it, or put it \
              in force with `agentrelay policy apply`"
         );
-        return parse_document(document).map_err(|fault| NoPolicy::Faulty(version, fault));
+        return parse_document(document).map_err(|fault| StartError::Faulty(version, fault));
     }
     // One that this release does not take can't stay in force either.
     if let Ok(before) = parse_document(document) {
-        let leaving = in_use(store, &before, &file, now).await.map_err(|_| NoPolicy::Unrecorded)?;
+        let leaving = in_use(store, &before, &file, now).await.map_err(|_| StartError::Unrecorded)?;
         if !leaving.is_empty() {
             refuse(metrics, &leaving);
             return Ok(before);
@@ -145,7 +145,7 @@ pub fn listed(leaving: &[NameLeaving]) -> String {
 
 /// Why a policy was not put in another's place.
 #[derive(Debug)]
-pub enum Replaced {
+pub enum ReplaceError {
     /// It is not taken, or the file can't be written.
     Faulty(Fault),
     /// Rows use what it no longer has.
@@ -195,41 +195,42 @@ impl Policies {
         force: bool,
         actor: String,
         now: Timestamp,
-    ) -> Result<Arc<InForce>, Replaced> {
+    ) -> Result<Arc<InForce>, ReplaceError> {
         let mut state = self.state.lock().await;
         self.follow_database(&mut state).await;
         let before = self.in_force.borrow().version().clone();
         if only_over.as_ref().is_some_and(|expected| expected != before.as_str()) {
             let changed = Refusal::PolicyChanged { version: before };
-            return Err(Replaced::Unrecorded(transaction::Error::Refused(changed)));
+            return Err(ReplaceError::Unrecorded(transaction::Error::Refused(changed)));
         }
         if text.len() > FILE_BYTES_MAX {
-            return Err(Replaced::Faulty(Fault::TooLarge));
+            return Err(ReplaceError::Faulty(Fault::TooLarge));
         }
         let policy = parse(&text).map_err(|fault| {
             self.metrics.policies_refused.inc();
-            Replaced::Faulty(fault)
+            ReplaceError::Faulty(fault)
         })?;
-        let leaving = self.leaving(&policy, now).await.map_err(|cause| Replaced::Unrecorded(cause.into()))?;
+        let leaving =
+            self.leaving(&policy, now).await.map_err(|cause| ReplaceError::Unrecorded(cause.into()))?;
         if !leaving.is_empty() {
             if !force {
-                return Err(Replaced::InUse(leaving));
+                return Err(ReplaceError::InUse(leaving));
             }
             warn!(%actor, "a policy is forced although rows use what it no longer has:\n{}", listed(&leaving));
         }
         if self.is_shared {
             let recorded = record(self.store.as_ref(), &policy, &actor, only_over, now).await;
-            recorded.map_err(Replaced::Unrecorded)?;
+            recorded.map_err(ReplaceError::Unrecorded)?;
             state.unrecorded = None;
             return Ok(self.put_in_force(policy));
         }
         self.write(&text).await.map_err(|cause| {
             warn!(%cause, path = %self.path.display(), "the policy file can't be written");
-            Replaced::Faulty(Fault::Unreadable(cause))
+            ReplaceError::Faulty(Fault::Unreadable(cause))
         })?;
         state.judged = text;
         state.unrecorded = Some((policy, actor));
-        self.record(&mut state, now).await.map_err(Replaced::Unrecorded)?;
+        self.record(&mut state, now).await.map_err(ReplaceError::Unrecorded)?;
         Ok(Arc::clone(&self.in_force.borrow()))
     }
 

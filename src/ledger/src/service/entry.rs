@@ -3,14 +3,14 @@
 //! A secret is given out before its hash is stored: whatever ends in between leaves nothing that nobody can open.
 
 use crate::identity::credentials::{Initialise, Recover};
-use crate::model::credential::{Door, ServiceCredential};
+use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::moment;
 use crate::service::{Error, keep_others_away};
 use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::{OpenError, connect, create, is_initialised, once};
 use crate::transaction::Refusal;
-use protocol::AdminKeyId;
+use protocol::CredentialId;
 use protocol::admin::{AdminKey, AdminKeyWithSecret, Role};
 use protocol::api_key::KeyHash;
 use protocol::text::unseen;
@@ -39,8 +39,8 @@ pub fn init(
     database: &Database,
     deliver: impl FnOnce(&Credentials) -> io::Result<()> + Send,
 ) -> Result<Credentials, Error> {
-    let (admin_key, admin) = owner(Door::Admin, "first".to_owned())?;
-    let (filter_key, filter) = owner(Door::Filter, "first".to_owned())?;
+    let (admin_key, admin) = owner(CredentialKind::Admin, "first".to_owned())?;
+    let (filter_key, filter) = owner(CredentialKind::Filter, "first".to_owned())?;
     let credentials = Credentials { admin_key, filter_key };
     aside(|| {
         let opened = |cause| Error::Database(database.clone(), cause);
@@ -77,7 +77,7 @@ pub fn recover(
             return Err(Error::Unreadable(field));
         }
     }
-    let (secret, credential) = owner(Door::Admin, name)?;
+    let (secret, credential) = owner(CredentialKind::Admin, name)?;
     let made = AdminKeyWithSecret { key: credential.clone().shown(), secret };
     aside(|| {
         let opened = |cause| Error::Database(database.clone(), cause);
@@ -101,15 +101,15 @@ fn peek(database: &Database) -> bool {
 }
 
 /// A secret, and what is stored of it.
-fn owner(door: Door, name: String) -> Result<(String, ServiceCredential), Error> {
-    let secret = moment::fresh_secret(door.kind()).map_err(|_| Error::NoRandomness)?;
-    let prefix = match door {
-        Door::Admin => "adm_",
-        Door::Filter => "flt_",
+fn owner(kind: CredentialKind, name: String) -> Result<(String, ServiceCredential), Error> {
+    let secret = moment::fresh_secret(kind.secret_kind()).map_err(|_| Error::NoRandomness)?;
+    let prefix = match kind {
+        CredentialKind::Admin => "adm_",
+        CredentialKind::Filter => "flt_",
     };
-    let id = moment::fresh_id(prefix, AdminKeyId::parse).map_err(|_| Error::NoRandomness)?;
+    let id = moment::fresh_id(prefix, CredentialId::parse).map_err(|_| Error::NoRandomness)?;
     let hash = KeyHash::of(secret.as_bytes());
-    let credential = ServiceCredential::new(hash, id, door, name, Role::Owner, None, moment::now());
+    let credential = ServiceCredential::new(hash, id, kind, name, Role::Owner, None, moment::now());
     Ok((secret, credential))
 }
 

@@ -5,7 +5,7 @@ use super::row::{Conditions, Cursor, Table, columns};
 use super::sql::{Connection, Param, Result, Row, params};
 use crate::model::checkpoint::{Checkpoint, CheckpointHead};
 use crate::model::event::{Event, SealedRow};
-use crate::model::retention::Remembered;
+use crate::model::retention::RetentionState;
 use crate::transaction::{Needs, Rows, Unavailable};
 use protocol::admin::{AuditKey, AuditStatus};
 use protocol::audit::Outcome;
@@ -87,7 +87,7 @@ pub(super) fn load(connection: &Connection, needs: &Needs, rows: &mut Rows) -> R
         let select = "SELECT clock, removed_before, \
                       (SELECT recorded_at FROM audit ORDER BY sequence DESC LIMIT 1) FROM audit_state";
         let found = connection.first(select, &[], |row| {
-            Ok(Remembered { clock: row.get(0)?, removed_before: row.get(1)?, newest_row: row.get(2)? })
+            Ok(RetentionState { clock: row.get(0)?, removed_before: row.get(1)?, newest_row: row.get(2)? })
         })?;
         rows.retention = found.unwrap_or_default();
     }
@@ -132,7 +132,7 @@ pub(super) fn save_chain(connection: &Connection, rows: &Rows) -> Result<()> {
         connection.execute(update, &params![rows.decisions_dropped])?;
     }
     if rows.retention_changed {
-        let Remembered { clock, removed_before, .. } = &rows.retention;
+        let RetentionState { clock, removed_before, .. } = &rows.retention;
         let update = "UPDATE audit_state SET clock = ?, removed_before = ?";
         connection.execute(update, &params![clock, removed_before])?;
     }

@@ -3,13 +3,13 @@
 use super::Store;
 use super::row::{Conditions, Table, columns};
 use super::sql::{Connection, Result, ToParam, params};
-use crate::model::credential::{Door, ServiceCredential};
+use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::transaction::{Needs, Rows, Unavailable};
 use protocol::api_key::KeyHash;
-use protocol::{AdminKeyId, TenantId};
+use protocol::{CredentialId, TenantId};
 
 columns!(ServiceCredential {
-    fixed: hash, id, door, name, role, tenant_id, created_at;
+    fixed: hash, id, kind as door, name, role, tenant_id, created_at;
     changing: revoked_at, secret_expires_at;
 });
 
@@ -19,11 +19,11 @@ const CREDENTIALS: Table<ServiceCredential> = Table::new("service_credentials", 
 #[derive(Debug, Clone)]
 pub struct CredentialFilter {
     /// Of which kind.
-    pub door: Door,
+    pub kind: CredentialKind,
     /// Only those held to this tenant.
     pub tenant_id: Option<TenantId>,
     /// Only those made after this one.
-    pub after: Option<AdminKeyId>,
+    pub after: Option<CredentialId>,
     /// At most so many.
     pub limit: u32,
 }
@@ -64,8 +64,8 @@ impl Store {
         filter: CredentialFilter,
     ) -> std::result::Result<Vec<ServiceCredential>, Unavailable> {
         let list = move |connection: &Connection| {
-            let after = filter.after.as_ref().map_or("", AdminKeyId::as_str);
-            let (page, params) = Conditions::new("door = ?", filter.door.to_param())
+            let after = filter.after.as_ref().map_or("", CredentialId::as_str);
+            let (page, params) = Conditions::new("door = ?", filter.kind.to_param())
                 .and("id > ?", [after.to_param()])
                 .and_if("tenant_id = ?", &filter.tenant_id)
                 .page("AND secret_expires_at IS NULL ORDER BY id LIMIT ?", filter.limit);

@@ -12,13 +12,13 @@ mod usage;
 use super::{AgentFilter, AuditFilter, CheckpointFilter, CredentialFilter, KeyFilter, Store, UsageQuery};
 use crate::audit::chain::Signer;
 use crate::audit::export::Exporter;
-use crate::audit::seal::UseKey;
+use crate::audit::seal::AddSigningKey;
 use crate::audit::verify::Verifier;
 use crate::background::seal;
 use crate::deliveries::Deliver;
 use crate::http::report::deliver;
 use crate::identity::{agents, credentials, keys};
-use crate::model::credential::{Door, ServiceCredential};
+use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::model::key::Key;
 use crate::model::replay::ReplayKey;
 use crate::model::spending::SpendingKey;
@@ -33,7 +33,7 @@ use protocol::api_key::KeyHash;
 use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
 use protocol::key::{KeySource, KeyState};
 use protocol::{
-    AdminKeyId, AgentId, BatchId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp,
+    AgentId, BatchId, CredentialId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp,
     TransferId,
 };
 use std::sync::Arc;
@@ -395,7 +395,7 @@ async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
     let signers: Vec<Signer> = (1..=3).map(|number| Signer::from_seed(&[number; 32])).collect();
     for signer in &signers {
         let public_key = signer.public_key().to_owned();
-        store.run(UseKey { public_key, now: at(0) }).await.unwrap();
+        store.run(AddSigningKey { public_key, now: at(0) }).await.unwrap();
     }
     assert_eq!(store.audit_keys().await.unwrap().len(), 3);
     for round in 0..5 {
@@ -478,8 +478,8 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     let hash = KeyHash::of(b"secret");
     let credential = ServiceCredential {
         hash,
-        id: moment::fresh_id("adm_", AdminKeyId::parse).unwrap(),
-        door: Door::Admin,
+        id: moment::fresh_id("adm_", CredentialId::parse).unwrap(),
+        kind: CredentialKind::Admin,
         name: "on call".to_owned(),
         role: Role::Auditor,
         tenant_id: Some(tenant_id.clone()),
@@ -493,22 +493,22 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     assert_eq!(store.service_credential(hash).await.unwrap(), Some(credential.clone()));
     let revoke = credentials::Revoke {
         id,
-        door: Door::Admin,
+        kind: CredentialKind::Admin,
         within: Some(tenant_id.clone()),
         reason: "left".to_owned(),
         actor: "adm_1".to_owned(),
         now: at(3),
     };
     store.run(revoke).await.unwrap();
-    let filter = CredentialFilter { door: Door::Admin, tenant_id: None, after: None, limit: 10 };
+    let filter = CredentialFilter { kind: CredentialKind::Admin, tenant_id: None, after: None, limit: 10 };
     let listed = store.service_credentials(filter).await.unwrap();
     assert_eq!((listed.len(), listed[0].revoked_at), (1, Some(at(3))));
 
     let (old, new) = (KeyHash::of(b"old"), KeyHash::of(b"new"));
     let filter_key = ServiceCredential {
         hash: old,
-        id: moment::fresh_id("flt_", AdminKeyId::parse).unwrap(),
-        door: Door::Filter,
+        id: moment::fresh_id("flt_", CredentialId::parse).unwrap(),
+        kind: CredentialKind::Filter,
         tenant_id: None,
         ..credential
     };
@@ -526,7 +526,7 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     );
     let graced = store.service_credential(old).await.unwrap().unwrap();
     assert!(graced.is_usable(at(64)) && !graced.is_usable(at(65)));
-    let filter = CredentialFilter { door: Door::Filter, tenant_id: None, after: None, limit: 10 };
+    let filter = CredentialFilter { kind: CredentialKind::Filter, tenant_id: None, after: None, limit: 10 };
     assert_eq!(store.service_credentials(filter).await.unwrap().len(), 1);
 
     let alter = tenants::Alter {

@@ -1,14 +1,14 @@
 //! What the crate's types are at rest. A new type of column has a line here.
 
 use super::sql::{Broken, FromColumn, Kind, Param, ToParam};
-use crate::model::credential::Door;
+use crate::model::credential::CredentialKind;
 use protocol::admin::{LeaseState, Role};
 use protocol::api_key::KeyHash;
 use protocol::audit::{Digest, Outcome};
 use protocol::filter::Change;
 use protocol::key::{Concurrency, Grant, KeySource, Limit};
 use protocol::{
-    AdminKeyId, AgentId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, PolicyVersion, ReservationId,
+    AgentId, CredentialId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, PolicyVersion, ReservationId,
     TenantId, Timestamp, TransferId,
 };
 use serde_json::value::RawValue;
@@ -35,7 +35,7 @@ macro_rules! texts {
 }
 
 texts!(
-    AdminKeyId,
+    CredentialId,
     AgentId,
     EventId,
     InstanceId,
@@ -68,7 +68,7 @@ macro_rules! words {
     )+};
 }
 
-words!(Door, LeaseState, Outcome, Role);
+words!(CredentialKind, LeaseState, Outcome, Role);
 
 /// What is written as JSON.
 macro_rules! json {

@@ -2,7 +2,7 @@
 
 use crate::book;
 use protocol::key::KeyState;
-use protocol::{AdminKeyId, Credits, KeyId, Month, PolicyVersion};
+use protocol::{CredentialId, Credits, KeyId, Month, PolicyVersion};
 
 /// Why the rules refused an operation. Nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Refusal {
     /// No credential of the kind has this id.
     AdminKeyUnknown,
     /// This `Idempotency-Key` made this service credential or its secret before; that can't be shown again.
-    AdminKeyExists(AdminKeyId),
+    AdminKeyExists(CredentialId),
     /// It is the last credential that may do everything.
     LastOwner,
     /// Another policy is in force than the asker saw.

@@ -9,7 +9,7 @@ use crate::model::event::Event;
 use crate::model::key::{Key, Life, Secret};
 use crate::model::latency;
 use crate::model::replay::{Replay, ReplayKey};
-use crate::model::retention::Remembered;
+use crate::model::retention::RetentionState;
 use crate::model::share::{Share, ShareKey};
 use crate::model::spending::SpendingKey;
 use crate::model::tenant::Tenant;
@@ -114,7 +114,7 @@ pub struct Rows {
     /// Decisions that filters could not keep, to be added to those of before.
     pub decisions_dropped: u64,
     /// What is remembered of removals by age.
-    pub retention: Remembered,
+    pub retention: RetentionState,
     /// It is to be written.
     pub retention_changed: bool,
     /// Batches of the audit trail whose rows go.

@@ -70,7 +70,7 @@ fn what_is_too_little_for_a_call_goes_back_once_a_later_lease_pays() {
     assert_eq!([call(3, 2), call(3, 3), call(3, 4)], [Some(1), None, None]);
     assert_eq!([call(1, 5), call(3, 6), call(1, 7)], [Some(1), Some(4), Some(4)]);
     let accounts = due(&value, at(20)).unwrap().1;
-    assert_eq!(accounts, [Account { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
 }
 
 /// Two prices leave remainders that neither of them uses up, and the ledger lends no more while an Envoy holds many.
@@ -132,7 +132,7 @@ fn what_rests_goes_back() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let (value, accounts) = due(&value, at(IDLE_MS + 20)).unwrap();
-    assert_eq!(accounts, [Account { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
     let (_, spent) = spend(&value, TENANT, credits(1), 3, at(IDLE_MS + 30)).unwrap();
     assert_eq!(spent.lease, None);
 }
@@ -157,7 +157,7 @@ fn a_refund_after_the_closing_account_is_accounted_for() {
     let (value, is_paid) = refund(&value, TENANT, 1, credits(4)).unwrap();
     assert!(is_paid);
     let (_, accounts) = due(&value, at(110)).unwrap();
-    assert_eq!(accounts, [Account { tenant: TENANT, lease: 1, revision: 2, spent: 0, closed: true }]);
+    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 2, spent: 0, closed: true }]);
 }
 
 #[test]
@@ -195,7 +195,7 @@ impl Ledger {
         granted
     }
 
-    fn hear(&mut self, account: &Account) {
+    fn hear(&mut self, account: &Statement) {
         // Closed before it was asked for: the ask comes late, and must find nothing.
         let lease = self.leases.entry(account.lease).or_insert((0, 0, 0, true));
         let (granted, spent, revision, closed) = lease;
@@ -225,7 +225,7 @@ enum Event {
     Deliver {
         is_lost: bool,
     },
-    Account {
+    Statement {
         is_lost: bool,
         is_heard: bool,
     },
@@ -243,7 +243,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(tenant, price, fails)| Event::Call { tenant, price, fails }),
         3 => prop::bool::weighted(0.2).prop_map(|is_lost| Event::Deliver { is_lost }),
         3 => (prop::bool::weighted(0.2), prop::bool::weighted(0.8))
-            .prop_map(|(is_lost, is_heard)| Event::Account { is_lost, is_heard }),
+            .prop_map(|(is_lost, is_heard)| Event::Statement { is_lost, is_heard }),
         1 => (0..2u64).prop_map(|tenant| Event::Recall { tenant }),
         4 => (1..4_000u64).prop_map(|ms| Event::Wait { ms }),
     ]
@@ -295,7 +295,7 @@ proptest! {
                         value = granted(&value, tenant, id, credits(granted_credits), deadline, at(now)).unwrap();
                     }
                 },
-                Event::Account { is_lost, is_heard } => say(&mut value, &mut ledger, now, is_lost, is_heard),
+                Event::Statement { is_lost, is_heard } => say(&mut value, &mut ledger, now, is_lost, is_heard),
                 Event::Recall { tenant } => value = recalled(&value, tenant, at(now)).unwrap(),
                 Event::Wait { ms } => now += ms,
             }

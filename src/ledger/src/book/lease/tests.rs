@@ -43,8 +43,8 @@ fn lease(id: u8, granted: u64, now: Timestamp) -> Lease {
     }
 }
 
-fn account_of(lease: &Lease, revision: u64, spent: u64, closed: bool) -> Account {
-    Account { lease_id: lease.id.clone(), revision, spent: amount(spent), closed }
+fn account_of(lease: &Lease, revision: u64, spent: u64, closed: bool) -> Statement {
+    Statement { lease_id: lease.id.clone(), revision, spent: amount(spent), closed }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,7 @@ enum Command {
         spent: u64,
         closed: bool,
     },
-    Lose {
+    ExpireLeases {
         id: u8,
     },
     Wait {
@@ -108,7 +108,7 @@ fn command() -> impl Strategy<Value = Command> {
         8 => any::<usize>().prop_map(|pick| Command::Deliver { pick }),
         1 => (id.clone(), 0u64..12, 0u64..24, any::<bool>())
             .prop_map(|(id, revision, spent, closed)| Command::Forge { id, revision, spent, closed }),
-        2 => id.prop_map(|id| Command::Lose { id }),
+        2 => id.prop_map(|id| Command::ExpireLeases { id }),
         2 => (0u64..4).prop_map(|seconds| Command::Wait { seconds }),
     ]
 }
@@ -145,7 +145,7 @@ impl Line {
         if self.lost || self.closed { 0 } else { self.granted - self.spent() }
     }
 
-    fn deliver(&mut self, account: &Account, now_ms: u64) -> bool {
+    fn deliver(&mut self, account: &Statement, now_ms: u64) -> bool {
         let (revision, spent) = (account.revision, account.spent.get());
         let is_news = self.newest.is_none_or(|(known, _)| revision > known);
         if spent > self.granted || (is_news && self.closed && spent > self.spent()) {
@@ -169,7 +169,7 @@ struct World {
     journal: Vec<Transfer>,
     leases: BTreeMap<u8, Lease>,
     purses: BTreeMap<u8, Purse>,
-    network: Vec<(u8, Account)>,
+    network: Vec<(u8, Statement)>,
     model: BTreeMap<u8, Line>,
     granted: u64,
     forged: bool,
@@ -255,7 +255,7 @@ impl World {
                     self.deliver(id, &account, now)?;
                 }
             }
-            Command::Lose { id } => {
+            Command::ExpireLeases { id } => {
                 let Some(lease) = self.leases.get_mut(&id) else { return Ok(()) };
                 let step = lose(&mut self.accounts, lease, now);
                 prop_assert!(self.keep(step));
@@ -273,7 +273,7 @@ impl World {
         self.network.push((id, account_of(lease, purse.revision, purse.spent, purse.closed)));
     }
 
-    fn deliver(&mut self, id: u8, sent: &Account, now: Timestamp) -> Result<(), TestCaseError> {
+    fn deliver(&mut self, id: u8, sent: &Statement, now: Timestamp) -> Result<(), TestCaseError> {
         let expected = self.model.get_mut(&id).unwrap().deliver(sent, now.as_millis());
         let until = now.plus_seconds(TTL);
         let step = account(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);

@@ -6,7 +6,7 @@ use crate::http::authenticate::Caller;
 use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
 use crate::identity::credentials;
-use crate::model::credential::{Door, ServiceCredential};
+use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::moment;
 use crate::store::CredentialFilter;
 use crate::transaction::idempotency::Once;
@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Page};
 use protocol::api_key::{KeyHash, Kind};
-use protocol::{AdminKeyId, TenantId};
+use protocol::{CredentialId, TenantId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -32,10 +32,11 @@ pub(super) async fn create(
         return Err(Refused::new(Code::Forbidden, detail));
     }
     let secret = moment::fresh_secret(Kind::Admin)?;
-    let id = moment::fresh_id("adm_", AdminKeyId::parse)?;
+    let id = moment::fresh_id("adm_", CredentialId::parse)?;
     let CreateAdminKey { name, role, tenant_id } = create;
     let hash = KeyHash::of(secret.as_bytes());
-    let credential = ServiceCredential::new(hash, id, Door::Admin, name, role, tenant_id, moment::now());
+    let credential =
+        ServiceCredential::new(hash, id, CredentialKind::Admin, name, role, tenant_id, moment::now());
     let operation = credentials::Create { credential, actor: caller.id(), idempotency };
     let made = service.store.run(operation).await.map_err(|error| match error {
         Error::Refused(Refusal::TenantUnknown) => Refused::invalid("tenant_id: no tenant has this id"),
@@ -50,7 +51,7 @@ pub(super) struct ListParams {
     /// Only those held to this tenant
     tenant_id: Option<TenantId>,
     /// The `next_cursor` of the page before
-    cursor: Option<AdminKeyId>,
+    cursor: Option<CredentialId>,
     /// Items on the page
     #[schemars(range(min = 1, max = 1000))]
     limit: Option<u32>,
@@ -63,7 +64,7 @@ pub(super) async fn list(
 ) -> Result<Json<Page<AdminKey>>, Refused> {
     let limit = limit(params.limit)?;
     let filter = CredentialFilter {
-        door: Door::Admin,
+        kind: CredentialKind::Admin,
         tenant_id: caller.narrow(params.tenant_id)?,
         after: params.cursor,
         limit: limit.saturating_add(1),
@@ -76,14 +77,14 @@ pub(super) async fn list(
 pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    Id(id): Id<AdminKeyId>,
+    Id(id): Id<CredentialId>,
     Submitted { body: because, idempotency }: Submitted<Because>,
 ) -> Result<Json<AdminKey>, Refused> {
     check::reason(&because.reason)?;
     let now = moment::now();
     let operation = credentials::Revoke {
         id,
-        door: Door::Admin,
+        kind: CredentialKind::Admin,
         within: caller.tenant().cloned(),
         reason: because.reason,
         actor: caller.id(),
@@ -91,6 +92,6 @@ pub(super) async fn revoke(
     };
     let shown = |revoked: ServiceCredential, _| revoked.shown();
     let revoked = service.store.run(Once { operation, idempotency, shown, now }).await?;
-    service.doorkeeper.forget();
+    service.credential_cache.forget();
     Ok(Json(revoked))
 }

@@ -6,7 +6,7 @@ use crate::http::authenticate::Caller;
 use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
 use crate::identity::credentials;
-use crate::model::credential::{Door, ServiceCredential};
+use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::moment;
 use crate::store::CredentialFilter;
 use crate::transaction::idempotency::Once;
@@ -14,7 +14,7 @@ use crate::transaction::{Error, Refusal};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use protocol::AdminKeyId;
+use protocol::CredentialId;
 use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, Page, Role, RotateKey};
 use protocol::api_key::{KeyHash, Kind};
 use schemars::JsonSchema;
@@ -28,10 +28,17 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<FilterKeyWithSecret>), Refused> {
     check::name(&create.name)?;
     let secret = moment::fresh_secret(Kind::Filter)?;
-    let id = moment::fresh_id("flt_", AdminKeyId::parse)?;
+    let id = moment::fresh_id("flt_", CredentialId::parse)?;
     let hash = KeyHash::of(secret.as_bytes());
-    let credential =
-        ServiceCredential::new(hash, id, Door::Filter, create.name, Role::Owner, None, moment::now());
+    let credential = ServiceCredential::new(
+        hash,
+        id,
+        CredentialKind::Filter,
+        create.name,
+        Role::Owner,
+        None,
+        moment::now(),
+    );
     let operation = credentials::Create { credential, actor: caller.id(), idempotency };
     let key = service.store.run(operation).await?.shown_of_filter();
     Ok((StatusCode::CREATED, Json(FilterKeyWithSecret { key, secret })))
@@ -41,7 +48,7 @@ pub(super) async fn create(
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     /// The `next_cursor` of the page before
-    cursor: Option<AdminKeyId>,
+    cursor: Option<CredentialId>,
     /// Items on the page
     #[schemars(range(min = 1, max = 1000))]
     limit: Option<u32>,
@@ -53,7 +60,7 @@ pub(super) async fn list(
 ) -> Result<Json<Page<FilterKey>>, Refused> {
     let limit = limit(params.limit)?;
     let filter = CredentialFilter {
-        door: Door::Filter,
+        kind: CredentialKind::Filter,
         tenant_id: None,
         after: params.cursor,
         limit: limit.saturating_add(1),
@@ -66,7 +73,7 @@ pub(super) async fn list(
 pub(super) async fn rotate(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    Id(id): Id<AdminKeyId>,
+    Id(id): Id<CredentialId>,
     Submitted { body: rotate, idempotency }: Submitted<RotateKey>,
 ) -> Result<Json<FilterKeyWithSecret>, Refused> {
     check::grace(rotate.grace_seconds)?;
@@ -87,22 +94,23 @@ pub(super) async fn rotate(
         }
         other => Refused::from(other),
     })?;
-    service.doorkeeper.forget();
+    service.credential_cache.forget();
     Ok(Json(FilterKeyWithSecret { key: rotated.shown_of_filter(), secret }))
 }
 
 pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
-    Id(id): Id<AdminKeyId>,
+    Id(id): Id<CredentialId>,
     Submitted { body: because, idempotency }: Submitted<Because>,
 ) -> Result<Json<FilterKey>, Refused> {
     check::reason(&because.reason)?;
     let now = moment::now();
     let (reason, actor) = (because.reason, caller.id());
-    let operation = credentials::Revoke { id, door: Door::Filter, within: None, reason, actor, now };
+    let operation =
+        credentials::Revoke { id, kind: CredentialKind::Filter, within: None, reason, actor, now };
     let shown = |revoked: ServiceCredential, _| revoked.shown_of_filter();
     let revoked = service.store.run(Once { operation, idempotency, shown, now }).await?;
-    service.doorkeeper.forget();
+    service.credential_cache.forget();
     Ok(Json(revoked))
 }

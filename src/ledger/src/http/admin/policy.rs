@@ -6,7 +6,7 @@ use crate::http::extract::{Params, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
 use crate::moment;
 use crate::policies::document::{self, Fault, InForce};
-use crate::policies::in_force::{self, Replaced};
+use crate::policies::in_force::{self, ReplaceError};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -92,15 +92,15 @@ pub(super) async fn replace(
     match service.policies.replace(text.to_owned(), only_over, params.force, caller.id(), moment::now()).await
     {
         Ok(policy) => shown(&policy),
-        Err(Replaced::Faulty(Fault::Unreadable(_))) => Err(Refused::new(
+        Err(ReplaceError::Faulty(Fault::Unreadable(_))) => Err(Refused::new(
             Code::Conflict,
             "the policy file can't be written by the ledger; change it where it comes from",
         )),
-        Err(Replaced::InUse(leaving)) => Err(Refused::new(
+        Err(ReplaceError::InUse(leaving)) => Err(Refused::new(
             Code::PolicyInUse,
             format!("change who uses it, or say force:\n{}", in_force::listed(&leaving)),
         )),
-        Err(Replaced::Faulty(fault)) => Err(Refused::invalid(fault.to_string())),
-        Err(Replaced::Unrecorded(error)) => Err(error.into()),
+        Err(ReplaceError::Faulty(fault)) => Err(Refused::invalid(fault.to_string())),
+        Err(ReplaceError::Unrecorded(error)) => Err(error.into()),
     }
 }

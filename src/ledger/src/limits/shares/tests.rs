@@ -170,7 +170,7 @@ impl World {
 
     fn reach(&mut self, instance: InstanceId, message: &Message) -> Result<(), TestCaseError> {
         let now = self.now();
-        let answer = give(&mut self.rows, &instance, &message.ask, now);
+        let answer = grant(&mut self.rows, &instance, &message.ask, now);
         let out = self.rows.shares.rows().filter(|(_, share)| share.expires_at > now);
         let out: u32 = out.map(|(_, share)| share.permits).sum();
         prop_assert!(out <= LIMIT.permits, "{} permits are out", out);
@@ -276,7 +276,7 @@ fn rows_with(permits: [u32; 2], now: Timestamp) -> Rows {
         let mut envoy = Envoy::new(number);
         while envoy.share < wanted {
             let ask = envoy.ask(wanted, wanted, now.as_millis()).ask;
-            let answer = give(&mut rows, &envoy.instance, &ask, now);
+            let answer = grant(&mut rows, &envoy.instance, &ask, now);
             envoy.answered(&answer, now.as_millis());
         }
     }
@@ -293,7 +293,7 @@ fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
     for millis in [0, 100, 199, 200, 300, 500] {
         let at = now.plus_millis(millis);
         let ask = second.ask(40, 40, at.as_millis()).ask;
-        let answer = give(&mut rows, &second.instance, &ask, at);
+        let answer = grant(&mut rows, &second.instance, &ask, at);
         second.answered(&answer, at.as_millis());
         calls.push(rows.changes.len());
     }
@@ -308,14 +308,14 @@ fn what_two_workers_ask_alike_is_answered_alike_and_counts_from_the_later_one() 
     let mut rows = Rows::default();
     let mut envoys = [Envoy::new(0), Envoy::new(1)];
     let message = envoys[0].ask(40, 24, now.as_millis());
-    let first = give(&mut rows, &envoys[0].instance, &message.ask, now);
+    let first = grant(&mut rows, &envoys[0].instance, &message.ask, now);
     let later = now.plus_millis(3_000);
     let again = envoys[0].repeat(later.as_millis()).unwrap();
-    assert_eq!(give(&mut rows, &envoys[0].instance, &again.ask, later), first);
+    assert_eq!(grant(&mut rows, &envoys[0].instance, &again.ask, later), first);
     let lasts_millis = TTL_MILLIS + 60_000 + MARGIN_MILLIS;
     let mut left = |at: Timestamp| {
         let ask = envoys[1].ask(40, 40, at.as_millis()).ask;
-        let answer = give(&mut rows, &envoys[1].instance, &ask, at);
+        let answer = grant(&mut rows, &envoys[1].instance, &ask, at);
         envoys[1].answered(&answer, at.as_millis());
         answer.permits
     };
@@ -338,13 +338,13 @@ fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
     };
     let first = InstanceId::parse("i0").unwrap();
     let lowered = Limit { permits: 20, ..LIMIT };
-    assert_eq!(give(&mut rows, &first, &ask(lowered, 100, 25), now).permits, 5);
+    assert_eq!(grant(&mut rows, &first, &ask(lowered, 100, 25), now).permits, 5);
     // A round of before, come late, raises nothing.
-    assert_eq!(give(&mut rows, &first, &ask(LIMIT, 99, 25), now).permits, 5);
+    assert_eq!(grant(&mut rows, &first, &ask(LIMIT, 99, 25), now).permits, 5);
     let ended = now.plus_millis(TTL_MILLIS + 60_000 + MARGIN_MILLIS);
     let just_before = ended.plus_millis(0).as_millis() - 1;
     let just_before = Timestamp::from_millis(just_before);
     let third = InstanceId::parse("i2").unwrap();
-    assert_eq!(give(&mut rows, &third, &ask(LIMIT, 1, 40), just_before).permits, 10);
-    assert_eq!(give(&mut rows, &third, &ask(LIMIT, 2, 40), ended).permits, 25);
+    assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 1, 40), just_before).permits, 10);
+    assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 2, 40), ended).permits, 25);
 }

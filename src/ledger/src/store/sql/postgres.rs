@@ -82,7 +82,7 @@ type Driver = Box<dyn FnMut(&mut Context<'_>) -> Moved + Send>;
 
 /// One connection with its prepared statements, driven by whoever waits for an answer.
 pub(super) struct Session {
-    /// Taken only when the session ends.
+    /// RoundDone only when the session ends.
     runtime: Option<Runtime>,
     client: Client,
     driver: RefCell<Driver>,

@@ -2,12 +2,12 @@
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_tenant, payer};
 use crate::model::spending::SpendingKey;
-use crate::money::leases::{Lose, Take, Taken};
-use crate::money::reservations::ForgetAnswers;
+use crate::money::leases::{AnswerRound, ExpireLeases, RoundDone};
+use crate::money::reservations::ForgetOld;
 use crate::store::LeaseFilter;
 use protocol::admin::LeaseState;
 use protocol::key::Limit;
-use protocol::lease::{Account, Ask, Round, ShareAsk};
+use protocol::lease::{Ask, Round, ShareAsk, Statement};
 use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId, Timestamp};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub(crate) fn ask(id: &str, tenant_id: &TenantId, amount: u64) -> Ask {
     }
 }
 
-pub(crate) fn account(id: &str, revision: u64, spent: u64, closed: bool) -> Account {
-    Account { lease_id: LeaseId::parse(id).unwrap(), revision, spent: credits(spent), closed }
+pub(crate) fn account(id: &str, revision: u64, spent: u64, closed: bool) -> Statement {
+    Statement { lease_id: LeaseId::parse(id).unwrap(), revision, spent: credits(spent), closed }
 }
 
 pub(crate) fn share(key_id: &KeyId, revision: u64, keep: u32, wanted: u32) -> ShareAsk {
@@ -37,7 +37,7 @@ pub(crate) fn share(key_id: &KeyId, revision: u64, keep: u32, wanted: u32) -> Sh
     ShareAsk { key_id: key_id.clone(), limit_id: 7, limit, revision, keep, wanted }
 }
 
-pub(crate) fn round(instance: &str, now: Timestamp) -> Take {
+pub(crate) fn round(instance: &str, now: Timestamp) -> AnswerRound {
     let round = Round {
         instance: InstanceId::parse(instance).unwrap(),
         envoy: "e1".to_owned(),
@@ -45,27 +45,27 @@ pub(crate) fn round(instance: &str, now: Timestamp) -> Take {
         accounts: Vec::new(),
         shares: Vec::new(),
     };
-    Take { round, starved: BTreeSet::new(), actor: "flt_1".to_owned(), now }
+    AnswerRound { round, starved: BTreeSet::new(), actor: "flt_1".to_owned(), now }
 }
 
-impl Take {
-    pub(crate) fn asks(mut self, asks: Vec<Ask>) -> Take {
+impl AnswerRound {
+    pub(crate) fn asks(mut self, asks: Vec<Ask>) -> AnswerRound {
         self.round.asks = asks;
         self
     }
 
-    pub(crate) fn accounts(mut self, accounts: Vec<Account>) -> Take {
+    pub(crate) fn accounts(mut self, accounts: Vec<Statement>) -> AnswerRound {
         self.round.accounts = accounts;
         self
     }
 
-    pub(crate) fn shares(mut self, shares: Vec<ShareAsk>) -> Take {
+    pub(crate) fn shares(mut self, shares: Vec<ShareAsk>) -> AnswerRound {
         self.round.shares = shares;
         self
     }
 }
 
-fn lent(taken: &Taken) -> u64 {
+fn lent(taken: &RoundDone) -> u64 {
     taken.answer.leases.iter().map(|grant| grant.credits.get()).sum()
 }
 
@@ -84,9 +84,9 @@ async fn what_is_lent_is_kept_and_what_is_not_accounted_for_is_charged(fresh: &i
 
     // Of the two that were renewed at 20 one is renewed again.
     store.run(round("i1", at(30)).accounts(vec![account("l2", 1, 10, false)])).await.unwrap();
-    assert_eq!(store.run(Lose { now: at(54) }).await, Ok((0, false)));
-    assert_eq!(store.run(Lose { now: at(55) }).await, Ok((1, false)));
-    assert_eq!(store.run(Lose { now: at(55) }).await, Ok((0, false)));
+    assert_eq!(store.run(ExpireLeases { now: at(54) }).await, Ok((0, false)));
+    assert_eq!(store.run(ExpireLeases { now: at(55) }).await, Ok((1, false)));
+    assert_eq!(store.run(ExpireLeases { now: at(55) }).await, Ok((0, false)));
     let held = balance(store.as_ref(), &tenant).await;
     assert_eq!((held.available, held.pending, held.posted), (credits(800), credits(90), credits(110)));
     assert_lawful(held);
@@ -98,7 +98,7 @@ async fn what_is_lent_is_kept_and_what_is_not_accounted_for_is_charged(fresh: &i
 
     // Its last account comes in another month, and its credits are free again in the month in which it was opened.
     let later = at(40 * 86_400);
-    store.run(Lose { now: later }).await.unwrap();
+    store.run(ExpireLeases { now: later }).await.unwrap();
     let last = vec![account("l1", 6, 70, true), account("l2", 2, 10, true)];
     store.run(round("i1", later).accounts(last)).await.unwrap();
     let spent = |month| SpendingKey { tenant_id: tenant.clone(), key_id: None, month };
@@ -164,7 +164,7 @@ async fn shares_are_kept_until_they_have_ended(fresh: &impl Fresh) {
     assert_eq!(permits("i0", at(0), share(&other, 1, 0, 100)).await, 50);
     // 120 seconds, the window of 60, and a margin of 5.
     assert_eq!(permits("late", at(184), share(&key, 1, 0, 100)).await, 100 - sum);
-    store.run(ForgetAnswers { now: at(3600 + 300) }).await.unwrap();
+    store.run(ForgetOld { now: at(3600 + 300) }).await.unwrap();
     assert_eq!(permits("late", at(185), share(&key, 2, 0, 60)).await, 50);
     assert_eq!(permits("late", at(185), share(&key, 3, 50, 60)).await, 60);
 }

@@ -4,7 +4,7 @@ use super::usage::{decision, told};
 use super::{Fresh, at, payer, reserve};
 use crate::audit::chain::Signer;
 use crate::audit::export::Exporter;
-use crate::audit::retention::{Anchor, Held, Pass};
+use crate::audit::retention::{Held, Pass, RememberClock};
 use crate::audit::verify::Verifier;
 use crate::background::{retain, seal};
 use crate::model::event::SealedRow;
@@ -115,7 +115,7 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
     let store = store.as_ref();
     let signer = Signer::from_seed(&[7; 32]);
     let now = |day: u64| at(day * 86_400);
-    let starts = async |day| store.run(Anchor { now: now(day) }).await.unwrap();
+    let starts = async |day| store.run(RememberClock { now: now(day) }).await.unwrap();
     let passes = async |day, confirmed: Option<u64>| {
         let confirmed = confirmed.map(now);
         let pass = Pass { days: Some(30), now: now(day), database: None, ran_millis: 1000, confirmed };

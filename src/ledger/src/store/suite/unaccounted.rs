@@ -5,7 +5,7 @@ use crate::book::{self, State};
 use crate::model::key::ParentLink;
 use crate::model::spending::SpendingKey;
 use crate::moment;
-use crate::money::reservations::{Expire, ForgetAnswers};
+use crate::money::reservations::{Expire, ForgetOld};
 use crate::money::tenants::{Correct, Refunded};
 use crate::store::{AuditFilter, ReservationFilter, Store};
 use crate::transaction::{Error, Refusal};
@@ -139,9 +139,9 @@ async fn what_was_voided_before_it_was_made_is_never_set_aside(fresh: &impl Fres
     assert!(voided.is_ok() && refused.is_err(), "{refused:?}");
     assert_eq!(balance(store.as_ref(), &tenant).await.available, credits(10));
     // A request is not that long on its way.
-    store.run(ForgetAnswers { now: at(3500) }).await.unwrap();
+    store.run(ForgetOld { now: at(3500) }).await.unwrap();
     assert!(store.run(reserve("r1", &key, 5, at(3500))).await.is_err());
-    store.run(ForgetAnswers { now: at(3700) }).await.unwrap();
+    store.run(ForgetOld { now: at(3700) }).await.unwrap();
     assert!(store.run(reserve("r1", &key, 5, at(3700))).await.is_ok());
 }
 
