@@ -3,7 +3,7 @@
 use harness::clock::{apart, eventually};
 use harness::ledger::{directory, embedded};
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

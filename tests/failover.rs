@@ -6,7 +6,7 @@ mod pooler;
 
 use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use protocol::admin::{KeyWithSecret, RevokeKey};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 
 use harness::clock::{run_within, spawn};
 use harness::ledger::{Served, directory, embedded};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use protocol::Timestamp;
 use protocol::admin::RevokeKey;
 use reqwest::StatusCode;

@@ -3,7 +3,7 @@
 
 use harness::agent::unknown_secret;
 use harness::{Gate, Request, eventually, mcp, run, stats};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use protocol::admin::{CreateAdminKey, Role, RotateKey};
 use protocol::audit::Outcome;
 use serde_json::json;

@@ -7,7 +7,7 @@ use harness::gate::patient;
 use harness::reaper::Reaper;
 use harness::upstream::Upstream;
 use harness::{Agent, files, mcp, policy, run};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use protocol::admin::{CreateKey, CreateTenant};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

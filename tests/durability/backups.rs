@@ -2,7 +2,7 @@
 
 use harness::ledger::{Served, directory, embedded};
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use std::process::{Command, Output};
 
 fn agentrelay(arguments: &[&str]) -> Output {

@@ -6,7 +6,7 @@
 use super::load::{Load, assert_kept};
 use harness::clock::{eventually_within, run_within};
 use harness::ledger::{Served, directory, embedded};
-use ledger::throwaway::{Options, Throwaway};
+use throwaway::{Options, Throwaway};
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -5,7 +5,7 @@ use super::load::{Load, assert_kept};
 use harness::clock::{apart, run_within};
 use harness::ledger::{Served, directory, embedded};
 use harness::{eventually, wait};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;

@@ -4,7 +4,7 @@
 use harness::clock::apart;
 use harness::ledger::{Served, directory, embedded};
 use harness::{eventually, files, run};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use protocol::admin::{Because, RotateKey};
 use serde_json::{Value, json};
 use std::fs;

@@ -3,7 +3,7 @@
 use super::{DEADLINE, STALLED, refused, state, writes};
 use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use super::on_both::Ledger;
 use harness::clock::apart;
 use harness::ledger::directory;
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;

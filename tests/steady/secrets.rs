@@ -4,7 +4,7 @@ use super::on_both::Ledger;
 use harness::clock::apart;
 use harness::ledger::{directory, embedded};
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;

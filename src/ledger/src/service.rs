@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod check;
+pub mod direct;
 pub mod entry;
 mod lock;
 pub mod relocate;

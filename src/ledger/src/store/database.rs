@@ -122,11 +122,12 @@ impl FromStr for Database {
             Some(("sqlite", path)) => Ok(Database::Sqlite(PathBuf::from(path))),
             Some(("postgres" | "postgresql", _)) => {
                 let (plain, tls) = tls::split(text)?;
-                let config: tokio_postgres::Config = plain.parse().map_err(|error: postgres::Error| {
-                    let why = std::error::Error::source(&error)
-                        .map_or_else(|| error.to_string(), ToString::to_string);
-                    InvalidDatabase::Postgres(why)
-                })?;
+                let config: tokio_postgres::Config =
+                    plain.parse().map_err(|error: tokio_postgres::Error| {
+                        let why = std::error::Error::source(&error)
+                            .map_or_else(|| error.to_string(), ToString::to_string);
+                        InvalidDatabase::Postgres(why)
+                    })?;
                 if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
                     let why = "target_session_attrs=read-only: the ledger writes; leave it out";
                     return Err(InvalidDatabase::Postgres(why.to_owned()));
