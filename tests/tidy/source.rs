@@ -30,6 +30,11 @@ impl Rooms {
         reader.resolve()
     }
 
+    /// A line by which one uses the other.
+    pub fn place(&self, user: &str, used: &str) -> &str {
+        self.arrows.get(&(user.to_owned(), used.to_owned())).map_or("nowhere", String::as_str)
+    }
+
     /// The rooms that a room uses.
     pub fn used<'a>(&'a self, from: &'a str) -> impl Iterator<Item = &'a str> {
         self.arrows.keys().filter(move |(user, _)| user == from).map(|(_, used)| used.as_str())
