@@ -152,6 +152,29 @@ fn rooms_use_what_the_table_says_and_form_no_circle() {
     assert!(faults.is_empty(), "tests/tidy/rooms.rs holds the table.\n{}", faults.join("\n"));
 }
 
+/// `UPDATE=1 cargo test --package tests --test tidy` draws it anew.
+#[test]
+fn the_graph_of_the_rooms_is_drawn_as_it_is() {
+    const BEGIN: &str =
+        "<!-- rooms: drawn from the source text by `UPDATE=1 cargo test --package tests --test tidy` -->\n";
+    const END: &str = "<!-- end of rooms -->";
+    let crates = ["protocol", "policy", "filter", "ledger", "client", "cli"];
+    let drawn = crates.map(|name| rooms::drawn(name, rooms(name))).join("\n");
+    let path = "docs/architecture.md";
+    let text = read(path);
+    let (before, rest) = text.split_once(BEGIN).expect("it has the mark at which the rooms begin");
+    let (golden, after) = rest.split_once(END).expect("it has the mark at which the rooms end");
+    if std::env::var_os("UPDATE").is_some() {
+        let text = format!("{before}{BEGIN}{drawn}{END}{after}");
+        fs::write(files::root().join(path), text).expect("it can be written");
+    } else {
+        assert!(
+            drawn == golden,
+            "{path} shows other rooms than there are; UPDATE=1 draws them anew:\n{drawn}"
+        );
+    }
+}
+
 #[test]
 fn the_filter_is_small() {
     let bytes = fs::metadata(files::wasm()).expect("the filter is built").len();

@@ -1,5 +1,5 @@
-//! The table of rooms: which top-level modules a crate has, and which of the others each may use. No circle is allowed, and
-//! there are no exceptions.
+//! The table of rooms: which top-level modules a crate has, and which of the others each may use. No circle is allowed, also
+//! not between modules inside one room, and there are no exceptions.
 
 use crate::source::Rooms;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -78,9 +78,11 @@ pub const TABLE: &[(&str, Order)] = &[
 pub fn faults(name: &str, order: &Order, rooms: &Rooms) -> Vec<String> {
     let mut faults = rooms.faults.clone();
     faults.extend(circles(rooms).iter().map(|circle| {
+        let places: Vec<&str> = circle.windows(2).map(|pair| rooms.place(&pair[0], &pair[1])).collect();
         format!(
-            "{name}: {} is a circle: move what two of them need into a room of its own, or hand it in as an argument",
-            circle.join(" → ")
+            "{name}: {} is a circle ({}): move what two of them need into a module of its own, or hand it in",
+            circle.join(" → "),
+            places.join(", ")
         )
     }));
     let listed: Vec<&str> = match order {
