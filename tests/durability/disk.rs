@@ -64,11 +64,12 @@ fn on_a_disk(test: &str, mib: u32, inside: impl FnOnce(&Path)) {
     if !is_root {
         command.args(["--non-interactive", "--preserve-env", "unshare"]);
     }
+    let (_, module) = module_path!().split_once("::").expect("it is in a module");
     let output = command
         .args(["--mount", "--propagation", "private", "sh", "-c", &mount])
         .arg(disk.path())
         .arg(std::env::current_exe().expect("a test knows its own path"))
-        .args(["--exact", &format!("disk::{test}"), "--nocapture"])
+        .args(["--exact", &format!("{module}::{test}"), "--nocapture"])
         .output()
         .expect("unshare can be run");
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
