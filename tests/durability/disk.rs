@@ -6,11 +6,11 @@
 use super::load::{Load, assert_kept};
 use harness::clock::{eventually_within, run_within};
 use harness::ledger::{Served, directory, embedded};
-use throwaway::{Options, Throwaway};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use throwaway::{Options, Throwaway};
 
 /// Tells the process inside of the namespace which test it is.
 const INSIDE: &str = "DISK_INSIDE";

@@ -12,7 +12,7 @@ pub enum Order {
     /// Each room may use those that stand behind it, and needs all of them.
     Named(&'static [(&'static str, &'static [&'static str])]),
 }
-use Order::Listed;
+use Order::{Listed, Named};
 
 pub const TABLE: &[(&str, Order)] = &[
     (
@@ -72,6 +72,70 @@ pub const TABLE: &[(&str, Order)] = &[
     ),
     ("client", Listed(&["error", "tls", "export", "transport", "calls"])),
     ("cli", Listed(&["signals", "output", "stack", "commands"])),
+    (
+        "ledger",
+        Named(&[
+            ("moment", &[]),
+            ("model", &[]),
+            ("book", &[]),
+            ("metrics", &["book"]),
+            ("transaction", &["model", "book"]),
+            ("identity", &["model", "transaction"]),
+            ("limits", &["model", "transaction"]),
+            ("money", &["limits", "model", "book", "transaction"]),
+            ("audit", &["model", "transaction"]),
+            ("deliveries", &["money", "model", "transaction"]),
+            ("store", &["model", "book", "metrics", "transaction"]),
+            ("policies", &["model", "metrics", "store", "transaction"]),
+            (
+                "background",
+                &[
+                    "identity",
+                    "money",
+                    "audit",
+                    "policies",
+                    "model",
+                    "metrics",
+                    "moment",
+                    "store",
+                    "transaction",
+                ],
+            ),
+            (
+                "http",
+                &[
+                    "identity",
+                    "money",
+                    "audit",
+                    "policies",
+                    "deliveries",
+                    "model",
+                    "book",
+                    "metrics",
+                    "moment",
+                    "store",
+                    "transaction",
+                ],
+            ),
+            (
+                "service",
+                &[
+                    "identity",
+                    "money",
+                    "audit",
+                    "policies",
+                    "deliveries",
+                    "model",
+                    "metrics",
+                    "moment",
+                    "store",
+                    "transaction",
+                    "background",
+                    "http",
+                ],
+            ),
+        ]),
+    ),
 ];
 
 /// What is wrong with a crate's rooms.

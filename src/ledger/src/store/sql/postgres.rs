@@ -1,6 +1,7 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
-use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
+use super::value::{POOLED, STANDBY};
+use super::{Error, Insert, Kind, Param, Purpose, Result, Row, tls};
 use crate::store::database::{Primary, Protection, Server};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -66,10 +67,6 @@ INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM
 const WHO: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), \
      pg_postmaster_start_time()::text, pg_backend_pid(), coalesce(current_setting('agentrelay.opened', true), '')";
 
-pub(super) const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
-     postgres://USER@ONE:5432,OTHER:5432/NAME";
-pub(super) const POOLED: &str = "a pooler gives one connection's statements to another, such as PgBouncer with \
-     pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";
 const SILENT: &str = "the server does not answer, though the connection is open";
 const ENDED: &str = "the connection has ended";
 
@@ -520,19 +517,6 @@ impl ToSql for Param<'_> {
     }
 
     tokio_postgres::types::to_sql_checked!();
-}
-
-pub(super) fn column(row: &tokio_postgres::Row, column: usize) -> Result<Param<'_>> {
-    let kind = row.columns().get(column).map(tokio_postgres::Column::type_);
-    let value = match kind {
-        Some(&Type::INT8) => row.try_get::<_, Option<i64>>(column)?.map(Param::Integer),
-        Some(&Type::INT4) => row.try_get::<_, Option<i32>>(column)?.map(|n| Param::Integer(n.into())),
-        Some(&Type::BOOL) => row.try_get::<_, Option<bool>>(column)?.map(|b| Param::Integer(b.into())),
-        Some(&Type::TEXT | &Type::VARCHAR) => row.try_get::<_, Option<&str>>(column)?.map(Param::text),
-        Some(&Type::BYTEA) => row.try_get::<_, Option<&[u8]>>(column)?.map(Param::Bytes),
-        _ => return Err(Error::broken(column, Broken::kind())),
-    };
-    Ok(value.unwrap_or(Param::Null))
 }
 
 #[cfg(test)]

@@ -1,24 +1,20 @@
-//! The store on either database.
-//!
-//! One thread writes ([`writer`]), a few connections read ([`readers`]), and where other processes write too, one
-//! thread listens for their changes ([`newest`]). Nothing here decides anything: rows go in and out, the rules are the
-//! crate's.
+//! How a store is opened: one thread writes ([`super::writer`]), a few connections read ([`super::readers`]), and where other
+//! processes write too, one thread listens for their changes ([`super::newest`]).
 
+use super::handle::Store;
 use super::newest::{Listener, Newest};
 use super::readers::{Lane, Readers};
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
-use super::{changes, schema, writer};
+use super::{newest, schema, writer};
 use crate::metrics::Metrics;
 use crate::store::database::Database;
-use crate::transaction::{Error, Operation, Queued, Refusal, Unavailable, Work};
-use protocol::Timestamp;
+use crate::transaction::{Error, Operation, Queued, Refusal, Work};
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use tokio::sync::{mpsc, watch};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
 
 /// How many writes may wait. At a few thousand a second this is about a second of them.
 const QUEUE_MAX: usize = 4096;
@@ -88,19 +84,6 @@ impl From<sql::Error> for OpenError {
     }
 }
 
-/// The store.
-pub struct Store {
-    queue: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
-    newest: Arc<Newest>,
-    pub(super) filters: Readers,
-    pub(super) operators: Readers,
-    pub(super) reports: Readers,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    listener: Option<Listener>,
-    /// Writes fail, as on a full disk, where reads go on.
-    failing: Arc<AtomicBool>,
-}
-
 impl Store {
     /// Opens an initialised database, bringing an older one up to date. Blocks: not for where other tasks wait.
     pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Store, OpenError> {
@@ -124,7 +107,7 @@ impl Store {
         metrics: Arc<Metrics>,
         connections: u16,
     ) -> Result<Store, OpenError> {
-        let (_, newest) = changes::bounds(&connection)?;
+        let (_, newest) = newest::bounds(&connection)?;
         let newest = Arc::new(Newest::new(newest));
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let mut threads = Vec::new();
@@ -158,22 +141,6 @@ impl Store {
         operation: O,
     ) -> Result<Result<O::Answer, Refusal>, OpenError> {
         once(&create(database)?, operation)
-    }
-
-    /// Refuses new writes, finishes those that wait, and closes the database.
-    pub async fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(listener) = &self.listener {
-            listener.stop();
-        }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        // They end by themselves once the queue is empty; a join that fails has nothing left to wait for.
-        let _ = tokio::task::spawn_blocking(|| {
-            for thread in threads {
-                let _ = thread.join();
-            }
-        })
-        .await;
     }
 }
 
@@ -257,49 +224,4 @@ fn private() -> std::fs::OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
-}
-
-impl Store {
-    /// Queues a write. Never waits: a full queue is [`Unavailable::Busy`].
-    pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queue.as_ref().ok_or(Unavailable::Stopping)?;
-        queue.try_send(work).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
-            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
-        })
-    }
-
-    /// How many writes wait.
-    pub fn queue_depth(&self) -> usize {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.as_ref().map_or(0, |queue| queue.max_capacity().saturating_sub(queue.capacity()))
-    }
-
-    /// The position of the newest change, each time there is a newer one.
-    pub fn newest_change(&self) -> watch::Receiver<u64> {
-        self.newest.watch()
-    }
-
-    /// Does the database answer, and did the last write to it succeed.
-    pub async fn ping(&self) -> Result<(), Unavailable> {
-        let is_behind = self.listener.as_ref().is_some_and(Listener::is_failing);
-        if is_behind || self.failing.load(Ordering::Relaxed) {
-            return Err(Unavailable::Failed);
-        }
-        let base = "SELECT base FROM feed";
-        self.filters.read(move |connection| connection.first(base, &[], |_| Ok(())).map(drop)).await
-    }
-
-    /// What time it is by the database, where it has a clock of its own.
-    pub async fn clock(&self) -> Result<Option<Timestamp>, Unavailable> {
-        self.filters.read(Connection::clock).await
-    }
-
-    /// Runs one write and waits until it is durable.
-    pub async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, Error> {
-        let (work, answer) = Queued::new(operation);
-        self.submit(work)?;
-        answer.await.unwrap_or(Err(Error::Unavailable(Unavailable::Stopping)))
-    }
 }
