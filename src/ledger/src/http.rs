@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::policies::document::InForce;
 use crate::policies::in_force::Policies;
 use crate::store::Store;
+use api::document;
 use authenticate::CredentialCache;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -81,7 +82,7 @@ impl Deref for Service {
 
 impl Service {
     pub(crate) fn new(parts: Parts) -> Arc<Service> {
-        let document = api::document(&admin::endpoints());
+        let document = document::of(&admin::endpoints(), &document::examples());
         let (credential_cache, rates) = (CredentialCache::default(), Rates::default());
         Arc::new(Service { parts, credential_cache, rates, waiting: Waiting::default(), document })
     }
@@ -119,7 +120,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .route("/openapi.json", get(document))
+        .route("/openapi.json", get(openapi))
         .route("/docs", get(|| async { Html(include_str!("http/docs.html")) }))
         .fallback(|| async { Refused::new(Code::NotFound, "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
@@ -141,8 +142,8 @@ async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Refu
     Ok("ready\n")
 }
 
-async fn document(State(service): State<Arc<Service>>) -> Response {
-    let document = api::with_tiers(service.document.clone(), service.policy().tiers());
+async fn openapi(State(service): State<Arc<Service>>) -> Response {
+    let document = document::with_tiers(service.document.clone(), &service.policy().tiers());
     ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::arithmetic_side_effects)]
 
+mod described;
 mod exact;
 mod issued;
 mod leases;

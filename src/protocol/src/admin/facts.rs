@@ -121,7 +121,7 @@ pub struct AuditStatus {
 
 /// One row of the audit trail, `GET /v1/audit`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "AuditRow"))]
 pub struct AuditRow<Detail> {
     /// Position in the trail, from 1, without gaps.
     pub sequence: u64,
@@ -204,7 +204,7 @@ pub struct PolicyChecked {
 
 /// The policy in force, `GET /v1/policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "PolicyInForce"))]
 pub struct PolicyInForce<Document> {
     /// Content hash.
     pub version: PolicyVersion,

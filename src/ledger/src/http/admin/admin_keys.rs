@@ -2,6 +2,7 @@
 
 use super::{check, limit, page};
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
@@ -14,12 +15,32 @@ use crate::transaction::{Error, Refusal};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Page};
+use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Page, Role};
 use protocol::api_key::{KeyHash, Kind};
 use protocol::{CredentialId, TenantId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post("/v1/admin-keys", create)
+            .says("Make an administrator's key; its secret is in this answer and nowhere else")
+            .needs(Role::Owner)
+            .body::<CreateAdminKey>()
+            .answers::<AdminKeyWithSecret>(201),
+        Endpoint::get("/v1/admin-keys", list)
+            .says("List administrators' keys")
+            .needs(Role::Owner)
+            .query::<ListParams>()
+            .answers::<Page<AdminKey>>(200),
+        Endpoint::post("/v1/admin-keys/{id}/revoke", revoke)
+            .says("Withdraw an administrator's key for good")
+            .needs(Role::Owner)
+            .body::<Because>()
+            .answers::<AdminKey>(200),
+    ]
+}
 
 pub(super) async fn create(
     State(service): State<Arc<Service>>,

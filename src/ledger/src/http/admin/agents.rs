@@ -2,6 +2,7 @@
 
 use super::{check, limit, page};
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
@@ -17,6 +18,20 @@ use protocol::{AgentId, TenantId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post("/v1/agents", create)
+            .says("Register an agent")
+            .body::<CreateAgent>()
+            .answers::<Agent>(201),
+        Endpoint::get("/v1/agents", list)
+            .says("List agents")
+            .query::<ListParams>()
+            .answers::<Page<Agent>>(200),
+        Endpoint::get("/v1/agents/{id}", show).says("Show an agent").answers::<Agent>(200),
+    ]
+}
 
 /// What of another tenant a credential that is held to one may name: nothing, as if it were not there.
 pub(super) fn of_own_tenant(caller: &Caller, tenant_id: &TenantId) -> Result<(), Refused> {

@@ -4,6 +4,7 @@ use super::{limit, ordered, page};
 use crate::audit::chain::BATCH_ROWS_MAX;
 use crate::audit::export::Exporter;
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
@@ -21,9 +22,32 @@ use protocol::audit::Outcome;
 use protocol::{TenantId, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tracing::warn;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/v1/audit", list)
+            .says("List the audit trail, newest first")
+            .query::<ListParams>()
+            .answers::<Page<AuditRow<Value>>>(200),
+        Endpoint::get("/v1/audit/key", keys)
+            .says("Show the public keys that sign the audit trail")
+            .answers::<AuditKeys>(200),
+        Endpoint::get("/v1/audit/status", status)
+            .says("Show how far the audit trail is sealed, and what was lost or removed")
+            .for_all_tenants()
+            .answers::<AuditStatus>(200),
+        Endpoint::get("/v1/audit/export", export)
+            .says("Export the audit trail as lines of JSON, to be verified anywhere")
+            .for_all_tenants()
+            .query::<ExportParams>()
+            .media_type("application/jsonl")
+            .answers::<String>(200),
+    ]
+}
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

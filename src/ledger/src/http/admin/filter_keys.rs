@@ -2,6 +2,7 @@
 
 use super::{check, limit, page};
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
@@ -20,6 +21,35 @@ use protocol::api_key::{KeyHash, Kind};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post("/v1/filter-keys", create)
+            .says("Make a filter's key; its secret is in this answer and nowhere else")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .body::<CreateFilterKey>()
+            .answers::<FilterKeyWithSecret>(201),
+        Endpoint::get("/v1/filter-keys", list)
+            .says("List filters' keys")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .query::<ListParams>()
+            .answers::<Page<FilterKey>>(200),
+        Endpoint::post("/v1/filter-keys/{id}/rotate", rotate)
+            .says("Give a filter's key a new secret; the old one works until the grace is over")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .body::<RotateKey>()
+            .answers::<FilterKeyWithSecret>(200),
+        Endpoint::post("/v1/filter-keys/{id}/revoke", revoke)
+            .says("Withdraw a filter's key for good; Envoys that use it lose the ledger")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .body::<Because>()
+            .answers::<FilterKey>(200),
+    ]
+}
 
 pub(super) async fn create(
     State(service): State<Arc<Service>>,

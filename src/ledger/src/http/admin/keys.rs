@@ -3,6 +3,7 @@
 use super::agents::of_own_tenant;
 use super::{check, limit, page};
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Body, Id, Params, Submitted, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
@@ -25,6 +26,37 @@ use protocol::{AgentId, KeyId, TenantId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/v1/keys/{id}/budget", budget)
+            .says("Show what a key may spend and has spent this month")
+            .answers::<Budget>(200),
+        Endpoint::post("/v1/keys", create)
+            .says("Make a key; its secret is in this answer and nowhere else")
+            .body::<CreateKey>()
+            .answers::<KeyWithSecret>(201),
+        Endpoint::get("/v1/keys", list).says("List keys").query::<ListParams>().answers::<Page<Key>>(200),
+        Endpoint::get("/v1/keys/{id}", show).says("Show a key").with_etag().answers::<Key>(200),
+        Endpoint::patch("/v1/keys/{id}", update)
+            .says("Change what a key may do")
+            .with_etag()
+            .body::<UpdateKey>()
+            .answers::<Key>(200),
+        Endpoint::post("/v1/keys/{id}/rotate", rotate)
+            .says("Give a key a new secret; the old one works until the grace is over")
+            .body::<RotateKey>()
+            .answers::<KeyWithSecret>(200),
+        Endpoint::post("/v1/keys/{id}/expire", expire)
+            .says("End a key now")
+            .body::<Because>()
+            .answers::<Key>(200),
+        Endpoint::post("/v1/keys/{id}/revoke", revoke)
+            .says("Withdraw a key for good")
+            .body::<RevokeKey>()
+            .answers::<Key>(200),
+    ]
+}
 
 pub(super) async fn create(
     State(service): State<Arc<Service>>,

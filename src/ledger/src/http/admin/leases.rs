@@ -3,6 +3,7 @@
 use super::{limit, page};
 use crate::book::lease;
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
@@ -14,6 +15,15 @@ use protocol::{LeaseId, TenantId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/v1/leases", list)
+            .says("List credits that Envoys hold or held")
+            .query::<ListParams>()
+            .answers::<Page<Lease>>(200),
+    ]
+}
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,22 +1,53 @@
 //! The policy: its document, its tables verbatim, and another in its place.
 
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Params, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
 use crate::moment;
-use crate::policies::document::{self, Fault, InForce};
+use crate::policies::document::{self, FILE_BYTES_MAX, Fault, InForce};
 use crate::policies::in_force::{self, ReplaceError};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
-use protocol::admin::{PolicyChecked, PolicyInForce};
+use protocol::admin::{PolicyChecked, PolicyInForce, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/v1/policy", show)
+            .says("Show the policy in force")
+            .with_etag()
+            .answers::<PolicyInForce<Value>>(200),
+        Endpoint::put("/v1/policy", replace)
+            .says("Put another policy in force, whole or not at all")
+            .needs(Role::Owner)
+            .for_all_tenants()
+            .with_etag()
+            .query::<ReplaceParams>()
+            .body::<Value>()
+            .or_yaml()
+            .body_bytes_max(FILE_BYTES_MAX)
+            .answers::<PolicyInForce<Value>>(200),
+        Endpoint::post("/v1/policy/check", check)
+            .says("Say what a policy would take from tenants and keys; changes nothing")
+            .needs(Role::Auditor)
+            .for_all_tenants()
+            .body::<Value>()
+            .or_yaml()
+            .body_bytes_max(FILE_BYTES_MAX)
+            .answers::<PolicyChecked>(200),
+        Endpoint::get("/v1/tiers", tiers).says("Show the policy's tiers, verbatim"),
+        Endpoint::get("/v1/tools", tools).says("Show the policy's services and tools, verbatim"),
+    ]
+}
 
 fn table(policy: &InForce, name: &str) -> Result<Box<RawValue>, Refused> {
     let table = policy.tables.get(name).cloned();

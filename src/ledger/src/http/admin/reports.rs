@@ -2,6 +2,7 @@
 
 use super::{limit, ordered, page};
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
@@ -16,6 +17,19 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get("/v1/usage", usage)
+            .says("Sum what was called and charged, by the hour")
+            .query::<UsageParams>()
+            .answers::<Page<UsageRow>>(200),
+        Endpoint::get("/v1/policy/shadow-report", shadow)
+            .says("Sum what shadow rules would have refused")
+            .query::<ShadowParams>()
+            .answers::<Page<ShadowRow>>(200),
+    ]
+}
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

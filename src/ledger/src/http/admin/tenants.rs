@@ -3,6 +3,7 @@
 use super::{check, limit, page};
 use crate::book::Accounts;
 use crate::http::Service;
+use crate::http::api::Endpoint;
 use crate::http::authenticate::Caller;
 use crate::http::extract::{Body, Id, Params, Submitted, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
@@ -23,6 +24,55 @@ use protocol::{TenantId, TransferId};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
+
+pub(super) fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post("/v1/tenants", create)
+            .says("Make a tenant")
+            .for_all_tenants()
+            .body::<CreateTenant>()
+            .answers::<Tenant>(201),
+        Endpoint::get("/v1/tenants", list)
+            .says("List tenants")
+            .query::<ListParams>()
+            .answers::<Page<Tenant>>(200),
+        Endpoint::get("/v1/tenants/{id}", show).says("Show a tenant").with_etag().answers::<Tenant>(200),
+        Endpoint::patch("/v1/tenants/{id}", update)
+            .says("Change a tenant's name, tier or budget")
+            .for_all_tenants()
+            .with_etag()
+            .body::<UpdateTenant>()
+            .answers::<Tenant>(200),
+        Endpoint::post("/v1/tenants/{id}/suspend", suspend)
+            .says("Refuse a tenant's keys")
+            .for_all_tenants()
+            .with_etag()
+            .body::<Because>()
+            .answers::<Tenant>(200),
+        Endpoint::post("/v1/tenants/{id}/resume", resume)
+            .says("Accept a tenant's keys again")
+            .for_all_tenants()
+            .with_etag()
+            .body::<Because>()
+            .answers::<Tenant>(200),
+        Endpoint::post("/v1/tenants/{id}/credits", grant)
+            .says("Give a tenant credits")
+            .for_all_tenants()
+            .body::<GrantCredits>()
+            .answers::<CreditsGranted>(201),
+        Endpoint::post("/v1/tenants/{id}/corrections", correct)
+            .says("Undo what was charged or granted")
+            .for_all_tenants()
+            .body::<CorrectCredits>()
+            .answers::<CreditsGranted>(201),
+        Endpoint::get("/v1/tenants/{id}/balance", balance)
+            .says("Show what a tenant holds")
+            .answers::<Balance>(200),
+        Endpoint::get("/v1/tenants/{id}/budget", budget)
+            .says("Show what a tenant may spend and has spent this month")
+            .answers::<Budget>(200),
+    ]
+}
 
 fn check_tier(service: &Service, tier: &str) -> Result<(), Refused> {
     if service.policy().policy.tier(tier).is_none() {

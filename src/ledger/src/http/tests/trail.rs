@@ -330,37 +330,6 @@ async fn a_backup_of_a_running_ledger_is_restored_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_describes_itself() {
-    let bench = Bench::start().await;
-    let url = |path: &str| format!("http://{}{path}", bench.running.address);
-    let document: Value = bench.client.get(url("/openapi.json")).send().await.unwrap().json().await.unwrap();
-    assert_eq!(document["openapi"], "3.1.0");
-    let create = &document["paths"]["/v1/keys"]["post"];
-    assert_eq!(create["parameters"][0]["name"], "Idempotency-Key");
-    assert_eq!(
-        create["requestBody"]["content"]["application/json"]["schema"]["$ref"],
-        "#/components/schemas/CreateKey"
-    );
-    let schema = |pointer: &str| document.pointer(&format!("/components/schemas/{pointer}")).unwrap();
-    let bounds = schema("CreateKey/properties/scopes");
-    assert_eq!((&bounds["maxItems"], &bounds["items"]["maxLength"]), (&json!(64), &json!(200)));
-    assert_eq!(schema("Because/properties/reason")["maxLength"], 500);
-    assert_eq!(schema("RotateKey/properties/grace_seconds")["maximum"], 2_592_000);
-    assert_eq!(schema("CreateTenant/properties/tier")["enum"], json!(["free", "pro"]));
-    // Every reference leads somewhere.
-    let text = document.to_string();
-    for reference in text.split("\"$ref\":\"#").skip(1) {
-        let pointer = reference.split('"').next().unwrap();
-        assert!(document.pointer(pointer).is_some(), "{pointer}");
-    }
-    let page = bench.client.get(url("/docs")).send().await.unwrap().text().await.unwrap();
-    assert!(
-        page.contains("/openapi.json") && !page.contains("https://"),
-        "the page needs something from elsewhere"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_by_tls_is_reached_by_tls_alone() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("policy.yaml"), crate::fixture::POLICY).unwrap();
