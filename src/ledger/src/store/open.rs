@@ -10,7 +10,6 @@ use super::{newest, schema, writer};
 use crate::metrics::Metrics;
 use crate::store::database::Database;
 use crate::transaction::{Error, Operation, Queued, Refusal, Work};
-use std::fmt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -31,57 +30,29 @@ const REPORTS: u16 = 1;
 const OTHERS: u16 = 2u16.saturating_add(OPERATORS).saturating_add(REPORTS);
 
 /// Why a database can't be opened.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is nothing, or nothing of ours, in it.
+    #[error("it is not initialised; run `agentrelay init` first")]
     NotInitialised,
     /// An older program wrote it, and it is not for this one to bring it up to date.
+    #[error("an older release wrote it; start `agentrelay serve` on it once, which migrates it")]
     TooOld,
     /// A newer program wrote it.
+    #[error("a newer release wrote it; use that release or a newer one")]
     TooNew,
     /// The server keeps its texts in this encoding, which can't hold every text.
+    #[error(
+        "its encoding is {0}, which can't hold every name; make one with `createdb --encoding=UTF8 \
+         --template=template0`, and copy the data with pg_dump --encoding=UTF8"
+    )]
     Encoding(String),
     /// The database says no.
-    Failed(sql::Error),
+    #[error("{0}")]
+    Failed(#[from] sql::Error),
     /// The operating system says no.
-    Io(std::io::Error),
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::NotInitialised => f.write_str("it is not initialised; run `agentrelay init` first"),
-            OpenError::TooOld => f.write_str(
-                "an older release wrote it; start `agentrelay serve` on it once, which brings it up to date",
-            ),
-            OpenError::TooNew => f.write_str("a newer release wrote it; use that release or a newer one"),
-            OpenError::Encoding(encoding) => write!(
-                f,
-                "its encoding is {encoding}, which can't hold every name; make one with `createdb --encoding=UTF8 \
-                 --template=template0`, and take over what this one holds with pg_dump --encoding=UTF8"
-            ),
-            OpenError::Failed(cause) => write!(f, "{cause}"),
-            OpenError::Io(cause) => write!(f, "{cause}"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            OpenError::Failed(cause) => Some(cause),
-            OpenError::Io(cause) => Some(cause),
-            OpenError::NotInitialised | OpenError::TooOld | OpenError::TooNew | OpenError::Encoding(_) => {
-                None
-            }
-        }
-    }
-}
-
-impl From<sql::Error> for OpenError {
-    fn from(cause: sql::Error) -> OpenError {
-        OpenError::Failed(cause)
-    }
+    #[error("{0}")]
+    Io(#[source] std::io::Error),
 }
 
 impl Store {

@@ -191,7 +191,8 @@ pub trait FromColumn<'c>: Sized {
 }
 
 /// A column holds what this program never wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct Broken(String);
 
 impl Broken {
@@ -203,12 +204,6 @@ impl Broken {
     /// It is of another type, or out of range.
     pub fn kind() -> Broken {
         Broken::because("it is of another type, or out of range")
-    }
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -273,17 +268,22 @@ pub(super) const POOLED: &str = "a pooler gives one connection's statements to a
      pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";
 
 /// Why a database did not do it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// SQLite says no.
-    Sqlite(rusqlite::Error),
-    /// PostgreSQL says no, or nothing.
-    Postgres(tokio_postgres::Error),
+    /// SQLite returned an error.
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL returned an error, or did not answer.
+    #[error("{}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
     /// A row is not one of this program's.
+    #[error("{0}")]
     Row(String),
     /// TLS can't be spoken as it was asked for.
+    #[error("{0}")]
     Tls(String),
     /// The server, or how it is reached, is none that a ledger can rest on.
+    #[error("{0}")]
     Unfit(&'static str),
 }
 
@@ -347,41 +347,12 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Sqlite(cause) => cause.fmt(f),
-            // Its own text is as short as "db error"; what the server says is in the source.
-            Error::Postgres(cause) => match (cause.as_db_error(), std::error::Error::source(cause)) {
-                (Some(said), _) => write!(f, "{} ({})", said.message(), said.code().code()),
-                (None, Some(source)) => write!(f, "{cause}: {source}"),
-                (None, None) => cause.fmt(f),
-            },
-            Error::Row(why) | Error::Tls(why) => f.write_str(why),
-            Error::Unfit(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Sqlite(cause) => Some(cause),
-            Error::Postgres(cause) => Some(cause),
-            Error::Row(_) | Error::Tls(_) | Error::Unfit(_) => None,
-        }
-    }
-}
-
-impl From<rusqlite::Error> for Error {
-    fn from(cause: rusqlite::Error) -> Error {
-        Error::Sqlite(cause)
-    }
-}
-
-impl From<tokio_postgres::Error> for Error {
-    fn from(cause: tokio_postgres::Error) -> Error {
-        Error::Postgres(cause)
+/// The driver's own text is as short as "db error"; the server's message is in its source.
+fn describe(cause: &tokio_postgres::Error) -> String {
+    match (cause.as_db_error(), std::error::Error::source(cause)) {
+        (Some(error), _) => format!("{} ({})", error.message(), error.code().code()),
+        (None, Some(source)) => format!("{cause}: {source}"),
+        (None, None) => cause.to_string(),
     }
 }
 
