@@ -1,6 +1,6 @@
 //! From requests to typed values, every rejection as a problem that names the place.
 
-use super::authenticate::Caller;
+use super::caller::Caller;
 use super::problem::{Code, Refused};
 use crate::model::replay::{Idempotency, ReplayKey};
 use axum::Json;
