@@ -16,36 +16,41 @@ use axum::{Extension, Json};
 use protocol::admin::{PolicyChecked, PolicyInForce, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::sync::Arc;
+
+/// A policy, or a table of one, as it is described: what may be in it is in `policy`'s own document types.
+type Object = Map<String, Value>;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/policy", show)
             .says("Show the policy in force")
             .with_etag()
-            .answers::<PolicyInForce<Value>>(200),
+            .answers::<PolicyInForce<Object>>(200),
         Endpoint::put("/v1/policy", replace)
             .says("Put another policy in force, whole or not at all")
             .needs(Role::Owner)
             .for_all_tenants()
             .with_etag()
             .query::<ReplaceParams>()
-            .body::<Value>()
+            .body::<Object>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
-            .answers::<PolicyInForce<Value>>(200),
+            .answers::<PolicyInForce<Object>>(200),
         Endpoint::post("/v1/policy/check", check)
             .says("Say what a policy would take from tenants and keys; changes nothing")
             .needs(Role::Auditor)
             .for_all_tenants()
-            .body::<Value>()
+            .body::<Object>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyChecked>(200),
-        Endpoint::get("/v1/tiers", tiers).says("Show the policy's tiers, verbatim"),
-        Endpoint::get("/v1/tools", tools).says("Show the policy's services and tools, verbatim"),
+        Endpoint::get("/v1/tiers", tiers).says("Show the policy's tiers, verbatim").answers::<Object>(200),
+        Endpoint::get("/v1/tools", tools)
+            .says("Show the policy's services and tools, verbatim")
+            .answers::<Object>(200),
     ]
 }
 
