@@ -3,7 +3,6 @@
 use harness::clock::{apart, eventually};
 use harness::ledger::{directory, embedded};
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use throwaway::Throwaway;
 use tokio::process::{Child, Command};
 
 /// A running `serve`, with what it said so far in a file.

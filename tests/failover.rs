@@ -6,10 +6,10 @@ mod pooler;
 
 use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
-use ledger::throwaway::Throwaway;
 use protocol::admin::{KeyWithSecret, RevokeKey};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use throwaway::Throwaway;
 
 /// Writes are taken again so long after another server takes them.
 const RECOVERS: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 //! any benchmark could tell it from noise.
 //!
 //! The filter as it is built runs in an interpreter, against a host that counts. The tables are golden files:
-//! `UPDATE=1 cargo test --package tests --test hostcalls` rewrites them, and the reader of the diff decides.
+//! `UPDATE=1 scripts/test hostcalls` rewrites them, and the reader of the diff decides.
 
 #[path = "hostcalls/host.rs"]
 mod host;

@@ -3,11 +3,11 @@
 
 use harness::clock::{run_within, spawn};
 use harness::ledger::{Served, directory, embedded};
-use ledger::throwaway::Throwaway;
 use protocol::Timestamp;
 use protocol::admin::RevokeKey;
 use reqwest::StatusCode;
 use std::time::{Duration, Instant, SystemTime};
+use throwaway::Throwaway;
 
 const ROWS: u64 = 3_000_000;
 const TENANTS: usize = 8;

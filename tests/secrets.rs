@@ -3,7 +3,6 @@
 
 use harness::agent::unknown_secret;
 use harness::{Gate, Request, eventually, mcp, run, stats};
-use ledger::throwaway::Throwaway;
 use protocol::admin::{CreateAdminKey, Role, RotateKey};
 use protocol::audit::Outcome;
 use serde_json::json;
@@ -11,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use throwaway::Throwaway;
 
 const PROMPT: &str = "a-very-private-prompt";
 /// Part of the database's URL where that is PostgreSQL.

@@ -7,12 +7,12 @@ use harness::gate::patient;
 use harness::reaper::Reaper;
 use harness::upstream::Upstream;
 use harness::{Agent, files, mcp, policy, run};
-use ledger::throwaway::Throwaway;
 use protocol::admin::{CreateKey, CreateTenant};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use throwaway::Throwaway;
 
 const BOUND: Duration = Duration::from_secs(2);
 /// No single round says more than this: a machine that others use stands still now and then.

@@ -152,6 +152,29 @@ fn rooms_use_what_the_table_says_and_form_no_circle() {
     assert!(faults.is_empty(), "tests/tidy/rooms.rs holds the table.\n{}", faults.join("\n"));
 }
 
+/// `UPDATE=1 cargo test --package tests --test tidy` draws it anew.
+#[test]
+fn the_graph_of_the_rooms_is_drawn_as_it_is() {
+    const BEGIN: &str =
+        "<!-- rooms: drawn from the source text by `UPDATE=1 cargo test --package tests --test tidy` -->\n";
+    const END: &str = "<!-- end of rooms -->";
+    let crates = ["protocol", "policy", "filter", "ledger", "client", "cli"];
+    let drawn = crates.map(|name| rooms::drawn(name, rooms(name))).join("\n");
+    let path = "docs/architecture.md";
+    let text = read(path);
+    let (before, rest) = text.split_once(BEGIN).expect("it has the mark at which the rooms begin");
+    let (golden, after) = rest.split_once(END).expect("it has the mark at which the rooms end");
+    if std::env::var_os("UPDATE").is_some() {
+        let text = format!("{before}{BEGIN}{drawn}{END}{after}");
+        fs::write(files::root().join(path), text).expect("it can be written");
+    } else {
+        assert!(
+            drawn == golden,
+            "{path} shows other rooms than there are; UPDATE=1 draws them anew:\n{drawn}"
+        );
+    }
+}
+
 #[test]
 fn the_filter_is_small() {
     let bytes = fs::metadata(files::wasm()).expect("the filter is built").len();
@@ -243,8 +266,9 @@ fn tests_wait_for_things_and_not_for_time() {
     let sleep = ["sle", "ep("].concat();
     for (path, text) in rust_files() {
         let is_test = path.starts_with("tests/") || path.contains("/tests");
-        // The one place that may, and an upstream that is slow on request.
-        let may = ["tests/harness/clock.rs", "tests/harness/upstream/answer.rs"].contains(&path.as_str());
+        // The one place that may, an upstream that is slow on request, and what runs PostgreSQL.
+        let may = ["tests/harness/clock.rs", "tests/harness/upstream/answer.rs", "tests/throwaway/lib.rs"]
+            .contains(&path.as_str());
         assert!(!is_test || may || !text.contains(&sleep), "{path} sleeps");
     }
 }

@@ -1,4 +1,5 @@
-//! `scripts/bench envoy` and `scripts/bench scale`: what the gate costs beside what users would put in its place.
+//! `scripts/bench envoy`, `scale` and `ledger`: what the gate costs beside what users would put in its place, and what the ledger
+//! does beside its bare database.
 //!
 //! Reading order: `compare` is one run in turns, `cases` what takes turns, `gate` how an Envoy is started, `load` the
 //! clients and the tools, `process` the kernel's account of what was used, `table` and `plot` what is shown.
@@ -6,6 +7,7 @@
 mod cases;
 mod compare;
 mod gate;
+mod ledger;
 mod load;
 mod memory;
 mod panels;
@@ -40,6 +42,8 @@ enum What {
     Envoy(compare::Options),
     /// Cost against size: keys, active keys, unknown keys, workers, Envoys
     Scale(scale::Options),
+    /// Reserve+commit pairs per second of the ledger, beside what its database can do at all
+    Ledger(ledger::Options),
     /// The small services that other gates ask
     #[command(hide = true)]
     Checks(services::Checks),
@@ -105,12 +109,16 @@ async fn pause(time: Duration) {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let What::Ledger(options) = &arguments.what {
+        return ledger::run(options);
+    }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let run = async {
             match arguments.what {
                 What::Envoy(options) => compare::run(options).await,
                 What::Scale(options) => scale::run(options).await,
+                What::Ledger(_) => Ok(()),
                 What::Checks(checks) => services::serve(checks).await,
             }
         };

@@ -2,8 +2,8 @@
 
 use harness::ledger::{Served, directory, embedded};
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
 use std::process::{Command, Output};
+use throwaway::Throwaway;
 
 fn agentrelay(arguments: &[&str]) -> Output {
     Command::new(files::program()).args(arguments).output().expect("the program can be run")

@@ -6,11 +6,11 @@
 use super::load::{Load, assert_kept};
 use harness::clock::{eventually_within, run_within};
 use harness::ledger::{Served, directory, embedded};
-use ledger::throwaway::{Options, Throwaway};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use throwaway::{Options, Throwaway};
 
 /// Tells the process inside of the namespace which test it is.
 const INSIDE: &str = "DISK_INSIDE";
@@ -64,11 +64,12 @@ fn on_a_disk(test: &str, mib: u32, inside: impl FnOnce(&Path)) {
     if !is_root {
         command.args(["--non-interactive", "--preserve-env", "unshare"]);
     }
+    let (_, module) = module_path!().split_once("::").expect("it is in a module");
     let output = command
         .args(["--mount", "--propagation", "private", "sh", "-c", &mount])
         .arg(disk.path())
         .arg(std::env::current_exe().expect("a test knows its own path"))
-        .args(["--exact", &format!("disk::{test}"), "--nocapture"])
+        .args(["--exact", &format!("{module}::{test}"), "--nocapture"])
         .output()
         .expect("unshare can be run");
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

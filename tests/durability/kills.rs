@@ -5,10 +5,10 @@ use super::load::{Load, assert_kept};
 use harness::clock::{apart, run_within};
 use harness::ledger::{Served, directory, embedded};
 use harness::{eventually, wait};
-use ledger::throwaway::Throwaway;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;
+use throwaway::Throwaway;
 
 /// Repeats the moments of one run.
 const SEED_VARIABLE: &str = "KILL_SEED";

@@ -4,11 +4,11 @@
 use harness::clock::apart;
 use harness::ledger::{Served, directory, embedded};
 use harness::{eventually, files, run};
-use ledger::throwaway::Throwaway;
 use protocol::admin::{Because, RotateKey};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::{Command, Output};
+use throwaway::Throwaway;
 
 fn agentrelay(arguments: &[&str]) -> Output {
     Command::new(files::program()).args(arguments).output().expect("the program can be run")

@@ -3,11 +3,11 @@
 use super::{DEADLINE, STALLED, refused, state, writes};
 use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
-use ledger::throwaway::Throwaway;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use throwaway::Throwaway;
 
 /// One pool before one server.
 struct Pooler {

@@ -269,7 +269,7 @@ impl Gate {
         GateOptions::default()
     }
 
-    /// The gate that the tests of one file share: shipped policy, shipped configuration, two workers.
+    /// The gate that tests share: shipped policy, shipped configuration, two workers.
     pub async fn shared() -> &'static Gate {
         SHARED.get_or_init(|| Gate::options().start()).await
     }

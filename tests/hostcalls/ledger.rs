@@ -1,6 +1,6 @@
 //! What the ledger is to the filter: it answers each call at once and as the real one would, without keeping books.
 
-use crate::host::Call;
+use super::host::Call;
 use protocol::api_key::KeyHash;
 use protocol::filter::{
     self as api, Change, Changes, PolicyAnswer, Report, ReportAnswer, ReserveAnswer, ReserveRequest,

@@ -1,7 +1,7 @@
 //! One VM with the real filter in it, entered as Envoy enters it, beside a ledger that answers its calls.
 
-use crate::host::{self, Host, LocalReply, Pairs, draw};
-use crate::ledger::{Answer, Ledger};
+use super::host::{self, Host, LocalReply, Pairs, draw};
+use super::ledger::{Answer, Ledger};
 use harness::files;
 use protocol::api_key::{self, KeyHash, Kind};
 use protocol::key::{KeyRecord, KeySource, KeyState, Limit};

@@ -4,12 +4,12 @@ use super::on_both::Ledger;
 use harness::clock::apart;
 use harness::ledger::directory;
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use throwaway::Throwaway;
 
 fn agentrelay(arguments: &[&str]) -> Output {
     Command::new(files::program()).args(arguments).output().expect("the program can be run")

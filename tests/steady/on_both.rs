@@ -2,7 +2,7 @@
 
 use harness::clock::apart;
 use harness::ledger::{Served, directory, embedded};
-use ledger::throwaway::Throwaway;
+use throwaway::Throwaway;
 
 /// A ledger and, if its database is PostgreSQL, the server of that.
 pub struct Ledger {

@@ -4,11 +4,11 @@ use super::on_both::Ledger;
 use harness::clock::apart;
 use harness::ledger::{directory, embedded};
 use harness::{files, run};
-use ledger::throwaway::Throwaway;
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Output, Stdio};
+use throwaway::Throwaway;
 
 fn program(arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
     let mut command = Command::new(files::program());

@@ -1,5 +1,5 @@
-//! The table of rooms: which top-level modules a crate has, and which of the others each may use. No circle is allowed, and
-//! there are no exceptions.
+//! The table of rooms: which top-level modules a crate has, and which of the others each may use. No circle is allowed, also
+//! not between modules inside one room, and there are no exceptions.
 
 use crate::source::Rooms;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,7 +12,7 @@ pub enum Order {
     /// Each room may use those that stand behind it, and needs all of them.
     Named(&'static [(&'static str, &'static [&'static str])]),
 }
-use Order::Listed;
+use Order::{Listed, Named};
 
 pub const TABLE: &[(&str, Order)] = &[
     (
@@ -72,15 +72,81 @@ pub const TABLE: &[(&str, Order)] = &[
     ),
     ("client", Listed(&["error", "tls", "export", "transport", "calls"])),
     ("cli", Listed(&["signals", "output", "stack", "commands"])),
+    (
+        "ledger",
+        Named(&[
+            ("moment", &[]),
+            ("model", &[]),
+            ("book", &[]),
+            ("metrics", &["book"]),
+            ("transaction", &["model", "book"]),
+            ("identity", &["model", "transaction"]),
+            ("limits", &["model", "transaction"]),
+            ("money", &["limits", "model", "book", "transaction"]),
+            ("audit", &["model", "transaction"]),
+            ("deliveries", &["money", "model", "transaction"]),
+            ("store", &["model", "book", "metrics", "transaction"]),
+            ("policies", &["model", "metrics", "store", "transaction"]),
+            (
+                "background",
+                &[
+                    "identity",
+                    "money",
+                    "audit",
+                    "policies",
+                    "model",
+                    "metrics",
+                    "moment",
+                    "store",
+                    "transaction",
+                ],
+            ),
+            (
+                "http",
+                &[
+                    "identity",
+                    "money",
+                    "audit",
+                    "policies",
+                    "deliveries",
+                    "model",
+                    "book",
+                    "metrics",
+                    "moment",
+                    "store",
+                    "transaction",
+                ],
+            ),
+            (
+                "service",
+                &[
+                    "identity",
+                    "money",
+                    "audit",
+                    "policies",
+                    "deliveries",
+                    "model",
+                    "metrics",
+                    "moment",
+                    "store",
+                    "transaction",
+                    "background",
+                    "http",
+                ],
+            ),
+        ]),
+    ),
 ];
 
 /// What is wrong with a crate's rooms.
 pub fn faults(name: &str, order: &Order, rooms: &Rooms) -> Vec<String> {
     let mut faults = rooms.faults.clone();
     faults.extend(circles(rooms).iter().map(|circle| {
+        let places: Vec<&str> = circle.windows(2).map(|pair| rooms.place(&pair[0], &pair[1])).collect();
         format!(
-            "{name}: {} is a circle: move what two of them need into a room of its own, or hand it in as an argument",
-            circle.join(" → ")
+            "{name}: {} is a circle ({}): move what two of them need into a module of its own, or hand it in",
+            circle.join(" → "),
+            places.join(", ")
         )
     }));
     let listed: Vec<&str> = match order {

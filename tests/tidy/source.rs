@@ -30,6 +30,11 @@ impl Rooms {
         reader.resolve()
     }
 
+    /// A line by which one uses the other.
+    pub fn place(&self, user: &str, used: &str) -> &str {
+        self.arrows.get(&(user.to_owned(), used.to_owned())).map_or("nowhere", String::as_str)
+    }
+
     /// The rooms that a room uses.
     pub fn used<'a>(&'a self, from: &'a str) -> impl Iterator<Item = &'a str> {
         self.arrows.keys().filter(move |(user, _)| user == from).map(|(_, used)| used.as_str())
@@ -119,7 +124,7 @@ impl Reader<'_> {
     }
 
     fn resolve(mut self) -> Rooms {
-        for Named { module, segments, place } in self.paths {
+        for Named { module, segments, place } in std::mem::take(&mut self.paths) {
             let mut at = module.clone();
             let mut names = segments.iter().peekable();
             match names.next().map(String::as_str) {
@@ -141,28 +146,20 @@ impl Reader<'_> {
                 at.pop();
             }
             at.extend(names.cloned());
-            // Down to where the two part: below that they are siblings.
+            // Down to where the two part: there they are siblings.
             for depth in 0..module.len() {
-                let parent = &module[..depth];
-                let child = at.get(depth).map(|name| [parent, &[name.clone()]].concat());
-                let child = child.and_then(|child| match self.passed_on.get(&child) {
-                    _ if self.modules.contains(&child) => Some(child),
-                    Some(child) => Some([parent, &[child.clone()]].concat()),
-                    None => None,
-                });
-                match child.filter(|child| self.modules.contains(child)) {
-                    Some(used) if used[..] != module[..=depth] => {
-                        let arrow = (module[..=depth].join("::"), used.join("::"));
-                        self.found.arrows.entry(arrow).or_insert(place);
+                let (parent, user) = (&module[..depth], &module[..=depth]);
+                match at.get(depth).and_then(|name| self.child(parent, name)) {
+                    Some(used) if used == user => {}
+                    Some(used) => {
+                        self.found.arrows.entry((user.join("::"), used.join("::"))).or_insert(place);
                         break;
                     }
-                    Some(_) => {}
                     None if depth == 0 => {
-                        let path = segments.join("::");
-                        self.found.faults.push(format!(
-                            "{place}: {path} names no room of {}: name the room that it is in",
-                            self.name
-                        ));
+                        let (path, name) = (segments.join("::"), self.name);
+                        let fault =
+                            format!("{place}: {path} names no room of {name}: name the room that it is in");
+                        self.found.faults.push(fault);
                         break;
                     }
                     None => break,
@@ -170,6 +167,14 @@ impl Reader<'_> {
             }
         }
         self.found
+    }
+
+    /// The module inside another that has this name or passes it on.
+    fn child(&self, parent: &[String], name: &str) -> Option<Vec<String>> {
+        let inside = |name: &str| [parent, &[name.to_owned()]].concat();
+        let child = Some(inside(name)).filter(|child| self.modules.contains(child));
+        let passed_on = || self.passed_on.get(&inside(name)).map(|child| inside(child));
+        child.or_else(passed_on).filter(|child| self.modules.contains(child))
     }
 }
 

@@ -144,7 +144,30 @@ fn circle() -> Rooms {
 fn a_circle_is_refused_whatever_the_table_says() {
     let order =
         Order::Named(&[("hall", &["shed"]), ("shed", &["yard"]), ("yard", &["gate", "hall"]), ("gate", &[])]);
-    assert_fault(&order, &circle(), &["house: hall → shed → yard → hall is a circle"]);
+    let circle_and_places = "house: hall → shed → yard → hall is a circle (src/house/src/hall.rs:1, src/house/src/shed.rs:1, \
+                             src/house/src/yard.rs:1)";
+    assert_fault(&order, &circle(), &[circle_and_places]);
+}
+
+#[test]
+fn a_circle_inside_a_room_is_refused() {
+    for (door, lock) in [
+        ("use super::lock::Lock;", "use super::door::Door;"),
+        ("use crate::hall::lock::Lock;", "use crate::hall::{Door};"),
+        ("use super::Lock;", "mod key { use super::super::door::Door; }"),
+    ] {
+        let rooms = house(&[
+            ("lib.rs", "mod hall;"),
+            ("hall.rs", "mod door; mod lock; use door::Door; pub use self::lock::Lock;"),
+            ("hall/door.rs", door),
+            ("hall/lock.rs", lock),
+        ]);
+        let circle = "hall::door → hall::lock → hall::door is a circle (src/house/src/hall/door.rs:1";
+        assert_fault(&Order::Listed(&["hall"]), &rooms, &[circle]);
+    }
+    // A module and what is inside it are one thing.
+    let text = "mod door { use super::Hall; use super::lock; } mod lock { use super::Hall; } use door::Door;";
+    assert_eq!(faults("house", &Order::Listed(&["hall", "yard"]), &hall(text)), [""; 0]);
 }
 
 #[test]

@@ -4,7 +4,6 @@ mod admin_keys;
 mod agents;
 mod audit;
 mod backup;
-mod bench;
 mod connection;
 mod database;
 mod examples;
@@ -57,7 +56,6 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     Ledger(ledger::Arguments),
-    Bench(bench::Arguments),
 }
 
 impl Cli {
@@ -84,7 +82,6 @@ impl Cli {
             Command::Backup(arguments) => arguments.run().await,
             Command::Restore(arguments) => arguments.run().await,
             Command::Ledger(arguments) => arguments.run().await,
-            Command::Bench(arguments) => arguments.run().await,
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
             Command::Policy(arguments) => arguments.run().await,

@@ -37,72 +37,56 @@ pub use reservation::{Request, Reservation, State};
 
 use protocol::admin::Direction;
 use protocol::{Credits, Timestamp};
-use std::fmt;
 
 /// Why a command moved nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The tenant would hold more than [`Credits::MAX`].
+    #[error("the tenant would hold more than {} credits", Credits::MAX)]
     GrantTooLarge,
     /// A grant or a reservation of nothing.
+    #[error("the amount of credits must be at least 1")]
     NothingToMove,
     /// The tenant has less than was asked for.
+    #[error("the tenant has {available} credits available")]
     QuotaExceeded {
         /// What it has.
         available: Credits,
     },
     /// The id was used before, for something else.
+    #[error("the reservation id was already used for something else")]
     DifferentRequest,
     /// More than was set aside and may be charged beyond that.
+    #[error("at most {most} credits can be charged for this reservation")]
     AboveReservation {
         /// The most that can be charged.
         most: Credits,
     },
     /// More than there is to give back or to take back.
+    #[error("at most {most} credits can be corrected that way")]
     AboveCorrectable {
         /// What there is.
         most: Credits,
     },
     /// The reservation has ended in another way.
+    #[error("the reservation is already {}", state.name())]
     Ended {
         /// How.
         state: State,
     },
     /// More was spent from a lease than it held.
+    #[error("the lease held only {granted} credits")]
     AboveLease {
         /// What it held.
         granted: Credits,
     },
     /// More was spent from a lease after its last account.
+    #[error("the lease was closed before this was spent")]
     LeaseEnded,
     /// The rows do not add up: someone changed them outside of this program.
+    #[error("the tenant's accounts do not add up")]
     OutOfBalance,
 }
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::GrantTooLarge => write!(f, "the tenant would hold more than {} credits", Credits::MAX),
-            Refusal::NothingToMove => f.write_str("the amount of credits must be at least 1"),
-            Refusal::QuotaExceeded { available } => write!(f, "the tenant has {available} credits available"),
-            Refusal::DifferentRequest => {
-                f.write_str("the reservation id was already used for something else")
-            }
-            Refusal::AboveReservation { most } => {
-                write!(f, "at most {most} credits can be charged for this reservation")
-            }
-            Refusal::AboveCorrectable { most } => {
-                write!(f, "at most {most} credits can be corrected that way")
-            }
-            Refusal::Ended { state } => write!(f, "the reservation is already {}", state.name()),
-            Refusal::AboveLease { granted } => write!(f, "only {granted} credits were out on this lease"),
-            Refusal::LeaseEnded => f.write_str("the lease was closed before this was spent"),
-            Refusal::OutOfBalance => f.write_str("the tenant's accounts do not add up"),
-        }
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 /// What a step on a reservation did.
 #[derive(Debug, Clone, PartialEq, Eq)]

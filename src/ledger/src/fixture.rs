@@ -3,7 +3,6 @@
 //! The tests of the API know no database. They run on SQLite, and once more in a process that is told to take PostgreSQL,
 //! see [`on_postgresql`].
 
-use crate::throwaway::Throwaway;
 use crate::{Config, Credentials, Database, Running, init, start};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed, TestCaseError, TestRunner};
@@ -13,6 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tempfile::TempDir;
+use throwaway::Throwaway;
 
 pub(crate) const POLICY: &str = r#"
 tiers:

@@ -9,7 +9,6 @@
 
 mod audit;
 mod background;
-pub mod bench;
 mod book;
 mod deliveries;
 #[cfg(test)]
@@ -24,16 +23,15 @@ mod money;
 mod policies;
 mod service;
 mod store;
-pub mod throwaway;
 mod transaction;
 
 pub use audit::{chain, export, verify};
 pub use service::backup::{BackupError, Copied, backup, restore};
 pub use service::check::check;
 pub use service::entry::{Credentials, init, recover};
-pub use service::relocate;
 pub use service::signing_key::trusted;
 pub use service::tls::{Tls, TlsError};
 pub use service::{Config, Error, Running, start};
+pub use service::{direct, relocate};
 pub use store::database::{Database, InvalidDatabase};
 pub use store::{CONNECTIONS, CONNECTIONS_MIN, OpenError, fill_usage};

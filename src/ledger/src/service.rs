@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod check;
+pub mod direct;
 pub mod entry;
 mod lock;
 pub mod relocate;
@@ -22,7 +23,6 @@ use crate::store::database::Database;
 use crate::store::{CONNECTIONS, OpenError, Store};
 use crate::{http, moment};
 use protocol::{PolicyVersion, Timestamp};
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -79,36 +79,62 @@ impl Config {
 }
 
 /// Why the ledger can't be initialised or started.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database has its first credentials already; they can't be shown again.
+    #[error(
+        "{0} is already initialised, and its credentials were shown then; to start over, choose another path"
+    )]
     AlreadyInitialised(Database),
     /// The database can't be opened.
-    Database(Database, OpenError),
+    #[error("can't open {0}: {1}")]
+    Database(Database, #[source] OpenError),
     /// Another process serves the embedded database; it has locked this file.
+    #[error(
+        "{} is served by another process, which has locked {}; stop that one first. Only on PostgreSQL several \
+         ledgers share a database",
+        .0, .1.display()
+    )]
     Served(Database, PathBuf),
     /// This file, which is to keep other ledgers away, can't be locked.
-    Lock(PathBuf, std::io::Error),
+    #[error("can't lock {}: {}", .0.display(), .1)]
+    Lock(PathBuf, #[source] std::io::Error),
     /// The database can't be written.
+    #[error("can't write to {0}; see the log for the cause")]
     Write(Database),
     /// This text is empty, or holds what nobody sees.
+    #[error("{0}: write at least one character, and no invisible ones")]
     Unreadable(&'static str),
-    /// A new secret could not be given out, so it was not stored.
+    /// A new secret could not be given out, so it was not stored. Its cause is no `#[source]`: the command line takes a
+    /// closed pipe among the sources for success.
+    #[error(
+        "the secret can't be written out, so none was stored: {0}; run the command again where it can be written"
+    )]
     Undelivered(std::io::Error),
     /// A secret was given out and could not be stored, so it opens nothing.
-    Unstored(Database, OpenError),
+    #[error("can't write to {0}: {1}; the secret that was shown does not work, run the command again")]
+    Unstored(Database, #[source] OpenError),
     /// The operating system gives no randomness to make a secret of.
+    #[error("can't make a secret: the operating system gives no randomness")]
     NoRandomness,
     /// The policy file is not taken.
-    Policy(PathBuf, Fault),
+    #[error("can't use the policy {}:\n{}", .0.display(), .1)]
+    Policy(PathBuf, #[source] Fault),
     /// The database holds a policy that this release does not take.
-    PolicyKept(Database, PolicyVersion, Fault),
+    #[error(
+        "can't use the policy {1} that is in force in {0}; start the release that put it in force, or change the \
+         policy file:\n{2}"
+    )]
+    PolicyKept(Database, PolicyVersion, #[source] Fault),
     /// The key that signs the audit trail can't be used.
-    AuditKey(PathBuf, std::io::Error),
+    #[error("can't use {} to sign the audit trail: {}", .0.display(), .1)]
+    AuditKey(PathBuf, #[source] std::io::Error),
     /// The certificate or its key can't be used.
-    Tls(TlsError),
+    #[error("can't serve by TLS: {0}")]
+    Tls(#[source] TlsError),
     /// The address can't be listened on.
-    Listen(SocketAddr, std::io::Error),
+    #[error("can't listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] std::io::Error),
 }
 
 impl Error {
@@ -118,71 +144,6 @@ impl Error {
             return false;
         };
         cause.may_pass(server.hosts().len())
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::AlreadyInitialised(database) => write!(
-                f,
-                "{database} is already initialised, and its credentials were shown then; to start over, choose \
-                 another path"
-            ),
-            Error::Database(database, cause) => write!(f, "can't open {database}: {cause}"),
-            Error::Served(database, lock) => write!(
-                f,
-                "{database} is served by another process, which has locked {}; stop that one first. Only on \
-                 PostgreSQL several ledgers share a database",
-                lock.display()
-            ),
-            Error::Lock(path, cause) => write!(f, "can't lock {}: {cause}", path.display()),
-            Error::Write(database) => write!(f, "can't write to {database}; see the log for the cause"),
-            Error::Unreadable(field) => {
-                write!(f, "{field}: write at least one character, and none that is not seen")
-            }
-            Error::Undelivered(cause) => write!(
-                f,
-                "the secret can't be written out, so none was stored: {cause}; do it again where it can be"
-            ),
-            Error::Unstored(database, cause) => {
-                write!(f, "can't write to {database}: {cause}; what was shown opens nothing, do it again")
-            }
-            Error::NoRandomness => {
-                f.write_str("can't make a secret: the operating system gives no randomness")
-            }
-            Error::Policy(path, fault) => write!(f, "can't take the policy {}:\n{fault}", path.display()),
-            Error::PolicyKept(database, version, fault) => write!(
-                f,
-                "can't take the policy {version} that is in force in {database}; start the release that put it in \
-                 force, or change the policy file:\n{fault}"
-            ),
-            Error::AuditKey(path, cause) => {
-                write!(f, "can't use {} to sign the audit trail: {cause}", path.display())
-            }
-            Error::Tls(cause) => write!(f, "can't serve by TLS: {cause}"),
-            Error::Listen(address, cause) => write!(f, "can't listen on {address}: {cause}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Database(_, cause) | Error::Unstored(_, cause) => Some(cause),
-            Error::Policy(_, fault) | Error::PolicyKept(_, _, fault) => Some(fault),
-            Error::Listen(_, cause)
-            | Error::AuditKey(_, cause)
-            | Error::Lock(_, cause) => Some(cause),
-            Error::AlreadyInitialised(_)
-            | Error::Served(..)
-            | Error::Write(_)
-            // Told in words: to who only looks at causes a closed pipe is no error.
-            | Error::Undelivered(_)
-            | Error::NoRandomness
-            | Error::Unreadable(_)
-            | Error::Tls(_) => None,
-        }
     }
 }
 
@@ -301,7 +262,7 @@ pub(crate) fn keep_others_away(database: &Database) -> Result<Option<Lock>, Erro
         Database::Sqlite(path) if path.exists() => {
             let path = lock::path(path);
             let lock = Lock::take(&path).map_err(|why| match why {
-                NoLock::RoundDone => Error::Served(database.clone(), path),
+                NoLock::Held => Error::Served(database.clone(), path),
                 NoLock::Io(cause) => Error::Lock(path, cause),
             })?;
             Ok(Some(lock))

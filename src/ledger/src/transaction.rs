@@ -14,53 +14,39 @@ pub use refusal::{Payer, Refusal};
 pub use rows::{HOUR_MILLIS, JournalLine, Rows};
 pub use table::Table;
 
-use std::fmt;
 use tokio::sync::oneshot;
 
 /// The database can't serve now. Asking again later is right; every write is idempotent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// Too many writes wait.
+    #[error("too many writes are waiting")]
     Busy,
     /// The database failed; the log has the cause.
+    #[error("the database does not answer")]
     Failed,
-    /// Too many reports are under way.
+    /// Too many reports are running.
+    #[error("too many reports are running; try again when one has finished")]
     ReportsWait,
     /// The report takes too long.
+    #[error(
+        "the report takes too long; narrow it: a shorter time (from, to), one tenant, one key or fewer groups"
+    )]
     ReportTooLong,
     /// The ledger is stopping.
+    #[error("the ledger is stopping")]
     Stopping,
 }
 
-impl fmt::Display for Unavailable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Unavailable::Busy => "too many writes are waiting",
-            Unavailable::Failed => "the database does not answer",
-            Unavailable::ReportsWait => "other reports are under way; ask again when they are through",
-            Unavailable::ReportTooLong => {
-                "the report takes too long; narrow it: a shorter time (from, to), one tenant, one key or fewer groups"
-            }
-            Unavailable::Stopping => "the ledger is stopping",
-        })
-    }
-}
-
-impl std::error::Error for Unavailable {}
-
 /// Why an operation has no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The rules refused it.
+    #[error("the rules refused it: {0:?}")]
     Refused(Refusal),
     /// It was not written, or it is not known whether it was: ask again with the same ids.
-    Unavailable(Unavailable),
-}
-
-impl From<Unavailable> for Error {
-    fn from(unavailable: Unavailable) -> Error {
-        Error::Unavailable(unavailable)
-    }
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
 }
 
 /// One write, by the crate's rules. It must check everything before it changes a row. It is applied again, to other rows,

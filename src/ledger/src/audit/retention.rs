@@ -8,7 +8,6 @@ use crate::model::event::Event;
 use crate::model::retention::RetentionState;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::Timestamp;
-use std::fmt;
 
 const DAY_MILLIS: u64 = 86_400_000;
 /// The clocks of ledger and database agree if they differ by no more.
@@ -32,29 +31,17 @@ pub struct Pass {
 }
 
 /// Why a pass removes nothing although there is what seems old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Held {
     /// The clocks of ledger and database differ.
+    #[error("the clock of the database says {0}")]
     ClocksApart(Timestamp),
     /// The clock is further than it can have come.
+    #[error("the ledger last ran at {0}")]
     ClockAhead(Timestamp),
     /// Far more days are to go than have passed since the last pass.
+    #[error("the last pass removed rows sealed before {0}, and this one would remove far more")]
     FarMore(Timestamp),
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Held::ClocksApart(database) => write!(f, "the clock of the database says {database}"),
-            Held::ClockAhead(clock) => write!(f, "the ledger last ran at {clock}"),
-            Held::FarMore(before) => {
-                write!(
-                    f,
-                    "the last pass removed what was sealed before {before}, and this one would remove far more"
-                )
-            }
-        }
-    }
 }
 
 impl Pass {

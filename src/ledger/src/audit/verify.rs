@@ -8,55 +8,44 @@ use protocol::audit::Digest;
 use protocol::lines::{self, Tally};
 use serde::Deserialize;
 use std::collections::BTreeSet;
-use std::fmt;
 
 /// The first thing that is wrong with an export.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The row is not what was sealed.
+    #[error("row {0} was changed")]
     Changed(u64),
     /// The row is not there.
+    #[error("row {0} is missing")]
     Missing(u64),
     /// The row was never sealed, or is there twice.
+    #[error("row {0} was inserted")]
     Inserted(u64),
     /// The row is not in its place.
+    #[error("row {0} was moved")]
     Moved(u64),
     /// The row is counted as removed by age, and was not.
+    #[error("row {0} is counted as removed by age, but was not removed")]
     Kept(u64),
     /// The checkpoint was changed, is missing, or does not follow the one before it.
+    #[error("checkpoint {0} {1}")]
     Checkpoint(u64, &'static str),
     /// The checkpoint is signed by this key, which is not trusted.
+    #[error(
+        "checkpoint {0} is signed by {1}, which is not trusted; if you know it as an earlier key, or as that of \
+         another ledger on the same database, name it with --public-key"
+    )]
     Untrusted(u64, String),
     /// The line is neither a row nor a checkpoint nor the end.
+    #[error("line {0} is neither a row nor a checkpoint nor the end")]
     Unreadable(u64),
     /// The signed end is missing, was changed, or is not the end.
+    #[error("the end of the export {0}")]
     End(&'static str),
     /// The checkpoint that was to be in it is not.
+    #[error("the export does not contain the checkpoint {0}")]
     Lacks(Digest),
 }
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Changed(row) => write!(f, "row {row} was changed"),
-            Fault::Missing(row) => write!(f, "row {row} is missing"),
-            Fault::Inserted(row) => write!(f, "row {row} was inserted"),
-            Fault::Moved(row) => write!(f, "row {row} was moved"),
-            Fault::Kept(row) => write!(f, "row {row} is counted as removed by age, and was not"),
-            Fault::Checkpoint(number, why) => write!(f, "checkpoint {number} {why}"),
-            Fault::Untrusted(number, public_key) => write!(
-                f,
-                "checkpoint {number} is signed by {public_key}, which is not trusted; if you know it as an earlier \
-                 key, or as that of another ledger on the same database, name it with --public-key"
-            ),
-            Fault::Unreadable(line) => write!(f, "line {line} is neither a row nor a checkpoint nor the end"),
-            Fault::End(why) => write!(f, "the end of the export {why}"),
-            Fault::Lacks(hash) => write!(f, "the checkpoint {hash} is not in it"),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
 
 /// What a faultless export holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,8 +2,7 @@
 
 use super::authenticate::Caller;
 use super::problem::{Code, Refused};
-use crate::model::replay::ReplayKey;
-use crate::transaction::idempotency::Idempotency;
+use crate::model::replay::{Idempotency, ReplayKey};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};

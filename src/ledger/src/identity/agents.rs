@@ -1,7 +1,7 @@
 //! Agents: the registered callers of a tenant. A key may belong to one of its own tenant's.
 
 use crate::model::event::{Event, Kind};
-use crate::transaction::idempotency::Idempotency;
+use crate::model::replay::Idempotency;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::admin::Agent;
 use serde_json::json;

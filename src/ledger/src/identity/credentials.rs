@@ -6,7 +6,7 @@
 use crate::identity::keys::end_by;
 use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::model::event::{Event, Kind as Fact, LEDGER};
-use crate::transaction::idempotency::Idempotency;
+use crate::model::replay::Idempotency;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::api_key::KeyHash;
 use protocol::key::KeyState;

@@ -8,8 +8,7 @@
 use crate::identity::records::both;
 use crate::model::event::{Event, Kind};
 use crate::model::key::{Key, ParentLink, Secret};
-use crate::model::replay::ReplayKey;
-use crate::transaction::idempotency::Idempotency;
+use crate::model::replay::{Idempotency, ReplayKey};
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::admin::Agent;
 use protocol::api_key::KeyHash;

@@ -4,7 +4,7 @@
 
 use crate::model::event::{Event, Kind};
 use crate::model::key::{Key, Listed, Secret};
-use crate::transaction::idempotency::Idempotency;
+use crate::model::replay::Idempotency;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::admin::{self, Patch, UpdateKey};
 use protocol::api_key::KeyHash;

@@ -1,6 +1,7 @@
 //! Answers given under an `Idempotency-Key`.
 
 use protocol::Timestamp;
+use sha2::{Digest, Sha256};
 
 /// Under what an answer is kept. One actor's keys are no other's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,4 +23,20 @@ pub struct Replay {
     pub answer: String,
     /// When it was given.
     pub created_at: Timestamp,
+}
+
+/// An `Idempotency-Key` with the body it came with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Under what the answer is kept.
+    pub at: ReplayKey,
+    /// SHA-256 of the body.
+    pub body: [u8; 32],
+}
+
+impl Idempotency {
+    /// For a body as it was understood.
+    pub fn new(at: ReplayKey, body: &[u8]) -> Idempotency {
+        Idempotency { at, body: Sha256::digest(body).into() }
+    }
 }

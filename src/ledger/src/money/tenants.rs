@@ -2,9 +2,9 @@
 
 use crate::book::{self, Accounts, Transfer};
 use crate::model::event::{Event, Kind};
+use crate::model::replay::Idempotency;
 use crate::model::tenant::Tenant;
 use crate::money::budgets;
-use crate::transaction::idempotency::Idempotency;
 use crate::transaction::{JournalLine, Needs, Operation, Refusal, Rows};
 use protocol::admin::{self, CreditsGranted, Direction, Patch};
 use protocol::filter::Change as Feed;

@@ -5,7 +5,6 @@ use policy::Policy;
 use protocol::PolicyVersion;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 /// Largest policy, in its file or by the API.
@@ -35,30 +34,21 @@ impl InForce {
 }
 
 /// Why a policy file is not taken.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// It can't be read.
-    Unreadable(std::io::Error),
+    #[error("it can't be read: {0}")]
+    Unreadable(#[source] std::io::Error),
     /// It is larger than any policy.
+    #[error("it is larger than {FILE_BYTES_MAX} bytes")]
     TooLarge,
     /// It says what no policy may say.
+    #[error("{0}")]
     Invalid(policy::Invalid),
     /// The checked document is no JSON object.
-    NoObject(serde_json::Error),
+    #[error("it is not a JSON object: {0}")]
+    NoObject(#[source] serde_json::Error),
 }
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Unreadable(cause) => write!(f, "it can't be read: {cause}"),
-            Fault::TooLarge => write!(f, "it is larger than {FILE_BYTES_MAX} bytes"),
-            Fault::Invalid(faults) => write!(f, "{faults}"),
-            Fault::NoObject(cause) => write!(f, "it is no object: {cause}"),
-        }
-    }
-}
-
-impl std::error::Error for Fault {}
 
 /// Checks a text, YAML or JSON.
 pub fn parse(text: &str) -> Result<InForce, Fault> {

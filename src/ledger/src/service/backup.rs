@@ -9,7 +9,6 @@ use crate::store::schema::{self, Version};
 use crate::store::sql::{Connection, Purpose, Result, beside, params};
 use crate::store::{CHECKPOINTS_MAX, CheckpointFilter, OpenError, audit, create_new_private};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -17,42 +16,27 @@ use std::path::Path;
 pub type Trusted<'a> = Option<&'a BTreeSet<String>>;
 
 /// Why there is no backup, or nothing was restored.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// The database is PostgreSQL's, which has tools of its own.
+    #[error("this command works on sqlite: databases; use pg_dump and pg_restore for PostgreSQL")]
     NotEmbedded,
     /// The target is there already.
+    #[error("the target exists already; choose another path, or move it away")]
     Exists,
     /// The source can't be opened.
-    Open(OpenError),
+    #[error("{0}")]
+    Open(#[source] OpenError),
     /// The copy is not what it should be.
+    #[error("the copy is broken: {0}")]
     Broken(String),
     /// A row of the audit trail is not what was sealed.
-    Audit(Fault),
+    #[error("the audit trail in it is not as it was sealed: {0}")]
+    Audit(#[source] Fault),
     /// It failed, and what there is of it can't be removed.
-    Left(Box<BackupError>, std::io::Error),
+    #[error("{0}; remove the incomplete copy, which could not be removed: {1}")]
+    Left(#[source] Box<BackupError>, std::io::Error),
 }
-
-impl fmt::Display for BackupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BackupError::NotEmbedded => {
-                f.write_str("this is for sqlite: databases; use pg_dump and pg_restore")
-            }
-            BackupError::Exists => {
-                f.write_str("the target exists already; choose another path, or move it away")
-            }
-            BackupError::Open(cause) => write!(f, "{cause}"),
-            BackupError::Broken(why) => write!(f, "the copy is broken: {why}"),
-            BackupError::Left(why, cause) => {
-                write!(f, "{why}; remove what there is of it, which could not be removed: {cause}")
-            }
-            BackupError::Audit(fault) => write!(f, "the audit trail in it is not as it was sealed: {fault}"),
-        }
-    }
-}
-
-impl std::error::Error for BackupError {}
 
 impl<E: Into<OpenError>> From<E> for BackupError {
     fn from(cause: E) -> BackupError {

@@ -24,7 +24,7 @@ pub(crate) struct Lock {
 #[derive(Debug)]
 pub(crate) enum NoLock {
     /// Another process has it.
-    RoundDone,
+    Held,
     /// The operating system says no.
     Io(io::Error),
 }
@@ -47,7 +47,7 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => return Ok(Lock { _file: file }),
                 Err(TryLockError::WouldBlock) if began.elapsed() < BUSY_TIMEOUT => sleep(TRY_EVERY),
-                Err(TryLockError::WouldBlock) => return Err(NoLock::RoundDone),
+                Err(TryLockError::WouldBlock) => return Err(NoLock::Held),
                 Err(TryLockError::Error(cause)) => return Err(NoLock::Io(cause)),
             }
         }

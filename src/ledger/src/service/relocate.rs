@@ -9,7 +9,6 @@ use crate::store::database::Database;
 use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
 use crate::store::{OpenError, connect, holds_every_text, laws, schema};
 use sha2::{Digest, Sha256};
-use std::fmt;
 
 /// Rows in one statement.
 const ROWS: usize = 2000;
@@ -22,73 +21,46 @@ pub struct Moved {
 }
 
 /// Why nothing was moved, or the copy is not to be used.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Only from SQLite to PostgreSQL.
+    #[error("a ledger can only be moved from sqlite:PATH to postgres://...")]
     Direction,
     /// The target has a ledger already.
+    #[error("{0} has a ledger already; name an empty database")]
     NotEmpty(Database),
     /// A ledger serves the source, or whether one does can't be told.
-    Served(Box<service::Error>),
+    #[error("nothing was moved: {0}")]
+    Served(#[source] Box<service::Error>),
     /// A database can't be opened.
-    Open(Database, OpenError),
+    #[error("can't open {0}: {1}")]
+    Open(Database, #[source] OpenError),
     /// The target is as empty as it was.
-    NothingMoved(Fault),
+    #[error("nothing was moved: {0}")]
+    NothingMoved(#[source] Fault),
     /// The target may hold the rows, and they are not known to be those of the source.
-    Unverified(Database, Box<Fault>),
+    #[error(
+        "the rows were copied to {0}, but the copy is not verified: {1}; don't use it, drop that database and move \
+         to a new one"
+    )]
+    Unverified(Database, #[source] Box<Fault>),
 }
 
 /// What went wrong.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A database failed.
-    Sql(sql::Error),
+    #[error("{0}")]
+    Sql(#[from] sql::Error),
     /// The copy differs from its source in this table.
+    #[error("the copy differs from its source in the table {0}")]
     Differs(String),
     /// The audit trail is not what was sealed.
-    Chain(String),
+    #[error("the audit trail is faulty: {0}")]
+    Chain(#[source] Box<BackupError>),
     /// The rows do not keep the laws of money and audit.
+    #[error("the rows violate invariants: {}", .0.join("; "))]
     Unlawful(Vec<String>),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Direction => {
-                f.write_str("a ledger moves from sqlite:PATH to postgres://...; no other direction is known")
-            }
-            Error::NotEmpty(database) => {
-                write!(f, "{database} has a ledger already; name an empty database")
-            }
-            Error::Served(why) => write!(f, "nothing was moved: {why}"),
-            Error::Open(database, cause) => write!(f, "can't open {database}: {cause}"),
-            Error::NothingMoved(fault) => write!(f, "nothing was moved: {fault}"),
-            Error::Unverified(to, fault) => write!(
-                f,
-                "the rows were copied to {to}, but the copy is not verified: {fault}; don't use it, drop that \
-                 database and move to a new one"
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Sql(cause) => write!(f, "{cause}"),
-            Fault::Differs(table) => write!(f, "the copy differs from its source in the table {table}"),
-            Fault::Chain(fault) => write!(f, "the audit trail is not whole: {fault}"),
-            Fault::Unlawful(broken) => write!(f, "the rows break their laws: {}", broken.join("; ")),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<sql::Error> for Fault {
-    fn from(cause: sql::Error) -> Fault {
-        Fault::Sql(cause)
-    }
 }
 
 /// Copies and verifies, telling which table it is at. Blocks. `trusted` is who may have signed the audit trail, see
@@ -173,7 +145,7 @@ fn verify(connection: &Connection, trusted: Trusted<'_>) -> sql::Result<Result<(
     match backup::check_audit(connection, trusted) {
         Ok(()) => {}
         Err(BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
-        Err(fault) => return Ok(Err(Fault::Chain(fault.to_string()))),
+        Err(fault) => return Ok(Err(Fault::Chain(fault.into()))),
     }
     let broken = laws::broken_now(connection)?;
     Ok(if broken.is_empty() { Ok(()) } else { Err(Fault::Unlawful(broken)) })

@@ -3,7 +3,6 @@
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,24 +25,17 @@ pub struct Tls {
 }
 
 /// Why a certificate or its key can't be used.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file can't be read.
-    Unread(PathBuf, std::io::Error),
+    #[error("{}: {}", .0.display(), .1)]
+    Unread(PathBuf, #[source] std::io::Error),
     /// The file is no PEM of the kind.
-    File(PathBuf, rustls_pki_types::pem::Error),
+    #[error("{}: {}", .0.display(), .1)]
+    File(PathBuf, #[source] rustls_pki_types::pem::Error),
     /// The two do not go together.
-    Mismatch(rustls::Error),
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TlsError::Unread(path, cause) => write!(f, "{}: {cause}", path.display()),
-            TlsError::File(path, cause) => write!(f, "{}: {cause}", path.display()),
-            TlsError::Mismatch(cause) => write!(f, "certificate and key: {cause}"),
-        }
-    }
+    #[error("certificate and key: {0}")]
+    Mismatch(#[source] rustls::Error),
 }
 
 /// What both files hold.

@@ -1,6 +1,6 @@
 //! Agents.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Conditions, Table, columns};
 use super::sql::{Connection, Param, Result};
 use crate::transaction::{Needs, Rows, Unavailable};

@@ -1,6 +1,6 @@
 //! The audit trail: its rows, its checkpoints, who signed them, and what was removed.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Conditions, Cursor, Table, columns};
 use super::sql::{Connection, Param, Result, Row, params};
 use crate::model::checkpoint::{Checkpoint, CheckpointHead};

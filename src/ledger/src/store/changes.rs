@@ -1,6 +1,7 @@
 //! The change feed.
 
-use super::Store;
+use super::handle::Store;
+use super::newest::bounds;
 use super::sql::{Connection, Result, params};
 use crate::transaction::{Rows, Unavailable};
 use protocol::filter::Change;
@@ -34,14 +35,6 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> 
     connection.execute("DELETE FROM changes WHERE position <= ?", &params![forgotten])?;
     connection.tell_news()?;
     Ok(Some(newest))
-}
-
-/// The position up to which changes are no longer kept, and the newest.
-pub(super) fn bounds(connection: &Connection) -> Result<(u64, u64)> {
-    let bounds = "SELECT coalesce(min(position) - 1, (SELECT base FROM feed)), \
-                  coalesce(max(position), (SELECT base FROM feed)) FROM changes";
-    let bounds = connection.first(bounds, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(bounds.unwrap_or_default())
 }
 
 impl Store {

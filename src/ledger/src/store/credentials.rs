@@ -1,6 +1,6 @@
 //! Credentials to the ledger. One of them has a row for each of its secrets, the newest without an end.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Conditions, Table, columns};
 use super::sql::{Connection, Result, ToParam, params};
 use crate::model::credential::{CredentialKind, ServiceCredential};

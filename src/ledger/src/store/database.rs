@@ -82,36 +82,18 @@ impl fmt::Debug for Server {
 }
 
 /// The text names no database that this release can open.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDatabase {
     /// It names PostgreSQL, but not as that reads it. The text is what is wrong.
+    #[error("{0}; write postgres://USER:PASSWORD@HOST:PORT/NAME, such as postgres://ledger@db/ledger")]
     Postgres(String),
     /// It has no path.
+    #[error("the path is missing; write sqlite:PATH, such as sqlite:ledger.db")]
     NoPath,
     /// It is something else.
+    #[error("write sqlite:PATH, such as sqlite:ledger.db, or postgres://USER:PASSWORD@HOST:PORT/NAME")]
     Unknown,
 }
-
-impl fmt::Display for InvalidDatabase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            InvalidDatabase::Postgres(why) => {
-                write!(
-                    f,
-                    "{why}; write postgres://USER:PASSWORD@HOST:PORT/NAME, such as postgres://ledger@db/ledger"
-                )
-            }
-            InvalidDatabase::NoPath => {
-                f.write_str("the path is missing; write sqlite:PATH, such as sqlite:ledger.db")
-            }
-            InvalidDatabase::Unknown => f.write_str(
-                "write sqlite:PATH, such as sqlite:ledger.db, or postgres://USER:PASSWORD@HOST:PORT/NAME",
-            ),
-        }
-    }
-}
-
-impl std::error::Error for InvalidDatabase {}
 
 impl FromStr for Database {
     type Err = InvalidDatabase;
@@ -122,11 +104,12 @@ impl FromStr for Database {
             Some(("sqlite", path)) => Ok(Database::Sqlite(PathBuf::from(path))),
             Some(("postgres" | "postgresql", _)) => {
                 let (plain, tls) = tls::split(text)?;
-                let config: tokio_postgres::Config = plain.parse().map_err(|error: postgres::Error| {
-                    let why = std::error::Error::source(&error)
-                        .map_or_else(|| error.to_string(), ToString::to_string);
-                    InvalidDatabase::Postgres(why)
-                })?;
+                let config: tokio_postgres::Config =
+                    plain.parse().map_err(|error: tokio_postgres::Error| {
+                        let why = std::error::Error::source(&error)
+                            .map_or_else(|| error.to_string(), ToString::to_string);
+                        InvalidDatabase::Postgres(why)
+                    })?;
                 if config.get_target_session_attrs() == TargetSessionAttrs::ReadOnly {
                     let why = "target_session_attrs=read-only: the ledger writes; leave it out";
                     return Err(InvalidDatabase::Postgres(why.to_owned()));

@@ -1,6 +1,6 @@
 //! Usage in any amount, for tests and benchmarks: rows as the ledger writes them, made by the database itself.
 
-use super::relational::{OpenError, connect};
+use super::open::{OpenError, connect};
 use super::sql::{Result, params};
 use crate::store::database::Database;
 use crate::transaction::Rows;

@@ -1,6 +1,6 @@
 //! Api keys and their secrets.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Column, Columns, Conditions, Cursor, Table, columns};
 use super::sql::{Connection, Kind, Param, Result, Row, ToParam, params};
 use crate::model::key::{Found, Key, Life, Listed, Parent, ParentLink, Secret};

@@ -62,11 +62,12 @@ const LAWS: [(&str, &str); 6] = [
 ];
 
 /// The laws that do not hold, each with the first row that breaks it. Reads every row.
+#[cfg(test)]
 pub fn broken(connection: &Connection) -> Result<Vec<String>> {
     connection.survey(broken_now)
 }
 
-/// The same in a transaction that is there already.
+/// The laws that do not hold, each with the first row that breaks it, asked in a transaction that is there already. Reads every row.
 pub fn broken_now(connection: &Connection) -> Result<Vec<String>> {
     let mut broken = Vec::new();
     for (law, question) in LAWS {

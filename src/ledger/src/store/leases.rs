@@ -1,6 +1,6 @@
 //! Leases of credits, and those that were given up before they were opened.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Conditions, Table, columns};
 use super::sql::{Connection, Param, Result, params};
 use crate::book::lease::Lease;

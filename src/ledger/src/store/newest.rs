@@ -1,7 +1,6 @@
 //! How far the change feed is, as soon as it is known here: from this process's own commits, and where the database is
 //! shared, from what other ledgers say.
 
-use super::changes;
 use super::sql::{self, Connection, Purpose};
 use crate::store::database::Database;
 use std::sync::Arc;
@@ -15,6 +14,14 @@ use tracing::{info, warn};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long to wait before the database is asked again after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The position up to which changes are no longer kept, and the newest.
+pub(super) fn bounds(connection: &Connection) -> sql::Result<(u64, u64)> {
+    let bounds = "SELECT coalesce(min(position) - 1, (SELECT base FROM feed)), \
+                  coalesce(max(position), (SELECT base FROM feed)) FROM changes";
+    let bounds = connection.first(bounds, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(bounds.unwrap_or_default())
+}
 
 /// The newest position, which only grows.
 pub(super) struct Newest(watch::Sender<u64>);
@@ -90,7 +97,7 @@ fn listen(database: &Database, newest: &Newest, stop: &AtomicBool, failing: &Ato
         connection.wait_for_news(wait)?;
         // The first to notice a server that has stopped answering, or became a standby.
         connection.look()?;
-        let (_, position) = changes::bounds(&connection)?;
+        let (_, position) = bounds(&connection)?;
         newest.reached(position);
         wait = LOOK_EVERY;
         if failing.swap(false, Ordering::Relaxed) {

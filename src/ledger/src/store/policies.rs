@@ -1,6 +1,6 @@
 //! Policies that are or were in force.
 
-use super::Store;
+use super::handle::Store;
 use super::sql::{Connection, Result, params};
 use crate::transaction::{Needs, Rows, Unavailable};
 use protocol::PolicyVersion;

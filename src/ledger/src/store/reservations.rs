@@ -1,6 +1,6 @@
 //! Reservations, and those that were voided before they were made.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Column, Columns, Conditions, Cursor, Table, columns};
 use super::sql::{Connection, Kind, Param, Result, ToParam, params};
 use crate::book::{Request, Reservation, State};

@@ -1,6 +1,6 @@
 //! The secrets of sessions.
 
-use super::Store;
+use super::handle::Store;
 use super::sql::{Connection, Result, Row, params};
 use crate::transaction::{Needs, Rows, Unavailable};
 use protocol::session::SessionSecret;

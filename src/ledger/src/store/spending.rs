@@ -1,6 +1,6 @@
 //! What was spent in a month.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Column, Columns, Cursor, Table};
 use super::sql::{Connection, Kind, Param, Result, ToParam, params};
 use crate::model::spending::SpendingKey;

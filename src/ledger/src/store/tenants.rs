@@ -1,6 +1,6 @@
 //! Tenants and what they hold.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Cursor, Table, columns};
 use super::sql::{Connection, Result, Row, params};
 use crate::book::Accounts;

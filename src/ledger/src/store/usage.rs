@@ -1,6 +1,6 @@
 //! Sums of decisions, and the reports that are made of them.
 
-use super::Store;
+use super::handle::Store;
 use super::row::{Conditions, Table, columns};
 use super::sql::{Connection, Param, Result, Row};
 use crate::model::latency::{BUCKETS_MAX, Histogram};

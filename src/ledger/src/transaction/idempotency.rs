@@ -2,31 +2,14 @@
 //!
 //! Does not know HTTP. Never keeps a secret: for a created key the kept answer is the key's id alone.
 
-use crate::model::replay::ReplayKey;
+use crate::model::replay::Idempotency;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 /// How long an answer is kept: a week.
 pub const KEPT_SECONDS: u64 = 604_800;
-
-/// An `Idempotency-Key` with the body it came with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Idempotency {
-    /// Under what the answer is kept.
-    pub at: ReplayKey,
-    /// SHA-256 of the body.
-    pub body: [u8; 32],
-}
-
-impl Idempotency {
-    /// For a body as it was understood.
-    pub fn new(at: ReplayKey, body: &[u8]) -> Idempotency {
-        Idempotency { at, body: Sha256::digest(body).into() }
-    }
-}
 
 /// An operation whose answer is kept, so that asking again gives the same and changes nothing.
 pub struct Once<O: Operation, T> {

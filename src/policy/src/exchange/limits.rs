@@ -4,7 +4,7 @@ use super::charge::Charge;
 use super::refusal::Refusal;
 use super::{Exchange, Phase, Step, Subject, quota};
 use crate::window::Verdict;
-use crate::window::slot::Stage;
+use crate::window::slot::{Ask, Stage};
 use protocol::audit::Outcome;
 
 /// What the ledger said of the shares that were asked for.
@@ -58,8 +58,8 @@ impl Exchange {
             return self.refuse(Refusal::ledger_unavailable());
         };
         verdicts.extend_from_slice(answered);
-        let refusing =
-            || asks.iter().zip(&verdicts).filter(|(ask, verdict)| ask.enforced && !verdict.admitted);
+        let answers = || asks.iter().zip(&verdicts);
+        let refusing = || answers().filter(|(ask, verdict)| ask.enforced && !verdict.admitted);
         let refused = |stage: Stage| refusing().any(|(ask, _)| ask.stage == stage);
         let permits = verdicts.iter().map(|verdict| u64::from(verdict.permits)).sum();
         if refusing().next().is_some()
@@ -68,31 +68,19 @@ impl Exchange {
         {
             let rules = refusing().map(|(ask, _)| ask.rule.clone()).collect();
             // A stage that was let through has taken its permits, and must not take them again.
-            let taken = if refused(Stage::Key) {
-                0
-            } else {
-                asks.iter().filter(|ask| ask.stage == Stage::Key).count()
-            };
+            let is_taken = |ask: &&Ask| ask.stage == Stage::Key && !refused(Stage::Key);
+            let taken = asks.iter().filter(is_taken).count();
             verdicts.truncate(taken);
             self.phase = Phase::AskingWindows { asks, verdicts, refusal, rounds };
             return Step::AskShares { rules };
         }
         self.quotas = quota::quotas(&asks, &verdicts);
         // Coming back helps only when every window has room, the tool's included.
-        let wait_ms = asks
-            .iter()
-            .zip(&verdicts)
-            .filter(|(ask, verdict)| {
-                !ask.rule.shadow && (!verdict.admitted || (refused(Stage::Key) && verdict.remaining == 0))
-            })
-            .map(|(_, verdict)| verdict.reset_ms)
-            .max()
-            .unwrap_or(0);
-        let would_refuse = asks
-            .iter()
-            .zip(&verdicts)
-            .any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted);
-        if would_refuse {
+        let waits = answers().filter(|(ask, verdict)| {
+            !ask.rule.shadow && (!verdict.admitted || (refused(Stage::Key) && verdict.remaining == 0))
+        });
+        let wait_ms = waits.map(|(_, verdict)| verdict.reset_ms).max().unwrap_or(0);
+        if answers().any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted) {
             self.would_deny.get_or_insert(Outcome::RateLimited);
         }
         if refused(Stage::Opening) {

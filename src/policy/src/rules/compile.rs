@@ -320,20 +320,19 @@ impl Compiler {
             Credits::ZERO
         });
         if let Some(times) = &price.times {
+            let path = format!("{path}.times");
             if kind == document::ServiceKind::Http {
-                self.fault(&format!("{path}.times"), "only MCP tools have arguments; leave it out");
+                self.fault(&path, "only MCP tools have arguments; leave it out");
             }
             if !times.values.contains_key(&times.default) {
-                self.fault(&format!("{path}.times.default"), "is none of `values`");
+                self.fault(&format!("{path}.default"), "is none of `values`");
             }
+            let path = format!("{path}.values");
             if times.values.values().any(|factor| *factor == 0) {
-                self.fault(&format!("{path}.times.values"), "a factor is at least 1");
+                self.fault(&path, "a factor is at least 1");
             }
             if times.values.values().any(|factor| credits.checked_mul(u64::from(*factor)).is_none()) {
-                self.fault(
-                    &format!("{path}.times.values"),
-                    "the price grows beyond 9007199254740991 credits",
-                );
+                self.fault(&path, "the price grows beyond 9007199254740991 credits");
             }
         }
         Some(Price {

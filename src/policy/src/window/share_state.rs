@@ -1,4 +1,4 @@
-//! What of a share lies beside its window.
+//! The state of a share, as a slot keeps it beside the window of the limit: fields and bytes.
 
 use super::Monotonic;
 

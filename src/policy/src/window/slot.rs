@@ -9,7 +9,7 @@
 //!
 //! Layout, little endian, entry after entry: fingerprint u64, limit id u32, window_seconds u32, newest cell u64,
 //! number of cells u8, share u8 (0 or 1), then for each cell, newest first, its distance from the newest u8 and its
-//! count u24, and then the share, if there is one, as [`Share::bytes`] has it.
+//! count u24, and then the share, if there is one, as `share_state` has it.
 
 use super::share_state::Share;
 use super::{CELLS, Monotonic, Verdict, Window};

@@ -1,10 +1,10 @@
 //! Keys that keys asked for: never more than their parents, and never longer.
 
 use crate::fixture::{Bench, code, expect};
-use crate::throwaway::Throwaway;
 use protocol::api_key::KeyHash;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
+use throwaway::Throwaway;
 
 async fn issue(bench: &Bench, request_id: &str, parent: &str, more: Value) -> Response {
     let mut body = json!({

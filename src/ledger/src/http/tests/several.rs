@@ -36,7 +36,7 @@ async fn etag(bench: &Bench) -> String {
 }
 
 struct Both {
-    server: Arc<crate::throwaway::Throwaway>,
+    server: Arc<throwaway::Throwaway>,
     database: Database,
     one: Bench,
     other: Bench,

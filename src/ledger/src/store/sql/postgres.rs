@@ -1,9 +1,8 @@
 //! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
 
-use super::{Broken, Error, Insert, Kind, Param, Purpose, Result, Row, tls};
+use super::value::{POOLED, STANDBY};
+use super::{Error, Insert, Kind, Param, Purpose, Result, Row, tls};
 use crate::store::database::{Primary, Protection, Server};
-use postgres::types::private::BytesMut;
-use postgres::types::{IsNull, ToSql, Type};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,6 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket, Statement};
 
 /// How long a server may take to accept a connection and to greet.
@@ -66,10 +67,6 @@ INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM
 const WHO: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), \
      pg_postmaster_start_time()::text, pg_backend_pid(), coalesce(current_setting('agentrelay.opened', true), '')";
 
-pub(super) const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
-     postgres://USER@ONE:5432,OTHER:5432/NAME";
-pub(super) const POOLED: &str = "a pooler gives one connection's statements to another, such as PgBouncer with \
-     pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";
 const SILENT: &str = "the server does not answer, though the connection is open";
 const ENDED: &str = "the connection has ended";
 
@@ -77,7 +74,7 @@ const ENDED: &str = "the connection has ended";
 /// lost its state.
 const ENDINGS: [&str; 8] = ["25006", "0A000", "57P01", "57P02", "57P03", "26000", "42P05", "08P01"];
 
-type Moved = Poll<Option<std::result::Result<AsyncMessage, postgres::Error>>>;
+type Moved = Poll<Option<std::result::Result<AsyncMessage, tokio_postgres::Error>>>;
 type Driver = Box<dyn FnMut(&mut Context<'_>) -> Moved + Send>;
 
 /// One connection with its prepared statements, driven by whoever waits for an answer.
@@ -355,7 +352,10 @@ impl Session {
     }
 
     /// An answer of the server, which bounds how long it works on it. That it works at all is looked at by others.
-    fn ask<T>(&self, asked: impl Future<Output = std::result::Result<T, postgres::Error>>) -> Result<T> {
+    fn ask<T>(
+        &self,
+        asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
         self.wait(Duration::MAX, asked)
     }
 
@@ -363,7 +363,7 @@ impl Session {
     fn wait<T>(
         &self,
         at_most: Duration,
-        asked: impl Future<Output = std::result::Result<T, postgres::Error>>,
+        asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
         let Some(runtime) = self.runtime.as_ref().filter(|_| !self.has_ended.get()) else {
             return Err(Error::Unfit(ENDED));
@@ -516,20 +516,7 @@ impl ToSql for Param<'_> {
         true
     }
 
-    postgres::types::to_sql_checked!();
-}
-
-pub(super) fn column(row: &postgres::Row, column: usize) -> Result<Param<'_>> {
-    let kind = row.columns().get(column).map(postgres::Column::type_);
-    let value = match kind {
-        Some(&Type::INT8) => row.try_get::<_, Option<i64>>(column)?.map(Param::Integer),
-        Some(&Type::INT4) => row.try_get::<_, Option<i32>>(column)?.map(|n| Param::Integer(n.into())),
-        Some(&Type::BOOL) => row.try_get::<_, Option<bool>>(column)?.map(|b| Param::Integer(b.into())),
-        Some(&Type::TEXT | &Type::VARCHAR) => row.try_get::<_, Option<&str>>(column)?.map(Param::text),
-        Some(&Type::BYTEA) => row.try_get::<_, Option<&[u8]>>(column)?.map(Param::Bytes),
-        _ => return Err(Error::broken(column, Broken::kind())),
-    };
-    Ok(value.unwrap_or(Param::Null))
+    tokio_postgres::types::to_sql_checked!();
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The embedded database: one file in WAL mode, every commit fsynced (`synchronous=FULL`).
 
-use super::{BUSY_TIMEOUT, Broken, Error, Insert, Param, Purpose, Result, Row};
+use super::{BUSY_TIMEOUT, Insert, Param, Purpose, Result, Row};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement};
 use std::path::{Path, PathBuf};
@@ -98,18 +98,6 @@ impl rusqlite::ToSql for Param<'_> {
             Param::Text(text) => ValueRef::Text(text.as_bytes()),
             Param::Bytes(bytes) => ValueRef::Blob(bytes),
         }))
-    }
-}
-
-pub(super) fn column<'r>(row: &'r rusqlite::Row<'r>, column: usize) -> Result<Param<'r>> {
-    match row.get_ref(column)? {
-        ValueRef::Null => Ok(Param::Null),
-        ValueRef::Integer(number) => Ok(Param::Integer(number)),
-        ValueRef::Text(text) => {
-            std::str::from_utf8(text).map(Param::text).map_err(|why| Error::broken(column, why))
-        }
-        ValueRef::Blob(bytes) => Ok(Param::Bytes(bytes)),
-        ValueRef::Real(_) => Err(Error::broken(column, Broken::kind())),
     }
 }
 

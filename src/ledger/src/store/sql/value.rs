@@ -2,8 +2,10 @@
 
 use super::Kind;
 use rusqlite::ErrorCode;
+use rusqlite::types::ValueRef;
 use std::borrow::Cow;
 use std::fmt;
+use tokio_postgres::types::Type;
 
 /// What goes into a statement.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,10 +153,35 @@ impl Row<'_> {
     /// A column without copying it.
     pub fn column(&self, column: usize) -> Result<Param<'_>> {
         match self {
-            Row::Sqlite(row) => super::sqlite::column(row, column),
-            Row::Postgres(row) => super::postgres::column(row, column),
+            Row::Sqlite(row) => sqlite_column(row, column),
+            Row::Postgres(row) => postgres_column(row, column),
         }
     }
+}
+
+fn sqlite_column<'r>(row: &'r rusqlite::Row<'r>, column: usize) -> Result<Param<'r>> {
+    match row.get_ref(column)? {
+        ValueRef::Null => Ok(Param::Null),
+        ValueRef::Integer(number) => Ok(Param::Integer(number)),
+        ValueRef::Text(text) => {
+            std::str::from_utf8(text).map(Param::text).map_err(|why| Error::broken(column, why))
+        }
+        ValueRef::Blob(bytes) => Ok(Param::Bytes(bytes)),
+        ValueRef::Real(_) => Err(Error::broken(column, Broken::kind())),
+    }
+}
+
+fn postgres_column(row: &tokio_postgres::Row, column: usize) -> Result<Param<'_>> {
+    let kind = row.columns().get(column).map(tokio_postgres::Column::type_);
+    let value = match kind {
+        Some(&Type::INT8) => row.try_get::<_, Option<i64>>(column)?.map(Param::Integer),
+        Some(&Type::INT4) => row.try_get::<_, Option<i32>>(column)?.map(|n| Param::Integer(n.into())),
+        Some(&Type::BOOL) => row.try_get::<_, Option<bool>>(column)?.map(|b| Param::Integer(b.into())),
+        Some(&Type::TEXT | &Type::VARCHAR) => row.try_get::<_, Option<&str>>(column)?.map(Param::text),
+        Some(&Type::BYTEA) => row.try_get::<_, Option<&[u8]>>(column)?.map(Param::Bytes),
+        _ => return Err(Error::broken(column, Broken::kind())),
+    };
+    Ok(value.unwrap_or(Param::Null))
 }
 
 /// What can be made of a column.
@@ -164,7 +191,8 @@ pub trait FromColumn<'c>: Sized {
 }
 
 /// A column holds what this program never wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct Broken(String);
 
 impl Broken {
@@ -176,12 +204,6 @@ impl Broken {
     /// It is of another type, or out of range.
     pub fn kind() -> Broken {
         Broken::because("it is of another type, or out of range")
-    }
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -240,18 +262,28 @@ impl FromColumn<'_> for Vec<u8> {
 /// A result of a database.
 pub type Result<T> = std::result::Result<T, Error>;
 
+pub(super) const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
+     postgres://USER@ONE:5432,OTHER:5432/NAME";
+pub(super) const POOLED: &str = "a pooler gives one connection's statements to another, such as PgBouncer with \
+     pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";
+
 /// Why a database did not do it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// SQLite says no.
-    Sqlite(rusqlite::Error),
-    /// PostgreSQL says no, or nothing.
-    Postgres(tokio_postgres::Error),
+    /// SQLite returned an error.
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL returned an error, or did not answer.
+    #[error("{}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
     /// A row is not one of this program's.
+    #[error("{0}")]
     Row(String),
     /// TLS can't be spoken as it was asked for.
+    #[error("{0}")]
     Tls(String),
     /// The server, or how it is reached, is none that a ledger can rest on.
+    #[error("{0}")]
     Unfit(&'static str),
 }
 
@@ -265,8 +297,8 @@ impl Error {
     /// only where others are named beside it.
     pub fn may_pass(&self, hosts: usize) -> bool {
         match self {
-            Error::Unfit(why) if *why == super::postgres::STANDBY => hosts > 1,
-            Error::Unfit(why) => *why != super::postgres::POOLED,
+            Error::Unfit(why) if *why == STANDBY => hosts > 1,
+            Error::Unfit(why) => *why != POOLED,
             Error::Postgres(cause) => match cause.code() {
                 // Connection exceptions, operator intervention, no room for a session.
                 Some(code) => ["08", "57P", "53300"].iter().any(|class| code.code().starts_with(class)),
@@ -315,41 +347,12 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Sqlite(cause) => cause.fmt(f),
-            // Its own text is as short as "db error"; what the server says is in the source.
-            Error::Postgres(cause) => match (cause.as_db_error(), std::error::Error::source(cause)) {
-                (Some(said), _) => write!(f, "{} ({})", said.message(), said.code().code()),
-                (None, Some(source)) => write!(f, "{cause}: {source}"),
-                (None, None) => cause.fmt(f),
-            },
-            Error::Row(why) | Error::Tls(why) => f.write_str(why),
-            Error::Unfit(why) => f.write_str(why),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Sqlite(cause) => Some(cause),
-            Error::Postgres(cause) => Some(cause),
-            Error::Row(_) | Error::Tls(_) | Error::Unfit(_) => None,
-        }
-    }
-}
-
-impl From<rusqlite::Error> for Error {
-    fn from(cause: rusqlite::Error) -> Error {
-        Error::Sqlite(cause)
-    }
-}
-
-impl From<tokio_postgres::Error> for Error {
-    fn from(cause: tokio_postgres::Error) -> Error {
-        Error::Postgres(cause)
+/// The driver's own text is as short as "db error"; the server's message is in its source.
+fn describe(cause: &tokio_postgres::Error) -> String {
+    match (cause.as_db_error(), std::error::Error::source(cause)) {
+        (Some(error), _) => format!("{} ({})", error.message(), error.code().code()),
+        (None, Some(source)) => format!("{cause}: {source}"),
+        (None, None) => cause.to_string(),
     }
 }
 

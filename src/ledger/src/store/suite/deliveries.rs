@@ -3,12 +3,11 @@
 use super::{Fresh, at, balance, credits, payer, reserve, settle};
 use crate::book::tests::model::{Answer, Command, Model, Why};
 use crate::book::tests::why;
-use crate::model::replay::ReplayKey;
+use crate::model::replay::{Idempotency, ReplayKey};
 use crate::moment;
 use crate::money::reservations::{Expire, Settled};
 use crate::money::tenants::{self, Refunded};
 use crate::store::Store;
-use crate::transaction::idempotency::Idempotency;
 use crate::transaction::{Error, Refusal};
 use protocol::admin::Direction;
 use protocol::filter::Action;

@@ -15,13 +15,13 @@ use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::{self, Fresh, at, balance, credits, payer, reserve, settle};
 use crate::store::{CONNECTIONS, Store, laws, schema};
-use crate::throwaway::Throwaway;
 use crate::transaction::{Error, Unavailable};
 use protocol::filter::{Action, Change};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use throwaway::Throwaway;
 use tokio::time::timeout;
 
 /// What one ledger does is heard of by every other within this time.

@@ -3,10 +3,10 @@
 use crate::fixture::{Bench, apart, expect};
 use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
-use crate::throwaway::{Options, Throwaway};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use reqwest::{Method, StatusCode};
 use std::path::Path;
+use throwaway::{Options, Throwaway};
 
 /// A root, and a certificate for `localhost` that it signed, with its key.
 struct Certificates {

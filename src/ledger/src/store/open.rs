@@ -1,24 +1,19 @@
-//! The store on either database.
-//!
-//! One thread writes ([`writer`]), a few connections read ([`readers`]), and where other processes write too, one
-//! thread listens for their changes ([`newest`]). Nothing here decides anything: rows go in and out, the rules are the
-//! crate's.
+//! How a store is opened: one thread writes ([`super::writer`]), a few connections read ([`super::readers`]), and where other
+//! processes write too, one thread listens for their changes ([`super::newest`]).
 
+use super::handle::Store;
 use super::newest::{Listener, Newest};
 use super::readers::{Lane, Readers};
 use super::schema::Version;
 use super::sql::{self, Connection, Purpose};
-use super::{changes, schema, writer};
+use super::{newest, schema, writer};
 use crate::metrics::Metrics;
 use crate::store::database::Database;
-use crate::transaction::{Error, Operation, Queued, Refusal, Unavailable, Work};
-use protocol::Timestamp;
-use std::fmt;
+use crate::transaction::{Error, Operation, Queued, Refusal, Work};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use tokio::sync::{mpsc, watch};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use tokio::sync::mpsc;
 
 /// How many writes may wait. At a few thousand a second this is about a second of them.
 const QUEUE_MAX: usize = 4096;
@@ -35,70 +30,29 @@ const REPORTS: u16 = 1;
 const OTHERS: u16 = 2u16.saturating_add(OPERATORS).saturating_add(REPORTS);
 
 /// Why a database can't be opened.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is nothing, or nothing of ours, in it.
+    #[error("it is not initialised; run `agentrelay init` first")]
     NotInitialised,
     /// An older program wrote it, and it is not for this one to bring it up to date.
+    #[error("an older release wrote it; start `agentrelay serve` on it once, which migrates it")]
     TooOld,
     /// A newer program wrote it.
+    #[error("a newer release wrote it; use that release or a newer one")]
     TooNew,
     /// The server keeps its texts in this encoding, which can't hold every text.
+    #[error(
+        "its encoding is {0}, which can't hold every name; make one with `createdb --encoding=UTF8 \
+         --template=template0`, and copy the data with pg_dump --encoding=UTF8"
+    )]
     Encoding(String),
     /// The database says no.
-    Failed(sql::Error),
+    #[error("{0}")]
+    Failed(#[from] sql::Error),
     /// The operating system says no.
-    Io(std::io::Error),
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::NotInitialised => f.write_str("it is not initialised; run `agentrelay init` first"),
-            OpenError::TooOld => f.write_str(
-                "an older release wrote it; start `agentrelay serve` on it once, which brings it up to date",
-            ),
-            OpenError::TooNew => f.write_str("a newer release wrote it; use that release or a newer one"),
-            OpenError::Encoding(encoding) => write!(
-                f,
-                "its encoding is {encoding}, which can't hold every name; make one with `createdb --encoding=UTF8 \
-                 --template=template0`, and take over what this one holds with pg_dump --encoding=UTF8"
-            ),
-            OpenError::Failed(cause) => write!(f, "{cause}"),
-            OpenError::Io(cause) => write!(f, "{cause}"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            OpenError::Failed(cause) => Some(cause),
-            OpenError::Io(cause) => Some(cause),
-            OpenError::NotInitialised | OpenError::TooOld | OpenError::TooNew | OpenError::Encoding(_) => {
-                None
-            }
-        }
-    }
-}
-
-impl From<sql::Error> for OpenError {
-    fn from(cause: sql::Error) -> OpenError {
-        OpenError::Failed(cause)
-    }
-}
-
-/// The store.
-pub struct Store {
-    queue: Mutex<Option<mpsc::Sender<Box<dyn Work>>>>,
-    newest: Arc<Newest>,
-    pub(super) filters: Readers,
-    pub(super) operators: Readers,
-    pub(super) reports: Readers,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    listener: Option<Listener>,
-    /// Writes fail, as on a full disk, where reads go on.
-    failing: Arc<AtomicBool>,
+    #[error("{0}")]
+    Io(#[source] std::io::Error),
 }
 
 impl Store {
@@ -124,7 +78,7 @@ impl Store {
         metrics: Arc<Metrics>,
         connections: u16,
     ) -> Result<Store, OpenError> {
-        let (_, newest) = changes::bounds(&connection)?;
+        let (_, newest) = newest::bounds(&connection)?;
         let newest = Arc::new(Newest::new(newest));
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let mut threads = Vec::new();
@@ -158,22 +112,6 @@ impl Store {
         operation: O,
     ) -> Result<Result<O::Answer, Refusal>, OpenError> {
         once(&create(database)?, operation)
-    }
-
-    /// Refuses new writes, finishes those that wait, and closes the database.
-    pub async fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(listener) = &self.listener {
-            listener.stop();
-        }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        // They end by themselves once the queue is empty; a join that fails has nothing left to wait for.
-        let _ = tokio::task::spawn_blocking(|| {
-            for thread in threads {
-                let _ = thread.join();
-            }
-        })
-        .await;
     }
 }
 
@@ -257,49 +195,4 @@ fn private() -> std::fs::OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
-}
-
-impl Store {
-    /// Queues a write. Never waits: a full queue is [`Unavailable::Busy`].
-    pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queue.as_ref().ok_or(Unavailable::Stopping)?;
-        queue.try_send(work).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Unavailable::Busy,
-            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopping,
-        })
-    }
-
-    /// How many writes wait.
-    pub fn queue_depth(&self) -> usize {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.as_ref().map_or(0, |queue| queue.max_capacity().saturating_sub(queue.capacity()))
-    }
-
-    /// The position of the newest change, each time there is a newer one.
-    pub fn newest_change(&self) -> watch::Receiver<u64> {
-        self.newest.watch()
-    }
-
-    /// Does the database answer, and did the last write to it succeed.
-    pub async fn ping(&self) -> Result<(), Unavailable> {
-        let is_behind = self.listener.as_ref().is_some_and(Listener::is_failing);
-        if is_behind || self.failing.load(Ordering::Relaxed) {
-            return Err(Unavailable::Failed);
-        }
-        let base = "SELECT base FROM feed";
-        self.filters.read(move |connection| connection.first(base, &[], |_| Ok(())).map(drop)).await
-    }
-
-    /// What time it is by the database, where it has a clock of its own.
-    pub async fn clock(&self) -> Result<Option<Timestamp>, Unavailable> {
-        self.filters.read(Connection::clock).await
-    }
-
-    /// Runs one write and waits until it is durable.
-    pub async fn run<O: Operation>(&self, operation: O) -> Result<O::Answer, Error> {
-        let (work, answer) = Queued::new(operation);
-        self.submit(work)?;
-        answer.await.unwrap_or(Err(Error::Unavailable(Unavailable::Stopping)))
-    }
 }

@@ -1,0 +1,54 @@
+//! What the gate promises, each kind in a file that is a module here: one program, so that one link builds them all.
+//!
+//! They run beside each other and mostly wait. What has to have the machine for itself is in `alone.rs`.
+
+mod batches;
+mod conformance;
+mod daemon;
+mod durability;
+mod failover;
+mod free_rides;
+mod fuzz;
+mod gate_tools;
+mod hostcalls;
+mod hostile;
+mod http_service;
+mod identity;
+mod leases;
+mod ledger_api;
+mod limits;
+mod mcp_clients;
+mod mcp_sdks;
+mod mcp_servers;
+mod money;
+mod oauth;
+mod operators;
+mod outage;
+mod proof;
+mod readings;
+mod revocation;
+mod scopes;
+mod secrets;
+mod servers;
+mod sessions;
+mod settlement;
+mod several_ledgers;
+mod steady;
+mod streams;
+mod unaccounted;
+mod under_way;
+
+/// A file that no program has as a module would never run.
+#[test]
+fn every_file_of_tests_is_part_of_a_program() {
+    let tests = harness::files::root().join("tests");
+    let read = |name: &str| std::fs::read_to_string(tests.join(name)).expect("it can be read");
+    let (programs, targets) = (read("gate.rs") + &read("alone.rs"), read("Cargo.toml"));
+    for file in std::fs::read_dir(&tests).expect("it can be read").flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let Some(module) = name.strip_suffix(".rs") else { continue };
+        let is_part =
+            programs.contains(&format!("\nmod {module};")) || targets.contains(&format!("path = \"{name}\""));
+        assert!(is_part, "tests/{name} is in neither gate.rs nor alone.rs, nor a target of tests/Cargo.toml");
+    }
+}
