@@ -1,4 +1,4 @@
-//! Administrators' own keys. Who is held to a tenant can make and see only those of that tenant.
+//! Administrators' own keys. A credential held to one tenant can create and list only keys held to the same tenant.
 
 use super::{check, limit, page};
 use crate::http::Service;

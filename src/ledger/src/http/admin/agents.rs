@@ -33,7 +33,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-/// What of another tenant a credential that is held to one may name: nothing, as if it were not there.
+/// Refuses another tenant than the caller's own, in the same words as a tenant that does not exist.
 pub(super) fn of_own_tenant(caller: &Caller, tenant_id: &TenantId) -> Result<(), Refused> {
     caller.own(tenant_id, "tenant").map_err(|_| Refused::invalid("tenant_id: no tenant has this id"))
 }

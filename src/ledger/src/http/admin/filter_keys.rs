@@ -1,4 +1,4 @@
-//! Filters' credentials. They serve every tenant, so only owners of all tenants make and withdraw them.
+//! Filters' credentials. They serve every tenant, so only owners of all tenants can create and revoke them.
 
 use super::{check, limit, page};
 use crate::http::Service;

@@ -180,7 +180,7 @@ pub(super) async fn update(
     service.store.run(operation).await.map(tagged).map_err(administered)
 }
 
-/// On these paths the key is what is administered, not what asks, so 403 would name the wrong one.
+/// 403 would mean that the caller's credential is inactive. Here the administered key is, so the answer is 409.
 fn administered(error: Error) -> Refused {
     match error {
         Error::Refused(Refusal::KeyInactive(KeyState::Revoked)) => {

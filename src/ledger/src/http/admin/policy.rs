@@ -1,4 +1,4 @@
-//! The policy: its document, its tables verbatim, and another in its place.
+//! The policy: its document, its tables verbatim, and its replacement.
 
 use crate::http::Service;
 use crate::http::api::Endpoint;
@@ -91,7 +91,7 @@ pub(super) async fn show(State(service): State<Arc<Service>>) -> Result<Shown, R
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplaceParams {
-    /// Also where tenants or keys use what it no longer has
+    /// Even if tenants or keys use names that it no longer has
     #[serde(default)]
     force: bool,
 }
@@ -102,7 +102,7 @@ fn sent(body: &Result<Bytes, BytesRejection>) -> Result<&str, Refused> {
     std::str::from_utf8(body).map_err(|_| Refused::invalid("the body is not UTF-8"))
 }
 
-/// What the document in the body would take from tenants and keys, were it in force.
+/// Which names that tenants and keys use the document in the body lacks.
 pub(super) async fn check(
     State(service): State<Arc<Service>>,
     body: Result<Bytes, BytesRejection>,
@@ -113,8 +113,8 @@ pub(super) async fn check(
     Ok(Json(PolicyChecked { version: policy.version().clone(), over, leaving }))
 }
 
-/// The body is the document itself, YAML or JSON. Beside an embedded database it is written to the policy file as it is;
-/// a shared database holds it for every ledger, and their files stay as they are.
+/// The body is the document itself, YAML or JSON. With SQLite it is written to the policy file unchanged. With PostgreSQL
+/// it is stored for every ledger, and their policy files stay unchanged.
 pub(super) async fn replace(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,

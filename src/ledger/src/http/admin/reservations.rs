@@ -1,4 +1,4 @@
-//! Reservations whose time ended without an account of them.
+//! Reservations that expired before any Envoy accounted for them.
 
 use super::{limit, page};
 use crate::book;

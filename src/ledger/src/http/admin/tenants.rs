@@ -116,7 +116,7 @@ pub(super) struct ListParams {
     limit: Option<u32>,
 }
 
-/// Whoever is held to a tenant sees a list of one.
+/// A credential held to one tenant gets a list of that tenant alone.
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,

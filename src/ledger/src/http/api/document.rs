@@ -218,16 +218,29 @@ fn query_parameters(query: Schema) -> Vec<Value> {
         .collect()
 }
 
+/// The same schema, of which `null` is no value.
 fn without_null(mut schema: Value) -> Value {
     let Some(object) = schema.as_object_mut() else { return schema };
     object.remove("default");
-    if let Some(types) = object.get_mut("type").and_then(Value::as_array_mut) {
-        types.retain(|kind| kind != "null");
+    if let Some(kinds) = object.get_mut("type") {
+        *kinds = one_of(kinds, |kind| kind != "null");
     }
-    let Some(choices) = object.get_mut("anyOf").and_then(Value::as_array_mut) else { return schema };
-    choices.retain(|choice| choice.get("type").is_none_or(|kind| kind != "null"));
-    match choices.as_slice() {
-        [only] => only.clone(),
-        _ => schema,
+    let Some(choices) = object.get_mut("anyOf") else { return schema };
+    match one_of(choices, |choice| choice.get("type").is_none_or(|kind| kind != "null")) {
+        only @ Value::Object(_) => only,
+        several => {
+            *choices = several;
+            schema
+        }
+    }
+}
+
+/// The items of a list that are kept; if that is one, the item itself.
+fn one_of(list: &Value, is_kept: impl Fn(&Value) -> bool) -> Value {
+    let Value::Array(items) = list else { return list.clone() };
+    let kept: Vec<&Value> = items.iter().filter(|item| is_kept(item)).collect();
+    match kept.as_slice() {
+        [only] => (*only).clone(),
+        several => json!(several),
     }
 }
