@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// A policy, or a table of one, as it is described: what may be in it is in `policy`'s own document types.
+/// How the OpenAPI document describes a policy and its tables. Crate `policy` owns what may be in them.
 type Object = Map<String, Value>;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -35,7 +35,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .for_all_tenants()
             .with_etag()
             .query::<ReplaceParams>()
-            .body::<Object>()
+            .body::<Value>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyInForce<Object>>(200),
@@ -43,7 +43,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .says("Say what a policy would take from tenants and keys; changes nothing")
             .needs(Role::Auditor)
             .for_all_tenants()
-            .body::<Object>()
+            .body::<Value>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyChecked>(200),
