@@ -22,14 +22,14 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/agents", create)
-            .says("Register an agent")
+            .summary("Register an agent")
             .body::<CreateAgent>()
             .answers::<Agent>(201),
         Endpoint::get("/v1/agents", list)
-            .says("List agents")
+            .summary("List agents")
             .query::<ListParams>()
             .answers::<Page<Agent>>(200),
-        Endpoint::get("/v1/agents/{id}", show).says("Show an agent").answers::<Agent>(200),
+        Endpoint::get("/v1/agents/{id}", show).summary("Show an agent").answers::<Agent>(200),
     ]
 }
 

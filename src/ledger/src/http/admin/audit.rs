@@ -30,18 +30,18 @@ use tracing::warn;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/audit", list)
-            .says("List the audit trail, newest first")
+            .summary("List the audit trail, newest first")
             .query::<ListParams>()
             .answers::<Page<AuditRow<Value>>>(200),
         Endpoint::get("/v1/audit/key", keys)
-            .says("Show the public keys that sign the audit trail")
+            .summary("Show the public keys that sign the audit trail")
             .answers::<AuditKeys>(200),
         Endpoint::get("/v1/audit/status", status)
-            .says("Show how far the audit trail is sealed, and what was lost or removed")
+            .summary("Show how far the audit trail is sealed, and what was lost or removed")
             .for_all_tenants()
             .answers::<AuditStatus>(200),
         Endpoint::get("/v1/audit/export", export)
-            .says("Export the audit trail as lines of JSON, to be verified anywhere")
+            .summary("Export the audit trail as lines of JSON, to be verified anywhere")
             .for_all_tenants()
             .query::<ExportParams>()
             .media_type("application/jsonl")

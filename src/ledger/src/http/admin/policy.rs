@@ -26,11 +26,11 @@ type Object = Map<String, Value>;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/policy", show)
-            .says("Show the policy in force")
+            .summary("Show the policy in force")
             .with_etag()
             .answers::<PolicyInForce<Object>>(200),
         Endpoint::put("/v1/policy", replace)
-            .says("Put another policy in force, whole or not at all")
+            .summary("Replace the policy in force")
             .needs(Role::Owner)
             .for_all_tenants()
             .with_etag()
@@ -40,16 +40,16 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyInForce<Object>>(200),
         Endpoint::post("/v1/policy/check", check)
-            .says("Say what a policy would take from tenants and keys; changes nothing")
+            .summary("Check which names that tenants and keys use a policy lacks; changes nothing")
             .needs(Role::Auditor)
             .for_all_tenants()
             .body::<Value>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyChecked>(200),
-        Endpoint::get("/v1/tiers", tiers).says("Show the policy's tiers, verbatim").answers::<Object>(200),
+        Endpoint::get("/v1/tiers", tiers).summary("Show the policy's tiers, verbatim").answers::<Object>(200),
         Endpoint::get("/v1/tools", tools)
-            .says("Show the policy's services and tools, verbatim")
+            .summary("Show the policy's services and tools, verbatim")
             .answers::<Object>(200),
     ]
 }

@@ -21,11 +21,11 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/usage", usage)
-            .says("Sum what was called and charged, by the hour")
+            .summary("Sum what was called and charged, by the hour")
             .query::<UsageParams>()
             .answers::<Page<UsageRow>>(200),
         Endpoint::get("/v1/policy/shadow-report", shadow)
-            .says("Sum what shadow rules would have refused")
+            .summary("Sum what shadow rules would have refused")
             .query::<ShadowParams>()
             .answers::<Page<ShadowRow>>(200),
     ]
