@@ -502,6 +502,17 @@ async fn schemathesis_finds_no_fault_of_the_server_and_no_break_of_the_schema() 
 }
 
 #[test]
+fn the_golden_document_is_valid_openapi() {
+    let program = "import schemathesis, sys; schemathesis.openapi.from_path(sys.argv[1]).validate()";
+    let output = Command::new(files::environment().join("bin/python"))
+        .args(["-c", program])
+        .arg(files::root().join("tests/golden/openapi.json"))
+        .output()
+        .expect("python can be run: run scripts/test, or set AGENTRELAY_ENVIRONMENT");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn the_unit_and_the_image_start_the_ledger_with_options_that_it_has() {
     let shipped = |name: &str| {
         fs::read_to_string(files::root().join("envoy").join(name)).expect("the file can be read")

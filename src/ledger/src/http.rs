@@ -48,14 +48,14 @@ const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Largest batch of a filter.
 const REPORT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Without the database the policy known here goes on, and who asks for it does not wait longer than this.
+/// If the database does not answer within this time, the policy and the secrets of sessions known here stay in use.
 const POLICY_LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the handlers share.
 pub(crate) struct Parts {
     pub(crate) store: Arc<Store>,
     pub(crate) policy: watch::Receiver<Arc<InForce>>,
-    /// As they were read last.
+    /// The secrets of sessions, as they were last read.
     pub(crate) session_secrets: Mutex<Vec<SessionSecret>>,
     pub(crate) policies: Arc<Policies>,
     pub(crate) signer: Arc<Signer>,
@@ -64,7 +64,7 @@ pub(crate) struct Parts {
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
-/// The same, and what the API keeps by itself.
+/// [`Parts`], and the state that only the API has.
 pub(crate) struct Service {
     parts: Parts,
     credential_cache: CredentialCache,
@@ -92,15 +92,16 @@ impl Service {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// The same, after a look at what another ledger may have put in force: whoever heard of a change must find it.
+    /// The policy in force, after a look into the database: another ledger may have replaced it, and an Envoy that was told
+    /// so must get the new one.
     async fn newest_policy(&self) -> Arc<InForce> {
         if timeout(POLICY_LOOK_TIMEOUT, self.policies.refresh()).await.is_err() {
-            debug!("the database does not say in time which policy is in force; the one known here is given");
+            debug!("the database did not answer in time; answering with the policy known here");
         }
         self.policy()
     }
 
-    /// The secrets of sessions. Without the database those known here go on.
+    /// The secrets of sessions, from the database; if it does not answer, those known here.
     async fn session_secrets(&self) -> Vec<SessionSecret> {
         let read = timeout(POLICY_LOOK_TIMEOUT, self.store.session_secrets()).await;
         let mut known = self.session_secrets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +138,7 @@ async fn alive() -> &'static str {
     "alive\n"
 }
 
-/// Ready means: the database answers, and a policy is loaded (without one the service does not start).
+/// Ready means that the database answers. A policy is loaded in any case: without one the service does not start.
 async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, Refused> {
     service.store.ping().await?;
     Ok("ready\n")
@@ -149,7 +150,7 @@ async fn openapi(State(service): State<Arc<Service>>) -> Response {
 }
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
-    // Without an answer the last one stands: the other figures matter most when the database fails.
+    // If the database does not answer, this figure keeps its last value. The other figures matter most at such a time.
     if let Ok(lent) = service.store.lent().await {
         service.metrics.lent(lent);
     }

@@ -44,7 +44,7 @@ fn limit(asked: Option<u32>) -> Result<u32, Refused> {
     }
 }
 
-/// A period has its begin and not its end. One that ends before it begins is a mistake.
+/// A period includes `from` and excludes `to`. One that ends before it begins is refused.
 fn ordered(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Refused> {
     match (from, to) {
         (Some(from), Some(to)) if to < from => {
@@ -54,7 +54,7 @@ fn ordered(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Refused
     }
 }
 
-/// A page of at most `limit` items out of what was found, which is one more where there is another page.
+/// A page of at most `limit` items. Callers fetch one item more than that; if it is there, another page follows.
 fn page<T>(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> String) -> Page<T> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = items.len() > limit;

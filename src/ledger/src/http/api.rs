@@ -79,7 +79,7 @@ impl Endpoint {
     }
 
     /// Its summary in the document.
-    pub(super) fn says(mut self, summary: &'static str) -> Endpoint {
+    pub(super) fn summary(mut self, summary: &'static str) -> Endpoint {
         self.summary = summary;
         self
     }

@@ -1,5 +1,5 @@
-//! Who is asking, and may they: the bearer of a credential of the right kind and role. Only hashes are compared, by
-//! lookup.
+//! Authenticates each request by its bearer credential, and checks the credential's kind, role and tenant. Credentials
+//! are looked up by their hash.
 
 use super::Service;
 use super::caller::{Caller, Reach};
@@ -21,13 +21,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a credential that was found is not looked up again. One that was revoked by another ledger works no longer
-/// than this and the look-up take together, which is within the 2 s that operators are promised.
+/// How long a credential is cached. One that another ledger revoked works at most this long plus the time of a look-up,
+/// which is within the 2 s that operators are promised.
 const REMEMBERED: Duration = Duration::from_secs(1);
-/// At most so many are remembered.
+/// At most so many are cached.
 const REMEMBERED_MAX: usize = 256;
 
-/// Lets administrators in whose role is enough.
+/// Admits administrators with the role and the reach that the endpoint needs.
 pub(super) async fn admin(
     State((service, needs, reach)): State<(Arc<Service>, Role, Reach)>,
     mut request: Request,
@@ -50,7 +50,7 @@ pub(super) async fn admin(
         let detail = format!("at most {} requests a second with one credential", Rates::PER_SECOND);
         return Refused::new(Code::TooManyRequests, detail).into_response();
     }
-    // A faulty one is refused before anything is looked at.
+    // A malformed Idempotency-Key is refused before the handler looks anything up.
     if request.method() == Method::POST
         && let Err(refused) = idempotency_key(request.headers())
     {
@@ -60,7 +60,7 @@ pub(super) async fn admin(
     next.run(request).await
 }
 
-/// Lets filters in.
+/// Admits filters.
 pub(super) async fn filter(
     State(service): State<Arc<Service>>,
     mut request: Request,
@@ -95,7 +95,7 @@ async fn recognise(
     })
 }
 
-/// The hash of the one bearer credential, if it has the kind's shape. A malformed one costs no lookup.
+/// The hash of the request's one bearer credential, if that is well-formed for this kind. A malformed one costs no look-up.
 fn credential(headers: &HeaderMap, kind: CredentialKind) -> Option<KeyHash> {
     let mut sent = headers.get_all(header::AUTHORIZATION).iter();
     let (first, second) = (sent.next()?, sent.next());
@@ -107,7 +107,7 @@ fn credential(headers: &HeaderMap, kind: CredentialKind) -> Option<KeyHash> {
     accepted.then(|| KeyHash::of(secret))
 }
 
-/// Remembers for a moment whom it let in, so that a busy filter does not cost a read for every call.
+/// Credentials that were found a moment ago, so that a busy filter does not cost a read for every call.
 #[derive(Default)]
 pub(super) struct CredentialCache {
     remembered: Mutex<HashMap<KeyHash, Recognised>>,
@@ -134,7 +134,7 @@ impl CredentialCache {
                 return Ok(Some(known.caller.clone()));
             }
         }
-        // From before the look: what it finds may be over by the time that it is kept.
+        // Counted from before the look-up: the credential may be revoked while the answer is on its way.
         let since = Instant::now();
         let found = store.service_credential(hash).await?;
         let found = found.filter(|found| found.kind == kind && found.is_usable(moment::now()));
@@ -149,7 +149,7 @@ impl CredentialCache {
         }))
     }
 
-    /// Looks everybody up again: a credential was withdrawn.
+    /// Empties the cache, after a credential was revoked or rotated.
     pub(super) fn forget(&self) {
         self.remembered.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -5,7 +5,7 @@ use crate::model::credential::ServiceCredential;
 use protocol::TenantId;
 use std::sync::Arc;
 
-/// Whose credential a request came with.
+/// The credential of a request.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) Arc<ServiceCredential>);
 
@@ -15,12 +15,12 @@ impl Caller {
         self.0.id.to_string()
     }
 
-    /// The one tenant that it is held to.
+    /// The one tenant that it is held to; absent for all tenants.
     pub(super) fn tenant(&self) -> Option<&TenantId> {
         self.0.tenant_id.as_ref()
     }
 
-    /// Only the tenant's own things may be seen and touched. Others' are not there.
+    /// Refuses a thing of another tenant as if it did not exist.
     pub(super) fn own(&self, tenant_id: &TenantId, what: &str) -> Result<(), Refused> {
         match self.tenant() {
             Some(own) if own != tenant_id => {
@@ -30,7 +30,7 @@ impl Caller {
         }
     }
 
-    /// The tenant whose things to list: the one that was asked for, or the only one that may be seen.
+    /// The tenant to list: the one that was asked for, or the caller's own. Absent for all.
     pub(super) fn narrow(&self, asked: Option<TenantId>) -> Result<Option<TenantId>, Refused> {
         if let Some(asked) = &asked {
             self.own(asked, "tenant")?;

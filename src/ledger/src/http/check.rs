@@ -1,4 +1,4 @@
-//! Bounds of what administrators send. Each refusal names the field, and `/openapi.json` says the same bounds.
+//! Bounds of what administrators send. Each refusal names the field; `/openapi.json` has the same bounds.
 
 use crate::http::problem::Refused;
 use protocol::Timestamp;
@@ -15,13 +15,13 @@ const LIMITS_MAX: usize = 16;
 /// The longest grace of a rotation: 30 days.
 const GRACE_SECONDS_MAX: u32 = 2_592_000;
 
-/// What is in [`text`]'s bounds, as a pattern: no control character, and something else than white space. Which other
-/// characters are not seen depends on their neighbours too, which no pattern says.
+/// The bounds of [`text`] as a pattern: no control character, and at least one character that is not white space. `text`
+/// refuses other invisible characters too, depending on their neighbours, which a pattern can't say.
 const TEXT: &str = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$";
 /// The same without white space.
 const WORD: &str = r"^[^\s\x00-\x1f\x7f-\x9f]+$";
 
-/// The bounds of a field of a body by its name, as keywords of JSON Schema. Those that are not here are in its type.
+/// The bounds of a body's field by its name, as keywords of JSON Schema. Other bounds are in the field's type.
 pub(in crate::http) fn bounds(field: &str) -> Option<Value> {
     Some(match field {
         "name" => json!({"minLength": 1, "maxLength": NAME_CHARS_MAX, "pattern": TEXT}),

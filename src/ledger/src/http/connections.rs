@@ -1,8 +1,8 @@
-//! Who is connected. Each connection is in one of three rooms of bounded size: those that have shown no credential yet,
-//! filters, and operators. A flood in one room closes nothing in another.
+//! Bounds connections. Each connection is in one of three rooms of bounded size: without a credential yet, filters, and
+//! operators. A flood in one room closes nothing in another.
 //!
-//! In a full room the one that has the most connections loses its oldest: a peer among those without a credential, a
-//! credential among the others. So whoever has few keeps them, whatever others open.
+//! When a room is full, the owner with the most connections loses its oldest. An owner is an address in the first room and
+//! a credential in the others. So an owner with few connections keeps them, however many others open.
 
 use crate::model::credential::CredentialKind;
 use protocol::CredentialId;
@@ -16,14 +16,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Connections of all rooms, where the process may have as many files.
+/// Connections of all rooms together, if the process may open so many files.
 const CONNECTIONS_MAX: usize = 6144;
-/// Files that are no connections: the database, the log, what is read, connections that finish. A quarter where there are few.
+/// Files kept free for the database, the log, files that are read and connections that finish; at most a quarter of all.
 const FILES_KEPT: usize = 1024;
 /// How long a connection without a credential may go without a request.
 const UNPROVEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// On whom a connection counts.
+/// Whose a connection is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Owner {
     Peer(IpAddr),
@@ -37,7 +37,7 @@ enum Room {
     Operators,
 }
 
-/// The connections of one room, by whom they count on, the oldest first.
+/// The connections of one room, by owner, the oldest first.
 #[derive(Debug)]
 struct Members {
     most: usize,
@@ -65,7 +65,7 @@ impl Members {
         self.leave(&owner, number);
     }
 
-    /// Does nothing for one that has left.
+    /// Does nothing if the connection has left already.
     fn leave(&mut self, owner: &Owner, number: u64) {
         let Some(own) = self.of.get_mut(owner) else { return };
         if own.remove(&number).is_some() {
@@ -85,7 +85,7 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// With as much room as the process may have files; it asks for more if it has too few.
+    /// As many as the process may open files. Raises the process's limit of files if that is too low and may be raised.
     pub(crate) fn new() -> Arc<Connections> {
         let files = files_max();
         Connections::of(files.saturating_sub(FILES_KEPT.min(files.div_euclid(4))).min(CONNECTIONS_MAX))
@@ -97,7 +97,7 @@ impl Connections {
         Arc::new(Connections { opened: AtomicU64::new(0), rooms: Mutex::new(rooms) })
     }
 
-    /// A connection has been accepted.
+    /// Enters a connection that was accepted.
     pub(crate) fn open(self: &Arc<Connections>, peer: IpAddr) -> Arc<Connection> {
         let connection = Connection {
             connections: Arc::clone(self),
@@ -134,7 +134,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A request came with a credential that is good.
+    /// Moves the connection to its credential's room, after a request was authenticated.
     pub(crate) fn prove(&self, kind: CredentialKind, credential: &CredentialId) {
         let room = match kind {
             CredentialKind::Filter => Room::Filters,
@@ -150,13 +150,13 @@ impl Connection {
         self.connections.room(room, |members| members.enter(owned, self.number, Arc::clone(&self.closing)));
     }
 
-    /// A request begins.
+    /// Notes that a request begins.
     pub(crate) fn requested(&self) {
         *lock(&self.seen) = Instant::now();
     }
 
-    /// Ends when the connection must be closed: others need its room, or nobody has shown a credential on it for too long.
-    /// True if somebody has, whose request may be under way.
+    /// Returns when the connection must be closed: others need its room, or no request with a credential came for too long.
+    /// True if it has shown a credential, so that a request may be under way.
     pub(crate) async fn closing(&self) -> bool {
         let neglected = async {
             loop {
@@ -188,7 +188,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The address, or the network that one customer has of IPv6.
+/// The IPv4 address, or the /64 network of an IPv6 address, which one customer has to itself.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

@@ -1,4 +1,4 @@
-//! From requests to typed values, every rejection as a problem that names the place.
+//! Turns requests into typed values. Each rejection is a problem that names the faulty field.
 
 use super::caller::Caller;
 use super::problem::{Code, Refused};
@@ -13,8 +13,7 @@ use protocol::InvalidId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A JSON body. The content type is not asked for: there is no other kind of body, and a bearer can't be forged by a
-/// web form.
+/// A JSON body. The content type is not checked: all bodies are JSON, and a web form can't send a bearer credential.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -39,7 +38,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// A JSON body, and the `Idempotency-Key` under which the answer to it is kept. The key counts for one caller and path.
+/// A JSON body, and the `Idempotency-Key` under which its answer is kept. The key counts for one caller and one path.
 pub(super) struct Submitted<T> {
     pub(super) body: T,
     pub(super) idempotency: Option<Idempotency>,
@@ -61,7 +60,7 @@ impl<T: DeserializeOwned + Serialize, S: Send + Sync> FromRequest<S> for Submitt
     }
 }
 
-/// The query. Unknown parameters are refused by the type.
+/// The query. Its type refuses unknown parameters.
 pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
@@ -75,7 +74,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// The id in the path. What no id looks like is not found.
+/// The id in the path. A malformed id gets the answer of one that does not exist.
 pub(super) struct Id<T>(pub(super) T);
 
 impl<T: TryFrom<String, Error = InvalidId>, S: Send + Sync> FromRequestParts<S> for Id<T> {
@@ -88,8 +87,8 @@ impl<T: TryFrom<String, Error = InvalidId>, S: Send + Sync> FromRequestParts<S> 
     }
 }
 
-/// Whether `If-Match` holds a change to the thing as it is `now`: not if there is none or it is `*`, and if it names other
-/// tags alone there is no change. By RFC 9110, 13.1.1, it is a list, and a weak tag is equal to none.
+/// True if the change is only for the version with the ETag `now`, false if it is for any: without `If-Match`, or with `*`.
+/// A header that names only other ETags is refused. It is a list, in which weak ETags never match (RFC 9110, 13.1.1).
 pub(super) fn if_match(headers: &HeaderMap, now: &str) -> Result<bool, Refused> {
     let faulty = || {
         Refused::invalid("If-Match: send an ETag in quotes, as it was in the answer, a list of them, or *")
@@ -109,8 +108,8 @@ pub(super) fn if_match(headers: &HeaderMap, now: &str) -> Result<bool, Refused> 
     ))
 }
 
-/// The tags of a list, without their quotes, in which a comma ends nothing, and without the weak ones. Nothing if it is
-/// no such list; empty places in it are passed over, as RFC 9110, 5.6.1.2, wants.
+/// The strong ETags of a list, without their quotes; absent if it is malformed. A comma between quotes is part of its ETag.
+/// Empty elements are skipped (RFC 9110, 5.6.1.2).
 fn strong_tags(list: &str) -> Option<Vec<&str>> {
     const BETWEEN: [char; 3] = [',', ' ', '\t'];
     let mut found = Vec::new();

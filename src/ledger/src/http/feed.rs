@@ -1,7 +1,7 @@
-//! The change feed: what filters must know, in order, resumable over restarts.
+//! The change feed: the changes of keys and policy that filters must know, in order, over restarts of the ledger.
 //!
-//! Positions only grow. Who asks from before what is kept, or from beyond what there is (another database took this
-//! one's place), is told to start over.
+//! Positions only grow. A filter that asks for a position that is no longer kept, or for one that was never reached (the
+//! database was replaced), is told to start over.
 
 use crate::store::Store;
 use crate::transaction::Unavailable;
@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// The longest that a question is held open.
+/// The longest that a request is held open.
 pub const WAIT_MAX: Duration = Duration::from_secs(25);
-/// At most so many changes in one answer; whoever has got so many asks again at once.
+/// At most so many changes in one answer. A filter that got so many asks again at once.
 const CHANGES_MAX: u32 = 1000;
 
-/// Answers as soon as there is a change after `after`, or when the wait is over, or when the ledger stops. Without a
-/// position it answers at once where the feed stands.
+/// Answers as soon as there is a change after `after`, when the wait is over, or when the ledger stops. Without `after` it
+/// answers at once with the newest position.
 pub async fn after(
     store: &Store,
     after: Option<u64>,
@@ -30,7 +30,7 @@ pub async fn after(
     };
     let deadline = Instant::now().checked_add(wait.min(WAIT_MAX)).unwrap_or_else(Instant::now);
     loop {
-        // Marked as seen before the read: a change that comes during it wakes the wait below.
+        // Marked as seen before the read, so that a change during the read ends the wait below.
         let known = *newest.borrow_and_update();
         if known != after {
             let kept = store.changes(after, CHANGES_MAX).await?;

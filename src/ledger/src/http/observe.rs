@@ -1,4 +1,4 @@
-//! What every request gets: an id, a deadline, a log line, a count, and its problem in full form.
+//! Gives every request an id, a deadline, a log line and a count, and completes problems with the id.
 
 use super::Service;
 use super::problem::{Code, Refused};
@@ -18,7 +18,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer than the longest poll of the change feed.
 const DEADLINE: Duration = Duration::from_secs(35);
 
-/// Names the request by the id it came with, if that is a plain one, and renders problems.
+/// Keeps the request's own `X-Request-Id` if it is well-formed, logs and counts the request, and renders problems.
 pub(super) async fn request(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = known_method(request.method());
@@ -58,7 +58,7 @@ pub(super) async fn request(State(service): State<Arc<Service>>, request: Reques
     response
 }
 
-/// Ends a request that takes too long, its body's arrival included.
+/// Ends a request that takes too long, including the time in which its body arrives.
 pub(super) async fn deadline(request: Request, next: Next) -> Response {
     match timeout(DEADLINE, next.run(request)).await {
         Ok(response) => response,
@@ -69,7 +69,7 @@ pub(super) async fn deadline(request: Request, next: Next) -> Response {
     }
 }
 
-/// Methods come from clients, so as a metric's label all unknown ones are one.
+/// Clients can send any method, so all unknown ones share one label of the metric.
 fn known_method(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",

@@ -98,7 +98,7 @@ impl Code {
     }
 }
 
-/// An error on its way to the client. The request's id is added on the way, see `observe`.
+/// An error that becomes an answer. `observe` adds the request's id.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
     pub(super) code: Code,
@@ -114,7 +114,7 @@ impl Refused {
         Refused::new(Code::InvalidRequest, detail)
     }
 
-    /// The whole answer, as it is sent.
+    /// The complete answer.
     pub(super) fn answer(self, request_id: &str) -> Response {
         let Refused { code, detail } = self;
         let body = Problem {

@@ -1,4 +1,4 @@
-//! How often one administrator's credential may ask: a bucket that refills, one for each credential that asks.
+//! Limits how often one administrator's credential may ask, by a bucket of permits for each that refills with time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

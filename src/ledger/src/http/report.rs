@@ -1,4 +1,4 @@
-//! Batches of filters: what the database does not take of one is left out of it, and the rest is delivered.
+//! Writes filters' batches. A row that the database refuses is left out; the rest of its batch is written.
 
 use crate::deliveries::{Deliver, Delivered};
 use crate::store::Store;
@@ -6,7 +6,7 @@ use crate::transaction::{Error, Refusal};
 use protocol::filter::ReportAnswer;
 use tracing::error;
 
-/// Writes a batch and, where the database does not take a row of it, all that it takes.
+/// Writes a batch. If the database refuses a row, it halves the batch until only such rows are left out.
 pub async fn deliver(store: &Store, deliver: Deliver) -> Result<Delivered, Error> {
     let mut done = Delivered { answer: ReportAnswer { settled: 0, recorded: 0 }, refused: Vec::new() };
     let mut waiting = vec![deliver];
@@ -21,7 +21,7 @@ pub async fn deliver(store: &Store, deliver: Deliver) -> Result<Delivered, Error
                 // In their order.
                 Some([first, then]) => waiting.extend([then, first]),
                 None => {
-                    error!(report = ?part.report, "this part of a batch is lost: the database does not take it")
+                    error!(report = ?part.report, "this part of a batch is lost: the database refuses it")
                 }
             },
             Err(other) => return Err(other),

@@ -1,6 +1,6 @@
-//! A body that is written while it is sent: as fast as it is read, and no more of it in memory than that.
+//! A body that is written while it is sent. Only a few pieces are in memory: the writer waits until the client has read.
 //!
-//! A body whose writer stops before its end breaks the transfer off, so that no reader takes a part for the whole.
+//! If the writer stops before the end, the transfer is aborted, so that no client takes a part for the whole.
 
 use axum::body::{Body, Bytes};
 use http_body::Frame;
@@ -15,7 +15,7 @@ const PIECES_MAX: usize = 4;
 /// Where the body is written.
 pub(super) struct Lines(mpsc::Sender<Piece>);
 
-/// Nobody reads the body any more.
+/// The client no longer reads the body.
 pub(super) struct Closed;
 
 enum Piece {
@@ -24,18 +24,18 @@ enum Piece {
 }
 
 impl Lines {
-    /// A body and where it is written.
+    /// A body, and the end that writes to it.
     pub(super) fn channel() -> (Lines, Body) {
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         (Lines(sender), Body::new(Pieces { pieces, is_ended: false }))
     }
 
-    /// Waits for room.
+    /// Writes a piece, once there is room for it.
     pub(super) async fn send(&self, text: String) -> Result<(), Closed> {
         self.0.send(Piece::Text(text)).await.map_err(|_| Closed)
     }
 
-    /// The body is whole. Where this is never said, the transfer is aborted.
+    /// Ends the body. Without this call the transfer is aborted.
     pub(super) async fn end(self) -> Result<(), Closed> {
         self.0.send(Piece::End).await.map_err(|_| Closed)
     }

@@ -15,19 +15,19 @@ use tokio::time::{Instant, timeout};
 
 /// How long a call waits. The filter waits for two seconds unless it is told otherwise.
 const WAIT_MAX: Duration = Duration::from_millis(1_200);
-/// How often a call that waits looks for itself: another ledger may have taken back what it waits for.
+/// How often a waiting call tries again without being woken: credits may have come back through another ledger.
 const LOOK_EVERY: Duration = Duration::from_millis(75);
-/// How many calls of one tenant wait, and of all; those that come on top are refused at once.
+/// How many calls of one tenant may wait, and of all tenants. Further calls are refused at once.
 const WAITING_MAX: usize = 64;
 const WAITING_IN_ALL_MAX: usize = 512;
 
-/// Sets credits aside for one call; where there are too few, waits for what may come back.
+/// Reserves credits for one call. If there are too few, it waits for credits on lease to be returned.
 pub async fn reserve(
     store: &Store,
     waiting: &Waiting,
     request: ReserveRequest,
 ) -> Result<ReserveAnswer, Error> {
-    // Most calls find enough, and need not know of leases.
+    // Enough for most calls, and cheaper than a look at the leases.
     match store.run(Reserve { request: request.clone(), now: moment::now() }).await {
         Err(Error::Refused(refusal)) if missing(&refusal, request.credits).is_some() => {}
         other => return other,
@@ -35,7 +35,7 @@ pub async fn reserve(
     let deadline = Instant::now().checked_add(WAIT_MAX).unwrap_or_else(Instant::now);
     let mut turn: Option<Turn<'_>> = None;
     loop {
-        // Marked as seen before the attempt: what comes back during it wakes the wait below.
+        // Marked as seen before the attempt, so that credits returned during it end the wait below.
         if let Some(turn) = &mut turn {
             turn.news.mark_unchanged();
         }
@@ -50,12 +50,12 @@ pub async fn reserve(
         let Some(turn) = turn.as_mut().filter(|_| Instant::now() < deadline) else {
             return Err(Error::Refused(refusal));
         };
-        // Woken or not, it looks again.
+        // Tries again in both cases: woken, or after the time.
         let _ = timeout(LOOK_EVERY, turn.news.changed()).await;
     }
 }
 
-/// The calls of this process that wait, by tenant.
+/// The waiting calls of this process, by tenant.
 #[derive(Default)]
 pub struct Waiting {
     rooms: Mutex<HashMap<TenantId, Room>>,
@@ -75,7 +75,7 @@ struct Turn<'w> {
 }
 
 impl Waiting {
-    /// Lets one more call wait, if there is room.
+    /// Registers one more waiting call, if the bounds allow it.
     fn enter(&self, tenant_id: TenantId) -> Option<Turn<'_>> {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let in_all = rooms.values().fold(0usize, |sum, room| sum.saturating_add(room.calls));
@@ -94,7 +94,7 @@ impl Waiting {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// Something went back to the tenant.
+    /// Wakes a tenant's waiting calls, after credits were returned to it.
     pub fn wake(&self, tenant_id: &TenantId) {
         if let Some(room) = self.rooms.lock().unwrap_or_else(PoisonError::into_inner).get(tenant_id) {
             room.news.send_replace(());

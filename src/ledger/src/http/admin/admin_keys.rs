@@ -1,4 +1,4 @@
-//! Administrators' own keys. Who is held to a tenant can make and see only those of that tenant.
+//! Administrators' own keys. A credential held to one tenant can create and list only keys held to the same tenant.
 
 use super::{limit, page};
 use crate::http::Service;
@@ -26,17 +26,17 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/admin-keys", create)
-            .says("Make an administrator's key; its secret is in this answer and nowhere else")
+            .summary("Create an administrator's key; its secret is in this answer and nowhere else")
             .needs(Role::Owner)
             .body::<CreateAdminKey>()
             .answers::<AdminKeyWithSecret>(201),
         Endpoint::get("/v1/admin-keys", list)
-            .says("List administrators' keys")
+            .summary("List administrators' keys")
             .needs(Role::Owner)
             .query::<ListParams>()
             .answers::<Page<AdminKey>>(200),
         Endpoint::post("/v1/admin-keys/{id}/revoke", revoke)
-            .says("Withdraw an administrator's key for good")
+            .summary("Revoke an administrator's key for good")
             .needs(Role::Owner)
             .body::<Because>()
             .answers::<AdminKey>(200),

@@ -23,18 +23,18 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/agents", create)
-            .says("Register an agent")
+            .summary("Register an agent")
             .body::<CreateAgent>()
             .answers::<Agent>(201),
         Endpoint::get("/v1/agents", list)
-            .says("List agents")
+            .summary("List agents")
             .query::<ListParams>()
             .answers::<Page<Agent>>(200),
-        Endpoint::get("/v1/agents/{id}", show).says("Show an agent").answers::<Agent>(200),
+        Endpoint::get("/v1/agents/{id}", show).summary("Show an agent").answers::<Agent>(200),
     ]
 }
 
-/// What of another tenant a credential that is held to one may name: nothing, as if it were not there.
+/// Refuses another tenant than the caller's own, in the same words as a tenant that does not exist.
 pub(super) fn of_own_tenant(caller: &Caller, tenant_id: &TenantId) -> Result<(), Refused> {
     caller.own(tenant_id, "tenant").map_err(|_| Refused::invalid("tenant_id: no tenant has this id"))
 }

@@ -30,18 +30,18 @@ use tracing::warn;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/audit", list)
-            .says("List the audit trail, newest first")
+            .summary("List the audit trail, newest first")
             .query::<ListParams>()
             .answers::<Page<AuditRow<Value>>>(200),
         Endpoint::get("/v1/audit/key", keys)
-            .says("Show the public keys that sign the audit trail")
+            .summary("Show the public keys that sign the audit trail")
             .answers::<AuditKeys>(200),
         Endpoint::get("/v1/audit/status", status)
-            .says("Show how far the audit trail is sealed, and what was lost or removed")
+            .summary("Show how far the audit trail is sealed, and what was lost or removed")
             .for_all_tenants()
             .answers::<AuditStatus>(200),
         Endpoint::get("/v1/audit/export", export)
-            .says("Export the audit trail as lines of JSON, to be verified anywhere")
+            .summary("Export the audit trail as lines of JSON, to be verified anywhere")
             .for_all_tenants()
             .query::<ExportParams>()
             .media_type("application/jsonl")
@@ -138,7 +138,7 @@ pub(super) async fn export(
         after: 0,
         kept_only: false,
     };
-    // What can't be read at all is a problem, not half an answer.
+    // Once the answer has begun, a failure can only abort it. So a database that is away is found out before.
     service.store.ping().await?;
     let (lines, body) = Lines::channel();
     tokio::spawn(async move {
@@ -191,7 +191,7 @@ async fn write(service: &Service, mut filter: CheckpointFilter, lines: Lines) ->
             let until = rows.iter().take_while(|row| row.sequence <= checkpoint.last).count();
             let is_whole =
                 rows.get(until.saturating_sub(1)).is_some_and(|row| row.sequence == checkpoint.last);
-            // What goes by age while it is exported is not to look like what somebody took away.
+            // Rows that retention removed during the export must not look like rows that somebody deleted.
             if !is_whole && checkpoint.last > removed && store.audit_status().await?.removed != removed {
                 return Err(Stopped::Removed);
             }
@@ -216,7 +216,7 @@ async fn write(service: &Service, mut filter: CheckpointFilter, lines: Lines) ->
     Ok(lines.end().await?)
 }
 
-/// As the API shows it, which may change; what is sealed may not.
+/// The row in the API's form. That form may change; the sealed form may not.
 fn shown(row: SealedRow) -> AuditRow<Box<RawValue>> {
     let SealedRow { sequence, recorded_at, kind, actor, tenant_id, outcome, detail } = row;
     AuditRow { sequence, recorded_at, kind, actor, tenant_id, outcome, detail }

@@ -1,4 +1,4 @@
-//! Filters' credentials. They serve every tenant, so only owners of all tenants make and withdraw them.
+//! Filters' credentials. They serve every tenant, so only owners of all tenants can create and revoke them.
 
 use super::{limit, page};
 use crate::http::Service;
@@ -26,25 +26,25 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/filter-keys", create)
-            .says("Make a filter's key; its secret is in this answer and nowhere else")
+            .summary("Create a filter's key; its secret is in this answer and nowhere else")
             .needs(Role::Owner)
             .for_all_tenants()
             .body::<CreateFilterKey>()
             .answers::<FilterKeyWithSecret>(201),
         Endpoint::get("/v1/filter-keys", list)
-            .says("List filters' keys")
+            .summary("List filters' keys")
             .needs(Role::Owner)
             .for_all_tenants()
             .query::<ListParams>()
             .answers::<Page<FilterKey>>(200),
         Endpoint::post("/v1/filter-keys/{id}/rotate", rotate)
-            .says("Give a filter's key a new secret; the old one works until the grace is over")
+            .summary("Give a filter's key a new secret; the old one works until the grace is over")
             .needs(Role::Owner)
             .for_all_tenants()
             .body::<RotateKey>()
             .answers::<FilterKeyWithSecret>(200),
         Endpoint::post("/v1/filter-keys/{id}/revoke", revoke)
-            .says("Withdraw a filter's key for good; Envoys that use it lose the ledger")
+            .summary("Revoke a filter's key for good; Envoys that use it can no longer reach the ledger")
             .needs(Role::Owner)
             .for_all_tenants()
             .body::<Because>()

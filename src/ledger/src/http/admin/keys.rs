@@ -31,29 +31,29 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/keys/{id}/budget", budget)
-            .says("Show what a key may spend and has spent this month")
+            .summary("Show what a key may spend and has spent this month")
             .answers::<Budget>(200),
         Endpoint::post("/v1/keys", create)
-            .says("Make a key; its secret is in this answer and nowhere else")
+            .summary("Create a key; its secret is in this answer and nowhere else")
             .body::<CreateKey>()
             .answers::<KeyWithSecret>(201),
-        Endpoint::get("/v1/keys", list).says("List keys").query::<ListParams>().answers::<Page<Key>>(200),
-        Endpoint::get("/v1/keys/{id}", show).says("Show a key").with_etag().answers::<Key>(200),
+        Endpoint::get("/v1/keys", list).summary("List keys").query::<ListParams>().answers::<Page<Key>>(200),
+        Endpoint::get("/v1/keys/{id}", show).summary("Show a key").with_etag().answers::<Key>(200),
         Endpoint::patch("/v1/keys/{id}", update)
-            .says("Change what a key may do")
+            .summary("Change what a key may do")
             .with_etag()
             .body::<UpdateKey>()
             .answers::<Key>(200),
         Endpoint::post("/v1/keys/{id}/rotate", rotate)
-            .says("Give a key a new secret; the old one works until the grace is over")
+            .summary("Give a key a new secret; the old one works until the grace is over")
             .body::<RotateKey>()
             .answers::<KeyWithSecret>(200),
         Endpoint::post("/v1/keys/{id}/expire", expire)
-            .says("End a key now")
+            .summary("Expire a key now")
             .body::<Because>()
             .answers::<Key>(200),
         Endpoint::post("/v1/keys/{id}/revoke", revoke)
-            .says("Withdraw a key for good")
+            .summary("Revoke a key for good")
             .body::<RevokeKey>()
             .answers::<Key>(200),
     ]
@@ -181,7 +181,7 @@ pub(super) async fn update(
     service.store.run(operation).await.map(tagged).map_err(administered)
 }
 
-/// On these paths the key is what is administered, not what asks, so 403 would name the wrong one.
+/// 403 would mean that the caller's credential is inactive. Here the administered key is, so the answer is 409.
 fn administered(error: Error) -> Refused {
     match error {
         Error::Refused(Refusal::KeyInactive(KeyState::Revoked)) => {

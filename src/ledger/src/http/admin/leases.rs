@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/leases", list)
-            .says("List credits that Envoys hold or held")
+            .summary("List credits that Envoys hold or held")
             .query::<ListParams>()
             .answers::<Page<Lease>>(200),
     ]

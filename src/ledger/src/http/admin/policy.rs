@@ -1,4 +1,4 @@
-//! The policy: its document, its tables verbatim, and another in its place.
+//! The policy: its document, its tables verbatim, and its replacement.
 
 use crate::http::Service;
 use crate::http::api::Endpoint;
@@ -16,18 +16,21 @@ use axum::{Extension, Json};
 use protocol::admin::{PolicyChecked, PolicyInForce, Role};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use std::sync::Arc;
+
+/// How the OpenAPI document describes a policy and its tables. Crate `policy` owns what may be in them.
+type Object = Map<String, Value>;
 
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/policy", show)
-            .says("Show the policy in force")
+            .summary("Show the policy in force")
             .with_etag()
-            .answers::<PolicyInForce<Value>>(200),
+            .answers::<PolicyInForce<Object>>(200),
         Endpoint::put("/v1/policy", replace)
-            .says("Put another policy in force, whole or not at all")
+            .summary("Replace the policy in force")
             .needs(Role::Owner)
             .for_all_tenants()
             .with_etag()
@@ -35,17 +38,19 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .body::<Value>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
-            .answers::<PolicyInForce<Value>>(200),
+            .answers::<PolicyInForce<Object>>(200),
         Endpoint::post("/v1/policy/check", check)
-            .says("Say what a policy would take from tenants and keys; changes nothing")
+            .summary("Check which names that tenants and keys use a policy lacks; changes nothing")
             .needs(Role::Auditor)
             .for_all_tenants()
             .body::<Value>()
             .or_yaml()
             .body_bytes_max(FILE_BYTES_MAX)
             .answers::<PolicyChecked>(200),
-        Endpoint::get("/v1/tiers", tiers).says("Show the policy's tiers, verbatim"),
-        Endpoint::get("/v1/tools", tools).says("Show the policy's services and tools, verbatim"),
+        Endpoint::get("/v1/tiers", tiers).summary("Show the policy's tiers, verbatim").answers::<Object>(200),
+        Endpoint::get("/v1/tools", tools)
+            .summary("Show the policy's services and tools, verbatim")
+            .answers::<Object>(200),
     ]
 }
 
@@ -86,7 +91,7 @@ pub(super) async fn show(State(service): State<Arc<Service>>) -> Result<Shown, R
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplaceParams {
-    /// Also where tenants or keys use what it no longer has
+    /// Even if tenants or keys use names that it no longer has
     #[serde(default)]
     force: bool,
 }
@@ -97,7 +102,7 @@ fn sent(body: &Result<Bytes, BytesRejection>) -> Result<&str, Refused> {
     std::str::from_utf8(body).map_err(|_| Refused::invalid("the body is not UTF-8"))
 }
 
-/// What the document in the body would take from tenants and keys, were it in force.
+/// Which names that tenants and keys use the document in the body lacks.
 pub(super) async fn check(
     State(service): State<Arc<Service>>,
     body: Result<Bytes, BytesRejection>,
@@ -108,8 +113,8 @@ pub(super) async fn check(
     Ok(Json(PolicyChecked { version: policy.version().clone(), over, leaving }))
 }
 
-/// The body is the document itself, YAML or JSON. Beside an embedded database it is written to the policy file as it is;
-/// a shared database holds it for every ledger, and their files stay as they are.
+/// The body is the document itself, YAML or JSON. With SQLite it is written to the policy file unchanged. With PostgreSQL
+/// it is stored for every ledger, and their policy files stay unchanged.
 pub(super) async fn replace(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,

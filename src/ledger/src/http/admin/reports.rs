@@ -21,11 +21,11 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/usage", usage)
-            .says("Sum what was called and charged, by the hour")
+            .summary("Sum what was called and charged, by the hour")
             .query::<UsageParams>()
             .answers::<Page<UsageRow>>(200),
         Endpoint::get("/v1/policy/shadow-report", shadow)
-            .says("Sum what shadow rules would have refused")
+            .summary("Sum what shadow rules would have refused")
             .query::<ShadowParams>()
             .answers::<Page<ShadowRow>>(200),
     ]
@@ -59,7 +59,7 @@ pub(super) struct UsageParams {
     limit: Option<u32>,
 }
 
-/// Usage is summed by the hour, so a period that begins or ends within one can't be told and is refused.
+/// Usage is summed by the hour, so a period that begins or ends within an hour is refused.
 pub(super) async fn usage(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
@@ -133,7 +133,7 @@ pub(super) async fn shadow(
     Ok(Json(groups(service.store.shadow(query).await?, limit)))
 }
 
-/// Periods that touch add up to the whole: each is of whole hours, with its begin and without its end.
+/// Each period is made of whole hours, so sums of periods that follow each other add up.
 fn whole_hours(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Refused> {
     ordered(from, to)?;
     for (name, moment) in [("from", from), ("to", to)] {
@@ -149,7 +149,7 @@ fn whole_hours(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), Ref
     Ok(())
 }
 
-/// A cursor is the group that the page before ended with.
+/// A cursor is the last group of the page before.
 fn group(cursor: &str, texts: usize) -> Result<Group, Refused> {
     let group: Option<Group> = serde_json::from_str(cursor).ok();
     group

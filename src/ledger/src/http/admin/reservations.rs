@@ -1,4 +1,4 @@
-//! Reservations whose time ended without an account of them.
+//! Reservations that expired before any Envoy accounted for them.
 
 use super::{limit, page};
 use crate::book;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/v1/reservations", list)
-            .says("List calls whose reservation ended without an account of them")
+            .summary("List calls whose reservation ended without an account of them")
             .query::<ListParams>()
             .answers::<Page<Reservation>>(200),
     ]

@@ -29,48 +29,48 @@ use std::sync::Arc;
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint::post("/v1/tenants", create)
-            .says("Make a tenant")
+            .summary("Create a tenant")
             .for_all_tenants()
             .body::<CreateTenant>()
             .answers::<Tenant>(201),
         Endpoint::get("/v1/tenants", list)
-            .says("List tenants")
+            .summary("List tenants")
             .query::<ListParams>()
             .answers::<Page<Tenant>>(200),
-        Endpoint::get("/v1/tenants/{id}", show).says("Show a tenant").with_etag().answers::<Tenant>(200),
+        Endpoint::get("/v1/tenants/{id}", show).summary("Show a tenant").with_etag().answers::<Tenant>(200),
         Endpoint::patch("/v1/tenants/{id}", update)
-            .says("Change a tenant's name, tier or budget")
+            .summary("Change a tenant's name, tier or budget")
             .for_all_tenants()
             .with_etag()
             .body::<UpdateTenant>()
             .answers::<Tenant>(200),
         Endpoint::post("/v1/tenants/{id}/suspend", suspend)
-            .says("Refuse a tenant's keys")
+            .summary("Refuse a tenant's keys")
             .for_all_tenants()
             .with_etag()
             .body::<Because>()
             .answers::<Tenant>(200),
         Endpoint::post("/v1/tenants/{id}/resume", resume)
-            .says("Accept a tenant's keys again")
+            .summary("Accept a tenant's keys again")
             .for_all_tenants()
             .with_etag()
             .body::<Because>()
             .answers::<Tenant>(200),
         Endpoint::post("/v1/tenants/{id}/credits", grant)
-            .says("Give a tenant credits")
+            .summary("Grant a tenant credits")
             .for_all_tenants()
             .body::<GrantCredits>()
             .answers::<CreditsGranted>(201),
         Endpoint::post("/v1/tenants/{id}/corrections", correct)
-            .says("Undo what was charged or granted")
+            .summary("Undo what was charged or granted")
             .for_all_tenants()
             .body::<CorrectCredits>()
             .answers::<CreditsGranted>(201),
         Endpoint::get("/v1/tenants/{id}/balance", balance)
-            .says("Show what a tenant holds")
+            .summary("Show a tenant's balance")
             .answers::<Balance>(200),
         Endpoint::get("/v1/tenants/{id}/budget", budget)
-            .says("Show what a tenant may spend and has spent this month")
+            .summary("Show what a tenant may spend and has spent this month")
             .answers::<Budget>(200),
     ]
 }
@@ -117,7 +117,7 @@ pub(super) struct ListParams {
     limit: Option<u32>,
 }
 
-/// Whoever is held to a tenant sees a list of one.
+/// A credential held to one tenant gets a list of that tenant alone.
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,

@@ -61,6 +61,7 @@ pub(in crate::http) fn of(endpoints: &[Endpoint], examples: &Examples) -> Value 
                 changes nothing more. Lists have pages: ask again with `cursor` set to `next_cursor`. Ids, times, hashes \
                 and secrets in examples are made up.",
         },
+        "servers": [{"url": "/"}],
         "security": [{"admin_key": []}],
         "paths": paths,
         "components": {
@@ -98,7 +99,7 @@ pub(in crate::http) fn with_tiers(mut document: Value, tiers: &[String]) -> Valu
 fn bounded(mut schemas: Map<String, Value>) -> Map<String, Value> {
     for (name, schema) in &mut schemas {
         // A grant is a bare name, or an object with one.
-        if name == "GrantForm" || name == "Grant" {
+        if name == "Grant" {
             let forms = schema.get_mut("anyOf").and_then(Value::as_array_mut).into_iter().flatten();
             forms
                 .filter(|form| form.get("type").is_some_and(|kind| kind == "string"))
@@ -125,26 +126,11 @@ fn operation(
     problem: &Schema,
     generator: &mut SchemaGenerator,
 ) -> Value {
-    let mut parameters = Vec::new();
-    for name in endpoint.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
-        let id = json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"});
-        parameters.push(json!({"name": name, "in": "path", "required": true, "schema": id}));
-    }
-    if let Some(query) = endpoint.query {
-        parameters.extend(query_parameters(query(generator)));
-    }
-    let header = |name: &str, description: &str, schema: Value| json!({"name": name, "in": "header", "required": false, "description": description, "schema": schema});
-    // A POST that an auditor may send changes nothing, so repeating it is harmless.
-    if endpoint.method == Method::POST && endpoint.needs != Role::Auditor {
-        let schema = json!({"type": "string", "pattern": "^[!-~]{1,255}$"});
-        parameters.push(header("Idempotency-Key", "Makes a repeated request one", schema));
-    }
-    if endpoint.has_etag && matches!(endpoint.method, Method::PATCH | Method::PUT) {
-        let pattern = r#"^(\*|(W/)?"[0-9a-z]{1,64}"(, ?(W/)?"[0-9a-z]{1,64}")*)$"#;
-        let schema = json!({"type": "string", "pattern": pattern});
-        parameters.push(header("If-Match", "Only if one of these is still its ETag", schema));
-    }
-    let schema = endpoint.answer.map_or_else(|| json!(true), |schema| json!(schema(generator)));
+    let reach = match endpoint.reach {
+        Reach::OwnTenant => "",
+        Reach::AllTenants => " of all tenants",
+    };
+    let schema = endpoint.answer.map_or_else(|| json!({}), |schema| json!(schema(generator)));
     let mut answer = json!({
         "description": "Done",
         "content": {endpoint.media_type: content(schema, example.map(|example| &example.answer))},
@@ -155,16 +141,12 @@ fn operation(
         let etag = json!({"ETag": {"description": "For If-Match", "schema": {"type": "string"}}});
         answer.insert("headers".to_owned(), etag);
     }
-    let reach = match endpoint.reach {
-        Reach::OwnTenant => "",
-        Reach::AllTenants => " of all tenants",
-    };
     let mut described = json!({
         "summary": endpoint.summary,
         "operationId": operation_id(endpoint),
         "description": format!("Needs role `{}`{reach}.", endpoint.needs),
         "tags": [endpoint.path.split('/').nth(2).unwrap_or_default()],
-        "parameters": parameters,
+        "parameters": parameters(endpoint, generator),
         "responses": {
             endpoint.status.to_string(): answer,
             "default": {
@@ -183,6 +165,8 @@ fn operation(
 }
 
 fn content(schema: Value, example: Option<&Value>) -> Value {
+    // Both allow everything, and not every tool knows the first.
+    let schema = if schema == json!(true) { json!({}) } else { schema };
     match example {
         Some(example) => json!({"schema": schema, "example": example}),
         None => json!({"schema": schema}),
@@ -192,6 +176,33 @@ fn content(schema: Value, example: Option<&Value>) -> Value {
 fn operation_id(endpoint: &Endpoint) -> String {
     let path = endpoint.path.trim_start_matches("/v1/").replace(['{', '}'], "").replace(['/', '-'], "_");
     format!("{}_{path}", endpoint.method.as_str().to_ascii_lowercase())
+}
+
+fn parameters(endpoint: &Endpoint, generator: &mut SchemaGenerator) -> Vec<Value> {
+    let mut parameters = Vec::new();
+    for name in endpoint.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')) {
+        let id = json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"});
+        parameters.push(json!({"name": name, "in": "path", "required": true, "schema": id}));
+    }
+    if let Some(query) = endpoint.query {
+        parameters.extend(query_parameters(query(generator)));
+    }
+    // A POST that an auditor may send changes nothing, so repeating it is harmless.
+    if endpoint.method == Method::POST && endpoint.needs != Role::Auditor {
+        parameters.push(header("Idempotency-Key", "Makes a repeated request one", "^[!-~]{1,255}$"));
+    }
+    if endpoint.has_etag && matches!(endpoint.method, Method::PATCH | Method::PUT) {
+        let pattern = r#"^(\*|(W/)?"[0-9a-z]{1,64}"(, ?(W/)?"[0-9a-z]{1,64}")*)$"#;
+        parameters.push(header("If-Match", "Only if one of these is still its ETag", pattern));
+    }
+    parameters
+}
+
+fn header(name: &str, description: &str, pattern: &str) -> Value {
+    json!({
+        "name": name, "in": "header", "required": false, "description": description,
+        "schema": {"type": "string", "pattern": pattern},
+    })
 }
 
 /// Each property of a query's type as a parameter.
@@ -210,14 +221,29 @@ fn query_parameters(query: Schema) -> Vec<Value> {
         .collect()
 }
 
+/// The same schema, of which `null` is no value.
 fn without_null(mut schema: Value) -> Value {
     let Some(object) = schema.as_object_mut() else { return schema };
     object.remove("default");
-    if let Some(types) = object.get_mut("type").and_then(Value::as_array_mut) {
-        types.retain(|kind| kind != "null");
+    if let Some(kinds) = object.get_mut("type") {
+        *kinds = one_of(kinds, |kind| kind != "null");
     }
-    if let Some(choices) = object.get_mut("anyOf").and_then(Value::as_array_mut) {
-        choices.retain(|choice| choice.get("type").is_none_or(|kind| kind != "null"));
+    let Some(choices) = object.get_mut("anyOf") else { return schema };
+    match one_of(choices, |choice| choice.get("type").is_none_or(|kind| kind != "null")) {
+        only @ Value::Object(_) => only,
+        several => {
+            *choices = several;
+            schema
+        }
     }
-    schema
+}
+
+/// The items of a list that are kept; if that is one, the item itself.
+fn one_of(list: &Value, is_kept: impl Fn(&Value) -> bool) -> Value {
+    let Value::Array(items) = list else { return list.clone() };
+    let kept: Vec<&Value> = items.iter().filter(|item| is_kept(item)).collect();
+    match kept.as_slice() {
+        [only] => (*only).clone(),
+        several => json!(several),
+    }
 }

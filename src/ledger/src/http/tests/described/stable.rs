@@ -61,7 +61,7 @@ impl Stable {
             return known.clone();
         }
         let is_hex = |text: &str| text.len() >= 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let kind = word.find('_').map_or("", |end| &word[..=end]);
+        let (kind, body) = word.find('_').map_or(("", word), |end| word.split_at(end + 1));
         let number = self.counts.get(kind).map_or(1, |count| count + 1);
         let stable = match kind {
             // Of the right length, with a checksum that is wrong.
@@ -70,7 +70,7 @@ impl Stable {
             }
             "" if is_hex(word) => format!("{number:0width$x}", width = word.len()),
             // As a UUID of version 7 is written.
-            _ if word.len() == kind.len() + 32 && is_hex(&word[kind.len()..]) => {
+            _ if body.len() == 32 && is_hex(body) => {
                 format!("{kind}01900000000070008000{number:012x}")
             }
             _ => return word.to_owned(),
