@@ -94,7 +94,6 @@ impl Pass {
 /// start writes anything.
 #[derive(Clone)]
 pub struct RememberClock {
-    /// When.
     pub now: Timestamp,
 }
 
@@ -117,7 +116,6 @@ impl Operation for RememberClock {
 /// Judges a pass by what is remembered, and remembers it.
 #[derive(Clone)]
 pub struct Begin {
-    /// The pass.
     pub pass: Pass,
     /// There are rows that it would remove.
     pub removes: bool,
@@ -141,7 +139,6 @@ impl Operation for Begin {
 /// Removes the rows of some batches. Their checkpoints stay.
 #[derive(Clone)]
 pub struct Remove {
-    /// Which.
     pub batches: OldBatches,
     /// What is written of it.
     pub event: Event,

@@ -12,7 +12,6 @@ use serde_json::json;
 pub struct AddSigningKey {
     /// In hexadecimal.
     pub public_key: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -36,7 +35,6 @@ impl Operation for AddSigningKey {
 /// Adds a checkpoint if it follows the newest one; another ledger may have been faster.
 #[derive(Clone)]
 pub struct Seal {
-    /// The checkpoint.
     pub checkpoint: Checkpoint,
 }
 

@@ -9,11 +9,8 @@ use serde_json::json;
 /// Registers an agent.
 #[derive(Clone)]
 pub struct Create {
-    /// The agent.
     pub agent: Agent,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again registers no second one.
     pub idempotency: Option<Idempotency>,
 }
 

@@ -42,9 +42,7 @@ impl Operation for Initialise {
 /// Makes another owner, for who has the database itself.
 #[derive(Clone)]
 pub struct Recover {
-    /// The credential.
     pub credential: ServiceCredential,
-    /// Why.
     pub reason: String,
 }
 
@@ -68,11 +66,8 @@ impl Operation for Recover {
 /// Makes a credential.
 #[derive(Clone)]
 pub struct Create {
-    /// The credential.
     pub credential: ServiceCredential,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again makes no second one.
     pub idempotency: Option<Idempotency>,
 }
 
@@ -114,19 +109,14 @@ fn record_created(rows: &mut Rows, credential: &ServiceCredential, actor: &str) 
 /// Gives a filter's credential a new secret. The earlier ones end after the grace, or sooner if they already had to.
 #[derive(Clone)]
 pub struct Rotate {
-    /// Which.
     pub id: CredentialId,
     /// The hash of the new secret.
     pub hash: KeyHash,
     /// How long the earlier secrets go on working.
     pub grace_seconds: u32,
-    /// Why.
     pub reason: Option<String>,
-    /// So that asking again does not rotate again.
     pub idempotency: Option<Idempotency>,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -170,17 +160,12 @@ fn found(rows: &Rows, id: &CredentialId, kind: CredentialKind) -> Result<Service
 /// Withdraws a credential for good. Revoking it again changes nothing.
 #[derive(Clone)]
 pub struct Revoke {
-    /// Which.
     pub id: CredentialId,
-    /// Of which kind.
     pub kind: CredentialKind,
     /// The one tenant that whoever asks is held to.
     pub within: Option<TenantId>,
-    /// Why.
     pub reason: String,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 

@@ -36,7 +36,6 @@ pub struct Issue {
     pub hash: KeyHash,
     /// The filter that asks for it.
     pub filter: String,
-    /// When.
     pub now: Timestamp,
 }
 

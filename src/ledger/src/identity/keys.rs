@@ -44,13 +44,10 @@ impl Listed {
 /// Makes a key.
 #[derive(Clone)]
 pub struct Create {
-    /// The key.
     pub key: Key,
     /// The hash of its first secret.
     pub hash: KeyHash,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again makes no second key.
     pub idempotency: Option<Idempotency>,
 }
 
@@ -98,15 +95,12 @@ fn check_agent(rows: &Rows, key: &Key) -> Result<(), Refusal> {
 /// Changes what a key may do. The same change again changes nothing.
 #[derive(Clone)]
 pub struct Update {
-    /// Which key.
     pub key_id: KeyId,
     /// What to change, and why.
     pub update: UpdateKey,
     /// Only if this is still its version.
     pub if_version: Option<u64>,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -160,13 +154,9 @@ impl Operation for Update {
 /// Ends a key now. One that has ended before stays as it is.
 #[derive(Clone)]
 pub struct Expire {
-    /// Which key.
     pub key_id: KeyId,
-    /// Why.
     pub reason: String,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -209,19 +199,14 @@ pub(crate) fn end_by(expires_at: &mut Option<Timestamp>, end: Timestamp) -> bool
 /// Gives a key a new secret. The earlier ones end after the grace, or sooner if they already had to.
 #[derive(Clone)]
 pub struct Rotate {
-    /// Which key.
     pub key_id: KeyId,
     /// The hash of the new secret.
     pub hash: KeyHash,
     /// How long the earlier secrets go on working.
     pub grace_seconds: u32,
-    /// Why.
     pub reason: Option<String>,
-    /// So that asking again does not rotate again.
     pub idempotency: Option<Idempotency>,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -264,13 +249,9 @@ impl Operation for Rotate {
 /// Withdraws a key for good. Revoking it again changes nothing.
 #[derive(Clone)]
 pub struct Revoke {
-    /// Which key.
     pub key_id: KeyId,
-    /// Why.
     pub reason: String,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 

@@ -24,7 +24,6 @@ pub struct Rotate {
     pub fresh: [u8; 32],
     /// The policy's.
     pub key_stale_seconds: u32,
-    /// When.
     pub now: Timestamp,
 }
 

@@ -13,15 +13,12 @@ pub struct ServiceCredential {
     pub id: CredentialId,
     /// Which kind it opens.
     pub kind: CredentialKind,
-    /// For people.
     pub name: String,
     /// What an administrator may do; without meaning for a filter.
     pub role: Role,
     /// The one tenant that an administrator is held to.
     pub tenant_id: Option<TenantId>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
     /// When the secret ends by which it was found: a newer one took its place.
     pub secret_expires_at: Option<Timestamp>,

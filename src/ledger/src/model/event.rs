@@ -158,13 +158,10 @@ impl Kind {
 /// One fact, not yet numbered.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// What happened.
     pub kind: Kind,
     /// When the ledger learned of it.
     pub at: Timestamp,
-    /// Who did it.
     pub actor: String,
-    /// Whose.
     pub tenant_id: Option<TenantId>,
     /// How it ended, for decisions.
     pub outcome: Option<Outcome>,
@@ -205,9 +202,7 @@ pub struct SealedRow {
     pub sequence: u64,
     /// When the ledger wrote it.
     pub recorded_at: Timestamp,
-    /// What happened.
     pub kind: String,
-    /// Who did it.
     pub actor: String,
     /// Whose.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,13 +7,10 @@ use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 /// A key at rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Its id.
     pub id: KeyId,
     /// Who pays.
     pub tenant_id: TenantId,
-    /// For people.
     pub name: String,
-    /// Permissions.
     pub scopes: Vec<String>,
     /// Services it is held to.
     pub services: Option<Vec<Grant>>,
@@ -35,9 +32,7 @@ pub struct Key {
     pub version: u64,
     /// How it came to be.
     pub source: KeySource,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
     /// When it last made a decision that was reported.
     pub last_used_at: Option<Timestamp>,
@@ -61,9 +56,7 @@ impl Key {
 pub struct Secret {
     /// SHA-256 of it.
     pub hash: KeyHash,
-    /// Whose.
     pub key_id: KeyId,
-    /// When it was made.
     pub created_at: Timestamp,
     /// When it stops working, once it was rotated away.
     pub expires_at: Option<Timestamp>,
@@ -121,7 +114,6 @@ impl Life {
 /// A key as lists need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The key.
     pub key: Key,
     /// Its tenant is suspended.
     pub tenant_suspended: bool,
@@ -140,7 +132,6 @@ impl Listed {
 /// A parent as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parent {
-    /// The key.
     pub key: Key,
     /// When the secret with which it asked ends.
     pub secret_expires_at: Option<Timestamp>,
@@ -156,7 +147,6 @@ impl Parent {
 /// What was found under a hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The key.
     pub key: Key,
     /// When this one of its secrets ends.
     pub secret_expires_at: Option<Timestamp>,

@@ -5,7 +5,6 @@ use protocol::{InstanceId, KeyId, Timestamp};
 /// Whose share of what.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShareKey {
-    /// Whose limit.
     pub key_id: KeyId,
     /// Which of its limits.
     pub limit_id: u32,

@@ -5,10 +5,8 @@ use protocol::{KeyId, Month, TenantId};
 /// Whose spending, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpendingKey {
-    /// The tenant.
     pub tenant_id: TenantId,
     /// The key, or the tenant as a whole.
     pub key_id: Option<KeyId>,
-    /// The month.
     pub month: Month,
 }

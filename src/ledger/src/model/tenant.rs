@@ -5,13 +5,9 @@ use protocol::{Credits, TenantId, Timestamp};
 /// A tenant at rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
-    /// Its id.
     pub id: TenantId,
-    /// For people.
     pub name: String,
-    /// Its tier.
     pub tier: String,
-    /// When it was made.
     pub created_at: Timestamp,
     /// Since when its keys are refused.
     pub suspended_at: Option<Timestamp>,

@@ -31,13 +31,11 @@ use tracing::{error, info, warn};
 pub struct TakeForce {
     /// Content hash.
     pub version: PolicyVersion,
-    /// The document.
     pub document: String,
     /// Only over this one.
     pub only_over: Option<String>,
     /// Who put it in force.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 

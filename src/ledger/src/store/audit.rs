@@ -69,7 +69,6 @@ pub struct AuditFilter {
     pub to: Option<Timestamp>,
     /// Only rows before this sequence number.
     pub before: Option<u64>,
-    /// At most so many.
     pub limit: u32,
 }
 

@@ -18,13 +18,11 @@ const CREDENTIALS: Table<ServiceCredential> = Table::new("service_credentials", 
 /// Which service credentials to list.
 #[derive(Debug, Clone)]
 pub struct CredentialFilter {
-    /// Of which kind.
     pub kind: CredentialKind,
     /// Only those held to this tenant.
     pub tenant_id: Option<TenantId>,
     /// Only those made after this one.
     pub after: Option<CredentialId>,
-    /// At most so many.
     pub limit: u32,
 }
 

@@ -55,7 +55,6 @@ pub struct KeyFilter {
     pub now: Timestamp,
     /// Only those made after this one.
     pub after: Option<KeyId>,
-    /// At most so many.
     pub limit: u32,
 }
 

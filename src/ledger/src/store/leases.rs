@@ -33,7 +33,6 @@ pub struct LeaseFilter {
     pub state: Option<LeaseState>,
     /// Only those after this one.
     pub after: Option<LeaseId>,
-    /// At most so many.
     pub limit: u32,
 }
 

@@ -69,7 +69,6 @@ pub struct ReservationFilter {
     pub state: Option<ReservationState>,
     /// Only those after this one.
     pub after: Option<ReservationId>,
-    /// At most so many.
     pub limit: u32,
 }
 

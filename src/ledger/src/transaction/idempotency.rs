@@ -30,13 +30,11 @@ impl Idempotency {
 
 /// An operation whose answer is kept, so that asking again gives the same and changes nothing.
 pub struct Once<O: Operation, T> {
-    /// The operation.
     pub operation: O,
     /// Under what the answer is kept, if at all.
     pub idempotency: Option<Idempotency>,
     /// The answer as it is given and kept.
     pub shown: fn(O::Answer, Timestamp) -> T,
-    /// When.
     pub now: Timestamp,
 }
 

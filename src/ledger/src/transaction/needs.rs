@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 pub struct Needs {
     /// Tenants with their accounts.
     pub tenants: BTreeSet<TenantId>,
-    /// Keys.
     pub keys: BTreeSet<KeyId>,
     /// Keys with all their secrets.
     pub secrets_of: BTreeSet<KeyId>,
@@ -28,7 +27,6 @@ pub struct Needs {
     pub policy: bool,
     /// All service credentials; they are few.
     pub service_credentials: bool,
-    /// Agents.
     pub agents: BTreeSet<AgentId>,
     /// What these keys and their tenants spent in these months. For reservations named here or due, what their keys and
     /// tenants spent in the month of their making is loaded too; and for leases, what their tenants spent in theirs.

@@ -34,7 +34,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 pub struct JournalLine {
     /// What moved.
     pub transfer: Transfer,
-    /// Whose.
     pub tenant_id: TenantId,
     /// The reservation it belongs to.
     pub reservation_id: Option<ReservationId>,
@@ -55,11 +54,9 @@ pub const HOUR_MILLIS: u64 = 3_600_000;
 /// The rows of one transaction.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// Tenants.
     pub tenants: Table<TenantId, Tenant>,
     /// What tenants hold.
     pub accounts: Table<TenantId, Accounts>,
-    /// Keys.
     pub keys: Table<KeyId, Key>,
     /// The parents of the keys here and of those whose reservations are here.
     pub parents: BTreeMap<KeyId, KeyId>,
@@ -67,7 +64,6 @@ pub struct Rows {
     pub children: BTreeMap<KeyId, u64>,
     /// Secrets of keys, by hash.
     pub secrets: Table<KeyHash, Secret>,
-    /// Reservations.
     pub reservations: Table<ReservationId, Reservation>,
     /// Reservations that were voided before they were made, and when.
     pub reservations_given_up: Table<ReservationId, Timestamp>,
@@ -93,7 +89,6 @@ pub struct Rows {
     pub policies: Vec<(PolicyVersion, String, Timestamp)>,
     /// Credentials of administrators and filters.
     pub service_credentials: Table<KeyHash, ServiceCredential>,
-    /// Agents.
     pub agents: Table<AgentId, Agent>,
     /// What was spent in a month.
     pub spending: Table<SpendingKey, Credits>,
