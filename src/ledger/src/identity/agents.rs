@@ -1,4 +1,4 @@
-//! Agents: the registered callers of a tenant. A key may belong to one of its own tenant's.
+//! Agents: the registered callers of a tenant. A key may belong to an agent of its tenant.
 
 use crate::model::event::{Event, Kind};
 use crate::transaction::idempotency::Idempotency;
