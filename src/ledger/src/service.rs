@@ -142,7 +142,7 @@ impl Error {
         let Error::Database(Database::Postgres(server), OpenError::Failed(cause)) = self else {
             return false;
         };
-        cause.may_pass(server.hosts().len())
+        cause.is_temporary(server.hosts().len())
     }
 }
 
@@ -250,7 +250,7 @@ fn open(
     connections: u16,
 ) -> Result<(Store, Option<Lock>), Error> {
     let lock = keep_others_away(database)?;
-    let store = Store::sized(database, metrics, connections);
+    let store = Store::with_connections(database, metrics, connections);
     store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
 }
 

@@ -16,8 +16,8 @@ pub fn check(database: &Database, trusted: Trusted<'_>) -> Result<Vec<String>, O
         schema::Version::Empty => return Err(OpenError::NotInitialised),
     }
     // Of one moment: rows may be written, sealed or removed meanwhile.
-    let broken = connection.survey(|snapshot| {
-        let mut broken = laws::broken_now(snapshot)?;
+    let broken = connection.long_snapshot(|snapshot| {
+        let mut broken = laws::broken_in_transaction(snapshot)?;
         match backup::check_audit(snapshot, trusted) {
             Ok(()) => {}
             Err(backup::BackupError::Open(OpenError::Failed(cause))) => return Err(cause),

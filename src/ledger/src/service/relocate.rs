@@ -7,7 +7,7 @@ use crate::service::backup::{self, BackupError, Trusted};
 use crate::service::{self, keep_others_away};
 use crate::store::database::Database;
 use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
-use crate::store::{OpenError, connect, holds_every_text, laws, schema};
+use crate::store::{OpenError, check_encoding, connect, laws, schema};
 use sha2::{Digest, Sha256};
 
 /// Rows in one statement.
@@ -77,7 +77,7 @@ pub fn relocate(
     let source = connect(from).map_err(|cause| Error::Open(from.clone(), cause))?;
     let target = Connection::open(to, Purpose::Write);
     let target = target.map_err(|cause| Error::Open(to.clone(), OpenError::Failed(cause)))?;
-    holds_every_text(&target).map_err(|cause| Error::Open(to.clone(), cause))?;
+    check_encoding(&target).map_err(|cause| Error::Open(to.clone(), cause))?;
     let version = schema::version(&target).map_err(|cause| Error::NothingMoved(cause.into()))?;
     if version != schema::Version::Empty {
         return Err(Error::NotEmpty(to.clone()));
@@ -137,7 +137,7 @@ fn compare(
         moved.tables.push((table.name, ours.0));
     }
     progress("verifying money and audit trail");
-    target.survey(|target| verify(target, trusted))?.map(|()| moved)
+    target.long_snapshot(|target| verify(target, trusted))?.map(|()| moved)
 }
 
 /// Do the rows keep the laws of money and audit. In a transaction.
@@ -147,7 +147,7 @@ fn verify(connection: &Connection, trusted: Trusted<'_>) -> sql::Result<Result<(
         Err(BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
         Err(fault) => return Ok(Err(Fault::Chain(fault.into()))),
     }
-    let broken = laws::broken_now(connection)?;
+    let broken = laws::broken_in_transaction(connection)?;
     Ok(if broken.is_empty() { Ok(()) } else { Err(Fault::Unlawful(broken)) })
 }
 
@@ -240,7 +240,7 @@ impl Table {
         })?;
         put(&mut rows)?;
         match self.columns.iter().find(|(name, _)| self.order.as_slice() == std::slice::from_ref(name)) {
-            Some((column, Kind::Integer)) => target.count_on(&self.name, column),
+            Some((column, Kind::Integer)) => target.continue_sequence(&self.name, column),
             _ => Ok(()),
         }
     }
@@ -269,7 +269,7 @@ impl Table {
             }
             Ok(())
         };
-        connection.survey(|snapshot| snapshot.scan(&self.name, &self.select(), &mut add))?;
+        connection.long_snapshot(|snapshot| snapshot.scan(&self.name, &self.select(), &mut add))?;
         Ok((count, digest.finalize().into()))
     }
 }

@@ -1,9 +1,9 @@
-//! The laws of money and audit, asked of the rows themselves. The book upholds them; here it is looked at afterwards,
-//! when a ledger was moved to another database, or by a test that tried to break them.
+//! The invariants ("laws") of money and audit, as queries on the rows. The operations uphold them; these queries check them
+//! after a ledger was moved, for `agentrelay check`, and in tests.
 
 use super::sql::{Connection, Result};
 
-/// A law and a question that finds what breaks it: no row, if it holds.
+/// Each law with a query for a row that breaks it.
 const LAWS: [(&str, &str); 6] = [
     (
         "a tenant's granted credits are those available, pending and posted, and none is below zero",
@@ -61,17 +61,17 @@ const LAWS: [(&str, &str); 6] = [
     ),
 ];
 
-/// The laws that do not hold, each with the first row that breaks it. Reads every row.
+/// The broken laws, each with the first row that breaks it. Reads every row.
 pub fn broken(connection: &Connection) -> Result<Vec<String>> {
-    connection.survey(broken_now)
+    connection.long_snapshot(broken_in_transaction)
 }
 
-/// The same in a transaction that is there already.
-pub fn broken_now(connection: &Connection) -> Result<Vec<String>> {
+/// The same in an open transaction.
+pub fn broken_in_transaction(connection: &Connection) -> Result<Vec<String>> {
     let mut broken = Vec::new();
     for (law, question) in LAWS {
         if let Some(row) = connection.first(question, &[], |row| row.get::<String>(0))? {
-            broken.push(format!("{law}: not so for {row}"));
+            broken.push(format!("{law}: {row} breaks this"));
         }
     }
     Ok(broken)

@@ -1,4 +1,4 @@
-//! Leases of credits, and those that were given up before they were opened.
+//! Leases of credits, and ids of leases that were closed before they were opened.
 
 use super::Store;
 use super::row::{Conditions, Table, columns};
@@ -36,7 +36,7 @@ pub struct LeaseFilter {
     pub limit: u32,
 }
 
-/// Loads leases, and whose they are. The keys are there.
+/// Loads leases, and collects their tenants. Keys must be loaded before.
 pub(super) fn load(
     connection: &Connection,
     needs: &Needs,
@@ -80,7 +80,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
 }
 
 impl Store {
-    /// Leases, in the order of their ids.
+    /// Leases, by id.
     pub async fn leases(&self, filter: LeaseFilter) -> std::result::Result<Vec<Lease>, Unavailable> {
         let list = move |connection: &Connection| {
             let after = filter.after.as_ref().map_or("", LeaseId::as_str);
