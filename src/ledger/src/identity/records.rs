@@ -42,7 +42,7 @@ fn limit_to_parent(mut record: KeyRecord, key: Key) -> KeyRecord {
     record
 }
 
-/// The grants that intersect have, with the earlier expiry.
+/// The grants that both have, with the earlier expiry.
 pub fn intersect(child: Option<Vec<Grant>>, parent: Option<Vec<Grant>>) -> Option<Vec<Grant>> {
     let (child, parent) = match (child, parent) {
         (None, one) | (one, None) => return one,
@@ -80,11 +80,7 @@ mod tests {
             (grants(&[("a", Some(3))]), grants(&[("a", Some(5))]), grants(&[("a", Some(3))])),
             (grants(&[("a", None)]), grants(&[]), grants(&[])),
         ] {
-            assert_eq!(
-                intersect(child.clone(), parent.clone()),
-                expected,
-                "{child:?} limit_to_parent {parent:?}"
-            );
+            assert_eq!(intersect(child.clone(), parent.clone()), expected, "{child:?} within {parent:?}");
         }
     }
 }

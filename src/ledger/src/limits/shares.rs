@@ -1,6 +1,6 @@
 //! Shares of global limits: the permits that each Envoy may admit. They sum to at most the limit.
 //!
-//! The recorded share is never less than what the Envoy may admit or has admitted left the window. An Envoy lowers its
+//! The recorded share is never less than what the Envoy may admit or has admitted within the window. An Envoy lowers its
 //! share before it reports so, so a lower number frees permits at once; a higher one is recorded before it is answered.
 //! A share that is not renewed ends for the Envoy first. The ledger frees it when all that the Envoy admitted has left the
 //! window.

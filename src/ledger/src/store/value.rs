@@ -86,7 +86,7 @@ macro_rules! json {
             fn from_column(column: Param<'_>) -> Read<Self> {
                 match column {
                     Param::Text(text) => serde_json::from_str(&text).map_err(InvalidColumn::because),
-                    _ => Err(InvalidColumn::because("it is no text")),
+                    _ => Err(InvalidColumn::because("it is not text")),
                 }
             }
         }

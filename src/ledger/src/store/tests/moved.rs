@@ -86,7 +86,7 @@ fn a_move_that_fails_after_its_commit_says_that_the_rows_are_there_and_not_verif
         });
         failed.unwrap_err().to_string()
     };
-    let before = failed("looking at the source", "CREATE TABLE feed ()");
+    let before = failed("verifying the source", "CREATE TABLE feed ()");
     assert!(before.starts_with("nothing was moved: "), "{before}");
     for sabotage in ["DROP TABLE feed", "UPDATE feed SET base = 1"] {
         let after = failed("verifying feed", sabotage);
