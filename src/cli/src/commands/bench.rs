@@ -1,4 +1,4 @@
-//! `agentrelay bench`: how fast this machine is.
+//! `agentrelay bench`: benchmarks of the ledger.
 
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
@@ -6,7 +6,7 @@ use ledger::bench::{Kind, Latency, Options, Report};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measure how fast it is here
+/// Benchmark the ledger on this machine
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay bench ledger
@@ -24,7 +24,7 @@ enum What {
     /// for each call, in turns, on fresh databases, all with fsync. PostgreSQL is a server of its own, made from the
     /// installed binaries and removed afterwards.
     Ledger {
-        /// On which database
+        /// The database
         #[arg(long, value_enum, default_value = "both")]
         store: Which,
         /// How often each contestant takes its turn
@@ -56,7 +56,6 @@ enum Which {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let What::Ledger { store, rounds, turn_ms, callers, tenants, directory, json } = self.what;
         let kinds: &[Kind] = match store {
