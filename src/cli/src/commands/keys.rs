@@ -28,7 +28,7 @@ use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
   agentrelay keys revoke key_... --reason 'left the team'
 
 Separate scopes and limits with commas. Repeat --service, --tool and --resource for each grant: NAME, or NAME@TIME with an
-expiry. A name that itself ends like @TIME is as_text NAME@never.")]
+expiry. A name that itself ends like @TIME is written NAME@never.")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,

@@ -4,7 +4,7 @@ use protocol::admin::Patch;
 use protocol::key::{Concurrency, Grant, Limit};
 use protocol::{AgentId, Credits, InvalidId, Timestamp};
 
-/// `NAME`, or `NAME@TIME` with an expiry. A name that ends like `@TIME` is as_text `NAME@never`.
+/// `NAME`, or `NAME@TIME` with an expiry. A name that ends like `@TIME` is written `NAME@never`.
 pub fn grant(text: &str) -> Result<Grant, String> {
     let (name, expires_at) = match text.rsplit_once('@').map(|(name, behind)| (name, behind, end(behind))) {
         Some((name, _, Ok(end))) => (name, end.apply(None)),

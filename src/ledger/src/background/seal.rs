@@ -40,7 +40,7 @@ pub(crate) async fn seal_at(
     }
 }
 
-/// Seals until the ledger is_stopping, and then the remaining rows.
+/// Seals until the ledger stops, and then the remaining rows.
 pub async fn run(store: Arc<Store>, signer: Arc<Signer>, mut stopping: watch::Receiver<bool>) {
     let mut ticks = interval(SEAL_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
