@@ -263,7 +263,7 @@ fn prepare(database: &Database, tenants: u32) -> Result<Vec<Payer>, Error> {
 async fn payer(store: &Store) -> Result<Payer, Error> {
     let now = moment::now();
     let tenant = Tenant {
-        id: moment::fresh_id("ten_", TenantId::parse)?,
+        id: moment::new_id("ten_", TenantId::parse)?,
         name: "bench".to_owned(),
         tier: "pro".to_owned(),
         created_at: now,
@@ -274,13 +274,13 @@ async fn payer(store: &Store) -> Result<Payer, Error> {
     let credits = Credits::new(GRANTED).unwrap_or(Credits::MAX);
     let tenant = tenants::Create {
         tenant,
-        credits: Some((credits, moment::fresh_id("trf_", TransferId::parse)?)),
+        credits: Some((credits, moment::new_id("trf_", TransferId::parse)?)),
         actor: "bench".to_owned(),
         idempotency: None,
         now,
     };
     let tenant_id = store.run(tenant).await?.id;
-    let key_id = moment::fresh_id("key_", KeyId::parse)?;
+    let key_id = moment::new_id("key_", KeyId::parse)?;
     let key = Key {
         id: key_id.clone(),
         tenant_id: tenant_id.clone(),
@@ -352,7 +352,7 @@ async fn call(store: Arc<Store>, key_id: KeyId, began: Instant, turn: Duration) 
     let policy_version = PolicyVersion::parse(ceiling::POLICY_VERSION)?;
     let mut waits = Waits::default();
     loop {
-        let id = moment::fresh_id("", ReservationId::parse)?;
+        let id = moment::new_id("", ReservationId::parse)?;
         let asked = Instant::now();
         let request = ReserveRequest {
             reservation_id: id.clone(),
@@ -368,7 +368,7 @@ async fn call(store: Arc<Store>, key_id: KeyId, began: Instant, turn: Duration) 
         waits.reserve.push(asked.elapsed());
         let asked = Instant::now();
         let batch = Batch {
-            batch_id: moment::fresh_id("", BatchId::parse)?,
+            batch_id: moment::new_id("", BatchId::parse)?,
             envoy: "bench".to_owned(),
             settlements: vec![Settlement { reservation_id: id, action: Action::Post { credits } }],
             decisions: Vec::new(),

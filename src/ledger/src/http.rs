@@ -148,8 +148,8 @@ async fn document(State(service): State<Arc<Service>>) -> Response {
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
     // Without an answer the last one stands: the other figures matter most when the database fails.
-    if let Ok(lent) = service.store.lent().await {
-        service.metrics.lent(lent);
+    if let Ok(totals) = service.store.open_lease_totals().await {
+        service.metrics.set_open_leases(totals);
     }
     match service.metrics.text(service.store.queue_depth()) {
         Ok(text) => ([(header::CONTENT_TYPE, Metrics::MEDIA_TYPE)], text).into_response(),

@@ -206,7 +206,7 @@ impl Metrics {
     }
 
     /// Sets how many leases are open, and the credits that they hold.
-    pub fn lent(&self, (leases, credits): (u64, u64)) {
+    pub fn set_open_leases(&self, (leases, credits): (u64, u64)) {
         self.leases_open.set(i64::try_from(leases).unwrap_or(i64::MAX));
         self.lease_credits_out.set(i64::try_from(credits).unwrap_or(i64::MAX));
     }

@@ -14,12 +14,12 @@ pub fn now() -> Timestamp {
 }
 
 /// A new id: a prefix and a UUIDv7, so that later ids are greater.
-pub fn fresh_id<Id>(prefix: &str, parse: fn(&str) -> Result<Id, InvalidId>) -> Result<Id, InvalidId> {
-    parse(&fresh_name(prefix))
+pub fn new_id<Id>(prefix: &str, parse: fn(&str) -> Result<Id, InvalidId>) -> Result<Id, InvalidId> {
+    parse(&new_name(prefix))
 }
 
 /// The same as text.
-pub fn fresh_name(prefix: &str) -> String {
+pub fn new_name(prefix: &str) -> String {
     format!("{prefix}{}", Uuid::now_v7().simple())
 }
 
@@ -28,13 +28,13 @@ pub fn fresh_name(prefix: &str) -> String {
 pub struct NoRandomness;
 
 /// A new secret of this kind, from a generator that the operating system seeds for it.
-pub fn fresh_secret(kind: Kind) -> Result<String, NoRandomness> {
+pub fn new_secret(kind: Kind) -> Result<String, NoRandomness> {
     let mut random = StdRng::try_from_os_rng().map_err(|_| NoRandomness)?;
     Ok(mint(kind, || random.random()))
 }
 
 /// 32 random bytes.
-pub fn fresh_seed() -> Result<[u8; 32], NoRandomness> {
+pub fn new_seed() -> Result<[u8; 32], NoRandomness> {
     let mut random = StdRng::try_from_os_rng().map_err(|_| NoRandomness)?;
     Ok(random.random())
 }

@@ -21,7 +21,7 @@ const FORGET_EVERY_MILLIS: u64 = 600_000;
 /// The operation that rotates session secrets if it is time.
 pub fn rotation(policy: &InForce) -> Result<Rotate, NoRandomness> {
     let key_stale_seconds = policy.policy.key_stale_seconds;
-    Ok(Rotate { seed: moment::fresh_seed()?, key_stale_seconds, now: moment::now() })
+    Ok(Rotate { seed: moment::new_seed()?, key_stale_seconds, now: moment::now() })
 }
 
 /// Runs until the ledger stops.

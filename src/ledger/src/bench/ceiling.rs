@@ -199,7 +199,7 @@ impl<'p> Ceiling<'p> {
 
 impl<'p> Call<'p> {
     fn new(payer: &'p Payer) -> Call<'p> {
-        let id = moment::fresh_name("");
+        let id = moment::new_name("");
         let reserved = format!(
             r#"{{"credits":{CREDITS},"expires_at":"{}","policy_version":"{POLICY_VERSION}","reservation_id":"{id}","service":"{SERVICE}","tool":"{TOOL}"}}"#,
             moment::now(),

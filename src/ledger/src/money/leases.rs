@@ -36,7 +36,7 @@ const EXPIRE_MAX: u32 = 1000;
 pub struct AnswerRound {
     pub round: Round,
     /// Tenants with calls that wait for returned credits; they get no new lease.
-    pub starved: BTreeSet<TenantId>,
+    pub waiting_tenants: BTreeSet<TenantId>,
     /// The id of the filter's credential.
     pub actor: String,
     pub now: Timestamp,
@@ -77,7 +77,7 @@ impl Operation for AnswerRound {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<RoundDone, Refusal> {
-        let AnswerRound { round, starved, actor, now } = self;
+        let AnswerRound { round, waiting_tenants, actor, now } = self;
         let answer = RoundAnswer {
             lease_ttl_ms: TTL_MILLIS,
             share_ttl_ms: shares::TTL_MILLIS,
@@ -92,7 +92,7 @@ impl Operation for AnswerRound {
         }
         for ask in round.asks {
             let lease_id = ask.lease_id.clone();
-            let has_waiting_calls = starved.contains(&ask.tenant_id);
+            let has_waiting_calls = waiting_tenants.contains(&ask.tenant_id);
             let credits = open(rows, ask, (&round.instance, &round.envoy), has_waiting_calls, &actor, now);
             done.answer.leases.push(Grant { lease_id, credits });
         }

@@ -103,12 +103,12 @@ fn has_credentials(database: &Database) -> bool {
 
 /// A new secret, and the row for it.
 fn owner(kind: CredentialKind, name: String) -> Result<(String, ServiceCredential), Error> {
-    let secret = moment::fresh_secret(kind.secret_kind()).map_err(|_| Error::NoRandomness)?;
+    let secret = moment::new_secret(kind.secret_kind()).map_err(|_| Error::NoRandomness)?;
     let prefix = match kind {
         CredentialKind::Admin => "adm_",
         CredentialKind::Filter => "flt_",
     };
-    let id = moment::fresh_id(prefix, CredentialId::parse).map_err(|_| Error::NoRandomness)?;
+    let id = moment::new_id(prefix, CredentialId::parse).map_err(|_| Error::NoRandomness)?;
     let hash = KeyHash::of(secret.as_bytes());
     let credential = ServiceCredential::new(hash, id, kind, name, Role::Owner, None, moment::now());
     Ok((secret, credential))

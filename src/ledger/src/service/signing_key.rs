@@ -14,8 +14,8 @@ pub fn signer(path: &Path) -> io::Result<Signer> {
         read => return read,
     }
     // Linked into place, so that two ledgers that start at once use the same key.
-    let unfinished = path.with_added_extension(moment::fresh_name("new-"));
-    let seed = moment::fresh_seed().map_err(|_| io::Error::other("there is no randomness"))?;
+    let unfinished = path.with_added_extension(moment::new_name("new-"));
+    let seed = moment::new_seed().map_err(|_| io::Error::other("there is no randomness"))?;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -94,13 +94,13 @@ impl Store {
     }
 
     /// How many leases are open, and the credits that they hold.
-    pub async fn lent(&self) -> std::result::Result<(u64, u64), Unavailable> {
+    pub async fn open_lease_totals(&self) -> std::result::Result<(u64, u64), Unavailable> {
         let select = "SELECT count(*), CAST(coalesce(sum(granted - spent), 0) AS BIGINT) FROM leases \
                       WHERE state = 'open'";
-        let lent = move |connection: &Connection| {
-            let lent = connection.first(select, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(lent.unwrap_or_default())
+        let totals = move |connection: &Connection| {
+            let totals = connection.first(select, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(totals.unwrap_or_default())
         };
-        self.operators.read(lent).await
+        self.operators.read(totals).await
     }
 }
