@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-/// How long a stop waits for requests under way.
+/// How long a stop waits for running requests.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The configuration of a ledger.

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 #[command(after_help = "Example:
   agentrelay backup --database sqlite:/var/lib/agentrelay/ledger.db --to /backup/2026-11-22.db
 
-The key that signs the audit trail is in a file of its own (sqlite:PATH has it at PATH.audit-key): keep it apart from the
-backups. For PostgreSQL use pg_dump.")]
+The key that signs the audit trail is in its own file (PATH.audit-key for sqlite:PATH): store it apart from the backups. For
+PostgreSQL use pg_dump.")]
 pub struct Backup {
     #[command(flatten)]
     at: database::Argument,

@@ -119,17 +119,17 @@ impl Envoy {
         self.process.id()
     }
 
-    /// Both outputs of Envoy: its own log and the access log.
+    /// The log of Envoy's stdout and stderr: its own log and the access log.
     pub fn log(&self) -> &Path {
         self.process.log()
     }
 
-    /// An error if it ended by itself.
+    /// An error if it ended unexpectedly.
     pub fn check(&mut self) -> Result<(), Error> {
         self.process.check()
     }
 
-    /// Ends it in order, after the filter has told the ledger of all calls that have ended.
+    /// Stops it after the filter has reported all ended calls to the ledger.
     pub async fn stop(self) {
         let started = Instant::now();
         while started.elapsed() < REPORT_GRACE && self.stat(QUEUE_DEPTH).await.is_some_and(|depth| depth > 0)
@@ -139,7 +139,7 @@ impl Envoy {
         self.process.stop(STOP_GRACE).await;
     }
 
-    /// One counter or gauge, `None` if Envoy doesn't know it or doesn't answer.
+    /// A counter or gauge; `None` if it does not exist or Envoy does not answer.
     pub async fn stat(&self, name: &str) -> Option<u64> {
         stat(&super::http_client().ok()?, self.admin, name).await.ok().flatten()
     }
@@ -152,7 +152,7 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Where the gate and the admin interface listen, once it is live and has a policy; else what is missing.
+/// The addresses of the gate and the admin interface once Envoy is live and has a policy; otherwise what is missing.
 async fn probe(
     http: &reqwest::Client,
     address_file: &Path,
@@ -161,12 +161,12 @@ async fn probe(
     let admin: SocketAddr = fs::read_to_string(address_file)
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .ok_or("its admin interface does not listen yet")?;
+        .ok_or("its admin interface is not listening yet")?;
     if ask(http, admin, "/ready").await?.trim() != "LIVE" {
         return Err("it is still starting".into());
     }
     let gateway = gate_address(&ask(http, admin, "/listeners?format=json").await?)
-        .ok_or("the gate does not listen yet")?;
+        .ok_or("the gate is not listening yet")?;
     if stat(http, admin, POLICY_LOADED).await?.unwrap_or(0) <= u64::from(workers) {
         return Err("the filter has no policy from the ledger yet".into());
     }

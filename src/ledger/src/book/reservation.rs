@@ -26,7 +26,7 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     pub request: Request,
-    /// When it was made.
+    /// When it was created.
     pub reserved_at: Timestamp,
     /// When it may expire.
     pub expires_at: Timestamp,
