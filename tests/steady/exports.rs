@@ -50,7 +50,7 @@ async fn broken(admin: &client::Client, fail: impl AsyncFnOnce()) {
             Err(why) => break why.to_string(),
         }
     };
-    assert!(why.contains("is not whole, ask again") && why.contains("it broke off"), "{why}");
+    assert!(why.contains("is incomplete, ask again") && why.contains("it broke off"), "{why}");
 }
 
 #[test]
@@ -92,13 +92,13 @@ fn an_export_whose_rows_can_not_be_read_any_more_breaks_off_for_every_reader() {
             let arguments = [&["audit", "export"], to.as_slice()].concat();
             let output = harness::ledger::operator(&url, &ledger.served.credentials.admin_key, &arguments);
             assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-            assert!(said(&output).contains("is not whole, ask again"), "{}", said(&output));
+            assert!(said(&output).contains("is incomplete, ask again"), "{}", said(&output));
             assert!(!partial.exists());
         }
         let verified =
             harness::ledger::operator(&url, &ledger.served.credentials.admin_key, &["audit", "verify"]);
         assert!(
-            !verified.status.success() && said(&verified).contains("is not whole"),
+            !verified.status.success() && said(&verified).contains("is incomplete"),
             "{}",
             said(&verified)
         );

@@ -1,4 +1,4 @@
-//! The command line as a whole. Each command's own arguments and work are in its module.
+//! The command line. Each command's arguments and code are in its module.
 
 mod admin_keys;
 mod agents;
@@ -32,7 +32,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
   agentrelay usage --group-by tool
 
-The operator's commands ask the ledger at AGENTRELAY_LEDGER with the key in AGENTRELAY_ADMIN_KEY.")]
+Commands for operators call the ledger at AGENTRELAY_LEDGER with the key in AGENTRELAY_ADMIN_KEY.")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -59,9 +59,9 @@ enum Command {
 }
 
 impl Cli {
-    /// Reads the command line. On a wrong one, or for help, it says so and ends the process.
+    /// Reads the command line. Prints help or an error and exits if needed.
     pub fn read() -> Cli {
-        let mut program = examples::spread(Cli::command());
+        let mut program = examples::distribute(Cli::command());
         let matches = program.clone().get_matches();
         Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())
     }

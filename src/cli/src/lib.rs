@@ -1,5 +1,5 @@
-//! What the `agentrelay` binary is made of. [`stack`] is also what the integration tests start, so that `agentrelay up`
-//! and the tests run the same processes from the same configuration.
+//! Parts of the `agentrelay` binary. The integration tests use [`stack`] too, so that `agentrelay up` and the tests run the
+//! same processes with the same configuration.
 
 pub mod signals;
 pub mod stack;

@@ -1,6 +1,6 @@
-//! The `agentrelay` binary: reads the command line, runs one command, reports how it went.
+//! The `agentrelay` binary: reads the command line and runs one command.
 //!
-//! Results go to stdout, everything else to stderr. The exit status is 0 only if the command did what it says.
+//! Results go to stdout, everything else to stderr. The exit status is 0 only if the command succeeded.
 
 mod commands;
 mod output;
@@ -23,10 +23,10 @@ fn main() -> ExitCode {
 fn failed(error: &anyhow::Error) -> ExitCode {
     let is_closed_pipe = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
     if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_closed_pipe) {
-        // Whoever read the output, such as `head`, has enough.
+        // The reader of the output, such as `head`, has closed it.
         return ExitCode::SUCCESS;
     }
-    // Some errors tell their cause themselves: nothing is said twice.
+    // Some errors include their cause; don't print it twice.
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -37,8 +37,8 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     output::note(&text);
     if let Some(key) = error.downcast_ref().and_then(client::Error::idempotency_key) {
         output::note(&format!(
-            "It may have been done all the same: run the command again with --idempotency-key {key}, \
-             and it is done once."
+            "The change may have been made: run the command again with --idempotency-key {key}, so that it is made only \
+             once."
         ));
     }
     ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! How results look: JSON for machines, aligned columns for people. Notes and progress go to stderr.
+//! Output: results to stdout, as JSON or aligned columns; notes and progress to stderr.
 
 use client::Tagged;
 use serde::Serialize;
@@ -21,12 +21,12 @@ pub fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
     Ok(line(&serde_json::to_string(value)?)?)
 }
 
-/// Tells people something that is no result. A closed stderr is no reason to stop.
+/// Prints a note that is not a result. A closed stderr is ignored.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Tells people who watch how far long work is, on one line of the terminal that [`done`] clears.
+/// Shows progress on one line of a terminal, which [`done`] clears.
 pub fn progress(text: &str) {
     let mut stderr = io::stderr().lock();
     if stderr.is_terminal() {
@@ -40,7 +40,7 @@ pub fn done() {
     progress("");
 }
 
-/// Prints one line for people, in which nothing is hidden.
+/// Prints one line, with invisible characters made visible.
 pub fn shown(text: &str) -> io::Result<()> {
     line(&protocol::text::shown(text))
 }
@@ -48,7 +48,7 @@ pub fn shown(text: &str) -> io::Result<()> {
 /// Prints a heading and rows in columns as wide as their widest cell.
 pub fn table<const COLUMNS: usize>(heading: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> io::Result<()> {
     let heading = heading.map(|title| title.to_uppercase());
-    // Earlier releases took names that turn the rest of a line round.
+    // Earlier releases accepted names with characters that change the direction of the rest of the line.
     let rows: Vec<[String; COLUMNS]> =
         rows.iter().map(|row| row.each_ref().map(|cell| protocol::text::shown(cell))).collect();
     let mut widths = [0_usize; COLUMNS];
@@ -76,7 +76,7 @@ pub fn fields(pairs: &[(&str, String)]) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints a thing with the version that `--if-match` takes.
+/// Prints a resource with the version that `--if-match` takes.
 pub fn versioned<T: Serialize>(
     tagged: &Tagged<T>,
     described: fn(&T) -> Vec<(&'static str, String)>,
@@ -97,35 +97,35 @@ pub fn versioned<T: Serialize>(
     Ok(fields(&pairs)?)
 }
 
-/// Whether a secret can be printed at all, asked before one is made. A standard output that was closed is `/dev/null`
-/// by the time that a Rust program begins.
-pub fn takes_secrets() -> anyhow::Result<()> {
+/// Fails if a secret can't be printed; to be called before one is created. Rust opens `/dev/null` for a closed standard
+/// output.
+pub fn check_can_print_secrets() -> anyhow::Result<()> {
     let stdout = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?).metadata()?;
     let nowhere = std::fs::metadata("/dev/null")?;
     if stdout.file_type().is_char_device() && stdout.rdev() == nowhere.rdev() {
         anyhow::bail!(
-            "a secret is shown this once, and standard output is closed or /dev/null; send it where you can read it"
+            "the secret is shown only once, and standard output is closed or /dev/null; redirect it to where you can read it"
         );
     }
     Ok(())
 }
 
-/// Prints what was made with its secret. Where that fails, says what to do about a secret that nobody has.
+/// Prints what was created with its secret. If that fails, says how to get rid of the unknown secret.
 pub fn made(print: impl FnOnce() -> anyhow::Result<()>, undo: &str) -> anyhow::Result<()> {
-    // As words alone: elsewhere a closed pipe is no error.
+    // The cause as text, not as a source: `main` ignores errors with a closed pipe among their sources.
     print().map_err(|cause| {
-        anyhow::anyhow!("the secret was made and can't be written out ({cause}), so nobody has it. {undo}")
+        anyhow::anyhow!("the secret was created but can't be written out ({cause}), so nobody has it. {undo}")
     })
 }
 
-/// Prints a secret that was just made, and that it is shown this once.
+/// Prints a new secret, with a note that it is shown only once.
 pub fn secret(secret: String) -> io::Result<()> {
     fields(&[("secret", secret)])?;
     note("Keep the secret now: it is stored nowhere and can't be shown again.");
     Ok(())
 }
 
-/// A value that may be absent, as people read it.
+/// The value, or a dash.
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }

@@ -1,9 +1,9 @@
-//! The signals that a running command obeys.
+//! The signals that a running command handles.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGINT, SIGTERM and SIGHUP, from the moment this is made.
+/// SIGINT, SIGTERM and SIGHUP.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -11,17 +11,17 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Signals that come from now on are not lost and no longer end the process by themselves.
+    /// From now on signals are received here, and no longer end the process.
     pub fn listen() -> io::Result<Signals> {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            // The terminal was closed. Children have groups of their own and would stay.
+            // A closed terminal. Children are in their own process groups and would keep running.
             hang_up: signal(SignalKind::hangup())?,
         })
     }
 
-    /// The name of the next one.
+    /// The name of the next signal.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",

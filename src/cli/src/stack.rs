@@ -1,8 +1,8 @@
 //! The local stack: a ledger and Envoys with the filter, as child processes of this one.
 //!
-//! Owns finding, configuring, starting, watching and stopping them. Every process has its own group and its own log
-//! file in the state directory, takes port 0 unless told otherwise, and is gone when its value is dropped. Decides
-//! nothing about requests; `envoy/envoy.yaml` is the configuration, and [`bootstrap`] changes only addresses in it.
+//! Finds, configures, starts, watches and stops them. Every process has its own process group, its own log file in the
+//! state directory and by default a free port, and is killed when its value is dropped. The configuration is
+//! `envoy/envoy.yaml`, in which [`bootstrap`] changes only addresses.
 
 pub mod bootstrap;
 
@@ -25,11 +25,11 @@ pub use ledger::{Ledger, LedgerOptions};
 pub use local::{Pids, Ready, Stack, StackOptions};
 pub use upstream::Upstream;
 
-/// For looking whether a part is ready, past any proxy of the environment.
+/// An HTTP client for readiness checks, without the environment's proxies.
 fn http_client() -> Result<reqwest::Client, Error> {
     client::http()
         .no_proxy()
         .timeout(Duration::from_secs(2))
         .build()
-        .map_err(|error| Error::Setup(format!("no HTTP client can be made: {error}")))
+        .map_err(|error| Error::Setup(format!("can't create an HTTP client: {error}")))
 }

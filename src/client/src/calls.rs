@@ -15,7 +15,7 @@ use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
 
-/// Which keys to list; an empty one lists all.
+/// Which keys to list; the default lists all.
 #[derive(Debug, Clone, Default)]
 pub struct KeyQuery {
     /// Keys of this tenant only.
@@ -24,7 +24,7 @@ pub struct KeyQuery {
     pub agent_id: Option<AgentId>,
     /// Keys in this state only.
     pub state: Option<KeyState>,
-    /// Keys that came to be this way only.
+    /// Keys created this way only.
     pub source: Option<KeySource>,
 }
 
@@ -61,9 +61,9 @@ impl UsageGroup {
 pub struct UsageQuery {
     /// One row for each combination of these that occurred.
     pub group_by: Vec<UsageGroup>,
-    /// Not before this, the begin of an hour in UTC.
+    /// From this time on, a full hour in UTC.
     pub from: Option<Timestamp>,
-    /// Before this, the begin of an hour in UTC.
+    /// Before this time, a full hour in UTC.
     pub to: Option<Timestamp>,
     /// Of this tenant only.
     pub tenant_id: Option<TenantId>,
@@ -77,24 +77,24 @@ pub struct UsageQuery {
     pub outcome: Option<Outcome>,
 }
 
-/// Which audit rows to list; an empty one lists all.
+/// Which audit rows to list; the default lists all.
 #[derive(Debug, Clone, Default)]
 pub struct AuditQuery {
     /// Rows of this tenant only.
     pub tenant_id: Option<TenantId>,
     /// Decisions with this outcome only.
     pub outcome: Option<Outcome>,
-    /// Facts of this kind only, such as `key_created`.
+    /// Events of this kind only, such as `key_created`.
     pub kind: Option<String>,
-    /// What this one did only.
+    /// Events of this actor only.
     pub actor: Option<String>,
-    /// Not before this.
+    /// From this time on.
     pub from: Option<Timestamp>,
-    /// Before this.
+    /// Before this time.
     pub to: Option<Timestamp>,
 }
 
-/// A filter of a query: those that are given, as text.
+/// The query parameters that are set.
 fn given<const COUNT: usize>(all: [(&str, Option<String>); COUNT]) -> Vec<(&str, String)> {
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
@@ -103,13 +103,13 @@ fn text<T: ToString>(value: &Option<T>) -> Option<String> {
     value.as_ref().map(ToString::to_string)
 }
 
-/// The name on the wire of a value that is written as a bare word.
+/// The wire name of an enum value.
 fn word<T: Serialize>(value: &Option<T>) -> Option<String> {
     serde_json::to_value(value.as_ref()?).ok()?.as_str().map(str::to_owned)
 }
 
 impl Client {
-    /// Makes a tenant.
+    /// Creates a tenant.
     pub async fn create_tenant(&self, tenant: &CreateTenant) -> Result<Tenant, Error> {
         self.post("/v1/tenants", tenant).await
     }
@@ -124,17 +124,17 @@ impl Client {
         self.get(&format!("/v1/tenants/{id}"), &[]).await
     }
 
-    /// What a tenant holds.
+    /// A tenant's balance.
     pub async fn balance(&self, id: &TenantId) -> Result<Balance, Error> {
         self.get(&format!("/v1/tenants/{id}/balance"), &[]).await
     }
 
-    /// Adds to a tenant's credits.
+    /// Grants credits to a tenant.
     pub async fn grant_credits(&self, id: &TenantId, grant: &GrantCredits) -> Result<CreditsGranted, Error> {
         self.post(&format!("/v1/tenants/{id}/credits"), grant).await
     }
 
-    /// Makes a key. Its secret is in this answer and nowhere else.
+    /// Creates a key. Only this answer has its secret.
     pub async fn create_key(&self, key: &CreateKey) -> Result<KeyWithSecret, Error> {
         self.post("/v1/keys", key).await
     }
@@ -155,12 +155,12 @@ impl Client {
         self.get(&format!("/v1/keys/{id}"), &[]).await
     }
 
-    /// Gives a key a new secret, shown only here; the old one works on for the grace.
+    /// Gives a key a new secret, which only this answer has. The old one works for the grace period.
     pub async fn rotate_key(&self, id: &KeyId, rotation: &RotateKey) -> Result<KeyWithSecret, Error> {
         self.post(&format!("/v1/keys/{id}/rotate"), rotation).await
     }
 
-    /// Withdraws a key for good.
+    /// Revokes a key, finally.
     pub async fn revoke_key(&self, id: &KeyId, revocation: &RevokeKey) -> Result<Key, Error> {
         self.post(&format!("/v1/keys/{id}/revoke"), revocation).await
     }
@@ -198,7 +198,7 @@ impl Client {
         self.get("/v1/audit", &with_cursor(filter, cursor)).await
     }
 
-    /// Changes a tenant's name, tier or budget; with an ETag only if that is still its own.
+    /// Changes a tenant's name, tier or budget; with an ETag only if it still matches.
     pub async fn update_tenant(
         &self,
         id: &TenantId,
@@ -208,17 +208,17 @@ impl Client {
         self.change(Method::PATCH, &format!("/v1/tenants/{id}"), update, if_match).await
     }
 
-    /// Refuses a tenant's keys from now on.
+    /// Suspends a tenant: its keys are refused.
     pub async fn suspend_tenant(&self, id: &TenantId, because: &Because) -> Result<Tenant, Error> {
         self.post(&format!("/v1/tenants/{id}/suspend"), because).await
     }
 
-    /// Accepts a tenant's keys again.
+    /// Resumes a tenant: its keys are accepted again.
     pub async fn resume_tenant(&self, id: &TenantId, because: &Because) -> Result<Tenant, Error> {
         self.post(&format!("/v1/tenants/{id}/resume"), because).await
     }
 
-    /// Undoes what was charged or granted.
+    /// Refunds a charge or withdraws a grant.
     pub async fn correct_credits(
         &self,
         id: &TenantId,
@@ -227,12 +227,12 @@ impl Client {
         self.post(&format!("/v1/tenants/{id}/corrections"), correction).await
     }
 
-    /// What a tenant may spend and has spent this month.
+    /// A tenant's budget and spending of this month.
     pub async fn tenant_budget(&self, id: &TenantId) -> Result<Budget, Error> {
         self.get(&format!("/v1/tenants/{id}/budget"), &[]).await
     }
 
-    /// What a key may spend and has spent this month.
+    /// A key's budget and spending of this month.
     pub async fn key_budget(&self, id: &KeyId) -> Result<Budget, Error> {
         self.get(&format!("/v1/keys/{id}/budget"), &[]).await
     }
@@ -247,7 +247,7 @@ impl Client {
         self.tagged(&format!("/v1/keys/{id}")).await
     }
 
-    /// Changes what a key may do; with an ETag only if that is still its own.
+    /// Changes what a key may do; with an ETag only if it still matches.
     pub async fn update_key(
         &self,
         id: &KeyId,
@@ -257,7 +257,7 @@ impl Client {
         self.change(Method::PATCH, &format!("/v1/keys/{id}"), update, if_match).await
     }
 
-    /// Ends a key now.
+    /// Expires a key now.
     pub async fn expire_key(&self, id: &KeyId, because: &Because) -> Result<Key, Error> {
         self.post(&format!("/v1/keys/{id}/expire"), because).await
     }
@@ -294,7 +294,7 @@ impl Client {
         self.get("/v1/leases", &with_cursor(filter, cursor)).await
     }
 
-    /// One page of reservations whose time ended without an account of them.
+    /// One page of expired reservations.
     pub async fn reservations(
         &self,
         tenant_id: Option<&TenantId>,
@@ -306,7 +306,7 @@ impl Client {
         self.get("/v1/reservations", &with_cursor(filter, cursor)).await
     }
 
-    /// Makes an administrator's key. Its secret is in this answer and nowhere else.
+    /// Creates an administrator's key. Only this answer has its secret.
     pub async fn create_admin_key(&self, key: &CreateAdminKey) -> Result<AdminKeyWithSecret, Error> {
         self.post("/v1/admin-keys", key).await
     }
@@ -321,12 +321,12 @@ impl Client {
         self.get("/v1/admin-keys", &with_cursor(filter, cursor)).await
     }
 
-    /// Withdraws an administrator's key for good.
+    /// Revokes an administrator's key, finally.
     pub async fn revoke_admin_key(&self, id: &CredentialId, because: &Because) -> Result<AdminKey, Error> {
         self.post(&format!("/v1/admin-keys/{id}/revoke"), because).await
     }
 
-    /// Makes a filter's key. Its secret is in this answer and nowhere else.
+    /// Creates a filter's key. Only this answer has its secret.
     pub async fn create_filter_key(&self, key: &CreateFilterKey) -> Result<FilterKeyWithSecret, Error> {
         self.post("/v1/filter-keys", key).await
     }
@@ -336,7 +336,7 @@ impl Client {
         self.get("/v1/filter-keys", &with_cursor(Vec::new(), cursor)).await
     }
 
-    /// Gives a filter's key a new secret, which is in this answer and nowhere else.
+    /// Gives a filter's key a new secret, which only this answer has.
     pub async fn rotate_filter_key(
         &self,
         id: &CredentialId,
@@ -345,7 +345,7 @@ impl Client {
         self.post(&format!("/v1/filter-keys/{id}/rotate"), rotate).await
     }
 
-    /// Withdraws a filter's key for good.
+    /// Revokes a filter's key, finally.
     pub async fn revoke_filter_key(&self, id: &CredentialId, because: &Because) -> Result<FilterKey, Error> {
         self.post(&format!("/v1/filter-keys/{id}/revoke"), because).await
     }
@@ -355,12 +355,12 @@ impl Client {
         self.get("/v1/audit/key", &[]).await
     }
 
-    /// How far the audit trail is sealed.
+    /// The status of the audit trail.
     pub async fn audit_status(&self) -> Result<AuditStatus, Error> {
         self.get("/v1/audit/status", &[]).await
     }
 
-    /// The audit trail as lines of JSON, all of it or what was sealed on one day in UTC.
+    /// The audit trail as lines of JSON: the whole trail, or the rows sealed on one day (UTC).
     pub async fn export_audit(&self, day: Option<&str>) -> Result<Export, Error> {
         self.stream("/v1/audit/export", &given([("day", day.map(str::to_owned))])).await
     }
@@ -380,7 +380,7 @@ impl Client {
         self.get("/v1/policy/shadow-report", &with_cursor(filter, cursor)).await
     }
 
-    /// Puts another policy in force, YAML or JSON; with a version only over that one.
+    /// Puts a policy in force, YAML or JSON; with a version only if that one is in force.
     pub async fn replace_policy(
         &self,
         text: String,
@@ -389,7 +389,7 @@ impl Client {
         self.send_text(Method::PUT, "/v1/policy", text, if_match).await
     }
 
-    /// The same also where tenants or keys use what it no longer has.
+    /// The same, even if tenants or keys use names that it no longer has.
     pub async fn force_policy(
         &self,
         text: String,
@@ -398,7 +398,7 @@ impl Client {
         self.send_text(Method::PUT, "/v1/policy?force=true", text, if_match).await
     }
 
-    /// What a policy would take from tenants and keys; changes nothing.
+    /// Names that tenants and keys use and a policy would drop. Changes nothing.
     pub async fn check_policy(&self, text: String) -> Result<PolicyChecked, Error> {
         self.send_text(Method::POST, "/v1/policy/check", text, None).await
     }

@@ -1,59 +1,58 @@
-//! What can go wrong with a call, by what the caller can do about it.
+//! Why a call failed, by what the caller can do.
 
 use protocol::problem::Problem;
 
-/// A call to the ledger that brought no result.
+/// A failed call to the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The ledger's address or the credential can't be used at all: correct it.
+    /// The ledger's address or the credential is invalid: correct it.
     #[error("{0}")]
     Configuration(String),
     /// 401 or 403: use another admin credential.
     #[error("{}", describe(.0))]
     Credential(Box<Problem>),
-    /// 404: it does not exist, or not for this credential.
+    /// 404: it does not exist, or this credential may not see it.
     #[error("{}", describe(.0))]
     NotFound(Box<Problem>),
-    /// Any other 4xx: correct the request, the problem says where.
+    /// Any other 4xx: correct the request as the problem says.
     #[error("{}", describe(.0))]
     Refused(Box<Problem>),
-    /// The ledger could not be reached or said 503, also after retries: try later. A change may or may not have
-    /// been made.
+    /// The ledger could not be reached or answered 503, also after retries: try later. A change may have been made.
     #[error("the ledger at {ledger} does not answer: {cause}")]
     Unavailable {
-        /// Where it was sought.
+        /// The ledger's base URL.
         ledger: String,
-        /// What the last try met.
+        /// The error of the last try.
         cause: String,
-        /// Of a POST: under which `Idempotency-Key` it can be repeated without being made twice.
+        /// Of a POST: the `Idempotency-Key` with which it can be repeated safely.
         idempotency_key: Option<String>,
     },
-    /// Something answered, but not as this version of the ledger would: check the address and the versions.
+    /// The answer is not one of this version of the ledger: check the address and the versions.
     #[error("the answer of {ledger} to {call} is not one of an AgentRelay ledger: {cause}")]
     Unexpected {
-        /// Who answered.
+        /// The ledger's base URL.
         ledger: String,
         /// Method and path.
         call: String,
-        /// What was odd about it.
+        /// What is wrong with the answer.
         cause: String,
-        /// As of [`Error::Unavailable`]: what is odd about an answer does not tell whether the change was made.
+        /// As in [`Error::Unavailable`]: the change may have been made.
         idempotency_key: Option<String>,
     },
-    /// An answer broke off, or its lines do not go with its closing record: ask again.
-    #[error("the answer of {ledger} to {call} is not whole, ask again: {cause}")]
+    /// An answer broke off, or contradicts its closing record: retry.
+    #[error("the answer of {ledger} to {call} is incomplete, ask again: {cause}")]
     Incomplete {
-        /// Who answered.
+        /// The ledger's base URL.
         ledger: String,
         /// Method and path.
         call: String,
-        /// How that was found.
+        /// What is wrong with the answer.
         cause: String,
     },
 }
 
 impl Error {
-    /// The problem that the ledger sent, if it sent one.
+    /// The problem document of the ledger, if it sent one.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Error::Credential(problem) | Error::NotFound(problem) | Error::Refused(problem) => Some(problem),
@@ -64,8 +63,8 @@ impl Error {
         }
     }
 
-    /// Where a change may or may not have been made: the `Idempotency-Key` that it was asked for under. Under the same
-    /// one, [`Client::repeating`](crate::Client::repeating), it is made once.
+    /// If a change may have been made: its `Idempotency-Key`. Repeated with the same key, see
+    /// [`Client::repeating`](crate::Client::repeating), the change is made only once.
     pub fn idempotency_key(&self) -> Option<&str> {
         match self {
             Error::Unavailable { idempotency_key, .. } | Error::Unexpected { idempotency_key, .. } => {
@@ -75,7 +74,7 @@ impl Error {
         }
     }
 
-    pub(crate) fn under(mut self, key: String) -> Error {
+    pub(crate) fn with_idempotency_key(mut self, key: String) -> Error {
         if let Error::Unavailable { idempotency_key, .. } | Error::Unexpected { idempotency_key, .. } =
             &mut self
         {
@@ -102,7 +101,7 @@ fn describe(problem: &Problem) -> String {
     }
 }
 
-/// The error with all its sources: reqwest's own text alone does not say "connection refused".
+/// The error with its sources: reqwest's own text does not say "connection refused".
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! An answer of any length, read as it comes and checked against its closing record.
+//! A streamed answer of any length, checked against its closing record.
 
 use crate::Error;
 use crate::error::causes;
@@ -7,10 +7,10 @@ use protocol::lines::{END, Tally};
 use reqwest::Response;
 use serde::Deserialize;
 
-/// No line of an answer is longer.
+/// The longest line of an answer.
 const LINE_BYTES_MAX: usize = 64 << 20;
 
-/// An answer of any length. It is whole when [`Export::piece`] has returned nothing; until then it may be a part.
+/// An answer of any length. It is complete only after [`Export::piece`] returned `None`.
 pub struct Export {
     answer: Response,
     ledger: String,
@@ -23,7 +23,7 @@ impl Export {
         Export { answer, ledger, call, lines: Checked::default() }
     }
 
-    /// The next whole lines with their line feeds; nothing after the last, where all have come.
+    /// The next complete lines with their line feeds; `None` after the last, if the answer is complete.
     pub async fn piece(&mut self) -> Result<Option<Vec<u8>>, Error> {
         loop {
             let piece =
@@ -33,9 +33,9 @@ impl Export {
             let Some(piece) = piece else {
                 return self.lines.finish().map(|()| None).map_err(|cause| self.faulty(cause));
             };
-            let whole = self.lines.add(&piece).map_err(|cause| self.faulty(cause))?;
-            if !whole.is_empty() {
-                return Ok(Some(whole));
+            let complete = self.lines.add(&piece).map_err(|cause| self.faulty(cause))?;
+            if !complete.is_empty() {
+                return Ok(Some(complete));
             }
         }
     }
@@ -51,7 +51,7 @@ struct Closing {
     sha256: Option<Digest>,
 }
 
-/// Lines, and whether their closing record goes with them.
+/// Collects lines, and compares them with the closing record.
 #[derive(Default)]
 struct Checked {
     begun: Vec<u8>,
@@ -60,20 +60,20 @@ struct Checked {
 }
 
 impl Checked {
-    /// Takes what comes next, and returns the lines that it completes.
+    /// Adds the next bytes, and returns the lines that they complete.
     fn add(&mut self, piece: &[u8]) -> Result<Vec<u8>, &'static str> {
-        // What came before has no line feed.
+        // The bytes before have no line feed.
         let last = piece.iter().rposition(|byte| *byte == b'\n');
         let end = last.map_or(0, |at| self.begun.len().saturating_add(at).saturating_add(1));
         self.begun.extend_from_slice(piece);
         let begun = self.begun.split_off(end);
-        let whole = std::mem::replace(&mut self.begun, begun);
+        let complete = std::mem::replace(&mut self.begun, begun);
         if self.begun.len() > LINE_BYTES_MAX {
-            return Err("a line of it is longer than any");
+            return Err("it has a line that is too long");
         }
-        for line in whole.split_inclusive(|byte| *byte == b'\n') {
+        for line in complete.split_inclusive(|byte| *byte == b'\n') {
             if self.is_closed {
-                return Err("it goes on after its closing record");
+                return Err("it continues after its closing record");
             }
             if line.starts_with(END) {
                 self.close(line)?;
@@ -81,7 +81,7 @@ impl Checked {
                 self.tally.add(line);
             }
         }
-        Ok(whole)
+        Ok(complete)
     }
 
     fn close(&mut self, line: &[u8]) -> Result<(), &'static str> {
@@ -90,11 +90,13 @@ impl Checked {
         let (lines, sha256) = self.tally.closing();
         self.is_closed = true;
         match closing {
-            Closing { lines: Some(told), sha256: Some(hash) } if told == lines && hash == sha256 => Ok(()),
-            Closing { lines: Some(_), sha256: Some(_) } => {
-                Err("lines are missing or were changed: they do not go with its closing record")
+            Closing { lines: Some(claimed), sha256: Some(hash) } if claimed == lines && hash == sha256 => {
+                Ok(())
             }
-            _ => Err("its closing record has no count: the ledger is of an older release than this program"),
+            Closing { lines: Some(_), sha256: Some(_) } => {
+                Err("lines are missing or were changed: they contradict its closing record")
+            }
+            _ => Err("its closing record has no count: the ledger is an older release than this program"),
         }
     }
 
@@ -127,12 +129,12 @@ mod tests {
         lines.iter().for_each(|line| tally.add(line.as_bytes()));
         let (count, sha256) = tally.closing();
         lines.push(format!("{{\"type\":\"end\",\"lines\":{count},\"sha256\":\"{sha256}\"}}\n"));
-        let whole = lines.concat().into_bytes();
+        let complete = lines.concat().into_bytes();
         for piece_bytes in [1, 7, 1000] {
-            assert_eq!(read(&whole, piece_bytes).as_deref(), Ok(whole.as_slice()));
+            assert_eq!(read(&complete, piece_bytes).as_deref(), Ok(complete.as_slice()));
         }
-        for cut in 0..whole.len() {
-            assert!(read(&whole[..cut], 5).is_err(), "cut at {cut}");
+        for cut in 0..complete.len() {
+            assert!(read(&complete[..cut], 5).is_err(), "cut at {cut}");
         }
         for (at, _) in lines.iter().enumerate() {
             let mut fewer = lines.clone();

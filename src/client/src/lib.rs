@@ -1,7 +1,7 @@
 //! The Rust SDK of the ledger's admin API: one typed call per endpoint, bounded retries, idempotency keys.
 //!
-//! It decides nothing and holds no state but a connection pool and the admin credential. The bodies are those of
-//! [`protocol::admin`]; agents' calls through the gate are ordinary MCP or HTTP and need no SDK.
+//! Its only state is a connection pool and the admin credential. The bodies are those of [`protocol::admin`]. Agents' calls
+//! through the gate are ordinary MCP or HTTP and need no SDK.
 //!
 //! ```
 //! # use axum::{Router, routing::get};

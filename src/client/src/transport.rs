@@ -1,4 +1,4 @@
-//! One call over HTTP: credential, time limit, retries, and the reading of problems.
+//! One call over HTTP: credential, timeout, retries, problem documents.
 
 use crate::error::causes;
 use crate::{Error, Export, tls};
@@ -11,15 +11,15 @@ use serde::de::DeserializeOwned;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Tries of one call, the first included.
+/// Most tries of one call, including the first.
 const TRIES_MAX: u32 = 4;
-/// Pause after the first failed try; it doubles from try to try.
+/// The pause after the first failed try; it doubles with each try.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// Longest that one try may take.
+/// The timeout of one try.
 const TRY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest that an answer of any length may take.
+/// The timeout of a streamed answer.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Carries the id under which the ledger recognises a repeated POST.
+/// The header that makes a repeated POST idempotent.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// A connection to one ledger as one administrator. Clones share the connection pool.
@@ -37,8 +37,8 @@ impl Client {
         Client::trusting(ledger, admin_key, None)
     }
 
-    /// The same, for a ledger by TLS whose certificate one of these authorities signed, in PEM. Without any, `https`
-    /// trusts those of the web.
+    /// The same, for a ledger with TLS whose certificate was signed by one of these root certificates, in PEM. `None` trusts
+    /// the system's.
     pub fn trusting(ledger: &str, admin_key: &str, authorities: Option<&[u8]>) -> Result<Client, Error> {
         let base = Url::parse(ledger)
             .ok()
@@ -47,24 +47,24 @@ impl Client {
                 Error::Configuration(format!("{ledger:?} is not a URL such as http://127.0.0.1:7420"))
             })?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {admin_key}"))
-            .map_err(|_| Error::Configuration("the admin key holds characters that no key has".into()))?;
+            .map_err(|_| Error::Configuration("the admin key has characters that no key has".into()))?;
         authorization.set_sensitive(true);
-        // The ledger is asked directly: a proxy of the environment is meant for other hosts.
+        // Without the environment's proxies, which are for other hosts.
         let http = tls::trusting(authorities)?
             .no_proxy()
             .timeout(TRY_TIMEOUT)
             .build()
-            .map_err(|error| Error::Configuration(format!("no HTTP client can be made: {error}")))?;
+            .map_err(|error| Error::Configuration(format!("can't create an HTTP client: {error}")))?;
         Ok(Client { http, base, authorization, repeating: None })
     }
 
-    /// The same, whose POSTs go under this `Idempotency-Key` and not each under a fresh one: for the one change that
-    /// an earlier process may have made. It has 1 to 255 visible ASCII characters.
+    /// The same client with this `Idempotency-Key` for its POSTs, instead of a new one for each: to repeat a change that an
+    /// earlier process may have made. 1 to 255 visible ASCII characters.
     pub fn repeating(&self, idempotency_key: String) -> Client {
         Client { repeating: Some(idempotency_key), ..self.clone() }
     }
 
-    /// True if `admin_key` has an admin credential's shape, which tells a wrong paste from a revoked key.
+    /// True if `admin_key` has the form of an admin credential, to detect a wrong paste.
     pub fn is_admin_key(admin_key: &str) -> bool {
         api_key::is_well_formed(Kind::Admin, admin_key.as_bytes())
     }
@@ -91,11 +91,11 @@ impl Client {
         body: &Body,
     ) -> Result<Answer, Error> {
         let (call, request) = self.request(Method::POST, path, &[])?;
-        // One id for all tries: the ledger makes the change once however often it hears of it.
+        // One key for all tries, so that the ledger makes the change only once.
         let key = self.repeating.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
         let request = request.json(body).header(IDEMPOTENCY_KEY, &key);
         let answer = async { self.read(self.send(request, &call).await?, &call).await };
-        answer.await.map_err(|error| error.under(key))
+        answer.await.map_err(|error| error.with_idempotency_key(key))
     }
 
     pub(crate) async fn change<Body: Serialize, Answer: DeserializeOwned>(
@@ -130,7 +130,7 @@ impl Client {
         if answer.status().is_success() {
             return Ok(Export::new(answer, self.base.to_string(), call));
         }
-        // What is no success is a problem, so this never returns a value.
+        // An answer without success is a problem, so `read` always returns an error here.
         self.read::<()>(answer, &call).await.and(Err(self.unexpected(&call, "it is empty".into())))
     }
 
@@ -148,11 +148,11 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder, call: &str) -> Result<Response, Error> {
         let request = request.build().map_err(|error| self.unexpected(call, causes(&error)))?;
-        self.persist(&request, call).await
+        self.send_with_retries(&request, call).await
     }
 
     /// Sends until there is an answer other than 503, at most [`TRIES_MAX`] times.
-    async fn persist(&self, request: &reqwest::Request, call: &str) -> Result<Response, Error> {
+    async fn send_with_retries(&self, request: &reqwest::Request, call: &str) -> Result<Response, Error> {
         let mut backoff = BACKOFF_FIRST;
         let mut attempt: u32 = 1;
         loop {
@@ -200,12 +200,12 @@ impl Client {
     }
 }
 
-/// A thing with its ETag, for a change that must not undo another.
+/// A resource with its ETag, for changes with `If-Match`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tagged<T> {
-    /// For the `if_match` of a change.
+    /// The value for `if_match` of a change.
     pub etag: Option<String>,
-    /// The thing.
+    /// The resource.
     pub value: T,
 }
 

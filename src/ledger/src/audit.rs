@@ -1,4 +1,4 @@
-//! The audit trail: its chain of checkpoints, exports and their verification, sealing, removal by age.
+//! The audit trail: the chain of checkpoints, exports and their verification, sealing, retention.
 
 pub mod chain;
 pub mod export;

@@ -1,4 +1,4 @@
-//! The loops that run beside the API until the ledger stops.
+//! The loops that run until the ledger stops.
 
 pub mod expire;
 pub mod follow_policy;

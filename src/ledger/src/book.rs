@@ -1,30 +1,29 @@
 //! The rules of money: double entry in whole credits. Pure: no IO, no database, no clock (time is an argument).
 //!
-//! Each tenant has three accounts, `available`, `pending` and `posted`; the issuer stands for all of the outside.
-//! Every movement is a [`Transfer`] from one account to another, made once and never changed. Two laws hold after
-//! every command, whatever was asked and however often:
+//! Each tenant has three accounts, `available`, `pending` and `posted`. The issuer is the source of all credits.
+//! Every movement is a [`Transfer`] from one account to another, immutable. Two invariants hold after every command:
 //!
 //! - `granted = available + pending + posted`, where `granted` is what the issuer gave;
-//! - no account is ever below zero.
+//! - no account is below zero.
 //!
-//! A reservation moves `Pending -> Posted | Voided | Expired` and is the idempotency id of every step on it. The same
-//! step again gives the same answer and moves nothing; another step on an ended reservation is refused.
+//! A reservation moves `Pending -> Posted | Voided | Expired`. Its id makes every step idempotent: the same step again
+//! gives the same answer and moves nothing; another step on an ended reservation is refused.
 //!
-//! A reservation whose time is over stays pending until the expire command finds it. What happens to it before that
-//! is on time. One that is found **expired** is posted as a whole: nobody has told how its call ended, so it may have
-//! been served, and until somebody does it is *unaccounted*. A settlement that is delivered after that is a
-//! **correction**: new transfers that bring what was charged to what was asked. What was charged too much goes back;
-//! an overrun is taken from what is available. One correction is taken, as one settlement is.
+//! A reservation stays pending until the expire command finds that its time is over; a settlement before that is on time.
+//! An **expired** reservation is posted as a whole: nobody reported how its call ended, so it may have been served. Until
+//! somebody reports it, it is *unaccounted*. A later settlement is a **correction**: new transfers change the charge to
+//! what the call cost. Excess is returned; an overrun is taken from `available`. Only one correction is applied.
 //!
-//! What an administrator has given back stays given back: no later account takes it again, and none gives it back twice
-//! as far as it is known for which reservation it was. What could not be charged is the shortfall, and never a debt.
+//! A refund by an administrator is final: a later correction neither charges it again nor, if the refund named the
+//! reservation, returns it twice. What could not be charged is the shortfall, never a debt.
 //!
-//! Earlier releases gave back what had expired. Such a reservation is **lapsed**; what it is asked for later is charged
-//! from what is available, as it was then.
+//! Earlier releases voided expired reservations. Such a reservation is **lapsed**; a late settlement is charged from
+//! `available`.
 //!
-//! A [`lease`] is credits in one Envoy's hands, which accounts for them afterwards.
-//! A reservation may allow an **overrun**: a call that cost more than was set aside, up to a stated cap, takes the rest
-//! from `available` as far as there is any. Above the cap a charge is refused as a whole, and the reservation stays.
+//! A reservation may allow an **overrun**: a call that cost more than was reserved, up to a cap, takes the rest from
+//! `available` as far as possible. A charge above the cap is refused, and the reservation stays.
+//!
+//! A [`lease`] holds credits that one Envoy spends and reports afterwards.
 
 mod accounts;
 pub mod lease;
@@ -38,68 +37,59 @@ pub use reservation::{Request, Reservation, State};
 use protocol::admin::Direction;
 use protocol::{Credits, Timestamp};
 
-/// Why a command moved nothing.
+/// Why a command was refused. It moved nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The tenant would hold more than [`Credits::MAX`].
     #[error("the tenant would hold more than {} credits", Credits::MAX)]
     GrantTooLarge,
-    /// A grant or a reservation of nothing.
+    /// The amount is zero.
     #[error("the amount of credits must be at least 1")]
     NothingToMove,
-    /// The tenant has less than was asked for.
+    /// The tenant has too few credits.
     #[error("the tenant has {available} credits available")]
-    QuotaExceeded {
-        /// What it has.
-        available: Credits,
-    },
-    /// The id was used before, for something else.
+    QuotaExceeded { available: Credits },
+    /// The id was used before, for another request.
     #[error("the reservation id was already used for something else")]
     DifferentRequest,
-    /// More than was set aside and may be charged beyond that.
+    /// The charge exceeds the reservation and its overrun.
     #[error("at most {most} credits can be charged for this reservation")]
     AboveReservation {
         /// The most that can be charged.
         most: Credits,
     },
-    /// More than there is to give back or to take back.
+    /// The correction exceeds what can be refunded or withdrawn.
     #[error("at most {most} credits can be corrected that way")]
     AboveCorrectable {
-        /// What there is.
+        /// The most that can be corrected.
         most: Credits,
     },
     /// The reservation has ended in another way.
     #[error("the reservation is already {}", state.name())]
-    Ended {
-        /// How.
-        state: State,
-    },
-    /// More was spent from a lease than it held.
+    Ended { state: State },
+    /// The statement exceeds the lease.
     #[error("the lease held only {granted} credits")]
-    AboveLease {
-        /// What it held.
-        granted: Credits,
-    },
-    /// More was spent from a lease after its last account.
+    AboveLease { granted: Credits },
+    /// The lease is closed, and the statement says that more was spent.
     #[error("the lease was closed before this was spent")]
     LeaseEnded,
-    /// The rows do not add up: someone changed them outside of this program.
+    /// The accounts do not add up: another program changed the rows.
     #[error("the tenant's accounts do not add up")]
     OutOfBalance,
 }
 
-/// What a step on a reservation did.
+/// The result of a step on a reservation or lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// It moved credits.
     Moved(Vec<Transfer>),
     /// It ended the reservation or extended its time, and moved no credits.
     Changed,
-    /// It was known already.
+    /// It was applied before.
     Repeated,
 }
 
-/// Gives a tenant credits.
+/// Grants credits to a tenant.
 pub fn grant(accounts: &mut Accounts, credits: Credits, now: Timestamp) -> Result<Transfer, Refusal> {
     if credits.is_zero() {
         return Err(Refusal::NothingToMove);
@@ -110,7 +100,7 @@ pub fn grant(accounts: &mut Accounts, credits: Credits, now: Timestamp) -> Resul
     accounts.transfer(TransferKind::Grant, credits, now)
 }
 
-/// Undoes what was charged or granted, by a new transfer. Never makes an account negative.
+/// Refunds a charge or withdraws a grant, by a new transfer. Never makes an account negative.
 pub fn correct(
     accounts: &mut Accounts,
     direction: Direction,
@@ -130,8 +120,8 @@ pub fn correct(
     accounts.transfer(kind, credits, now)
 }
 
-/// The same for one reservation: gives back some of what is charged for it.
-pub fn give_back(
+/// Refunds some of what is charged for a reservation.
+pub fn refund_reservation(
     accounts: &mut Accounts,
     reservation: &mut Reservation,
     credits: Credits,
@@ -153,7 +143,7 @@ pub fn give_back(
     Ok(transfer)
 }
 
-/// Sets credits aside. `known` is the reservation of this id, if there is one; then the answer is that one, unchanged.
+/// Reserves credits. If `known`, the reservation with this id, exists, it is the answer, unchanged.
 pub fn reserve(
     accounts: &mut Accounts,
     known: Option<&Reservation>,
@@ -181,7 +171,7 @@ pub fn reserve(
     Ok((reservation, Step::Moved(vec![transfer])))
 }
 
-/// Charges `credits`; what was reserved beyond that goes back. After expiry this is a correction, see the module.
+/// Charges `credits` and returns the rest. After expiry this is a correction, see the module.
 pub fn post(
     accounts: &mut Accounts,
     reservation: &mut Reservation,
@@ -220,7 +210,7 @@ pub fn post(
     }
 }
 
-/// Brings what was charged for want of an account to what the account says.
+/// Changes an expired reservation's charge to what the call cost.
 fn settle_late(
     accounts: &mut Accounts,
     reservation: &mut Reservation,
@@ -228,13 +218,13 @@ fn settle_late(
     now: Timestamp,
 ) -> Result<Step, Refusal> {
     let charged = reservation.state.charged();
-    // What was charged and is not any more an administrator gave back: it is not taken again.
+    // Compared with the reserved credits, not with the charge: what an administrator refunded is not charged again.
     let settled = match reservation.state {
         State::Lapsed => Credits::ZERO,
         _ => reservation.request.credits,
     };
     let more = asked.checked_sub(settled).unwrap_or_default().min(accounts.available());
-    // The same, where it is not known for which reservation that was: then there is less to undo.
+    // A refund that named no reservation may have left less in `posted` than this reservation was charged.
     let less = charged.checked_sub(asked).unwrap_or_default().min(accounts.balance().posted);
     let mut after = *accounts;
     let mut transfers = Vec::with_capacity(1);
@@ -247,7 +237,7 @@ fn settle_late(
     Ok(if transfers.is_empty() { Step::Changed } else { Step::Moved(transfers) })
 }
 
-/// Gives everything back. After expiry this is a correction, see the module.
+/// Returns all reserved credits. After expiry this is a correction, see the module.
 pub fn void(accounts: &mut Accounts, reservation: &mut Reservation, now: Timestamp) -> Result<Step, Refusal> {
     match reservation.state {
         State::Pending => {
@@ -263,7 +253,7 @@ pub fn void(accounts: &mut Accounts, reservation: &mut Reservation, now: Timesta
     }
 }
 
-/// Keeps a reservation pending for `ttl_seconds` from now. Never shortens its time, so that late deliveries do no harm.
+/// Keeps a reservation pending for `ttl_seconds` from now. Never shortens its time, so that late deliveries are harmless.
 pub fn renew(reservation: &mut Reservation, ttl_seconds: u32, now: Timestamp) -> Result<Step, Refusal> {
     match reservation.state {
         State::Pending => {
@@ -280,7 +270,7 @@ pub fn renew(reservation: &mut Reservation, ttl_seconds: u32, now: Timestamp) ->
     }
 }
 
-/// Charges everything if the reservation is still pending and its time is over; otherwise does nothing.
+/// Charges the reservation if it is pending and its time is over; otherwise does nothing.
 pub fn expire(
     accounts: &mut Accounts,
     reservation: &mut Reservation,

@@ -1,7 +1,7 @@
-//! What filters report: settlements and decisions, one batch in one transaction.
+//! Reports of filters: settlements and decisions, one batch in one transaction.
 //!
-//! A batch may arrive twice, or in part twice: settlements are idempotent by reservation, decisions by their id, and
-//! counts and lost decisions by the batch's id, so a batch needs no memory of its own.
+//! A batch, or a part of it, may arrive twice. Settlements are idempotent by reservation, decisions by their id, counts and
+//! dropped decisions by the batch's id, so batches themselves are not stored.
 
 use crate::model::event::{ANONYMOUS, Event, Kind};
 use crate::money::budgets;
@@ -14,30 +14,28 @@ use serde::Serialize;
 use serde_json::json;
 use std::sync::Arc;
 
-/// No batch tells of more lost decisions: what it tells beyond this is counted as this. The audit trail has what was told.
+/// Most dropped decisions that one batch adds to the metric. The audit trail has the reported number.
 const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
 
-/// Writes one batch.
+/// Applies one batch.
 #[derive(Clone)]
 pub struct Deliver {
-    /// The batch.
     pub report: Arc<Report>,
-    /// The filter's credential.
+    /// The id of the filter's credential.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
-/// What became of a batch.
+/// The result of [`Deliver`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
-    /// For the filter.
+    /// The answer to the filter.
     pub answer: ReportAnswer,
-    /// Settlements that were refused, for the log: to repeat them would not help, so the filter need not know.
+    /// Refused settlements, for the log. Repeating them would not help, so the filter is not told.
     pub refused: Vec<(ReservationId, Settled)>,
 }
 
-/// What the trail says of a count.
+/// The audit detail of a count.
 #[derive(Serialize)]
 struct Counts<'r> {
     envoy: &'r str,
@@ -46,7 +44,7 @@ struct Counts<'r> {
 }
 
 impl Deliver {
-    /// Two that together say the same, if there is more than one thing in it.
+    /// Splits the batch in two; `None` if it has a single item.
     pub fn halves(&self) -> Option<[Deliver; 2]> {
         let mut one = Report::clone(&self.report);
         let other = Report { settlements: Vec::new(), decisions: Vec::new(), ..one.clone() };
@@ -55,7 +53,7 @@ impl Deliver {
         match (one.settlements.len(), one.decisions.len()) {
             (0, 0) => return None,
             (settlements, decisions) if counts || (settlements > 0 && decisions > 0) => {
-                // Counts stay together: each is known by its place among them.
+                // Counts stay together: a count's id is its place among them.
                 if counts {
                     other.settlements = std::mem::take(&mut one.settlements);
                 }
@@ -135,12 +133,12 @@ fn dropped_id(report: &Report) -> Option<EventId> {
     EventId::parse(report.batch_id.as_str()).ok()
 }
 
-/// Who is told of one count twice knows it by its place in its batch.
+/// A count has no id of its own: its place in the batch makes it idempotent.
 fn counted_id(report: &Report, place: usize) -> Option<EventId> {
     EventId::parse(&format!("{}-{place}", report.batch_id)).ok()
 }
 
-/// The month in which a call began. A clock ahead of the ledger's can't spend next month's budget.
+/// The month in which a call began, at most the current one: an Envoy's fast clock can't spend next month's budget.
 fn month(decision: &Decision, now: Timestamp) -> Month {
     decision.at.min(now).month()
 }
@@ -157,7 +155,7 @@ fn record(rows: &mut Rows, decision: &Decision, now: Timestamp) -> bool {
     }
     rows.count(decision, now);
     if let Some(id) = &decision.key_id {
-        // An exact reservation is in the key's sum since it was made; of a lease only its decisions name the key.
+        // A reservation was added to the key's sum when it was created. Only decisions say which key spent from a lease.
         if decision.lease_id.is_some()
             && let Some(tenant_id) = rows.keys.get(id).map(|key| key.tenant_id.clone())
         {

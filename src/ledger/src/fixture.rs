@@ -212,7 +212,7 @@ impl Bench {
         let mut settlement = json!({"reservation_id": id});
         settlement.as_object_mut().unwrap().extend(action.as_object().unwrap().clone());
         let body =
-            json!({"batch_id": crate::moment::fresh_name(""), "envoy": "e1", "settlements": [settlement]});
+            json!({"batch_id": crate::moment::new_name(""), "envoy": "e1", "settlements": [settlement]});
         self.post("/filter/v1/report", body, StatusCode::OK).await
     }
 

@@ -151,8 +151,8 @@ async fn openapi(State(service): State<Arc<Service>>) -> Response {
 
 async fn metrics(State(service): State<Arc<Service>>) -> Response {
     // If the database does not answer, this figure keeps its last value. The other figures matter most at such a time.
-    if let Ok(lent) = service.store.lent().await {
-        service.metrics.lent(lent);
+    if let Ok(totals) = service.store.open_lease_totals().await {
+        service.metrics.set_open_leases(totals);
     }
     match service.metrics.text(service.store.queue_depth()) {
         Ok(text) => ([(header::CONTENT_TYPE, Metrics::MEDIA_TYPE)], text).into_response(),

@@ -1,4 +1,4 @@
-//! Who may ask: api keys and keys that keys asked for, agents, credentials to the ledger, secrets of sessions.
+//! Who may call: api keys and issued keys, agents, credentials to the ledger, session secrets.
 
 pub mod agents;
 pub mod credentials;

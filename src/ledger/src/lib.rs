@@ -1,9 +1,9 @@
 //! The ledger: the only authority on keys, policy, money and audit, as a small HTTP service.
 //!
-//! Reading order: `model` is the rows, `book` the rules of money, `transaction` what one write is. `identity`, `money`,
-//! `limits`, `audit`, `policies` and `deliveries` are the subjects: operations that check, and change rows in memory. `store`
-//! runs operations durably, many in one transaction; only it knows a database. `background` holds the loops, `http` the API,
-//! `service` starts and stops it all. `moment` is the only clock.
+//! Reading order: `model` has the rows, `book` the rules of money, `transaction` defines a write. `identity`, `money`,
+//! `limits`, `audit`, `policies` and `deliveries` have the operations, which check and change rows in memory. `store` runs
+//! operations durably, many in one transaction; only it knows a database. `background` has the loops, `http` the API,
+//! `service` starts and stops everything. `moment` is the only clock.
 //!
 //! A write is answered after it is durable. Repeating any write with the same ids changes nothing more.
 

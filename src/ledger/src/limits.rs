@@ -1,3 +1,3 @@
-//! Limits that hold over all Envoys.
+//! Limits that hold across all Envoys.
 
 pub mod shares;

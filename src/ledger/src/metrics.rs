@@ -1,4 +1,4 @@
-//! What the ledger counts, in Prometheus text. Every label has a bounded set of values: no ids, no names of tenants.
+//! The ledger's Prometheus metrics. Every label has a bounded set of values: no ids, no names of tenants.
 
 use crate::book::TransferKind;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -11,22 +11,22 @@ use prometheus_client::registry::Registry;
 use protocol::audit::Outcome;
 use std::time::Duration;
 
-/// What a transaction did, for metrics and the change feed.
+/// What a transaction changed, for metrics and the change feed.
 #[derive(Debug, Default)]
 pub struct Committed {
     /// Transfers by kind.
     pub transfers: Vec<&'static str>,
     /// Decisions by outcome.
     pub outcomes: Vec<(&'static str, u64)>,
-    /// Decisions that filters could not keep and told of.
+    /// Decisions that filters dropped.
     pub decisions_dropped: u64,
-    /// Credits on leases that were not accounted for in time.
+    /// Credits of leases that expired.
     pub credits_lost: u64,
-    /// Credits of reservations that were not.
+    /// Credits of reservations that expired.
     pub credits_unaccounted: u64,
-    /// Times that credits on lease were called back.
+    /// Recalls of leases.
     pub recalls: u64,
-    /// Where the change feed stands, if it moved.
+    /// The newest position of the change feed, if it moved.
     pub newest_change: Option<u64>,
     /// Rows were written.
     pub is_written: bool,
@@ -35,9 +35,9 @@ pub struct Committed {
 /// One answered request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
-    /// The HTTP method, `other` where it is none that the API knows.
+    /// The HTTP method; `other` for one that the API does not use.
     pub method: &'static str,
-    /// The route's template, `unmatched` where there is none.
+    /// The route's template; `unmatched` if there is none.
     pub route: String,
     /// The HTTP status.
     pub status: u16,
@@ -60,13 +60,13 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     /// Transactions that failed.
     pub commit_failures: Counter,
-    /// Writes that the database did not take.
+    /// Writes that the database rejected.
     pub operations_unstorable: Counter,
     /// Settlements that the book refused.
     pub settlements_refused: Counter,
-    /// Changed policy files that were refused.
+    /// Policies that were refused.
     pub policies_refused: Counter,
-    /// Accounts of leases that were refused.
+    /// Lease statements that were refused.
     pub lease_accounts_refused: Counter,
     lease_credits_lost: Counter,
     reservation_credits_unaccounted: Counter,
@@ -91,7 +91,7 @@ impl Default for Metrics {
         let commit_failures = Counter::default();
         registry.register("commit_failures", "Transactions that failed", commit_failures.clone());
         let operations_unstorable = Counter::default();
-        let help = "Writes that the database does not take, and that were refused";
+        let help = "Writes that were refused because the database rejects them";
         registry.register("operations_unstorable", help, operations_unstorable.clone());
         let settlements_refused = Counter::default();
         registry.register(
@@ -106,42 +106,38 @@ impl Default for Metrics {
             policies_refused.clone(),
         );
         let lease_accounts_refused = Counter::default();
-        let help = "Accounts of leases that the book refused";
+        let help = "Lease statements that the book refused";
         registry.register("lease_accounts_refused", help, lease_accounts_refused.clone());
         let lease_credits_lost = Counter::default();
-        let help = "Credits charged because an Envoy did not account for its lease in time";
+        let help = "Credits charged because an Envoy sent no statement of its lease in time";
         registry.register("lease_credits_lost", help, lease_credits_lost.clone());
         let reservation_credits_unaccounted = Counter::default();
         registry.register(
             "reservation_credits_unaccounted",
-            "Credits charged because nobody accounted for a reservation in time",
+            "Credits charged because a reservation was not settled in time",
             reservation_credits_unaccounted.clone(),
         );
         let lease_recalls = Counter::default();
-        registry.register(
-            "lease_recalls",
-            "Times that credits on lease were called back",
-            lease_recalls.clone(),
-        );
+        registry.register("lease_recalls", "Recalls of leased credits", lease_recalls.clone());
         let leases_open = Gauge::default();
         registry.register("leases_open", "Leases of credits that Envoys hold", leases_open.clone());
         let lease_credits_out = Gauge::default();
-        let help = "Credits on lease that are not accounted for yet";
+        let help = "Leased credits that are not reported as spent yet";
         registry.register("lease_credits_out", help, lease_credits_out.clone());
         let decisions_dropped = Counter::default();
-        let help = "Decisions that filters could not keep, and that the audit trail lacks";
+        let help = "Decisions that filters dropped and the audit trail lacks";
         registry.register("decisions_dropped", help, decisions_dropped.clone());
         let audit_rows_removed = Counter::default();
-        let help = "Rows of the audit trail that were removed by their age";
+        let help = "Rows of the audit trail that retention removed";
         registry.register("audit_rows_removed", help, audit_rows_removed.clone());
         let audit_retention_held = Gauge::default();
-        let help = "1 if rows that seem old are kept because the clock is in doubt";
+        let help = "1 if old rows are kept because the clock is in doubt";
         registry.register("audit_retention_held", help, audit_retention_held.clone());
         let transfers = Family::<TransferLabels, Counter>::default();
         for kind in TransferKind::ALL {
             let _ = transfers.get_or_create(&TransferLabels { kind: kind.as_str() });
         }
-        let help = "Movements of credits; reserve, post, void and unaccounted are the states of reservations";
+        let help = "Transfers of credits by kind";
         registry.register("transfers", help, transfers.clone());
         let decisions = Family::<DecisionLabels, Counter>::default();
         for outcome in Outcome::ALL {
@@ -203,14 +199,14 @@ impl Metrics {
         }
     }
 
-    /// A look for old rows of the audit trail has removed so many, or has refused to.
+    /// Counts a pass of retention.
     pub fn retained(&self, rows: u64, is_held: bool) {
         self.audit_rows_removed.inc_by(rows);
         self.audit_retention_held.set(is_held.into());
     }
 
-    /// How many leases are open in the database, and what they hold.
-    pub fn lent(&self, (leases, credits): (u64, u64)) {
+    /// Sets how many leases are open, and the credits that they hold.
+    pub fn set_open_leases(&self, (leases, credits): (u64, u64)) {
         self.leases_open.set(i64::try_from(leases).unwrap_or(i64::MAX));
         self.lease_credits_out.set(i64::try_from(credits).unwrap_or(i64::MAX));
     }

@@ -1,4 +1,4 @@
-//! Rows as data: no operations, no SQL. Rows of money are in `book`.
+//! Rows as data: no operations, no SQL. Reservations, leases and accounts are in `book`.
 
 pub mod checkpoint;
 pub mod credential;

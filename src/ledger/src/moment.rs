@@ -1,4 +1,4 @@
-//! The clock and the source of ids: the only place in the crate where time and randomness come from.
+//! The crate's only source of time and randomness.
 
 use protocol::api_key::{Kind, mint};
 use protocol::{InvalidId, Timestamp};
@@ -7,19 +7,19 @@ use rand::{Rng, SeedableRng};
 use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
-/// What time it is.
+/// The current time.
 pub fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// An id that was never used, later ones being greater: a prefix and a UUIDv7.
-pub fn fresh_id<Id>(prefix: &str, parse: fn(&str) -> Result<Id, InvalidId>) -> Result<Id, InvalidId> {
-    parse(&fresh_name(prefix))
+/// A new id: a prefix and a UUIDv7, so that later ids are greater.
+pub fn new_id<Id>(prefix: &str, parse: fn(&str) -> Result<Id, InvalidId>) -> Result<Id, InvalidId> {
+    parse(&new_name(prefix))
 }
 
 /// The same as text.
-pub fn fresh_name(prefix: &str) -> String {
+pub fn new_name(prefix: &str) -> String {
     format!("{prefix}{}", Uuid::now_v7().simple())
 }
 
@@ -27,14 +27,14 @@ pub fn fresh_name(prefix: &str) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRandomness;
 
-/// A new secret of this kind, from a generator that the operating system seeded for it alone.
-pub fn fresh_secret(kind: Kind) -> Result<String, NoRandomness> {
+/// A new secret of this kind, from a generator that the operating system seeds for it.
+pub fn new_secret(kind: Kind) -> Result<String, NoRandomness> {
     let mut random = StdRng::try_from_os_rng().map_err(|_| NoRandomness)?;
     Ok(mint(kind, || random.random()))
 }
 
-/// 32 bytes that nobody can guess.
-pub fn fresh_seed() -> Result<[u8; 32], NoRandomness> {
+/// 32 random bytes.
+pub fn new_seed() -> Result<[u8; 32], NoRandomness> {
     let mut random = StdRng::try_from_os_rng().map_err(|_| NoRandomness)?;
     Ok(random.random())
 }

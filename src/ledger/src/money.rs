@@ -1,4 +1,4 @@
-//! Credits of tenants: granted, reserved, leased, called back, corrected, held to budgets. The rules are in `book`.
+//! Credits of tenants: grants, reservations, leases, recalls, corrections, budgets. The rules are in `book`.
 
 pub mod budgets;
 pub mod leases;

@@ -1,4 +1,4 @@
-//! The policy document, and which one is in force.
+//! The policy document, and which version is in force.
 
 pub mod document;
 pub mod in_force;

@@ -1,4 +1,4 @@
-//! The life of the service: started, stopped.
+//! Starts and stops the service.
 
 pub mod backup;
 pub mod check;
@@ -33,33 +33,33 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-/// How long a stop waits for requests under way.
+/// How long a stop waits for running requests.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to serve, and where.
+/// The configuration of a ledger.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The address to listen on; port 0 takes a free one, see [`Running::address`].
+    /// The address to listen on; port 0 selects a free port, see [`Running::address`].
     pub listen: SocketAddr,
-    /// Where the rows are.
+    /// The database.
     pub database: Database,
-    /// The policy file, YAML or JSON. It is followed: a changed file comes into force without a restart.
+    /// The policy file, YAML or JSON. A changed file is put in force without a restart.
     pub policy: PathBuf,
-    /// The key that signs the audit trail's checkpoints; made where there is none. Without a path it is beside an
-    /// embedded database, and in the working directory for any other.
+    /// The file of the key that signs the audit trail; created if it is missing. By default it is next to an embedded
+    /// database, and in the working directory with any other.
     pub audit_key: Option<PathBuf>,
-    /// After how many days rows of the audit trail are removed; without a number they never are.
+    /// How many days the audit trail is retained; `None` retains everything.
     pub audit_retention_days: Option<u32>,
-    /// It is this day, and what retention held back because the clock was in doubt may go.
+    /// Today's date, to confirm the clock to retention.
     pub audit_retention_confirmed: Option<Timestamp>,
-    /// Serve by TLS.
+    /// Serves TLS with this certificate.
     pub tls: Option<Tls>,
-    /// How many connections to the database at most.
+    /// Most connections to the database.
     pub connections: u16,
 }
 
 impl Config {
-    /// The least that a ledger needs.
+    /// A configuration with defaults for everything else.
     pub fn new(listen: SocketAddr, database: Database, policy: PathBuf) -> Config {
         Config {
             listen,
@@ -81,7 +81,7 @@ impl Config {
 /// Why the ledger can't be initialised or started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database has its first credentials already; they can't be shown again.
+    /// The database already has its first credentials, which can't be shown again.
     #[error(
         "{0} is already initialised, and its credentials were shown then; to start over, choose another path"
     )]
@@ -89,38 +89,38 @@ pub enum Error {
     /// The database can't be opened.
     #[error("can't open {0}: {1}")]
     Database(Database, #[source] OpenError),
-    /// Another process serves the embedded database; it has locked this file.
+    /// Another process serves the embedded database and has locked this file.
     #[error(
         "{} is served by another process, which has locked {}; stop that one first. Only on PostgreSQL several \
          ledgers share a database",
         .0, .1.display()
     )]
     Served(Database, PathBuf),
-    /// This file, which is to keep other ledgers away, can't be locked.
+    /// The lock file of the database can't be locked.
     #[error("can't lock {}: {}", .0.display(), .1)]
     Lock(PathBuf, #[source] std::io::Error),
-    /// The database can't be written.
+    /// A write to the database failed.
     #[error("can't write to {0}; see the log for the cause")]
     Write(Database),
-    /// This text is empty, or holds what nobody sees.
+    /// This text is empty, or has invisible characters.
     #[error("{0}: write at least one character, and no invisible ones")]
     Unreadable(&'static str),
-    /// A new secret could not be given out, so it was not stored. Its cause is no `#[source]`: the command line takes a
-    /// closed pipe among the sources for success.
+    /// A new secret could not be written out, so it was not stored. The cause is no `#[source]`, because the command line
+    /// ignores errors with a closed pipe among their sources.
     #[error(
         "the secret can't be written out, so none was stored: {0}; run the command again where it can be written"
     )]
     Undelivered(std::io::Error),
-    /// A secret was given out and could not be stored, so it opens nothing.
+    /// A secret was written out but could not be stored, so it does not work.
     #[error("can't write to {0}: {1}; the secret that was shown does not work, run the command again")]
     Unstored(Database, #[source] OpenError),
-    /// The operating system gives no randomness to make a secret of.
+    /// The operating system gives no randomness.
     #[error("can't make a secret: the operating system gives no randomness")]
     NoRandomness,
-    /// The policy file is not taken.
+    /// The policy file is invalid.
     #[error("can't use the policy {}:\n{}", .0.display(), .1)]
     Policy(PathBuf, #[source] Fault),
-    /// The database holds a policy that this release does not take.
+    /// The policy in force is invalid for this release.
     #[error(
         "can't use the policy {1} that is in force in {0}; start the release that put it in force, or change the \
          policy file:\n{2}"
@@ -138,18 +138,18 @@ pub enum Error {
 }
 
 impl Error {
-    /// The database can't be reached now, which may pass.
+    /// Whether the database is unreachable, perhaps temporarily.
     pub fn is_database_away(&self) -> bool {
         let Error::Database(Database::Postgres(server), OpenError::Failed(cause)) = self else {
             return false;
         };
-        cause.may_pass(server.hosts().len())
+        cause.is_temporary(server.hosts().len())
     }
 }
 
-/// A ledger that serves. Dropping it does not stop it; [`Running::shutdown`] does.
+/// A running ledger. Dropping it does not stop it; [`Running::shutdown`] does.
 pub struct Running {
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -159,7 +159,7 @@ pub struct Running {
     tls: Option<Arc<tls::Served>>,
 }
 
-/// Opens the database, takes the policy and serves.
+/// Opens the database, puts the policy in force and serves.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let audit_key = config.audit_key_path();
     let Config {
@@ -174,19 +174,18 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     } = config;
     let tls = tls.map(tls::Served::new).transpose().map_err(Error::Tls)?;
     let faulty = |fault| Error::Policy(policy_path.clone(), fault);
-    let judged = document::read(&policy_path).await.map_err(faulty)?;
-    let policy = document::parse(&judged).map_err(faulty)?;
+    let policy_text = document::read(&policy_path).await.map_err(faulty)?;
+    let policy = document::parse(&policy_text).map_err(faulty)?;
 
     let metrics = Arc::new(Metrics::default());
     let opened = tokio::task::spawn_blocking({
         let (database, metrics) = (database.clone(), Arc::clone(&metrics));
         move || open(&database, metrics, connections)
     });
-    let (relational, lock) = opened
+    let (store, lock) = opened
         .await
         .unwrap_or_else(|cause| Err(Error::Database(database.clone(), OpenError::Io(cause.into()))))?;
-    let relational = Arc::new(relational);
-    let store: Arc<Store> = Arc::clone(&relational) as Arc<Store>;
+    let store = Arc::new(store);
     let unwritten = |_| Error::Write(database.clone());
     store.run(RememberClock { now: moment::now() }).await.map_err(unwritten)?;
     let is_shared = matches!(database, Database::Postgres(_));
@@ -210,8 +209,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let (stop, stopping) = watch::channel(false);
     let (in_force, policy) = watch::channel(Arc::new(policy));
     let retained = Arc::clone(&metrics);
-    let policies =
-        Policies::new(policy_path, judged, is_shared, in_force, Arc::clone(&store), Arc::clone(&metrics));
+    let policies = Policies::new(
+        policy_path,
+        policy_text,
+        is_shared,
+        in_force,
+        Arc::clone(&store),
+        Arc::clone(&metrics),
+    );
     let policies = Arc::new(policies);
     let router = http::router(http::Service::new(http::Parts {
         store: Arc::clone(&store),
@@ -234,34 +239,34 @@ pub async fn start(config: Config) -> Result<Running, Error> {
             stopping.clone(),
         )),
     ];
-    let tls = tls.map(|(served, judged)| {
+    let tls = tls.map(|(served, checked)| {
         let served = Arc::new(served);
-        tasks.push(tokio::spawn(Arc::clone(&served).follow(judged, stopping.clone())));
+        tasks.push(tokio::spawn(Arc::clone(&served).follow(checked, stopping.clone())));
         served
     });
     let server = tokio::spawn(serve::serve(listener, tls.clone(), router, stopping));
     info!(%address, %database, policy = %version, "the ledger serves");
-    Ok(Running { address, stop, server, tasks, store: relational, lock, tls })
+    Ok(Running { address, stop, server, tasks, store, lock, tls })
 }
 
-/// Opens the database and, if it is embedded, keeps other ledgers away from it. Blocks.
+/// Opens the database, and locks it if it is embedded. Blocks.
 fn open(
     database: &Database,
     metrics: Arc<Metrics>,
     connections: u16,
 ) -> Result<(Store, Option<Lock>), Error> {
-    let lock = keep_others_away(database)?;
-    let store = Store::sized(database, metrics, connections);
+    let lock = lock_database(database)?;
+    let store = Store::with_connections(database, metrics, connections);
     store.map(|store| (store, lock)).map_err(|cause| Error::Database(database.clone(), cause))
 }
 
-/// Takes the lock of an embedded database: while it is held no other ledger serves it.
-pub(crate) fn keep_others_away(database: &Database) -> Result<Option<Lock>, Error> {
+/// Locks an embedded database, so that no other ledger serves it.
+pub(crate) fn lock_database(database: &Database) -> Result<Option<Lock>, Error> {
     match database {
-        // Where there is no database, there is nothing to lock, and the store says so.
+        // A missing file can't be locked; opening it fails later.
         Database::Sqlite(path) if path.exists() => {
             let path = lock::path(path);
-            let lock = Lock::take(&path).map_err(|why| match why {
+            let lock = Lock::acquire(&path).map_err(|why| match why {
                 NoLock::Held => Error::Served(database.clone(), path),
                 NoLock::Io(cause) => Error::Lock(path, cause),
             })?;
@@ -272,14 +277,14 @@ pub(crate) fn keep_others_away(database: &Database) -> Result<Option<Lock>, Erro
 }
 
 impl Running {
-    /// Looks at the certificate now. Without this a change is seen within two seconds, as one of the policy is.
+    /// Reads the certificate again now. A changed one is otherwise used within two seconds.
     pub fn reload(&self) {
         if let Some(tls) = &self.tls {
-            tls.look();
+            tls.reload();
         }
     }
 
-    /// Takes no new request, finishes those under way, and closes the database.
+    /// Refuses new requests, finishes running ones, and closes the database.
     pub async fn shutdown(self) {
         let Running { stop, mut server, tasks, store, lock, .. } = self;
         stop.send_replace(true);

@@ -1,8 +1,8 @@
-//! Where rows live: the only room that knows a database. Reads see everything that was answered before they began.
+//! Stores rows: the only room that knows a database. Reads see every write that was answered before they began.
 //!
-//! A write is an [`crate::transaction::Operation`]. The store takes all operations that wait, loads what they need, applies
-//! them in order, and writes the result in one transaction. So both databases run the same rules, and a refused
-//! operation, having changed nothing, disturbs no other.
+//! A write is an [`crate::transaction::Operation`]. The store takes all waiting operations, loads the rows they need,
+//! applies them in order, and writes the result in one transaction. So both databases follow the same rules, and a refused
+//! operation, which changes no rows, does not affect the others.
 
 mod agents;
 pub(crate) mod audit;
@@ -46,7 +46,7 @@ pub use handle::Store;
 pub use keys::KeyFilter;
 pub use leases::LeaseFilter;
 pub use open::{CONNECTIONS, CONNECTIONS_MIN, OpenError};
-pub(crate) use open::{connect, create, create_new_private, holds_every_text, is_initialised, once};
+pub(crate) use open::{check_encoding, connect, create, create_new_private, is_initialised, once};
 pub use reservations::ReservationFilter;
 pub use usage::{Group, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery};
 

@@ -1,7 +1,7 @@
-//! One write: what it needs, what it changes, and why it may be refused.
+//! One write: the rows it needs, its changes, and why it may be refused.
 //!
-//! An [`Operation`] names the rows it needs, is applied to them in memory by the rules of its subject, and is answered once
-//! the changed rows are durable. Knows no database: the store loads, runs and saves.
+//! An [`Operation`] names the rows it needs. It is applied to them in memory, and answered after the changed rows are
+//! commit. Knows no database: the store loads, runs and saves.
 
 pub mod idempotency;
 mod needs;
@@ -16,7 +16,7 @@ pub use table::Table;
 
 use tokio::sync::oneshot;
 
-/// The database can't serve now. Asking again later is right; every write is idempotent.
+/// The database can't serve now. The caller should retry later; every write is idempotent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// Too many writes wait.
@@ -26,7 +26,7 @@ pub enum Unavailable {
     #[error("the database does not answer")]
     Failed,
     /// Too many reports are running.
-    #[error("too many reports are running; try again when one has finished")]
+    #[error("other reports are under way; ask again when they have finished")]
     ReportsWait,
     /// The report takes too long.
     #[error(
@@ -44,36 +44,36 @@ pub enum Error {
     /// The rules refused it.
     #[error("the rules refused it: {0:?}")]
     Refused(Refusal),
-    /// It was not written, or it is not known whether it was: ask again with the same ids.
+    /// It was not written, or that is unknown: retry with the same ids.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// One write, by the crate's rules. It must check everything before it changes a row. It is applied again, to other rows,
-/// if another one of its transaction can't be stored.
+/// One write. It must check everything before it changes a row. It is applied again, to newly loaded rows, if another
+/// operation of its transaction can't be stored.
 pub trait Operation: Clone + Send + 'static {
-    /// What the asker learns.
+    /// What the caller gets.
     type Answer: Send + 'static;
-    /// Names the rows that [`Operation::apply`] looks at.
+    /// Names the rows that [`Operation::apply`] reads.
     fn needs(&self, needs: &mut Needs);
-    /// Decides, and changes rows.
+    /// Checks, and changes rows.
     fn apply(self, rows: &mut Rows) -> Result<Self::Answer, Refusal>;
 }
 
-/// An operation on its way through a store, whatever its answer's type.
+/// An operation in the store's queue, without its answer's type.
 pub trait Work: Send {
     /// See [`Operation::needs`].
     fn needs(&self, needs: &mut Needs);
-    /// Applies the operation and keeps its answer. Called again if the transaction came to nothing.
+    /// Applies the operation and keeps its answer. Called again if the transaction was rolled back.
     fn apply(&mut self, rows: &mut Rows);
-    /// Hands the answer out. Called once, after the rows are durable or are known not to be.
-    fn answer(self: Box<Self>, durable: Result<(), Error>);
+    /// Sends the answer. Called once, after the commit succeeded or failed.
+    fn answer(self: Box<Self>, commit: Result<(), Error>);
 }
 
-/// What the asker of an operation gets.
+/// The result of an operation for its caller.
 pub type Outcome<O> = Result<<O as Operation>::Answer, Error>;
 
-/// An operation with somebody who waits for it.
+/// An operation with the channel for its answer.
 pub struct Queued<O: Operation> {
     operation: O,
     outcome: Option<Result<O::Answer, Refusal>>,
@@ -81,7 +81,7 @@ pub struct Queued<O: Operation> {
 }
 
 impl<O: Operation> Queued<O> {
-    /// The work, and where its answer will arrive.
+    /// The work, and the receiver of its answer.
     pub fn new(operation: O) -> (Box<Queued<O>>, oneshot::Receiver<Outcome<O>>) {
         let (reply, answer) = oneshot::channel();
         (Box::new(Queued { operation, outcome: None, reply }), answer)
@@ -97,13 +97,13 @@ impl<O: Operation> Work for Queued<O> {
         self.outcome = Some(self.operation.clone().apply(rows));
     }
 
-    fn answer(self: Box<Self>, durable: Result<(), Error>) {
-        let answer = match (durable, self.outcome) {
+    fn answer(self: Box<Self>, commit: Result<(), Error>) {
+        let answer = match (commit, self.outcome) {
             (Ok(()), Some(outcome)) => outcome.map_err(Error::Refused),
             (Ok(()), None) => Err(Error::Unavailable(Unavailable::Failed)),
             (Err(error), _) => Err(error),
         };
-        // An asker that has gone away asks again with the same id, or does not care.
+        // A caller that left retries with the same id, or does not need the answer.
         let _ = self.reply.send(answer);
     }
 }

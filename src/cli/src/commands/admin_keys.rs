@@ -1,4 +1,4 @@
-//! `agentrelay admin-keys`: who may administer, and how much.
+//! `agentrelay admin-keys`: the credentials of administrators.
 
 use super::connection::{self, Connection, Once};
 use super::database;
@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Role};
 use protocol::{CredentialId, TenantId};
 
-/// Admin keys: who may administer, and how much
+/// Admin keys: the credentials of administrators
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay admin-keys create --name 'on call' --role operator
@@ -17,7 +17,8 @@ use protocol::{CredentialId, TenantId};
   agentrelay admin-keys revoke adm_... --reason 'left the team'
   agentrelay admin-keys recover --database sqlite:/var/lib/agentrelay/ledger.db --reason 'all keys lost'
 
-An auditor reads; an operator also runs keys, tenants, credits and agents; an owner also administers and sets policy.")]
+An auditor reads; an operator also manages keys, tenants, credits and agents; an owner also manages admin keys, filter keys
+and the policy.")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -44,45 +45,45 @@ impl From<Named> for Role {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make an admin key; its secret is shown this once
+    /// Create an admin key; its secret is shown only once
     Create {
-        /// For people
+        /// Display name
         #[arg(long)]
         name: String,
-        /// What it may do
+        /// Its role
         #[arg(long, value_enum)]
         role: Named,
-        /// Hold it to this tenant
+        /// Bind it to this tenant
         #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
         #[command(flatten)]
         once: Once,
     },
-    /// Make another owner without any admin key, for who has the database itself
+    /// Create another owner without an admin key, with access to the database itself
     ///
-    /// Stop the ledger of a SQLite database first. The audit trail has it as service_credential_recovered.
+    /// Stop the ledger of a SQLite database first. The audit trail records it as service_credential_recovered.
     Recover {
         #[command(flatten)]
         at: database::Argument,
-        /// For people
+        /// Display name
         #[arg(long, default_value = "recovered")]
         name: String,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
     },
     /// List admin keys
     List {
-        /// Those held to this tenant only
+        /// Only keys that are bound to this tenant
         #[arg(long, value_parser = TenantId::parse)]
         tenant: Option<TenantId>,
     },
-    /// Withdraw an admin key for good
+    /// Revoke an admin key; this is final
     Revoke {
         /// The admin key, adm_...
         #[arg(value_parser = CredentialId::parse)]
         id: CredentialId,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -91,12 +92,11 @@ enum Action {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let json = self.connection.json;
         match self.action {
             Action::Create { name, role, tenant, once } => {
-                output::takes_secrets()?;
+                output::check_can_print_secrets()?;
                 let create = CreateAdminKey { name, role: role.into(), tenant_id: tenant };
                 let made = once.of(self.connection.open()?).create_admin_key(&create).await?;
                 let undo = format!("Revoke it: agentrelay admin-keys revoke {} --reason lost", made.key.id);
@@ -114,16 +114,14 @@ impl Arguments {
                 if json { output::json(&revoked) } else { list(&[revoked]) }
             }
             Action::Recover { at, name, reason } => {
-                output::takes_secrets()?;
+                output::check_can_print_secrets()?;
                 let work = tokio::task::spawn_blocking(move || {
                     let deliver =
                         |made: &AdminKeyWithSecret| secret(made, json).map_err(std::io::Error::other);
                     ledger::recover(&at.database, name, reason, deliver).map_err(anyhow::Error::from)
                 });
                 work.await??;
-                output::note(
-                    "It is stored and opens the ledger. Revoke those that nobody should have any more.",
-                );
+                output::note("It is stored and valid. Revoke the keys that are no longer needed.");
                 Ok(())
             }
         }

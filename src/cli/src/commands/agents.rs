@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use protocol::admin::{Agent, CreateAgent};
 use protocol::{AgentId, TenantId};
 
-/// Agents: registered callers, to which keys can belong
+/// Agents: the registered callers of tenants
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay agents create --tenant ten_... --name 'release bot'
@@ -24,10 +24,10 @@ pub struct Arguments {
 enum Action {
     /// Register an agent
     Create {
-        /// Whose it is, ten_...
+        /// The tenant, ten_...
         #[arg(long, value_parser = TenantId::parse)]
         tenant: TenantId,
-        /// For people
+        /// Display name
         #[arg(long)]
         name: String,
         #[command(flatten)]
@@ -48,7 +48,6 @@ enum Action {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let agents = match self.action {

@@ -1,4 +1,4 @@
-//! `agentrelay audit`: what happened, in order.
+//! `agentrelay audit`: the audit trail.
 
 mod verify;
 
@@ -14,16 +14,16 @@ use protocol::{TenantId, Timestamp};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// The audit trail: what happened, in order
+/// List, export and verify the audit trail
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay audit list --outcome quota_exceeded
   agentrelay audit list --tenant ten_... --json > trail.jsonl
   agentrelay audit export --day 2026-11-22 --to 2026-11-22.jsonl
   agentrelay audit key
-  agentrelay audit status                                          # what is sealed, removed by age, or was lost
-  agentrelay audit verify                                          # all of it, online
-  agentrelay audit verify 2026-11-22.jsonl --public-key 9f...      # anywhere, without a ledger")]
+  agentrelay audit status                                          # how many rows are sealed, removed or dropped
+  agentrelay audit verify                                          # the whole trail, from the ledger
+  agentrelay audit verify 2026-11-22.jsonl --public-key 9f...      # a file, without a ledger")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -33,7 +33,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List the trail, newest first; with --json one row a line
+    /// List the trail, newest first; with --json one row per line
     List {
         /// Rows of this tenant only
         #[arg(long, value_parser = TenantId::parse)]
@@ -41,10 +41,10 @@ enum Action {
         /// Decisions with this outcome only
         #[arg(long, value_parser = PossibleValuesParser::new(Outcome::ALL.map(Outcome::as_str)))]
         outcome: Option<String>,
-        /// Facts of this kind only, such as key_created
+        /// Events of this kind only, such as key_created
         #[arg(long)]
         kind: Option<String>,
-        /// What this one did only: the id of a key or an admin key
+        /// Events of this actor only: the id of a key or an admin key
         #[arg(long)]
         actor: Option<String>,
         /// Not before this time
@@ -53,29 +53,28 @@ enum Action {
         /// Before this time
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         to: Option<Timestamp>,
-        /// Stop after so many rows
+        /// Stop after this many rows
         #[arg(long, value_name = "ROWS")]
         limit: Option<u64>,
     },
     /// Write the trail with its signed checkpoints, as lines of JSON
     Export {
-        /// What was sealed on this day in UTC only, such as 2026-11-22
+        /// Only rows sealed on this day (UTC), such as 2026-11-22
         #[arg(long)]
         day: Option<String>,
-        /// Where to; else to standard output
+        /// The file; by default standard output
         #[arg(long, value_name = "FILE")]
         to: Option<PathBuf>,
     },
-    /// Check every row against the signed checkpoints, and name the first that is not as it was
+    /// Verify every row against the signed checkpoints, and name the first fault
     Verify(verify::Arguments),
     /// Show the public keys that sign the trail
     Key,
-    /// Show how far the trail is sealed, and what was lost or removed
+    /// Show how many rows are sealed, removed or dropped
     Status,
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let json = self.connection.json;
         let (query, limit) = match self.action {
@@ -94,7 +93,7 @@ impl Arguments {
         let ledger = self.connection.open()?;
         let mut left = limit.unwrap_or(u64::MAX);
         let mut cursor: Option<String> = None;
-        // A trail can be longer than memory: each page is printed before the next is asked for.
+        // A trail may not fit in memory, so each page is printed before the next is fetched.
         loop {
             let mut page = ledger.audit(&query, cursor.as_deref()).await?;
             page.items.truncate(usize::try_from(left).unwrap_or(usize::MAX));

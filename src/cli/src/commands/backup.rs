@@ -1,4 +1,4 @@
-//! `agentrelay backup` and `agentrelay restore`: a whole copy of an embedded database, and a database of such a copy.
+//! `agentrelay backup` and `agentrelay restore`, for embedded databases.
 
 use super::database;
 use super::trusted::Named;
@@ -8,17 +8,17 @@ use clap::Args;
 use ledger::Copied;
 use std::path::PathBuf;
 
-/// Copy an embedded database, which may be in use, and check the copy
+/// Copy a SQLite database, which may be in use, and verify the copy
 #[derive(Args)]
 #[command(after_help = "Example:
   agentrelay backup --database sqlite:/var/lib/agentrelay/ledger.db --to /backup/2026-11-22.db
 
-The key that signs the audit trail is in a file of its own (sqlite:PATH has it at PATH.audit-key): keep it apart from the
-backups. For PostgreSQL use pg_dump.")]
+The key that signs the audit trail is in its own file (PATH.audit-key for sqlite:PATH): store it apart from the backups. For
+PostgreSQL use pg_dump.")]
 pub struct Backup {
     #[command(flatten)]
     at: database::Argument,
-    /// The copy, a file that does not exist yet
+    /// The copy; must not exist yet
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
     #[command(flatten)]
@@ -28,17 +28,17 @@ pub struct Backup {
     json: bool,
 }
 
-/// Make a database of a backup, and check it
+/// Restore a backup as a database, and verify it
 #[derive(Args)]
 #[command(after_help = "Example:
   agentrelay restore --from /backup/2026-11-22.db --database sqlite:/var/lib/agentrelay/restored.db
 
-What was written after the backup is gone; filters forget all that they knew and ask again.")]
+Writes after the backup are lost. Filters reload everything.")]
 pub struct Restore {
     /// The backup
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
-    /// The database, which must not exist yet
+    /// The database; must not exist yet
     #[arg(long, value_name = "URL")]
     database: ledger::Database,
     #[command(flatten)]
@@ -49,7 +49,6 @@ pub struct Restore {
 }
 
 impl Backup {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let Backup { at, to, named, json } = self;
         let trusted = named.and_of(&at.database)?;
@@ -61,7 +60,6 @@ impl Backup {
 }
 
 impl Restore {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let Restore { from, database, named, json } = self;
         let trusted = named.and_of(&database)?;

@@ -1,4 +1,4 @@
-//! How the operator's commands reach a ledger, ask it for a change once, and walk its lists.
+//! How commands for operators call a ledger: connection, idempotent changes, lists.
 
 use crate::output;
 use anyhow::{Context, bail};
@@ -8,7 +8,7 @@ use protocol::admin::Page;
 use std::fs;
 use std::path::PathBuf;
 
-/// Which ledger to ask, and as whom.
+/// The ledger and the credential.
 #[derive(Args)]
 pub struct Connection {
     /// The ledger's base URL
@@ -20,10 +20,10 @@ pub struct Connection {
         default_value = "http://127.0.0.1:7420"
     )]
     ledger: String,
-    /// The admin key, ara_...; better given in the environment, where `ps` doesn't show it
+    /// The admin key, ara_...; `ps` does not show it if it is set in the environment
     #[arg(long, global = true, env = "AGENTRELAY_ADMIN_KEY", value_name = "KEY", hide_env_values = true)]
     admin_key: Option<String>,
-    /// The authorities that signed the ledger's certificate, in PEM, for an https:// ledger
+    /// The root certificates for an https:// ledger, in PEM
     #[arg(long, global = true, env = "AGENTRELAY_CA_CERT", value_name = "FILE")]
     ca_cert: Option<PathBuf>,
     /// Print JSON
@@ -37,13 +37,13 @@ impl Connection {
         let Some(admin_key) = &self.admin_key else {
             bail!(
                 "no admin key was given: set AGENTRELAY_ADMIN_KEY to the key that `agentrelay init` showed \
-                 (`agentrelay up` keeps it in STATE/admin-key)"
+                 (`agentrelay up` writes it to STATE/admin-key)"
             );
         };
         let admin_key = admin_key.trim();
         if !Client::is_admin_key(admin_key) {
             bail!(
-                "the admin key is not well formed: it starts with ara_, and a character may be missing or changed"
+                "the admin key is malformed: it must start with ara_, and a character may be missing or changed"
             );
         }
         let authorities = match &self.ca_cert {
@@ -54,16 +54,16 @@ impl Connection {
     }
 }
 
-/// Under which key a change is asked for.
+/// The idempotency key of a change.
 #[derive(Args)]
 pub struct Once {
-    /// Have it done once, however often it is asked for under this key within a week
+    /// Make the change only once, even if it is repeated with this key within a week
     #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
     idempotency_key: Option<String>,
 }
 
 impl Once {
-    /// The ledger as it is asked for the one change.
+    /// The client that sends this key.
     pub fn of(self, ledger: Client) -> Client {
         match self.idempotency_key {
             Some(key) => ledger.repeating(key),
@@ -77,18 +77,18 @@ fn idempotency_key(text: &str) -> Result<String, &'static str> {
     if is_key { Ok(text.to_owned()) } else { Err("a key is 1 to 255 visible ASCII characters") }
 }
 
-/// Reads a version as `show` writes it, or an ETag with its quotes, or `*` for any: as `If-Match` takes it.
+/// Parses a version as shown by `show`, a quoted ETag, or `*`, into the value of `If-Match`.
 pub fn version(text: &str) -> Result<String, &'static str> {
     let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let is_version = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_alphanumeric());
     match text {
         "*" => Ok(text.to_owned()),
         _ if is_version => Ok(format!("\"{bare}\"")),
-        _ => Err("a version is letters and digits, as `show` writes it"),
+        _ => Err("a version is letters and digits, as shown by `show`"),
     }
 }
 
-/// All items of a list, page by page, telling on the terminal how many there are so far.
+/// Fetches all pages of a list, and shows progress on a terminal.
 pub async fn all<T>(
     mut page: impl AsyncFnMut(Option<&str>) -> Result<Page<T>, client::Error>,
 ) -> anyhow::Result<Vec<T>> {

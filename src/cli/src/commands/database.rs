@@ -1,4 +1,4 @@
-//! Which database a command works on.
+//! The database that a command works on.
 
 use clap::Args;
 use ledger::Database;
@@ -8,8 +8,8 @@ use ledger::Database;
 pub struct Argument {
     /// The database: sqlite:PATH or postgres://USER:PASSWORD@HOST:PORT/NAME
     ///
-    /// PostgreSQL by TLS: postgres://...?sslmode=verify-full&sslrootcert=FILE, in libpq's words. Without sslrootcert those
-    /// that the system trusts.
+    /// TLS to PostgreSQL is set as in libpq: postgres://...?sslmode=verify-full&sslrootcert=FILE. The default for
+    /// sslrootcert are the system's root certificates.
     #[arg(
         long,
         env = "AGENTRELAY_DATABASE",

@@ -1,9 +1,9 @@
-//! The examples of each command, out of those of the group that it belongs to: written once, shown by both.
+//! Examples are written once, at a group of commands; each command also shows its own.
 
 use clap::Command;
 
-/// Gives each command of a group its own of the group's examples.
-pub fn spread(program: Command) -> Command {
+/// Adds to each command its examples from the group.
+pub fn distribute(program: Command) -> Command {
     let name = program.get_name().to_owned();
     program.mut_subcommands(|group| of_group(group, &name))
 }
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn every_command_has_examples_and_every_example_is_a_command() {
-        let program = spread(Cli::command());
+        let program = distribute(Cli::command());
         let mut found = Vec::new();
         leaves(&program, "agentrelay", &mut found);
         assert!(found.len() > 40, "{}", found.len());

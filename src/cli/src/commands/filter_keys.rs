@@ -1,4 +1,4 @@
-//! `agentrelay filter-keys`: by which credentials Envoys reach the ledger.
+//! `agentrelay filter-keys`: the credentials of filters.
 
 use super::connection::{self, Connection, Once};
 use crate::output;
@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use protocol::CredentialId;
 use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, RotateKey};
 
-/// Filter keys: by which Envoys reach the ledger
+/// Filter keys: the credentials of filters to the ledger
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay filter-keys list
@@ -24,9 +24,9 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make a filter key; its secret is shown this once
+    /// Create a filter key; its secret is shown only once
     Create {
-        /// For people, such as the name of a cluster
+        /// Display name, such as the name of a cluster
         #[arg(long)]
         name: String,
         #[command(flatten)]
@@ -34,26 +34,26 @@ enum Action {
     },
     /// List filter keys
     List,
-    /// Give a filter key a new secret, shown this once
+    /// Give a filter key a new secret, shown only once
     Rotate {
         /// The filter key, flt_...
         #[arg(value_parser = CredentialId::parse)]
         id: CredentialId,
-        /// How long the old secret goes on working
+        /// How long the old secret keeps working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         grace: u32,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
         once: Once,
     },
-    /// Withdraw a filter key for good
+    /// Revoke a filter key; this is final
     Revoke {
         /// The filter key, flt_...
         #[arg(value_parser = CredentialId::parse)]
         id: CredentialId,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -62,13 +62,12 @@ enum Action {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
             Action::Create { name, once } => {
-                output::takes_secrets()?;
+                output::check_can_print_secrets()?;
                 let made = once.of(ledger).create_filter_key(&CreateFilterKey { name }).await?;
                 let undo = format!("Revoke it: agentrelay filter-keys revoke {} --reason lost", made.key.id);
                 output::made(|| secret(made, json), &undo)
@@ -79,7 +78,7 @@ impl Arguments {
                 if json { output::json(&keys) } else { list(&keys) }
             }
             Action::Rotate { id, grace, reason, once } => {
-                output::takes_secrets()?;
+                output::check_can_print_secrets()?;
                 let rotate = RotateKey { grace_seconds: grace, reason };
                 let made = once.of(ledger).rotate_filter_key(&id, &rotate).await?;
                 output::made(

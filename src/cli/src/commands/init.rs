@@ -9,15 +9,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Make a ledger's database and show its first credentials, once
+/// Create a ledger's database and show its first credentials, once
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay init --database sqlite:/var/lib/agentrelay/ledger.db
-  agentrelay init --database sqlite:ledger.db --state ./state    # also keeps the keys there, mode 0600")]
+  agentrelay init --database sqlite:ledger.db --state ./state    # also writes the keys there, mode 0600")]
 pub struct Arguments {
     #[command(flatten)]
     at: database::Argument,
-    /// Also keep both keys in this directory, readable by its owner alone
+    /// Also write both keys to this directory, readable by the owner alone
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// Print JSON
@@ -26,15 +26,14 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         if let Some(state) = &self.state {
-            // Before the keys exist: a directory that can't be written would lose them.
-            fs::create_dir_all(state).with_context(|| format!("{} can't be made", state.display()))?;
+            // Before the keys exist, so that they are not lost if this fails.
+            fs::create_dir_all(state).with_context(|| format!("{} can't be created", state.display()))?;
         }
         let Arguments { at, state, json } = self;
         if state.is_none() {
-            output::takes_secrets()?;
+            output::check_can_print_secrets()?;
         }
         let kept = state.clone();
         let made = ledger::init(&at.database, |made| match &kept {
@@ -53,8 +52,8 @@ impl Arguments {
             return Ok(());
         }
         output::note(
-            "Keep both now: they are stored nowhere and can't be shown again.\n\
-             Operators set AGENTRELAY_ADMIN_KEY to the first, Envoy's environment AGENTRELAY_FILTER_KEY to the second.",
+            "Save both now: they are stored nowhere and can't be shown again.\n\
+             Set AGENTRELAY_ADMIN_KEY to the first for operators, and AGENTRELAY_FILTER_KEY to the second for Envoy.",
         );
         Ok(())
     }

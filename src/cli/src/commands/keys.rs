@@ -27,8 +27,8 @@ use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
   agentrelay keys rotate key_... --grace 3600
   agentrelay keys revoke key_... --reason 'left the team'
 
-Lists of scopes and limits have commas between. A grant may hold commas and each has a flag of its own; what is behind its
-last @ is its end only if it is a time, and NAME@never is a name with none.")]
+Separate scopes and limits with commas. Repeat --service, --tool and --resource for each grant: NAME, or NAME@TIME with an
+expiry. A name that itself ends like @TIME is written NAME@never.")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -38,7 +38,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make a key; its secret is shown this once
+    /// Create a key; its secret is shown only once
     Create(Box<Create>),
     /// List keys
     List {
@@ -51,24 +51,24 @@ enum Action {
         /// Keys in this state only
         #[arg(long, value_enum)]
         state: Option<State>,
-        /// Keys that came to be this way only
+        /// Keys created this way only
         #[arg(long, value_enum)]
         source: Option<Source>,
     },
     /// Change what a key may do
     Update(Box<Update>),
-    /// End a key now; unlike a revoked one it can be given another end
+    /// Expire a key now; unlike a revoked key it can get a new expiry
     Expire {
         /// The key, key_...
         #[arg(value_parser = KeyId::parse)]
         id: KeyId,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         once: Once,
     },
-    /// Show what a key may spend and has spent this month
+    /// Show a key's budget and spending of this month
     Budget {
         /// The key, key_...
         #[arg(value_parser = KeyId::parse)]
@@ -80,26 +80,26 @@ enum Action {
         #[arg(value_parser = KeyId::parse)]
         id: KeyId,
     },
-    /// Give a key a new secret, shown this once
+    /// Give a key a new secret, shown only once
     Rotate {
         /// The key, key_...
         #[arg(value_parser = KeyId::parse)]
         id: KeyId,
-        /// How long the old secret goes on working
+        /// How long the old secret keeps working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         grace: u32,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: Option<String>,
         #[command(flatten)]
         once: Once,
     },
-    /// Withdraw a key for good
+    /// Revoke a key; this is final
     Revoke {
         /// The key, key_...
         #[arg(value_parser = KeyId::parse)]
         id: KeyId,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -109,47 +109,46 @@ enum Action {
 
 #[derive(Args)]
 struct Create {
-    /// Who pays, ten_...
+    /// The tenant that pays, ten_...
     #[arg(long, value_parser = TenantId::parse)]
     tenant: TenantId,
-    /// For people
+    /// Display name
     #[arg(long)]
     name: String,
-    /// Permissions, such as read,generate
+    /// Scopes, such as read,generate
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
     scopes: Vec<String>,
-    /// Hold the key to this service, once for each; NAME or NAME@TIME, where the grant ends
+    /// Restrict the key to this service; repeatable. NAME, or NAME@TIME with an expiry
     #[arg(long = "service", value_name = "GRANT", value_parser = parse::grant)]
     services: Vec<Grant>,
-    /// Hold the key to an empty list of services: it may use none
+    /// Allow no service
     #[arg(long, conflicts_with = "services")]
     no_services: bool,
-    /// Hold the key to this tool, once for each
+    /// Restrict the key to this tool; repeatable
     #[arg(long = "tool", value_name = "GRANT", value_parser = parse::grant)]
     tools: Vec<Grant>,
-    /// Hold the key to an empty list of tools: it may use none
+    /// Allow no tool
     #[arg(long, conflicts_with = "tools")]
     no_tools: bool,
-    /// Hold the key to this resource, such as project:42, once for each
+    /// Restrict the key to this resource, such as project:42; repeatable
     #[arg(long = "resource", value_name = "GRANT", value_parser = parse::grant)]
     resources: Vec<Grant>,
-    /// Hold the key to an empty list of resources: it may use none
+    /// Allow no resource
     #[arg(long, conflicts_with = "resources")]
     no_resources: bool,
-    /// A limit beside the tier's, such as 10/60s
+    /// A limit in addition to the tier's, such as 10/60s
     #[arg(long = "limit", value_name = "PERMITS/WINDOW", value_delimiter = ',', value_parser = parse::limit)]
     limits: Vec<Limit>,
-    /// The most that it may have under way on one worker of an Envoy, beside the tier's: requests, and streams that stay
-    /// open, such as 20/2
+    /// Most running requests and open streams on one worker of an Envoy, in addition to the tier's bounds, such as 20/2
     #[arg(long, value_name = "REQUESTS/STREAMS", value_parser = parse::concurrency)]
     concurrency: Option<Concurrency>,
-    /// When the key ends, such as 2027-01-01T00:00:00Z
+    /// When the key expires, such as 2027-01-01T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     expires: Option<Timestamp>,
     /// The agent it belongs to, agt_...
     #[arg(long, value_parser = AgentId::parse)]
     agent: Option<AgentId>,
-    /// How it comes to be
+    /// How it was created
     #[arg(long, value_enum)]
     source: Option<Source>,
     /// The most it may spend in a calendar month (UTC)
@@ -164,64 +163,64 @@ struct Update {
     /// The key, key_...
     #[arg(value_parser = KeyId::parse)]
     id: KeyId,
-    /// Another name
+    /// New name
     #[arg(long)]
     name: Option<String>,
-    /// Other permissions, all of them
+    /// New scopes, replacing all
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',')]
     scopes: Option<Vec<String>>,
-    /// No permissions
+    /// Remove all scopes
     #[arg(long, conflicts_with = "scopes")]
     no_scopes: bool,
-    /// Another service to hold it to, once for each of them all; NAME or NAME@TIME
+    /// Restrict it to this service; repeatable, replaces all. NAME or NAME@TIME
     #[arg(long = "service", value_name = "GRANT", value_parser = parse::grant)]
     services: Option<Vec<Grant>>,
-    /// Hold it to no list of services: it may use any
+    /// Allow every service
     #[arg(long, conflicts_with = "services")]
     all_services: bool,
-    /// Hold it to an empty list of services: it may use none
+    /// Allow no service
     #[arg(long, conflicts_with_all = ["services", "all_services"])]
     no_services: bool,
-    /// Another tool to hold it to, once for each of them all
+    /// Restrict it to this tool; repeatable, replaces all
     #[arg(long = "tool", value_name = "GRANT", value_parser = parse::grant)]
     tools: Option<Vec<Grant>>,
-    /// Hold it to no list of tools: it may use any
+    /// Allow every tool
     #[arg(long, conflicts_with = "tools")]
     all_tools: bool,
-    /// Hold it to an empty list of tools: it may use none
+    /// Allow no tool
     #[arg(long, conflicts_with_all = ["tools", "all_tools"])]
     no_tools: bool,
-    /// Another resource to hold it to, once for each of them all
+    /// Restrict it to this resource; repeatable, replaces all
     #[arg(long = "resource", value_name = "GRANT", value_parser = parse::grant)]
     resources: Option<Vec<Grant>>,
-    /// Hold it to no list of resources: it may use any
+    /// Allow every resource
     #[arg(long, conflicts_with = "resources")]
     all_resources: bool,
-    /// Hold it to an empty list of resources: it may use none
+    /// Allow no resource
     #[arg(long, conflicts_with_all = ["resources", "all_resources"])]
     no_resources: bool,
-    /// Other limits beside the tier's, all of them
+    /// Limits in addition to the tier's, replacing all
     #[arg(long = "limit", value_name = "PERMITS/WINDOW", value_delimiter = ',', value_parser = parse::limit)]
     limits: Option<Vec<Limit>>,
-    /// No limits but the tier's
+    /// Remove all limits but the tier's
     #[arg(long, conflicts_with = "limits")]
     no_limits: bool,
-    /// The most that it may have under way on one worker of an Envoy, such as 20/2; `none` for no bound but the tier's
+    /// Most running requests and open streams on one worker of an Envoy, such as 20/2; `none` for the tier's bounds only
     #[arg(long, value_name = "REQUESTS/STREAMS", value_parser = parse::other_concurrency)]
     concurrency: Option<Patch<Concurrency>>,
-    /// When the key ends, or `never`
+    /// When the key expires, or `never`
     #[arg(long, value_name = "TIME", value_parser = parse::end)]
     expires: Option<Patch<Timestamp>>,
-    /// Another agent, agt_..., or `none`
+    /// New agent, agt_..., or `none`
     #[arg(long, value_parser = parse::agent)]
     agent: Option<Patch<AgentId>>,
     /// The most it may spend in a calendar month (UTC); `none` for no bound
     #[arg(long, value_name = "CREDITS", value_parser = parse::budget)]
     budget: Option<Patch<Credits>>,
-    /// Only if this is still its version, as `keys show` shows it
+    /// Only if the key still has this version, shown by `keys show`
     #[arg(long, value_name = "VERSION", value_parser = connection::version)]
     if_match: Option<String>,
-    /// Why, for the audit
+    /// The reason, for the audit trail
     #[arg(long)]
     reason: String,
 }
@@ -263,13 +262,12 @@ impl From<Source> for KeySource {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
         match self.action {
             Action::Create(create) => {
-                output::takes_secrets()?;
+                output::check_can_print_secrets()?;
                 let (create, once) = create.body();
                 let made = once.of(ledger).create_key(&create).await?;
                 let undo = format!("Revoke it: agentrelay keys revoke {} --reason lost", made.key.id);
@@ -299,7 +297,7 @@ impl Arguments {
             }
             Action::Budget { id } => show_budget(&ledger.key_budget(&id).await?, json),
             Action::Rotate { id, grace, reason, once } => {
-                output::takes_secrets()?;
+                output::check_can_print_secrets()?;
                 let rotate = RotateKey { grace_seconds: grace, reason };
                 let made = once.of(ledger).rotate_key(&id, &rotate).await?;
                 output::made(|| secret(&made, json), &format!("Rotate again: agentrelay keys rotate {id}"))
@@ -313,16 +311,16 @@ impl Arguments {
 
 impl Create {
     fn body(self) -> (CreateKey, Once) {
-        // No list means not held to any; an empty one is asked for by name.
-        let held_to =
+        // Without grants the key is not restricted; an empty list needs a flag.
+        let restricted_to =
             |grants: Vec<Grant>, nothing: bool| Some(grants).filter(|grants| nothing || !grants.is_empty());
         let create = CreateKey {
             tenant_id: self.tenant,
             name: self.name,
             scopes: self.scopes,
-            services: held_to(self.services, self.no_services),
-            tools: held_to(self.tools, self.no_tools),
-            resources: held_to(self.resources, self.no_resources),
+            services: restricted_to(self.services, self.no_services),
+            tools: restricted_to(self.tools, self.no_tools),
+            resources: restricted_to(self.resources, self.no_resources),
             limits: Some(self.limits).filter(|limits| !limits.is_empty()),
             concurrency: self.concurrency,
             expires_at: self.expires,
@@ -335,9 +333,9 @@ impl Create {
 }
 
 impl Update {
-    /// Which key, over which version, and what becomes of it.
+    /// The key, the expected version and the update.
     fn body(self) -> (KeyId, Option<String>, UpdateKey) {
-        let held_to = |grants: Option<Vec<Grant>>, all: bool, nothing: bool| match grants {
+        let restricted_to = |grants: Option<Vec<Grant>>, all: bool, nothing: bool| match grants {
             Some(grants) => Patch::Set(grants),
             None if all => Patch::Clear,
             None if nothing => Patch::Set(Vec::new()),
@@ -346,9 +344,9 @@ impl Update {
         let update = UpdateKey {
             name: self.name,
             scopes: self.scopes.or(self.no_scopes.then(Vec::new)),
-            services: held_to(self.services, self.all_services, self.no_services),
-            tools: held_to(self.tools, self.all_tools, self.no_tools),
-            resources: held_to(self.resources, self.all_resources, self.no_resources),
+            services: restricted_to(self.services, self.all_services, self.no_services),
+            tools: restricted_to(self.tools, self.all_tools, self.no_tools),
+            resources: restricted_to(self.resources, self.all_resources, self.no_resources),
             limits: self.limits.or(self.no_limits.then(Vec::new)),
             concurrency: self.concurrency.unwrap_or_default(),
             expires_at: self.expires.unwrap_or_default(),
@@ -436,16 +434,16 @@ fn grants(grants: Option<&[Grant]>) -> String {
     if grants.is_empty() {
         return "none".into();
     }
-    grants.iter().map(parse::written).collect::<Vec<_>>().join(" ")
+    grants.iter().map(parse::as_text).collect::<Vec<_>>().join(" ")
 }
 
 fn concurrency(concurrency: Option<Concurrency>) -> String {
-    let written = |most: Concurrency| format!("{}/{}", most.requests, most.streams);
-    concurrency.map_or_else(|| "the tier's".into(), written)
+    let as_text = |most: Concurrency| format!("{}/{}", most.requests, most.streams);
+    concurrency.map_or_else(|| "the tier's".into(), as_text)
 }
 
 fn limits(limits: &[Limit]) -> String {
-    let written = |limit: &Limit| format!("{}/{}s", limit.permits, limit.window_seconds);
-    let text = limits.iter().map(written).collect::<Vec<_>>().join(" ");
+    let as_text = |limit: &Limit| format!("{}/{}s", limit.permits, limit.window_seconds);
+    let text = limits.iter().map(as_text).collect::<Vec<_>>().join(" ");
     if text.is_empty() { "the tier's".into() } else { text }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use protocol::TenantId;
 use protocol::admin::{Lease, LeaseState};
 
-/// Leases: credits that one Envoy spends without a call each, and accounts for afterwards
+/// Leases: credits that one Envoy may spend, and reports afterwards
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay leases list --state open
@@ -35,9 +35,9 @@ enum Action {
 enum State {
     /// The Envoy may spend from it
     Open,
-    /// All of it is accounted for
+    /// Closed by its last statement
     Closed,
-    /// Not accounted for in time, and charged
+    /// Not reported in time, and charged
     Lost,
 }
 
@@ -52,7 +52,6 @@ impl From<State> for LeaseState {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let Action::List { tenant, state } = self.action;

@@ -1,4 +1,4 @@
-//! `agentrelay ledger`: what is done to a ledger's database as a whole.
+//! `agentrelay ledger`: moves and checks a ledger's database.
 
 use super::database;
 use super::trusted::Named;
@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use ledger::Database;
 
-/// The ledger's database as a whole
+/// Move or check a ledger's database
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay ledger move --from sqlite:agentrelay.db --to postgres://ledger@db.internal/ledger
@@ -21,13 +21,13 @@ pub struct Arguments {
 enum Action {
     /// Copy a ledger from SQLite to an empty PostgreSQL database, and verify the copy
     ///
-    /// Stop the ledger first: what it wrote afterwards would stay behind, so it is refused while one serves the source.
-    /// The source is left as it is.
+    /// Stop the ledger first: the command refuses a source that is served, because later writes would be lost. The source is
+    /// not changed.
     Move {
-        /// Where it is, sqlite:PATH
+        /// The source, sqlite:PATH
         #[arg(long, value_name = "URL")]
         from: Database,
-        /// Where it goes, postgres://USER:PASSWORD@HOST:PORT/NAME; in the environment `ps` doesn't show the password
+        /// The target, postgres://USER:PASSWORD@HOST:PORT/NAME; `ps` does not show the password if it is set in the environment
         #[arg(long, value_name = "URL", env = "AGENTRELAY_MOVE_TO", hide_env_values = true)]
         to: Database,
         #[command(flatten)]
@@ -36,9 +36,9 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Look at every row: do the laws of money hold, and is the audit trail as it was sealed
+    /// Check every row against the invariants of money, and verify the audit trail
     ///
-    /// The ledger may run meanwhile. Right after a pg_restore it says if the copy is whole. The exit status tells, too.
+    /// The ledger may run meanwhile. Run it after pg_restore to check the copy. The exit status is 0 only if all is well.
     Check {
         #[command(flatten)]
         at: database::Argument,
@@ -48,7 +48,6 @@ enum Action {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let (from, to, named, json) = match self.action {
             Action::Move { from, to, named, json } => (from, to, named, json),
@@ -70,7 +69,7 @@ impl Arguments {
         let rows: Vec<_> = moved.tables.into_iter().map(|(name, rows)| [name, rows.to_string()]).collect();
         output::table(["table", "rows"], &rows)?;
         output::note(&format!(
-            "Every row is in {there} as it was; the laws of money hold, and so does the audit chain."
+            "Every row was copied to {there}; the invariants of money hold, and the audit trail is valid."
         ));
         Ok(())
     }
@@ -83,11 +82,13 @@ async fn check(database: Database, named: Named) -> anyhow::Result<()> {
     let looking = tokio::task::spawn_blocking(move || ledger::check(&database, trusted.as_ref()));
     let broken = looking.await?.with_context(|| format!("can't open {name}"))?;
     if !broken.is_empty() {
-        bail!("{name} does not keep its laws: {}", broken.join("; "));
+        bail!("{name} breaks invariants: {}", broken.join("; "));
     }
-    output::note(&format!("{name}: the laws of money hold, and the audit trail is as it was sealed."));
+    output::note(&format!("{name}: the invariants of money hold, and the audit trail is as it was sealed."));
     if !is_pinned {
-        output::note("By whom it was sealed was not looked at: no key file is at hand; give --public-key.");
+        output::note(
+            "Any signing key was accepted, because there is no key file next to the database; give --public-key.",
+        );
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Amounts, grants, limits and times as they are written on the command line.
+//! Parses amounts, grants, limits and times of the command line.
 
 use protocol::admin::Patch;
 use protocol::key::{Concurrency, Grant, Limit};
 use protocol::{AgentId, Credits, InvalidId, Timestamp};
 
-/// `NAME`, or `NAME@TIME` with its own end. Names may hold an `@` too: one that looks as if it ended is `NAME@never`.
+/// `NAME`, or `NAME@TIME` with an expiry. A name that ends like `@TIME` is written `NAME@never`.
 pub fn grant(text: &str) -> Result<Grant, String> {
     let (name, expires_at) = match text.rsplit_once('@').map(|(name, behind)| (name, behind, end(behind))) {
         Some((name, _, Ok(end))) => (name, end.apply(None)),
-        // A date without its hour would else be a name that is granted to no end, and that nothing has.
+        // A date without a time would otherwise count as a part of the name, without expiry.
         Some((_, behind, Err(fault))) if begins_as_a_date(behind) => return Err(fault),
         _ => (text, None),
     };
@@ -18,8 +18,8 @@ pub fn grant(text: &str) -> Result<Grant, String> {
     Ok(Grant { name: name.to_owned(), expires_at })
 }
 
-/// A grant as [`grant`] reads it.
-pub fn written(given: &Grant) -> String {
+/// Formats a grant as [`grant`] parses it.
+pub fn as_text(given: &Grant) -> String {
     let Grant { name, expires_at } = given;
     match expires_at {
         Some(end) => format!("{name}@{end}"),
@@ -51,7 +51,7 @@ pub fn limit(text: &str) -> Result<Limit, String> {
 
 /// An amount of credits.
 pub fn credits(text: &str) -> Result<Credits, String> {
-    let amount = text.parse::<u64>().map_err(|_| "credits are a whole number, 0 or more".to_owned())?;
+    let amount = text.parse::<u64>().map_err(|_| "credits are an integer, 0 or more".to_owned())?;
     Credits::try_from(amount).map_err(str::to_owned)
 }
 
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(grant("build@2027-01-01T00:00:00Z@never"), named("build@2027-01-01T00:00:00Z"));
         for name in ["bob@example.com", "a,b", "a@never", "a@2027", "a@2027-01", "a@2027-01-01T00:00:00Z"] {
             let given = named(name).unwrap();
-            assert_eq!(grant(&written(&given)), Ok(given), "{name}");
+            assert_eq!(grant(&as_text(&given)), Ok(given), "{name}");
         }
         for mistaken in ["project:42@2027-01-01", "project:42@2027-13-01T00:00:00Z"] {
             assert!(grant(mistaken).is_err(), "{mistaken}");

@@ -1,4 +1,4 @@
-//! `agentrelay policy`: the rules, before and after they are in force.
+//! `agentrelay policy`: checks policies and puts them in force.
 
 mod diff;
 
@@ -35,35 +35,35 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Say whether a file is a valid policy, and if not, where; asks no ledger
+    /// Check a file and name its faults; needs no ledger
     Check {
         /// The policy, YAML or JSON
         file: PathBuf,
     },
-    /// Show the policy that is in force
+    /// Show the policy in force
     Show,
-    /// Show what a file would change of the policy in force, and who uses what it no longer has; exits with 0 either way
+    /// Show what a file would change, and which tenants and keys use names that it no longer has; always exits with 0
     Diff {
         /// The policy, YAML or JSON
         file: PathBuf,
     },
-    /// Put a file in force, whole or not at all; needs role owner
+    /// Put a file in force; needs the role owner
     Apply {
         /// The policy, YAML or JSON
         file: PathBuf,
-        /// Only if this version is still in force, as `policy show` and `policy diff` show it
+        /// Only if this version is still in force, shown by `policy show` and `policy diff`
         #[arg(long, visible_alias = "over", value_name = "VERSION", value_parser = connection::version)]
         if_match: Option<String>,
-        /// Also where tenants or keys use a tier, service, tool or scope that it no longer has
+        /// Even if tenants or keys use a tier, service, tool or scope that it no longer has
         #[arg(long)]
         force: bool,
     },
     /// Sum what shadow rules would have refused
     ShadowReport {
-        /// Not before this time, the begin of an hour in UTC
+        /// From this time on, a full hour in UTC
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         from: Option<Timestamp>,
-        /// Before this time, the begin of an hour in UTC
+        /// Before this time, a full hour in UTC
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         to: Option<Timestamp>,
         /// Of this tenant only
@@ -80,7 +80,6 @@ enum Action {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         match self.action {
             Action::Check { file } => check(&file, self.connection.json),
@@ -91,16 +90,16 @@ impl Arguments {
                 let in_force = ledger.policy().await?;
                 let leaving = match ledger.check_policy(text).await {
                     Ok(checked) => checked.leaving,
-                    // Who is held to a tenant is not told of others.
+                    // A tenant-bound admin may not see other tenants.
                     Err(client::Error::Credential(_)) => {
                         output::note(
-                            "who uses what it no longer has is told to administrators of all tenants",
+                            "only administrators of all tenants can see who uses names that the file no longer has",
                         );
                         Vec::new()
                     }
                     Err(error) => return Err(error.into()),
                 };
-                let after = serde_json::from_str(&after).context("the policy is no JSON")?;
+                let after = serde_json::from_str(&after).context("the policy is not JSON")?;
                 let changes = diff::changes(&in_force.document, &after);
                 if self.connection.json {
                     return output::json(&json!({
@@ -118,7 +117,9 @@ impl Arguments {
                     output::line(&format!("! {name}"))?;
                 }
                 if !leaving.is_empty() {
-                    output::note("! is used and would leave: change who uses it, or apply with --force");
+                    output::note(
+                        "! marks names that are in use and would be dropped: change their users, or apply with --force",
+                    );
                 }
                 Ok(())
             }
@@ -136,7 +137,7 @@ impl Arguments {
                         error.problem().is_some_and(|problem| problem.kind == Problem::urn("policy_in_use"));
                     let error = anyhow::Error::new(error);
                     if is_in_use {
-                        error.context("nothing was changed; --force does it all the same")
+                        error.context("nothing was changed; --force applies the policy anyway")
                     } else {
                         error
                     }

@@ -1,4 +1,4 @@
-//! `agentrelay reservations`: calls that are charged because nobody accounted for them in time.
+//! `agentrelay reservations`: expired reservations.
 
 use super::connection::{self, Connection};
 use crate::output;
@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use protocol::TenantId;
 use protocol::admin::{Reservation, ReservationState};
 
-/// Reservations whose time ended without an account of them: charged until one comes
+/// Reservations that expired without a settlement, and are charged until one arrives
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay reservations list --state unaccounted
@@ -20,7 +20,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// List reservations whose time ended without an account of them; `tenants correct` gives their credits back
+    /// List expired reservations; `tenants correct` refunds their credits
     List {
         /// Reservations of this tenant only
         #[arg(long, value_parser = TenantId::parse)]
@@ -33,11 +33,11 @@ enum Action {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum State {
-    /// Nobody has said how its call ended, so it is charged
+    /// No settlement arrived, so it is charged
     Unaccounted,
-    /// Its account came after all, or all of it was given back by hand
+    /// A late settlement arrived, or it was refunded by hand
     Corrected,
-    /// Given back, as earlier releases did
+    /// Returned by an earlier release
     Returned,
 }
 
@@ -52,7 +52,6 @@ impl From<State> for ReservationState {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let Action::List { tenant, state } = self.action;

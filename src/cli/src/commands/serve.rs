@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
-/// In a terminal: it was closed. Else it asks to read files again, as it does of other services.
+/// In a terminal, the terminal was closed. Otherwise a request to read the certificate again.
 const HANG_UP: &str = "SIGHUP";
-/// The longest pause between two looks for a database that is away.
+/// The longest pause between two tries to reach the database.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Run the ledger until Ctrl-C
@@ -26,45 +26,45 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
   agentrelay serve --listen 0.0.0.0:7420 --policy policy.yaml --tls-cert chain.pem --tls-key key.pem
   agentrelay serve --policy policy.yaml --audit-key /etc/agentrelay/audit-key --audit-retention-days 400
 
-The API is described at /openapi.json, to be read at /docs; /healthz, /readyz and /metrics need no key.
+The API is described at /openapi.json and /docs; /healthz, /readyz and /metrics need no key.
 AGENTRELAY_LOG sets what is logged, such as info (the default), debug, or warn,ledger=debug.")]
 pub struct Arguments {
-    /// Address and port; port 0 takes a free one
+    /// Address and port; port 0 selects a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     listen: SocketAddr,
     #[command(flatten)]
     at: database::Argument,
-    /// The policy, YAML or JSON; followed while it runs
+    /// The policy, YAML or JSON; changes take effect while it runs
     ///
-    /// On PostgreSQL the policy that was put in force last holds for every ledger, by `policy apply` or by an edit of any
-    /// ledger's file. A file whose content was in force there before is an old copy, and without effect at a start.
+    /// On PostgreSQL all ledgers use the policy that was put in force last, by `policy apply` or by an edit of any ledger's
+    /// file. A file whose content was in force before is an old copy, and is ignored at the start.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// The key that signs the audit trail, made where there is none [default: PATH.audit-key beside sqlite:PATH, and
+    /// The key that signs the audit trail, created if it is missing [default: PATH.audit-key for sqlite:PATH, and
     /// agentrelay.audit-key in the working directory for PostgreSQL]
     #[arg(long, value_name = "FILE")]
     audit_key: Option<PathBuf>,
-    /// Remove rows of the audit trail after so many days; export them first
+    /// Remove rows of the audit trail after this many days; export them first
     #[arg(long, value_name = "DAYS")]
     audit_retention_days: Option<u32>,
-    /// Remove what was kept because the clock was in doubt: today's date in UTC, such as 2026-11-27; without effect on
-    /// any other day
+    /// Confirm the clock, and remove rows that were kept because it was in doubt: today's date in UTC, such as 2026-11-27; no
+    /// effect on any other day
     #[arg(long, value_name = "DAY", value_parser = Timestamp::of_day, requires = "audit_retention_days")]
     audit_retention_confirm: Option<Timestamp>,
-    /// How many connections to PostgreSQL this ledger has at most; readers of one SQLite file count the same way
+    /// Most connections of this ledger to the database
     #[arg(long, value_name = "NUMBER", default_value_t = ledger::CONNECTIONS,
         value_parser = clap::value_parser!(u16).range(i64::from(ledger::CONNECTIONS_MIN)..=200))]
     database_connections: u16,
-    /// Serve by TLS, with this certificate chain in PEM; it and its key are read again when they change, and on SIGHUP
+    /// Serve TLS with this certificate chain in PEM; both files are read again when they change, and on SIGHUP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The certificate's private key in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Write address and port to this file as soon as it listens
+    /// Write address and port to this file once it listens
     #[arg(long, value_name = "FILE")]
     address_file: Option<PathBuf>,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, default_value = "json")]
     log_format: LogFormat,
 }
@@ -76,7 +76,6 @@ enum LogFormat {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         self.log()?;
         let mut signals = Signals::listen().context("signals can't be received")?;
@@ -95,7 +94,7 @@ impl Arguments {
         let Some(running) = start(config, &mut signals, in_terminal).await? else { return Ok(()) };
         let address = running.address;
         if let Some(file) = &self.address_file {
-            // Renamed into place, so that nobody reads half an address.
+            // Renamed into place, so that nobody reads an incomplete address.
             let unfinished = file.with_added_extension("new");
             fs::write(&unfinished, format!("{address}\n"))
                 .and_then(|()| fs::rename(&unfinished, file))
@@ -128,7 +127,7 @@ impl Arguments {
     }
 }
 
-/// Starts the ledger, and waits with growing pauses for a database that is away. `None` if it is told to stop meanwhile.
+/// Starts the ledger, and retries with growing pauses while the database can't be reached. `None` if a signal stops it.
 async fn start(
     config: ledger::Config,
     signals: &mut Signals,
@@ -142,7 +141,7 @@ async fn start(
         };
         output::note(&format!("{cause}; trying again in {} s", pause.as_secs()));
         match timeout(pause, signals.next()).await {
-            // There is nothing to read again yet, and the database may be back.
+            // Nothing to read again yet; try the database now.
             Ok(HANG_UP) if !in_terminal => {}
             Ok(name) => {
                 output::note(&format!("{name}: stopping"));

@@ -1,4 +1,4 @@
-//! `agentrelay tenants`: who pays, and what they hold.
+//! `agentrelay tenants`: tenants and their credits.
 
 use super::connection::{self, Connection, Once};
 use super::parse;
@@ -10,7 +10,7 @@ use protocol::admin::{
 };
 use protocol::{Credits, KeyId, ReservationId, TenantId};
 
-/// Tenants: who pays, and what they hold
+/// Tenants and their credits
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay tenants create --name Acme --tier pro --credits 1000
@@ -42,15 +42,15 @@ enum Way {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make a tenant
+    /// Create a tenant
     Create {
-        /// For people
+        /// Display name
         #[arg(long)]
         name: String,
         /// One of the policy's tiers
         #[arg(long)]
         tier: String,
-        /// Credits to start with
+        /// First grant of credits
         #[arg(long, value_parser = parse::credits)]
         credits: Option<Credits>,
         /// The most it may spend in a calendar month (UTC)
@@ -64,10 +64,10 @@ enum Action {
         /// The tenant, ten_...
         #[arg(value_parser = TenantId::parse)]
         id: TenantId,
-        /// Another name
+        /// New name
         #[arg(long)]
         name: Option<String>,
-        /// Another tier
+        /// New tier
         #[arg(long)]
         tier: Option<String>,
         /// The most it may spend in a calendar month (UTC); `none` for no bound
@@ -76,7 +76,7 @@ enum Action {
         /// Only if this is still its version, as `tenants show` shows it
         #[arg(long, value_name = "VERSION", value_parser = connection::version)]
         if_match: Option<String>,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
     },
@@ -85,7 +85,7 @@ enum Action {
         /// The tenant, ten_...
         #[arg(value_parser = TenantId::parse)]
         id: TenantId,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -96,7 +96,7 @@ enum Action {
         /// The tenant, ten_...
         #[arg(value_parser = TenantId::parse)]
         id: TenantId,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
@@ -113,20 +113,20 @@ enum Action {
         /// How much
         #[arg(value_parser = parse::credits)]
         amount: Credits,
-        /// The reservation that a refund is for: it is free again in the budgets of its key and month
+        /// The reservation that a refund is for; it reduces the spending of that key and month
         #[arg(long, value_name = "ID", value_parser = ReservationId::parse, conflicts_with = "key")]
         reservation: Option<ReservationId>,
-        /// The key whose calls a refund is for: it is free again in this key's budget. Without it, in the tenant's, and
-        /// in a key's as far as no other key can have spent it
+        /// The key that a refund is for; it reduces this key's spending. By default it reduces the tenant's, and caps its keys'
+        /// at the tenant's
         #[arg(long, value_name = "KEY", value_parser = KeyId::parse)]
         key: Option<KeyId>,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         once: Once,
     },
-    /// Show what a tenant may spend and has spent this month
+    /// Show a tenant's budget and spending of this month
     Budget {
         /// The tenant, ten_...
         #[arg(value_parser = TenantId::parse)]
@@ -145,16 +145,16 @@ enum Action {
         /// The tenant, ten_...
         #[arg(value_parser = TenantId::parse)]
         id: TenantId,
-        /// How much to add
+        /// Amount
         #[arg(value_parser = parse::credits)]
         amount: Credits,
-        /// Why, for the audit
+        /// The reason, for the audit trail
         #[arg(long)]
         reason: String,
         #[command(flatten)]
         once: Once,
     },
-    /// Show what a tenant holds
+    /// Show a tenant's balance
     Balance {
         /// The tenant, ten_...
         #[arg(value_parser = TenantId::parse)]
@@ -163,7 +163,6 @@ enum Action {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let json = self.connection.json;
@@ -208,14 +207,14 @@ impl Arguments {
                 if json { output::json(&granted) } else { balance(&granted.balance) }
             }
             Action::Balance { id } => {
-                let held = ledger.balance(&id).await?;
-                if json { output::json(&held) } else { balance(&held) }
+                let balance_now = ledger.balance(&id).await?;
+                if json { output::json(&balance_now) } else { balance(&balance_now) }
             }
         }
     }
 }
 
-/// What may be spent in a month.
+/// Prints a budget.
 pub fn show_budget(budget: &Budget, json: bool) -> anyhow::Result<()> {
     if json {
         return output::json(budget);

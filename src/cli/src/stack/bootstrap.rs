@@ -1,7 +1,7 @@
-//! `envoy/envoy.yaml` for one Envoy of this stack: the shipped file with other addresses.
+//! The configuration of one Envoy of the stack: the shipped `envoy/envoy.yaml` with other addresses.
 //!
-//! The file is parsed and edited as a tree, so that everything but addresses, ports, the node's id and the filter's
-//! path runs exactly as users copy it.
+//! The file is edited as a tree, and only addresses, ports, the node's id and the filter's path change, so that the stack
+//! runs what users copy.
 
 use super::{Error, Upstream};
 use serde_yaml_ng::{Mapping, Value};
@@ -9,7 +9,7 @@ use std::env;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-/// The file as it is shipped.
+/// The shipped file.
 pub const SHIPPED: &str = include_str!("../../../../envoy/envoy.yaml");
 
 const GATE: &str = "static_resources/listeners/gate";
@@ -21,7 +21,7 @@ const ROUTE: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools/routes/0/route";
 const ENDPOINT: &str = "load_assignment/endpoints/0/lb_endpoints/0/endpoint";
 
-/// What differs from the shipped file.
+/// The values that replace those of the shipped file.
 pub(super) struct Settings<'a> {
     pub node_id: &'a str,
     pub wasm: &'a Path,
@@ -48,7 +48,7 @@ pub(super) fn render(settings: &Settings<'_>) -> Result<Value, Error> {
     Ok(bootstrap)
 }
 
-/// The part of a bootstrap at `path`: steps divided by `/`, each a key, an index, or the `name` of a list's item.
+/// The field of a bootstrap at `path`: steps separated by `/`, each a key, an index, or the `name` of a list's item.
 pub fn field<'a>(bootstrap: &'a mut Value, path: &str) -> Result<&'a mut Value, Error> {
     path.split('/').try_fold(bootstrap, step).ok_or_else(|| {
         Error::Setup(format!(
@@ -78,7 +78,7 @@ fn set_endpoint(bootstrap: &mut Value, cluster: &str, host: &str, port: u16) -> 
     set_port(bootstrap, &format!("{cluster}/{ENDPOINT}"), port)
 }
 
-/// Where systems keep the certificates of their authorities, beside `$SSL_CERT_FILE`. Envoy must be told.
+/// Where systems keep their root certificates, if `$SSL_CERT_FILE` is not set. Envoy needs the path.
 const AUTHORITIES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -86,8 +86,8 @@ const AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// TLS to the upstream, with its name checked against the system's authorities. Such a host is somewhere else and is
-/// found by name, so it gets its own name as `Host`.
+/// TLS to the upstream, verified with the system's root certificates. Such an upstream is usually remote and routed by name,
+/// so it gets its own name as `Host`.
 fn speak_tls(bootstrap: &mut Value, host: &str) -> Result<(), Error> {
     let authorities = env::var_os("SSL_CERT_FILE")
         .map(PathBuf::from)
@@ -95,9 +95,7 @@ fn speak_tls(bootstrap: &mut Value, host: &str) -> Result<(), Error> {
         .chain(AUTHORITIES.map(PathBuf::from))
         .find(|file| file.is_file())
         .ok_or_else(|| {
-            Error::Setup(
-                "no certificates of authorities were found to check the upstream's; set SSL_CERT_FILE".into(),
-            )
+            Error::Setup("no root certificates were found to verify the upstream; set SSL_CERT_FILE".into())
         })?;
     let authorities = authorities.display();
     let transport = format!(

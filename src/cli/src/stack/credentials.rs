@@ -1,4 +1,4 @@
-//! The two credentials of a fresh ledger, kept in the state directory for the next run.
+//! The two credentials of a new ledger, kept in the state directory for the next run.
 
 use super::Error;
 use std::fs::{self, File, OpenOptions};
@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 
 const ADMIN_KEY: &str = "admin-key";
 const FILTER_KEY: &str = "filter-key";
-/// Read and write for the owner, nothing for others.
+/// Access for the owner only.
 const PRIVATE: u32 = 0o600;
 
-/// What opens a ledger's doors. No `Debug`: it must not end up in a log.
+/// Credentials to a ledger. No `Debug`, so that they are never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// For administrators, `ara_...`.
@@ -22,7 +22,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Those of an earlier run in `state_dir`, else those of a database that `program init` makes now.
+    /// The credentials of an earlier run in `state_dir`, or new ones of a database that `program init` creates.
     pub fn open(program: &Path, database: &str, state_dir: &Path) -> Result<Credentials, Error> {
         if let Some(credentials) = Credentials::read(state_dir)? {
             return Ok(credentials);
@@ -35,28 +35,28 @@ impl Credentials {
             .output()
             .map_err(spawned)?;
         if !output.status.success() {
-            // Its stdout would hold the keys; only what it says about the failure is shown.
+            // Only stderr is shown: stdout may have the keys.
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(Error::Setup(format!("the ledger's database could not be made: {said}")));
+            return Err(Error::Setup(format!("the ledger's database could not be created: {said}")));
         }
         Credentials::read(state_dir)?
             .ok_or_else(|| Error::Setup(format!("`agentrelay init` left no keys in {}", state_dir.display())))
     }
 
-    /// Those that [`Credentials::write`] left in `state_dir`.
+    /// Reads the credentials that [`Credentials::write`] wrote to `state_dir`.
     pub fn read(state_dir: &Path) -> Result<Option<Credentials>, Error> {
         let admin_key = read_if_there(&state_dir.join(ADMIN_KEY))?;
         let filter_key = read_if_there(&state_dir.join(FILTER_KEY))?;
         Ok(admin_key.zip(filter_key).map(|(admin_key, filter_key)| Credentials { admin_key, filter_key }))
     }
 
-    /// Removes what [`Credentials::write`] left, where it opens nothing.
+    /// Removes what [`Credentials::write`] wrote, after the ledger failed to store it.
     pub fn remove(state_dir: &Path) -> Result<(), Error> {
         remove_if_there(&state_dir.join(ADMIN_KEY))?;
         remove_if_there(&state_dir.join(FILTER_KEY))
     }
 
-    /// Keeps them in `state_dir`, readable by its owner alone.
+    /// Writes them to `state_dir`, readable by its owner alone.
     pub fn write(&self, state_dir: &Path) -> Result<(), Error> {
         write_private(&state_dir.join(ADMIN_KEY), &format!("{}\n", self.admin_key))?;
         write_private(&state_dir.join(FILTER_KEY), &format!("{}\n", self.filter_key))
@@ -70,13 +70,13 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Writes a file that holds a secret, whole or not at all.
+/// Writes a file with a secret atomically.
 pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     let unfinished = path.with_added_extension("new");
     let write = || {
         let mut file: File =
             OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&unfinished)?;
-        // The mode above is for a new file only.
+        // The mode above applies to a new file only.
         file.set_permissions(fs::Permissions::from_mode(PRIVATE))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;

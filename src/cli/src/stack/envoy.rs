@@ -1,4 +1,4 @@
-//! One Envoy with the filter: started from the shipped configuration, watched until it serves by a policy.
+//! One Envoy with the filter: starts it with the shipped configuration and waits until it has a policy.
 
 use super::bootstrap::{self, Settings};
 use super::process::Process;
@@ -12,39 +12,39 @@ use std::time::{Duration, Instant};
 
 /// A large filter takes a few seconds to compile on a busy machine.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
-/// Envoy ends at SIGTERM without draining, so this is for an Envoy that hangs.
+/// Envoy exits on SIGTERM without draining, so only a hanging Envoy takes this long.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How long a stop waits for the filter's last report: longer than it waits between two, shorter than a ledger is away.
+/// How long a stop waits for the filter's last report: longer than the interval between reports.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
 const REPORT_POLL: Duration = Duration::from_millis(20);
 /// Settlements and decisions that the ledger has not acknowledged yet.
 const QUEUE_DEPTH: &str = "wasmcustom.agentrelay_queue_depth";
-/// How many of the filter's machines decide by a policy: one per worker, and the main thread's. The others refuse
+/// How many of the filter's VMs have a policy: one per worker and one for the main thread. A VM without one refuses
 /// everything.
 const POLICY_LOADED: &str = "wasmcustom.agentrelay_policy_loaded";
 
-/// Changes the configuration of one Envoy further, for a test of something that the shipped file doesn't do.
+/// Changes the configuration of one Envoy further, for tests.
 pub type Edit = Box<dyn FnOnce(&mut Yaml) + Send>;
 
 /// How to run one Envoy.
 pub struct EnvoyOptions {
-    /// Which Envoy.
+    /// The Envoy binary.
     pub envoy: EnvoyBinary,
-    /// The filter.
+    /// The filter's wasm file.
     pub wasm: PathBuf,
-    /// Where the ledger listens.
+    /// The ledger's address.
     pub ledger: SocketAddr,
-    /// Where the tools are.
+    /// The upstream.
     pub upstream: Upstream,
-    /// The filter's credential to the ledger. It reaches Envoy by the environment only.
+    /// The filter's credential to the ledger, passed only in the environment.
     pub filter_key: String,
     /// Worker threads.
     pub workers: u32,
-    /// Where its configuration and log are written.
+    /// The directory for its configuration and log.
     pub state_dir: PathBuf,
     /// The node id, and the name of its files.
     pub name: String,
-    /// The gate's port on 127.0.0.1; 0 takes a free one.
+    /// The gate's port on 127.0.0.1; 0 selects a free one.
     pub port: u16,
     /// A last change to the configuration.
     pub edit: Option<Edit>,
@@ -52,15 +52,15 @@ pub struct EnvoyOptions {
 
 /// A running Envoy. Dropping it kills it.
 pub struct Envoy {
-    /// Where agents call.
+    /// The address of the gate.
     pub gateway: SocketAddr,
-    /// Envoy's admin interface.
+    /// The address of Envoy's admin interface.
     pub admin: SocketAddr,
     process: Process,
 }
 
 impl Envoy {
-    /// Starts it and waits until it serves, by a policy.
+    /// Starts it and waits until it serves with a policy.
     pub async fn start(options: EnvoyOptions) -> Result<Envoy, Error> {
         let file = |extension: &str| options.state_dir.join(format!("{}.{extension}", options.name));
         let wasm = fs::canonicalize(&options.wasm).map_err(Error::file(&options.wasm))?;
@@ -89,7 +89,7 @@ impl Envoy {
             .arg(&address_file)
             .arg("--concurrency")
             .arg(options.workers.to_string())
-            // Envoys on one machine share memory by this id unless each takes its own.
+            // Without this, Envoys on one machine share memory.
             .arg("--use-dynamic-base-id")
             .env("AGENTRELAY_FILTER_KEY", &options.filter_key);
         let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
@@ -119,17 +119,17 @@ impl Envoy {
         self.process.id()
     }
 
-    /// Both outputs of Envoy: its own log and the access log.
+    /// The log of Envoy's stdout and stderr: its own log and the access log.
     pub fn log(&self) -> &Path {
         self.process.log()
     }
 
-    /// An error if it ended by itself.
+    /// An error if it ended unexpectedly.
     pub fn check(&mut self) -> Result<(), Error> {
         self.process.check()
     }
 
-    /// Ends it in order, after the filter has told the ledger of all calls that have ended.
+    /// Stops it after the filter has reported all ended calls to the ledger.
     pub async fn stop(self) {
         let started = Instant::now();
         while started.elapsed() < REPORT_GRACE && self.stat(QUEUE_DEPTH).await.is_some_and(|depth| depth > 0)
@@ -139,7 +139,7 @@ impl Envoy {
         self.process.stop(STOP_GRACE).await;
     }
 
-    /// One counter or gauge, `None` if Envoy doesn't know it or doesn't answer.
+    /// A counter or gauge; `None` if it does not exist or Envoy does not answer.
     pub async fn stat(&self, name: &str) -> Option<u64> {
         stat(&super::http_client().ok()?, self.admin, name).await.ok().flatten()
     }
@@ -152,7 +152,7 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Where the gate and the admin interface listen, once it is live and has a policy; else what is missing.
+/// The addresses of the gate and the admin interface once Envoy is live and has a policy; otherwise what is missing.
 async fn probe(
     http: &reqwest::Client,
     address_file: &Path,
@@ -161,12 +161,12 @@ async fn probe(
     let admin: SocketAddr = fs::read_to_string(address_file)
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .ok_or("its admin interface does not listen yet")?;
+        .ok_or("its admin interface is not listening yet")?;
     if ask(http, admin, "/ready").await?.trim() != "LIVE" {
         return Err("it is still starting".into());
     }
     let gateway = gate_address(&ask(http, admin, "/listeners?format=json").await?)
-        .ok_or("the gate does not listen yet")?;
+        .ok_or("the gate is not listening yet")?;
     if stat(http, admin, POLICY_LOADED).await?.unwrap_or(0) <= u64::from(workers) {
         return Err("the filter has no policy from the ledger yet".into());
     }

@@ -1,4 +1,4 @@
-//! Why a stack did not start, by what the reader can do.
+//! Why a stack did not start.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// A part of the stack could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Something is missing or was given wrongly; the text says what to do.
+    /// Something is missing or invalid; the text says what to do.
     #[error("{0}")]
     Setup(String),
     /// A file could not be read or written.
@@ -14,7 +14,7 @@ pub enum Error {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// A program could not be run at all.
@@ -22,19 +22,19 @@ pub enum Error {
     Spawn {
         /// Which part of the stack.
         name: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A process ended, or was not ready in time. Its last lines are shown; the log has all of them.
+    /// A process ended, or was not ready in time. The error shows the end of its log.
     #[error("{name} {reason}; its log is {}\n{tail}", log.display())]
     NotReady {
         /// Which part of the stack.
         name: String,
         /// How it failed.
         reason: String,
-        /// Where it wrote what it did.
+        /// Its log.
         log: PathBuf,
-        /// The end of that.
+        /// The end of the log.
         tail: String,
     },
 }

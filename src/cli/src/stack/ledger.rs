@@ -1,4 +1,4 @@
-//! The ledger as a child process, `agentrelay serve`, which can be killed and started again on the same port.
+//! The ledger as a child process, `agentrelay serve`, which can be killed and restarted on the same port.
 
 use super::Error;
 use super::process::Process;
@@ -9,21 +9,21 @@ use std::process::Command;
 use std::time::Duration;
 
 const READY_DEADLINE: Duration = Duration::from_secs(120);
-/// It answers what waits and closes its database.
+/// How long it may take to answer waiting requests and close its database.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// How to run one ledger.
+/// The options of a ledger.
 #[derive(Debug, Clone)]
 pub struct LedgerOptions {
     /// The `agentrelay` binary.
     pub program: PathBuf,
-    /// Such as `sqlite:PATH`; it must have been through `agentrelay init`.
+    /// An initialised database, such as `sqlite:PATH`.
     pub database: String,
     /// The policy file.
     pub policy: PathBuf,
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 selects a free one.
     pub listen: SocketAddr,
-    /// Where its log is written.
+    /// The directory for its log.
     pub state_dir: PathBuf,
     /// The name of its files.
     pub name: String,
@@ -31,7 +31,7 @@ pub struct LedgerOptions {
 
 /// A running ledger. Dropping it kills it.
 pub struct Ledger {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
     options: LedgerOptions,
     process: Process,
@@ -55,7 +55,7 @@ impl Ledger {
             .arg("--address-file")
             .arg(&address_file);
         if !options.database.starts_with("sqlite:") {
-            // Beside an embedded database it has its place; for a server it would be the working directory.
+            // The default for a server would be the working directory.
             command.arg("--audit-key").arg(options.state_dir.join("audit-key"));
         }
         let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
@@ -74,35 +74,35 @@ impl Ledger {
         self.process.id()
     }
 
-    /// Both its outputs.
+    /// The log of its stdout and stderr.
     pub fn log(&self) -> &Path {
         self.process.log()
     }
 
-    /// An error if it ended by itself.
+    /// An error if it ended unexpectedly.
     pub fn check(&mut self) -> Result<(), Error> {
         self.process.check()
     }
 
-    /// `kill -9`, and how to start it again: on the same port, with the same database.
+    /// Kills it with SIGKILL. Returns the options to restart it on the same port with the same database.
     pub fn kill(mut self) -> LedgerOptions {
         self.process.kill();
         LedgerOptions { listen: self.address, ..self.options }
     }
 
-    /// Ends it in order, and how to start it again.
+    /// Stops it. Returns the options to restart it.
     pub async fn stop(self) -> LedgerOptions {
         self.process.stop(STOP_GRACE).await;
         LedgerOptions { listen: self.address, ..self.options }
     }
 }
 
-/// Where it listens, once it is ready; else what is missing.
+/// Its address once it is ready; otherwise what is missing.
 async fn probe(http: &reqwest::Client, address_file: &Path) -> Result<SocketAddr, String> {
     let address: SocketAddr = fs::read_to_string(address_file)
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .ok_or("it does not listen yet")?;
+        .ok_or("it is not listening yet")?;
     let answer =
         http.get(format!("http://{address}/readyz")).send().await.map_err(|error| error.to_string())?;
     let status = answer.status();

@@ -1,4 +1,4 @@
-//! All of it together: one ledger, its credentials, and Envoys in front of one upstream.
+//! The stack: one ledger, its credentials, and Envoys in front of one upstream.
 
 use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstream};
 use serde::Serialize;
@@ -7,30 +7,30 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Between two looks whether all parts still run.
+/// How often to check that all parts still run.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What to run.
+/// The options of a stack.
 pub struct StackOptions {
     /// The `agentrelay` binary.
     pub program: PathBuf,
-    /// Which Envoy.
+    /// The Envoy binary.
     pub envoy: EnvoyBinary,
-    /// The filter.
+    /// The filter's wasm file.
     pub wasm: PathBuf,
     /// The policy file.
     pub policy: PathBuf,
-    /// Where the tools are.
+    /// The upstream.
     pub upstream: Upstream,
     /// How many Envoys.
     pub envoys: u16,
-    /// Worker threads of each.
+    /// Worker threads of each Envoy.
     pub workers: u32,
-    /// Port of the first gate, the next has the next; 0 takes free ones.
+    /// The port of the first gate; the next Envoy gets the next port. 0 selects free ports.
     pub port: u16,
-    /// Database; by default a SQLite file in the state directory.
+    /// The database; by default a SQLite file in the state directory.
     pub database: Option<String>,
-    /// Where keys, database, configurations and logs are; made if it is not there.
+    /// The directory for keys, database, configurations and logs; created if it is missing.
     pub state_dir: PathBuf,
 }
 
@@ -38,14 +38,14 @@ pub struct StackOptions {
 pub struct Stack {
     /// The ledger.
     pub ledger: Ledger,
-    /// The Envoys, in the order of their ports.
+    /// The Envoys, by port.
     pub envoys: Vec<Envoy>,
     /// The credentials to the ledger.
     pub credentials: Credentials,
     state_dir: PathBuf,
 }
 
-/// What programs need to know of a running stack; the ready file.
+/// What programs need to know about a running stack: the content of the ready file.
 #[derive(Serialize)]
 pub struct Ready<'a> {
     /// Base URLs of the gates, one per Envoy.
@@ -54,9 +54,9 @@ pub struct Ready<'a> {
     pub envoy_admins: Vec<String>,
     /// Base URL of the ledger.
     pub ledger: String,
-    /// Opens the ledger's admin API.
+    /// The key for the ledger's admin API.
     pub admin_key: &'a str,
-    /// Where keys, database and logs are.
+    /// The state directory.
     pub state: &'a Path,
     /// Process ids.
     pub pids: Pids,
@@ -65,16 +65,16 @@ pub struct Ready<'a> {
 /// The processes of a stack.
 #[derive(Serialize)]
 pub struct Pids {
-    /// The one that started the others; stop it to stop all.
+    /// The process that started the others; stop it to stop all.
     pub stack: u32,
     /// The ledger.
     pub ledger: u32,
-    /// The Envoys, or each one's func-e.
+    /// The Envoys, or their func-e processes.
     pub envoys: Vec<u32>,
 }
 
 impl Stack {
-    /// Starts everything, and returns when every gate serves. `say` hears of each step.
+    /// Starts everything, and returns when every gate serves. Calls `say` for each step.
     pub async fn start(options: StackOptions, mut say: impl FnMut(&str)) -> Result<Stack, Error> {
         let state = &options.state_dir;
         fs::create_dir_all(state).map_err(Error::file(state))?;
@@ -121,7 +121,7 @@ impl Stack {
         Ok(Stack { ledger, envoys, credentials, state_dir })
     }
 
-    /// What programs need to know of it.
+    /// What programs need to know about it.
     pub fn ready(&self) -> Ready<'_> {
         Ready {
             gateways: self.envoys.iter().map(Envoy::url).collect(),
@@ -137,7 +137,7 @@ impl Stack {
         }
     }
 
-    /// Returns only when a part ends by itself, and says which.
+    /// Returns only when a part ends unexpectedly.
     pub async fn watch(&mut self) -> Error {
         loop {
             let checked = self.envoys.iter_mut().map(Envoy::check).chain([self.ledger.check()]).collect();
@@ -148,7 +148,7 @@ impl Stack {
         }
     }
 
-    /// Ends it in order: first the gates, which still have something to report, then the ledger.
+    /// Stops the gates, which still have to report, and then the ledger.
     pub async fn stop(self) {
         for envoy in self.envoys {
             envoy.stop().await;

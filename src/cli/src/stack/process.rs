@@ -1,4 +1,4 @@
-//! One child process in a process group of its own, with its log file. Gone when dropped.
+//! One child process in its own process group, with a log file. Killed when dropped.
 
 use super::Error;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Between two looks at something that is awaited.
+/// The interval between two probes.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How much of a log an error shows.
+/// How many bytes of a log an error shows.
 const TAIL_LINES: usize = 12;
 
-/// A running child, or one that has ended and was reaped.
+/// A running or exited child process.
 pub(super) struct Process {
     name: String,
     child: Child,
@@ -23,11 +23,11 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts `command`; both its outputs are appended to `log`.
+    /// Starts `command` with stdout and stderr appended to `log`.
     pub(super) fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Process, Error> {
         let out = File::options().create(true).append(true).open(log).map_err(Error::file(log))?;
         let err = out.try_clone().map_err(Error::file(log))?;
-        // Its own group: Ctrl-C in a terminal reaches this process alone, which then stops the parts in order.
+        // Its own group, so that Ctrl-C in a terminal signals only this process, which then stops the parts in order.
         let child = command
             .stdin(Stdio::null())
             .stdout(out)
@@ -50,20 +50,20 @@ impl Process {
         &self.log
     }
 
-    /// How it ended, if it did.
+    /// Its exit status, if it ended.
     fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// An error if it ended by itself.
+    /// An error if it ended unexpectedly.
     pub(super) fn check(&mut self) -> Result<(), Error> {
         match self.exited() {
-            Ok(Some(status)) => Err(self.not_ready(format!("ended by itself ({status})"))),
+            Ok(Some(status)) => Err(self.not_ready(format!("ended unexpectedly ({status})"))),
             _ => Ok(()),
         }
     }
 
-    /// Asks `probe` again and again until it has an answer, at most until `deadline`. Ends early if the process does.
+    /// Repeats `probe` until it succeeds, the deadline passes or the process ends.
     pub(super) async fn ready<Answer, Probe>(
         &mut self,
         deadline: Duration,
@@ -97,10 +97,10 @@ impl Process {
         Error::NotReady { name: self.name.clone(), reason, log: self.log.clone(), tail }
     }
 
-    /// SIGTERM, and SIGKILL to the whole group if it is still there after `grace`.
+    /// Sends SIGTERM, and SIGKILL to the whole group if it still runs after `grace`.
     pub(super) async fn stop(mut self, grace: Duration) {
         let started = Instant::now();
-        // To the leader alone: func-e hands the signal on to its Envoy.
+        // To the leader only: func-e forwards the signal to its Envoy.
         if let Some(pid) = self.pid() {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -109,10 +109,10 @@ impl Process {
         }
     }
 
-    /// SIGKILL to the whole group, at once, and reaps it.
+    /// Sends SIGKILL to the whole group, and reaps the process.
     pub(super) fn kill(&mut self) {
         if let Some(pid) = self.pid() {
-            // The group may be gone already, which is as good.
+            // The group may have ended already.
             let _ = kill_process_group(pid, Signal::KILL);
         }
         let _ = self.child.wait();

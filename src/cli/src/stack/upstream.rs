@@ -1,4 +1,4 @@
-//! Where the tools are: one base URL without a path.
+//! The upstream: one base URL without a path.
 
 use super::Error;
 use reqwest::Url;
@@ -28,14 +28,14 @@ impl FromStr for Upstream {
             other => return Err(wrong(&format!("{other:?} is not a scheme that Envoy can route to"))),
         };
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("it must end after the port, the gate passes every path on as it is"));
+            return Err(wrong("it must end after the port, because the gate forwards paths unchanged"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("it must not hold a user or password"));
+            return Err(wrong("it must not contain a user or password"));
         }
-        let host = url.host_str().ok_or_else(|| wrong("it names no host"))?;
-        let port = url.port_or_known_default().ok_or_else(|| wrong("it names no port"))?;
-        // Envoy writes an IPv6 address without the brackets of a URL.
+        let host = url.host_str().ok_or_else(|| wrong("the host is missing"))?;
+        let port = url.port_or_known_default().ok_or_else(|| wrong("the port is missing"))?;
+        // Envoy expects an IPv6 address without brackets.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Upstream { host, port, tls })
     }

@@ -1,11 +1,11 @@
 //! The audit trail as a hash chain. Pure: no IO, no clock.
 //!
-//! Rows are sealed in batches. Each row has a leaf, the SHA-256 of its canonical line (its JSON as it is exported).
-//! A checkpoint holds its batch's leaves, the hash of the checkpoint before it, and an Ed25519 signature over both. So
-//! whoever has the public key can name the row that was changed, removed, put in or moved, without asking the ledger.
+//! Rows are sealed in batches. Each row has a leaf, the SHA-256 of its canonical line (its JSON as exported). A checkpoint
+//! holds its batch's leaves, the hash of the previous checkpoint, and an Ed25519 signature over both. So anyone with the
+//! public key can find the row that was changed, removed, inserted or moved, without asking the ledger.
 //!
-//! An export is lines of JSON: each checkpoint, then its rows; then the rows that are not sealed yet; then an end that
-//! says, signed, what the export holds.
+//! An export is lines of JSON: each checkpoint followed by its rows, then the rows that are not sealed yet, then a signed
+//! end that says what the export contains.
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 pub const BATCH_ROWS_MAX: u32 = 1024;
 
 impl Checkpoint {
-    /// What its signature is over, worked out anew.
+    /// Computes the hash that is signed.
     pub(super) fn computed_hash(&self) -> Digest {
         let mut hasher = Sha256::new();
         hasher.update(b"agentrelay audit checkpoint v1\0");
@@ -45,25 +45,25 @@ pub(super) fn root(leaves: &str) -> Digest {
     Digest::from_bytes(hasher.finalize().into())
 }
 
-pub(super) fn written(leaves: &[Digest]) -> String {
+pub(super) fn concatenate(leaves: &[Digest]) -> String {
     leaves.iter().map(ToString::to_string).collect()
 }
 
-/// Signs checkpoints. Its secret half never leaves it.
+/// Signs checkpoints. Never reveals the private key.
 pub struct Signer {
     key: SigningKey,
     public_key: String,
 }
 
 impl Signer {
-    /// From the 32 bytes that the operating system's randomness made.
+    /// From 32 random bytes.
     pub fn from_seed(seed: &[u8; 32]) -> Signer {
         let key = SigningKey::from_bytes(seed);
         let public_key = hex(key.verifying_key().as_bytes());
         Signer { key, public_key }
     }
 
-    /// The public half, in hexadecimal.
+    /// The public key, in hexadecimal.
     pub fn public_key(&self) -> &str {
         &self.public_key
     }
@@ -75,7 +75,7 @@ impl Signer {
     /// Seals rows that follow `head`, given their leaves in order. `None` without rows.
     pub fn seal(&self, head: CheckpointHead, leaves: &[Digest], now: Timestamp) -> Option<Checkpoint> {
         let count = u64::try_from(leaves.len()).ok().filter(|count| *count > 0)?;
-        let leaves = written(leaves);
+        let leaves = concatenate(leaves);
         let mut checkpoint = Checkpoint {
             number: head.number.checked_add(1)?,
             first: head.last.checked_add(1)?,

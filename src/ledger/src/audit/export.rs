@@ -1,6 +1,6 @@
-//! An export as lines.
+//! The lines of an export.
 
-use super::chain::{Signer, leaf, written};
+use super::chain::{Signer, concatenate, leaf};
 use crate::model::checkpoint::{Checkpoint, CheckpointHead};
 use crate::model::event::SealedRow;
 use protocol::Timestamp;
@@ -9,31 +9,31 @@ use protocol::lines::Tally;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// What an export holds, signed. It closes the export, so that nothing can be cut off.
+/// The last line of an export: says, signed, what it contains, so that nothing can be cut off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct End {
-    /// When it was made.
+    /// When the export was made.
     pub exported_at: Timestamp,
-    /// The day in UTC of which it is, by its first moment; absent if it is of the whole trail.
+    /// The start of the exported day (UTC); absent for the whole trail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub day: Option<Timestamp>,
-    /// Number of the first checkpoint in it, 0 if there is none.
+    /// Number of the first checkpoint, 0 if there is none.
     pub first_checkpoint: u64,
-    /// Number of the last one, 0 if there is none.
+    /// Number of the last checkpoint, 0 if there is none.
     pub last_checkpoint: u64,
-    /// Rows up to this one had been removed, being older than what is retained.
+    /// Rows up to this one were removed by retention.
     pub removed: u64,
     /// Sequence number of the first row that is not sealed yet; one more than the last if there is none.
     pub unsealed_first: u64,
     /// The leaves of the rows that are not sealed yet, in hexadecimal.
     pub unsealed_leaves: String,
-    /// Decisions that filters could not keep, in all of the trail so far.
+    /// Decisions that filters dropped, over the whole trail.
     pub decisions_dropped: u64,
-    /// Lines before this one. An export of an older release has neither this nor the next.
+    /// Number of lines before this one. Exports of older releases lack this and the next field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
-    /// Their SHA-256, line feeds included.
+    /// SHA-256 of those lines, including line feeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
     /// The key that signed this, in hexadecimal.
@@ -79,7 +79,7 @@ enum Line<'a> {
     End(&'a End),
 }
 
-/// One line that is no row, as it is read.
+/// A line that is not a row.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum EndLine {
@@ -89,13 +89,13 @@ pub enum EndLine {
     End(End),
 }
 
-/// The canonical line of a row: what its leaf is made of.
+/// The canonical line of a row, which its leaf hashes.
 pub fn row_line(row: &SealedRow) -> String {
     // Only maps with keys other than text fail to serialize.
     serde_json::to_string(row).unwrap_or_default()
 }
 
-/// Writes an export's lines, each with its line feed.
+/// Writes an export's lines, each with a line feed.
 pub struct Exporter {
     day: Option<Timestamp>,
     first_checkpoint: u64,
@@ -106,7 +106,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Of what was sealed on the day in UTC that begins at this moment, or of the whole trail.
+    /// An export of the rows sealed on the day (UTC) that starts at `day`, or of the whole trail.
     pub fn new(day: Option<Timestamp>) -> Exporter {
         Exporter {
             day,
@@ -118,9 +118,9 @@ impl Exporter {
         }
     }
 
-    /// After which row the rows that are not sealed yet begin.
+    /// The last row before those that are not sealed yet.
     pub fn last_row(&mut self, head: CheckpointHead) -> u64 {
-        // A day without a checkpoint knows only from the trail where it stands.
+        // A day without checkpoints takes its position from the trail.
         if self.day.is_some() && self.first_checkpoint == 0 {
             self.unsealed_first = head.last.saturating_add(1);
         }
@@ -166,7 +166,7 @@ impl Exporter {
             last_checkpoint: self.last_checkpoint,
             removed,
             unsealed_first: self.unsealed_first,
-            unsealed_leaves: written(&self.unsealed),
+            unsealed_leaves: concatenate(&self.unsealed),
             decisions_dropped,
             lines: Some(lines),
             sha256: Some(sha256),

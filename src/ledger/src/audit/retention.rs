@@ -1,7 +1,7 @@
-//! Removes rows of the audit trail by their age, and refuses where the age is not to be believed.
+//! Removes rows of the audit trail by age, and refuses if the clock is in doubt.
 //!
-//! A clock that is ahead makes all rows old. So a pass is compared with what is remembered: how far the clock had come, and
-//! before which day the last pass removed. Owns that judgement; what a batch is, is the chain's.
+//! A fast clock makes all rows look old. So each pass compares the clock with stored state: the clock of the last pass, and
+//! the day before which it removed rows.
 
 use crate::model::checkpoint::OldBatches;
 use crate::model::event::Event;
@@ -10,50 +10,50 @@ use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::Timestamp;
 
 const DAY_MILLIS: u64 = 86_400_000;
-/// The clocks of ledger and database agree if they differ by no more.
+/// Most difference between the clocks of ledger and database.
 const CLOCKS_APART_MILLIS: u64 = 300_000;
-/// A stop of so many days is nothing strange, but of no more than a quarter of what is retained.
+/// A ledger may have been stopped for this many days, or for a quarter of the retention period if that is less.
 const STOP_DAYS_MAX: u64 = 7;
 
-/// One look for old rows.
+/// One pass of retention.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass {
-    /// How many days are retained, if not all.
+    /// The retention period; `None` retains everything.
     pub days: Option<u32>,
-    /// The clock.
+    /// The ledger's clock.
     pub now: Timestamp,
-    /// The clock of the database, where it has one of its own.
+    /// The database server's clock, if there is one.
     pub database: Option<Timestamp>,
-    /// How long this process ran since its last pass, by a clock that never steps.
+    /// How long this process ran since its last pass, by a monotonic clock.
     pub ran_millis: u64,
-    /// An operator said that it is this day, and that what is held back may go.
+    /// The operator confirmed that today is this day.
     pub confirmed: Option<Timestamp>,
 }
 
-/// Why a pass removes nothing although there is what seems old.
+/// Why a pass removes nothing although rows look old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Held {
     /// The clocks of ledger and database differ.
     #[error("the clock of the database says {0}")]
     ClocksApart(Timestamp),
-    /// The clock is further than it can have come.
+    /// The clock advanced more than this process can have run or been stopped.
     #[error("the ledger last ran at {0}")]
     ClockAhead(Timestamp),
-    /// Far more days are to go than have passed since the last pass.
+    /// It would remove far more days than have passed since the last pass.
     #[error("the last pass removed rows sealed before {0}, and this one would remove far more")]
     FarMore(Timestamp),
 }
 
 impl Pass {
-    /// What was sealed before this is no longer retained.
+    /// Rows sealed before this are no longer retained.
     pub fn before(&self) -> Option<Timestamp> {
         let today = self.now.as_millis() / DAY_MILLIS;
         let day = today.saturating_sub(self.days?.into());
         Some(Timestamp::from_millis(day.saturating_mul(DAY_MILLIS)))
     }
 
-    /// What is remembered after the pass, or why it does not take place. `removes`: there are rows that seem too old.
-    fn judge(&self, known: RetentionState, removes: bool) -> Result<RetentionState, Held> {
+    /// The state after the pass, or why it must not run. `removes`: there are rows to remove.
+    fn check(&self, known: RetentionState, removes: bool) -> Result<RetentionState, Held> {
         let Pass { now, .. } = *self;
         let clock = known.clock.or(known.newest_row).unwrap_or(now);
         let (Some(before), true) = (self.before(), removes) else {
@@ -80,7 +80,7 @@ impl Pass {
         Ok(RetentionState { clock: Some(clock.max(now)), removed_before: Some(before), ..known })
     }
 
-    /// It is the day that was named, anywhere on earth.
+    /// Whether the confirmed day is today, in any time zone.
     fn is_confirmed(&self) -> bool {
         let is_near = |day: Timestamp| {
             self.now.millis_since(day) < DAY_MILLIS.saturating_mul(2)
@@ -90,11 +90,9 @@ impl Pass {
     }
 }
 
-/// Remembers how far the clock had come by what the ledger wrote last, where nothing is remembered. To be run before a
-/// start writes anything.
+/// Stores the time of the newest row as the clock, if none is stored. Must run before a starting ledger writes anything.
 #[derive(Clone)]
 pub struct RememberClock {
-    /// When.
     pub now: Timestamp,
 }
 
@@ -114,12 +112,11 @@ impl Operation for RememberClock {
     }
 }
 
-/// Judges a pass by what is remembered, and remembers it.
+/// Checks a pass against the stored state, and updates the state.
 #[derive(Clone)]
 pub struct Begin {
-    /// The pass.
     pub pass: Pass,
-    /// There are rows that it would remove.
+    /// There are rows to remove.
     pub removes: bool,
 }
 
@@ -131,19 +128,18 @@ impl Operation for Begin {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<Result<(), Held>, Refusal> {
-        Ok(self.pass.judge(rows.retention, self.removes).map(|after| {
+        Ok(self.pass.check(rows.retention, self.removes).map(|after| {
             rows.retention = after;
             rows.retention_changed = true;
         }))
     }
 }
 
-/// Removes the rows of some batches. Their checkpoints stay.
+/// Removes the rows of batches. Their checkpoints stay.
 #[derive(Clone)]
 pub struct Remove {
-    /// Which.
     pub batches: OldBatches,
-    /// What is written of it.
+    /// The event that records the removal.
     pub event: Event,
 }
 
@@ -181,7 +177,7 @@ mod tests {
     #[test]
     fn a_pass_removes_what_time_has_made_old_and_no_more() {
         let (now, ahead) = (NOW_DAY, NOW_DAY + 400);
-        let begun = |pass: Pass, known| pass.judge(known, true).map(|after| after.removed_before);
+        let begun = |pass: Pass, known| pass.check(known, true).map(|after| after.removed_before);
         // Each day a day's rows, the first pass all that is old, and after a weekend three days'.
         for (known, days) in [
             (known(now, Some(now - 30)), 30),
@@ -214,19 +210,19 @@ mod tests {
             [(ahead, false), (ahead - 1, false), (ahead + 1, true), (ahead - 2, true), (NOW_DAY, true)]
         {
             let confirmed = Pass { confirmed: Some(day(named)), ..pass(30, ahead) };
-            assert_eq!(confirmed.judge(known, true).is_err(), is_held, "{named}");
+            assert_eq!(confirmed.check(known, true).is_err(), is_held, "{named}");
             let apart = Pass { database: Some(day(NOW_DAY)), ..confirmed };
-            assert_eq!(apart.judge(known, true), Err(Held::ClocksApart(day(NOW_DAY))));
+            assert_eq!(apart.check(known, true), Err(Held::ClocksApart(day(NOW_DAY))));
             let agreed = Pass { database: Some(day(ahead)), ..confirmed };
-            assert_eq!(agreed.judge(known, true).is_err(), is_held, "{named}");
+            assert_eq!(agreed.check(known, true).is_err(), is_held, "{named}");
         }
     }
 
     #[test]
     fn where_nothing_is_old_the_clock_is_believed_and_never_goes_back() {
-        let after = pass(30, NOW_DAY + 60).judge(known(NOW_DAY, None), false).unwrap();
+        let after = pass(30, NOW_DAY + 60).check(known(NOW_DAY, None), false).unwrap();
         assert_eq!((after.clock, after.removed_before), (Some(day(NOW_DAY + 60)), None));
-        let after = pass(30, NOW_DAY - 60).judge(known(NOW_DAY, None), true).unwrap();
+        let after = pass(30, NOW_DAY - 60).check(known(NOW_DAY, None), true).unwrap();
         assert_eq!(after.clock, Some(day(NOW_DAY)));
     }
 }

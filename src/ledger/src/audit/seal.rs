@@ -1,4 +1,4 @@
-//! What sealing the audit trail writes: the keys that sign, and checkpoints.
+//! The writes of sealing: signing keys and checkpoints.
 
 use crate::model::checkpoint::{Checkpoint, CheckpointHead};
 use crate::model::event::{Event, Kind, LEDGER};
@@ -7,12 +7,11 @@ use protocol::Timestamp;
 use protocol::admin::AuditKey;
 use serde_json::json;
 
-/// Writes down that a key signs from now on. The same again changes nothing.
+/// Records that a key signs from now on. The same key again changes nothing.
 #[derive(Clone)]
 pub struct AddSigningKey {
     /// In hexadecimal.
     pub public_key: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -33,10 +32,9 @@ impl Operation for AddSigningKey {
     }
 }
 
-/// Adds a checkpoint if it follows the newest one; another ledger may have been faster.
+/// Adds a checkpoint if it follows the newest one. Another ledger may have added one first. True if it was added.
 #[derive(Clone)]
 pub struct Seal {
-    /// The checkpoint.
     pub checkpoint: Checkpoint,
 }
 

@@ -1,4 +1,4 @@
-//! Checks an export, line by line, and names the first fault.
+//! Verifies an export, line by line, and names the first fault.
 
 use super::chain::{is_signed, leaf, root};
 use super::export::{End, EndLine};
@@ -9,22 +9,22 @@ use protocol::lines::{self, Tally};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
-/// The first thing that is wrong with an export.
+/// The first fault of an export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The row is not what was sealed.
+    /// The row differs from what was sealed.
     #[error("row {0} was changed")]
     Changed(u64),
-    /// The row is not there.
+    /// The row is missing.
     #[error("row {0} is missing")]
     Missing(u64),
-    /// The row was never sealed, or is there twice.
+    /// The row was never sealed, or appears twice.
     #[error("row {0} was inserted")]
     Inserted(u64),
-    /// The row is not in its place.
+    /// The row is in the wrong place.
     #[error("row {0} was moved")]
     Moved(u64),
-    /// The row is counted as removed by age, and was not.
+    /// The row is counted as removed by age, but was not removed.
     #[error("row {0} is counted as removed by age, but was not removed")]
     Kept(u64),
     /// The checkpoint was changed, is missing, or does not follow the one before it.
@@ -42,39 +42,39 @@ pub enum Fault {
     /// The signed end is missing, was changed, or is not the end.
     #[error("the end of the export {0}")]
     End(&'static str),
-    /// The checkpoint that was to be in it is not.
+    /// The export lacks the required checkpoint.
     #[error("the export does not contain the checkpoint {0}")]
     Lacks(Digest),
 }
 
-/// What a faultless export holds.
+/// The content of a valid export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Rows that were checked.
     pub rows: u64,
-    /// Of these, rows that no checkpoint holds yet; the end's signature does.
+    /// Of these, rows that are not in a checkpoint yet. The end's signature covers them.
     pub unsealed: u64,
     /// Checkpoints that were checked.
     pub checkpoints: u64,
-    /// The day in UTC of which it is, by its first moment; none if it is of the whole trail.
+    /// The start of the exported day (UTC); `None` for the whole trail.
     pub day: Option<Timestamp>,
-    /// Rows up to this one were removed because of their age.
+    /// Rows up to this one were removed by retention.
     pub removed: u64,
-    /// Decisions that filters could not keep.
+    /// Decisions that filters dropped.
     pub decisions_dropped: u64,
-    /// The hash of the last checkpoint: keep it, and a later export must contain it.
+    /// The hash of the last checkpoint. Keep it: later exports must contain it.
     pub head: Option<Digest>,
     /// The keys that signed.
     pub public_keys: BTreeSet<String>,
 }
 
-/// A row that waits for the end of its batch.
+/// A row whose batch is not complete yet.
 struct Row {
     sequence: u64,
     leaf: Digest,
 }
 
-/// Checks an export. Feed it every line, then [`Verifier::finish`].
+/// Verifies an export: call [`Verifier::line`] for every line, then [`Verifier::finish`].
 pub struct Verifier {
     trusted: Option<BTreeSet<String>>,
     must_contain: Option<Digest>,
@@ -82,18 +82,18 @@ pub struct Verifier {
     tally: Tally,
     first_checkpoint: u64,
     first_row: u64,
-    keeps_rows: bool,
+    has_rows: bool,
     head: Option<CheckpointHead>,
     batch: Option<Checkpoint>,
     rows: Vec<Row>,
-    skipped: bool,
+    found_required: bool,
     end: Option<End>,
     summary: Summary,
 }
 
 impl Verifier {
-    /// With the public keys to trust; without, whichever sign. `must_contain` is the hash of a checkpoint that was
-    /// seen before: an export that lacks it is of another trail, or was cut.
+    /// `trusted` are the public keys to trust; `None` trusts any. `must_contain` is the hash of a checkpoint that was seen
+    /// before: an export without it is from another trail, or was cut.
     pub fn new(trusted: Option<BTreeSet<String>>, must_contain: Option<Digest>) -> Verifier {
         Verifier {
             trusted,
@@ -102,11 +102,11 @@ impl Verifier {
             tally: Tally::default(),
             first_checkpoint: 0,
             first_row: 0,
-            keeps_rows: false,
+            has_rows: false,
             head: None,
             batch: None,
             rows: Vec::new(),
-            skipped: false,
+            found_required: false,
             end: None,
             summary: Summary {
                 rows: 0,
@@ -143,7 +143,7 @@ impl Verifier {
         let unreadable = |_| Fault::Unreadable(self.lines);
         let written = line;
         let line: EndLine = serde_json::from_slice(written).map_err(unreadable)?;
-        // There is one way to write it: what only means the same was touched all the same.
+        // The canonical form is unique: a line that only means the same was changed.
         if serde_json::to_vec(&line).map_err(unreadable)? != written {
             return Err(Fault::Unreadable(self.lines));
         }
@@ -157,21 +157,21 @@ impl Verifier {
     /// After the last line.
     pub fn finish(mut self) -> Result<Summary, Fault> {
         if self.end.is_none() {
-            // Say which row is missing if a batch was cut.
+            // Reports the missing row if a batch was cut.
             self.close_batch()?;
             return Err(Fault::End("is missing: the export was cut off"));
         }
-        if let Some(hash) = self.must_contain.filter(|_| !self.skipped) {
+        if let Some(hash) = self.must_contain.filter(|_| !self.found_required) {
             return Err(Fault::Lacks(hash));
         }
         Ok(self.summary)
     }
 
-    /// After the last line of a whole trail that has no signed end because it goes on, as in a database. Rows up to
-    /// `removed` are said to have been removed because of their age.
+    /// After the last line of a trail without a signed end, such as one in a database. `removed` is the number of the last
+    /// row that retention removed.
     pub fn finish_open(mut self, removed: u64) -> Result<(), Fault> {
         self.close_batch()?;
-        self.judge_removed(None, removed)?;
+        self.check_removed(None, removed)?;
         let next = self.head.map_or(1, |head| head.last.saturating_add(1));
         match (next..).zip(&self.rows).find(|(sequence, row)| row.sequence != *sequence) {
             Some((sequence, _)) => Err(Fault::Missing(sequence)),
@@ -223,14 +223,14 @@ impl Verifier {
                 if root(leaves) != checkpoint.root || count != written {
                     return fault("does not go with its leaves");
                 }
-                self.keeps_rows = true;
+                self.has_rows = true;
             }
-            // Age removes the oldest rows first: where older ones are kept, it did not remove these.
-            None if self.keeps_rows => return Err(Fault::Missing(checkpoint.first)),
+            // Retention removes the oldest rows first, so it did not remove these if it kept older ones.
+            None if self.has_rows => return Err(Fault::Missing(checkpoint.first)),
             None => {}
         }
         if self.must_contain == Some(checkpoint.hash) {
-            self.skipped = true;
+            self.found_required = true;
         }
         if self.first_checkpoint == 0 {
             self.first_checkpoint = number;
@@ -246,12 +246,12 @@ impl Verifier {
     /// Compares the rows since the checkpoint with its leaves.
     fn close_batch(&mut self) -> Result<(), Fault> {
         let Some(checkpoint) = self.batch.take() else {
-            // Rows before any checkpoint are judged by the end.
+            // Rows before the first checkpoint are checked at the end.
             return Ok(());
         };
         match &checkpoint.leaves {
             Some(leaves) => {
-                // What is beyond the batch is not sealed, if this was the last checkpoint.
+                // Rows after the batch are unsealed, if this was the last checkpoint.
                 let sealed: Vec<Row> = std::mem::take(&mut self.rows);
                 let beyond = compare(checkpoint.first, leaves, sealed)?;
                 let count = checkpoint.last.saturating_sub(checkpoint.first).saturating_add(1);
@@ -282,7 +282,7 @@ impl Verifier {
             let lacks_checkpoint = Fault::Checkpoint(end.first_checkpoint, "is missing");
             return Err(if is_row_known { Fault::Missing(row) } else { lacks_checkpoint });
         }
-        self.judge_removed(end.day.map(|_| end.first_checkpoint), end.removed)?;
+        self.check_removed(end.day.map(|_| end.first_checkpoint), end.removed)?;
         if end.first_checkpoint != self.first_checkpoint || end.last_checkpoint != last {
             return Err(Fault::End("is of another export"));
         }
@@ -291,7 +291,9 @@ impl Verifier {
             return Err(Fault::Inserted(row.sequence));
         }
         let (lines, sha256) = self.tally.closing();
-        if end.lines.is_some_and(|told| told != lines) || end.sha256.is_some_and(|told| told != sha256) {
+        if end.lines.is_some_and(|claimed| claimed != lines)
+            || end.sha256.is_some_and(|claimed| claimed != sha256)
+        {
             return Err(Fault::End("does not go with the lines before it"));
         }
         let unsealed = u64::try_from(end.unsealed_leaves.len()).unwrap_or_default() / 64;
@@ -304,29 +306,29 @@ impl Verifier {
         Ok(())
     }
 
-    /// Whether the begin lacks only rows that age removed, of which there are to be as many as are said to be. A whole
-    /// trail has all its checkpoints, a day's begins with this one.
-    fn judge_removed(&self, of_day: Option<u64>, removed: u64) -> Result<(), Fault> {
-        let begin = of_day.unwrap_or(1);
+    /// Checks that only rows up to `removed` are missing at the beginning. `of_day` is the first checkpoint of a day's export;
+    /// a whole trail begins with checkpoint 1.
+    fn check_removed(&self, of_day: Option<u64>, removed: u64) -> Result<(), Fault> {
+        let first = of_day.unwrap_or(1);
         let next = removed.saturating_add(1);
-        if self.first_checkpoint > begin {
+        if self.first_checkpoint > first {
             let is_row_known = of_day.is_none() && next < self.first_row;
-            let lacks_checkpoint = Fault::Checkpoint(begin, "is missing");
+            let lacks_checkpoint = Fault::Checkpoint(first, "is missing");
             return Err(if is_row_known { Fault::Missing(next) } else { lacks_checkpoint });
         }
         if self.summary.removed > removed {
             return Err(Fault::Missing(next.max(self.first_row)));
         }
-        // A day says nothing of the rows after it.
+        // A day's export says nothing about later rows.
         let kept = self.summary.removed.saturating_add(1).max(self.first_row);
-        if removed >= kept && (of_day.is_none() || self.keeps_rows) {
+        if removed >= kept && (of_day.is_none() || self.has_rows) {
             return Err(Fault::Kept(kept));
         }
         Ok(())
     }
 }
 
-/// Compares rows with the leaves of those that should be there, and returns the rows beyond.
+/// Compares rows with the expected leaves. Returns the rows after those.
 fn compare(first: u64, leaves: &str, rows: Vec<Row>) -> Result<Vec<Row>, Fault> {
     let mut rows = rows.into_iter().peekable();
     let mut seen = BTreeSet::new();
@@ -336,14 +338,14 @@ fn compare(first: u64, leaves: &str, rows: Vec<Row>) -> Result<Vec<Row>, Fault> 
         let Some(row) = rows.next() else { return Err(Fault::Missing(sequence)) };
         if Some(row.leaf) == expected {
             if row.sequence != sequence {
-                // Sealed as it is, with those before it gone already.
+                // It was sealed like this after rows before it had been deleted.
                 return Err(Fault::Missing(sequence));
             }
             seen.insert(row.sequence);
             continue;
         }
         return Err(if row.sequence == sequence {
-            // The true one right behind it makes this one the stranger.
+            // If the expected row comes next, this one was inserted.
             match rows.peek() {
                 Some(next) if Some(next.leaf) == expected => Fault::Inserted(sequence),
                 _ => Fault::Changed(sequence),
@@ -351,9 +353,9 @@ fn compare(first: u64, leaves: &str, rows: Vec<Row>) -> Result<Vec<Row>, Fault> 
         } else if seen.contains(&row.sequence) || row.sequence < first {
             Fault::Inserted(row.sequence)
         } else if rows.any(|later| Some(later.leaf) == expected) {
-            // The expected one comes later: this one is out of place, or is none of them at all.
-            let stranger = !leaves.iter().any(|leaf| leaf == row.leaf.to_string().as_bytes());
-            if stranger { Fault::Inserted(row.sequence) } else { Fault::Moved(row.sequence) }
+            // The expected row comes later: this one was moved, or inserted if no leaf matches it.
+            let is_foreign = !leaves.iter().any(|leaf| leaf == row.leaf.to_string().as_bytes());
+            if is_foreign { Fault::Inserted(row.sequence) } else { Fault::Moved(row.sequence) }
         } else {
             Fault::Missing(sequence)
         });

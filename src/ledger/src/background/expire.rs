@@ -1,5 +1,4 @@
-//! Expires reservations and leases, rotates the secrets of sessions, and forgets old answers, through the same queue as every
-//! other write.
+//! Expires reservations and leases, rotates session secrets and deletes old answers, through the queue of all writes.
 
 use crate::identity::sessions::Rotate;
 use crate::moment::{self, NoRandomness};
@@ -16,30 +15,30 @@ use tracing::warn;
 
 /// How often due reservations expire.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
-/// How often old answers of `Idempotency-Key`s are forgotten, and secrets of sessions looked at.
+/// How often old answers to `Idempotency-Key`s are deleted and session secrets are checked.
 const FORGET_EVERY_MILLIS: u64 = 600_000;
 
-/// A look at whether it is time for another secret of sessions.
+/// The operation that rotates session secrets if it is time.
 pub fn rotation(policy: &InForce) -> Result<Rotate, NoRandomness> {
     let key_stale_seconds = policy.policy.key_stale_seconds;
-    Ok(Rotate { fresh: moment::fresh_seed()?, key_stale_seconds, now: moment::now() })
+    Ok(Rotate { seed: moment::new_seed()?, key_stale_seconds, now: moment::now() })
 }
 
-/// Expires reservations and leases, rotates the secrets of sessions, and forgets old answers, through the same queue as every other write.
+/// Runs until the ledger stops.
 pub async fn run(
     store: Arc<Store>,
     policy: watch::Receiver<Arc<InForce>>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let mut beat = interval(EXPIRE_EVERY);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(EXPIRE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut forgot_at = Timestamp::from_millis(0);
     loop {
         tokio::select! {
-            _ = beat.tick() => {}
+            _ = ticks.tick() => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
-        // A database that fails is logged by the store; the next beat tries again.
+        // The store logs a failure of the database; the next tick tries again.
         while let Ok((_, true)) = store.run(Expire { now: moment::now() }).await {}
         while let Ok((_, true)) = store.run(ExpireLeases { now: moment::now() }).await {}
         let now = moment::now();
@@ -49,7 +48,7 @@ pub async fn run(
             match rotate {
                 Ok(rotate) => drop(store.run(rotate).await),
                 Err(NoRandomness) => {
-                    warn!("there is no randomness for another secret of sessions; trying again")
+                    warn!("the operating system gives no randomness for a session secret; trying again")
                 }
             }
         }

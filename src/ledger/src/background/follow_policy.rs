@@ -8,27 +8,27 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::warn;
 
-/// How often the file is looked at. A new text must be seen twice, so that a half-written one is not taken.
-const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// How often the file is read. A new text must be read twice, so that a half-written one is not used.
+const POLL_EVERY: Duration = Duration::from_millis(400);
 
-/// Looks at both again and again.
+/// Polls both until the ledger stops.
 pub async fn run(policies: Arc<Policies>, mut stopping: watch::Receiver<bool>) {
     let mut seen: Option<String> = None;
     let mut unreadable = false;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(POLL_EVERY) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
         match read(policies.path()).await {
             Ok(text) => {
                 unreadable = false;
-                policies.look(&mut seen, text, moment::now()).await;
+                policies.check_file(&mut seen, text, moment::now()).await;
             }
             Err(fault) => {
                 if !unreadable {
                     let path = policies.path().display();
-                    warn!(%path, %fault, "the policy file can't be taken; the policy in force stays");
+                    warn!(%path, %fault, "the policy file can't be read; the policy in force stays");
                 }
                 unreadable = true;
             }

@@ -1,4 +1,4 @@
-//! Removes rows of the audit trail by their age.
+//! Removes rows of the audit trail that are older than the retention period.
 
 use crate::audit::retention::{Begin, Held, Pass, Remove};
 use crate::metrics::Metrics;
@@ -14,24 +14,24 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
-/// How often rows are looked for that are older than what is retained.
+/// How often old rows are removed.
 const REMOVE_EVERY: Duration = Duration::from_secs(600);
-/// After so many rows no further batch is removed in the same transaction, for which all other writes wait.
+/// Rows that one transaction removes, about: all other writes wait for it.
 const REMOVE_ROWS_MAX: u64 = 4096;
 
-/// Removes what was sealed on days that are no longer retained, until the ledger stops.
+/// Runs until the ledger stops.
 pub async fn run(
     store: Arc<Store>,
     (days, confirmed): (Option<u32>, Option<Timestamp>),
     metrics: Arc<Metrics>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let mut beat = interval(REMOVE_EVERY);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(REMOVE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Instant::now();
     loop {
         let passed = async {
-            beat.tick().await;
+            ticks.tick().await;
             let database = store.clock().await?;
             let ran_millis = u64::try_from(last.elapsed().as_millis()).unwrap_or(u64::MAX);
             last = Instant::now();
@@ -53,8 +53,8 @@ pub async fn run(
                 error!(
                     clock = %moment::now(),
                     why = %held,
-                    "old rows of the audit trail are kept, because their age is in doubt; set the clock right, or if it is, \
-                     start `agentrelay serve` with --audit-retention-confirm and today's date"
+                    "old rows of the audit trail are kept, because the clock is in doubt; correct the clock, or if it is \
+                     correct, start `agentrelay serve` with --audit-retention-confirm and today's date"
                 );
             }
             Err(cause) => {
@@ -64,7 +64,7 @@ pub async fn run(
     }
 }
 
-/// Removes what was sealed on days that are no longer retained, and says how many rows that were.
+/// Removes the rows of days that are no longer retained. Returns how many.
 pub(crate) async fn pass(store: &Store, pass: Pass) -> Result<Result<u64, Held>, transaction::Error> {
     let before = pass.before();
     let filter = CheckpointFilter { kept_only: true, ..CheckpointFilter::default() };
@@ -81,8 +81,8 @@ pub(crate) async fn pass(store: &Store, pass: Pass) -> Result<Result<u64, Held>,
     Ok(Ok(rows))
 }
 
-/// Removes the rows of the oldest batches that have any, if they were sealed before then. `after` is the number of the
-/// last batch that the call before this one removed.
+/// Removes the rows of the oldest batches that still have rows, if they were sealed before `before`. `after` is the last
+/// batch that the previous call removed.
 pub(crate) async fn remove_some(
     store: &Store,
     before: Timestamp,
@@ -93,7 +93,7 @@ pub(crate) async fn remove_some(
         CheckpointFilter { kept_only: true, after: after.unwrap_or_default(), ..CheckpointFilter::default() };
     let kept = store.checkpoints(filter).await?;
     let Some(oldest) = kept.first() else { return Ok(None) };
-    // Up to the first that is retained: what is removed is a beginning of the trail, whatever the clock said later.
+    // Stops at the first retained batch, so that a prefix of the trail is removed even if a later batch has an older time.
     let old = kept.iter().take_while(|checkpoint| {
         checkpoint.sealed_at < before && checkpoint.first.saturating_sub(oldest.first) < REMOVE_ROWS_MAX
     });

@@ -1,5 +1,5 @@
-//! Seals the audit trail while the ledger runs. Rows are read and hashed beside the writer; only the finished checkpoint goes
-//! through its queue, as one small row.
+//! Seals the audit trail. Rows are read and hashed outside the writer; only the finished checkpoint, one small row, goes
+//! through its queue.
 
 use crate::audit::chain::{self, BATCH_ROWS_MAX, Signer};
 use crate::audit::export::row_line;
@@ -14,15 +14,15 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-/// How soon a row is sealed.
+/// How often rows are sealed.
 const SEAL_EVERY: Duration = Duration::from_secs(1);
 
-/// Seals all that waits.
+/// Seals all rows that are not sealed yet.
 pub async fn seal(store: &Store, signer: &Signer) -> Result<(), transaction::Error> {
     seal_at(store, signer, moment::now).await
 }
 
-/// The same by another clock.
+/// The same with another clock.
 pub(crate) async fn seal_at(
     store: &Store,
     signer: &Signer,
@@ -40,14 +40,14 @@ pub(crate) async fn seal_at(
     }
 }
 
-/// Seals until the ledger stops, and then what is left.
+/// Seals until the ledger stops, and then the remaining rows.
 pub async fn run(store: Arc<Store>, signer: Arc<Signer>, mut stopping: watch::Receiver<bool>) {
-    let mut beat = interval(SEAL_EVERY);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(SEAL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
     loop {
-        let stops = tokio::select! {
-            _ = beat.tick() => false,
+        let is_stopping = tokio::select! {
+            _ = ticks.tick() => false,
             _ = stopping.wait_for(|stopping| *stopping) => true,
         };
         match seal(store.as_ref(), &signer).await {
@@ -58,7 +58,7 @@ pub async fn run(store: Arc<Store>, signer: Arc<Signer>, mut stopping: watch::Re
             }
             Err(_) => {}
         }
-        if stops {
+        if is_stopping {
             return;
         }
     }

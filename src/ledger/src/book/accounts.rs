@@ -1,4 +1,4 @@
-//! A tenant's accounts and the transfers between them. Does not know reservations and leases.
+//! A tenant's accounts and the transfers between them. Knows neither reservations nor leases.
 
 use super::Refusal;
 use protocol::admin::Balance;
@@ -7,18 +7,18 @@ use protocol::{Credits, Timestamp};
 /// One side of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Account {
-    /// The outside, from where all credits come.
+    /// The source of all credits.
     Issuer,
     /// Free to reserve.
     Available,
-    /// Set aside.
+    /// Reserved or leased.
     Pending,
     /// Charged.
     Posted,
 }
 
 impl Account {
-    /// Its name at rest.
+    /// Its name in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Account::Issuer => "issuer",
@@ -29,42 +29,42 @@ impl Account {
     }
 }
 
-/// Why credits moved. It fixes between which accounts.
+/// Why credits moved. It determines the two accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransferKind {
-    /// An administrator gave credits.
+    /// An administrator granted credits.
     Grant,
-    /// A call sets credits aside.
+    /// A call reserves credits.
     Reserve,
     /// A call is charged.
     Post,
-    /// What a call reserved and did not use goes back.
+    /// A charged call returns what it reserved but did not use.
     Release,
-    /// A failed call's credits go back.
+    /// A failed call returns its credits.
     Void,
-    /// A reservation's time ended without an account of it: its call may have been served.
+    /// A reservation's time ended without a settlement, so it is charged.
     Unaccounted,
-    /// A call is charged more than was set aside for it.
+    /// A call is charged more than it reserved.
     Overrun,
-    /// A call turns out to cost more than was charged when its reservation expired.
+    /// A late settlement charges more than was charged at expiry.
     Correction,
-    /// It turns out to cost less, and the rest goes back.
+    /// A late settlement returns what was charged too much.
     CorrectionReturned,
-    /// An administrator gives back what was charged.
+    /// An administrator refunds a charge.
     Refund,
-    /// An administrator takes back what was granted.
+    /// An administrator withdraws a grant.
     Withdrawal,
-    /// A lease sets credits aside for an Envoy.
+    /// A lease reserves credits for an Envoy.
     Lease,
-    /// An Envoy spent them.
+    /// An Envoy reported leased credits as spent.
     LeaseSpent,
-    /// Calls that it had counted as spent have failed; it may spend them again.
+    /// An Envoy reported that calls counted as spent had failed; it may spend the credits again.
     LeaseUnspent,
-    /// A lease ends, and what was not spent goes back.
+    /// A closed lease returns what was not spent.
     LeaseReturned,
-    /// A lease ended without an account of it: it may have been spent.
+    /// A lease ended without its last statement, so it is charged.
     LeaseLost,
-    /// After a lease's end, what turned out not to be spent goes back.
+    /// A statement after a lease's end returns what was not spent.
     LeaseRefunded,
 }
 
@@ -90,7 +90,7 @@ impl TransferKind {
         TransferKind::LeaseRefunded,
     ];
 
-    /// Its name at rest and in metrics.
+    /// Its name in the database and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             TransferKind::Grant => "grant",
@@ -113,7 +113,7 @@ impl TransferKind {
         }
     }
 
-    /// From where to where.
+    /// The accounts that it moves credits from and to.
     pub const fn route(self) -> (Account, Account) {
         match self {
             TransferKind::Grant => (Account::Issuer, Account::Available),
@@ -140,18 +140,16 @@ impl TransferKind {
 pub struct Transfer {
     /// Why, and between which accounts.
     pub kind: TransferKind,
-    /// How much.
     pub credits: Credits,
-    /// When.
     pub at: Timestamp,
 }
 
-/// What one tenant holds. The only way to change it is a transfer, so its law cannot be broken.
+/// What one tenant holds. Only transfers change it, so its invariant always holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Accounts(Balance);
 
 impl Accounts {
-    /// From rows; refused if they do not add up.
+    /// Refuses a balance that does not add up.
     pub fn from_rows(balance: Balance) -> Result<Accounts, Refusal> {
         let sum =
             balance.available.checked_add(balance.pending).and_then(|sum| sum.checked_add(balance.posted));
@@ -182,7 +180,7 @@ impl Accounts {
     ) -> Result<Transfer, Refusal> {
         let (from, to) = kind.route();
         let mut after = self.0;
-        // What the issuer gives is counted as granted; it is the one account that may go below zero without end.
+        // The issuer has no account: what it gives is counted as `granted`.
         match after.side(from) {
             Some(account) => *account = account.checked_sub(credits).ok_or(Refusal::OutOfBalance)?,
             None => after.granted = after.granted.checked_add(credits).ok_or(Refusal::OutOfBalance)?,
@@ -195,7 +193,7 @@ impl Accounts {
         Ok(Transfer { kind, credits, at })
     }
 
-    /// Like [`Accounts::transfer`], but a transfer of nothing is none.
+    /// Like [`Accounts::transfer`], but skips zero credits.
     pub(super) fn transfer_some(
         &mut self,
         kind: TransferKind,

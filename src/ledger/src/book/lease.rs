@@ -1,12 +1,12 @@
-//! Leases: credits that one Envoy may spend without a call each, and accounts for afterwards.
+//! Leases: credits that one Envoy may spend without asking for each call, and reports afterwards in statements.
 //!
-//! Of a lease that is **open**, what was accounted for as spent is posted and the rest is pending. **Closed**, by its
-//! last account, the rest is available again. A lease that ends without its last account is **lost**: all that it held
-//! is posted, because all of it may have been spent; the last account, whenever it comes, sets that right.
+//! Of an **open** lease, what was reported as spent is posted and the rest is pending. The last statement makes it
+//! **closed**, and the rest available again. A lease that ends without its last statement is **lost**: all that it held is
+//! posted, because all of it may have been spent. The last statement, whenever it arrives, corrects that.
 //!
-//! Accounts are cumulative and numbered. An older one moves nothing, and the same one again only renews the lease. An
-//! account of a lost lease that is not its last moves nothing either: it may be older than what was spent after it, and
-//! credits once given back can't be taken again.
+//! Statements are cumulative and numbered. An older one moves nothing, and the same one again only renews the lease. A
+//! statement of a lost lease that is not its last moves nothing: more may have been spent since, and returned credits can't
+//! be charged again.
 
 use super::{Accounts, Refusal, Step, TransferKind};
 use protocol::admin::{self, LeaseState};
@@ -16,37 +16,34 @@ use protocol::{Credits, InstanceId, LeaseId, TenantId, Timestamp};
 #[cfg(test)]
 mod tests;
 
-/// Credits in one Envoy's hands.
+/// Credits that one Envoy may spend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Its id.
     pub id: LeaseId,
-    /// Who pays.
     pub tenant_id: TenantId,
-    /// The run of the Envoy that holds it.
+    /// The process of the Envoy that holds it; a restart is another instance.
     pub instance: InstanceId,
-    /// The Envoy's node id, for people.
+    /// The Envoy's node id, for display.
     pub envoy: String,
-    /// What it held at first.
+    /// The credits that it was opened with.
     pub granted: Credits,
-    /// What was spent, by the newest account.
+    /// What was spent, by the newest statement.
     pub spent: Credits,
-    /// The number of the newest account.
+    /// The number of the newest statement.
     pub revision: Option<u64>,
-    /// Where it stands.
     pub state: LeaseState,
     /// When it was opened.
     pub opened_at: Timestamp,
-    /// When its Envoy was last heard of it.
+    /// When its Envoy last renewed it.
     pub renewed_at: Timestamp,
     /// When it is lost unless it is renewed.
     pub expires_at: Timestamp,
-    /// When it was called back, if it was.
+    /// When it was recalled.
     pub recalled_at: Option<Timestamp>,
 }
 
 impl Lease {
-    /// What it holds still, as far as is known.
+    /// What it still holds, by the newest statement.
     pub fn rest(&self) -> Credits {
         match self.state {
             LeaseState::Open => self.unaccounted(),
@@ -54,7 +51,7 @@ impl Lease {
         }
     }
 
-    /// What is charged without an account.
+    /// What was charged without a statement.
     pub fn lost(&self) -> Credits {
         match self.state {
             LeaseState::Lost => self.unaccounted(),
@@ -62,7 +59,7 @@ impl Lease {
         }
     }
 
-    /// As administrators see it.
+    /// The form that the admin API shows.
     pub fn shown(self) -> admin::Lease {
         admin::Lease {
             lost: self.lost(),
@@ -83,14 +80,14 @@ impl Lease {
         self.granted.checked_sub(self.spent).unwrap_or_default()
     }
 
-    /// Its Envoy was heard of: it lasts until then, and never shorter than it did.
+    /// Extends the lease to `until`. Never shortens it.
     pub fn renew(&mut self, until: Timestamp, now: Timestamp) {
         self.renewed_at = self.renewed_at.max(now);
         self.expires_at = self.expires_at.max(until);
     }
 }
 
-/// Sets the credits of a new lease aside.
+/// Moves the credits of a new lease to `pending`.
 pub fn open(accounts: &mut Accounts, lease: &Lease, now: Timestamp) -> Result<Step, Refusal> {
     if lease.granted.is_zero() {
         return Err(Refusal::NothingToMove);
@@ -101,38 +98,38 @@ pub fn open(accounts: &mut Accounts, lease: &Lease, now: Timestamp) -> Result<St
     Ok(Step::Moved(vec![accounts.transfer(TransferKind::Lease, lease.granted, now)?]))
 }
 
-/// Takes an account. One that does not close it lets an open lease last until `until`.
-pub fn account(
+/// Applies a statement. Unless it closes the lease, it extends an open lease to `until`.
+pub fn apply_statement(
     accounts: &mut Accounts,
     lease: &mut Lease,
-    account: &Statement,
+    statement: &Statement,
     until: Timestamp,
     now: Timestamp,
 ) -> Result<Step, Refusal> {
-    if account.spent > lease.granted {
+    if statement.spent > lease.granted {
         return Err(Refusal::AboveLease { granted: lease.granted });
     }
-    if lease.revision.is_some_and(|known| account.revision <= known) {
-        // Its Envoy counts from when it sent the account again.
-        if lease.state == LeaseState::Open && lease.revision == Some(account.revision) {
+    if lease.revision.is_some_and(|known| statement.revision <= known) {
+        // The Envoy counts its time from the repeated statement.
+        if lease.state == LeaseState::Open && lease.revision == Some(statement.revision) {
             lease.renew(until, now);
             return Ok(Step::Changed);
         }
         return Ok(Step::Repeated);
     }
-    // An administrator may have given back by hand what an account says was not spent: then there is less to undo.
+    // An administrator may have refunded by hand what the statement reports as unspent: then less can be returned.
     let posted = accounts.balance().posted;
     let least = |known: Credits| known.checked_sub(posted).unwrap_or_default();
     let mut after = *accounts;
     let mut transfers = Vec::with_capacity(2);
     let (state, spent) = match lease.state {
         LeaseState::Open => {
-            let spent = account.spent.max(least(lease.spent));
+            let spent = statement.spent.max(least(lease.spent));
             let more = spent.checked_sub(lease.spent).unwrap_or_default();
             let less = lease.spent.checked_sub(spent).unwrap_or_default();
             after.transfer_some(TransferKind::LeaseSpent, more, now, &mut transfers)?;
             after.transfer_some(TransferKind::LeaseUnspent, less, now, &mut transfers)?;
-            if account.closed {
+            if statement.closed {
                 let rest = lease.granted.checked_sub(spent).ok_or(Refusal::OutOfBalance)?;
                 after.transfer_some(TransferKind::LeaseReturned, rest, now, &mut transfers)?;
                 (LeaseState::Closed, spent)
@@ -142,26 +139,26 @@ pub fn account(
             }
         }
         LeaseState::Closed => {
-            if account.spent > lease.spent {
+            if statement.spent > lease.spent {
                 return Err(Refusal::LeaseEnded);
             }
-            let spent = account.spent.max(least(lease.spent));
+            let spent = statement.spent.max(least(lease.spent));
             let less = lease.spent.checked_sub(spent).ok_or(Refusal::OutOfBalance)?;
             after.transfer_some(TransferKind::LeaseRefunded, less, now, &mut transfers)?;
             (LeaseState::Closed, spent)
         }
-        LeaseState::Lost if account.closed => {
-            let spent = account.spent.max(least(lease.granted));
+        LeaseState::Lost if statement.closed => {
+            let spent = statement.spent.max(least(lease.granted));
             let less = lease.granted.checked_sub(spent).ok_or(Refusal::OutOfBalance)?;
             after.transfer_some(TransferKind::LeaseRefunded, less, now, &mut transfers)?;
             (LeaseState::Closed, spent)
         }
-        LeaseState::Lost => (LeaseState::Lost, account.spent),
+        LeaseState::Lost => (LeaseState::Lost, statement.spent),
     };
     *accounts = after;
     lease.state = state;
     lease.spent = spent;
-    lease.revision = Some(account.revision);
+    lease.revision = Some(statement.revision);
     Ok(if transfers.is_empty() { Step::Changed } else { Step::Moved(transfers) })
 }
 

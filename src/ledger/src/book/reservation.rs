@@ -1,53 +1,47 @@
-//! What a reservation is. What may happen to it is in `book`.
+//! A reservation as data. The steps on it are in `book`.
 
 use protocol::admin::{self, ReservationState};
 use protocol::{Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp};
 
-/// What was asked for. Two requests under one id must be equal in all of it.
+/// The request for a reservation. Two requests with the same id must be equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// The idempotency id of every step.
+    /// The id that makes every step idempotent.
     pub id: ReservationId,
-    /// Who pays.
     pub tenant_id: TenantId,
-    /// Who calls.
     pub key_id: KeyId,
-    /// The service called.
     pub service: String,
-    /// The tool called.
     pub tool: String,
-    /// How much, at least 1.
+    /// At least 1.
     pub credits: Credits,
-    /// How much more may be charged in the end.
+    /// How much more than `credits` may be charged.
     pub overrun: Credits,
-    /// How long it stays pending unless renewed.
+    /// How long it stays pending unless it is renewed.
     pub ttl_seconds: u32,
     /// The policy that set the price.
     pub policy_version: PolicyVersion,
 }
 
-/// Credits set aside for one call.
+/// Credits reserved for one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// What was asked for.
     pub request: Request,
-    /// When it was made.
+    /// When it was created.
     pub reserved_at: Timestamp,
     /// When it may expire.
     pub expires_at: Timestamp,
-    /// What the tenant had left right after it, so that a repeated request gets the same answer.
+    /// What the tenant had available right after it, so that a repeated request gets the same answer.
     pub available_after: Credits,
-    /// Where it stands.
     pub state: State,
 }
 
 impl Reservation {
-    /// When it was to expire before any renewal: what its maker was told.
+    /// When it would expire without renewals: what the first answer said.
     pub fn first_expires_at(&self) -> Timestamp {
         self.reserved_at.plus_seconds(self.request.ttl_seconds.into())
     }
 
-    /// As administrators see it, once its time is over without an account of it.
+    /// The form that the admin API shows; `None` unless it expired.
     pub fn shown(self) -> Option<admin::Reservation> {
         let state = match self.state {
             State::Expired { asked: None, charged } if !charged.is_zero() => ReservationState::Unaccounted,
@@ -73,34 +67,33 @@ impl Reservation {
     }
 }
 
-/// Where a reservation stands.
+/// The state of a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Set aside.
+    /// The credits are reserved.
     Pending,
-    /// Charged; the rest went back.
+    /// Charged; the rest was returned.
     Posted {
         /// What the call cost.
         asked: Credits,
-        /// What is charged of it: less where it cost more than was set aside and the tenant did not have the rest, or
-        /// where an administrator gave some of it back.
+        /// What is charged: less than the cost if the tenant lacked credits for an overrun, or after a refund.
         charged: Credits,
     },
-    /// Given back.
+    /// The credits were returned.
     Voided,
-    /// Charged because its time was over and nobody had accounted for it.
+    /// Charged because its time ended without a settlement.
     Expired {
-        /// What the call cost, by the account that came after all; none as long as it is unaccounted.
+        /// What the call cost, by a late settlement; `None` while it is unaccounted.
         asked: Option<Credits>,
         /// What is charged for it now.
         charged: Credits,
     },
-    /// Given back because its time was over, by a release that did so, and not accounted for since.
+    /// An earlier release returned its credits at expiry, and no settlement has arrived since.
     Lapsed,
 }
 
 impl State {
-    /// Its name at rest, in messages and in metrics.
+    /// Its name in the database, in messages and in metrics.
     pub const fn name(&self) -> &'static str {
         match self {
             State::Pending => "pending",

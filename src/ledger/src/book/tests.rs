@@ -158,7 +158,7 @@ impl Subject {
                     Command::Void { .. } => void(accounts, reservation, now),
                     Command::Renew { ttl_seconds, .. } => renew(reservation, ttl_seconds, now),
                     Command::GiveBack { credits, .. } => {
-                        give_back(accounts, reservation, amount(credits), now).map(one)
+                        refund_reservation(accounts, reservation, amount(credits), now).map(one)
                     }
                     _ => expire(accounts, reservation, now),
                 };
@@ -427,9 +427,9 @@ fn what_an_administrator_gave_back_is_neither_taken_again_nor_given_back_twice()
         [(7, 7, 0), (7, 0, 0), (7, 3, 0), (4, 7, 3), (4, 2, 2), (4, 0, 0), (4, 9, 5)]
     {
         let (mut accounts, mut late) = expired(0);
-        give_back(&mut accounts, &mut late, amount(given_back), at(61)).unwrap();
+        refund_reservation(&mut accounts, &mut late, amount(given_back), at(61)).unwrap();
         let most = amount(7 - given_back);
-        let more = give_back(&mut accounts, &mut late, amount(8 - given_back), at(61));
+        let more = refund_reservation(&mut accounts, &mut late, amount(8 - given_back), at(61));
         assert_eq!(more, Err(Refusal::AboveCorrectable { most }));
         post(&mut accounts, &mut late, amount(asked), at(62)).unwrap();
         assert_eq!(accounts.balance().posted, amount(charged), "{given_back} back, {asked} asked");

@@ -131,7 +131,7 @@ async fn lease(
     }
     let (instance, envoy) = (round.instance.clone(), round.envoy.clone());
     let starved = service.waiting.starved();
-    let take = AnswerRound { round, starved, actor: caller.id(), now: moment::now() };
+    let take = AnswerRound { round, waiting_tenants: starved, actor: caller.id(), now: moment::now() };
     let taken = service.store.run(take).await?;
     for (lease_id, why) in taken.refused {
         service.metrics.lease_accounts_refused.inc();

@@ -29,7 +29,7 @@ pub(super) async fn request(State(service): State<Arc<Service>>, request: Reques
     let sent_id = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let id = match sent_id.and_then(|id| EventId::parse(id).ok()) {
         Some(id) => id.to_string(),
-        None => moment::fresh_name("req_"),
+        None => moment::new_name("req_"),
     };
     let mut response = next.run(request).await;
     if let Some(refused) = response.extensions_mut().remove::<Refused>() {

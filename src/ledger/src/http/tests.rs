@@ -34,7 +34,7 @@ fn on_postgresql_the_api_does_the_same() {
 
 fn decision(outcome: &str, key_id: &str, tenant_id: &str, tool: &str, credits: u64) -> Value {
     json!({
-        "id": moment::fresh_name(""), "at": moment::now(), "outcome": outcome, "key_id": key_id,
+        "id": moment::new_name(""), "at": moment::now(), "outcome": outcome, "key_id": key_id,
         "tenant_id": tenant_id, "service": "studio", "tool": tool, "credits": credits, "status": 200,
         "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
     })
@@ -58,7 +58,7 @@ async fn a_call_is_reserved_charged_in_part_and_the_same_steps_again_move_nothin
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
-    let id = moment::fresh_name("");
+    let id = moment::new_name("");
     let first = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;
     assert_eq!(bench.balance(&tenant).await, [100, 60, 40, 0]);
     let again = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;
@@ -435,7 +435,7 @@ async fn every_error_is_a_problem_with_a_code_and_the_requests_id() {
 async fn each_door_takes_only_its_own_credential() {
     let bench = Bench::start().await;
     let (admin, filter) = (bench.credentials.admin_key.clone(), bench.credentials.filter_key.clone());
-    let made_up = moment::fresh_secret(protocol::api_key::Kind::Admin).unwrap();
+    let made_up = moment::new_secret(protocol::api_key::Kind::Admin).unwrap();
     for (path, header, accepted) in [
         ("/v1/tenants", format!("Bearer {admin}"), true),
         ("/v1/tenants", format!("bEARER  {admin}"), true),

@@ -1,4 +1,4 @@
-//! Agents: the registered callers of a tenant. A key may belong to one of its own tenant's.
+//! Agents: the registered callers of a tenant. A key may belong to an agent of its tenant.
 
 use crate::model::event::{Event, Kind};
 use crate::model::replay::Idempotency;
@@ -9,11 +9,8 @@ use serde_json::json;
 /// Registers an agent.
 #[derive(Clone)]
 pub struct Create {
-    /// The agent.
     pub agent: Agent,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again registers no second one.
     pub idempotency: Option<Idempotency>,
 }
 

@@ -1,7 +1,7 @@
 //! Credentials to the ledger itself: administrators' (`ara_`) and filters' (`arf_`). Agents' keys are in `keys`.
 //!
-//! An administrator has a role and may be held to one tenant. Who is held to a tenant makes no one mightier or freer
-//! than itself: that is decided in `http`, which knows who asks.
+//! An administrator has a role and may be bound to one tenant. A tenant-bound admin can't create credentials with wider
+//! reach: `http` checks that, because it knows the caller.
 
 use crate::identity::keys::end_by;
 use crate::model::credential::{CredentialKind, ServiceCredential};
@@ -13,10 +13,9 @@ use protocol::key::KeyState;
 use protocol::{CredentialId, TenantId, Timestamp};
 use serde_json::json;
 
-/// Makes the first credentials of a new database.
+/// Creates the first credentials of a new database.
 #[derive(Clone)]
 pub struct Initialise {
-    /// Each.
     pub credentials: Vec<ServiceCredential>,
 }
 
@@ -39,12 +38,10 @@ impl Operation for Initialise {
     }
 }
 
-/// Makes another owner, for who has the database itself.
+/// Creates another owner, for an operator who can open the database itself.
 #[derive(Clone)]
 pub struct Recover {
-    /// The credential.
     pub credential: ServiceCredential,
-    /// Why.
     pub reason: String,
 }
 
@@ -65,14 +62,11 @@ impl Operation for Recover {
     }
 }
 
-/// Makes a credential.
+/// Creates a credential.
 #[derive(Clone)]
 pub struct Create {
-    /// The credential.
     pub credential: ServiceCredential,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again makes no second one.
     pub idempotency: Option<Idempotency>,
 }
 
@@ -111,22 +105,17 @@ fn record_created(rows: &mut Rows, credential: &ServiceCredential, actor: &str) 
     });
 }
 
-/// Gives a filter's credential a new secret. The earlier ones end after the grace, or sooner if they already had to.
+/// Gives a filter's credential a new secret. The earlier ones expire after the grace period, or sooner if they already had to.
 #[derive(Clone)]
 pub struct Rotate {
-    /// Which.
     pub id: CredentialId,
     /// The hash of the new secret.
     pub hash: KeyHash,
-    /// How long the earlier secrets go on working.
+    /// How long the earlier secrets keep working.
     pub grace_seconds: u32,
-    /// Why.
     pub reason: Option<String>,
-    /// So that asking again does not rotate again.
     pub idempotency: Option<Idempotency>,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -143,7 +132,7 @@ impl Operation for Rotate {
             return Err(Refusal::AdminKeyExists(id));
         }
         let Rotate { id, hash, grace_seconds, reason, idempotency, actor, now } = self;
-        let known = found(rows, &id, CredentialKind::Filter)?;
+        let known = newest(rows, &id, CredentialKind::Filter)?;
         if known.revoked_at.is_some() {
             return Err(Refusal::KeyInactive(KeyState::Revoked));
         }
@@ -161,26 +150,21 @@ impl Operation for Rotate {
 }
 
 /// The credential with its newest secret.
-fn found(rows: &Rows, id: &CredentialId, kind: CredentialKind) -> Result<ServiceCredential, Refusal> {
+fn newest(rows: &Rows, id: &CredentialId, kind: CredentialKind) -> Result<ServiceCredential, Refusal> {
     let mut all = rows.service_credentials.rows().map(|(_, row)| row);
     let newest = all.find(|row| row.id == *id && row.kind == kind && row.secret_expires_at.is_none());
     newest.cloned().ok_or(Refusal::AdminKeyUnknown)
 }
 
-/// Withdraws a credential for good. Revoking it again changes nothing.
+/// Revokes a credential, finally. Revoking it again changes nothing.
 #[derive(Clone)]
 pub struct Revoke {
-    /// Which.
     pub id: CredentialId,
-    /// Of which kind.
     pub kind: CredentialKind,
-    /// The one tenant that whoever asks is held to.
+    /// The tenant that the caller is bound to.
     pub within: Option<TenantId>,
-    /// Why.
     pub reason: String,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -193,14 +177,14 @@ impl Operation for Revoke {
 
     fn apply(self, rows: &mut Rows) -> Result<ServiceCredential, Refusal> {
         let Revoke { id, kind, within, reason, actor, now } = self;
-        let mut known = found(rows, &id, kind)?;
+        let mut known = newest(rows, &id, kind)?;
         if within.is_some() && known.tenant_id != within {
             return Err(Refusal::AdminKeyUnknown);
         }
         if known.revoked_at.is_some() {
             return Ok(known);
         }
-        // Without an owner nobody could make another one.
+        // Only an owner can create another owner.
         let owners = rows.service_credentials.rows().filter(|(_, other)| other.is_owner_of_all()).count();
         if known.is_owner_of_all() && owners <= 1 {
             return Err(Refusal::LastOwner);

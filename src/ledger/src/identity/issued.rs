@@ -1,11 +1,10 @@
-//! Keys that agents ask for through the gate. Such a key may never do more than its parent, the key that asked, may at
-//! the same moment, and dies with the very credential that asked.
+//! Issued keys: keys that agents request through the gate. An issued key never does more than its parent, the key that
+//! requested it, may do at the same moment, and it expires with the secret that the parent used.
 //!
-//! What it was given is kept with it; what it may is worked out anew whenever a filter asks, so that a parent that is
-//! narrowed, rotated or revoked takes its children along. A child has no children: there is one level, so that who
-//! made a key is always one look away.
+//! The grants are stored with the key. The record is computed for each filter request, so a change, rotation or revocation
+//! of the parent applies to its children. A child can't have children, so a key's origin is always its direct parent.
 
-use crate::identity::records::both;
+use crate::identity::records::intersect;
 use crate::model::event::{Event, Kind};
 use crate::model::key::{Key, ParentLink, Secret};
 use crate::model::replay::{Idempotency, ReplayKey};
@@ -17,25 +16,23 @@ use protocol::key::{Grant, KeySource, KeyState, Limit};
 use protocol::{AgentId, KeyId, Timestamp};
 use serde_json::json;
 
-/// How many children a key may have that live: what they add to windows and tables is bounded so.
+/// Most live children of a key, which bounds their share of windows and tables.
 pub const CHILDREN_MAX: u64 = 50;
 
-/// Makes a key for one that asks.
+/// Issues a key.
 #[derive(Clone)]
 pub struct Issue {
-    /// What was asked for.
     pub request: IssueRequest,
-    /// The key whose secret it names.
+    /// The key whose secret the request names.
     pub parent_id: KeyId,
-    /// The id of the new key.
+    /// The id for the new key.
     pub key_id: KeyId,
-    /// The agent that it belongs to where its parent belongs to none.
+    /// The id for a new agent, if the parent belongs to none.
     pub agent_id: AgentId,
     /// The hash of the new secret.
     pub hash: KeyHash,
-    /// The filter that asks for it.
+    /// The id of the filter's credential.
     pub filter: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -78,18 +75,18 @@ impl Operation for Issue {
             return Err(Refusal::KeyIsIssued);
         }
         let asked = Some(vec![Grant { name: request.service.clone(), expires_at: None }]);
-        let services = both(asked, parent.services.clone()).map(|mut services| {
+        let services = intersect(asked, parent.services.clone()).map(|mut services| {
             services.retain(|grant| grant.expires_at.is_none_or(|end| now < end));
             services
         });
         if services.as_ref().is_some_and(Vec::is_empty) {
             return Err(Refusal::ServiceNotGranted);
         }
-        let living = rows.children.entry(parent_id.clone()).or_default();
-        if *living >= CHILDREN_MAX {
+        let live = rows.children.entry(parent_id.clone()).or_default();
+        if *live >= CHILDREN_MAX {
             return Err(Refusal::TooManyChildren);
         }
-        *living = living.saturating_add(1);
+        *live = live.saturating_add(1);
         let ends_at = now.plus_seconds(request.ttl_seconds.into());
         let key = Key {
             id: key_id,
@@ -128,7 +125,7 @@ impl Operation for Issue {
     }
 }
 
-/// Upstreams tell the holders of issued keys apart by their agents, so each has one.
+/// Every issued key has an agent, so that upstreams can tell their holders apart.
 fn register(rows: &mut Rows, id: &AgentId, key: &Key, parent_id: &KeyId) {
     let agent = Agent {
         id: id.clone(),

@@ -1,6 +1,6 @@
-//! Api keys: their life from creation over rotation to revocation, and what a filter is told about them.
+//! Api keys: creation, changes, rotation, revocation.
 //!
-//! A key has one or more secrets, known by their SHA-256 alone. Rotation adds one and gives all earlier ones an end.
+//! A key has one or more secrets, stored as SHA-256. Rotation adds one and sets an expiry on all earlier ones.
 
 use crate::model::event::{Event, Kind};
 use crate::model::key::{Key, Listed, Secret};
@@ -14,7 +14,7 @@ use protocol::{KeyId, Timestamp};
 use serde_json::json;
 
 impl Listed {
-    /// As administrators see it.
+    /// The form that the admin API shows.
     pub fn shown(self, now: Timestamp) -> admin::Key {
         let state = self.life().state(now);
         let key = self.key;
@@ -41,16 +41,13 @@ impl Listed {
     }
 }
 
-/// Makes a key.
+/// Creates a key.
 #[derive(Clone)]
 pub struct Create {
-    /// The key.
     pub key: Key,
     /// The hash of its first secret.
     pub hash: KeyHash,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again makes no second key.
     pub idempotency: Option<Idempotency>,
 }
 
@@ -98,15 +95,11 @@ fn check_agent(rows: &Rows, key: &Key) -> Result<(), Refusal> {
 /// Changes what a key may do. The same change again changes nothing.
 #[derive(Clone)]
 pub struct Update {
-    /// Which key.
     pub key_id: KeyId,
-    /// What to change, and why.
     pub update: UpdateKey,
-    /// Only if this is still its version.
+    /// Refuses the change unless this is the key's version.
     pub if_version: Option<u64>,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -148,7 +141,7 @@ impl Operation for Update {
         }
         key.version = key.version.saturating_add(1);
         let detail = json!({
-            "key_id": key_id, "reason": update.reason, "before": alterable(&before), "after": alterable(&key),
+            "key_id": key_id, "reason": update.reason, "before": changeable(&before), "after": changeable(&key),
         });
         rows.record(Event::new(Kind::KeyUpdated, now, actor, &detail).of(&key.tenant_id));
         rows.change(Change::Key { key_id: key_id.clone() }, now);
@@ -157,16 +150,12 @@ impl Operation for Update {
     }
 }
 
-/// Ends a key now. One that has ended before stays as it is.
+/// Expires a key now. An expired key stays as it is.
 #[derive(Clone)]
 pub struct Expire {
-    /// Which key.
     pub key_id: KeyId,
-    /// Why.
     pub reason: String,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -188,8 +177,8 @@ impl Operation for Expire {
     }
 }
 
-/// What an update can change, for the audit.
-fn alterable(key: &Key) -> serde_json::Value {
+/// The fields that an update can change, for the audit trail.
+fn changeable(key: &Key) -> serde_json::Value {
     json!({
         "name": key.name, "scopes": key.scopes, "services": key.services, "tools": key.tools,
         "resources": key.resources, "limits": key.limits, "expires_at": key.expires_at,
@@ -197,7 +186,7 @@ fn alterable(key: &Key) -> serde_json::Value {
     })
 }
 
-/// Ends something at `end`, unless it already had to sooner. True if that is new.
+/// Moves the expiry to `end` unless it is sooner already. True if it moved.
 pub(crate) fn end_by(expires_at: &mut Option<Timestamp>, end: Timestamp) -> bool {
     let ends_sooner = expires_at.is_none_or(|known| known > end);
     if ends_sooner {
@@ -206,22 +195,17 @@ pub(crate) fn end_by(expires_at: &mut Option<Timestamp>, end: Timestamp) -> bool
     ends_sooner
 }
 
-/// Gives a key a new secret. The earlier ones end after the grace, or sooner if they already had to.
+/// Gives a key a new secret. The earlier ones expire after the grace period, or sooner if they already had to.
 #[derive(Clone)]
 pub struct Rotate {
-    /// Which key.
     pub key_id: KeyId,
     /// The hash of the new secret.
     pub hash: KeyHash,
-    /// How long the earlier secrets go on working.
+    /// How long the earlier secrets keep working.
     pub grace_seconds: u32,
-    /// Why.
     pub reason: Option<String>,
-    /// So that asking again does not rotate again.
     pub idempotency: Option<Idempotency>,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -240,7 +224,7 @@ impl Operation for Rotate {
         }
         let listed = listed(rows, &self.key_id)?;
         match listed.key.life(listed.tenant_suspended).state(self.now) {
-            // A suspended tenant's key may get a new secret: that is how a leak is closed meanwhile.
+            // Allowed for a suspended tenant, so that a leaked secret can be replaced meanwhile.
             KeyState::Active | KeyState::Suspended => {}
             state @ (KeyState::Revoked | KeyState::Expired) => return Err(Refusal::KeyInactive(state)),
         }
@@ -261,16 +245,12 @@ impl Operation for Rotate {
     }
 }
 
-/// Withdraws a key for good. Revoking it again changes nothing.
+/// Revokes a key, finally. Revoking it again changes nothing.
 #[derive(Clone)]
 pub struct Revoke {
-    /// Which key.
     pub key_id: KeyId,
-    /// Why.
     pub reason: String,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 

@@ -1,11 +1,11 @@
-//! What a filter is told about a key.
+//! Key records: what filters get to know about a key.
 
 use crate::model::key::{Found, Key, Parent};
 use protocol::Timestamp;
 use protocol::key::{self, Grant, KeyRecord};
 
 impl Found {
-    /// As a filter is told.
+    /// The record for filters.
     pub fn record(self, now: Timestamp) -> KeyRecord {
         let life = self.life();
         let record = KeyRecord {
@@ -26,24 +26,24 @@ impl Found {
             parent: None,
         };
         match self.parent {
-            Some(Parent { key, .. }) => within(record, key),
+            Some(Parent { key, .. }) => limit_to_parent(record, key),
             None => record,
         }
     }
 }
 
-/// A child's record, cut down to what its parent may now.
-fn within(mut record: KeyRecord, key: Key) -> KeyRecord {
+/// Limits a child's record to what its parent may do now.
+fn limit_to_parent(mut record: KeyRecord, key: Key) -> KeyRecord {
     record.scopes.retain(|scope| key.scopes.contains(scope));
-    record.services = both(record.services, key.services);
-    record.tools = both(record.tools, key.tools);
-    record.resources = both(record.resources, key.resources);
+    record.services = intersect(record.services, key.services);
+    record.tools = intersect(record.tools, key.tools);
+    record.resources = intersect(record.resources, key.resources);
     record.parent = Some(key::Parent { key_id: key.id, limits: key.limits, concurrency: key.concurrency });
     record
 }
 
-/// What both grant, as long as both do.
-pub fn both(child: Option<Vec<Grant>>, parent: Option<Vec<Grant>>) -> Option<Vec<Grant>> {
+/// The grants that both have, with the earlier expiry.
+pub fn intersect(child: Option<Vec<Grant>>, parent: Option<Vec<Grant>>) -> Option<Vec<Grant>> {
     let (child, parent) = match (child, parent) {
         (None, one) | (one, None) => return one,
         (Some(child), Some(parent)) => (child, parent),
@@ -80,7 +80,7 @@ mod tests {
             (grants(&[("a", Some(3))]), grants(&[("a", Some(5))]), grants(&[("a", Some(3))])),
             (grants(&[("a", None)]), grants(&[]), grants(&[])),
         ] {
-            assert_eq!(both(child.clone(), parent.clone()), expected, "{child:?} within {parent:?}");
+            assert_eq!(intersect(child.clone(), parent.clone()), expected, "{child:?} within {parent:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The secrets that bind session ids to their tenants: when there is a new one, and how long the former ones verify.
+//! The secrets that bind session ids to their tenants: when a new one is created, and how long earlier ones verify.
 //!
-//! They are rows, so that all ledgers of a database hand out the same ones. What they do is `policy::session`'s.
+//! They are rows, so that all ledgers of a database hand out the same ones. `policy::session` signs and verifies with them.
 
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::Timestamp;
@@ -9,22 +9,21 @@ use protocol::session::SessionSecret;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
-/// How long a secret signs. A few a month, so that to verify an id is never more than a few hashes.
+/// How long a secret signs. Few secrets exist at once, so verifying an id costs few hashes.
 const SIGNS_SECONDS: u64 = 7 * 86_400;
-/// How long it verifies after that: no session is shorter, and few are as long. What is older begins anew.
+/// How long it verifies after that. An older session has to start again.
 const VERIFIES_SECONDS: u64 = 7 * 86_400;
-/// How long before it signs a secret is handed out at least. A filter hears of it within seconds; one that has not heard of
-/// anything for `key_stale` trusts no key, so that it may not know the secret does not matter: twice that, if it is more.
+/// How long before it signs a secret is handed out, at least, and at least twice `key_stale`: a filter that was cut off for
+/// longer than `key_stale` trusts no key, so no filter signs without knowing the newest secret.
 const AHEAD_SECONDS_MIN: u64 = 3600;
 
-/// Makes the first secret, or one that follows where its time has come, and forgets those whose time is over.
+/// Creates the first secret, or the next one when it is due, and deletes expired ones.
 #[derive(Clone)]
 pub struct Rotate {
-    /// For a new one, if there is to be one.
-    pub fresh: [u8; 32],
-    /// The policy's.
+    /// Random bytes for a new secret, if one is due.
+    pub seed: [u8; 32],
+    /// How long filters may use key records without the ledger, by the policy.
     pub key_stale_seconds: u32,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -37,7 +36,7 @@ impl Operation for Rotate {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<Vec<SessionSecret>, Refusal> {
-        let Rotate { fresh, key_stale_seconds, now } = self;
+        let Rotate { seed, key_stale_seconds, now } = self;
         let known = &mut rows.session_secrets;
         let ahead = u64::from(key_stale_seconds).saturating_mul(2).max(AHEAD_SECONDS_MIN);
         let signs_from = match known.last_key_value() {
@@ -47,14 +46,14 @@ impl Operation for Rotate {
                 (due <= now.plus_seconds(ahead)).then(|| due.max(now.plus_seconds(ahead)))
             }
         };
-        // One verifies for as long as the one after it has not signed for that long.
-        let over =
+        // A secret verifies until the next one has signed for VERIFIES_SECONDS.
+        let expired =
             known.values().skip(1).take_while(|next| next.signs_from.plus_seconds(VERIFIES_SECONDS) <= now);
-        let forgotten: Vec<u64> = known.keys().copied().take(over.count()).collect();
+        let forgotten: Vec<u64> = known.keys().copied().take(expired.count()).collect();
         known.retain(|number, _| !forgotten.contains(number));
         if let Some(signs_from) = signs_from {
             let number = known.last_key_value().map_or(0, |(number, _)| *number).saturating_add(1);
-            let secret = SessionSecret::new(fresh, signs_from);
+            let secret = SessionSecret::new(seed, signs_from);
             known.insert(number, secret.clone());
             rows.new_session_secrets.push((number, secret));
         }
@@ -67,7 +66,7 @@ impl Operation for Rotate {
     }
 }
 
-/// Tells one policy with its secrets from another, and shows nothing of either.
+/// An ETag-like tag of the policy and its secrets. It reveals no secret.
 pub fn tag(version: &protocol::PolicyVersion, secrets: &[SessionSecret]) -> String {
     let mut hash = Sha256::new();
     hash.update(version.as_str());
@@ -78,7 +77,7 @@ pub fn tag(version: &protocol::PolicyVersion, secrets: &[SessionSecret]) -> Stri
     let hash: [u8; 32] = hash.finalize().into();
     let mut tag = version.as_str().to_owned();
     for byte in hash.iter().take(8) {
-        // Writing to a text can't fail.
+        // Writing to a string can't fail.
         let _ = write!(tag, "{byte:02x}");
     }
     tag

@@ -1,8 +1,9 @@
-//! Shares of global limits: the permits that each Envoy may give of a limit, which sum to the limit at most.
+//! Shares of global limits: the permits that each Envoy may admit. They sum to at most the limit.
 //!
-//! What is recorded of an Envoy is never less than what it may give or has given within the window. It lowers itself
-//! before it says so, so a lower number frees permits at once; a higher one is recorded before it is answered. A share
-//! that is not renewed ends for the Envoy first; it is freed when all that it gave has left the window too.
+//! The recorded share is never less than what the Envoy may admit or has admitted within the window. An Envoy lowers its
+//! share before it reports so, so a lower number frees permits at once; a higher one is recorded before it is answered.
+//! A share that is not renewed ends for the Envoy first. The ledger frees it when all that the Envoy admitted has left the
+//! window.
 
 use crate::model::share::{Share, ShareKey};
 use crate::transaction::Rows;
@@ -13,16 +14,16 @@ use protocol::{InstanceId, Timestamp};
 #[cfg(test)]
 mod tests;
 
-/// How long an Envoy gives permits of a share without being heard of.
+/// How long an Envoy may use a share without renewing it.
 pub const TTL_MILLIS: u64 = 120_000;
-/// How much longer the ledger counts it, beside the window.
+/// How much longer than the TTL and the window the ledger counts a share.
 const MARGIN_MILLIS: u64 = 5_000;
-/// At least this part of a limit is given at once, so that the last permits of the pool do not go out one by one.
+/// Least fraction (1/LEAST_PART) of a limit in one grant, so that the last permits are not granted one by one.
 const LEAST_PART: u32 = 16;
-/// How often the others are asked to give back what they do not use.
-const CALL_EVERY_MILLIS: u64 = 200;
+/// Least time between two recalls of a limit's unused permits.
+const RECALL_EVERY_MILLIS: u64 = 200;
 
-/// Takes what an Envoy keeps, and gives it of what is free.
+/// Records the permits that an Envoy keeps, and grants it free ones.
 pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timestamp) -> Answer {
     let ShareAsk { key_id, limit_id, limit, revision, keep, wanted } = ask;
     let at = ShareKey { key_id: key_id.clone(), limit_id: *limit_id, instance: instance.clone() };
@@ -35,41 +36,41 @@ pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timest
     if let Some(known) = known.filter(|known| *revision <= known.revision) {
         let permits = known.permits;
         if *revision == known.revision {
-            // Another worker asks the same, and the Envoy may count from when that one asked.
+            // Another worker repeats the round, and the Envoy may count its time from that one.
             let expires_at = expires_at.max(known.expires_at);
             let share = Share { renewed_at: now, expires_at, ..known.clone() };
             rows.put_share(at, share);
         }
         return answer(permits);
     }
-    // What it holds by its own word and by the ledger's: it can't keep what it was not given.
+    // An Envoy can't keep more than it was granted.
     let held = known.map_or(0, |known| known.permits.min(*keep));
     let of_limit = || rows.shares_of(key_id, *limit_id).filter(|(_, share)| share.expires_at > now);
     let others = of_limit()
         .filter(|(other, _)| *other != instance)
         .fold(0u32, |sum, (_, share)| sum.saturating_add(share.permits));
     let called_at = of_limit().filter_map(|(_, share)| share.called_at).max();
-    let within = limit.permits.saturating_sub(others);
-    let pool = within.saturating_sub(held);
+    let left = limit.permits.saturating_sub(others);
+    let pool = left.saturating_sub(held);
     let wanted = (*wanted).min(limit.permits);
     let missing = wanted.saturating_sub(held);
     let most = (pool / 2).max(limit.permits / LEAST_PART).max(1);
-    // A limit that was lowered may leave less than what is held.
-    let permits = held.saturating_add(missing.min(most).min(pool)).min(within);
+    // A lowered limit may leave less than what the Envoy holds.
+    let permits = held.saturating_add(missing.min(most).min(pool)).min(left);
 
     let is_short = others > 0 && missing > pool;
-    let calls = is_short && called_at.is_none_or(|at| now.millis_since(at) >= CALL_EVERY_MILLIS);
-    if calls {
+    let recalls = is_short && called_at.is_none_or(|at| now.millis_since(at) >= RECALL_EVERY_MILLIS);
+    if recalls {
         rows.change(Change::Share { key_id: key_id.clone(), limit_id: *limit_id }, now);
     }
-    let own_call = rows.shares.get(&at).and_then(|share| share.called_at);
+    let own_recall = rows.shares.get(&at).and_then(|share| share.called_at);
     let share = Share {
         permits,
         revision: *revision,
         window_seconds: limit.window_seconds,
         renewed_at: now,
         expires_at,
-        called_at: if calls { Some(now) } else { own_call },
+        called_at: if recalls { Some(now) } else { own_recall },
     };
     rows.put_share(at, share);
     answer(permits)

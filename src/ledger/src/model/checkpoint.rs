@@ -8,53 +8,51 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Counts from 1, without gaps.
+    /// From 1, without gaps.
     pub number: u64,
     /// Sequence number of its first row.
     pub first: u64,
     /// Sequence number of its last row.
     pub last: u64,
-    /// When it was made. Its day is the day of its rows in exports and for retention.
+    /// When it was created. Exports and retention take its day as the day of its rows.
     pub sealed_at: Timestamp,
-    /// The hash of the checkpoint before it, zeros for the first.
+    /// The hash of the previous checkpoint, zeros for the first.
     pub previous: Digest,
-    /// SHA-256 of its leaves.
+    /// SHA-256 of the leaves.
     pub root: Digest,
-    /// SHA-256 of all of the above: what is signed, and what the next one names.
+    /// SHA-256 of all of the above. It is signed, and the next checkpoint contains it.
     pub hash: Digest,
     /// The key that signed it, in hexadecimal.
     pub public_key: String,
     /// Ed25519, in hexadecimal.
     pub signature: String,
-    /// One digest after the other, in hexadecimal; absent once its rows were removed.
+    /// The digests of its rows, concatenated in hexadecimal; absent after its rows were removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaves: Option<String>,
 }
 
-/// What the next checkpoint must know of the newest.
+/// What the next checkpoint needs from the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointHead {
-    /// Its number.
     pub number: u64,
     /// Its last row.
     pub last: u64,
-    /// Its hash.
     pub hash: Digest,
 }
 
 impl CheckpointHead {
-    /// Before the first.
+    /// The head of an empty chain.
     pub const NONE: CheckpointHead = CheckpointHead { number: 0, last: 0, hash: Digest::ZERO };
 }
 
 impl Checkpoint {
-    /// What the next one follows.
+    /// The head for the next checkpoint.
     pub const fn head(&self) -> CheckpointHead {
         CheckpointHead { number: self.number, last: self.last, hash: self.hash }
     }
 }
 
-/// Batches of the audit trail, the oldest that have their rows.
+/// The oldest batches of the audit trail that still have their rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OldBatches {
     /// The number of the first.
@@ -68,7 +66,6 @@ pub struct OldBatches {
 }
 
 impl OldBatches {
-    /// How many rows they have.
     pub fn rows(&self) -> u64 {
         self.last_row.saturating_sub(self.first_row).saturating_add(1)
     }

@@ -4,31 +4,27 @@ use protocol::admin::{AdminKey, FilterKey, Role};
 use protocol::api_key::{KeyHash, Kind};
 use protocol::{CredentialId, TenantId, Timestamp};
 
-/// Who a credential of the ledger belongs to.
+/// One secret of a credential, with the credential's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceCredential {
-    /// SHA-256 of the secret by which it was found.
+    /// SHA-256 of the secret.
     pub hash: KeyHash,
     /// Its id, `adm_...` or `flt_...`: the actor in the audit trail.
     pub id: CredentialId,
-    /// Which kind it opens.
     pub kind: CredentialKind,
-    /// For people.
     pub name: String,
-    /// What an administrator may do; without meaning for a filter.
+    /// What an administrator may do; unused for a filter.
     pub role: Role,
-    /// The one tenant that an administrator is held to.
+    /// The tenant that an administrator is bound to.
     pub tenant_id: Option<TenantId>,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// When the secret ends by which it was found: a newer one took its place.
+    /// When this secret expires, after a rotation.
     pub secret_expires_at: Option<Timestamp>,
 }
 
 impl ServiceCredential {
-    /// One that is usable from now on.
+    /// A new credential.
     pub fn new(
         hash: KeyHash,
         id: CredentialId,
@@ -51,18 +47,18 @@ impl ServiceCredential {
         }
     }
 
-    /// May its bearer come in.
+    /// Whether this secret is valid.
     pub fn is_usable(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.secret_expires_at.is_none_or(|end| now < end)
     }
 
-    /// A filter's as administrators see it.
+    /// A filter's credential as the admin API shows it.
     pub fn shown_of_filter(self) -> FilterKey {
         let ServiceCredential { id, name, created_at, revoked_at, .. } = self;
         FilterKey { id, name, created_at, revoked_at }
     }
 
-    /// An administrator's as administrators see it.
+    /// An administrator's credential as the admin API shows it.
     pub fn shown(self) -> AdminKey {
         AdminKey {
             id: self.id,
@@ -74,7 +70,7 @@ impl ServiceCredential {
         }
     }
 
-    /// May it do everything, everywhere.
+    /// Whether it is an owner that is bound to no tenant.
     pub fn is_owner_of_all(&self) -> bool {
         self.kind == CredentialKind::Admin
             && self.role == Role::Owner
@@ -83,7 +79,7 @@ impl ServiceCredential {
     }
 }
 
-/// A part of the API with credentials of its own.
+/// The part of the API that a credential opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialKind {
     /// `/v1`.
@@ -93,10 +89,9 @@ pub enum CredentialKind {
 }
 
 impl CredentialKind {
-    /// Both.
     pub const ALL: [CredentialKind; 2] = [CredentialKind::Admin, CredentialKind::Filter];
 
-    /// Its name at rest.
+    /// Its name in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             CredentialKind::Admin => "admin",
@@ -104,7 +99,7 @@ impl CredentialKind {
         }
     }
 
-    /// The shape of its credentials.
+    /// The form of its secrets.
     pub const fn secret_kind(self) -> Kind {
         match self {
             CredentialKind::Admin => Kind::Admin,

@@ -1,7 +1,7 @@
-//! What the audit trail says. Owns the vocabulary of facts and their details; where they are kept is the store's.
+//! Events of the audit trail: their kinds and rows.
 //!
-//! A fact is written in the transaction that makes it true, never edited, and numbered without gaps. No detail ever
-//! holds a secret.
+//! An event is written in the transaction of the change that it records, never edited, and numbered without gaps. No detail
+//! contains a secret.
 
 use protocol::audit::Outcome;
 use protocol::{EventId, TenantId, Timestamp};
@@ -9,73 +9,73 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// The actor of what the ledger does by itself.
+/// The actor of the ledger's own changes.
 pub const LEDGER: &str = "ledger";
-/// The actor of a decision about a request that no key was recognised in.
+/// The actor of a decision on a request without a recognised key.
 pub const ANONYMOUS: &str = "anonymous";
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A credential of an administrator or a filter was made.
+    /// A credential of an administrator or a filter was created.
     ServiceCredentialCreated,
     /// A credential of a filter got a new secret.
     ServiceCredentialRotated,
-    /// Who has the database made another owner, without a credential.
+    /// An operator with access to the database created another owner, without a credential.
     ServiceCredentialRecovered,
-    /// A credential of an administrator or a filter was withdrawn.
+    /// A credential of an administrator or a filter was revoked.
     ServiceCredentialRevoked,
-    /// A key that signs checkpoints of this trail came into use.
+    /// A signing key for checkpoints was first used.
     AuditKeyAdded,
-    /// Rows older than what is retained were removed.
+    /// Rows beyond the retention period were removed.
     AuditRemoved,
-    /// A tenant got another name, tier or budget.
+    /// A tenant's name, tier or budget was changed.
     TenantUpdated,
     /// A tenant's keys are refused from now on.
     TenantSuspended,
     /// A tenant's keys are accepted again.
     TenantResumed,
-    /// An administrator undid what was charged or granted.
+    /// An administrator refunded a charge or withdrew a grant.
     CreditsCorrected,
     /// An agent was registered.
     AgentCreated,
-    /// A key got another name, end, or other permissions.
+    /// A key's name, expiry or permissions were changed.
     KeyUpdated,
-    /// A tenant was made.
+    /// A tenant was created.
     TenantCreated,
     /// A tenant got credits.
     CreditsGranted,
-    /// A key was made.
+    /// A key was created.
     KeyCreated,
     /// A key got a new secret.
     KeyRotated,
-    /// A key was withdrawn.
+    /// A key was revoked.
     KeyRevoked,
-    /// Credits were set aside for a call.
+    /// Credits were reserved for a call.
     Reserved,
     /// A call was charged.
     Posted,
-    /// A call's credits went back.
+    /// A call's credits were returned.
     Voided,
-    /// A forgotten call's credits went back: what earlier releases did.
+    /// Earlier releases: an expired reservation's credits were returned.
     Expired,
-    /// Nobody had accounted for a call when its reservation's time was over: all that was set aside is charged.
+    /// A reservation's time ended without a settlement: all of it was charged.
     Unaccounted,
-    /// Somebody has after all, and its charge is what the account says.
+    /// A late settlement changed the charge of an expired reservation.
     Correction,
-    /// An Envoy got credits to spend.
+    /// A lease was opened for an Envoy.
     LeaseOpened,
-    /// It has accounted for them.
+    /// A lease was closed by its last statement.
     LeaseClosed,
-    /// It has not: all that it held is charged.
+    /// A lease ended without its last statement: all that it held was charged.
     LeaseLost,
-    /// It has after all, and what was not spent went back.
+    /// The last statement of a lost lease arrived, and what was not spent was returned.
     LeaseSetRight,
-    /// A filter decided.
+    /// A filter decided on a request.
     Decision,
-    /// Filters decided on requests without a key that may call: so many, within a minute.
+    /// Filters counted decisions on requests without a usable key, within a minute.
     DecisionsCounted,
-    /// A filter could not keep all decisions.
+    /// A filter dropped decisions.
     DecisionsDropped,
     /// A policy came into force.
     PolicyInForce,
@@ -117,7 +117,7 @@ impl Kind {
         Kind::PolicyInForce,
     ];
 
-    /// Its name on the wire and at rest.
+    /// Its name on the wire and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::ServiceCredentialCreated => "service_credential_created",
@@ -155,27 +155,24 @@ impl Kind {
     }
 }
 
-/// One fact, not yet numbered.
+/// An event that is not numbered yet.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// What happened.
     pub kind: Kind,
-    /// When the ledger learned of it.
+    /// When the ledger recorded it.
     pub at: Timestamp,
-    /// Who did it.
     pub actor: String,
-    /// Whose.
     pub tenant_id: Option<TenantId>,
-    /// How it ended, for decisions.
+    /// The outcome, for decisions.
     pub outcome: Option<Outcome>,
-    /// An id by which the same fact, told again, is recognised.
+    /// An id that makes a repeated event idempotent.
     pub event_id: Option<EventId>,
-    /// The rest, as a JSON object.
+    /// The details, as a JSON object.
     pub detail: String,
 }
 
 impl Event {
-    /// A fact without tenant, outcome and id of its own.
+    /// An event without tenant, outcome and id.
     pub fn new(kind: Kind, at: Timestamp, actor: impl Into<String>, detail: &impl Serialize) -> Event {
         Event {
             kind,
@@ -190,31 +187,28 @@ impl Event {
         }
     }
 
-    /// The fact is this tenant's.
+    /// Sets the tenant.
     pub fn of(mut self, tenant_id: &TenantId) -> Event {
         self.tenant_id = Some(tenant_id.clone());
         self
     }
 }
 
-/// A row of the audit trail. Its JSON is what checkpoints are made over: what is written here for a row that is there must
-/// never change, whatever the API shows.
+/// A row of the audit trail. Checkpoints hash its JSON, so the JSON of an existing row must never change, whatever the API
+/// shows.
 #[derive(Debug, Clone, Serialize)]
 pub struct SealedRow {
     /// Position in the trail, from 1, without gaps.
     pub sequence: u64,
     /// When the ledger wrote it.
     pub recorded_at: Timestamp,
-    /// What happened.
     pub kind: String,
-    /// Who did it.
     pub actor: String,
-    /// Whose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<TenantId>,
     /// The outcome, for decisions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// The rest of the fact, by kind.
+    /// The details, by kind.
     pub detail: Box<RawValue>,
 }

@@ -1,52 +1,44 @@
-//! Api keys, and whether one may be used.
+//! Api keys, and whether a key may be used.
 
 use protocol::api_key::KeyHash;
 use protocol::key::{Concurrency, Grant, KeySource, KeyState, Limit};
 use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 
-/// A key at rest.
+/// A key as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Its id.
     pub id: KeyId,
-    /// Who pays.
     pub tenant_id: TenantId,
-    /// For people.
     pub name: String,
-    /// Permissions.
     pub scopes: Vec<String>,
-    /// Services it is held to.
+    /// The services it is restricted to.
     pub services: Option<Vec<Grant>>,
-    /// Tools it is held to.
+    /// The tools it is restricted to.
     pub tools: Option<Vec<Grant>>,
-    /// Resources it is held to.
+    /// The resources it is restricted to.
     pub resources: Option<Vec<Grant>>,
-    /// Limits beside the tier's.
+    /// Limits in addition to the tier's.
     pub limits: Vec<Limit>,
-    /// What it may have under way on one worker, beside the tier's.
+    /// Bounds on what it has in flight on one worker, in addition to the tier's.
     pub concurrency: Option<Concurrency>,
-    /// When it ends.
     pub expires_at: Option<Timestamp>,
-    /// The agent it belongs to.
     pub agent_id: Option<AgentId>,
-    /// The most that it may spend in a calendar month.
+    /// The most it may spend in a calendar month (UTC).
     pub budget: Option<Credits>,
-    /// Counts its changes, for ETags.
+    /// Its version, for ETags.
     pub version: u64,
-    /// How it came to be.
+    /// How it was created.
     pub source: KeySource,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
-    /// When it last made a decision that was reported.
+    /// The time of its newest reported decision.
     pub last_used_at: Option<Timestamp>,
-    /// The key that asked for it.
+    /// The key that requested it.
     pub parent: Option<ParentLink>,
 }
 
 impl Key {
-    /// What decides whether it may be used, as far as the key itself says.
+    /// Whether it may be used, without regard to its parent.
     pub fn life(&self, tenant_suspended: bool) -> Life {
         Life {
             is_revoked: self.revoked_at.is_some(),
@@ -56,55 +48,51 @@ impl Key {
     }
 }
 
-/// One of a key's secrets, by its hash.
+/// One of a key's secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Secret {
-    /// SHA-256 of it.
+    /// SHA-256 of the secret.
     pub hash: KeyHash,
-    /// Whose.
     pub key_id: KeyId,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When it stops working, once it was rotated away.
+    /// When it expires, after a rotation.
     pub expires_at: Option<Timestamp>,
 }
 
-/// How a key hangs on the one that asked for it.
+/// The parent of an issued key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentLink {
-    /// The key that asked.
+    /// The parent.
     pub key_id: KeyId,
-    /// The secret with which it asked.
+    /// The hash of the parent's secret that requested the key.
     pub secret: KeyHash,
 }
 
 /// What decides whether a key may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    /// It was revoked, or is no more.
+    /// It was revoked or deleted.
     pub is_revoked: bool,
-    /// Its tenant is suspended.
     pub is_suspended: bool,
-    /// When it ends.
     pub ends_at: Option<Timestamp>,
 }
 
 impl Life {
-    /// Of a key that can't be found.
+    /// Of a key that does not exist.
     pub const OVER: Life = Life { is_revoked: true, is_suspended: false, ends_at: None };
 
-    /// It also ends with a secret.
+    /// Ends it with a secret, too.
     pub fn until(self, secret_expires_at: Option<Timestamp>) -> Life {
         Life { ends_at: [self.ends_at, secret_expires_at].into_iter().flatten().min(), ..self }
     }
 
-    /// It also ends with the key that asked for it.
+    /// Ends it with its parent, too.
     pub fn within(self, parent: Life) -> Life {
         Life { is_revoked: self.is_revoked || parent.is_revoked, ..self.until(parent.ends_at) }
     }
 
-    /// May the key be used at this moment. Revocation is final, so it comes first. The store selects keys by the same
-    /// order of questions.
+    /// Whether the key may be used at this time. Revocation is final, so it comes first. The store's query for keys by state
+    /// must use the same order.
     pub fn state(self, now: Timestamp) -> KeyState {
         if self.is_revoked {
             KeyState::Revoked
@@ -118,58 +106,53 @@ impl Life {
     }
 }
 
-/// A key as lists need it.
+/// A key with what its state depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The key.
     pub key: Key,
-    /// Its tenant is suspended.
     pub tenant_suspended: bool,
-    /// How long its parent lives, if it has one.
+    /// Its parent's state.
     pub parent: Option<Life>,
 }
 
 impl Listed {
-    /// What decides whether it may be used.
+    /// Whether it may be used.
     pub fn life(&self) -> Life {
         let own = self.key.life(self.tenant_suspended);
         self.parent.map_or(own, |parent| own.within(parent))
     }
 }
 
-/// A parent as it is now.
+/// The parent of a key that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parent {
-    /// The key.
     pub key: Key,
-    /// When the secret with which it asked ends.
+    /// When the secret that requested the child expires.
     pub secret_expires_at: Option<Timestamp>,
 }
 
 impl Parent {
-    /// How long it lives.
+    /// Whether it may be used.
     pub fn life(&self) -> Life {
         self.key.life(false).until(self.secret_expires_at)
     }
 }
 
-/// What was found under a hash.
+/// A key that was found by a secret's hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The key.
     pub key: Key,
-    /// When this one of its secrets ends.
+    /// When this secret expires.
     pub secret_expires_at: Option<Timestamp>,
     /// The tenant's tier.
     pub tier: String,
-    /// The tenant is suspended.
     pub tenant_suspended: bool,
-    /// Its parent, if it has one that is still there.
+    /// Its parent, if it has one that still exists.
     pub parent: Option<Parent>,
 }
 
 impl Found {
-    /// What decides whether it may be used with the secret by which it was found.
+    /// Whether it may be used with this secret.
     pub fn life(&self) -> Life {
         let own = self.key.life(self.tenant_suspended).until(self.secret_expires_at);
         match &self.key.parent {

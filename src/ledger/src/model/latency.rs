@@ -1,23 +1,23 @@
-//! Latencies in buckets, so that percentiles of any set of hours can be made of sums. Pure.
+//! Latency histograms, which can be summed over any hours before percentiles are computed. Pure.
 //!
-//! Up to 7 ms each bucket is one millisecond; above, each doubling has eight, so a percentile is at most an eighth too
-//! high.
+//! Up to 7 ms each bucket is one millisecond wide. Above, each doubling has eight buckets, so a percentile is at most an
+//! eighth too high.
 
 use protocol::admin::Percentiles;
 
-/// The bucket of what was counted before there were buckets.
+/// The bucket of calls whose latency is unknown.
 pub const UNKNOWN: u32 = u32::MAX >> 1;
-/// More than there are: eight for each of 64 doublings, and [`UNKNOWN`].
+/// An upper bound on the number of buckets: eight for each of 64 doublings, and [`UNKNOWN`].
 pub const BUCKETS_MAX: u32 = 513;
 const PER_DOUBLING: u32 = 8;
 const SHIFT: u32 = 3;
 
-/// Which bucket a duration belongs to.
+/// The bucket of a duration.
 pub fn bucket(millis: u64) -> u32 {
     let Some(doubling) = millis.checked_ilog2().and_then(|log| log.checked_sub(SHIFT)) else {
         return u32::try_from(millis).unwrap_or_default();
     };
-    // The four highest bits: a one, and the place among eight.
+    // The four highest bits: a one, and the position among the eight buckets.
     let place = u32::try_from(millis >> doubling).unwrap_or_default();
     doubling.saturating_mul(PER_DOUBLING).saturating_add(place)
 }
@@ -35,7 +35,7 @@ fn longest(bucket: u32) -> u64 {
 pub struct Histogram(std::collections::BTreeMap<u32, u64>);
 
 impl Histogram {
-    /// Counts so many durations of one bucket.
+    /// Adds `count` durations to a bucket.
     pub fn add(&mut self, bucket: u32, count: u64) {
         if bucket != UNKNOWN {
             let sum = self.0.entry(bucket).or_default();
@@ -43,11 +43,11 @@ impl Histogram {
         }
     }
 
-    /// The percentiles, if anything was counted.
+    /// The percentiles, or `None` if nothing was counted.
     pub fn percentiles(&self) -> Option<Percentiles> {
         let total = self.0.values().fold(0u64, |sum, count| sum.saturating_add(*count));
         let at = |percent: u64| {
-            // The smallest count that is at least so many percent of all.
+            // The smallest rank that covers this percentage.
             let wanted = u128::from(total).saturating_mul(percent.into()).div_ceil(100);
             let mut seen = 0u128;
             self.0

@@ -1,9 +1,9 @@
-//! Answers given under an `Idempotency-Key`.
+//! Stored answers to `Idempotency-Key`s.
 
 use protocol::Timestamp;
 use sha2::{Digest, Sha256};
 
-/// Under what an answer is kept. One actor's keys are no other's.
+/// The key of a stored answer. Each actor has its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReplayKey {
     /// The admin credential's id.
@@ -14,14 +14,13 @@ pub struct ReplayKey {
     pub key: String,
 }
 
-/// A kept answer.
+/// A stored answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
-    /// SHA-256 of the body that it answered.
+    /// SHA-256 of the request body.
     pub body: [u8; 32],
     /// The answer as JSON.
     pub answer: String,
-    /// When it was given.
     pub created_at: Timestamp,
 }
 

@@ -1,13 +1,13 @@
-//! What is remembered of removals by age.
+//! The state of retention.
 
 use protocol::Timestamp;
 
-/// What is known when a pass begins.
+/// What a pass compares the clock with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetentionState {
-    /// How far the clock had come when it was last believed.
+    /// The clock when a pass last trusted it.
     pub clock: Option<Timestamp>,
-    /// Before which day the last pass removed.
+    /// The last pass removed rows that were sealed before this day.
     pub removed_before: Option<Timestamp>,
     /// When the newest row of the trail was written.
     pub newest_row: Option<Timestamp>,

@@ -2,30 +2,28 @@
 
 use protocol::{InstanceId, KeyId, Timestamp};
 
-/// Whose share of what.
+/// An Envoy and a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShareKey {
-    /// Whose limit.
     pub key_id: KeyId,
-    /// Which of its limits.
     pub limit_id: u32,
-    /// The run of the Envoy that holds it.
+    /// The process of the Envoy that holds it.
     pub instance: InstanceId,
 }
 
 /// What one Envoy holds of a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// The permits that it may give in any window.
+    /// The permits that it may admit in any window.
     pub permits: u32,
-    /// The newest round on it.
+    /// The number of the newest round.
     pub revision: u64,
     /// The limit's window.
     pub window_seconds: u32,
-    /// When its Envoy was last heard of it.
+    /// When its Envoy last renewed it.
     pub renewed_at: Timestamp,
-    /// When it is free for others unless it is renewed.
+    /// When it is free for other Envoys unless it is renewed.
     pub expires_at: Timestamp,
-    /// When its Envoy last had the others called to give back.
+    /// When this Envoy last caused a recall of the others' unused permits.
     pub called_at: Option<Timestamp>,
 }

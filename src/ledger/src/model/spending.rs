@@ -2,13 +2,11 @@
 
 use protocol::{KeyId, Month, TenantId};
 
-/// Whose spending, and when.
+/// A tenant or key, and a month.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpendingKey {
-    /// The tenant.
     pub tenant_id: TenantId,
-    /// The key, or the tenant as a whole.
+    /// The key; `None` for the tenant's total.
     pub key_id: Option<KeyId>,
-    /// The month.
     pub month: Month,
 }

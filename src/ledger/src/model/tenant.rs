@@ -2,21 +2,17 @@
 
 use protocol::{Credits, TenantId, Timestamp};
 
-/// A tenant at rest.
+/// A tenant as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
-    /// Its id.
     pub id: TenantId,
-    /// For people.
     pub name: String,
-    /// Its tier.
     pub tier: String,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// Since when its keys are refused.
+    /// When it was suspended.
     pub suspended_at: Option<Timestamp>,
-    /// The most that it may spend in a calendar month.
+    /// The most it may spend in a calendar month (UTC).
     pub budget: Option<Credits>,
-    /// Counts its changes, for ETags.
+    /// Its version, for ETags.
     pub version: u64,
 }

@@ -2,36 +2,35 @@
 
 use protocol::audit::Outcome;
 
-/// What a sum of usage is about.
+/// What a sum of usage counts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsageKey {
-    /// Begin of the hour, in hours since the epoch.
+    /// Hours since the epoch.
     pub hour: u64,
-    /// Whose; empty where no key was recognised.
+    /// Empty if no key was recognised.
     pub tenant_id: String,
-    /// Which key; empty where none was recognised.
+    /// Empty if no key was recognised.
     pub key_id: String,
-    /// Which agent; empty where the key belongs to none.
+    /// Empty if the key belongs to no agent.
     pub agent_id: String,
-    /// Which tool; empty where none was named.
+    /// Empty if no tool was named.
     pub tool: String,
-    /// How it ended.
     pub outcome: Outcome,
-    /// What a shadow rule would have said; empty where none would have refused.
+    /// The outcome that a shadow rule would have given; empty if none would have refused.
     pub would_deny: String,
-    /// How long it took, see [`latency::bucket`].
+    /// The latency, see [`super::latency::bucket`].
     pub bucket: u32,
 }
 
-/// What is to be added to a sum of usage.
+/// What to add to a sum of usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UsageSum {
     /// Decisions.
     pub calls: u64,
     /// Credits charged.
     pub credits: u64,
-    /// LLM tokens that models read.
+    /// LLM input tokens.
     pub input_usage_tokens: u64,
-    /// LLM tokens that models wrote.
+    /// LLM output tokens.
     pub output_usage_tokens: u64,
 }

@@ -1,12 +1,15 @@
 //! Budgets: the most that a tenant or a key may spend in a calendar month (UTC).
 //!
-//! What counts is what calls that began in the month have set aside or were charged; what goes back is free again in
-//! that month, also what an administrator gives back. Of a refund that names neither a reservation nor a key nobody knows
-//! what it was for: it is free again in the present month for the tenant, and for a key as far as the key would have spent
-//! more than its tenant. A budget is asked when a call begins: what is charged beyond its reservation counts, and can go beyond the
-//! budget by the overrun that the policy allows. A lease counts for its tenant as long as it is out, in the month in
-//! which it was opened. What a key spends that another one asked for counts as its parent's
-//! too. Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
+//! A month's sum is what calls that began in the month reserved or were charged. Credits that are returned or refunded
+//! reduce the sum of that month.
+//!
+//! - A refund that names neither a reservation nor a key reduces the tenant's sum of the current month; a key's sum is cut
+//!   to its tenant's.
+//! - A budget is checked when a call begins. An overrun counts, so a sum can exceed the budget by the overrun that the
+//!   policy allows.
+//! - An open lease counts for its tenant, in the month in which it was opened.
+//! - What an issued key spends counts for its parent too.
+//! - Sums are kept for every key and tenant, so that a budget set in the middle of a month holds at once.
 
 use crate::book::{Transfer, TransferKind};
 use crate::model::spending::SpendingKey;
@@ -20,7 +23,7 @@ fn sums(rows: &Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month) -> Vec<
     payers.map(sum).collect()
 }
 
-/// Is there room for so much more in both budgets.
+/// Refuses if the credits exceed a budget of the key, its parent or the tenant.
 pub fn check(
     rows: &Rows,
     tenant_id: &TenantId,
@@ -42,14 +45,14 @@ pub fn check(
     Ok(())
 }
 
-/// Follows transfers of a reservation that was made in `month`.
+/// Adds transfers of a reservation that was created in `month`.
 pub fn record(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, transfers: &[Transfer]) {
     for at in sums(rows, tenant_id, key_id, month) {
         record_in(rows, at, transfers);
     }
 }
 
-/// Follows a refund of which nobody knows whose calls it was for: no key has spent more than its tenant.
+/// Adds a refund that names no key, and keeps every key's sum at most its tenant's.
 pub fn record_refund(rows: &mut Rows, tenant_id: &TenantId, month: Month, refund: &Transfer) {
     let at = SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month };
     record_in(rows, at.clone(), std::slice::from_ref(refund));
@@ -63,12 +66,12 @@ pub fn record_refund(rows: &mut Rows, tenant_id: &TenantId, month: Month, refund
     });
 }
 
-/// Follows transfers of a lease that was opened in `month`. Which keys spend from it, decisions tell: [`spend`].
+/// Adds transfers of a lease that was opened in `month`. Its decisions say which keys spent: [`spend`].
 pub fn record_lease(rows: &mut Rows, tenant_id: &TenantId, month: Month, transfers: &[Transfer]) {
     record_in(rows, SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month }, transfers);
 }
 
-/// A key spent from its tenant's lease, which the tenant's own sum has already. It counts for the key's parent too.
+/// Adds what a key spent from a lease to the key's and its parent's sums. The tenant's sum already has the lease.
 pub fn spend(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month, credits: Credits) {
     for at in sums(rows, tenant_id, key_id, month).into_iter().filter(|at| at.key_id.is_some()) {
         let before = rows.spending.get(&at).copied().unwrap_or_default();
@@ -76,7 +79,7 @@ pub fn spend(rows: &mut Rows, tenant_id: &TenantId, key_id: &KeyId, month: Month
     }
 }
 
-/// What the tenant may still spend this month; nothing if it has no budget.
+/// What the tenant may still spend this month; `None` if it has no budget.
 pub fn left(rows: &Rows, tenant_id: &TenantId, month: Month) -> Option<Credits> {
     let budget = rows.tenants.get(tenant_id)?.budget?;
     let at = SpendingKey { tenant_id: tenant_id.clone(), key_id: None, month };
@@ -92,7 +95,7 @@ fn record_in(rows: &mut Rows, at: SpendingKey, transfers: &[Transfer]) {
             | TransferKind::Overrun
             | TransferKind::Correction
             | TransferKind::Lease => before.checked_add(transfer.credits),
-            // A reservation of before there were sums has nothing to go back.
+            // A reservation from before sums were kept was never added.
             TransferKind::Release
             | TransferKind::Void
             | TransferKind::CorrectionReturned

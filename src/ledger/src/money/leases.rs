@@ -1,5 +1,5 @@
-//! Credits out in Envoys' hands: asked for, accounted for, lost. Ties the book's rules to tenants, budgets, journal and
-//! audit trail. What is said of limits in the same breath is `shares`'.
+//! Leases: opens them, applies Envoys' statements, expires them. Applies the book's rules, and writes the journal, the
+//! budgets and the audit trail. The limits in the same round belong to `shares`.
 
 use crate::book::lease::{self, Lease};
 use crate::book::{self, Step, Transfer, TransferKind};
@@ -13,54 +13,52 @@ use protocol::{Credits, InstanceId, LeaseId, TenantId, Timestamp};
 use serde_json::json;
 use std::collections::BTreeSet;
 
-/// How long an Envoy spends from a lease without being heard of.
+/// How long an Envoy may spend from a lease without renewing it.
 pub const TTL_MILLIS: u64 = 30_000;
-/// How much longer the ledger waits for its account. The Envoy counts from before it asked, the ledger from after.
+/// How much longer the ledger waits for a statement: the Envoy counts from before it asked, the ledger from after.
 const MARGIN_MILLIS: u64 = 5_000;
-/// One lease takes at most this part of what is available, so that several Envoys have some, and leases shrink as the
-/// tenant runs out.
+/// A lease takes at most this fraction (1/PART) of what is available, so that several Envoys get some, and leases shrink as
+/// the tenant runs out.
 const PART: u64 = 4;
-/// A lease of fewer calls is not worth its bookkeeping.
+/// A lease for fewer calls costs more bookkeeping than it saves.
 const CALLS_MIN: u64 = 8;
-/// Open leases of one tenant in one Envoy. It needs one to spend from and one to follow.
+/// Most open leases of one tenant in one Envoy. It needs one to spend from and the next one.
 const OPEN_MAX: usize = 8;
-/// For so long after credits were called back none are lent.
+/// No lease is opened for this long after a recall.
 const QUIET_MILLIS: u64 = 1_000;
-/// An Envoy that was heard of so long after a recall, and still holds the lease, may be called again: it was away.
+/// An Envoy that still holds a lease this long after its recall missed the recall, and may be recalled again.
 const RECALL_AGAIN_MILLIS: u64 = 3_000;
-/// At most so many leases are lost in one step, so that no transaction grows without bound.
-const LOSE_MAX: u32 = 1000;
+/// Most leases that one operation expires, so that a transaction stays small.
+const EXPIRE_MAX: u32 = 1000;
 
-/// Takes what one Envoy has to say.
+/// Applies an Envoy's statements, and answers what it asks for.
 #[derive(Clone)]
 pub struct AnswerRound {
-    /// What it says.
     pub round: Round,
-    /// Tenants with calls that wait for credits to come back.
-    pub starved: BTreeSet<TenantId>,
-    /// The filter's credential.
+    /// Tenants with calls that wait for returned credits; they get no new lease.
+    pub waiting_tenants: BTreeSet<TenantId>,
+    /// The id of the filter's credential.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
-/// What became of it.
+/// The result of [`AnswerRound`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoundDone {
-    /// For the filter.
+    /// The answer to the filter.
     pub answer: RoundAnswer,
-    /// Accounts that were refused, for the log: to repeat them would not help.
+    /// Refused statements, for the log. Repeating them would not help.
     pub refused: Vec<(LeaseId, StatementRefused)>,
-    /// Tenants to whom something went back.
+    /// Tenants that got credits back.
     pub returned: BTreeSet<TenantId>,
 }
 
-/// Why an account was refused.
+/// Why a statement was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatementRefused {
-    /// The lease is another Envoy's.
-    OfAnother,
-    /// The book refuses it.
+    /// The lease belongs to another Envoy.
+    OtherEnvoy,
+    /// The book refused it.
     Refused(book::Refusal),
 }
 
@@ -69,7 +67,7 @@ impl Operation for AnswerRound {
 
     fn needs(&self, needs: &mut Needs) {
         let Round { asks, accounts, shares, .. } = &self.round;
-        needs.leases.extend(accounts.iter().map(|account| account.lease_id.clone()));
+        needs.leases.extend(accounts.iter().map(|statement| statement.lease_id.clone()));
         for ask in asks {
             needs.leases.insert(ask.lease_id.clone());
             needs.leases_of.insert(ask.tenant_id.clone());
@@ -79,7 +77,7 @@ impl Operation for AnswerRound {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<RoundDone, Refusal> {
-        let AnswerRound { round, starved, actor, now } = self;
+        let AnswerRound { round, waiting_tenants, actor, now } = self;
         let answer = RoundAnswer {
             lease_ttl_ms: TTL_MILLIS,
             share_ttl_ms: shares::TTL_MILLIS,
@@ -87,21 +85,21 @@ impl Operation for AnswerRound {
             ended: Vec::new(),
             shares: Vec::with_capacity(round.shares.len()),
         };
-        let mut taken = RoundDone { answer, refused: Vec::new(), returned: BTreeSet::new() };
-        // What goes back is there for what is asked.
-        for account in &round.accounts {
-            take_account(rows, &round.instance, account, &actor, now, &mut taken);
+        let mut done = RoundDone { answer, refused: Vec::new(), returned: BTreeSet::new() };
+        // Statements first: returned credits can be leased again.
+        for statement in &round.accounts {
+            apply_statement(rows, &round.instance, statement, &actor, now, &mut done);
         }
         for ask in round.asks {
             let lease_id = ask.lease_id.clone();
-            let is_starved = starved.contains(&ask.tenant_id);
-            let credits = lend(rows, ask, (&round.instance, &round.envoy), is_starved, &actor, now);
-            taken.answer.leases.push(Grant { lease_id, credits });
+            let has_waiting_calls = waiting_tenants.contains(&ask.tenant_id);
+            let credits = open(rows, ask, (&round.instance, &round.envoy), has_waiting_calls, &actor, now);
+            done.answer.leases.push(Grant { lease_id, credits });
         }
         for ask in &round.shares {
-            taken.answer.shares.push(shares::grant(rows, &round.instance, ask, now));
+            done.answer.shares.push(shares::grant(rows, &round.instance, ask, now));
         }
-        Ok(taken)
+        Ok(done)
     }
 }
 
@@ -109,23 +107,23 @@ fn until(now: Timestamp) -> Timestamp {
     now.plus_millis(TTL_MILLIS.saturating_add(MARGIN_MILLIS))
 }
 
-fn take_account(
+fn apply_statement(
     rows: &mut Rows,
     instance: &InstanceId,
-    account: &Statement,
+    statement: &Statement,
     actor: &str,
     now: Timestamp,
-    taken: &mut RoundDone,
+    done: &mut RoundDone,
 ) {
-    let id = &account.lease_id;
+    let id = &statement.lease_id;
     let Some(lease) = rows.leases.get(id) else {
-        if account.closed {
-            // Its ask may still be on the way: it must not open a lease of which nobody knows.
+        if statement.closed {
+            // The request for it may still arrive. It must not open a lease that no Envoy knows.
             if rows.leases_given_up.get(id).is_none() {
                 rows.leases_given_up.insert(id.clone(), now);
             }
         } else {
-            taken.answer.ended.push(id.clone());
+            done.answer.ended.push(id.clone());
         }
         return;
     };
@@ -135,40 +133,40 @@ fn take_account(
         else {
             return;
         };
-        lease::account(accounts, lease, account, until(now), now).map_err(StatementRefused::Refused)
+        lease::apply_statement(accounts, lease, statement, until(now), now).map_err(StatementRefused::Refused)
     } else {
-        Err(StatementRefused::OfAnother)
+        Err(StatementRefused::OtherEnvoy)
     };
     match step {
         Ok(step) => {
             if let Some(lease) = rows.leases.get_mut(id) {
-                let was_away =
+                let missed_recall =
                     lease.recalled_at.is_some_and(|at| now.millis_since(at) >= RECALL_AGAIN_MILLIS);
-                if was_away {
+                if missed_recall {
                     lease.recalled_at = None;
                 }
             }
             if let Step::Moved(transfers) = step
-                && moved(rows, id, &transfers)
+                && journal(rows, id, &transfers)
             {
-                taken.returned.insert(tenant_id);
+                done.returned.insert(tenant_id);
             }
             record_end(rows, id, before, actor, now);
         }
-        Err(why) => taken.refused.push((id.clone(), why)),
+        Err(why) => done.refused.push((id.clone(), why)),
     }
     let is_open = rows.leases.get(id).is_some_and(|lease| lease.state == LeaseState::Open);
-    if !account.closed && (!is_open || step_refused(taken, id)) {
-        taken.answer.ended.push(id.clone());
+    if !statement.closed && (!is_open || step_refused(done, id)) {
+        done.answer.ended.push(id.clone());
     }
 }
 
-fn step_refused(taken: &RoundDone, id: &LeaseId) -> bool {
-    taken.refused.last().is_some_and(|(refused, _)| refused == id)
+fn step_refused(done: &RoundDone, id: &LeaseId) -> bool {
+    done.refused.last().is_some_and(|(refused, _)| refused == id)
 }
 
-/// Journals what a lease's step moved, and follows it in the month's sum. True if something went back to the tenant.
-fn moved(rows: &mut Rows, id: &LeaseId, transfers: &[Transfer]) -> bool {
+/// Writes a step's transfers into the journal, and adds them to the month's sum. True if the tenant got credits back.
+fn journal(rows: &mut Rows, id: &LeaseId, transfers: &[Transfer]) -> bool {
     let Some(lease) = rows.leases.get(id) else { return false };
     let (tenant_id, month) = (lease.tenant_id.clone(), lease.opened_at.month());
     rows.journal_lease(id, &tenant_id, transfers);
@@ -198,12 +196,12 @@ fn record(rows: &mut Rows, kind: Kind, id: &LeaseId, actor: &str, now: Timestamp
     rows.record(Event::new(kind, now, actor, &detail).of(&tenant_id));
 }
 
-/// Opens a lease, or answers as before. Returns what it holds; zero if there is none to spend from.
-fn lend(
+/// Opens a lease, or repeats the answer of one that is open. Returns its credits; zero if there is no lease.
+fn open(
     rows: &mut Rows,
     ask: Ask,
     (instance, envoy): (&InstanceId, &str),
-    is_starved: bool,
+    has_waiting_calls: bool,
     actor: &str,
     now: Timestamp,
 ) -> Credits {
@@ -215,7 +213,7 @@ fn lend(
         known.renew(until(now), now);
         return known.granted;
     }
-    let granted = if is_starved { Credits::ZERO } else { size(rows, &ask, instance, now) };
+    let granted = if has_waiting_calls { Credits::ZERO } else { size(rows, &ask, instance, now) };
     let Ask { lease_id: id, tenant_id, .. } = ask;
     let Some(accounts) = rows.accounts.get_mut(&tenant_id).filter(|_| !granted.is_zero()) else {
         return Credits::ZERO;
@@ -236,12 +234,12 @@ fn lend(
     };
     let Ok(Step::Moved(transfers)) = lease::open(accounts, &lease, now) else { return Credits::ZERO };
     rows.add_lease(lease);
-    moved(rows, &id, &transfers);
+    journal(rows, &id, &transfers);
     record(rows, Kind::LeaseOpened, &id, actor, now);
     granted
 }
 
-/// How much to lend.
+/// How many credits a new lease gets.
 fn size(rows: &Rows, ask: &Ask, instance: &InstanceId, now: Timestamp) -> Credits {
     if rows.leases_given_up.get(&ask.lease_id).is_some() {
         return Credits::ZERO;
@@ -251,13 +249,11 @@ fn size(rows: &Rows, ask: &Ask, instance: &InstanceId, now: Timestamp) -> Credit
     else {
         return Credits::ZERO;
     };
-    let is_called_back = |lease: &Lease| {
+    let is_recalled = |lease: &Lease| {
         lease.recalled_at.is_some_and(|recalled_at| now.millis_since(recalled_at) < QUIET_MILLIS)
     };
     let held = rows.open_leases(&ask.tenant_id).filter(|lease| lease.instance == *instance).count();
-    if tenant.suspended_at.is_some()
-        || held >= OPEN_MAX
-        || rows.open_leases(&ask.tenant_id).any(is_called_back)
+    if tenant.suspended_at.is_some() || held >= OPEN_MAX || rows.open_leases(&ask.tenant_id).any(is_recalled)
     {
         return Credits::ZERO;
     }
@@ -268,10 +264,9 @@ fn size(rows: &Rows, ask: &Ask, instance: &InstanceId, now: Timestamp) -> Credit
     if least.is_some_and(|least| granted >= least) { granted } else { Credits::ZERO }
 }
 
-/// Charges what Envoys have not accounted for in time.
+/// Charges the leases whose Envoys sent no statement in time.
 #[derive(Clone)]
 pub struct ExpireLeases {
-    /// When.
     pub now: Timestamp,
 }
 
@@ -280,22 +275,22 @@ impl Operation for ExpireLeases {
     type Answer = (u64, bool);
 
     fn needs(&self, needs: &mut Needs) {
-        needs.leases_due = Some((self.now, LOSE_MAX));
+        needs.leases_due = Some((self.now, EXPIRE_MAX));
     }
 
     fn apply(self, rows: &mut Rows) -> Result<(u64, bool), Refusal> {
         let due = std::mem::take(&mut rows.leases_due);
-        let more = u64::try_from(due.len()).is_ok_and(|count| count >= u64::from(LOSE_MAX));
+        let more = u64::try_from(due.len()).is_ok_and(|count| count >= u64::from(EXPIRE_MAX));
         let mut lost = 0u64;
         for id in due {
             let Some(lease) = rows.leases.get_mut(&id) else { continue };
             let before = lease.state;
             let Some(accounts) = rows.accounts.get_mut(&lease.tenant_id) else { continue };
-            // What an earlier operation of this transaction closed or renewed is no longer due; what does not add up
-            // stays as it is, for the operator to see.
+            // Skips what an earlier operation of this transaction closed or renewed. A lease whose accounts don't add up
+            // stays open, for the operator to see.
             let Ok(step) = lease::lose(accounts, lease, self.now) else { continue };
             if let Step::Moved(transfers) = &step {
-                moved(rows, &id, transfers);
+                journal(rows, &id, transfers);
             }
             if step != Step::Repeated {
                 record_end(rows, &id, before, LEDGER, self.now);

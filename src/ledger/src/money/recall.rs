@@ -1,7 +1,7 @@
-//! Credits called back: a call that finds too few available waits while Envoys may still return what they hold.
+//! Recalls: a call that finds too few credits available waits while Envoys may still return leased credits.
 //!
-//! So a call is refused for want of credits only if nothing is available and nothing can be called back. A lease is
-//! called back once; an Envoy that does not close it within a bound is taken not to, and calls stop waiting for it.
+//! So a call is refused for lack of credits only if the missing credits are neither available nor can be recalled. A lease
+//! is recalled once. Calls stop waiting for an Envoy that does not close it in time.
 
 use crate::book;
 use crate::book::lease::Lease;
@@ -10,25 +10,24 @@ use crate::transaction::{Needs, Operation, Payer, Refusal, Rows};
 use protocol::filter::{Change, ReserveAnswer, ReserveRequest};
 use protocol::{Credits, LeaseId, TenantId, Timestamp};
 
-/// How long an Envoy has to return a lease that was called back.
+/// How long an Envoy has to return a recalled lease.
 const ANSWER_MILLIS: u64 = 1_500;
-/// A tenant's credits are called back at most this often.
+/// Least time between two recalls of one tenant.
 const RECALL_EVERY_MILLIS: u64 = 250;
-/// Sets credits aside for one call, and where there are too few, calls back what is on lease.
+
+/// Reserves credits for one call, or recalls the tenant's leases if too few are available.
 #[derive(Clone)]
 pub struct ReserveOrRecall {
-    /// What is asked for.
     pub request: ReserveRequest,
-    /// When.
     pub now: Timestamp,
 }
 
-/// What became of it.
+/// The result of [`ReserveOrRecall`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// They are set aside.
+    /// The credits are reserved.
     Reserved(ReserveAnswer),
-    /// There are too few, but this tenant's Envoys may still return enough.
+    /// Too few are available, but this tenant's Envoys may still return enough.
     MayReturn(TenantId, Refusal),
 }
 
@@ -62,7 +61,7 @@ impl Operation for ReserveOrRecall {
     }
 }
 
-/// How many credits more would have been enough; nothing if returned credits would not help.
+/// How many credits are missing; `None` if returned credits would not help.
 pub fn missing(refusal: &Refusal, wanted: Credits) -> Option<Credits> {
     match refusal {
         Refusal::Money(book::Refusal::QuotaExceeded { available }) => wanted.checked_sub(*available),
@@ -77,23 +76,23 @@ fn may_return(lease: &Lease, now: Timestamp) -> bool {
     !lease.rest().is_zero() && lease.recalled_at.is_none_or(|at| now.millis_since(at) < ANSWER_MILLIS)
 }
 
-/// Calls back the leases that were not yet.
+/// Recalls the leases that were not recalled yet.
 fn recall(rows: &mut Rows, tenant_id: &TenantId, now: Timestamp) {
     let newest = rows.open_leases(tenant_id).filter_map(|lease| lease.recalled_at).max();
     if newest.is_some_and(|at| now.millis_since(at) < RECALL_EVERY_MILLIS) {
         return;
     }
-    let uncalled = rows
+    let to_recall = rows
         .open_leases(tenant_id)
         .filter(|lease| lease.recalled_at.is_none() && !lease.rest().is_zero())
         .map(|lease| lease.id.clone());
-    let uncalled: Vec<LeaseId> = uncalled.collect();
-    for id in &uncalled {
+    let to_recall: Vec<LeaseId> = to_recall.collect();
+    for id in &to_recall {
         if let Some(lease) = rows.leases.get_mut(id) {
             lease.recalled_at = Some(now);
         }
     }
-    if !uncalled.is_empty() {
+    if !to_recall.is_empty() {
         rows.change(Change::Recall { tenant_id: tenant_id.clone() }, now);
     }
 }

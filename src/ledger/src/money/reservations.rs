@@ -1,4 +1,5 @@
-//! Credits of calls: set aside, charged, given back. Ties the book's rules to keys, journal and audit trail.
+//! Reservations: reserves, posts, voids and expires the credits of calls. Applies the book's rules, and writes the
+//! journal, the budgets and the audit trail.
 
 use crate::book::{self, Reservation, State, Step, Transfer};
 use crate::model::event::{Event, Kind, LEDGER};
@@ -11,17 +12,15 @@ use serde_json::json;
 
 /// The longest time to live of a reservation, and the longest renewal, in seconds.
 pub const TTL_SECONDS_MAX: u32 = 3600;
-/// At most so many reservations expire in one step, so that no transaction grows without bound.
+/// Most reservations that one operation expires, so that a transaction stays small.
 const EXPIRE_MAX: u32 = 1000;
-/// For how long ended shares are kept, and leases and reservations that were given up before they were made.
-const SHARES_KEPT_MILLIS: u64 = 3_600_000;
+/// How long ended shares are kept, and the ids of reservations and leases that were voided before they were created.
+const ENDED_KEPT_MILLIS: u64 = 3_600_000;
 
-/// Sets credits aside for one call.
+/// Reserves credits for one call.
 #[derive(Clone)]
 pub struct Reserve {
-    /// What is asked for.
     pub request: ReserveRequest,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -38,7 +37,7 @@ impl Operation for Reserve {
         let Reserve { request, now } = self;
         let key = rows.keys.get(&request.key_id).ok_or(Refusal::KeyUnknown)?;
         let known = rows.reservations.get(&request.reservation_id);
-        // A repeated request gets its answer even if the key was revoked in between: it moves nothing.
+        // A repeated request moves nothing, so it gets its answer even if the key was revoked meanwhile.
         match rows.life(key).state(now) {
             KeyState::Active => {}
             _ if known.is_some() => {}
@@ -84,27 +83,27 @@ impl Operation for Reserve {
     }
 }
 
-/// What became of one settlement.
+/// The result of one settlement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     /// It moved credits, ended the reservation or extended its time.
     Now,
-    /// It was known, or there is no such reservation and nothing to give back.
+    /// It was applied before, or it voids a reservation that does not exist.
     Before,
-    /// The book refuses it.
+    /// The book refused it.
     Refused(book::Refusal),
-    /// There is no such reservation, and more than a void was asked.
+    /// The reservation does not exist, and this is not a void.
     Unknown,
 }
 
-/// Takes one step on a reservation.
+/// Applies one settlement to its reservation.
 pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settled {
     let id = &settlement.reservation_id;
     let Some(reservation) = rows.reservations.get(id) else {
         if settlement.action != Action::Void {
             return Settled::Unknown;
         }
-        // Its request may still be on the way: it must not set aside what nobody would account for.
+        // The reserve request may still arrive. It must not reserve credits that nobody will settle.
         if rows.reservations_given_up.get(id).is_none() {
             rows.reservations_given_up.insert(id.clone(), now);
         }
@@ -124,7 +123,7 @@ pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settl
                 (on_time(Kind::Posted), book::post(accounts, reservation, credits, now))
             }
             Action::Void => (on_time(Kind::Voided), book::void(accounts, reservation, now)),
-            // Cut to its bounds, not refused: a call that runs must not lose its reservation over a number.
+            // Clamped, not refused: a running call must not lose its reservation because of an invalid number.
             Action::Renew { ttl_seconds } => {
                 (None, book::renew(reservation, ttl_seconds.clamp(1, TTL_SECONDS_MAX), now))
             }
@@ -134,20 +133,20 @@ pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settl
         Err(refusal) => Settled::Refused(refusal),
         Ok(Step::Repeated) => Settled::Before,
         Ok(Step::Changed) => {
-            // A late account that says what was charged already moves nothing and is a fact all the same.
+            // A late settlement that confirms the charge moves no credits, but belongs in the audit trail.
             record_step(rows, kind, id, actor, now);
             Settled::Now
         }
         Ok(Step::Moved(transfers)) => {
-            moved(rows, id, &tenant_id, &transfers);
+            journal(rows, id, &tenant_id, &transfers);
             record_step(rows, kind, id, actor, now);
             Settled::Now
         }
     }
 }
 
-/// Journals what a known reservation's step moved, and follows it in the month's sums.
-fn moved(rows: &mut Rows, id: &ReservationId, tenant_id: &TenantId, transfers: &[Transfer]) {
+/// Writes a step's transfers into the journal, and adds them to the month's sums.
+fn journal(rows: &mut Rows, id: &ReservationId, tenant_id: &TenantId, transfers: &[Transfer]) {
     rows.journal(id, tenant_id, transfers);
     let Some(reservation) = rows.reservations.get(id) else { return };
     let (key_id, month) = (reservation.request.key_id.clone(), reservation.reserved_at.month());
@@ -161,7 +160,7 @@ fn record_step(rows: &mut Rows, kind: Option<Kind>, id: &ReservationId, actor: S
     rows.record(Event::new(kind, now, actor, &detail).of(&tenant_id));
 }
 
-/// What the audit trail says about a step: what was set aside, and what became of it.
+/// The audit detail of a step: what was reserved, and how it ended.
 fn step_detail(reservation: &Reservation) -> serde_json::Value {
     let Reservation { request, state, .. } = reservation;
     let mut detail = json!({"reservation_id": request.id, "tool": request.tool, "reserved": request.credits});
@@ -185,10 +184,9 @@ fn step_detail(reservation: &Reservation) -> serde_json::Value {
     detail
 }
 
-/// Charges what calls had set aside of which nothing was heard in time.
+/// Charges the reservations whose time ended without a settlement.
 #[derive(Clone)]
 pub struct Expire {
-    /// When.
     pub now: Timestamp,
 }
 
@@ -208,10 +206,10 @@ impl Operation for Expire {
             let Some(reservation) = rows.reservations.get_mut(&id) else { continue };
             let tenant_id = reservation.request.tenant_id.clone();
             let Some(accounts) = rows.accounts.get_mut(&tenant_id) else { continue };
-            // What an earlier operation of this transaction settled or renewed is no longer due; what does not add
-            // up stays as it is, for the operator to see.
+            // Skips what an earlier operation of this transaction settled or renewed. A reservation whose accounts don't
+            // add up stays pending, for the operator to see.
             if let Ok(Step::Moved(transfers)) = book::expire(accounts, reservation, self.now) {
-                moved(rows, &id, &tenant_id, &transfers);
+                journal(rows, &id, &tenant_id, &transfers);
                 record_step(rows, Some(Kind::Unaccounted), &id, LEDGER.to_owned(), self.now);
                 expired = expired.saturating_add(1);
             }
@@ -220,11 +218,9 @@ impl Operation for Expire {
     }
 }
 
-/// Forgets answers of `Idempotency-Key`s that are too old to be asked for again, and what ended, or was given up, long
-/// ago.
+/// Deletes old answers to `Idempotency-Key`s, ended shares, and ids that were voided before they were created.
 #[derive(Clone)]
 pub struct ForgetOld {
-    /// When.
     pub now: Timestamp,
 }
 
@@ -236,7 +232,7 @@ impl Operation for ForgetOld {
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
         let kept_millis = idempotency::KEPT_SECONDS.saturating_mul(1000);
         rows.forget_ended_before =
-            Some(Timestamp::from_millis(self.now.as_millis().saturating_sub(SHARES_KEPT_MILLIS)));
+            Some(Timestamp::from_millis(self.now.as_millis().saturating_sub(ENDED_KEPT_MILLIS)));
         rows.forget_replays_before =
             Some(Timestamp::from_millis(self.now.as_millis().saturating_sub(kept_millis)));
         Ok(())

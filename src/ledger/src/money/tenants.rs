@@ -1,4 +1,4 @@
-//! Tenants and the credits they are given. What credits do afterwards is in `reservations`.
+//! Tenants, grants and corrections.
 
 use crate::book::{self, Accounts, Transfer};
 use crate::model::event::{Event, Kind};
@@ -12,7 +12,7 @@ use protocol::{Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
 use serde_json::json;
 
 impl Tenant {
-    /// As administrators see it.
+    /// The form that the admin API shows.
     pub fn shown(&self, accounts: &Accounts) -> admin::Tenant {
         admin::Tenant {
             id: self.id.clone(),
@@ -26,18 +26,14 @@ impl Tenant {
     }
 }
 
-/// Makes a tenant, with credits where it starts with some.
+/// Creates a tenant, with a first grant if `credits` is set.
 #[derive(Clone)]
 pub struct Create {
-    /// The tenant.
     pub tenant: Tenant,
-    /// What it starts with, and the id of that transfer.
+    /// The first grant, and the id of its transfer.
     pub credits: Option<(Credits, TransferId)>,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again makes no second tenant.
     pub idempotency: Option<Idempotency>,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -65,7 +61,7 @@ impl Operation for Create {
         });
         rows.record(Event::new(Kind::TenantCreated, now, actor.clone(), &detail).of(&tenant.id));
         if let Some((transfer, id)) = grant {
-            let reason = "credits to start with";
+            let reason = "first grant";
             record_grant(rows, &tenant.id, actor, &id, transfer, reason, &accounts);
         }
         let answer = tenant.shown(&accounts);
@@ -76,22 +72,16 @@ impl Operation for Create {
     }
 }
 
-/// Gives a tenant credits.
+/// Grants credits to a tenant.
 #[derive(Clone)]
 pub struct Grant {
-    /// Whom.
     pub tenant_id: TenantId,
-    /// How much.
     pub amount: Credits,
-    /// Why.
     pub reason: String,
-    /// The id of the movement.
+    /// The id of the transfer.
     pub id: TransferId,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again gives nothing more.
     pub idempotency: Option<Idempotency>,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -123,37 +113,29 @@ impl Operation for Grant {
     }
 }
 
-/// What is refunded.
+/// What a refund is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refunded {
     /// One reservation.
     Reservation(ReservationId),
     /// Calls of this key.
     Key(KeyId),
-    /// Nobody says.
+    /// Not stated.
     Anything,
 }
 
-/// Undoes what was charged or granted.
+/// Refunds a charge, or withdraws a grant.
 #[derive(Clone)]
 pub struct Correct {
-    /// Whose.
     pub tenant_id: TenantId,
-    /// Which way.
     pub direction: Direction,
-    /// How much.
     pub amount: Credits,
-    /// Why.
     pub reason: String,
-    /// What a refund is for, as far as it is said.
     pub of: Refunded,
-    /// The id of the movement.
+    /// The id of the transfer.
     pub id: TransferId,
-    /// Who asks.
     pub actor: String,
-    /// So that asking again moves nothing more.
     pub idempotency: Option<Idempotency>,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -214,7 +196,7 @@ impl Operation for Correct {
 }
 
 impl Correct {
-    /// Moves the credits, and follows them in the budgets.
+    /// Moves the credits, and adds them to the month's sums.
     fn correct(&self, rows: &mut Rows) -> Result<Transfer, Refusal> {
         let Correct { tenant_id, direction, amount, now, .. } = self;
         let month = now.month();
@@ -225,7 +207,7 @@ impl Correct {
                 let (key_id, month) = (of.request.key_id.clone(), of.reserved_at.month());
                 let accounts = rows.accounts.get_mut(tenant_id).ok_or(Refusal::TenantUnknown)?;
                 let of = rows.reservations.get_mut(id).ok_or(Refusal::ReservationUnknown)?;
-                let transfer = book::give_back(accounts, of, *amount, *now)?;
+                let transfer = book::refund_reservation(accounts, of, *amount, *now)?;
                 budgets::record(rows, tenant_id, &key_id, month, &[transfer]);
                 Ok(transfer)
             }
@@ -249,18 +231,11 @@ impl Correct {
     }
 }
 
-/// What is to become of a tenant.
+/// How to change a tenant.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// Another name, tier or budget.
-    Update {
-        /// Another name.
-        name: Option<String>,
-        /// Another tier.
-        tier: Option<String>,
-        /// Another budget.
-        budget: Patch<Credits>,
-    },
+    /// New name, tier or budget.
+    Update { name: Option<String>, tier: Option<String>, budget: Patch<Credits> },
     /// Refuse its keys.
     Suspend,
     /// Accept its keys again.
@@ -270,17 +245,12 @@ pub enum Change {
 /// Changes a tenant. The same change again changes nothing.
 #[derive(Clone)]
 pub struct Alter {
-    /// Which.
     pub tenant_id: TenantId,
-    /// What is to become of it.
     pub change: Change,
-    /// Only if this is still its version.
+    /// Refuses the change unless this is the tenant's version.
     pub if_version: Option<u64>,
-    /// Why.
     pub reason: String,
-    /// Who asks.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
@@ -323,7 +293,7 @@ impl Operation for Alter {
             return Ok((before, accounts));
         }
         after.version = after.version.saturating_add(1);
-        // Filters know a tenant's tier and whether it is suspended from its keys' records.
+        // Key records hold the tenant's tier and suspension, so filters must load them again.
         if after.tier != before.tier || after.suspended_at != before.suspended_at {
             rows.change(Feed::Tenant { tenant_id: tenant_id.clone() }, now);
         }

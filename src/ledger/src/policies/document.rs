@@ -1,5 +1,5 @@
-//! A policy document: read, checked as a whole, with its version. What it means is `policy`'s. A faulty document changes
-//! nothing: the policy in force stays until there is a better one.
+//! Policy documents: reading and checking. `policy` interprets them. An invalid document changes nothing: the policy in
+//! force stays.
 
 use policy::Policy;
 use protocol::PolicyVersion;
@@ -7,20 +7,18 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Largest policy, in its file or by the API.
+/// Largest policy document.
 pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// A policy that passed all checks.
+/// A valid policy.
 pub struct InForce {
-    /// What it means.
     pub policy: Policy,
-    /// The document as filters get it: canonical JSON, whose hash is the version.
+    /// Canonical JSON, as filters get it. Its hash is the version.
     pub document: String,
     /// The document's top-level tables, verbatim.
     pub tables: BTreeMap<String, Box<RawValue>>,
 }
 
 impl InForce {
-    /// Content hash of the document.
     pub fn version(&self) -> &PolicyVersion {
         self.policy.version()
     }
@@ -33,24 +31,24 @@ impl InForce {
     }
 }
 
-/// Why a policy file is not taken.
+/// Why a policy is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// It can't be read.
     #[error("it can't be read: {0}")]
     Unreadable(#[source] std::io::Error),
-    /// It is larger than any policy.
+    /// It is too large.
     #[error("it is larger than {FILE_BYTES_MAX} bytes")]
     TooLarge,
-    /// It says what no policy may say.
+    /// It violates the rules for policies.
     #[error("{0}")]
     Invalid(policy::Invalid),
-    /// The checked document is no JSON object.
+    /// It is not a JSON object.
     #[error("it is not a JSON object: {0}")]
     NoObject(#[source] serde_json::Error),
 }
 
-/// Checks a text, YAML or JSON.
+/// Parses and checks YAML or JSON.
 pub fn parse(text: &str) -> Result<InForce, Fault> {
     let document = policy::yaml::to_json(text).map_err(Fault::Invalid)?;
     let policy = Policy::from_json(document.as_bytes()).map_err(Fault::Invalid)?;
@@ -62,13 +60,12 @@ fn in_force(policy: Policy, document: String) -> Result<InForce, Fault> {
     Ok(InForce { policy, document, tables })
 }
 
-/// Checks a document that the database holds.
+/// Parses and checks a document from the database.
 pub fn parse_document(document: String) -> Result<InForce, Fault> {
     let policy = Policy::from_json(document.as_bytes()).map_err(Fault::Invalid)?;
     in_force(policy, document)
 }
 
-/// Reads a policy file's text.
 pub async fn read(path: &Path) -> Result<String, Fault> {
     let size = tokio::fs::metadata(path).await.map_err(Fault::Unreadable)?.len();
     if usize::try_from(size).is_ok_and(|bytes| bytes <= FILE_BYTES_MAX) {

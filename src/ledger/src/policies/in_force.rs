@@ -1,14 +1,13 @@
-//! Which policy is in force, kept in the database, followed when it changes.
+//! The policy in force. The database stores it, and every ledger of the database follows it.
 //!
-//! The database says which one it is: every ledger follows it, so one that was put in force by the API or by a changed file of
-//! one ledger holds on all. What a ledger's own file says when it starts:
+//! When a ledger starts, its policy file is compared with the database:
 //!
-//! - beside an embedded database, whose only ledger it is, the file is in force (and the API writes to the file);
-//! - on a shared database the file is taken if its content was never in force there: then it was edited meanwhile. What
-//!   was in force before is an old copy, and the database's newest policy stays.
+//! - with an embedded database, the file is put in force (and the API writes to the file);
+//! - with a shared database, the file is put in force only if its content never was: then it was edited. Otherwise it is
+//!   an old copy, and the newest policy of the database stays.
 //!
-//! A file that lacks a tier, service, tool or scope that rows use ([`super::names`]) is refused as a whole, too: also when
-//! the ledger starts, which then serves by the policy that was in force.
+//! A file that lacks a tier, service, tool or scope that rows use ([`super::names`]) is refused, also at the start; the
+//! ledger then uses the policy that was in force.
 
 use super::document::{FILE_BYTES_MAX, Fault, InForce, parse, parse_document};
 use super::names::in_use;
@@ -26,22 +25,18 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, watch};
 use tracing::{error, info, warn};
 
-/// Writes into the database which policy is in force. The same again changes nothing.
+/// Puts a policy in force. The same policy again changes nothing.
 #[derive(Clone)]
-pub struct TakeForce {
-    /// Content hash.
+pub struct PutInForce {
     pub version: PolicyVersion,
-    /// The document.
     pub document: String,
-    /// Only over this one.
+    /// Refuses unless this version is in force.
     pub only_over: Option<String>,
-    /// Who put it in force.
     pub actor: String,
-    /// When.
     pub now: Timestamp,
 }
 
-impl Operation for TakeForce {
+impl Operation for PutInForce {
     type Answer = ();
 
     fn needs(&self, needs: &mut Needs) {
@@ -49,7 +44,7 @@ impl Operation for TakeForce {
     }
 
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
-        let TakeForce { version, document, only_over, actor, now } = self;
+        let PutInForce { version, document, only_over, actor, now } = self;
         let before = rows.policy.clone();
         if let (Some(expected), Some(before)) = (only_over, &before)
             && expected != before.as_str()
@@ -68,7 +63,7 @@ impl Operation for TakeForce {
     }
 }
 
-/// Records a policy as the one in force, for every ledger.
+/// Puts a policy in force for every ledger of the database.
 async fn record(
     store: &Store,
     policy: &InForce,
@@ -77,15 +72,15 @@ async fn record(
     now: Timestamp,
 ) -> Result<(), transaction::Error> {
     let (version, document) = (policy.version().clone(), policy.document.clone());
-    store.run(TakeForce { version, document, only_over, actor: actor.to_owned(), now }).await
+    store.run(PutInForce { version, document, only_over, actor: actor.to_owned(), now }).await
 }
 
-/// Why a ledger that starts has no policy.
+/// Why a ledger can't start with a policy.
 #[derive(Debug)]
 pub enum StartError {
     /// The database can't be read or written; the log has the cause.
     Unrecorded,
-    /// The database holds one that this program does not take.
+    /// The database has a policy that this release refuses.
     Faulty(PolicyVersion, Fault),
 }
 
@@ -95,7 +90,7 @@ impl<E: Into<transaction::Error>> From<E> for StartError {
     }
 }
 
-/// What is in force for a ledger that starts with this file, see the module.
+/// The policy that a starting ledger uses, see the module.
 pub async fn settle(
     store: &Store,
     file: InForce,
@@ -111,12 +106,12 @@ pub async fn settle(
     if is_shared && store.knows_policy(file.version().clone()).await? {
         warn!(
             file = %file.version(), in_force = %version,
-            "the policy file is an older one than the database holds, and stays without effect; change it, or put it \
-             in force with `agentrelay policy apply`"
+            "the policy file is older than the policy in the database and is ignored; edit the file, or put it in force with \
+             `agentrelay policy apply`"
         );
         return parse_document(document).map_err(|fault| StartError::Faulty(version, fault));
     }
-    // One that this release does not take can't stay in force either.
+    // A policy that this release refuses can't stay in force.
     if let Ok(before) = parse_document(document) {
         let leaving = in_use(store, &before, &file, now).await.map_err(|_| StartError::Unrecorded)?;
         if !leaving.is_empty() {
@@ -128,13 +123,13 @@ pub async fn settle(
     Ok(file)
 }
 
-/// Says of a file that it is not taken because rows use what it no longer has.
+/// Logs that a file is refused because rows use names that it lacks.
 fn refuse(metrics: &Metrics, leaving: &[NameLeaving]) {
     metrics.policies_refused.inc();
     let leaving = listed(leaving);
     error!(
-        "the policy file is refused as a whole, the policy in force stays: rows use what the file no longer has. \
-         Change them, or put the file in force with `agentrelay policy apply --force`:\n{leaving}"
+        "the policy file is refused, the policy in force stays: rows use names that the file no longer has. \
+         Change the rows, or put the file in force with `agentrelay policy apply --force`:\n{leaving}"
     );
 }
 
@@ -143,18 +138,18 @@ pub fn listed(leaving: &[NameLeaving]) -> String {
     leaving.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Why a policy was not put in another's place.
+/// Why a policy was not put in force.
 #[derive(Debug)]
 pub enum ReplaceError {
-    /// It is not taken, or the file can't be written.
+    /// It is invalid, or the file can't be written.
     Faulty(Fault),
-    /// Rows use what it no longer has.
+    /// Rows use names that it no longer has.
     InUse(Vec<NameLeaving>),
-    /// It is not recorded, so it is not in force; see the cause.
+    /// It could not be recorded.
     Unrecorded(transaction::Error),
 }
 
-/// Judges policies and puts them in force, whether they come by the file, by the API or from another ledger.
+/// Checks policies from the file, the API and other ledgers, and puts them in force.
 pub struct Policies {
     path: PathBuf,
     is_shared: bool,
@@ -165,29 +160,29 @@ pub struct Policies {
 }
 
 struct State {
-    /// The text of the file that was judged last, good or not.
-    judged: String,
-    /// What is to be in force as soon as it is recorded, and who said so.
+    /// The file's text that was checked last, valid or not.
+    checked: String,
+    /// A policy that is put in force once it is recorded, and its actor.
     unrecorded: Option<(InForce, String)>,
-    /// A policy of the database that is not taken, so that it is said once.
+    /// A refused policy of the database, so that it is logged once.
     refused: Option<PolicyVersion>,
 }
 
 impl Policies {
-    /// With the text of the file, which was judged, and the policy in force, which is recorded.
+    /// `checked` is the text of the file; the policy in `in_force` is recorded already.
     pub fn new(
         path: PathBuf,
-        judged: String,
+        checked: String,
         is_shared: bool,
         in_force: watch::Sender<Arc<InForce>>,
         store: Arc<Store>,
         metrics: Arc<Metrics>,
     ) -> Policies {
-        let state = Mutex::new(State { judged, unrecorded: None, refused: None });
+        let state = Mutex::new(State { checked, unrecorded: None, refused: None });
         Policies { path, is_shared, in_force, store, metrics, state }
     }
 
-    /// Puts another text in force on every ledger, or does nothing. With `only_over`, only if that version is in force.
+    /// Puts another document in force on every ledger. With `only_over`, only if that version is in force.
     pub async fn replace(
         &self,
         text: String,
@@ -216,7 +211,7 @@ impl Policies {
             if !force {
                 return Err(ReplaceError::InUse(leaving));
             }
-            warn!(%actor, "a policy is forced although rows use what it no longer has:\n{}", listed(&leaving));
+            warn!(%actor, "a policy is forced although rows use names that it no longer has:\n{}", listed(&leaving));
         }
         if self.is_shared {
             let recorded = record(self.store.as_ref(), &policy, &actor, only_over, now).await;
@@ -228,26 +223,26 @@ impl Policies {
             warn!(%cause, path = %self.path.display(), "the policy file can't be written");
             ReplaceError::Faulty(Fault::Unreadable(cause))
         })?;
-        state.judged = text;
+        state.checked = text;
         state.unrecorded = Some((policy, actor));
         self.record(&mut state, now).await.map_err(ReplaceError::Unrecorded)?;
         Ok(Arc::clone(&self.in_force.borrow()))
     }
 
-    /// What rows use of the policy in force that another one no longer has.
+    /// The names that rows use and that `after` no longer has.
     pub async fn leaving(&self, after: &InForce, now: Timestamp) -> Result<Vec<NameLeaving>, Unavailable> {
         let before = Arc::clone(&self.in_force.borrow());
         in_use(self.store.as_ref(), &before, after, now).await
     }
 
-    /// The file that is followed.
+    /// The policy file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Renamed into place, so that a crash leaves the old text or the new one.
+    /// Writes the file by a rename, so that a crash leaves the old text or the new one.
     async fn write(&self, text: &str) -> std::io::Result<()> {
-        // Of a symlink what it leads to: the link stays one.
+        // Replaces a symlink's target, not the link.
         let path = tokio::fs::canonicalize(&self.path).await.unwrap_or_else(|_| self.path.clone());
         let unfinished = path.with_added_extension("new");
         let mut file = tokio::fs::File::create(&unfinished).await?;
@@ -266,8 +261,8 @@ impl Policies {
         policy
     }
 
-    /// Recording wakes the filters. What they then ask for is looked up in the database, so it is the new one even if
-    /// they are faster than the line after it.
+    /// Recording wakes the filters. They get the policy from the database, so they see the new one even before
+    /// `put_in_force` runs here.
     async fn record(&self, state: &mut State, now: Timestamp) -> Result<(), transaction::Error> {
         let Some((policy, actor)) = &state.unrecorded else { return Ok(()) };
         record(self.store.as_ref(), policy, actor, None, now).await?;
@@ -277,7 +272,7 @@ impl Policies {
         Ok(())
     }
 
-    /// Takes what another ledger put in force, if one did.
+    /// Puts in force what another ledger recorded.
     pub async fn refresh(&self) {
         let mut state = self.state.lock().await;
         self.follow_database(&mut state).await;
@@ -285,7 +280,7 @@ impl Policies {
 
     async fn follow_database(&self, state: &mut State) {
         let known = self.in_force.borrow().version().clone();
-        // A database that fails is logged by the store; the next look tries again.
+        // The store logs a failure of the database; the next poll tries again.
         let Ok(Some((version, document))) = self.store.policy_other_than(known).await else { return };
         if state.unrecorded.is_some() || state.refused.as_ref() == Some(&version) {
             return;
@@ -299,18 +294,18 @@ impl Policies {
                 self.metrics.policies_refused.inc();
                 error!(
                     %version,
-                    "another ledger put a policy in force that this one does not take; are their releases the same? \
-                     The one in force here stays:\n{fault}"
+                    "another ledger put a policy in force that this one refuses; are their releases the same? The policy in \
+                     force here stays:\n{fault}"
                 );
                 state.refused = Some(version);
             }
         }
     }
 
-    /// Takes or refuses what the file says, once it says the same twice.
-    pub async fn look(&self, seen: &mut Option<String>, text: String, now: Timestamp) {
+    /// Checks the file's text after it was read twice unchanged.
+    pub async fn check_file(&self, seen: &mut Option<String>, text: String, now: Timestamp) {
         let mut state = self.state.lock().await;
-        if text == state.judged {
+        if text == state.checked {
             *seen = None;
         } else if seen.as_ref() == Some(&text) {
             match parse(&text) {
@@ -319,17 +314,17 @@ impl Policies {
                         state.unrecorded = Some((policy, LEDGER.to_owned()));
                     }
                     Ok(leaving) => refuse(&self.metrics, &leaving),
-                    // The log has the cause; the next look asks again.
+                    // The log has the cause; the next poll tries again.
                     Err(_) => return,
                 },
                 Err(fault) => {
                     self.metrics.policies_refused.inc();
                     let path = self.path.display();
-                    error!(%path, "the new policy is refused as a whole, the one in force stays:\n{fault}");
+                    error!(%path, "the new policy is refused, the one in force stays:\n{fault}");
                 }
             }
             *seen = None;
-            state.judged = text;
+            state.checked = text;
         } else {
             *seen = Some(text);
         }

@@ -1,6 +1,6 @@
-//! What another policy would no longer have, and which rows use it: tenants their tier, keys scopes, services and tools.
+//! The names that a new policy would drop although rows use them: tenants use tiers; keys use scopes, services and tools.
 //!
-//! Only what the policy before has can leave: a key may be held to a name that no policy had yet.
+//! Only names of the policy in force count: a key may be restricted to a name that no policy has yet.
 
 use crate::policies::document::InForce;
 use crate::store::{KeyFilter, Store};
@@ -12,14 +12,14 @@ use protocol::key::{Grant, KeyState};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Rows of one read.
+/// Rows per read.
 const PAGE: u32 = 1000;
-/// So many ids are named for each name; the others are counted.
+/// Most ids listed for a name; the others are counted.
 const IDS_MAX: usize = 10;
 
 type Names = BTreeSet<(NameKind, String)>;
 
-/// All that rows may name of a policy.
+/// All names of a policy that rows can use.
 fn names(policy: &InForce) -> Names {
     let mut names = Names::new();
     names.extend(policy.policy.tiers().map(|tier| (NameKind::Tier, tier.name.clone())));
@@ -39,7 +39,7 @@ fn names(policy: &InForce) -> Names {
     names
 }
 
-/// Wherever a policy names a scope.
+/// Collects the scopes wherever a policy names them.
 fn scopes(value: &Value, names: &mut Names) {
     let Value::Object(fields) = value else { return };
     for (field, value) in fields {
@@ -56,7 +56,7 @@ fn scopes(value: &Value, names: &mut Names) {
     }
 }
 
-/// Which names leave with `after` that rows use, with whom. Reads all tenants and keys, a page at a time, if any leave.
+/// The used names that `after` drops, with their users. Reads all tenants and keys, in pages, if any name is dropped.
 pub(crate) async fn in_use(
     store: &Store,
     before: &InForce,

@@ -1,4 +1,4 @@
-//! Backups of an embedded database: a whole copy of one moment, taken while the ledger runs, and checked.
+//! Backups of an embedded database: a consistent, verified copy, made while the ledger runs.
 
 use crate::audit::chain::BATCH_ROWS_MAX;
 use crate::audit::export::Exporter;
@@ -12,28 +12,28 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Who may have signed an audit trail; without, whoever did.
+/// The keys that may have signed an audit trail; `None` accepts any.
 pub type Trusted<'a> = Option<&'a BTreeSet<String>>;
 
-/// Why there is no backup, or nothing was restored.
+/// Why a backup or restore failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The database is PostgreSQL's, which has tools of its own.
+    /// The database is PostgreSQL, which has its own tools.
     #[error("this command works on sqlite: databases; use pg_dump and pg_restore for PostgreSQL")]
     NotEmbedded,
-    /// The target is there already.
+    /// The target exists.
     #[error("the target exists already; choose another path, or move it away")]
     Exists,
     /// The source can't be opened.
     #[error("{0}")]
     Open(#[source] OpenError),
-    /// The copy is not what it should be.
+    /// The copy is damaged.
     #[error("the copy is broken: {0}")]
     Broken(String),
-    /// A row of the audit trail is not what was sealed.
+    /// A row of the audit trail differs from what was sealed.
     #[error("the audit trail in it is not as it was sealed: {0}")]
     Audit(#[source] Fault),
-    /// It failed, and what there is of it can't be removed.
+    /// It failed, and the incomplete copy can't be removed.
     #[error("{0}; remove the incomplete copy, which could not be removed: {1}")]
     Left(#[source] Box<BackupError>, std::io::Error),
 }
@@ -44,7 +44,7 @@ impl<E: Into<OpenError>> From<E> for BackupError {
     }
 }
 
-/// What a checked copy holds.
+/// The content of a verified copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Copied {
     /// Tenants.
@@ -53,28 +53,28 @@ pub struct Copied {
     pub audit_rows: u64,
 }
 
-/// Copies a database, which may be in use, to a new file that only its owner reads. `trusted` is who may have signed its
-/// audit trail, see [`crate::service::trusted`].
+/// Copies a database, which may be in use, to a new file that only its owner can read. `trusted` are the keys that may have
+/// signed its audit trail, see [`crate::service::trusted`].
 pub fn backup(
     database: &Database,
     to: &Path,
     trusted: Trusted<'_>,
 ) -> std::result::Result<Copied, BackupError> {
     let Database::Sqlite(from) = database else { return Err(BackupError::NotEmbedded) };
-    whole(from, to, || {
-        // Only read, it stays one file without a log of its own, which can also be read where nothing can be written.
+    copy_and_check(from, to, || {
+        // Opened read-only, the copy stays a single file without a log, which can be read in a read-only directory.
         check(&Connection::open(&Database::Sqlite(to.to_owned()), Purpose::Read)?, trusted)
     })
 }
 
-/// Makes a database of a backup. Filters start over with it: their positions in the change feed are older.
+/// Restores a backup as a database. Filters reload everything, because their positions in the change feed are older.
 pub fn restore(
     from: &Path,
     database: &Database,
     trusted: Trusted<'_>,
 ) -> std::result::Result<Copied, BackupError> {
     let Database::Sqlite(to) = database else { return Err(BackupError::NotEmbedded) };
-    whole(from, to, || {
+    copy_and_check(from, to, || {
         let connection = Connection::open(database, Purpose::Write)?;
         if schema::version(&connection)? == Version::Older {
             schema::migrate(&connection)?;
@@ -89,24 +89,24 @@ pub fn restore(
     })
 }
 
-/// Copies and then goes on; where either fails nothing stays that could be taken for a whole copy.
-fn whole(
+/// Copies, then runs `check_copy`. If either fails, removes the copy, so that nobody takes it for a complete one.
+fn copy_and_check(
     from: &Path,
     to: &Path,
-    go_on: impl FnOnce() -> std::result::Result<Copied, BackupError>,
+    check_copy: impl FnOnce() -> std::result::Result<Copied, BackupError>,
 ) -> std::result::Result<Copied, BackupError> {
     if !from.exists() {
         return Err(OpenError::NotInitialised.into());
     }
-    // SQLite fills an empty file, and would make a new one that everybody reads.
+    // SQLite would create a file that everybody can read, but uses an existing empty one.
     create_new_private(to).map_err(|cause| match cause.kind() {
         ErrorKind::AlreadyExists => BackupError::Exists,
         _ => OpenError::Io(cause).into(),
     })?;
-    copy(from, to).and_then(|()| go_on()).map_err(|why| {
+    copy(from, to).and_then(|()| check_copy()).map_err(|why| {
         let others = ["-wal", "-shm", "-journal"].map(|end| beside(to, end));
         let left = std::fs::remove_file(to).err();
-        // Those are there or not.
+        // These may not exist.
         others.iter().for_each(|path| drop(std::fs::remove_file(path)));
         match left {
             Some(cause) => BackupError::Left(why.into(), cause),
@@ -145,7 +145,7 @@ fn check(connection: &Connection, trusted: Trusted<'_>) -> std::result::Result<C
     })
 }
 
-/// In a transaction, where others write.
+/// Verifies the audit trail. Needs a transaction if others write meanwhile.
 pub(crate) fn check_audit(
     connection: &Connection,
     trusted: Trusted<'_>,

@@ -1,12 +1,12 @@
-//! A look at a ledger's rows as a whole, whoever uses them meanwhile: do they keep the laws of money and audit.
+//! Checks a ledger's rows, also in use, against the laws of money and audit.
 
 use crate::service::backup::{self, Trusted};
 use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::{OpenError, laws, schema};
 
-/// What is wrong with the rows; nothing, if all is well. Reads every row. Blocks. `trusted` is who may have signed the
-/// audit trail, see [`crate::service::trusted`].
+/// The faults of the rows; empty if there are none. Reads every row. Blocks. `trusted` are the keys that may have signed
+/// the audit trail, see [`crate::service::trusted`].
 pub fn check(database: &Database, trusted: Trusted<'_>) -> Result<Vec<String>, OpenError> {
     let connection = Connection::open(database, Purpose::Read)?;
     match schema::version(&connection)? {
@@ -15,9 +15,9 @@ pub fn check(database: &Database, trusted: Trusted<'_>) -> Result<Vec<String>, O
         schema::Version::Older => return Err(OpenError::TooOld),
         schema::Version::Empty => return Err(OpenError::NotInitialised),
     }
-    // Of one moment: rows may be written, sealed or removed meanwhile.
-    let broken = connection.survey(|snapshot| {
-        let mut broken = laws::broken_now(snapshot)?;
+    // One snapshot: rows may be written, sealed or removed meanwhile.
+    let broken = connection.long_snapshot(|snapshot| {
+        let mut broken = laws::broken_in_transaction(snapshot)?;
         match backup::check_audit(snapshot, trusted) {
             Ok(()) => {}
             Err(backup::BackupError::Open(OpenError::Failed(cause))) => return Err(cause),

@@ -40,7 +40,7 @@ impl Direct {
     pub async fn payer(&self, credits: Credits) -> io::Result<(TenantId, KeyId)> {
         let now = moment::now();
         let tenant = Tenant {
-            id: moment::fresh_id("ten_", TenantId::parse).map_err(io::Error::other)?,
+            id: moment::new_id("ten_", TenantId::parse).map_err(io::Error::other)?,
             name: ACTOR.to_owned(),
             tier: "pro".to_owned(),
             created_at: now,
@@ -48,7 +48,7 @@ impl Direct {
             budget: None,
             version: 1,
         };
-        let transfer_id = moment::fresh_id("trf_", TransferId::parse).map_err(io::Error::other)?;
+        let transfer_id = moment::new_id("trf_", TransferId::parse).map_err(io::Error::other)?;
         let create = tenants::Create {
             tenant,
             credits: Some((credits, transfer_id)),
@@ -57,7 +57,7 @@ impl Direct {
             now,
         };
         let tenant_id = self.run(create).await?.id;
-        let key_id = moment::fresh_id("key_", KeyId::parse).map_err(io::Error::other)?;
+        let key_id = moment::new_id("key_", KeyId::parse).map_err(io::Error::other)?;
         let key = Key {
             id: key_id.clone(),
             tenant_id: tenant_id.clone(),

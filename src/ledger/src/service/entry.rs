@@ -1,11 +1,12 @@
-//! The ways in that need no credential: the first credentials of a database, and another owner for who has the database.
+//! Creates credentials without one: the first credentials of a database, and another owner for an operator who can open the
+//! database.
 //!
-//! A secret is given out before its hash is stored: whatever ends in between leaves nothing that nobody can open.
+//! A secret is written out before its hash is stored, so that a crash in between leaves no credential that nobody has.
 
 use crate::identity::credentials::{Initialise, Recover};
 use crate::model::credential::{CredentialKind, ServiceCredential};
 use crate::moment;
-use crate::service::{Error, keep_others_away};
+use crate::service::{Error, lock_database};
 use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::{OpenError, connect, create, is_initialised, once};
@@ -18,12 +19,12 @@ use std::fmt;
 use std::io;
 use std::thread;
 
-/// The first credentials of a database. They are given out this once and stored nowhere.
+/// The first credentials of a database. They are shown once and stored nowhere.
 #[derive(Clone)]
 pub struct Credentials {
-    /// Opens `/v1`, `ara_...`.
+    /// For `/v1`, `ara_...`.
     pub admin_key: String,
-    /// Opens `/filter/v1`, `arf_...`.
+    /// For `/filter/v1`, `arf_...`.
     pub filter_key: String,
 }
 
@@ -33,7 +34,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Makes the database's tables and its first admin and filter credential, which `deliver` gives out before they are
+/// Creates the database's tables and its first admin and filter credential, which `deliver` writes out before they are
 /// stored. Blocks for some milliseconds.
 pub fn init(
     database: &Database,
@@ -42,14 +43,14 @@ pub fn init(
     let (admin_key, admin) = owner(CredentialKind::Admin, "first".to_owned())?;
     let (filter_key, filter) = owner(CredentialKind::Filter, "first".to_owned())?;
     let credentials = Credentials { admin_key, filter_key };
-    aside(|| {
+    on_own_thread(|| {
         let opened = |cause| Error::Database(database.clone(), cause);
         let again = || Error::AlreadyInitialised(database.clone());
-        // Before it is brought up to date: a ledger of an older release may serve it.
-        if peek(database) {
+        // Before migrating: a ledger of an older release may serve it.
+        if has_credentials(database) {
             return Err(again());
         }
-        let _lock = keep_others_away(database)?;
+        let _lock = lock_database(database)?;
         let connection = create(database).map_err(opened)?;
         if is_initialised(&connection).map_err(opened)? {
             return Err(again());
@@ -64,8 +65,8 @@ pub fn init(
     Ok(credentials)
 }
 
-/// Makes another owner of a database that was initialised before, for who can open the database itself. `deliver` gives
-/// its secret out before it is stored. No ledger may serve an embedded database meanwhile.
+/// Creates another owner of an initialised database, for an operator who can open the database itself. `deliver` writes its
+/// secret out before it is stored. No ledger may serve an embedded database meanwhile.
 pub fn recover(
     database: &Database,
     name: String,
@@ -79,9 +80,9 @@ pub fn recover(
     }
     let (secret, credential) = owner(CredentialKind::Admin, name)?;
     let made = AdminKeyWithSecret { key: credential.clone().shown(), secret };
-    aside(|| {
+    on_own_thread(|| {
         let opened = |cause| Error::Database(database.clone(), cause);
-        let _lock = keep_others_away(database)?;
+        let _lock = lock_database(database)?;
         let connection: Connection = connect(database).map_err(opened)?;
         if !is_initialised(&connection).map_err(opened)? {
             return Err(opened(OpenError::NotInitialised));
@@ -94,27 +95,27 @@ pub fn recover(
     Ok(made.key)
 }
 
-/// Whether there is a database that has had its first credentials, as far as can be seen without touching it.
-fn peek(database: &Database) -> bool {
+/// Whether the database exists and has its first credentials. Opens it read-only.
+fn has_credentials(database: &Database) -> bool {
     let opened = Connection::open(database, Purpose::Read);
     opened.is_ok_and(|connection| is_initialised(&connection).unwrap_or(false))
 }
 
-/// A secret, and what is stored of it.
+/// A new secret, and the row for it.
 fn owner(kind: CredentialKind, name: String) -> Result<(String, ServiceCredential), Error> {
-    let secret = moment::fresh_secret(kind.secret_kind()).map_err(|_| Error::NoRandomness)?;
+    let secret = moment::new_secret(kind.secret_kind()).map_err(|_| Error::NoRandomness)?;
     let prefix = match kind {
         CredentialKind::Admin => "adm_",
         CredentialKind::Filter => "flt_",
     };
-    let id = moment::fresh_id(prefix, CredentialId::parse).map_err(|_| Error::NoRandomness)?;
+    let id = moment::new_id(prefix, CredentialId::parse).map_err(|_| Error::NoRandomness)?;
     let hash = KeyHash::of(secret.as_bytes());
     let credential = ServiceCredential::new(hash, id, kind, name, Role::Owner, None, moment::now());
     Ok((secret, credential))
 }
 
-/// On a thread of its own, because a database's client may not block where other tasks wait.
-fn aside<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+/// Runs blocking database calls on a new thread, because they must not block an async worker thread.
+fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     let done = thread::scope(|scope| scope.spawn(work).join());
     done.unwrap_or_else(|_| Err(Error::Undelivered(io::Error::other("a thread ended early"))))
 }

@@ -1,9 +1,8 @@
-//! Of the ledgers of an embedded database one serves at a time: no other would hear of what it writes, and would go on
-//! letting in a key that was revoked there. On a server ledgers tell each other, and there may be many.
+//! The lock of an embedded database: only one ledger may serve it, because another would not be notified of its changes and
+//! would keep accepting revoked keys. On a server, ledgers notify each other, so many may serve it.
 //!
-//! The lock is the operating system's, on a file beside the database: it ends with its process, however that ends. SQLite
-//! has locks of its own on the database's file, which another one would disturb. Who only reads, copies or checks a
-//! database takes none.
+//! It is a lock of the operating system on a file next to the database, so it ends with its process. SQLite uses its own
+//! locks on the database's file, which another one would disturb. Commands that only read, copy or check take no lock.
 
 use crate::store::sql::BUSY_TIMEOUT;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -12,31 +11,31 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How often it is tried again.
+/// How often to retry.
 const TRY_EVERY: Duration = Duration::from_millis(20);
 
-/// The right to serve an embedded database, as long as this lives.
+/// The lock, released when this is dropped.
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// Why there is no lock.
+/// Why locking failed.
 #[derive(Debug)]
 pub(crate) enum NoLock {
-    /// Another process has it.
+    /// Another process has the lock.
     Held,
-    /// The operating system says no.
+    /// The operating system failed.
     Io(io::Error),
 }
 
-/// The file that is locked: of one database always the same one, by whatever path that is named.
+/// The lock file: the same one for a database, whatever path names it.
 pub(crate) fn path(database: &Path) -> PathBuf {
     database.canonicalize().unwrap_or_else(|_| database.to_owned()).with_added_extension("lock")
 }
 
 impl Lock {
-    /// Takes it. Blocks for a moment if it is taken: a process that was killed may not have ended yet.
-    pub(crate) fn take(path: &Path) -> Result<Lock, NoLock> {
+    /// Takes the lock. Waits for a short time if it is taken, because a killed process may not have ended yet.
+    pub(crate) fn acquire(path: &Path) -> Result<Lock, NoLock> {
         let mut options = OpenOptions::new();
         options.create(true).append(true);
         #[cfg(unix)]

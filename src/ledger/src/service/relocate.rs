@@ -1,13 +1,13 @@
-//! Moves a ledger from a SQLite file to an empty PostgreSQL database, all of it or nothing, and verifies the copy.
+//! Moves a ledger from a SQLite file to an empty PostgreSQL database, in one transaction, and verifies the copy.
 //!
-//! Tables and columns are asked of the source, so none can be forgotten. No ledger may serve the source meanwhile, and
-//! none can begin to. The source stays as it is.
+//! Tables and columns are read from the source, so none can be forgotten. The source is locked, so that no ledger serves it
+//! meanwhile, and is not changed.
 
 use crate::service::backup::{self, BackupError, Trusted};
-use crate::service::{self, keep_others_away};
+use crate::service::{self, lock_database};
 use crate::store::database::Database;
 use crate::store::sql::{self, Connection, Insert, Kind, Param, Purpose, Row};
-use crate::store::{OpenError, connect, holds_every_text, laws, schema};
+use crate::store::{OpenError, check_encoding, connect, laws, schema};
 use sha2::{Digest, Sha256};
 
 /// Rows in one statement.
@@ -16,29 +16,29 @@ const ROWS: usize = 2000;
 /// What was moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {
-    /// Each table and how many rows it has.
+    /// Each table and its number of rows.
     pub tables: Vec<(String, u64)>,
 }
 
-/// Why nothing was moved, or the copy is not to be used.
+/// Why nothing was moved, or the copy must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Only from SQLite to PostgreSQL.
+    /// Only SQLite to PostgreSQL is supported.
     #[error("a ledger can only be moved from sqlite:PATH to postgres://...")]
     Direction,
     /// The target has a ledger already.
     #[error("{0} has a ledger already; name an empty database")]
     NotEmpty(Database),
-    /// A ledger serves the source, or whether one does can't be told.
+    /// A ledger serves the source, or the lock failed.
     #[error("nothing was moved: {0}")]
     Served(#[source] Box<service::Error>),
     /// A database can't be opened.
     #[error("can't open {0}: {1}")]
     Open(Database, #[source] OpenError),
-    /// The target is as empty as it was.
+    /// The copy failed; the target is still empty.
     #[error("nothing was moved: {0}")]
     NothingMoved(#[source] Fault),
-    /// The target may hold the rows, and they are not known to be those of the source.
+    /// The rows may have been copied, but the copy is not verified.
     #[error(
         "the rows were copied to {0}, but the copy is not verified: {1}; don't use it, drop that database and move \
          to a new one"
@@ -55,16 +55,16 @@ pub enum Fault {
     /// The copy differs from its source in this table.
     #[error("the copy differs from its source in the table {0}")]
     Differs(String),
-    /// The audit trail is not what was sealed.
+    /// The audit trail is invalid.
     #[error("the audit trail is faulty: {0}")]
     Chain(#[source] Box<BackupError>),
-    /// The rows do not keep the laws of money and audit.
-    #[error("the rows violate invariants: {}", .0.join("; "))]
+    /// Rows break the laws of money and audit.
+    #[error("the rows break invariants: {}", .0.join("; "))]
     Unlawful(Vec<String>),
 }
 
-/// Copies and verifies, telling which table it is at. Blocks. `trusted` is who may have signed the audit trail, see
-/// [`crate::service::trusted`].
+/// Copies and verifies, and reports each table to `progress`. Blocks. `trusted` are the keys that may have signed the audit
+/// trail, see [`crate::service::trusted`].
 pub fn relocate(
     from: &Database,
     to: &Database,
@@ -72,12 +72,12 @@ pub fn relocate(
     mut progress: impl FnMut(&str),
 ) -> Result<Moved, Error> {
     let (Database::Sqlite(_), Database::Postgres(_)) = (from, to) else { return Err(Error::Direction) };
-    // What a ledger writes after the copy would stay behind.
-    let _lock = keep_others_away(from).map_err(|why| Error::Served(why.into()))?;
+    // Rows written after the copy would be lost.
+    let _lock = lock_database(from).map_err(|why| Error::Served(why.into()))?;
     let source = connect(from).map_err(|cause| Error::Open(from.clone(), cause))?;
     let target = Connection::open(to, Purpose::Write);
     let target = target.map_err(|cause| Error::Open(to.clone(), OpenError::Failed(cause)))?;
-    holds_every_text(&target).map_err(|cause| Error::Open(to.clone(), cause))?;
+    check_encoding(&target).map_err(|cause| Error::Open(to.clone(), cause))?;
     let version = schema::version(&target).map_err(|cause| Error::NothingMoved(cause.into()))?;
     if version != schema::Version::Empty {
         return Err(Error::NotEmpty(to.clone()));
@@ -90,7 +90,7 @@ pub fn relocate(
         })
 }
 
-/// Copies all of it or nothing, and says so even if it fails: a commit without an answer may have been one.
+/// Copies everything in one transaction. `is_copied` tells whether a failed call may have committed.
 fn copy(
     source: &Connection,
     target: &Connection,
@@ -99,13 +99,13 @@ fn copy(
     progress: &mut impl FnMut(&str),
 ) -> Result<Vec<Table>, Fault> {
     source.write(|source| {
-        // Before a row is copied: nobody is to take a broken ledger for a moved one.
-        progress("looking at the source");
+        // A damaged ledger must not be moved.
+        progress("verifying the source");
         if let Err(fault) = verify(source, trusted)? {
             return Ok(Err(fault));
         }
         let tables = tables(source)?;
-        // Tables and rows come in one transaction.
+        // Tables and rows in one transaction.
         target.migrate(|target| {
             schema::run_all(target)?;
             for table in &tables {
@@ -119,7 +119,7 @@ fn copy(
     })?
 }
 
-/// Is the copy what its source is, and lawful.
+/// Compares the copy with the source, and verifies its invariants.
 fn compare(
     source: &Connection,
     target: &Connection,
@@ -137,17 +137,17 @@ fn compare(
         moved.tables.push((table.name, ours.0));
     }
     progress("verifying money and audit trail");
-    target.survey(|target| verify(target, trusted))?.map(|()| moved)
+    target.long_snapshot(|target| verify(target, trusted))?.map(|()| moved)
 }
 
-/// Do the rows keep the laws of money and audit. In a transaction.
+/// Verifies the laws of money and audit, in a transaction.
 fn verify(connection: &Connection, trusted: Trusted<'_>) -> sql::Result<Result<(), Fault>> {
     match backup::check_audit(connection, trusted) {
         Ok(()) => {}
         Err(BackupError::Open(OpenError::Failed(cause))) => return Err(cause),
         Err(fault) => return Ok(Err(Fault::Chain(fault.into()))),
     }
-    let broken = laws::broken_now(connection)?;
+    let broken = laws::broken_in_transaction(connection)?;
     Ok(if broken.is_empty() { Ok(()) } else { Err(Fault::Unlawful(broken)) })
 }
 
@@ -158,7 +158,7 @@ struct Table {
     order: Vec<String>,
 }
 
-/// In the order of their making, so that what is referred to comes first.
+/// The tables in order of creation, so that referenced tables come first.
 fn tables(source: &Connection) -> sql::Result<Vec<Table>> {
     let select =
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid";
@@ -183,7 +183,7 @@ fn tables(source: &Connection) -> sql::Result<Vec<Table>> {
     names.into_iter().map(table).collect()
 }
 
-/// A column of a row, kept.
+/// An owned column value.
 enum Value {
     Null,
     Integer(i64),
@@ -219,7 +219,7 @@ impl Table {
     }
 
     fn copy(&self, source: &Connection, target: &Connection) -> sql::Result<()> {
-        // The making of the tables put in what a new ledger begins with.
+        // The migrations inserted a new ledger's initial rows.
         target.execute(&format!("DELETE FROM {}", self.name), &[])?;
         let columns: Vec<(&str, Kind)> =
             self.columns.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
@@ -240,18 +240,18 @@ impl Table {
         })?;
         put(&mut rows)?;
         match self.columns.iter().find(|(name, _)| self.order.as_slice() == std::slice::from_ref(name)) {
-            Some((column, Kind::Integer)) => target.count_on(&self.name, column),
+            Some((column, Kind::Integer)) => target.continue_sequence(&self.name, column),
             _ => Ok(()),
         }
     }
 
-    /// How many rows it has, and the hash of all of them in their order.
+    /// The number of rows, and the hash of all rows in order.
     fn digest(&self, connection: &Connection) -> sql::Result<(u64, [u8; 32])> {
         let (mut count, mut digest) = (0u64, Sha256::new());
         let mut add = |row: &Row<'_>| {
             count = count.saturating_add(1);
             for place in 0..self.columns.len() {
-                // Kind and length go first, so that no two rows have the same bytes.
+                // Kind and length come first, so that different rows have different bytes.
                 let column = row.column(place)?;
                 let number;
                 let (kind, bytes): (u8, &[u8]) = match &column {
@@ -269,7 +269,7 @@ impl Table {
             }
             Ok(())
         };
-        connection.survey(|snapshot| snapshot.scan(&self.name, &self.select(), &mut add))?;
+        connection.long_snapshot(|snapshot| snapshot.scan(&self.name, &self.select(), &mut add))?;
         Ok((count, digest.finalize().into()))
     }
 }

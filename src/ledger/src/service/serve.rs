@@ -1,5 +1,5 @@
-//! The listening socket: connections in bounded number, each with a bound on how long its headers may take, in TLS
-//! where asked, and finished in order at a stop. What is answered is `http`'s.
+//! The listening socket: a bounded number of connections, a timeout for headers, optional TLS, graceful shutdown. `http`
+//! answers the requests.
 
 use super::tls;
 use crate::http::connections::{Connection, Connections};
@@ -23,12 +23,12 @@ use tracing::{debug, warn};
 /// How long a request's headers may take, and how long a connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request may take on a connection whose room is needed.
+/// How long a running request may take on a connection that is closed to make room.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-/// After an accept that failed, such as for want of file descriptors.
+/// The pause after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until the stop, then finishes what is under way.
+/// Serves until the ledger stops, then finishes running requests.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Arc<tls::Served>>,
@@ -36,7 +36,7 @@ pub(crate) async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) {
     let connections = Connections::new();
-    // Closed when the last connection has dropped its end.
+    // Closed when the last connection has dropped its sender.
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
@@ -58,14 +58,14 @@ pub(crate) async fn serve(
         let (open, stopping) = (open.clone(), stopping.clone());
         tokio::spawn(async move {
             let _open = open;
-            converse(stream, tls, served, stopping).await;
+            serve_connection(stream, tls, served, stopping).await;
         });
     }
     drop((listener, open));
     all_closed.recv().await;
 }
 
-/// The API, told on which connection each request comes.
+/// The API, which gets each request's connection as an extension.
 struct Served {
     connection: Arc<Connection>,
     api: TowerToHyperService<Router>,
@@ -83,7 +83,7 @@ impl Service<Request<Incoming>> for Served {
     }
 }
 
-async fn converse(
+async fn serve_connection(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     served: Served,
@@ -106,8 +106,8 @@ async fn converse(
     }
 }
 
-/// Answers what comes, until the client leaves, others need the room, or the ledger stops. What is under way for somebody who
-/// has shown a credential is finished.
+/// Answers requests until the client leaves, the connection is closed to make room, or the ledger stops. A running request of
+/// an authenticated client is finished.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     served: Served,

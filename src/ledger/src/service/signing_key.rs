@@ -1,4 +1,4 @@
-//! The key that signs the audit trail. It is in a file of its own, not in the database: who can write the database can't sign.
+//! The key that signs the audit trail. It is in its own file, so that write access to the database is not enough to sign.
 
 use crate::audit::chain::{self, Signer};
 use crate::moment;
@@ -7,15 +7,15 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Reads the signing key, or makes one where the file does not exist, readable by its owner alone.
+/// Reads the signing key. If the file does not exist, creates it, readable by its owner alone.
 pub fn signer(path: &Path) -> io::Result<Signer> {
     match read(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
         read => return read,
     }
-    // Linked into place, so that of two ledgers that begin at once one makes the key and both read the same.
-    let unfinished = path.with_added_extension(moment::fresh_name("new-"));
-    let seed = moment::fresh_seed().map_err(|_| io::Error::other("there is no randomness"))?;
+    // Linked into place, so that two ledgers that start at once use the same key.
+    let unfinished = path.with_added_extension(moment::new_name("new-"));
+    let seed = moment::new_seed().map_err(|_| io::Error::other("there is no randomness"))?;
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -30,8 +30,8 @@ pub fn signer(path: &Path) -> io::Result<Signer> {
     }
 }
 
-/// The public keys that a database's trail is held to: those named, and that of the signing key where it is beside the
-/// database. `None` if there is neither; nothing then says whose signatures are true.
+/// The public keys to trust for a database's trail: those named, and that of the signing key file next to the database.
+/// `None` if there are none; then any signature is accepted.
 pub fn trusted(
     database: &Database,
     named: impl IntoIterator<Item = String>,
@@ -49,6 +49,6 @@ fn read(path: &Path) -> io::Result<Signer> {
     let text = std::fs::read_to_string(path)?;
     let seed = chain::unhex::<32>(text.trim());
     seed.map(|seed| Signer::from_seed(&seed)).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, "it is no signing key: 64 hexadecimal digits")
+        io::Error::new(io::ErrorKind::InvalidData, "it is not a signing key, which is 64 hexadecimal digits")
     })
 }

@@ -1,5 +1,5 @@
-//! The certificate of the listening socket and its key. Both files are read again when they change, and a pair that can't be
-//! used leaves the former one in force.
+//! The certificate of the listening socket and its key. Changed files are loaded; an invalid pair is logged, and the earlier
+//! one stays in use.
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,13 +12,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, ServerConfig};
 use tracing::{info, warn};
 
-/// How often the files are looked at. By content: links may be swapped above them, and dates may be set back.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the files are read. Contents are compared, because directories may be swapped and dates set back.
+const POLL_EVERY: Duration = Duration::from_secs(2);
 
 /// A certificate and its key, both in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// The chain, the ledger's own certificate first.
+    /// The certificate chain, the ledger's own first.
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
@@ -30,58 +30,58 @@ pub enum TlsError {
     /// The file can't be read.
     #[error("{}: {}", .0.display(), .1)]
     Unread(PathBuf, #[source] std::io::Error),
-    /// The file is no PEM of the kind.
+    /// The file is not PEM of this kind.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, #[source] rustls_pki_types::pem::Error),
-    /// The two do not go together.
+    /// The key does not match the certificate.
     #[error("certificate and key: {0}")]
     Mismatch(#[source] rustls::Error),
 }
 
-/// What both files hold.
+/// The contents of both files.
 #[derive(PartialEq, Eq)]
 struct Pair {
     certificate: Vec<u8>,
     key: Vec<u8>,
 }
 
-/// The certificate that is served.
+/// The certificate in use.
 pub(crate) struct Served {
     files: Tls,
     acceptor: Mutex<TlsAcceptor>,
-    look_now: Notify,
+    reload_now: Notify,
 }
 
 impl Served {
     /// Reads both files.
-    pub(crate) fn new(files: Tls) -> Result<(Served, Judged), TlsError> {
+    pub(crate) fn new(files: Tls) -> Result<(Served, Checked), TlsError> {
         let pair = files.read()?;
         let acceptor = Mutex::new(files.acceptor(&pair)?);
-        Ok((Served { files, acceptor, look_now: Notify::new() }, Judged(pair)))
+        Ok((Served { files, acceptor, reload_now: Notify::new() }, Checked(pair)))
     }
 
-    /// For a connection that begins now.
+    /// The acceptor for a new connection.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks at the files at once.
-    pub(crate) fn look(&self) {
-        self.look_now.notify_one();
+    /// Reads the files now.
+    pub(crate) fn reload(&self) {
+        self.reload_now.notify_one();
     }
 
-    /// Follows the files until the stop. What can't be used is said once, and again when somebody asks for a look.
-    pub(crate) async fn follow(self: Arc<Served>, judged: Judged, mut stopping: watch::Receiver<bool>) {
-        let Judged(mut judged) = judged;
+    /// Follows the files until the ledger stops. A fault is logged once, and again on [`Served::reload`].
+    pub(crate) async fn follow(self: Arc<Served>, checked: Checked, mut stopping: watch::Receiver<bool>) {
+        let Checked(mut checked) = checked;
         let (mut refused, mut unread) = (None, None);
         loop {
             let is_asked = tokio::select! {
-                look = timeout(LOOK_EVERY, self.look_now.notified()) => look.is_ok(),
+                requested = timeout(POLL_EVERY, self.reload_now.notified()) => requested.is_ok(),
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
-            let (said, fault) = match self.files.read() {
+            let (logged, fault) = match self.files.read() {
                 Err(cause) => (&mut unread, Some(cause.to_string())),
-                Ok(pair) if pair == judged => {
+                Ok(pair) if pair == checked => {
                     unread = None;
                     let fault = refused.clone();
                     (&mut refused, fault)
@@ -89,31 +89,31 @@ impl Served {
                 Ok(pair) => {
                     unread = None;
                     refused = None;
-                    let taken = self.files.acceptor(&pair);
-                    judged = pair;
+                    let acceptor = self.files.acceptor(&pair);
+                    checked = pair;
                     (
                         &mut refused,
-                        taken.map(|acceptor| self.replace(acceptor)).err().map(|cause| cause.to_string()),
+                        acceptor.map(|acceptor| self.replace(acceptor)).err().map(|cause| cause.to_string()),
                     )
                 }
             };
             if let Some(cause) = &fault
-                && (is_asked || *said != fault)
+                && (is_asked || *logged != fault)
             {
-                warn!(cause, "the changed certificate can't be used; the former one is served");
+                warn!(cause, "the changed certificate can't be used; the earlier one stays in use");
             }
-            *said = fault;
+            *logged = fault;
         }
     }
 
     fn replace(&self, acceptor: TlsAcceptor) {
         *self.acceptor.lock().unwrap_or_else(PoisonError::into_inner) = acceptor;
-        info!(certificate = %self.files.certificate.display(), "a new certificate is served");
+        info!(certificate = %self.files.certificate.display(), "a new certificate is in use");
     }
 }
 
-/// What was read last, taken or not: it is said once why it was not.
-pub(crate) struct Judged(Pair);
+/// The pair that was checked last, valid or not.
+pub(crate) struct Checked(Pair);
 
 impl Tls {
     fn read(&self) -> Result<Pair, TlsError> {

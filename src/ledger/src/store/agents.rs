@@ -20,7 +20,6 @@ pub struct AgentFilter {
     pub id: Option<AgentId>,
     /// Only those registered after this one.
     pub after: Option<AgentId>,
-    /// At most so many.
     pub limit: u32,
 }
 

@@ -11,7 +11,7 @@ use protocol::admin::{AuditKey, AuditStatus};
 use protocol::audit::Outcome;
 use protocol::{EventId, TenantId, Timestamp};
 
-/// The most checkpoints in one answer.
+/// Most checkpoints in one answer.
 pub const CHECKPOINTS_MAX: u32 = 16;
 
 const NEWEST: &str = "SELECT number, last, hash FROM audit_batches ORDER BY number DESC LIMIT 1";
@@ -27,7 +27,7 @@ const CHECKPOINTS: Table<Checkpoint> = Table::new("audit_batches", &[]);
 const KEYS: Table<AuditKey> = Table::new("audit_keys", &[]);
 const FACTS: Table<Fact> = Table::new("audit", &[]);
 
-/// An event as it is written.
+/// An event as stored.
 struct Fact {
     sequence: u64,
     recorded_at: Timestamp,
@@ -42,13 +42,13 @@ struct Fact {
 /// Which checkpoints to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CheckpointFilter {
-    /// Only those made at this moment or later.
+    /// Only those sealed at this time or later.
     pub from: Option<Timestamp>,
-    /// Only those made before this moment.
+    /// Only those sealed before this time.
     pub to: Option<Timestamp>,
     /// Only those with a number greater than this.
     pub after: u64,
-    /// Only those whose rows are still there.
+    /// Only those whose rows were not removed.
     pub kept_only: bool,
 }
 
@@ -59,17 +59,16 @@ pub struct AuditFilter {
     pub tenant_id: Option<TenantId>,
     /// Only decisions with this outcome.
     pub outcome: Option<Outcome>,
-    /// Only this kind.
+    /// Only events of this kind.
     pub kind: Option<String>,
-    /// Only what this one did.
+    /// Only events of this actor.
     pub actor: Option<String>,
-    /// Only rows written at this moment or later.
+    /// Only rows written at this time or later.
     pub from: Option<Timestamp>,
-    /// Only rows written before this moment.
+    /// Only rows written before this time.
     pub to: Option<Timestamp>,
     /// Only rows before this sequence number.
     pub before: Option<u64>,
-    /// At most so many.
     pub limit: u32,
 }
 
@@ -103,8 +102,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
     if rows.events.is_empty() {
         return Ok(());
     }
-    // One writer at a time makes the next number one more than the largest, so there are no gaps; the newest row is
-    // never deleted.
+    // Only one writer writes at a time, and the newest row is never deleted, so the numbers have no gaps.
     let newest = "SELECT coalesce(max(sequence), 0) FROM audit";
     let newest: u64 = connection.first(newest, &[], |row| row.get(0))?.unwrap_or_default();
     let fact = |(sequence, event): (u64, &Event)| Fact {
@@ -121,7 +119,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
     FACTS.put(connection, facts.iter())
 }
 
-/// Writes checkpoints, the keys that sign them, and what is no longer retained.
+/// Writes checkpoints and their signing keys, and removes rows that are no longer retained.
 pub(super) fn save_chain(connection: &Connection, rows: &Rows) -> Result<()> {
     CHECKPOINTS.put(connection, rows.checkpoints.iter())?;
     KEYS.put(connection, rows.audit_key.iter())?;
@@ -158,7 +156,7 @@ fn sealed(row: &Row<'_>) -> Result<SealedRow> {
         kind: cursor.value()?,
         actor: cursor.value()?,
         tenant_id: cursor.value()?,
-        // Another release may know outcomes that this one does not; the row is shown all the same.
+        // An outcome of another release may be unknown here; the row is listed without it.
         outcome: cursor.value::<Option<String>>()?.and_then(|name| named(&name)),
         detail: cursor.value()?,
     })
@@ -168,7 +166,7 @@ fn named(outcome: &str) -> Option<Outcome> {
     Outcome::ALL.into_iter().find(|known| known.as_str() == outcome)
 }
 
-/// Rows after one, oldest first.
+/// Rows after a sequence number, oldest first.
 pub(crate) fn rows_after(connection: &Connection, after: u64, limit: u32) -> Result<Vec<SealedRow>> {
     let page = select("WHERE sequence > ? ORDER BY sequence LIMIT ?");
     connection.all(&page, &params![after, limit], sealed)
@@ -201,7 +199,7 @@ pub(crate) fn newest_checkpoint(connection: &Connection) -> Result<CheckpointHea
     Ok(connection.first(NEWEST, &[], head)?.unwrap_or(CheckpointHead::NONE))
 }
 
-/// How the trail stands.
+/// The status of the trail.
 pub(crate) fn status(connection: &Connection) -> Result<AuditStatus> {
     let select = "SELECT (SELECT coalesce(max(sequence), 0) FROM audit), \
                   (SELECT coalesce(max(last), 0) FROM audit_batches), \
@@ -221,7 +219,7 @@ pub(crate) fn status(connection: &Connection) -> Result<AuditStatus> {
 }
 
 impl Store {
-    /// How the audit trail stands.
+    /// The status of the audit trail.
     pub async fn audit_status(&self) -> std::result::Result<AuditStatus, Unavailable> {
         self.operators.read(status).await
     }
@@ -239,7 +237,7 @@ impl Store {
         self.operators.read(move |connection| checkpoints(connection, &filter)).await
     }
 
-    /// Rows of the audit trail after one, oldest first. If a row is in the answer, all before it are.
+    /// Rows of the audit trail after a sequence number, oldest first, without gaps.
     pub async fn audit_rows(
         &self,
         after: u64,

@@ -6,10 +6,10 @@ use super::sql::{Connection, Result, params};
 use crate::transaction::{Rows, Unavailable};
 use protocol::filter::Change;
 
-/// How many changes the feed keeps. A filter that was away for more starts over.
+/// How many changes the feed keeps. A filter that missed more reloads everything.
 const CHANGES_KEPT: u64 = 10_000;
 
-/// What the change feed holds after a position.
+/// A part of the change feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangesKept {
     /// The position up to which changes are no longer kept.
@@ -20,7 +20,7 @@ pub struct ChangesKept {
     pub changes: Vec<(u64, Change)>,
 }
 
-/// Writes changes, and returns the newest position if it moved.
+/// Writes changes. Returns the newest position if there were any.
 pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     if rows.changes.is_empty() {
         return Ok(None);
@@ -33,7 +33,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> 
     }
     let forgotten = newest.saturating_sub(CHANGES_KEPT);
     connection.execute("DELETE FROM changes WHERE position <= ?", &params![forgotten])?;
-    connection.tell_news()?;
+    connection.notify_changed()?;
     Ok(Some(newest))
 }
 
@@ -41,7 +41,7 @@ impl Store {
     /// Changes after a position, oldest first, at most `limit`.
     pub async fn changes(&self, after: u64, limit: u32) -> std::result::Result<ChangesKept, Unavailable> {
         let kept = move |connection: &Connection| {
-            // Bounds and rows must be of one moment.
+            // Bounds and rows must come from the same snapshot.
             connection.snapshot(|snapshot| {
                 let (floor, newest) = bounds(snapshot)?;
                 let select =

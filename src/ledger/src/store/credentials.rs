@@ -1,4 +1,4 @@
-//! Credentials to the ledger. One of them has a row for each of its secrets, the newest without an end.
+//! Credentials to the ledger. A credential has a row for each of its secrets; the newest does not expire.
 
 use super::handle::Store;
 use super::row::{Conditions, Table, columns};
@@ -18,13 +18,11 @@ const CREDENTIALS: Table<ServiceCredential> = Table::new("service_credentials", 
 /// Which service credentials to list.
 #[derive(Debug, Clone)]
 pub struct CredentialFilter {
-    /// Of which kind.
     pub kind: CredentialKind,
-    /// Only those held to this tenant.
+    /// Only those bound to this tenant.
     pub tenant_id: Option<TenantId>,
-    /// Only those made after this one.
+    /// Only those after this one.
     pub after: Option<CredentialId>,
-    /// At most so many.
     pub limit: u32,
 }
 
@@ -39,7 +37,7 @@ pub(super) fn load(connection: &Connection, needs: &Needs, rows: &mut Rows) -> R
 
 pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
     let mut dirty = rows.service_credentials.dirty();
-    // At most one secret of a credential has no end, so the end of the earlier one is written first, and by itself.
+    // A unique index allows one secret without expiry, so the earlier secret's expiry is written first.
     dirty.sort_by_key(|(_, credential)| credential.secret_expires_at.is_none());
     for (_, credential) in dirty {
         CREDENTIALS.put(connection, std::iter::once(credential))?;
@@ -48,7 +46,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
 }
 
 impl Store {
-    /// Whose service credential has this hash.
+    /// The credential that has a secret with this hash.
     pub async fn service_credential(
         &self,
         hash: KeyHash,
@@ -58,7 +56,7 @@ impl Store {
         self.filters.read(found).await
     }
 
-    /// Credentials of administrators or of filters, in the order they were made.
+    /// Credentials of administrators or filters, oldest first.
     pub async fn service_credentials(
         &self,
         filter: CredentialFilter,

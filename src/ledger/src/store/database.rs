@@ -1,4 +1,4 @@
-//! Which database, as users write it.
+//! The address of a database, as users write it.
 
 mod primary;
 mod tls;
@@ -23,7 +23,7 @@ pub enum Database {
 }
 
 impl Database {
-    /// Where the key that signs the audit trail is, unless the ledger is told another place.
+    /// The default path of the key that signs the audit trail.
     pub(crate) fn audit_key(&self) -> PathBuf {
         match self {
             Database::Sqlite(path) => path.with_added_extension("audit-key"),
@@ -32,21 +32,21 @@ impl Database {
     }
 }
 
-/// A PostgreSQL server and how to enter it. Shown without its password.
+/// A PostgreSQL server and how to connect to it. Displayed without its password.
 #[derive(Clone)]
 pub struct Server {
     url: String,
-    way: Box<Way>,
+    access: Box<Access>,
     shown: String,
 }
 
-/// The way in, as the driver and TLS need it.
+/// What the driver and TLS need to connect.
 #[derive(Clone)]
-struct Way {
+struct Access {
     /// One for each host.
     hosts: Vec<tokio_postgres::Config>,
     tls: Tls,
-    /// All connections of this process to this URL share it.
+    /// Shared by all connections of this process to this URL.
     primary: Arc<Primary>,
 }
 
@@ -59,19 +59,19 @@ impl PartialEq for Server {
 impl Eq for Server {}
 
 impl Server {
-    /// How to connect to each host, in their order.
+    /// The driver's configuration for each host, in order.
     pub(crate) fn hosts(&self) -> &[tokio_postgres::Config] {
-        &self.way.hosts
+        &self.access.hosts
     }
 
-    /// Which server takes writes, as far as this process knows.
+    /// The primary, as far as this process knows.
     pub(crate) fn primary(&self) -> &Arc<Primary> {
-        &self.way.primary
+        &self.access.primary
     }
 
     /// How the connection is protected.
     pub(crate) fn tls(&self) -> &Tls {
-        &self.way.tls
+        &self.access.tls
     }
 }
 
@@ -81,16 +81,16 @@ impl fmt::Debug for Server {
     }
 }
 
-/// The text names no database that this release can open.
+/// The text is not the address of a database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDatabase {
-    /// It names PostgreSQL, but not as that reads it. The text is what is wrong.
+    /// It is an invalid PostgreSQL URL; the text says why.
     #[error("{0}; write postgres://USER:PASSWORD@HOST:PORT/NAME, such as postgres://ledger@db/ledger")]
     Postgres(String),
-    /// It has no path.
+    /// The path is missing.
     #[error("the path is missing; write sqlite:PATH, such as sqlite:ledger.db")]
     NoPath,
-    /// It is something else.
+    /// It has an unknown scheme.
     #[error("write sqlite:PATH, such as sqlite:ledger.db, or postgres://USER:PASSWORD@HOST:PORT/NAME")]
     Unknown,
 }
@@ -115,8 +115,8 @@ impl FromStr for Database {
                     return Err(InvalidDatabase::Postgres(why.to_owned()));
                 }
                 let (url, shown) = (text.to_owned(), without_secrets(text));
-                let way = Way { hosts: primary::hosts(&config)?, tls, primary: Arc::default() };
-                Ok(Database::Postgres(Server { url, way: Box::new(way), shown }))
+                let access = Access { hosts: primary::hosts(&config)?, tls, primary: Arc::default() };
+                Ok(Database::Postgres(Server { url, access: Box::new(access), shown }))
             }
             _ => Err(InvalidDatabase::Unknown),
         }
@@ -127,7 +127,7 @@ impl FromStr for Database {
 fn without_secrets(url: &str) -> String {
     let url = url.split_once('?').map_or(url, |(url, _)| url);
     let Some((scheme, rest)) = url.split_once("://") else { return "postgres:".to_owned() };
-    // A password may hold an @ that was not escaped; the host never does.
+    // A password may contain an unescaped @, a host can't.
     match rest.rsplit_once('@') {
         Some((user, host)) => {
             let user = user.split_once(':').map_or(user, |(user, _)| user);

@@ -1,4 +1,4 @@
-//! Usage in any amount, for tests and benchmarks: rows as the ledger writes them, made by the database itself.
+//! Generates rows of usage for tests and benchmarks, as the ledger would write them.
 
 use super::open::{OpenError, connect};
 use super::sql::{Result, params};
@@ -9,8 +9,8 @@ use protocol::{KeyId, TenantId, Timestamp};
 /// Rows of one statement: 20 hours, of which each has 1500 rows of a tenant, for 50 keys, 5 tools and 6 latencies.
 const AT_ONCE: u64 = 30_000;
 
-/// Adds at least so many rows before `until`, the same number for each tenant. The ids of keys begin as the given one does;
-/// its last two characters are a number. Blocks.
+/// Adds at least `rows` rows before `until`, the same number for each tenant. The ids of keys are the given one with other
+/// last two characters. Blocks.
 pub fn fill_usage(
     database: &Database,
     payers: &[(TenantId, KeyId)],
@@ -40,6 +40,6 @@ pub fn fill_usage(
         })?;
         first = end;
     }
-    // As the databases do by themselves with time.
+    // The databases do this by themselves after a while.
     Ok(connection.batch("ANALYZE usage")?)
 }

@@ -24,7 +24,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Queues a write. Never waits: a full queue is [`Unavailable::Busy`].
+    /// Queues a write. Does not wait: a full queue is [`Unavailable::Busy`].
     pub fn submit(&self, work: Box<dyn Work>) -> Result<(), Unavailable> {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queue.as_ref().ok_or(Unavailable::Stopping)?;
@@ -45,7 +45,7 @@ impl Store {
         self.newest.watch()
     }
 
-    /// Does the database answer, and did the last write to it succeed.
+    /// Checks that the database answers, and that the last write succeeded.
     pub async fn ping(&self) -> Result<(), Unavailable> {
         let is_behind = self.listener.as_ref().is_some_and(Listener::is_failing);
         if is_behind || self.failing.load(Ordering::Relaxed) {
@@ -55,7 +55,7 @@ impl Store {
         self.filters.read(move |connection| connection.first(base, &[], |_| Ok(())).map(drop)).await
     }
 
-    /// What time it is by the database, where it has a clock of its own.
+    /// The server's clock; `None` for an embedded database.
     pub async fn clock(&self) -> Result<Option<Timestamp>, Unavailable> {
         self.filters.read(Connection::clock).await
     }
@@ -67,14 +67,14 @@ impl Store {
         answer.await.unwrap_or(Err(Error::Unavailable(Unavailable::Stopping)))
     }
 
-    /// Refuses new writes, finishes those that wait, and closes the database.
+    /// Refuses new writes, finishes waiting ones, and closes the database.
     pub async fn close(&self) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(listener) = &self.listener {
             listener.stop();
         }
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        // They end by themselves once the queue is empty; a join that fails has nothing left to wait for.
+        // The threads end once the queue is empty. A failed join means that its thread has ended.
         let _ = tokio::task::spawn_blocking(|| {
             for thread in threads {
                 let _ = thread.join();

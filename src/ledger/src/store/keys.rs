@@ -18,7 +18,7 @@ columns!(Key {
 });
 columns!(Secret { fixed: hash, key_id, created_at; changing: expires_at; });
 
-/// Both columns or none.
+/// Either both columns are set or neither.
 impl Columns for Option<ParentLink> {
     fn columns() -> Vec<Column> {
         let column = |name, kind| Column { name, kind, changes: false };
@@ -47,19 +47,18 @@ pub struct KeyFilter {
     pub tenant_id: Option<TenantId>,
     /// Only this agent's.
     pub agent_id: Option<AgentId>,
-    /// Only those that came to be this way.
+    /// Only keys that were created this way.
     pub source: Option<KeySource>,
     /// Only those in this state at `now`.
     pub state: Option<KeyState>,
-    /// The moment at which states are judged.
+    /// The time that states are computed for.
     pub now: Timestamp,
-    /// Only those made after this one.
+    /// Only keys after this one.
     pub after: Option<KeyId>,
-    /// At most so many.
     pub limit: u32,
 }
 
-/// Loads keys, and whose they are.
+/// Loads keys, and collects their tenants.
 pub(super) fn load(
     connection: &Connection,
     needs: &Needs,
@@ -76,7 +75,7 @@ pub(super) fn load(
     Ok(())
 }
 
-/// Loads the parents of keys and of the keys that reserved, and how many children live.
+/// Loads parents, and counts live children.
 pub(super) fn load_family(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
     let links = rows.keys.rows().filter_map(|(id, key)| Some((id.clone(), key.parent.clone()?.key_id)));
     rows.parents = links.collect();
@@ -122,7 +121,7 @@ fn find(connection: &Connection, hash: &KeyHash) -> Result<Option<Found>> {
     })?;
     let Some(mut found) = found else { return Ok(None) };
     if let Some(link) = &found.key.parent {
-        // Read after its child: whatever happened to it in between is seen.
+        // Read after the child, so that a change of the parent in between is seen.
         let select = format!(
             "SELECT {}, key_secrets.expires_at FROM key_secrets JOIN keys ON keys.id = key_secrets.key_id \
              WHERE key_secrets.hash = ?",
@@ -136,7 +135,7 @@ fn find(connection: &Connection, hash: &KeyHash) -> Result<Option<Found>> {
     Ok(Some(found))
 }
 
-/// Keys with their tenant's suspension and their parent's life.
+/// Selects keys with their tenant's suspension and their parent's state.
 fn select(more: &str) -> String {
     format!(
         "SELECT {}, tenants.suspended_at IS NOT NULL, keys.parent_id IS NOT NULL, \
@@ -157,7 +156,7 @@ fn listed(row: &Row<'_>) -> Result<Listed> {
     Ok(Listed { key, tenant_suspended, parent: Some(parent).filter(|_| is_issued) })
 }
 
-/// The same order of questions as [`Life::state`].
+/// Must use the same order as [`Life::state`].
 fn in_state(state: KeyState) -> String {
     let revoked = "(keys.revoked_at IS NOT NULL OR keys.parent_id IS NOT NULL \
                    AND (parent.id IS NULL OR through.hash IS NULL OR parent.revoked_at IS NOT NULL))";
@@ -186,12 +185,11 @@ fn list(connection: &Connection, filter: &KeyFilter) -> Result<Vec<Listed>> {
 }
 
 impl Store {
-    /// Whose api key has this hash.
+    /// The key that has a secret with this hash.
     pub async fn key_by_hash(&self, hash: KeyHash) -> std::result::Result<Option<Found>, Unavailable> {
         self.filters.read(move |connection| find(connection, &hash)).await
     }
 
-    /// One key and whether its tenant is suspended.
     pub async fn key(&self, id: KeyId) -> std::result::Result<Option<Listed>, Unavailable> {
         let find = move |connection: &Connection| {
             connection.first(&select("WHERE keys.id = ?"), &params![id], listed)
@@ -199,7 +197,7 @@ impl Store {
         self.operators.read(find).await
     }
 
-    /// Keys in the order they were made.
+    /// Keys, oldest first.
     pub async fn keys(&self, filter: KeyFilter) -> std::result::Result<Vec<Listed>, Unavailable> {
         self.operators.read(move |connection| list(connection, &filter)).await
     }

@@ -1,12 +1,12 @@
-//! The laws of money and audit, asked of the rows themselves. The book upholds them; here it is looked at afterwards,
-//! when a ledger was moved to another database, or by a test that tried to break them.
+//! The invariants ("laws") of money and audit, as queries on the rows. The operations uphold them; these queries check them
+//! after a ledger was moved, for `agentrelay check`, and in tests.
 
 use super::sql::{Connection, Result};
 
-/// A law and a question that finds what breaks it: no row, if it holds.
+/// Each law with a query for a row that breaks it.
 const LAWS: [(&str, &str); 6] = [
     (
-        "a tenant's granted credits are those available, pending and posted, and none is below zero",
+        "a tenant's granted credits are the sum of available, pending and posted, and none is below zero",
         "SELECT tenant_id FROM accounts WHERE granted <> available + pending + posted \
          OR available < 0 OR pending < 0 OR posted < 0 LIMIT 1",
     ),
@@ -23,7 +23,7 @@ const LAWS: [(&str, &str); 6] = [
          OR accounts.pending <> coalesce(sums.pending, 0) OR accounts.posted <> coalesce(sums.posted, 0) LIMIT 1",
     ),
     (
-        "what is pending is what pending reservations and open leases hold",
+        "pending credits are those of pending reservations and open leases",
         "SELECT accounts.tenant_id FROM accounts LEFT JOIN ( \
            SELECT tenant_id, sum(credits) AS held FROM reservations WHERE state = 'pending' GROUP BY tenant_id \
          ) AS reserved ON reserved.tenant_id = accounts.tenant_id LEFT JOIN ( \
@@ -32,7 +32,7 @@ const LAWS: [(&str, &str); 6] = [
          WHERE accounts.pending <> coalesce(reserved.held, 0) + coalesce(leased.held, 0) LIMIT 1",
     ),
     (
-        "a lease was made by one transfer of its credits, and what was spent of it, or lost, is what moved to posted",
+        "a lease has one transfer of its credits, and what was spent of it, or lost, equals what moved to posted",
         "SELECT leases.id FROM leases LEFT JOIN ( \
            SELECT lease_id, sum(CASE kind WHEN 'lease' THEN 1 ELSE 0 END) AS times, \
              sum(CASE kind WHEN 'lease' THEN credits ELSE 0 END) AS granted, \
@@ -43,7 +43,7 @@ const LAWS: [(&str, &str); 6] = [
          OR sums.charged <> CASE leases.state WHEN 'lost' THEN leases.granted ELSE leases.spent END LIMIT 1",
     ),
     (
-        "a reservation was made by one transfer of its credits, and what it was charged is what moved to posted",
+        "a reservation has one transfer of its credits, and its charge equals what moved to posted",
         "SELECT reservations.id FROM reservations LEFT JOIN ( \
            SELECT reservation_id, sum(CASE kind WHEN 'reserve' THEN 1 ELSE 0 END) AS times, \
              sum(CASE kind WHEN 'reserve' THEN credits ELSE 0 END) AS reserved, \
@@ -61,18 +61,18 @@ const LAWS: [(&str, &str); 6] = [
     ),
 ];
 
-/// The laws that do not hold, each with the first row that breaks it. Reads every row.
+/// The broken laws, each with the first row that breaks it. Reads every row.
 #[cfg(test)]
 pub fn broken(connection: &Connection) -> Result<Vec<String>> {
-    connection.survey(broken_now)
+    connection.long_snapshot(broken_in_transaction)
 }
 
-/// The laws that do not hold, each with the first row that breaks it, asked in a transaction that is there already. Reads every row.
-pub fn broken_now(connection: &Connection) -> Result<Vec<String>> {
+/// The broken laws, each with the first row that breaks it, in an open transaction. Reads every row.
+pub fn broken_in_transaction(connection: &Connection) -> Result<Vec<String>> {
     let mut broken = Vec::new();
     for (law, question) in LAWS {
         if let Some(row) = connection.first(question, &[], |row| row.get::<String>(0))? {
-            broken.push(format!("{law}: not so for {row}"));
+            broken.push(format!("{law}: {row} breaks this"));
         }
     }
     Ok(broken)

@@ -1,4 +1,4 @@
-//! Leases of credits, and those that were given up before they were opened.
+//! Leases of credits, and ids of leases that were closed before they were opened.
 
 use super::handle::Store;
 use super::row::{Conditions, Table, columns};
@@ -33,11 +33,10 @@ pub struct LeaseFilter {
     pub state: Option<LeaseState>,
     /// Only those after this one.
     pub after: Option<LeaseId>,
-    /// At most so many.
     pub limit: u32,
 }
 
-/// Loads leases, and whose they are. The keys are there.
+/// Loads leases, and collects their tenants. Keys must be loaded before.
 pub(super) fn load(
     connection: &Connection,
     needs: &Needs,
@@ -81,7 +80,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
 }
 
 impl Store {
-    /// Leases, in the order of their ids.
+    /// Leases, by id.
     pub async fn leases(&self, filter: LeaseFilter) -> std::result::Result<Vec<Lease>, Unavailable> {
         let list = move |connection: &Connection| {
             let after = filter.after.as_ref().map_or("", LeaseId::as_str);
@@ -95,13 +94,13 @@ impl Store {
     }
 
     /// How many leases are open, and the credits that they hold.
-    pub async fn lent(&self) -> std::result::Result<(u64, u64), Unavailable> {
+    pub async fn open_lease_totals(&self) -> std::result::Result<(u64, u64), Unavailable> {
         let select = "SELECT count(*), CAST(coalesce(sum(granted - spent), 0) AS BIGINT) FROM leases \
                       WHERE state = 'open'";
-        let lent = move |connection: &Connection| {
-            let lent = connection.first(select, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(lent.unwrap_or_default())
+        let totals = move |connection: &Connection| {
+            let totals = connection.first(select, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(totals.unwrap_or_default())
         };
-        self.operators.read(lent).await
+        self.operators.read(totals).await
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::transaction::{Needs, Rows};
 
-/// Loads them. What a later one looks at is loaded before it.
+/// Each step uses what the steps before it loaded.
 pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
     let mut rows = Rows::default();
     let mut payers = needs.tenants.clone();

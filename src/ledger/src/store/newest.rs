@@ -1,5 +1,5 @@
-//! How far the change feed is, as soon as it is known here: from this process's own commits, and where the database is
-//! shared, from what other ledgers say.
+//! The newest position of the change feed: from this process's own commits and, on a shared database, from notifications
+//! of other ledgers.
 
 use super::sql::{self, Connection, Purpose};
 use crate::store::database::Database;
@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// A word can be lost with a connection, so the feed is looked at as often as this in any case.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long to wait before the database is asked again after a failure.
+/// How often the feed is read without a notification: one can be lost with its connection.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+/// How long to wait after a failure.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// The position up to which changes are no longer kept, and the newest.
@@ -23,7 +23,7 @@ pub(super) fn bounds(connection: &Connection) -> sql::Result<(u64, u64)> {
     Ok(bounds.unwrap_or_default())
 }
 
-/// The newest position, which only grows.
+/// The newest position, which only increases.
 pub(super) struct Newest(watch::Sender<u64>);
 
 impl Newest {
@@ -35,19 +35,19 @@ impl Newest {
         self.0.subscribe()
     }
 
-    /// The feed is there, or further.
-    pub(super) fn reached(&self, position: u64) {
+    /// Raises the position to at least this one.
+    pub(super) fn raise_to(&self, position: u64) {
         self.0.send_if_modified(|known| {
-            let grown = position > *known;
-            if grown {
+            let is_newer = position > *known;
+            if is_newer {
                 *known = position;
             }
-            grown
+            is_newer
         });
     }
 }
 
-/// The thread that hears of other processes' changes.
+/// The thread that receives other processes' changes.
 pub(super) struct Listener {
     stopping: Arc<AtomicBool>,
     failing: Arc<AtomicBool>,
@@ -65,7 +65,7 @@ impl Listener {
             while !stop.load(Ordering::Relaxed) {
                 let Err(cause) = listen(&database, &newest, &stop, &failed) else { return };
                 if !failed.swap(true, Ordering::Relaxed) {
-                    warn!(%cause, "changes of other ledgers are not heard; trying again");
+                    warn!(%cause, "changes of other ledgers can't be received; trying again");
                 }
                 std::thread::sleep(RETRY_AFTER);
             }
@@ -73,7 +73,7 @@ impl Listener {
         Ok((Listener { stopping, failing }, thread))
     }
 
-    /// Changes of other ledgers are not heard now.
+    /// True while changes of other ledgers can't be received.
     pub(super) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
@@ -93,15 +93,15 @@ fn listen(database: &Database, newest: &Newest, stop: &AtomicBool, failing: &Ato
     let connection = Connection::open(database, Purpose::Read)?;
     let mut wait = Duration::ZERO;
     while !stop.load(Ordering::Relaxed) {
-        // It listens before it looks, so that no change falls between the two.
-        connection.wait_for_news(wait)?;
-        // The first to notice a server that has stopped answering, or became a standby.
-        connection.look()?;
+        // Listens before it reads, so that no change is missed in between.
+        connection.wait_for_notification(wait)?;
+        // Detects a server that stopped answering or became a standby.
+        connection.check_primary()?;
         let (_, position) = bounds(&connection)?;
-        newest.reached(position);
-        wait = LOOK_EVERY;
+        newest.raise_to(position);
+        wait = POLL_EVERY;
         if failing.swap(false, Ordering::Relaxed) {
-            info!("changes of other ledgers are heard again");
+            info!("changes of other ledgers are received again");
         }
     }
     Ok(())

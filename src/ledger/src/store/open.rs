@@ -15,63 +15,67 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 
-/// How many writes may wait. At a few thousand a second this is about a second of them.
+/// How many writes may wait: about a second of them, at a few thousand a second.
 const QUEUE_MAX: usize = 4096;
 
-/// How many connections a ledger has at most, unless it is told another number.
+/// The default maximum of connections to the database.
 pub const CONNECTIONS: u16 = 10;
-/// The least: two for filters beside all others.
+/// The least maximum: two for filters and all others.
 pub const CONNECTIONS_MIN: u16 = OTHERS.saturating_add(2);
 /// For operators' reads.
 const OPERATORS: u16 = 2;
-/// For reports: two beside each other keep both processors of a small server busy, and look-ups wait for them.
+/// For reports: two at once would occupy both processors of a small server.
 const REPORTS: u16 = 1;
-/// All that are not for filters' reads: these, the writer and the listener.
+/// All connections but those for filters: these, the writer and the listener.
 const OTHERS: u16 = 2u16.saturating_add(OPERATORS).saturating_add(REPORTS);
 
 /// Why a database can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// There is nothing, or nothing of ours, in it.
+    /// It has none of the ledger's tables.
     #[error("it is not initialised; run `agentrelay init` first")]
     NotInitialised,
-    /// An older program wrote it, and it is not for this one to bring it up to date.
+    /// An older release wrote it, and this command does not migrate.
     #[error("an older release wrote it; start `agentrelay serve` on it once, which migrates it")]
     TooOld,
-    /// A newer program wrote it.
+    /// A newer release wrote it.
     #[error("a newer release wrote it; use that release or a newer one")]
     TooNew,
-    /// The server keeps its texts in this encoding, which can't hold every text.
+    /// The server's encoding can't store every text.
     #[error(
         "its encoding is {0}, which can't hold every name; make one with `createdb --encoding=UTF8 \
          --template=template0`, and copy the data with pg_dump --encoding=UTF8"
     )]
     Encoding(String),
-    /// The database says no.
+    /// The database failed.
     #[error("{0}")]
     Failed(#[from] sql::Error),
-    /// The operating system says no.
+    /// The operating system failed.
     #[error("{0}")]
     Io(#[source] std::io::Error),
 }
 
 impl Store {
-    /// Opens an initialised database, bringing an older one up to date. Blocks: not for where other tasks wait.
+    /// Opens an initialised database, and migrates an older one. Blocks.
     pub fn open(database: &Database, metrics: Arc<Metrics>) -> Result<Store, OpenError> {
-        Store::sized(database, metrics, CONNECTIONS)
+        Store::with_connections(database, metrics, CONNECTIONS)
     }
 
-    /// The same, with so many connections in all.
-    pub fn sized(database: &Database, metrics: Arc<Metrics>, connections: u16) -> Result<Store, OpenError> {
+    /// The same, with at most this many connections.
+    pub fn with_connections(
+        database: &Database,
+        metrics: Arc<Metrics>,
+        connections: u16,
+    ) -> Result<Store, OpenError> {
         let connection = connect(database)?;
         if connection.is_shared() {
-            // A second one beside it: only then a pooler shows that it mixes them.
+            // A pooler that mixes sessions is only detected with a second connection.
             Connection::open(database, Purpose::Read)?;
         }
         Store::with(connection, database, metrics, connections)
     }
 
-    /// The same, by a connection that is there already.
+    /// The same, with an open connection for the writer.
     pub(super) fn with(
         connection: Connection,
         database: &Database,
@@ -106,7 +110,7 @@ impl Store {
         })
     }
 
-    /// Makes the tables where there are none, and runs one operation in it. Blocks.
+    /// Creates missing tables, and runs one operation. Blocks.
     pub fn initialise<O: Operation>(
         database: &Database,
         operation: O,
@@ -115,7 +119,7 @@ impl Store {
     }
 }
 
-/// A connection that may write, to an initialised database of this program's version.
+/// A writing connection to an initialised database, which is migrated if it is older.
 pub(crate) fn connect(database: &Database) -> Result<Connection, OpenError> {
     if let Database::Sqlite(path) = database
         && !path.exists()
@@ -123,7 +127,7 @@ pub(crate) fn connect(database: &Database) -> Result<Connection, OpenError> {
         return Err(OpenError::NotInitialised);
     }
     let connection = Connection::open(database, Purpose::Write)?;
-    holds_every_text(&connection)?;
+    check_encoding(&connection)?;
     match schema::version(&connection)? {
         Version::Empty => return Err(OpenError::NotInitialised),
         Version::Newer => return Err(OpenError::TooNew),
@@ -133,21 +137,21 @@ pub(crate) fn connect(database: &Database) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-/// Refuses a database whose encoding lacks letters: a name that it can't hold would be refused only when somebody has it.
-pub(crate) fn holds_every_text(connection: &Connection) -> Result<(), OpenError> {
+/// Refuses a database whose encoding lacks letters, at the start instead of when such a name is first written.
+pub(crate) fn check_encoding(connection: &Connection) -> Result<(), OpenError> {
     match connection.encoding()? {
         Some(encoding) if encoding != "UTF8" => Err(OpenError::Encoding(encoding)),
         _ => Ok(()),
     }
 }
 
-/// Makes the database and its tables where there are none. Blocks.
+/// Creates the database and its tables if they are missing. Blocks.
 pub(crate) fn create(database: &Database) -> Result<Connection, OpenError> {
     if let Database::Sqlite(path) = database {
         create_private(path).map_err(OpenError::Io)?;
     }
     let connection = Connection::open(database, Purpose::Write)?;
-    holds_every_text(&connection)?;
+    check_encoding(&connection)?;
     if schema::version(&connection)? == Version::Newer {
         return Err(OpenError::TooNew);
     }
@@ -155,7 +159,7 @@ pub(crate) fn create(database: &Database) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-/// Whether it has had its first credentials.
+/// Whether the first credentials were created.
 pub(crate) fn is_initialised(connection: &Connection) -> Result<bool, OpenError> {
     let select = "SELECT id FROM service_credentials LIMIT 1";
     Ok(connection.first(select, &[], |_| Ok(()))?.is_some())
@@ -179,12 +183,12 @@ pub(crate) fn once<O: Operation>(
     }
 }
 
-/// Makes an empty file that only its owner reads, unless there is one.
+/// Creates an empty file that only its owner can read, unless the file exists.
 pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
     private().create(true).open(path).map(drop)
 }
 
-/// The same where there must be none.
+/// The same, but fails if the file exists.
 pub(crate) fn create_new_private(path: &Path) -> std::io::Result<()> {
     private().create_new(true).open(path).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Policies that are or were in force.
+//! All policies that were ever in force.
 
 use super::handle::Store;
 use super::sql::{Connection, Result, params};
@@ -35,7 +35,7 @@ impl Store {
         self.filters.read(other).await
     }
 
-    /// Was this policy ever in force.
+    /// Whether this policy was ever in force.
     pub async fn knows_policy(&self, version: PolicyVersion) -> std::result::Result<bool, Unavailable> {
         let select = "SELECT sequence FROM policies WHERE version = ? LIMIT 1";
         let known = move |connection: &Connection| {

@@ -1,5 +1,5 @@
-//! Read-only connections, so that a read never waits for the writer, nor the writer for a read. Filters, operators and
-//! reports each have their own, so that who asks for much waits for others who do, and nobody else does.
+//! Read-only connections, so that reads and the writer never wait for each other. Filters, operators and reports have
+//! separate connections, so that expensive reads delay only each other.
 
 use super::sql::{self, Connection, Purpose};
 use crate::store::database::Database;
@@ -9,83 +9,85 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tracing::error;
 
-/// How much less of the processors a report gets than what filters ask, where it runs in this process.
+/// The niceness of report threads, so that reads for filters go first.
 #[cfg(target_os = "linux")]
 const REPORT_NICENESS: i32 = 5;
 
-/// For whom connections read.
+/// Who a connection reads for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// Filters: what a call waits for.
+    /// Filters: calls wait for these reads.
     Filters,
-    /// Operators: single things and pages of lists.
+    /// Operators: single rows and pages of lists.
     Operators,
     /// Sums and searches over many rows.
     Reports,
 }
 
 impl Lane {
-    /// How long a read waits for its turn.
-    const fn turn_timeout(self) -> Duration {
+    /// How long a read waits for a connection.
+    const fn wait_timeout(self) -> Duration {
         Duration::from_secs(if matches!(self, Lane::Reports) { 14 } else { 5 })
     }
 
-    /// How long each of its statements may take. With the wait it is less than a request's deadline.
-    const fn time(self) -> Duration {
+    /// The timeout of each statement. Together with the wait it is less than a request's deadline.
+    const fn statement_timeout(self) -> Duration {
         Duration::from_secs(if matches!(self, Lane::Reports) { 15 } else { 5 })
     }
 }
 
-/// The connections that are at rest, and how many may be in use.
+/// Idle connections, and a bound on those in use.
 pub(super) struct Readers {
     lane: Lane,
     database: Database,
-    at_rest: Arc<Mutex<Vec<Connection>>>,
-    turns: Arc<Semaphore>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn new(database: &Database, lane: Lane, connections: u16) -> Readers {
-        let turns = Arc::new(Semaphore::new(connections.into()));
-        Readers { lane, database: database.clone(), at_rest: Arc::default(), turns }
+        let permits = Arc::new(Semaphore::new(connections.into()));
+        Readers { lane, database: database.clone(), idle: Arc::default(), permits }
     }
 
-    /// Runs one read. A connection on which it failed is not used again. If that was one that rested and that does not
-    /// lead to the database that takes writes any more, the read runs once more on a new one: the first asker after a
-    /// restart or a failover need not know of it.
+    /// Runs one read. A connection on which it failed is not used again. If an idle connection turns out to be lost, the
+    /// read is retried once on a new one, so that callers do not notice a restart or a failover.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl Fn(&Connection) -> sql::Result<T> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let lane = self.lane;
-        let turn = tokio::time::timeout(lane.turn_timeout(), Arc::clone(&self.turns).acquire_owned())
+        let permit = tokio::time::timeout(lane.wait_timeout(), Arc::clone(&self.permits).acquire_owned())
             .await
             .map_err(|_| if lane == Lane::Reports { Unavailable::ReportsWait } else { Unavailable::Busy })?
             .map_err(|_| Unavailable::Stopping)?;
-        let (database, at_rest) = (self.database.clone(), Arc::clone(&self.at_rest));
+        let (database, idle) = (self.database.clone(), Arc::clone(&self.idle));
         let work = move || {
-            let _turn = turn;
-            let resting = || at_rest.lock().unwrap_or_else(PoisonError::into_inner);
+            let _permit = permit;
+            let idle_connections = || idle.lock().unwrap_or_else(PoisonError::into_inner);
             let ask = |mut connection: Connection| {
-                match connection.look().and_then(|()| connection.within(lane.time(), &read)) {
+                match connection
+                    .check_primary()
+                    .and_then(|()| connection.with_timeout(lane.statement_timeout(), &read))
+                {
                     Ok(answer) => {
-                        resting().push(connection);
+                        idle_connections().push(connection);
                         Ok(answer)
                     }
                     Err(cause) => {
                         let is_usable = connection.is_usable();
                         if is_usable && cause.is_too_long() {
-                            resting().push(connection);
+                            idle_connections().push(connection);
                         } else {
-                            // What broke this connection broke those that rest, which nobody notices before they are used.
-                            resting().clear();
+                            // The idle connections are probably lost too.
+                            idle_connections().clear();
                         }
                         Err((cause, is_usable))
                     }
                 }
             };
-            if let Some(rested) = take_usable(&at_rest) {
-                match ask(rested) {
+            if let Some(connection) = take_usable(&idle) {
+                match ask(connection) {
                     Ok(answer) => return Ok(answer),
                     Err((cause, true)) => return Err(cause),
                     Err((_, false)) => {}
@@ -103,7 +105,7 @@ impl Readers {
         }
     }
 
-    /// Where it may block. Reports have threads of their own: a thread can lower its priority, and not raise it again.
+    /// Runs blocking work. Reports get a new thread each, because a thread that lowered its priority can't raise it again.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -114,7 +116,7 @@ impl Readers {
         let (reply, answer) = oneshot::channel();
         let thread = std::thread::Builder::new().name("ledger-report".to_owned()).spawn(move || {
             lower_priority();
-            // An asker that has gone away does not need it.
+            // The caller may have left.
             let _ = reply.send(work());
         });
         thread.map_err(|_| Unavailable::Busy)?;
@@ -122,15 +124,15 @@ impl Readers {
     }
 }
 
-/// Lets every other thread go first. Where the system refuses it, a report is what it was without.
+/// Lowers this thread's priority, if the system allows it.
 fn lower_priority() {
-    // On Linux this is the thread's alone.
+    // On Linux this affects only the calling thread.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::setpriority_process(None, REPORT_NICENESS);
 }
 
-/// One that rested, leaving out those that are known to lead nowhere by now.
-fn take_usable(at_rest: &Mutex<Vec<Connection>>) -> Option<Connection> {
-    let mut at_rest = at_rest.lock().unwrap_or_else(PoisonError::into_inner);
-    std::iter::from_fn(|| at_rest.pop()).find(Connection::is_usable)
+/// An idle connection that is not known to be lost.
+fn take_usable(idle: &Mutex<Vec<Connection>>) -> Option<Connection> {
+    let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+    std::iter::from_fn(|| idle.pop()).find(Connection::is_usable)
 }

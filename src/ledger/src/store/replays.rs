@@ -1,4 +1,4 @@
-//! Answers given under an `Idempotency-Key`.
+//! Stored answers to `Idempotency-Key`s.
 
 use super::row::{Table, columns};
 use super::sql::{Connection, Result, params};

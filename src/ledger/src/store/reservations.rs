@@ -1,4 +1,4 @@
-//! Reservations, and those that were voided before they were made.
+//! Reservations, and ids of reservations that were voided before they were created.
 
 use super::handle::Store;
 use super::row::{Column, Columns, Conditions, Cursor, Table, columns};
@@ -19,7 +19,7 @@ columns!(Reservation {
     nested: request, state;
 });
 
-/// The state's name, what was asked and what was charged.
+/// The state's name, the cost and the charge.
 impl Columns for State {
     fn columns() -> Vec<Column> {
         let column = |name, kind| Column { name, kind, changes: true };
@@ -34,9 +34,9 @@ impl Columns for State {
             ("posted", Some(asked), Some(charged)) => State::Posted { asked, charged },
             ("voided", None, None) => State::Voided,
             ("expired", asked, Some(charged)) => State::Expired { asked, charged },
-            // Only releases that gave back what had expired wrote no charge beside it.
+            // Earlier releases, which voided expired reservations, wrote no charge.
             ("expired", None, None) => State::Lapsed,
-            _ => return Err(cursor.broken("a state that does not go with the charge beside it")),
+            _ => return Err(cursor.broken("the state contradicts the charge")),
         })
     }
 
@@ -60,7 +60,7 @@ struct GivenUp {
 
 columns!(GivenUp { fixed: id, at; changing: ; });
 
-/// Which reservations to list, of those whose time ended without an account of them.
+/// Which expired reservations to list.
 #[derive(Debug, Clone, Default)]
 pub struct ReservationFilter {
     /// Only this tenant's.
@@ -69,11 +69,10 @@ pub struct ReservationFilter {
     pub state: Option<ReservationState>,
     /// Only those after this one.
     pub after: Option<ReservationId>,
-    /// At most so many.
     pub limit: u32,
 }
 
-/// Loads reservations, and whose they are.
+/// Loads reservations, and collects their tenants.
 pub(super) fn load(
     connection: &Connection,
     needs: &Needs,
@@ -118,10 +117,10 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
     RESERVATIONS.put(connection, rows.reservations.dirty().into_iter().map(|(_, reservation)| reservation))
 }
 
-/// Those whose time is over without an account of them, on which there is an index of their own.
+/// Lists expired reservations, which have their own index.
 fn list(connection: &Connection, filter: &ReservationFilter) -> Result<Vec<Reservation>> {
     let after = filter.after.as_ref().map_or("", ReservationId::as_str);
-    // As `Reservation::shown` says.
+    // Must match `Reservation::shown`.
     let state = match filter.state {
         None => "TRUE",
         Some(ReservationState::Unaccounted) => "asked IS NULL AND charged > 0",
@@ -136,7 +135,7 @@ fn list(connection: &Connection, filter: &ReservationFilter) -> Result<Vec<Reser
 }
 
 impl Store {
-    /// Reservations whose time ended without an account of them, in the order of their ids.
+    /// Expired reservations, by id.
     pub async fn reservations(
         &self,
         filter: ReservationFilter,

@@ -1,4 +1,4 @@
-//! How a type is a row: its columns, listed once, from which reads, writes and conflicts follow.
+//! Maps types to rows: a type's columns are listed once, and reads, writes and upserts follow from the list.
 //!
 //! A new column is a field of the type, its name in the list beside the table, and a migration.
 
@@ -9,22 +9,21 @@ use std::marker::PhantomData;
 pub(super) struct Column {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// It follows when a row that is there is written again.
+    /// An upsert updates it.
     pub(super) changes: bool,
 }
 
-/// A part of a row, or all of it. Written by [`columns`].
+/// A row, or a part of one. Implemented by [`columns`].
 pub(super) trait Columns: Sized {
     /// Its columns in their order.
     fn columns() -> Vec<Column>;
-    /// From the next columns.
+    /// Reads the next columns.
     fn read(cursor: &mut Cursor<'_, '_>) -> Result<Self>;
-    /// Into the next columns.
+    /// Writes the next columns.
     fn write<'v>(&'v self, values: &mut Vec<Param<'v>>);
 }
 
-/// Reads a row from the first column to the last. A column that holds what this program never wrote is an error, not a
-/// default.
+/// Reads a row from the first column to the last. A column with an invalid value is an error, not a default.
 pub(super) struct Cursor<'c, 'r> {
     row: &'c Row<'r>,
     next: usize,
@@ -47,16 +46,16 @@ impl<'c, 'r> Cursor<'c, 'r> {
         T::read(self)
     }
 
-    /// The last column read does not go with those beside it.
+    /// The columns contradict each other.
     pub(super) fn broken(&self, why: &str) -> Error {
         Error::broken(self.next.saturating_sub(1), why)
     }
 }
 
-/// A table of such rows.
+/// A table with rows of one type.
 pub(super) struct Table<R> {
     name: &'static str,
-    /// What tells its rows apart; empty where rows are only added and never written again.
+    /// The primary key; empty for a table to which rows are only added.
     key: &'static [&'static str],
     row: PhantomData<fn() -> R>,
 }
@@ -66,12 +65,12 @@ impl<R: Columns> Table<R> {
         Table { name, key, row: PhantomData }
     }
 
-    /// `SELECT` its columns `FROM` it, and then some.
+    /// `SELECT` of its columns, followed by `more`.
     pub(super) fn select(&self, more: &str) -> String {
         format!("SELECT {} FROM {} {more}", self.columns(), self.name)
     }
 
-    /// Its columns, with its name before each.
+    /// Its columns, qualified.
     pub(super) fn columns(&self) -> String {
         let names: Vec<String> =
             R::columns().iter().map(|column| format!("{}.{}", self.name, column.name)).collect();
@@ -103,7 +102,7 @@ impl<R: Columns> Table<R> {
         connection.each(&self.select(&format!("WHERE {column}")), texts, read)
     }
 
-    /// Puts rows in. Of one that is there, the columns that change are written.
+    /// Inserts rows. Of an existing row the changing columns are updated.
     pub(super) fn put<'v, W: Written<'v>>(
         &self,
         connection: &Connection,
@@ -125,7 +124,7 @@ impl<R: Columns> Table<R> {
         self.put_or(connection, &conflict, rows)
     }
 
-    /// The same, with what to do with a row that is there.
+    /// The same, with an `ON CONFLICT` clause.
     pub(super) fn put_or<'v, W: Written<'v>>(
         &self,
         connection: &Connection,
@@ -147,12 +146,12 @@ impl<R: Columns> Table<R> {
     }
 }
 
-/// A whole row.
+/// Reads a row.
 pub(super) fn read<R: Columns>(row: &Row<'_>) -> Result<R> {
     R::read(&mut Cursor::new(row))
 }
 
-/// What can be written as a row: one, or its key and what belongs to it.
+/// What can be written as a row: a value, or a key and a value.
 pub(super) trait Written<'v> {
     fn values(self, values: &mut Vec<Param<'v>>);
 }
@@ -185,13 +184,13 @@ impl<K: Columns, R: Columns> Columns for (K, R) {
     }
 }
 
-/// What a field of a type is at rest.
+/// The kind of column that a field needs.
 pub(super) const fn kind<R, T: ToParam>(_: fn(&R) -> &T) -> Kind {
     T::KIND
 }
 
-/// The columns of a type: `fixed` ones stay as they were first written, `changing` ones follow, `nested` fields have several
-/// of their own. `as` names a column that is not called as its field.
+/// The columns of a type: `fixed` ones are written once, `changing` ones are updated, `nested` fields have several columns.
+/// `as` sets a column's name if it differs from the field's.
 macro_rules! columns {
     ($row:ident {
         fixed: $($fixed:ident $(as $fixed_name:ident)?),* ;
@@ -246,19 +245,19 @@ pub(super) fn columns_of<R, T: Columns>(_: fn(&R) -> &T) -> Vec<Column> {
     T::columns()
 }
 
-/// What is asked of rows: conditions with their parameters.
+/// The conditions of a query, with their parameters.
 pub(super) struct Conditions<'q> {
     text: String,
     params: Vec<Param<'q>>,
 }
 
 impl<'q> Conditions<'q> {
-    /// `text` holds for the parameter, such as `id > ?`.
+    /// A condition such as `id > ?`.
     pub(super) fn new(text: &str, param: Param<'q>) -> Conditions<'q> {
         Conditions { text: text.to_owned(), params: vec![param] }
     }
 
-    /// That holds too.
+    /// Adds a condition.
     pub(super) fn and(mut self, text: &str, params: impl IntoIterator<Item = Param<'q>>) -> Conditions<'q> {
         self.text.push_str(" AND ");
         self.text.push_str(text);
@@ -266,7 +265,7 @@ impl<'q> Conditions<'q> {
         self
     }
 
-    /// That holds too, if it is asked for.
+    /// Adds a condition if its value is set.
     pub(super) fn and_if<T: ToParam>(self, text: &str, asked: &'q Option<T>) -> Conditions<'q> {
         match asked {
             Some(asked) => self.and(text, [asked.to_param()]),
@@ -274,7 +273,7 @@ impl<'q> Conditions<'q> {
         }
     }
 
-    /// `WHERE` all that, and how rows are ordered; `more` ends with `LIMIT ?`.
+    /// The `WHERE` clause, followed by `more`, which ends with `LIMIT ?`.
     pub(super) fn page(mut self, more: &str, limit: u32) -> (String, Vec<Param<'q>>) {
         self.params.push(Param::Integer(limit.into()));
         (format!("WHERE {} {more}", self.text), self.params)

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::transaction::Rows;
 
-/// Writes them, rows that others refer to first, and returns the newest position of the change feed if it moved.
+/// Writes referenced rows first. Returns the newest position of the change feed if it moved.
 pub fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     tenants::save(connection, rows)?;
     keys::save(connection, rows)?;

@@ -1,11 +1,11 @@
-//! The tables, and how an older database becomes a newer one. A number in the database counts the migrations that ran.
+//! The tables and their migrations. A number in the database counts the migrations that ran.
 //!
-//! The tables are written once, in SQLite's words; [`for_postgres`] says how PostgreSQL spells the same. So no table of
-//! one can be forgotten in the other.
+//! Migrations are written once, in SQLite's dialect, and [`for_postgres`] translates them, so both databases have the same
+//! tables.
 
 use super::sql::{Connection, Result};
 
-/// In order; a released one is never edited.
+/// In order. A released migration is never edited.
 pub(super) const MIGRATIONS: [&str; 12] = [
     include_str!("migrations/0001.sql"),
     include_str!("migrations/0002.sql"),
@@ -21,20 +21,20 @@ pub(super) const MIGRATIONS: [&str; 12] = [
     include_str!("migrations/0012.sql"),
 ];
 
-/// How far a database is.
+/// The version of a database, compared with this release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// It has no table of ours.
+    /// It has none of the ledger's tables.
     Empty,
-    /// It is this program's, or was made so by [`migrate`].
+    /// It is up to date.
     Current,
     /// It needs [`migrate`].
     Older,
-    /// A newer program wrote it.
+    /// A newer release wrote it.
     Newer,
 }
 
-/// Looks without changing anything.
+/// Reads the version. Changes nothing.
 pub fn version(connection: &Connection) -> Result<Version> {
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     Ok(match count(connection)? {
@@ -45,17 +45,17 @@ pub fn version(connection: &Connection) -> Result<Version> {
     })
 }
 
-/// Runs what has not run yet, all of it or nothing. Of several processes one does it, the others find it done.
+/// Runs the pending migrations in one transaction, in one process at a time.
 pub fn migrate(connection: &Connection) -> Result<()> {
     migrate_to(connection, MIGRATIONS.len())
 }
 
-/// Runs the first so many.
+/// Runs the first `version` migrations.
 pub(super) fn migrate_to(connection: &Connection, version: usize) -> Result<()> {
     connection.migrate(|connection| run(connection, version))
 }
 
-/// Runs all of them in a transaction that [`Connection::migrate`] began.
+/// Runs all migrations in a transaction that [`Connection::migrate`] began.
 pub fn run_all(connection: &Connection) -> Result<()> {
     run(connection, MIGRATIONS.len())
 }
@@ -90,8 +90,8 @@ fn count(connection: &Connection) -> Result<u32> {
     Ok(version.unwrap_or_default())
 }
 
-/// What SQLite's words are in PostgreSQL, longer ones first. Text is compared byte by byte in both.
-const SPELLINGS: [(&str, &str); 7] = [
+/// SQLite's terms and PostgreSQL's, longer ones first. Both compare text byte by byte.
+const TRANSLATIONS: [(&str, &str); 7] = [
     (
         "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
         "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
@@ -104,9 +104,9 @@ const SPELLINGS: [(&str, &str); 7] = [
     (" STRICT;", ";"),
 ];
 
-/// A migration as PostgreSQL spells it.
+/// Translates a migration for PostgreSQL.
 fn for_postgres(migration: &str) -> String {
-    SPELLINGS.iter().fold(migration.to_owned(), |sql, (ours, theirs)| sql.replace(ours, theirs))
+    TRANSLATIONS.iter().fold(migration.to_owned(), |sql, (ours, theirs)| sql.replace(ours, theirs))
 }
 
 #[cfg(test)]

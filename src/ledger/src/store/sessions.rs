@@ -1,4 +1,4 @@
-//! The secrets of sessions.
+//! Session secrets.
 
 use super::handle::Store;
 use super::sql::{Connection, Result, Row, params};
@@ -31,7 +31,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
 }
 
 impl Store {
-    /// The secrets of sessions, oldest first.
+    /// Session secrets, oldest first.
     pub async fn session_secrets(&self) -> std::result::Result<Vec<SessionSecret>, Unavailable> {
         self.filters.read(|connection| connection.all(SELECT, &[], |row| Ok(read(row)?.1))).await
     }

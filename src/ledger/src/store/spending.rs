@@ -1,4 +1,4 @@
-//! What was spent in a month.
+//! Monthly sums of spending.
 
 use super::handle::Store;
 use super::row::{Column, Columns, Cursor, Table};
@@ -17,7 +17,7 @@ struct Spent {
 
 super::row::columns!(Spent { fixed: ; changing: credits; });
 
-/// A tenant's own sum has an empty key, which a primary key needs.
+/// A tenant's total has an empty key id, because a primary key can't be null.
 impl Columns for SpendingKey {
     fn columns() -> Vec<Column> {
         let column = |name, kind| Column { name, kind, changes: false };
@@ -43,7 +43,7 @@ fn spent(connection: &Connection, at: &SpendingKey) -> Result<Option<Credits>> {
     Ok(SPENDING.first(connection, AT, &params)?.map(|(_, spent)| spent.credits))
 }
 
-/// What the keys in need, and their tenants, spent in the months in need, and the same for reservations and leases.
+/// Loads the sums that the operations need, including those of loaded reservations and leases.
 pub(super) fn load(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
     let mut wanted: BTreeSet<SpendingKey> = BTreeSet::new();
     let of_tenant =

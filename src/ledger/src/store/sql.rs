@@ -1,8 +1,7 @@
-//! One small door to both databases: statements in the SQL that both know, parameters in, rows out.
+//! One small interface to both databases: statements in their common SQL, parameters in, rows out.
 //!
-//! Statements are written once, with `?` or `?1` for parameters. What differs between the databases is here and in
-//! [`super::schema`]: how a connection is opened, how a transaction begins, how many rows go in or are found by one
-//! statement. Nothing here knows what a row means.
+//! Statements are written once, with `?` or `?1` for parameters. The differences between the databases are here and in
+//! [`super::schema`]: opening a connection, beginning a transaction, inserting or finding many rows. Knows no tables.
 
 mod postgres;
 mod sqlite;
@@ -10,7 +9,7 @@ mod tls;
 mod value;
 
 pub use sqlite::beside;
-pub use value::{Broken, Error, FromColumn, Param, Result, Row, ToParam};
+pub use value::{Error, FromColumn, InvalidColumn, Param, Result, Row, ToParam};
 
 use crate::store::database::Database;
 use protocol::Timestamp;
@@ -29,7 +28,7 @@ pub enum Purpose {
     Read,
 }
 
-/// A connection to either database. It blocks: never to be used where other tasks wait.
+/// A connection to either database. It blocks, so never use it on an async worker thread.
 pub struct Connection {
     backend: Backend,
     writes: Cell<u64>,
@@ -49,7 +48,7 @@ pub(crate) use params;
 /// What a column of an [`Insert`] holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A whole number.
+    /// An integer.
     Integer,
     /// Text.
     Text,
@@ -57,19 +56,19 @@ pub enum Kind {
     Bytes,
 }
 
-/// A statement that puts in many rows.
+/// A statement that inserts many rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Insert<'s> {
-    /// Into which table.
+    /// The table.
     pub table: &'s str,
     /// Its columns, in the order of the parameters.
     pub columns: &'s [(&'s str, Kind)],
-    /// What to do with a row that is there, such as `ON CONFLICT (id) DO UPDATE SET a = excluded.a`; or nothing.
+    /// The `ON CONFLICT` clause, or empty.
     pub conflict: &'s str,
 }
 
 impl Connection {
-    /// Opens one.
+    /// Opens a connection.
     pub fn open(database: &Database, purpose: Purpose) -> Result<Connection> {
         let backend = match database {
             Database::Sqlite(path) => Backend::Sqlite(sqlite::open(path, purpose)?),
@@ -80,7 +79,7 @@ impl Connection {
         Ok(Connection { backend, writes: Cell::new(0) })
     }
 
-    /// Runs a statement and says how many rows it changed.
+    /// Runs a statement. Returns how many rows it changed.
     pub fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64> {
         self.count_write();
         match &self.backend {
@@ -121,7 +120,7 @@ impl Connection {
         Ok(found)
     }
 
-    /// Every row, one after the other.
+    /// Every row, one by one.
     pub fn for_each(
         &self,
         sql: &str,
@@ -131,7 +130,7 @@ impl Connection {
         self.visit(sql, params, &mut visit)
     }
 
-    /// Every row of a long answer, a part of it at a time; only in a transaction. `name` is no other scan's of it.
+    /// Every row of a long result, fetched in parts. Only in a transaction, with a `name` that is unique in it.
     pub fn scan(
         &self,
         name: &str,
@@ -144,16 +143,16 @@ impl Connection {
         }
     }
 
-    /// Numbers that the database gives by itself go on after the greatest that was put in.
-    pub fn count_on(&self, table: &str, column: &str) -> Result<()> {
+    /// Makes the database continue its own numbering after the greatest inserted number.
+    pub fn continue_sequence(&self, table: &str, column: &str) -> Result<()> {
         match &self.backend {
             Backend::Sqlite(_) => Ok(()),
-            Backend::Postgres(session) => session.count_on(table, column),
+            Backend::Postgres(session) => session.continue_sequence(table, column),
         }
     }
 
-    /// Every row whose column is one of `texts`. `select` ends with the column: `SELECT a FROM b WHERE b.id`. An
-    /// embedded database is asked once for each, a server once for all.
+    /// Every row whose column is one of `texts`. `select` ends with the column: `SELECT a FROM b WHERE b.id`. Runs one
+    /// statement for each text on an embedded database, and one for all on a server.
     pub fn each<'t, T>(
         &self,
         select: &str,
@@ -172,7 +171,7 @@ impl Connection {
         Ok(found)
     }
 
-    /// Puts in rows, in their order.
+    /// Inserts rows in order.
     pub fn insert<'p, R: IntoIterator<Item = Param<'p>>>(
         &self,
         insert: &Insert<'_>,
@@ -189,7 +188,7 @@ impl Connection {
         }
     }
 
-    /// How many statements were run on it that write.
+    /// How many writing statements ran on this connection.
     pub fn writes(&self) -> u64 {
         self.writes.get()
     }
@@ -206,21 +205,21 @@ impl Connection {
         }
     }
 
-    /// Runs `work` in a transaction in which no other process writes, and commits if it succeeds. After an error
-    /// nothing of it is in the database, unless it was the commit itself that got no answer.
+    /// Runs `work` in a transaction during which no other process writes, and commits if it succeeds. After an error it is
+    /// rolled back, unless the commit itself got no answer.
     pub fn write<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.batch(match &self.backend {
-            // What is loaded in the transaction can't be changed by another process before it is written.
+            // No other process can change the loaded rows before they are written.
             Backend::Sqlite(_) => "BEGIN IMMEDIATE",
-            // The same: readers are let through, other ledgers wait. With one writer at a time there are no deadlocks
-            // between batches, and numbers without gaps.
+            // The same: readers continue, other ledgers wait. One writer at a time means no deadlocks between batches, and
+            // numbers without gaps.
             Backend::Postgres(_) => "BEGIN; LOCK TABLE feed IN EXCLUSIVE MODE",
         })
         .inspect_err(|_| self.roll_back())?;
         self.finish(work)
     }
 
-    /// Runs `work`, which changes tables, in a transaction of its own; of several processes one at a time.
+    /// Runs `work`, which changes tables, in a transaction, in one process at a time.
     pub fn migrate<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.batch(match &self.backend {
             Backend::Sqlite(_) => "BEGIN IMMEDIATE",
@@ -230,7 +229,7 @@ impl Connection {
         self.finish(work)
     }
 
-    /// Runs `work` on one unchanging state of the database.
+    /// Runs `work` on a snapshot of the database.
     pub fn snapshot<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.batch(match &self.backend {
             Backend::Sqlite(_) => "BEGIN",
@@ -239,11 +238,11 @@ impl Connection {
         self.finish(work)
     }
 
-    /// The same for what reads whole tables: on a server no statement of it is cut off after some seconds.
-    pub fn survey<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    /// The same for reading whole tables: without the statement timeout.
+    pub fn long_snapshot<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.snapshot(|connection| {
             if let Backend::Postgres(session) = &connection.backend {
-                session.batch(postgres::UNHURRIED)?;
+                session.batch(postgres::NO_STATEMENT_TIMEOUT)?;
             }
             work(connection)
         })
@@ -255,11 +254,11 @@ impl Connection {
     }
 
     fn roll_back(&self) {
-        // Where it fails too, the connection is of no use any more, which is_usable tells.
+        // If this fails too, is_usable returns false.
         let _ = self.batch("ROLLBACK");
     }
 
-    /// Can further transactions begin on it.
+    /// Whether another transaction can begin on it.
     pub fn is_usable(&self) -> bool {
         match &self.backend {
             Backend::Sqlite(connection) => connection.is_autocommit(),
@@ -267,30 +266,34 @@ impl Connection {
         }
     }
 
-    /// Runs `work`, of which no statement may take longer than that.
-    pub fn within<T>(&mut self, time: Duration, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    /// Runs `work`, with a timeout for each of its statements.
+    pub fn with_timeout<T>(
+        &mut self,
+        time: Duration,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
         match &mut self.backend {
-            // It counts from here; the next one sets it anew.
-            Backend::Sqlite(connection) => sqlite::bound(connection, time)?,
-            Backend::Postgres(session) => session.bound(time)?,
+            // The time counts from here; the next call sets it again.
+            Backend::Sqlite(connection) => sqlite::set_timeout(connection, time)?,
+            Backend::Postgres(session) => session.set_timeout(time)?,
         }
         work(self)
     }
 
-    /// Fails where it does not lead to the database that takes writes any more, which it asks when it has not of late.
-    pub fn look(&self) -> Result<()> {
+    /// Fails if the connection no longer leads to the primary. Asks the server if the last check is too old.
+    pub fn check_primary(&self) -> Result<()> {
         match &self.backend {
             Backend::Sqlite(_) => Ok(()),
-            Backend::Postgres(session) => session.look(),
+            Backend::Postgres(session) => session.check_primary(),
         }
     }
 
-    /// True for the database that other processes change too, and that tells of it.
+    /// True if other processes can change the database, and notify this one.
     pub fn is_shared(&self) -> bool {
         matches!(self.backend, Backend::Postgres(_))
     }
 
-    /// What time it is by a server's clock.
+    /// The server's clock; `None` for an embedded database.
     pub fn clock(&self) -> Result<Option<Timestamp>> {
         let now = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
         match &self.backend {
@@ -299,7 +302,7 @@ impl Connection {
         }
     }
 
-    /// How the database keeps texts, where that was chosen when it was made.
+    /// The server's text encoding; `None` for an embedded database.
     pub fn encoding(&self) -> Result<Option<String>> {
         match &self.backend {
             Backend::Sqlite(_) => Ok(None),
@@ -309,19 +312,19 @@ impl Connection {
         }
     }
 
-    /// Tells other processes, once the transaction is committed, that something changed.
-    pub fn tell_news(&self) -> Result<()> {
+    /// Notifies other processes of a change when the transaction commits.
+    pub fn notify_changed(&self) -> Result<()> {
         match &self.backend {
             Backend::Sqlite(_) => Ok(()),
-            Backend::Postgres(session) => session.tell_news(),
+            Backend::Postgres(session) => session.notify_changed(),
         }
     }
 
-    /// Waits until another process tells that something changed, at most so long. Only where [`Connection::is_shared`].
-    pub fn wait_for_news(&self, at_most: Duration) -> Result<()> {
+    /// Waits for a notification of another process, at most this long. Only if [`Connection::is_shared`].
+    pub fn wait_for_notification(&self, at_most: Duration) -> Result<()> {
         match &self.backend {
             Backend::Sqlite(_) => Ok(()),
-            Backend::Postgres(session) => session.wait_for_news(at_most),
+            Backend::Postgres(session) => session.wait_for_notification(at_most),
         }
     }
 

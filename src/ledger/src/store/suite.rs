@@ -82,7 +82,7 @@ pub(crate) fn at(seconds: u64) -> Timestamp {
 pub(crate) fn new_tenant(amount: u64) -> tenants::Create {
     tenants::Create {
         tenant: Tenant {
-            id: moment::fresh_id("ten_", TenantId::parse).unwrap(),
+            id: moment::new_id("ten_", TenantId::parse).unwrap(),
             name: "Acme".to_owned(),
             tier: "pro".to_owned(),
             created_at: at(0),
@@ -90,7 +90,7 @@ pub(crate) fn new_tenant(amount: u64) -> tenants::Create {
             budget: None,
             version: 1,
         },
-        credits: Some((credits(amount), moment::fresh_id("trf_", TransferId::parse).unwrap())),
+        credits: Some((credits(amount), moment::new_id("trf_", TransferId::parse).unwrap())),
         actor: "adm_1".to_owned(),
         idempotency: None,
         now: at(0),
@@ -98,7 +98,7 @@ pub(crate) fn new_tenant(amount: u64) -> tenants::Create {
 }
 
 pub(crate) fn new_key(tenant_id: &TenantId) -> keys::Create {
-    let id = moment::fresh_id("key_", KeyId::parse).unwrap();
+    let id = moment::new_id("key_", KeyId::parse).unwrap();
     keys::Create {
         hash: KeyHash::of(id.as_str().as_bytes()),
         key: Key {
@@ -162,7 +162,7 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
 pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> Deliver {
     Deliver {
         report: Arc::new(Report {
-            batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
+            batch_id: moment::new_id("", BatchId::parse).unwrap(),
             envoy: "e1".to_owned(),
             settlements: vec![Settlement { reservation_id: ReservationId::parse(id).unwrap(), action }],
             decisions: Vec::new(),
@@ -445,7 +445,7 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
     let agent = Agent {
-        id: moment::fresh_id("agt_", AgentId::parse).unwrap(),
+        id: moment::new_id("agt_", AgentId::parse).unwrap(),
         tenant_id: tenant_id.clone(),
         name: "bot".to_owned(),
         created_at: at(1),
@@ -477,7 +477,7 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     let hash = KeyHash::of(b"secret");
     let credential = ServiceCredential {
         hash,
-        id: moment::fresh_id("adm_", CredentialId::parse).unwrap(),
+        id: moment::new_id("adm_", CredentialId::parse).unwrap(),
         kind: CredentialKind::Admin,
         name: "on call".to_owned(),
         role: Role::Auditor,
@@ -506,7 +506,7 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     let (old, new) = (KeyHash::of(b"old"), KeyHash::of(b"new"));
     let filter_key = ServiceCredential {
         hash: old,
-        id: moment::fresh_id("flt_", CredentialId::parse).unwrap(),
+        id: moment::new_id("flt_", CredentialId::parse).unwrap(),
         kind: CredentialKind::Filter,
         tenant_id: None,
         ..credential

@@ -1,4 +1,4 @@
-//! Tenants and what they hold.
+//! Tenants and their accounts.
 
 use super::handle::Store;
 use super::row::{Cursor, Table, columns};
@@ -20,7 +20,7 @@ columns!(Balance {
 });
 columns!(Holder { fixed: tenant_id; changing: ; });
 
-/// Whose accounts they are.
+/// The key of the accounts table.
 struct Holder {
     tenant_id: TenantId,
 }
@@ -71,7 +71,7 @@ impl Store {
         self.operators.read(read).await
     }
 
-    /// Tenants in the order they were made, after one.
+    /// Tenants, oldest first, after `after`.
     pub async fn tenants(
         &self,
         after: Option<TenantId>,

@@ -7,7 +7,7 @@ use protocol::{Credits, LeaseId, ReservationId, TenantId, Timestamp, TransferId}
 
 const TRANSFERS: Table<Line> = Table::new("transfers", &[]);
 
-/// As it is at rest.
+/// A transfer as stored.
 struct Line {
     id: Option<TransferId>,
     tenant_id: TenantId,

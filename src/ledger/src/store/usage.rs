@@ -1,4 +1,4 @@
-//! Sums of decisions, and the reports that are made of them.
+//! Sums of decisions, and reports on them.
 
 use super::handle::Store;
 use super::row::{Conditions, Table, columns};
@@ -38,26 +38,25 @@ pub struct UsageQuery {
     pub tool: Option<String>,
     /// Only with this outcome.
     pub outcome: Option<protocol::audit::Outcome>,
-    /// Hours that end after this.
+    /// Only hours that end after this.
     pub from: Option<Timestamp>,
-    /// Hours that begin before this.
+    /// Only hours that begin before this.
     pub to: Option<Timestamp>,
     /// Only groups after this one.
     pub after: Option<Group>,
-    /// At most so many groups.
+    /// Most groups in the answer.
     pub limit: u32,
 }
 
-/// What the rows of a sum have in common, as texts; the next page begins behind the last group of the one before.
+/// The values that a sum is grouped by. A page begins after the last group of the page before.
 pub type Group = Vec<String>;
 
-/// How many texts a group of usage has.
+/// Number of texts in a group of usage.
 pub const USAGE_TEXTS: usize = 5;
-/// How many texts a group of the shadow report has.
+/// Number of texts in a group of the shadow report.
 pub const SHADOW_TEXTS: usize = 3;
 
-/// Adds to a column of sums, up to what an integer can hold: a sum that can't be written would take all others of its
-/// transaction with it.
+/// Adds to a column of sums, and stops at the largest integer: an overflow would fail the whole transaction.
 macro_rules! added {
     ($column:literal) => {
         concat!(
@@ -90,9 +89,9 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
     USAGE.put_or(connection, ADDED, rows.usage.iter())
 }
 
-/// The conditions for the sums in question.
+/// The conditions of a query.
 fn asked(query: &UsageQuery) -> Conditions<'_> {
-    // An hour counts where it begins, so that no call is in two periods that touch.
+    // An hour belongs to the period in which it begins, so that adjacent periods don't overlap.
     let hour = |moment: Timestamp| Rows::usage_hour(moment.plus_millis(HOUR_MILLIS.saturating_sub(1)));
     let (first, end) = (query.from.map_or(0, hour), query.to.map_or(u64::MAX, hour));
     Conditions::new("hour >= ?", Param::number(first))
@@ -104,14 +103,14 @@ fn asked(query: &UsageQuery) -> Conditions<'_> {
         .and_if("outcome = ?", &query.outcome)
 }
 
-/// A sum that fails in neither database, however large: exact up to what credits can hold, and no more than that. The
-/// numbers of up to 53 bits are whole ones also among those with a fraction.
+/// A sum that overflows in neither database: capped at the largest credits, and exact below, because a double holds
+/// integers of up to 53 bits.
 fn sum(of: &str) -> String {
     let (sum, most) = (format!("sum(CAST({of} AS DOUBLE PRECISION))"), Credits::MAX);
     format!("CAST(CASE WHEN {sum} < {most} THEN {sum} ELSE {most} END AS BIGINT)")
 }
 
-/// The conditions for the groups that are on the page in question.
+/// The conditions of a query, after the last group of the page before.
 fn on_page<'q>(columns: &str, query: &'q UsageQuery) -> Conditions<'q> {
     let conditions = asked(query);
     let Some(after) = &query.after else { return conditions };
@@ -119,7 +118,7 @@ fn on_page<'q>(columns: &str, query: &'q UsageQuery) -> Conditions<'q> {
     conditions.and(&format!("({columns}) > ({places})"), after.iter().map(|text| Param::text(text)))
 }
 
-/// The first texts of a row.
+/// The group of a row: its first columns.
 fn group(row: &Row<'_>, texts: usize) -> Result<Group> {
     (0..texts).map(|column| row.get(column)).collect()
 }
@@ -141,8 +140,8 @@ fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<(Group, Usag
     let order = format!("GROUP BY {names}bucket ORDER BY {names}bucket LIMIT ?");
     let (page, params) = on_page(&columns, query).page(&order, rows_max);
     let select = format!("SELECT {columns}, bucket, {sums} FROM usage {page}");
-    // One row for each group and bucket, a group's rows one after the other: one pass over the table. The groups of the page
-    // are whole; what follows them is left out.
+    // One row for each group and bucket, sorted by group: one pass over the table. There are enough rows for all groups of
+    // the page; incomplete groups after them are left out.
     let mut sums: Vec<(Group, UsageRow, Histogram)> = Vec::new();
     connection.for_each(&select, &params, |row| {
         let group = group(row, USAGE_TEXTS)?;
@@ -167,7 +166,7 @@ fn usage(connection: &Connection, query: &UsageQuery) -> Result<Vec<(Group, Usag
     Ok(sums.into_iter().take(limit).map(finished).collect())
 }
 
-/// Nothing yet, of the group that a row is of.
+/// An empty sum for the group of a row.
 fn usage_of_group(row: &Row<'_>) -> Result<UsageRow> {
     let named = |column: usize| -> Result<Option<String>> {
         Ok(Some(row.get::<String>(column)?).filter(|text| !text.is_empty()))
@@ -205,12 +204,12 @@ fn shadow(connection: &Connection, query: &UsageQuery) -> Result<Vec<(Group, Sha
 }
 
 impl Store {
-    /// Sums of decisions, with their groups and in the order of these.
+    /// Sums of decisions, ordered by group.
     pub async fn usage(&self, query: UsageQuery) -> std::result::Result<Vec<(Group, UsageRow)>, Unavailable> {
         self.reports.read(move |connection| usage(connection, &query)).await
     }
 
-    /// What shadow rules would have refused, with their groups and in the order of these.
+    /// What shadow rules would have refused, ordered by group.
     pub async fn shadow(
         &self,
         query: UsageQuery,
@@ -219,7 +218,7 @@ impl Store {
     }
 }
 
-/// Credits from a sum of rows. A sum above what credits can hold shows as the most they can.
+/// Credits from a sum, at most [`Credits::MAX`].
 fn sum_of_credits(sum: u64) -> Credits {
     Credits::new(sum).unwrap_or(Credits::MAX)
 }

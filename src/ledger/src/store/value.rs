@@ -1,6 +1,6 @@
-//! What the crate's types are at rest. A new type of column has a line here.
+//! How the crate's types are stored in columns. A new type of column has a line here.
 
-use super::sql::{Broken, FromColumn, Kind, Param, ToParam};
+use super::sql::{FromColumn, InvalidColumn, Kind, Param, ToParam};
 use crate::model::credential::CredentialKind;
 use protocol::admin::{LeaseState, Role};
 use protocol::api_key::KeyHash;
@@ -13,9 +13,9 @@ use protocol::{
 };
 use serde_json::value::RawValue;
 
-type Read<T> = Result<T, Broken>;
+type Read<T> = Result<T, InvalidColumn>;
 
-/// Texts with a form of their own.
+/// Validated texts.
 macro_rules! texts {
     ($($text:ty),+ $(,)?) => {$(
         impl ToParam for $text {
@@ -28,7 +28,7 @@ macro_rules! texts {
 
         impl FromColumn<'_> for $text {
             fn from_column(column: Param<'_>) -> Read<Self> {
-                <$text>::try_from(String::from_column(column)?).map_err(Broken::because)
+                <$text>::try_from(String::from_column(column)?).map_err(InvalidColumn::because)
             }
         }
     )+};
@@ -47,7 +47,7 @@ texts!(
     TransferId,
 );
 
-/// One of a few words.
+/// Enums, stored by name.
 macro_rules! words {
     ($($word:ty),+ $(,)?) => {$(
         impl ToParam for $word {
@@ -62,7 +62,7 @@ macro_rules! words {
             fn from_column(column: Param<'_>) -> Read<Self> {
                 let text = String::from_column(column)?;
                 let known = <$word>::ALL.into_iter().find(|known| known.as_str() == text);
-                known.ok_or_else(|| Broken::because(format!("{text:?} is not known")))
+                known.ok_or_else(|| InvalidColumn::because(format!("{text:?} is not known")))
             }
         }
     )+};
@@ -70,14 +70,14 @@ macro_rules! words {
 
 words!(CredentialKind, LeaseState, Outcome, Role);
 
-/// What is written as JSON.
+/// Types that are stored as JSON.
 macro_rules! json {
     ($($json:ty),+ $(,)?) => {$(
         impl ToParam for $json {
             const KIND: Kind = Kind::Text;
 
             fn to_param(&self) -> Param<'_> {
-                // None of them fails. If one did, a row that can't be read is safer than one that says less.
+                // Serializing never fails here. If it did, an unreadable row is safer than a default.
                 Param::Text(serde_json::to_string(self).unwrap_or_else(|error| error.to_string()).into())
             }
         }
@@ -85,8 +85,8 @@ macro_rules! json {
         impl FromColumn<'_> for $json {
             fn from_column(column: Param<'_>) -> Read<Self> {
                 match column {
-                    Param::Text(text) => serde_json::from_str(&text).map_err(Broken::because),
-                    _ => Err(Broken::because("it is no text")),
+                    Param::Text(text) => serde_json::from_str(&text).map_err(InvalidColumn::because),
+                    _ => Err(InvalidColumn::because("it is not text")),
                 }
             }
         }
@@ -118,9 +118,9 @@ macro_rules! numbers {
 
 numbers! {
     Timestamp: |moment| moment.as_millis(), |millis| Ok(Timestamp::from_millis(millis));
-    Credits: |credits| credits.get(), |number| Credits::try_from(number).map_err(Broken::because);
+    Credits: |credits| credits.get(), |number| Credits::try_from(number).map_err(InvalidColumn::because);
     Month: |month| month.number().into(), |number| {
-        u32::try_from(number).map(Month::from_number).map_err(Broken::because)
+        u32::try_from(number).map(Month::from_number).map_err(InvalidColumn::because)
     };
 }
 

@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes all that waits, applies it in one transaction, and answers after the commit:
-//! one fsync for many callers (group commit).
+//! The writer thread. It applies all waiting operations in one transaction and answers after the commit: one fsync for
+//! many callers (group commit).
 
 use super::newest::Newest;
 use super::sql::{self, Connection, Purpose};
@@ -15,17 +15,17 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-/// At most so many operations in one transaction, so that the first of them does not wait for ever.
+/// Most operations in one transaction, which bounds how long the first one waits.
 const BATCH_MAX: usize = 1024;
 
-/// What the thread owns.
+/// The state of the thread.
 pub(super) struct Writer {
     database: Database,
     connection: Connection,
     queue: mpsc::Receiver<Box<dyn Work>>,
     newest: Arc<Newest>,
     metrics: Arc<Metrics>,
-    /// Writes fail; readiness looks at it too.
+    /// Writes fail. Readiness reads it too.
     failing: Arc<AtomicBool>,
 }
 
@@ -41,7 +41,7 @@ impl Writer {
         Writer { database: database.clone(), connection, queue, newest, metrics, failing }
     }
 
-    /// Runs until every sender is gone and the queue is empty.
+    /// Runs until all senders are dropped and the queue is empty.
     pub(super) fn run(mut self) {
         let mut batch: Vec<Box<dyn Work>> = Vec::with_capacity(BATCH_MAX);
         while self.queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
@@ -49,22 +49,22 @@ impl Writer {
         }
     }
 
-    /// Writes a batch and answers it. One that fails for what is in it is written in halves, down to the one operation
-    /// that can't be: its neighbours are not to suffer for it.
+    /// Writes a batch and answers it. A batch that fails because of its rows is split in halves, down to the one operation
+    /// that can't be stored, so that it does not fail the others.
     fn write(&mut self, mut batch: Vec<Box<dyn Work>>) {
         let began = Instant::now();
         let durable = match self.usable_connection().and_then(|connection| commit(connection, &mut batch)) {
             Ok(committed) => {
                 self.metrics.committed(batch.len(), began.elapsed(), &committed);
-                // Before the answers: who revoked a key and then asks the feed must find it there.
+                // Before the answers: a caller that revoked a key must find the change in the feed.
                 if let Some(newest) = committed.newest_change {
-                    self.newest.reached(newest);
+                    self.newest.raise_to(newest);
                 }
                 self.recovered(committed.is_written);
                 Ok(())
             }
-            // Where nothing else can be written either, asking again later is right.
-            Err(cause) if !cause.is_of_a_row() || !takes_other_rows(&self.connection) => {
+            // If no other row can be written either, the database is at fault and a retry may succeed.
+            Err(cause) if !cause.is_of_a_row() || !can_write_rows(&self.connection) => {
                 self.failed(&cause);
                 Err(Error::Unavailable(Unavailable::Failed))
             }
@@ -75,7 +75,7 @@ impl Writer {
             }
             Err(cause) if cause.is_unstorable() => {
                 self.metrics.operations_unstorable.inc();
-                error!(%cause, database = %self.database, "the database does not take a write, which is refused");
+                error!(%cause, database = %self.database, "the database rejects a write, which is refused");
                 Err(Error::Refused(Refusal::Unstorable))
             }
             Err(cause) => {
@@ -88,21 +88,20 @@ impl Writer {
         }
     }
 
-    /// The connection, opened anew where the last one was lost.
+    /// The connection, reopened if it was lost.
     fn usable_connection(&mut self) -> sql::Result<&Connection> {
-        if !self.connection.is_usable() || self.connection.look().is_err() {
+        if !self.connection.is_usable() || self.connection.check_primary().is_err() {
             self.connection = Connection::open(&self.database, Purpose::Write)?;
         }
         Ok(&self.connection)
     }
 
-    /// A transaction that wrote nothing also works on a full disk, so where there was none other, one is tried that
-    /// writes: the ledger's own housekeeping comes by each second.
+    /// An empty transaction succeeds even on a full disk, so recovery is reported only after a real write.
     fn recovered(&mut self, is_written: bool) {
         if !self.failing.load(Ordering::Relaxed) {
             return;
         }
-        if !is_written && self.connection.write(try_to_write).is_err() {
+        if !is_written && self.connection.write(rewrite_a_row).is_err() {
             return;
         }
         self.failing.store(false, Ordering::Relaxed);
@@ -117,26 +116,26 @@ impl Writer {
     }
 }
 
-/// Writes a row as it is.
-fn try_to_write(connection: &Connection) -> sql::Result<u64> {
+/// Writes a row unchanged.
+fn rewrite_a_row(connection: &Connection) -> sql::Result<u64> {
     connection.execute("UPDATE feed SET base = base", &[])
 }
 
-/// Writes a row of the audit trail, as almost every operation does, and takes it back.
-fn takes_other_rows(connection: &Connection) -> bool {
+/// Writes a row of the audit trail, as almost every operation does, and rolls back.
+fn can_write_rows(connection: &Connection) -> bool {
     let mut rows = Rows::default();
     rows.record(Event::new(Kind::Decision, Timestamp::from_millis(0), LEDGER, &()));
-    let mut is_taken = false;
-    // An error rolls back.
+    let mut is_written = false;
+    // The error makes the transaction roll back.
     let _ = connection.write(|connection| {
         save::save(connection, &rows)?;
-        is_taken = true;
-        Err::<(), _>(sql::Error::Row("it was a try".to_owned()))
+        is_written = true;
+        Err::<(), _>(sql::Error::Row("rolled back on purpose".to_owned()))
     });
-    is_taken
+    is_written
 }
 
-/// Applies a batch in one transaction. On an error nothing of it is in the database.
+/// Applies a batch in one transaction, which is rolled back after an error.
 pub(super) fn commit(connection: &Connection, batch: &mut [Box<dyn Work>]) -> sql::Result<Committed> {
     let mut needs = Needs::default();
     for work in batch.iter() {

@@ -1,6 +1,6 @@
-//! Answers that are given once and repeated: what an `Idempotency-Key` of the admin API means at rest.
+//! Answers that are stored and repeated for an `Idempotency-Key` of the admin API.
 //!
-//! Does not know HTTP. Never keeps a secret: for a created key the kept answer is the key's id alone.
+//! Knows no HTTP. Never stores a secret: for a created key it stores the id alone.
 
 use crate::model::replay::Idempotency;
 use crate::transaction::{Needs, Operation, Refusal, Rows};
@@ -8,22 +8,18 @@ use protocol::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How long an answer is kept: a week.
+/// How long an answer is stored: a week.
 pub const KEPT_SECONDS: u64 = 604_800;
 
-/// An operation whose answer is kept, so that asking again gives the same and changes nothing.
+/// An operation whose answer is stored, so that repeating it gives the same answer and changes nothing.
 pub struct Once<O: Operation, T> {
-    /// The operation.
     pub operation: O,
-    /// Under what the answer is kept, if at all.
     pub idempotency: Option<Idempotency>,
-    /// The answer as it is given and kept.
+    /// Makes the answer that is sent and stored.
     pub shown: fn(O::Answer, Timestamp) -> T,
-    /// When.
     pub now: Timestamp,
 }
 
-/// Whatever the answer is.
 impl<O: Operation, T> Clone for Once<O, T> {
     fn clone(&self) -> Once<O, T> {
         let Once { operation, idempotency, shown, now } = self;

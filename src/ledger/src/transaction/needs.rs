@@ -1,49 +1,47 @@
-//! Which rows a transaction's operations look at.
+//! The rows that a transaction's operations read.
 
 use crate::model::replay::ReplayKey;
 use protocol::{AgentId, EventId, KeyId, LeaseId, Month, ReservationId, TenantId, Timestamp};
 use std::collections::BTreeSet;
 
-/// The rows that a transaction's operations look at. Tenants and accounts of the keys, reservations and leases named here are
-/// loaded too, the parents of the keys, and the secrets of the keys in [`Needs::secrets_of`].
+/// The rows that a transaction's operations read. Tenants and accounts of the keys, reservations and leases named here are
+/// loaded too, and so are the keys' parents.
 #[derive(Debug, Default)]
 pub struct Needs {
     /// Tenants with their accounts.
     pub tenants: BTreeSet<TenantId>,
-    /// Keys.
     pub keys: BTreeSet<KeyId>,
     /// Keys with all their secrets.
     pub secrets_of: BTreeSet<KeyId>,
-    /// Of these keys, how many that they asked for live at a moment.
+    /// Parent keys, to count their live children at this time.
     pub children_of: BTreeSet<(KeyId, Timestamp)>,
-    /// Reservations, and which of them were given up before they were made.
+    /// Reservations, and whether they were voided before they were created.
     pub reservations: BTreeSet<ReservationId>,
-    /// Which of these events are known.
+    /// Events, to know which exist already.
     pub events: BTreeSet<EventId>,
-    /// Answers given under an `Idempotency-Key`.
+    /// Stored answers to `Idempotency-Key`s.
     pub replays: BTreeSet<ReplayKey>,
-    /// Pending reservations whose time is over at this moment, at most so many.
+    /// Pending reservations that are due at this time, and how many at most.
     pub due: Option<(Timestamp, u32)>,
     /// The version of the policy in force.
     pub policy: bool,
     /// All service credentials; they are few.
     pub service_credentials: bool,
-    /// Agents.
     pub agents: BTreeSet<AgentId>,
-    /// What these keys and their tenants spent in these months. For reservations named here or due, what their keys and
-    /// tenants spent in the month of their making is loaded too; and for leases, what their tenants spent in theirs.
+    /// Sums of these keys and their tenants in these months. For reservations and leases named here or due, the sums of the
+    /// month of their creation are loaded too.
     pub spending: BTreeSet<(KeyId, Month)>,
-    /// What these tenants spent in these months.
+    /// Sums of these tenants in these months.
     pub spending_of: BTreeSet<(TenantId, Month)>,
-    /// What these tenants and all of their keys spent in these months.
+    /// Sums of these tenants and all their keys in these months.
     pub spending_by_key: BTreeSet<(TenantId, Month)>,
-    /// Leases, and which of them were given up before they were opened.
+    /// Leases, and whether they were closed before they were opened.
     pub leases: BTreeSet<LeaseId>,
     /// Every open lease of these tenants.
     pub leases_of: BTreeSet<TenantId>,
     /// Every open lease of the tenants of these keys.
     pub leases_of_keys: BTreeSet<KeyId>,
-    /// Open leases whose time is over at this moment, at most so many.
+    /// Open leases that are due at this time, and how many at most.
     pub leases_due: Option<(Timestamp, u32)>,
     /// Every share of these limits of these keys.
     pub shares: BTreeSet<(KeyId, u32)>,
@@ -51,8 +49,8 @@ pub struct Needs {
     pub checkpoint: bool,
     /// The public keys that signed checkpoints.
     pub audit_keys: bool,
-    /// What is remembered of removals by age.
+    /// The state of retention.
     pub retention: bool,
-    /// All secrets of sessions.
+    /// All session secrets.
     pub session_secrets: bool,
 }

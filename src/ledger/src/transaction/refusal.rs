@@ -1,4 +1,4 @@
-//! Why the rules refuse an operation.
+//! Why an operation is refused.
 
 use crate::book;
 use protocol::key::KeyState;
@@ -7,13 +7,13 @@ use protocol::{CredentialId, Credits, KeyId, Month, PolicyVersion};
 /// Why the rules refused an operation. Nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The rules of money.
+    /// The rules of the book.
     Money(book::Refusal),
     /// No tenant has this id.
     TenantUnknown,
     /// No key has this id.
     KeyUnknown,
-    /// The key is not in use.
+    /// The key can't be used.
     KeyInactive(KeyState),
     /// The tenant has no agent with this id.
     AgentUnknown,
@@ -21,44 +21,39 @@ pub enum Refusal {
     ReservationUnknown,
     /// No credential of the kind has this id.
     AdminKeyUnknown,
-    /// This `Idempotency-Key` made this service credential or its secret before; that can't be shown again.
+    /// This `Idempotency-Key` already created this credential or its secret, which can't be shown again.
     AdminKeyExists(CredentialId),
-    /// It is the last credential that may do everything.
+    /// It is the last owner of the ledger.
     LastOwner,
-    /// Another policy is in force than the asker saw.
-    PolicyChanged {
-        /// Which.
-        version: PolicyVersion,
-    },
-    /// It is no longer what the asker saw.
+    /// Another policy is in force than the caller named.
+    PolicyChanged { version: PolicyVersion },
+    /// The row has another version than the caller named.
     ChangedSince {
         /// Its version now.
         version: u64,
     },
-    /// The month's budget has no room for it.
+    /// It would exceed the month's budget.
     BudgetSpent {
         /// Whose.
         payer: Payer,
         /// The budget.
         budget: Credits,
-        /// What is spent of it.
         spent: Credits,
-        /// Of which month.
         month: Month,
     },
-    /// This `Idempotency-Key` came before, with another body.
+    /// This `Idempotency-Key` was used before, with another body.
     IdempotencyKeyReused,
-    /// This `Idempotency-Key` made this key before; its secret can't be shown again.
+    /// This `Idempotency-Key` already created this key, whose secret can't be shown again.
     KeyExists(KeyId),
-    /// A key that another one asked for can't ask for keys.
+    /// An issued key can't request keys.
     KeyIsIssued,
-    /// The key that asks is held to other services.
+    /// The requesting key is restricted to other services.
     ServiceNotGranted,
-    /// So many keys that this one asked for live already.
+    /// The key has the maximum number of live children.
     TooManyChildren,
     /// The database already has its first credentials.
     AlreadyInitialised,
-    /// The database does not take one of its rows; the log has the cause.
+    /// The database refuses one of its rows; the log has the cause.
     Unstorable,
 }
 

@@ -1,4 +1,4 @@
-//! The rows that one transaction touches, in memory: loaded by a store, changed by operations, written by the store.
+//! The rows of one transaction, in memory: loaded by the store, changed by operations, written by the store.
 
 use super::{Refusal, Table};
 use crate::book::lease::Lease;
@@ -33,58 +33,52 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 pub struct JournalLine {
     /// What moved.
     pub transfer: Transfer,
-    /// Whose.
     pub tenant_id: TenantId,
     /// The reservation it belongs to.
     pub reservation_id: Option<ReservationId>,
     /// The lease it belongs to.
     pub lease_id: Option<LeaseId>,
-    /// Its own id, for a grant; the others are named by their reservation or lease, and kind.
+    /// The id of a grant or correction. Other transfers are identified by kind and reservation or lease.
     pub id: Option<TransferId>,
 }
 
-/// No call has more LLM tokens: what an upstream tells beyond it is summed as this, so that no sum can overflow. The
-/// audit trail has what was told.
+/// Most LLM tokens of one call that are added to the sums, so that no sum overflows. The audit trail has the reported
+/// number.
 const USAGE_TOKENS_PER_CALL_MAX: u64 = 1_000_000_000;
-/// Longest name of a tool by which usage is kept apart; what is longer is cut, in sums only.
+/// Longest tool name in sums of usage; a longer one is cut there.
 const USAGE_TOOL_CHARS_MAX: usize = 200;
-/// Milliseconds of an hour, by which usage is summed.
+/// Usage is summed by the hour.
 pub const HOUR_MILLIS: u64 = 3_600_000;
 
 /// The rows of one transaction.
 #[derive(Debug, Default)]
 pub struct Rows {
-    /// Tenants.
     pub tenants: Table<TenantId, Tenant>,
-    /// What tenants hold.
     pub accounts: Table<TenantId, Accounts>,
-    /// Keys.
     pub keys: Table<KeyId, Key>,
-    /// The parents of the keys here and of those whose reservations are here.
+    /// The parents of the keys of these rows and reservations.
     pub parents: BTreeMap<KeyId, KeyId>,
-    /// How many keys that a key asked for live.
+    /// How many live children a key has.
     pub children: BTreeMap<KeyId, u64>,
-    /// Secrets of keys, by hash.
     pub secrets: Table<KeyHash, Secret>,
-    /// Reservations.
     pub reservations: Table<ReservationId, Reservation>,
-    /// Reservations that were voided before they were made, and when.
+    /// Reservations that were voided before they were created, and when.
     pub reservations_given_up: Table<ReservationId, Timestamp>,
-    /// Leases. Put in by [`Rows::load_lease`] and [`Rows::add_lease`], which keep track of whose they are.
+    /// Only added by [`Rows::load_lease`] and [`Rows::add_lease`], which maintain `leases_of`.
     pub leases: Table<LeaseId, Lease>,
     leases_of: HashMap<TenantId, BTreeSet<LeaseId>>,
-    /// Leases that were given up before they were opened, and when.
+    /// Leases that were closed before they were opened, and when.
     pub leases_given_up: Table<LeaseId, Timestamp>,
-    /// Which leases were due when the rows were loaded.
+    /// The leases that were due when the rows were loaded.
     pub leases_due: Vec<LeaseId>,
-    /// Shares of limits. Put in by [`Rows::load_share`] and [`Rows::put_share`], which keep track of who shares what.
+    /// Only added by [`Rows::load_share`] and [`Rows::put_share`], which maintain `sharers`.
     pub shares: Table<ShareKey, Share>,
     sharers: HashMap<(KeyId, u32), BTreeSet<InstanceId>>,
-    /// Shares that ended before this, and leases and reservations given up that long ago, may go.
+    /// Delete shares that ended before this, and ids that were voided or closed before this.
     pub forget_ended_before: Option<Timestamp>,
-    /// Answers given under an `Idempotency-Key`.
+    /// Stored answers to `Idempotency-Key`s.
     pub replays: Table<ReplayKey, Replay>,
-    /// Which reservations were due when the rows were loaded.
+    /// The reservations that were due when the rows were loaded.
     pub due: Vec<ReservationId>,
     /// The version of the policy in force.
     pub policy: Option<PolicyVersion>,
@@ -92,9 +86,7 @@ pub struct Rows {
     pub policies: Vec<(PolicyVersion, String, Timestamp)>,
     /// Credentials of administrators and filters.
     pub service_credentials: Table<KeyHash, ServiceCredential>,
-    /// Agents.
     pub agents: Table<AgentId, Agent>,
-    /// What was spent in a month.
     pub spending: Table<SpendingKey, Credits>,
     /// The newest checkpoint of the audit trail, as it was loaded.
     pub newest_checkpoint: Option<CheckpointHead>,
@@ -102,21 +94,20 @@ pub struct Rows {
     pub checkpoints: Vec<Checkpoint>,
     /// The public keys that signed checkpoints, as they were loaded.
     pub audit_keys: BTreeSet<String>,
-    /// Such a key to add.
+    /// A public key to add.
     pub audit_key: Option<AuditKey>,
-    /// The secrets of sessions by their numbers, which grow.
+    /// Session secrets by their numbers, which ascend.
     pub session_secrets: BTreeMap<u64, SessionSecret>,
-    /// Such secrets to add.
+    /// Session secrets to add.
     pub new_session_secrets: Vec<(u64, SessionSecret)>,
-    /// The numbers of those that go.
+    /// Session secrets to delete, by number.
     pub forget_session_secrets: Vec<u64>,
-    /// Decisions that filters could not keep, to be added to those of before.
+    /// Dropped decisions to add to the total.
     pub decisions_dropped: u64,
-    /// What is remembered of removals by age.
     pub retention: RetentionState,
-    /// It is to be written.
+    /// Write `retention`.
     pub retention_changed: bool,
-    /// Batches of the audit trail whose rows go.
+    /// Batches of the audit trail whose rows are deleted.
     pub forget_audit: Option<OldBatches>,
     /// Transfers to add.
     pub journal: Vec<JournalLine>,
@@ -126,19 +117,19 @@ pub struct Rows {
     pub changes: Vec<(Change, Timestamp)>,
     /// Usage to add.
     pub usage: BTreeMap<UsageKey, UsageSum>,
-    /// Answers under an `Idempotency-Key` older than this may go.
+    /// Delete answers to `Idempotency-Key`s that are older than this.
     pub forget_replays_before: Option<Timestamp>,
-    /// Events that are known already, or since this transaction.
+    /// Ids of events that are in the database or were added by this transaction.
     pub known_events: HashSet<EventId>,
 }
 
 impl Rows {
-    /// Writes a fact into the audit trail.
+    /// Adds an event to the audit trail.
     pub fn record(&mut self, event: Event) {
         self.events.push(event);
     }
 
-    /// Writes a fact that has an id of its own, once. False if it is known.
+    /// Adds an event that has an id, once. False if it exists.
     pub fn record_once(&mut self, id: EventId, event: Event) -> bool {
         let new = self.known_events.insert(id.clone());
         if new {
@@ -147,12 +138,12 @@ impl Rows {
         new
     }
 
-    /// Tells the filters.
+    /// Adds a change to the feed that filters read.
     pub fn change(&mut self, change: Change, now: Timestamp) {
         self.changes.push((change, now));
     }
 
-    /// Writes transfers of a reservation into the journal.
+    /// Adds transfers of a reservation to the journal.
     pub fn journal(&mut self, reservation_id: &ReservationId, tenant_id: &TenantId, transfers: &[Transfer]) {
         self.journal.extend(transfers.iter().map(|transfer| JournalLine {
             transfer: *transfer,
@@ -163,7 +154,7 @@ impl Rows {
         }));
     }
 
-    /// Writes transfers of a lease into the journal.
+    /// Adds transfers of a lease to the journal.
     pub fn journal_lease(&mut self, lease_id: &LeaseId, tenant_id: &TenantId, transfers: &[Transfer]) {
         self.journal.extend(transfers.iter().map(|transfer| JournalLine {
             transfer: *transfer,
@@ -174,37 +165,37 @@ impl Rows {
         }));
     }
 
-    /// Puts in a lease that the database has.
+    /// Adds a lease that the database has.
     pub fn load_lease(&mut self, lease: Lease) {
         self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id.clone());
         self.leases.load(lease.id.clone(), lease);
     }
 
-    /// Puts in a new lease.
+    /// Adds a new lease.
     pub fn add_lease(&mut self, lease: Lease) {
         self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id.clone());
         self.leases.insert(lease.id.clone(), lease);
     }
 
-    /// The open leases of a tenant: all, if they were needed by [`Needs::leases_of`] or [`Needs::leases_of_keys`].
+    /// The loaded open leases of a tenant: all of them after [`Needs::leases_of`] or [`Needs::leases_of_keys`].
     pub fn open_leases(&self, tenant_id: &TenantId) -> impl Iterator<Item = &Lease> {
         let ids = self.leases_of.get(tenant_id).into_iter().flatten();
         ids.filter_map(|id| self.leases.get(id)).filter(|lease| lease.state == LeaseState::Open)
     }
 
-    /// Puts in a share that the database has.
+    /// Adds a share that the database has.
     pub fn load_share(&mut self, at: ShareKey, share: Share) {
         self.sharers.entry((at.key_id.clone(), at.limit_id)).or_default().insert(at.instance.clone());
         self.shares.load(at, share);
     }
 
-    /// Puts in a share, or another in its place.
+    /// Adds or replaces a share.
     pub fn put_share(&mut self, at: ShareKey, share: Share) {
         self.sharers.entry((at.key_id.clone(), at.limit_id)).or_default().insert(at.instance.clone());
         self.shares.insert(at, share);
     }
 
-    /// Who has a share of a key's limit, and what it is.
+    /// The shares of a key's limit, by Envoy.
     pub fn shares_of(&self, key_id: &KeyId, limit_id: u32) -> impl Iterator<Item = (&InstanceId, &Share)> {
         let instances = self.sharers.get(&(key_id.clone(), limit_id)).into_iter().flatten();
         let key_id = key_id.clone();
@@ -214,20 +205,20 @@ impl Rows {
         })
     }
 
-    /// What decides whether a key among these rows may be used. Its parent is loaded with it.
+    /// Whether a loaded key may be used, considering its tenant and its parent, which are loaded with it.
     pub fn life(&self, key: &Key) -> Life {
         let tenant = self.tenants.get(&key.tenant_id);
         let own = key.life(tenant.is_some_and(|tenant| tenant.suspended_at.is_some()));
         self.parent_life(key).map_or(own, |parent| own.within(parent))
     }
 
-    /// How long the parent of a key among these rows lives, as far as the parent itself says.
+    /// Whether the parent of a loaded key may be used.
     pub fn parent_life(&self, key: &Key) -> Option<Life> {
         let link = key.parent.as_ref()?;
         Some(self.keys.get(&link.key_id).map_or(Life::OVER, |parent| parent.life(false)))
     }
 
-    /// Adds a decision to the sums of its hour. A clock ahead of the ledger's can't make usage in the future.
+    /// Adds a decision to the sums of its hour, at most the current one: an Envoy's fast clock can't add usage to the future.
     pub fn count(&mut self, decision: &Decision, now: Timestamp) {
         let text = |id: Option<&str>| id.unwrap_or_default().to_owned();
         let key = UsageKey {
@@ -243,13 +234,13 @@ impl Rows {
         let sum = self.usage.entry(key).or_default();
         sum.calls = sum.calls.saturating_add(1);
         sum.credits = sum.credits.saturating_add(decision.credits.get());
-        let told = decision.usage_tokens.unwrap_or_default();
-        let counted = |told: Option<u64>| told.unwrap_or_default().min(USAGE_TOKENS_PER_CALL_MAX);
-        sum.input_usage_tokens = sum.input_usage_tokens.saturating_add(counted(told.input));
-        sum.output_usage_tokens = sum.output_usage_tokens.saturating_add(counted(told.output));
+        let reported = decision.usage_tokens.unwrap_or_default();
+        let counted = |reported: Option<u64>| reported.unwrap_or_default().min(USAGE_TOKENS_PER_CALL_MAX);
+        sum.input_usage_tokens = sum.input_usage_tokens.saturating_add(counted(reported.input));
+        sum.output_usage_tokens = sum.output_usage_tokens.saturating_add(counted(reported.output));
     }
 
-    /// Adds counted decisions to the sums of their hour. How long each took is not known.
+    /// Adds counted decisions to the sums of their hour. Their latencies are unknown.
     pub fn count_many(&mut self, counted: &Counted, now: Timestamp) {
         let key = UsageKey {
             hour: Rows::usage_hour(counted.minute.min(now)),
@@ -265,7 +256,7 @@ impl Rows {
         sum.calls = sum.calls.saturating_add(counted.count);
     }
 
-    /// The answer that was given under this `Idempotency-Key`, if any.
+    /// The stored answer to this `Idempotency-Key`.
     pub fn replay<T: DeserializeOwned>(
         &self,
         idempotency: &Option<Idempotency>,
@@ -274,49 +265,49 @@ impl Rows {
         match self.replays.get(&idempotency.at) {
             None => Ok(None),
             Some(replay) if replay.body == idempotency.body => {
-                // An answer that an older release wrote and this one can't read is as good as another body.
+                // An older release may have stored an answer that this one can't read.
                 serde_json::from_str(&replay.answer).map(Some).map_err(|_| Refusal::IdempotencyKeyReused)
             }
             Some(_) => Err(Refusal::IdempotencyKeyReused),
         }
     }
 
-    /// Keeps the answer for this `Idempotency-Key`.
+    /// Stores the answer to this `Idempotency-Key`.
     pub fn keep_answer(&mut self, idempotency: Option<Idempotency>, answer: String, now: Timestamp) {
         if let Some(Idempotency { at, body }) = idempotency {
             self.replays.insert(at, Replay { body, answer, created_at: now });
         }
     }
 
-    /// Keeps an answer that serializes.
+    /// Stores an answer as JSON.
     pub fn keep_answer_as_json(
         &mut self,
         idempotency: Option<Idempotency>,
         answer: &impl Serialize,
         now: Timestamp,
     ) {
-        // An answer that can't be written is not kept; then the same request again is a new one. It always can.
+        // Serializing never fails here. If it did, a repeated request would count as new.
         if let Ok(answer) = serde_json::to_string(answer) {
             self.keep_answer(idempotency, answer, now);
         }
     }
 
-    /// Begin of the hour in which usage of `moment` is summed, in hours since the epoch.
+    /// The hour in which usage of `moment` is summed, in hours since the epoch.
     pub fn usage_hour(moment: Timestamp) -> u64 {
         moment.as_millis() / HOUR_MILLIS
     }
 
-    /// Outcomes of the decisions that this transaction added, for metrics.
+    /// Decisions by outcome that this transaction added, for metrics.
     pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.usage.iter().map(|(key, sum)| (key.outcome.as_str(), sum.calls))
     }
 
-    /// Credits of reservations that this transaction found not accounted for, for metrics.
+    /// Credits of reservations that this transaction expired, for metrics.
     pub fn credits_unaccounted(&self) -> u64 {
         self.credits_moved(TransferKind::Unaccounted)
     }
 
-    /// Credits on leases that this transaction found not accounted for, for metrics.
+    /// Credits of leases that this transaction expired, for metrics.
     pub fn credits_lost(&self) -> u64 {
         self.credits_moved(TransferKind::LeaseLost)
     }
@@ -326,7 +317,7 @@ impl Rows {
         moved.fold(0, |sum, line| sum.saturating_add(line.transfer.credits.get()))
     }
 
-    /// How often this transaction called credits back, for metrics.
+    /// Recalls by this transaction, for metrics.
     pub fn recalls(&self) -> u64 {
         let recalls = self.changes.iter().filter(|(change, _)| matches!(change, Change::Recall { .. }));
         u64::try_from(recalls.count()).unwrap_or(u64::MAX)

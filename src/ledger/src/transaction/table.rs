@@ -1,4 +1,4 @@
-//! A part of a database table in memory, which remembers what was changed.
+//! A part of a database table in memory, with dirty flags.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -22,22 +22,22 @@ impl<K, V> Default for Table<K, V> {
 }
 
 impl<K: Eq + Hash, V> Table<K, V> {
-    /// Puts in a row that the database has.
+    /// Adds a row that the database has.
     pub fn load(&mut self, key: K, row: V) {
         self.slots.insert(key, Slot { row, is_dirty: false });
     }
 
-    /// Puts in a row, or another in its place.
+    /// Adds or replaces a row.
     pub fn insert(&mut self, key: K, row: V) {
         self.slots.insert(key, Slot { row, is_dirty: true });
     }
 
-    /// Looks at a row.
+    /// A row, to read it.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.slots.get(key).map(|slot| &slot.row)
     }
 
-    /// Looks at a row in order to change it.
+    /// A row, to change it: marks it dirty.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.slots.get_mut(key).map(|slot| {
             slot.is_dirty = true;
@@ -45,24 +45,24 @@ impl<K: Eq + Hash, V> Table<K, V> {
         })
     }
 
-    /// True without any row.
+    /// True if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Every row, in no order.
+    /// All rows, in no order.
     pub fn rows(&self) -> impl Iterator<Item = (&K, &V)> {
         self.slots.iter().map(|(key, slot)| (key, &slot.row))
     }
 
-    /// Every row, to change those for which `change` returns true.
+    /// Calls `change` on all rows, and marks those dirty for which it returns true.
     pub fn change_each(&mut self, mut change: impl FnMut(&K, &mut V) -> bool) {
         for (key, slot) in &mut self.slots {
             slot.is_dirty |= change(key, &mut slot.row);
         }
     }
 
-    /// Every row that the database does not have as it is, in the keys' order: that is kindest to a B-tree.
+    /// The changed rows in key order, which a B-tree writes fastest.
     pub fn dirty(&self) -> Vec<(&K, &V)>
     where
         K: Ord,

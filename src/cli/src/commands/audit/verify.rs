@@ -14,21 +14,21 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// An export; without one the ledger is asked for its whole trail
+    /// An export; by default the whole trail is fetched from the ledger
     file: Option<PathBuf>,
-    /// What was sealed on this day only, where the ledger is asked
+    /// Only rows sealed on this day, if the trail is fetched from the ledger
     #[arg(long, conflicts_with = "file")]
     day: Option<String>,
-    /// Trust checkpoints that this key signed; give it again for another one
+    /// Trust checkpoints signed with this key; may be repeated
     ///
-    /// In a file no others are trusted then. Where the ledger is asked, the key that it signs with now is trusted too, and
-    /// no other: not those that its database lists, as who can write there can list one.
+    /// For a file, only these keys are trusted. For the ledger, its current signing key is trusted too, but not other keys
+    /// that its database lists, because whoever can write to the database can add one.
     #[arg(long, value_name = "HEX")]
     public_key: Vec<String>,
-    /// The hash of a checkpoint, from an earlier verification, that must be in it
+    /// The hash of a checkpoint, from an earlier verification, that must be in the trail
     ///
-    /// Nothing else tells a trail whose newest part was cut off from one that ended there: keep the last checkpoint of
-    /// each verification elsewhere, and give it to the next.
+    /// Only this detects that the newest part of a trail was cut off: store the last checkpoint of each verification
+    /// elsewhere, and give it to the next.
     #[arg(long, value_name = "HASH", value_parser = digest)]
     checkpoint: Option<Digest>,
 }
@@ -48,7 +48,7 @@ impl Arguments {
                 let summary = of_file(file, verifier)?;
                 if !is_pinned {
                     output::note(
-                        "No --public-key was given: compare the keys below with those of the ledger.",
+                        "Without --public-key any key is trusted: compare the keys below with those of the ledger.",
                     );
                 }
                 summary
@@ -62,15 +62,15 @@ impl Arguments {
         };
         if self.checkpoint.is_none() {
             output::note(
-                "Keep the last checkpoint elsewhere: the next verification with --checkpoint finds out if what was \
-                 newest was cut off.",
+                "Store the last checkpoint elsewhere, and give it to the next verification with --checkpoint: that detects \
+                 a trail whose newest part was cut off.",
             );
         }
-        tell(&summary, connection.json)
+        print(&summary, connection.json)
     }
 }
 
-fn found(fault: Fault) -> anyhow::Error {
+fn fault(fault: Fault) -> anyhow::Error {
     anyhow::Error::new(fault).context("the audit trail is not as it was sealed")
 }
 
@@ -79,23 +79,23 @@ fn of_file(file: &Path, mut verifier: Verifier) -> anyhow::Result<Summary> {
     let mut reader = BufReader::new(File::open(file).with_context(unreadable)?);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).with_context(unreadable)? > 0 {
-        verifier.line(line.strip_suffix(b"\n").unwrap_or(&line)).map_err(found)?;
+        verifier.line(line.strip_suffix(b"\n").unwrap_or(&line)).map_err(fault)?;
         line.clear();
     }
-    verifier.finish().map_err(found)
+    verifier.finish().map_err(fault)
 }
 
 async fn of_ledger(ledger: &Client, day: Option<&str>, mut verifier: Verifier) -> anyhow::Result<Summary> {
     let mut export = ledger.export_audit(day).await?;
     while let Some(lines) = export.piece().await? {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            verifier.line(line.strip_suffix(b"\n").unwrap_or(line)).map_err(found)?;
+            verifier.line(line.strip_suffix(b"\n").unwrap_or(line)).map_err(fault)?;
         }
     }
-    verifier.finish().map_err(found)
+    verifier.finish().map_err(fault)
 }
 
-fn tell(summary: &Summary, json: bool) -> anyhow::Result<()> {
+fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {
     let Summary { rows, unsealed, checkpoints, day, removed, decisions_dropped, head, public_keys } = summary;
     if json {
         return output::json(&serde_json::json!({
@@ -108,16 +108,16 @@ fn tell(summary: &Summary, json: bool) -> anyhow::Result<()> {
     Ok(output::fields(&[
         ("of", of),
         ("rows", format!("{rows}, all as they were sealed")),
-        ("of these not sealed yet", unsealed.to_string()),
+        ("not sealed yet", unsealed.to_string()),
         ("checkpoints", checkpoints.to_string()),
-        ("removed by age up to row", removed.to_string()),
-        ("decisions lost by filters", decisions_dropped.to_string()),
+        ("removed up to row", removed.to_string()),
+        ("decisions dropped", decisions_dropped.to_string()),
         ("last checkpoint", output::or_dash(*head)),
         ("signed by", keys.join(" ")),
     ])?)
 }
 
-/// Writes an export as it comes. A file that is not whole does not stay.
+/// Writes an export while it arrives. Removes an incomplete file.
 pub async fn export(ledger: &Client, day: Option<&str>, to: Option<&Path>) -> anyhow::Result<()> {
     let export = ledger.export_audit(day).await?;
     let Some(path) = to else {
@@ -125,7 +125,7 @@ pub async fn export(ledger: &Client, day: Option<&str>, to: Option<&Path>) -> an
     };
     let unwritable = || format!("{} can't be written", path.display());
     let mut file = File::create(path).with_context(unwritable)?;
-    // A pipe or a device is nothing to keep or to remove.
+    // A pipe or a device can't be synced or removed.
     let is_regular = file.metadata().with_context(unwritable)?.is_file();
     let copied = async {
         copy(export, &mut file, unwritable).await?;
@@ -136,7 +136,7 @@ pub async fn export(ledger: &Client, day: Option<&str>, to: Option<&Path>) -> an
     }
     .await;
     if copied.is_err() && is_regular {
-        std::fs::remove_file(path).with_context(|| format!("{} is not whole, remove it", path.display()))?;
+        std::fs::remove_file(path).with_context(|| format!("{} is incomplete, remove it", path.display()))?;
     }
     copied
 }

@@ -1,19 +1,19 @@
-//! What differs between two documents, by path.
+//! The differences between two documents, by path.
 
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// One place where they differ.
+/// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// Such as `tiers.pro.limits[0].permits`.
     pub path: String,
-    /// What was there; absent where nothing was.
+    /// The old value, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Value>,
-    /// What is there now; absent where nothing is.
+    /// The new value, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
 }
@@ -30,7 +30,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// Every place, in the documents' order of keys.
+/// All differences, in the documents' order of keys.
 pub fn changes(before: &Value, after: &Value) -> Vec<Change> {
     let mut found = Vec::new();
     compare(String::new(), Some(before), Some(after), &mut found);

@@ -276,11 +276,11 @@ impl World {
     fn deliver(&mut self, id: u8, sent: &Statement, now: Timestamp) -> Result<(), TestCaseError> {
         let expected = self.model.get_mut(&id).unwrap().deliver(sent, now.as_millis());
         let until = now.plus_seconds(TTL);
-        let step = account(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
+        let step = apply_statement(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
         prop_assert_eq!(self.keep(step), expected, "{:?}", sent);
         // The same again moves nothing.
         let (before, moved) = (self.accounts, self.journal.len());
-        let again = account(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
+        let again = apply_statement(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
         prop_assert_eq!(self.keep(again), expected, "again {:?}", sent);
         prop_assert_eq!((self.accounts, self.journal.len()), (before, moved));
         Ok(())
@@ -367,16 +367,16 @@ fn a_lost_lease_is_charged_whole_and_set_right_by_its_last_account_alone() {
     let mut lost = lease(1, 40, at(0));
     open(&mut accounts, &lost, at(0)).unwrap();
     let first = account_of(&lost, 1, 10, false);
-    account(&mut accounts, &mut lost, &first, at(6), at(1)).unwrap();
+    apply_statement(&mut accounts, &mut lost, &first, at(6), at(1)).unwrap();
     assert_eq!(lose(&mut accounts, &mut lost, at(5)), Ok(Step::Repeated));
     lose(&mut accounts, &mut lost, at(6)).unwrap();
     assert_eq!((numbers(&accounts), lost.lost()), ([60, 0, 40], amount(30)));
     // It may be older than what was spent after it.
     let late = account_of(&lost, 2, 15, false);
-    assert_eq!(account(&mut accounts, &mut lost, &late, at(12), at(7)), Ok(Step::Changed));
+    assert_eq!(apply_statement(&mut accounts, &mut lost, &late, at(12), at(7)), Ok(Step::Changed));
     assert_eq!((numbers(&accounts), lost.lost()), ([60, 0, 40], amount(25)));
     let last = account_of(&lost, 3, 25, true);
-    account(&mut accounts, &mut lost, &last, at(13), at(8)).unwrap();
+    apply_statement(&mut accounts, &mut lost, &last, at(13), at(8)).unwrap();
     assert_eq!((numbers(&accounts), lost.lost(), lost.state), ([75, 0, 25], amount(0), LeaseState::Closed));
 }
 
@@ -386,12 +386,12 @@ fn more_than_a_lease_held_or_spent_after_its_end_is_refused() {
     let mut closed = lease(1, 40, at(0));
     open(&mut accounts, &closed, at(0)).unwrap();
     let above = account_of(&closed, 1, 41, false);
-    let refused = account(&mut accounts, &mut closed, &above, at(6), at(1));
+    let refused = apply_statement(&mut accounts, &mut closed, &above, at(6), at(1));
     assert_eq!(refused, Err(Refusal::AboveLease { granted: amount(40) }));
     let last = account_of(&closed, 1, 30, true);
-    account(&mut accounts, &mut closed, &last, at(6), at(1)).unwrap();
+    apply_statement(&mut accounts, &mut closed, &last, at(6), at(1)).unwrap();
     let more = account_of(&closed, 2, 31, true);
-    assert_eq!(account(&mut accounts, &mut closed, &more, at(6), at(1)), Err(Refusal::LeaseEnded));
+    assert_eq!(apply_statement(&mut accounts, &mut closed, &more, at(6), at(1)), Err(Refusal::LeaseEnded));
     assert_eq!(numbers(&accounts), [70, 0, 30]);
 }
 
@@ -402,11 +402,11 @@ fn what_an_administrator_gave_back_by_hand_is_not_given_back_again() {
         let mut lease = lease(1, 40, at(0));
         open(&mut accounts, &lease, at(0)).unwrap();
         let spent = account_of(&lease, 1, 30, false);
-        account(&mut accounts, &mut lease, &spent, at(6), at(1)).unwrap();
+        apply_statement(&mut accounts, &mut lease, &spent, at(6), at(1)).unwrap();
         correct(&mut accounts, Direction::Refund, amount(25), at(1)).unwrap();
         // 20 of the 30 were not spent after all, but only 5 are still charged.
         let less = account_of(&lease, 2, 10, closes);
-        account(&mut accounts, &mut lease, &less, at(6), at(2)).unwrap();
+        apply_statement(&mut accounts, &mut lease, &less, at(6), at(2)).unwrap();
         assert_eq!(accounts.balance().posted, Credits::ZERO);
         assert_eq!(lease.spent, amount(25));
         assert_eq!(numbers(&accounts), if closes { [100, 0, 0] } else { [85, 15, 0] });

@@ -53,8 +53,8 @@ pub(super) async fn create(
         let detail = "tenant_id: the credential is held to a tenant, and can make only keys held to the same";
         return Err(Refused::new(Code::Forbidden, detail));
     }
-    let secret = moment::fresh_secret(Kind::Admin)?;
-    let id = moment::fresh_id("adm_", CredentialId::parse)?;
+    let secret = moment::new_secret(Kind::Admin)?;
+    let id = moment::new_id("adm_", CredentialId::parse)?;
     let CreateAdminKey { name, role, tenant_id } = create;
     let hash = KeyHash::of(secret.as_bytes());
     let credential =

@@ -47,7 +47,7 @@ pub(super) async fn create(
     check::name(&create.name)?;
     of_own_tenant(&caller, &create.tenant_id)?;
     let agent = Agent {
-        id: moment::fresh_id("agt_", AgentId::parse)?,
+        id: moment::new_id("agt_", AgentId::parse)?,
         tenant_id: create.tenant_id,
         name: create.name,
         created_at: moment::now(),

@@ -58,8 +58,8 @@ pub(super) async fn create(
     Submitted { body: create, idempotency }: Submitted<CreateFilterKey>,
 ) -> Result<(StatusCode, Json<FilterKeyWithSecret>), Refused> {
     check::name(&create.name)?;
-    let secret = moment::fresh_secret(Kind::Filter)?;
-    let id = moment::fresh_id("flt_", CredentialId::parse)?;
+    let secret = moment::new_secret(Kind::Filter)?;
+    let id = moment::new_id("flt_", CredentialId::parse)?;
     let hash = KeyHash::of(secret.as_bytes());
     let credential = ServiceCredential::new(
         hash,
@@ -109,7 +109,7 @@ pub(super) async fn rotate(
 ) -> Result<Json<FilterKeyWithSecret>, Refused> {
     check::grace(rotate.grace_seconds)?;
     rotate.reason.as_deref().map_or(Ok(()), check::reason)?;
-    let secret = moment::fresh_secret(Kind::Filter)?;
+    let secret = moment::new_secret(Kind::Filter)?;
     let operation = credentials::Rotate {
         id,
         hash: KeyHash::of(secret.as_bytes()),

@@ -67,9 +67,9 @@ pub(super) async fn create(
     let now = moment::now();
     check::key(&create, now)?;
     of_own_tenant(&caller, &create.tenant_id)?;
-    let secret = moment::fresh_secret(Kind::Agent)?;
+    let secret = moment::new_secret(Kind::Agent)?;
     let key = key::Key {
-        id: moment::fresh_id("key_", KeyId::parse)?,
+        id: moment::new_id("key_", KeyId::parse)?,
         tenant_id: create.tenant_id,
         name: create.name,
         scopes: create.scopes,
@@ -203,7 +203,7 @@ pub(super) async fn rotate(
     check::grace(rotate.grace_seconds)?;
     rotate.reason.as_deref().map_or(Ok(()), check::reason)?;
     let key_id = found(&service, &caller, id).await?.key.id;
-    let secret = moment::fresh_secret(Kind::Agent)?;
+    let secret = moment::new_secret(Kind::Agent)?;
     let now = moment::now();
     let operation = keys::Rotate {
         key_id,

@@ -91,11 +91,11 @@ pub(super) async fn create(
     check_tier(&service, &create.tier)?;
     let now = moment::now();
     let credits = match create.credits {
-        Some(credits) => Some((credits, moment::fresh_id("trf_", TransferId::parse)?)),
+        Some(credits) => Some((credits, moment::new_id("trf_", TransferId::parse)?)),
         None => None,
     };
     let tenant = tenant::Tenant {
-        id: moment::fresh_id("ten_", TenantId::parse)?,
+        id: moment::new_id("ten_", TenantId::parse)?,
         name: create.name,
         tier: create.tier,
         created_at: now,
@@ -237,7 +237,7 @@ pub(super) async fn grant(
         tenant_id,
         amount: grant.amount,
         reason: grant.reason,
-        id: moment::fresh_id("trf_", TransferId::parse)?,
+        id: moment::new_id("trf_", TransferId::parse)?,
         actor: caller.id(),
         idempotency,
         now: moment::now(),
@@ -270,7 +270,7 @@ pub(super) async fn correct(
         direction: correct.direction,
         amount: correct.amount,
         reason: correct.reason,
-        id: moment::fresh_id("trf_", TransferId::parse)?,
+        id: moment::new_id("trf_", TransferId::parse)?,
         actor: caller.id(),
         idempotency,
         now: moment::now(),

@@ -34,12 +34,12 @@ pub(super) async fn issue(
     }
     let unknown = || Refused::new(Code::KeyInactive, "no key has this hash");
     let parent = service.store.key_by_hash(request.parent).await?.ok_or_else(unknown)?;
-    let secret = moment::fresh_secret(Kind::Agent)?;
+    let secret = moment::new_secret(Kind::Agent)?;
     let operation = Issue {
         request,
         parent_id: parent.key.id,
-        key_id: moment::fresh_id("key_", KeyId::parse)?,
-        agent_id: moment::fresh_id("agt_", AgentId::parse)?,
+        key_id: moment::new_id("key_", KeyId::parse)?,
+        agent_id: moment::new_id("agt_", AgentId::parse)?,
         hash: KeyHash::of(secret.as_bytes()),
         filter: caller.id(),
         now: moment::now(),

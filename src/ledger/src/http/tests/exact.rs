@@ -87,7 +87,7 @@ impl Envoy {
             return;
         }
         let recalls = self.recalls.load(Ordering::SeqCst);
-        let id = moment::fresh_name("");
+        let id = moment::new_name("");
         let ask = json!({"lease_id": id, "tenant_id": self.tenant, "credits": LEASE_CREDITS, "price": 1});
         let granted = self.round(&json!({"asks": [ask]})).await["leases"][0]["credits"].as_u64().unwrap();
         if granted > 0 {
@@ -114,7 +114,7 @@ impl Envoy {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let id = moment::fresh_name("");
+            let id = moment::new_name("");
             let answer = self.bench.reserve(&id, &self.key, 1).await;
             if answer.status() == StatusCode::PAYMENT_REQUIRED {
                 // Also said where an Envoy on a machine that stands still does not return its lease in time.

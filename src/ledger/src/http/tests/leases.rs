@@ -52,7 +52,7 @@ impl Bench {
         let (mut quickest, mut told) = (Duration::MAX, Value::Null);
         for _ in 0..5 {
             let began = Instant::now();
-            let answer = self.reserve(&moment::fresh_name(""), key, credits).await;
+            let answer = self.reserve(&moment::new_name(""), key, credits).await;
             told = expect(answer, StatusCode::PAYMENT_REQUIRED).await;
             quickest = quickest.min(began.elapsed());
         }
@@ -222,7 +222,7 @@ async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them(
         let (key, _) = bench.key(&tenant).await;
         let (lease, next) = (format!("l{round}"), format!("next{round}"));
         assert_eq!(bench.ask("i1", &lease, &tenant, 100).await, 25);
-        expect(bench.reserve(&moment::fresh_name(""), &key, 75).await, StatusCode::CREATED).await;
+        expect(bench.reserve(&moment::new_name(""), &key, 75).await, StatusCode::CREATED).await;
         let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
         let returns = async {
             let feed = bench.get(&format!("/filter/v1/changes?after={after}&wait_ms=20000")).await;
@@ -232,7 +232,7 @@ async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them(
                 json!({"asks": [ask(&next, &tenant, 8, 1)], "accounts": [account(&lease, 1, 5, true)]});
             bench.round("i1", &parts).await["leases"][0]["credits"].clone()
         };
-        let id = moment::fresh_name("");
+        let id = moment::new_name("");
         let (answer, lent) = tokio::join!(bench.reserve(&id, &key, 20), returns);
         if answer.status() == StatusCode::CREATED || round == ROUNDS_MAX {
             break (tenant, key, answer, lent);
@@ -304,7 +304,7 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
             }
             bench.account("i1", &lease, 1, 40, true).await;
         };
-        let id = moment::fresh_name("");
+        let id = moment::new_name("");
         let (answer, ()) = tokio::join!(bench.reserve(&id, &key, 50), returns);
         if answer.status() == StatusCode::CREATED || round == ROUNDS_MAX {
             break (tenant, key, path, lease, answer);

@@ -128,7 +128,7 @@ impl Things {
         let mut decision = super::decision("allowed", &key, &tenant, "search", 1);
         decision["agent_id"] = json!(agent);
         decision["would_deny"] = json!("rate_limited");
-        let batch = json!({"batch_id": moment::fresh_name(""), "envoy": "e1", "decisions": [decision]});
+        let batch = json!({"batch_id": moment::new_name(""), "envoy": "e1", "decisions": [decision]});
         bench.post("/filter/v1/report", batch, StatusCode::OK).await;
         Things { tenant, key, agent, lease, reservation, admin, filter, secret }
     }

@@ -17,7 +17,7 @@ fn looks(pauses: &[u64], key_stale_seconds: u32) -> Vec<(u64, Vec<SessionSecret>
     let (mut rows, mut now, mut number) = (Rows::default(), 0, 0u8);
     let mut look = |pause: &u64| {
         (now, number) = (now + pause, number.wrapping_add(1));
-        let rotate = Rotate { fresh: [number; 32], key_stale_seconds, now: at(now) };
+        let rotate = Rotate { seed: [number; 32], key_stale_seconds, now: at(now) };
         (now, rotate.apply(&mut rows).unwrap())
     };
     pauses.iter().map(&mut look).collect()
@@ -77,7 +77,7 @@ fn another_secret_signs_each_week_and_a_ledger_that_was_away_goes_on_as_well() {
     // A clock that steps back makes nothing.
     let mut rows = Rows::default();
     let look =
-        |rows: &mut Rows, now| Rotate { fresh: [1; 32], key_stale_seconds: 120, now }.apply(rows).unwrap();
+        |rows: &mut Rows, now| Rotate { seed: [1; 32], key_stale_seconds: 120, now }.apply(rows).unwrap();
     let first = look(&mut rows, at(week));
     assert_eq!(look(&mut rows, at(0)), first);
 }

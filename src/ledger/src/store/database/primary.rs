@@ -1,5 +1,5 @@
-//! Which of a URL's servers takes the writes, shared by all connections of a process: what one of them learns ends those
-//! that rest on another server. Asks no server itself.
+//! Which of a URL's servers is the primary, shared by all connections of a process: when one connection finds another
+//! primary, older connections are no longer used. Sends no queries itself.
 
 use super::InvalidDatabase;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,34 +7,34 @@ use std::sync::{Mutex, PoisonError};
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
-/// Where the writes go, and since which change of that.
+/// The known primary, and the epoch, which counts its changes.
 #[derive(Debug, Default)]
 pub(crate) struct Primary {
     known: Mutex<Known>,
-    /// Grows whenever connections opened before are of no use any more.
+    /// Incremented when earlier connections must no longer be used.
     epoch: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Which host is tried first.
+    /// The host to try first.
     host: usize,
-    /// When its server started, to the microsecond: no two servers have that in common, whatever a name leads to.
+    /// When its server started, in microseconds: identifies the server, whatever its name resolves to.
     started: Option<String>,
 }
 
 impl Primary {
-    /// Which host to try first.
+    /// The host to try first.
     pub(crate) fn first(&self) -> usize {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).host
     }
 
-    /// What a connection must still find when it is used.
+    /// The epoch. A connection of another epoch must not be used.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// A new connection found a server that takes writes. Says in which epoch that is.
+    /// A new connection found a primary. Returns its epoch.
     pub(crate) fn found(&self, host: usize, started: &str) -> u64 {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.started.as_deref() != Some(started) {
@@ -46,9 +46,9 @@ impl Primary {
         self.epoch()
     }
 
-    /// The server of a connection of that epoch stopped answering: no other connection waits for it, and the next host
-    /// is tried first.
-    pub(crate) fn silent(&self, epoch: u64, hosts: usize) {
+    /// The server stopped answering a connection of this epoch: other connections stop waiting for it, and the next host is
+    /// tried first.
+    pub(crate) fn stopped_answering(&self, epoch: u64, hosts: usize) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if self.epoch() == epoch {
             self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -58,7 +58,7 @@ impl Primary {
     }
 }
 
-/// A URL of several hosts as one way in for each: the driver has no bound on how long all of a host's greeting takes.
+/// Splits a URL into one configuration for each host, because the driver's timeout does not cover the handshake.
 pub(super) fn hosts(all: &Config) -> Result<Vec<Config>, InvalidDatabase> {
     let (names, addresses, ports) = (all.get_hosts(), all.get_hostaddrs(), all.get_ports());
     let count = names.len().max(addresses.len());
@@ -127,13 +127,13 @@ mod tests {
         assert_eq!(primary.found(0, "monday"), first);
         assert_ne!(primary.found(1, "tuesday"), first);
         let second = primary.epoch();
-        primary.silent(first, 2);
+        primary.stopped_answering(first, 2);
         assert_eq!(
             (primary.epoch(), primary.first()),
             (second, 1),
             "an old connection's silence says nothing"
         );
-        primary.silent(second, 2);
+        primary.stopped_answering(second, 2);
         assert_ne!(primary.epoch(), second);
         assert_eq!(primary.first(), 0);
     }

@@ -1,4 +1,4 @@
-//! What the URL of a PostgreSQL server says about TLS, in libpq's words, which the driver knows only in part.
+//! The TLS parameters of a PostgreSQL URL, as in libpq. The driver knows only some of them.
 
 use super::InvalidDatabase;
 use std::path::PathBuf;
@@ -6,23 +6,23 @@ use std::path::PathBuf;
 /// How a connection to PostgreSQL is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protection {
-    /// `disable`: not at all.
+    /// `disable`: no TLS.
     Disable,
-    /// `prefer`: by TLS if the server has it, whoever it is.
+    /// `prefer`: TLS if the server offers it, without verification.
     #[default]
     Prefer,
-    /// `require`: by TLS. Who the server is is looked at only if root certificates are named.
+    /// `require`: TLS. The certificate chain is verified only if root certificates are named.
     Require,
-    /// `verify-ca`: by TLS, and the server's certificate leads to a trusted root.
+    /// `verify-ca`: TLS, and the certificate chain is verified.
     VerifyCa,
-    /// `verify-full`: and it is the one of the host that was named.
+    /// `verify-full`: and the host name is verified.
     VerifyFull,
 }
 
 /// How to connect by TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tls {
-    /// How much is asked for.
+    /// What is required.
     pub protection: Protection,
     /// Root certificates in PEM; else those that the system trusts.
     pub roots: Option<PathBuf>,
@@ -36,7 +36,7 @@ const MODES: [(&str, Protection); 5] = [
     ("verify-full", Protection::VerifyFull),
 ];
 
-/// The URL as the driver reads it, and what it says about TLS.
+/// Splits the URL into one for the driver and the TLS parameters.
 pub(super) fn split(url: &str) -> Result<(String, Tls), InvalidDatabase> {
     let Some((server, options)) = url.split_once('?') else { return Ok((url.to_owned(), Tls::default())) };
     let mut tls = Tls::default();
@@ -59,7 +59,7 @@ pub(super) fn split(url: &str) -> Result<(String, Tls), InvalidDatabase> {
             _ => rest.push(option.to_owned()),
         }
     }
-    // What the driver must do by itself: ask for TLS, go on without it, or not ask.
+    // The driver only needs to know whether to ask for TLS and whether to continue without it.
     rest.push(match tls.protection {
         Protection::Disable => "sslmode=disable".to_owned(),
         Protection::Prefer => "sslmode=prefer".to_owned(),
@@ -68,7 +68,7 @@ pub(super) fn split(url: &str) -> Result<(String, Tls), InvalidDatabase> {
     Ok((format!("{server}?{}", rest.join("&")), tls))
 }
 
-/// Without the `%2F`s that a URL may hold.
+/// Decodes percent-encoding.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -1,4 +1,4 @@
--- Checks repeat the book's laws: the last line of defence if a program other than this one writes.
+-- Checks repeat the book's laws, in case a program other than this one writes.
 -- Tables whose rows are found by a text or hash have no rowid: one B-tree instead of two.
 CREATE TABLE feed (
     base INTEGER NOT NULL
@@ -121,6 +121,6 @@ CREATE TABLE replays (
     PRIMARY KEY (actor, route, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX replays_by_age ON replays (created_at);
--- Positions of the change feed start at the time of the database's making, so that a position of another database,
--- which this one replaced, is older than all that this one has, and whoever holds it is told to start over.
+-- Positions of the change feed start at the time when the database was created. So a position of an older database that this
+-- one replaced is less than all positions here, and a filter that has one reloads everything.
 INSERT INTO feed (base) VALUES (CAST(unixepoch('subsec') * 1000 AS INTEGER));

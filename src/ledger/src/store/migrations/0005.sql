@@ -1,4 +1,4 @@
--- A credential of a filter with several secrets, each a row: earlier ones end.
+-- A credential of a filter has a row for each of its secrets; earlier ones expire.
 CREATE TABLE service_secrets (
     hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
     id TEXT NOT NULL,

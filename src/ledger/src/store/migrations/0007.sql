@@ -1,5 +1,5 @@
--- Leases of credits, and shares of limits. Who asks for a share need not be a key that the ledger knows, so it refers
--- to none: a row that can't be written would take all others of its transaction with it.
+-- Leases of credits, and shares of limits. A share's key may be unknown to the ledger, so it has no foreign key: a row that
+-- can't be written would fail the whole transaction.
 CREATE TABLE leases (
     id TEXT PRIMARY KEY,
     tenant_id TEXT NOT NULL REFERENCES tenants (id),

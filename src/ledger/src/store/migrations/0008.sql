@@ -1,4 +1,4 @@
--- What binds session ids. Beside the audit trail's signing key it is the one secret that is kept as it is.
+-- Session secrets. Apart from the audit trail's signing key they are the only secrets that are stored unhashed.
 CREATE TABLE session_secrets (
     number INTEGER PRIMARY KEY,
     secret BLOB NOT NULL CHECK (length(secret) = 32),

@@ -1,6 +1,6 @@
--- A reservation that expired has its charge beside it, and none where it was given back: earlier releases did that, and
--- their rows stay what they are. What is charged may be more than was asked, where a refund that named nothing left less to
--- undo. Then reservations that were voided before they were made, as leases above.
+-- An expired reservation has a charge; one that an earlier release voided at expiry has none. The charge may exceed the cost
+-- if a refund that named no reservation left less to return. Also ids of reservations that were voided before they were
+-- created.
 CREATE TABLE reservations_with_unaccounted (
     id TEXT PRIMARY KEY,
     tenant_id TEXT NOT NULL REFERENCES tenants (id),

@@ -1,2 +1,2 @@
--- What a key may have under way.
+-- Bounds on what a key has in flight.
 ALTER TABLE keys ADD COLUMN concurrency TEXT;

@@ -1,4 +1,5 @@
-//! The server: every statement prepared once, many rows by one statement (`unnest`), because each costs a round trip.
+//! PostgreSQL: every statement is prepared once, and one statement writes many rows (`unnest`), because each statement
+//! costs a round trip.
 
 use super::value::{POOLED, STANDBY};
 use super::{Error, Insert, Kind, Param, Purpose, Result, Row, tls};
@@ -18,26 +19,27 @@ use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{IsNull, ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, Socket, Statement};
 
-/// How long a server may take to accept a connection and to greet.
+/// How long a server may take to accept a connection and complete the handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the network may take to deliver what was sent, before the connection counts as lost.
+/// How long the network may take to deliver data before the connection counts as lost.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(10);
-/// A server that is looked at and says nothing for so long has stopped, though its sockets are open.
-const SILENT_AFTER: Duration = Duration::from_millis(2500);
-/// While an answer is awaited, how often to look whether another connection found that there will be none.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A connection that was not looked at for so long may lead to a standby by now. A part of the time in which a
-/// revocation holds.
-const LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
-/// Prepared statements of one connection; beyond that it starts over.
+/// A server that does not answer a check for this long has stopped, even if its sockets are open.
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How often a waiting connection checks whether another one found that the server stopped.
+const WAKE_EVERY: Duration = Duration::from_millis(200);
+/// A connection that was not checked for this long may lead to a standby by now. It adds to the time until a revocation
+/// takes effect.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+/// Prepared statements of one connection; when there are more, all are dropped.
 const STATEMENTS_KEPT: usize = 256;
-/// Rows of a long answer that are held at once.
+/// Rows of a long result that are fetched at once.
 const SCANNED_AT_ONCE: u32 = 2000;
-/// On which channel ledgers tell each other that the change feed moved.
+/// The channel on which ledgers notify each other of changes.
 const CHANNEL: &str = "agentrelay_changes";
 
-/// No statement and no forgotten transaction keeps the others waiting for long, but for [`UNHURRIED`] ones. A server that is set not to wait for
-/// its disk is told to wait: an answer is a promise. A report takes one processor of the server's, not all.
+/// Timeouts bound how long a statement or an idle transaction blocks others, except with [`NO_STATEMENT_TIMEOUT`]. Commits
+/// wait for the disk even if the server is configured otherwise, because an answer promises durability. A report uses one
+/// processor of the server.
 const SETTINGS: &str = "
 SET agentrelay.opened = 'yes';
 SET statement_timeout = '10s';
@@ -48,11 +50,11 @@ SET max_parallel_workers_per_gather = 0;
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 ";
 
-/// For the rest of a transaction whose statements go through whole tables, as long as those are.
-pub(super) const UNHURRIED: &str = "SET LOCAL statement_timeout = 0";
+/// For the rest of a transaction that reads whole tables.
+pub(super) const NO_STATEMENT_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
-/// The lock is of the database, not of a table, for at first there is none. Who waits for it waits until another's
-/// migration is through; no migration waits for long for a table that is in use.
+/// Locks the database, not a table, because at first there is none. Waits without a timeout for another process's
+/// migration, but not for a table in use.
 pub(super) const BEGIN_MIGRATION: &str = "
 BEGIN;
 SET LOCAL statement_timeout = 0;
@@ -63,39 +65,39 @@ CREATE TABLE IF NOT EXISTS agentrelay_schema (version BIGINT NOT NULL);
 INSERT INTO agentrelay_schema (version) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM agentrelay_schema);
 ";
 
-/// What a server is and who answers. Asked as one simple query, which needs no prepared statement.
-const WHO: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), \
+/// Identifies the server and its process. A simple query, so that it needs no prepared statement.
+const IDENTITY: &str = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only'), \
      pg_postmaster_start_time()::text, pg_backend_pid(), coalesce(current_setting('agentrelay.opened', true), '')";
 
 const SILENT: &str = "the server does not answer, though the connection is open";
 const ENDED: &str = "the connection has ended";
 
-/// After these the connection is not used again: it leads to a standby, to a server that stops, or through a pooler that
-/// lost its state.
-const ENDINGS: [&str; 8] = ["25006", "0A000", "57P01", "57P02", "57P03", "26000", "42P05", "08P01"];
+/// SQLSTATE codes after which the connection is not used again: it leads to a standby, to a stopping server, or through a
+/// pooler that lost the session's state.
+const FATAL_CODES: [&str; 8] = ["25006", "0A000", "57P01", "57P02", "57P03", "26000", "42P05", "08P01"];
 
 type Moved = Poll<Option<std::result::Result<AsyncMessage, tokio_postgres::Error>>>;
 type Driver = Box<dyn FnMut(&mut Context<'_>) -> Moved + Send>;
 
-/// One connection with its prepared statements, driven by whoever waits for an answer.
+/// A connection with its prepared statements. The thread that waits for an answer drives it.
 pub(super) struct Session {
-    /// RoundDone only when the session ends.
+    /// `None` only during drop.
     runtime: Option<Runtime>,
     client: Client,
     driver: RefCell<Driver>,
     statements: RefCell<HashMap<String, Statement>>,
-    has_news: Cell<bool>,
+    is_notified: Cell<bool>,
     has_ended: Cell<bool>,
-    looked_at: Cell<Instant>,
+    checked_at: Cell<Instant>,
     process: String,
-    bound: Cell<Duration>,
+    statement_timeout: Cell<Duration>,
     primary: Arc<Primary>,
     epoch: u64,
     hosts: usize,
 }
 
 impl Drop for Session {
-    /// A runtime must not wait for its end inside of another one.
+    /// A runtime must not be dropped, which blocks, inside another one.
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -104,17 +106,17 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// A connection to the server that takes writes: of several hosts the one that did so last comes first.
+    /// Connects to the primary. Of several hosts the last known primary is tried first.
     pub(super) fn open(server: &Server, purpose: Purpose) -> Result<Session> {
         let hosts = server.hosts();
         let first = server.primary().first();
-        let mut failed = Error::Unfit(ENDED);
+        let mut failed = Error::Unusable(ENDED);
         let order = hosts.iter().enumerate().cycle().skip(first).take(hosts.len());
         for (host, config) in order {
             match Session::open_at(server, host, config, purpose) {
                 Ok(session) => return Ok(session),
-                // That a server was there and can't be used says more than that another is down.
-                Err(_) if matches!(failed, Error::Unfit(STANDBY | POOLED)) => {}
+                // That a server can't be used is more useful to report than that another one is down.
+                Err(_) if matches!(failed, Error::Unusable(STANDBY | POOLED)) => {}
                 Err(cause) => failed = cause,
             }
         }
@@ -141,79 +143,79 @@ impl Session {
             client,
             driver: RefCell::new(driver),
             statements: RefCell::default(),
-            has_news: Cell::new(false),
+            is_notified: Cell::new(false),
             has_ended: Cell::new(false),
-            looked_at: Cell::new(Instant::now()),
+            checked_at: Cell::new(Instant::now()),
             process: String::new(),
-            bound: Cell::new(Duration::ZERO),
+            statement_timeout: Cell::new(Duration::ZERO),
             primary: Arc::clone(server.primary()),
             epoch: server.primary().epoch(),
             hosts: server.hosts().len(),
         };
-        let [in_recovery, read_only, started, process, opened] = session.who()?;
+        let [in_recovery, read_only, started, process, opened] = session.identity()?;
         if in_recovery == "t" || read_only == "on" {
-            return Err(Error::Unfit(STANDBY));
+            return Err(Error::Unusable(STANDBY));
         }
         if !opened.is_empty() {
-            return Err(Error::Unfit(POOLED));
+            return Err(Error::Unusable(POOLED));
         }
         session.process = process;
         session.batch(SETTINGS)?;
         session.batch(match purpose {
             Purpose::Read => "SET default_transaction_read_only = on",
-            // A writer finds rows by their keys alone. The plans that it keeps are made while the tables are small, when
-            // reading all of one seems cheap.
+            // A writer finds rows by key. Its plans are cached while tables are small, when a full scan seems cheap.
             Purpose::Write => "SET enable_seqscan = off",
         })?;
         session.epoch = session.primary.found(host, &started);
         Ok(session)
     }
 
-    /// Can it be used, as far as is known without asking the server.
+    /// Whether it can be used, as far as known without asking the server.
     pub(super) fn is_open(&self) -> bool {
         !self.has_ended.get() && !self.client.is_closed() && self.epoch == self.primary.epoch()
     }
 
-    /// Looks whether it still leads to the server that takes writes, unless that was looked at just now.
-    pub(super) fn look(&self) -> Result<()> {
+    /// Checks that it still leads to the primary, unless that was checked recently.
+    pub(super) fn check_primary(&self) -> Result<()> {
         if !self.is_open() {
-            return Err(Error::Unfit(ENDED));
+            return Err(Error::Unusable(ENDED));
         }
-        if self.looked_at.get().elapsed() < LOOKED_AT_EVERY {
+        if self.checked_at.get().elapsed() < CHECK_EVERY {
             return Ok(());
         }
-        let [in_recovery, _, _, process, _] = self.who()?;
-        let unfit = match () {
+        let [in_recovery, _, _, process, _] = self.identity()?;
+        let reason = match () {
             () if in_recovery == "t" => STANDBY,
             () if process != self.process => POOLED,
             () => {
-                self.looked_at.set(Instant::now());
+                self.checked_at.set(Instant::now());
                 return Ok(());
             }
         };
         self.has_ended.set(true);
-        Err(Error::Unfit(unfit))
+        Err(Error::Unusable(reason))
     }
 
-    fn who(&self) -> Result<[String; 5]> {
-        let messages = self.wait(SILENT_AFTER, self.client.simple_query(WHO)).inspect_err(|cause| {
-            if matches!(cause, Error::Unfit(SILENT)) {
-                self.primary.silent(self.epoch, self.hosts);
-            }
-        })?;
+    fn identity(&self) -> Result<[String; 5]> {
+        let messages =
+            self.wait(SILENCE_TIMEOUT, self.client.simple_query(IDENTITY)).inspect_err(|cause| {
+                if matches!(cause, Error::Unusable(SILENT)) {
+                    self.primary.stopped_answering(self.epoch, self.hosts);
+                }
+            })?;
         let row = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
         });
-        let row = row.ok_or(Error::Unfit(ENDED))?;
+        let row = row.ok_or(Error::Unusable(ENDED))?;
         Ok([0, 1, 2, 3, 4].map(|column| row.get(column).unwrap_or_default().to_owned()))
     }
 
-    /// No statement takes longer than that from now on.
-    pub(super) fn bound(&self, time: Duration) -> Result<()> {
-        if self.bound.get() != time {
+    /// Sets the timeout of all following statements.
+    pub(super) fn set_timeout(&self, time: Duration) -> Result<()> {
+        if self.statement_timeout.get() != time {
             self.batch(&format!("SET statement_timeout = {}", time.as_millis()))?;
-            self.bound.set(time);
+            self.statement_timeout.set(time);
         }
         Ok(())
     }
@@ -257,7 +259,7 @@ impl Session {
         }
     }
 
-    pub(super) fn count_on(&self, table: &str, column: &str) -> Result<()> {
+    pub(super) fn continue_sequence(&self, table: &str, column: &str) -> Result<()> {
         self.batch(&format!(
             "SELECT setval(sequence, greatest((SELECT max({column}) FROM {table}), 1)) \
              FROM pg_get_serial_sequence('{table}', '{column}') AS sequence WHERE sequence IS NOT NULL"
@@ -305,23 +307,23 @@ impl Session {
         self.ask(self.client.execute(&statement, &params)).map(drop)
     }
 
-    pub(super) fn tell_news(&self) -> Result<()> {
+    pub(super) fn notify_changed(&self) -> Result<()> {
         self.batch(&format!("NOTIFY {CHANNEL}"))
     }
 
-    /// Waits for a word on [`CHANNEL`]. The first time it only begins to listen: what came before was not heard.
-    pub(super) fn wait_for_news(&self, at_most: Duration) -> Result<()> {
+    /// Waits for a notification on [`CHANNEL`]. Earlier ones than the first call are not received.
+    pub(super) fn wait_for_notification(&self, at_most: Duration) -> Result<()> {
         self.batch(&format!("LISTEN {CHANNEL}"))?;
         let began = Instant::now();
-        // Each round also looks whether the connection has ended.
-        while !self.has_news.replace(false) && began.elapsed() < at_most {
+        // `wait` also detects that the connection has ended.
+        while !self.is_notified.replace(false) && began.elapsed() < at_most {
             let left = at_most.saturating_sub(began.elapsed());
             match self.wait(
                 left,
-                poll_fn(|_| if self.has_news.get() { Poll::Ready(Ok(())) } else { Poll::Pending }),
+                poll_fn(|_| if self.is_notified.get() { Poll::Ready(Ok(())) } else { Poll::Pending }),
             ) {
-                Err(Error::Unfit(SILENT)) => self.has_ended.set(false),
-                heard => return heard,
+                Err(Error::Unusable(SILENT)) => self.has_ended.set(false),
+                result => return result,
             }
         }
         Ok(())
@@ -351,33 +353,33 @@ impl Session {
         Ok(statement)
     }
 
-    /// An answer of the server, which bounds how long it works on it. That it works at all is looked at by others.
+    /// Waits for an answer. The server bounds the time; other connections detect that it has stopped.
     fn ask<T>(
         &self,
-        asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+        query: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
-        self.wait(Duration::MAX, asked)
+        self.wait(Duration::MAX, query)
     }
 
-    /// The same, for so long at most.
+    /// The same, at most this long.
     fn wait<T>(
         &self,
         at_most: Duration,
-        asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+        query: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
     ) -> Result<T> {
         let Some(runtime) = self.runtime.as_ref().filter(|_| !self.has_ended.get()) else {
-            return Err(Error::Unfit(ENDED));
+            return Err(Error::Unusable(ENDED));
         };
         let began = Instant::now();
-        let mut asked = pin!(asked);
+        let mut query = pin!(query);
         let answer = runtime.block_on(async {
             loop {
-                let look_in = LOOK_EVERY.min(at_most.saturating_sub(began.elapsed()));
+                let wake_in = WAKE_EVERY.min(at_most.saturating_sub(began.elapsed()));
                 let round = timeout(
-                    look_in,
+                    wake_in,
                     poll_fn(|context| {
                         self.drive(context);
-                        asked.as_mut().poll(context)
+                        query.as_mut().poll(context)
                     }),
                 );
                 if let Ok(answer) = round.await {
@@ -391,29 +393,29 @@ impl Session {
         match answer {
             Some(Ok(value)) => Ok(value),
             Some(Err(cause)) => {
-                let is_ending = |code: &str| ENDINGS.contains(&code);
-                if cause.is_closed() || cause.code().is_some_and(|code| is_ending(code.code())) {
+                let is_fatal = |code: &str| FATAL_CODES.contains(&code);
+                if cause.is_closed() || cause.code().is_some_and(|code| is_fatal(code.code())) {
                     self.has_ended.set(true);
                 }
                 Err(cause.into())
             }
             None => {
                 self.has_ended.set(true);
-                Err(Error::Unfit(SILENT))
+                Err(Error::Unusable(SILENT))
             }
         }
     }
 
-    /// Moves what is sent and received, until nothing moves.
+    /// Sends and receives until nothing is ready.
     fn drive(&self, context: &mut Context<'_>) {
         loop {
             let moved = (self.driver.borrow_mut())(context);
             match moved {
-                Poll::Ready(Some(Ok(AsyncMessage::Notification(_)))) => self.has_news.set(true),
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(_)))) => self.is_notified.set(true),
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.has_ended.set(true);
-                    // Whatever waits for an answer learns it from the client, which the driver's end closes.
+                    // Dropping the driver closes the client, so that waiting queries fail.
                     *self.driver.borrow_mut() = Box::new(|_| Poll::Pending);
                     return;
                 }
@@ -423,18 +425,18 @@ impl Session {
     }
 }
 
-/// A greeting can hang where the connect does not: a stopped server's sockets still accept.
+/// The handshake needs a timeout too: a stopped server's sockets still accept connections.
 fn connect<T>(runtime: &Runtime, config: &Config, tls: T) -> Result<(Client, Driver)>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
 {
-    let greeted = runtime.block_on(async { timeout(CONNECT_TIMEOUT, config.connect(tls)).await });
-    let (client, mut connection) = greeted.map_err(|_| Error::Unfit(SILENT))??;
+    let connected = runtime.block_on(async { timeout(CONNECT_TIMEOUT, config.connect(tls)).await });
+    let (client, mut connection) = connected.map_err(|_| Error::Unusable(SILENT))??;
     Ok((client, Box::new(move |context| connection.poll_message(context))))
 }
 
-/// `?` and `?1` as PostgreSQL spells them. No statement of this program has a question mark anywhere else.
+/// Translates `?` and `?1` to `$1`. No statement has a question mark elsewhere.
 fn numbered(sql: &str) -> String {
     let mut numbered = String::with_capacity(sql.len());
     let mut place = 0u32;
@@ -453,7 +455,7 @@ fn numbered(sql: &str) -> String {
     numbered
 }
 
-/// PostgreSQL's text has no NUL, which JSON can name. Nothing that this program compares holds one.
+/// PostgreSQL's text can't contain NUL, which JSON can. No compared text contains one.
 fn storable(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { text }
 }

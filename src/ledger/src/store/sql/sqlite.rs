@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tracing::warn;
 
-/// After so many pages the write-ahead log goes back into the file: 16 MiB.
+/// Pages of the write-ahead log before a checkpoint: 16 MiB.
 const WAL_PAGES: u32 = 4096;
 const STATEMENTS_KEPT: usize = 64;
-/// After so many steps of its machine a statement is asked whether its time is over: less than a millisecond.
-const STEPS_BETWEEN_LOOKS: std::ffi::c_int = 10_000;
+/// Virtual machine steps between two checks of the timeout: less than a millisecond.
+const STEPS_BETWEEN_CHECKS: std::ffi::c_int = 10_000;
 
 pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Connection> {
     let connection = match purpose {
@@ -35,13 +35,13 @@ pub(super) fn open(path: &Path, purpose: Purpose) -> Result<Connection> {
     Ok(connection)
 }
 
-/// A file of a read-only place can be read if no other process writes it, which nobody can there.
+/// Opens a file for reading, also in a read-only directory, where no process can write it.
 fn open_to_read(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    // SQLite opens the file when it is first read. One with a log needs a place beside it that can be written.
-    let looked = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
-    let is_unreadable = looked.is_err_and(|why| {
+    // SQLite opens the file at the first read. A file in WAL mode needs a writable directory.
+    let read = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    let is_unreadable = read.is_err_and(|why| {
         matches!(why.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
     });
     let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
@@ -59,7 +59,7 @@ fn open_to_read(path: &Path) -> Result<Connection> {
     Ok(Connection::open_with_flags(format!("{url}?immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI)?)
 }
 
-/// The files of the database are their owner's alone, also those that an earlier release or a copy left readable.
+/// Makes the database's files readable by their owner alone, if an earlier release or a copy left them readable by others.
 fn make_private(path: &Path) {
     #[cfg(unix)]
     for path in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm")] {
@@ -77,17 +77,17 @@ fn make_private(path: &Path) {
     }
 }
 
-/// A file that SQLite keeps beside a database, such as its log at `-wal`.
+/// The path of a file next to the database, such as the log at `-wal`.
 pub fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()
 }
 
-/// What runs is ended when that time from now is over.
-pub(super) fn bound(connection: &mut Connection, time: Duration) -> Result<()> {
+/// Interrupts statements when this time from now has passed.
+pub(super) fn set_timeout(connection: &mut Connection, time: Duration) -> Result<()> {
     let began = Instant::now();
-    Ok(connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || began.elapsed() > time))?)
+    Ok(connection.progress_handler(STEPS_BETWEEN_CHECKS, Some(move || began.elapsed() > time))?)
 }
 
 impl rusqlite::ToSql for Param<'_> {
@@ -127,7 +127,7 @@ fn step(
     Ok(())
 }
 
-/// One by one, by a prepared statement: in an embedded database that is no slower than one statement for all.
+/// Runs a prepared statement for each text: in an embedded database that is as fast as one statement for all.
 pub(super) fn each<'t>(
     connection: &Connection,
     select: &str,

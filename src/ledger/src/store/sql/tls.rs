@@ -13,7 +13,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
 
-/// What makes connections as they are asked for. The roots are read anew each time: they may have been renewed.
+/// The TLS connector. Root certificates are read for each connection, because they may have been renewed.
 pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -27,7 +27,7 @@ pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect> {
             ));
         }
         Protection::VerifyCa => Some(chain(tls, &provider)?),
-        // As libpq does: who names roots wants them looked at.
+        // As libpq: `require` verifies the chain if root certificates are named.
         Protection::Require if named() => Some(chain(tls, &provider)?),
         Protection::Require | Protection::Prefer | Protection::Disable => None,
     };
@@ -56,7 +56,7 @@ fn roots(tls: &Tls) -> Result<RootCertStore> {
         }
         return Ok(store);
     }
-    // A system has many, of which some are odd: one that can't be read is not trusted, which is safe.
+    // An unparsable system certificate is not trusted, which is safe.
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if store.is_empty() {
         return Err(Error::Tls(
@@ -66,8 +66,8 @@ fn roots(tls: &Tls) -> Result<RootCertStore> {
     Ok(store)
 }
 
-/// Asks for less than a browser would, as the modes of `sslmode` below `verify-full` do: that the certificate leads to
-/// a root, or only that the server has the key of the certificate that it shows.
+/// Verifies as the modes of `sslmode` below `verify-full` require: the certificate chain without the host name, or only
+/// that the server has its certificate's key.
 #[derive(Debug)]
 struct Lenient {
     chain: Option<Arc<WebPkiServerVerifier>>,
@@ -88,7 +88,7 @@ impl ServerCertVerifier for Lenient {
         use tokio_rustls::rustls::Error::InvalidCertificate;
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is looked at last, when all else is in order.
+            // The name is verified last, so everything else is valid.
             Err(InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),

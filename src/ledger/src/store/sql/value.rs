@@ -1,4 +1,4 @@
-//! Parameters, columns and errors, whichever the database.
+//! Parameters, columns and errors of both databases.
 
 use super::Kind;
 use rusqlite::ErrorCode;
@@ -7,12 +7,12 @@ use std::borrow::Cow;
 use std::fmt;
 use tokio_postgres::types::Type;
 
-/// What goes into a statement.
+/// A parameter of a statement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Param<'a> {
-    /// Nothing.
+    /// NULL.
     Null,
-    /// A whole number.
+    /// An integer.
     Integer(i64),
     /// Text.
     Text(Cow<'a, str>),
@@ -21,22 +21,22 @@ pub enum Param<'a> {
 }
 
 impl<'a> Param<'a> {
-    /// Text that is there.
+    /// Text that is not null.
     pub const fn text(text: &'a str) -> Param<'a> {
         Param::Text(Cow::Borrowed(text))
     }
 
-    /// A number. Beyond what a database can hold is the most it can: credits and times end far below.
+    /// A number, at most `i64::MAX`. Credits and times are far below.
     pub fn number(number: u64) -> Param<'a> {
         Param::Integer(i64::try_from(number).unwrap_or(i64::MAX))
     }
 }
 
-/// What can go into a statement.
+/// A type that can be a parameter.
 pub trait ToParam {
-    /// What its column holds.
+    /// The kind of its column.
     const KIND: Kind;
-    /// As a parameter.
+    /// Its parameter.
     fn to_param(&self) -> Param<'_>;
 }
 
@@ -136,21 +136,21 @@ impl ToParam for Vec<u8> {
     }
 }
 
-/// One row that was found.
+/// A row of a result.
 pub enum Row<'a> {
-    /// SQLite's.
+    /// A row of SQLite.
     Sqlite(&'a rusqlite::Row<'a>),
-    /// PostgreSQL's.
+    /// A row of PostgreSQL.
     Postgres(&'a tokio_postgres::Row),
 }
 
 impl Row<'_> {
-    /// A column by its place, from 0.
+    /// Reads a column by its index, from 0.
     pub fn get<T: for<'c> FromColumn<'c>>(&self, column: usize) -> Result<T> {
         T::from_column(self.column(column)?).map_err(|why| Error::broken(column, why))
     }
 
-    /// A column without copying it.
+    /// Borrows a column by its index.
     pub fn column(&self, column: usize) -> Result<Param<'_>> {
         match self {
             Row::Sqlite(row) => sqlite_column(row, column),
@@ -167,7 +167,7 @@ fn sqlite_column<'r>(row: &'r rusqlite::Row<'r>, column: usize) -> Result<Param<
             std::str::from_utf8(text).map(Param::text).map_err(|why| Error::broken(column, why))
         }
         ValueRef::Blob(bytes) => Ok(Param::Bytes(bytes)),
-        ValueRef::Real(_) => Err(Error::broken(column, Broken::kind())),
+        ValueRef::Real(_) => Err(Error::broken(column, InvalidColumn::kind())),
     }
 }
 
@@ -179,57 +179,57 @@ fn postgres_column(row: &tokio_postgres::Row, column: usize) -> Result<Param<'_>
         Some(&Type::BOOL) => row.try_get::<_, Option<bool>>(column)?.map(|b| Param::Integer(b.into())),
         Some(&Type::TEXT | &Type::VARCHAR) => row.try_get::<_, Option<&str>>(column)?.map(Param::text),
         Some(&Type::BYTEA) => row.try_get::<_, Option<&[u8]>>(column)?.map(Param::Bytes),
-        _ => return Err(Error::broken(column, Broken::kind())),
+        _ => return Err(Error::broken(column, InvalidColumn::kind())),
     };
     Ok(value.unwrap_or(Param::Null))
 }
 
-/// What can be made of a column.
+/// A type that can be read from a column.
 pub trait FromColumn<'c>: Sized {
-    /// Or why not.
-    fn from_column(column: Param<'c>) -> std::result::Result<Self, Broken>;
+    /// Reads the column.
+    fn from_column(column: Param<'c>) -> std::result::Result<Self, InvalidColumn>;
 }
 
-/// A column holds what this program never wrote.
+/// A column has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Broken(String);
+pub struct InvalidColumn(String);
 
-impl Broken {
-    /// With the reason.
-    pub fn because(why: impl fmt::Display) -> Broken {
-        Broken(why.to_string())
+impl InvalidColumn {
+    /// With a reason.
+    pub fn because(why: impl fmt::Display) -> InvalidColumn {
+        InvalidColumn(why.to_string())
     }
 
-    /// It is of another type, or out of range.
-    pub fn kind() -> Broken {
-        Broken::because("it is of another type, or out of range")
+    /// The value has another type, or is out of range.
+    pub fn kind() -> InvalidColumn {
+        InvalidColumn::because("it is of another type, or out of range")
     }
 }
 
 impl<'c, T: FromColumn<'c>> FromColumn<'c> for Option<T> {
-    fn from_column(column: Param<'c>) -> std::result::Result<Self, Broken> {
+    fn from_column(column: Param<'c>) -> std::result::Result<Self, InvalidColumn> {
         if column == Param::Null { Ok(None) } else { T::from_column(column).map(Some) }
     }
 }
 
 impl FromColumn<'_> for String {
-    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-        if let Param::Text(text) = column { Ok(text.into_owned()) } else { Err(Broken::kind()) }
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, InvalidColumn> {
+        if let Param::Text(text) = column { Ok(text.into_owned()) } else { Err(InvalidColumn::kind()) }
     }
 }
 
 impl FromColumn<'_> for i64 {
-    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-        if let Param::Integer(number) = column { Ok(number) } else { Err(Broken::kind()) }
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, InvalidColumn> {
+        if let Param::Integer(number) = column { Ok(number) } else { Err(InvalidColumn::kind()) }
     }
 }
 
 macro_rules! unsigned {
     ($($number:ty),*) => {$(
         impl FromColumn<'_> for $number {
-            fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-                i64::from_column(column)?.try_into().map_err(|_| Broken::kind())
+            fn from_column(column: Param<'_>) -> std::result::Result<Self, InvalidColumn> {
+                i64::from_column(column)?.try_into().map_err(|_| InvalidColumn::kind())
             }
         }
     )*};
@@ -238,36 +238,36 @@ macro_rules! unsigned {
 unsigned!(u64, u32, u16);
 
 impl FromColumn<'_> for bool {
-    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, InvalidColumn> {
         Ok(i64::from_column(column)? != 0)
     }
 }
 
 impl<const LENGTH: usize> FromColumn<'_> for [u8; LENGTH] {
-    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, InvalidColumn> {
         if let Param::Bytes(bytes) = column {
-            bytes.try_into().map_err(|_| Broken::kind())
+            bytes.try_into().map_err(|_| InvalidColumn::kind())
         } else {
-            Err(Broken::kind())
+            Err(InvalidColumn::kind())
         }
     }
 }
 
 impl FromColumn<'_> for Vec<u8> {
-    fn from_column(column: Param<'_>) -> std::result::Result<Self, Broken> {
-        if let Param::Bytes(bytes) = column { Ok(bytes.to_vec()) } else { Err(Broken::kind()) }
+    fn from_column(column: Param<'_>) -> std::result::Result<Self, InvalidColumn> {
+        if let Param::Bytes(bytes) = column { Ok(bytes.to_vec()) } else { Err(InvalidColumn::kind()) }
     }
 }
 
-/// A result of a database.
+/// The result of a database call.
 pub type Result<T> = std::result::Result<T, Error>;
 
 pub(super) const STANDBY: &str = "the server is a standby, or read-only; name the primary, or all servers: \
      postgres://USER@ONE:5432,OTHER:5432/NAME";
-pub(super) const POOLED: &str = "a pooler gives one connection's statements to another, such as PgBouncer with \
+pub(super) const POOLED: &str = "the connection goes through a pooler that mixes sessions, such as PgBouncer with \
      pool_mode=transaction; use pool_mode=session with server_reset_query=DISCARD ALL, or PostgreSQL itself";
 
-/// Why a database did not do it.
+/// Why a database call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// SQLite returned an error.
@@ -276,33 +276,32 @@ pub enum Error {
     /// PostgreSQL returned an error, or did not answer.
     #[error("{}", describe(.0))]
     Postgres(#[from] tokio_postgres::Error),
-    /// A row is not one of this program's.
+    /// A row has an invalid value.
     #[error("{0}")]
     Row(String),
-    /// TLS can't be spoken as it was asked for.
+    /// TLS can't be set up as configured.
     #[error("{0}")]
     Tls(String),
-    /// The server, or how it is reached, is none that a ledger can rest on.
+    /// A ledger can't use this server or this way to reach it.
     #[error("{0}")]
-    Unfit(&'static str),
+    Unusable(&'static str),
 }
 
 impl Error {
-    /// A column holds what this program never wrote.
+    /// A column has an invalid value.
     pub fn broken(column: usize, why: impl fmt::Display) -> Error {
         Error::Row(format!("column {column}: {why}"))
     }
 
-    /// The way to the database, or its server, is of no use now, and may be later. A standby is one that may take over
-    /// only where others are named beside it.
-    pub fn may_pass(&self, hosts: usize) -> bool {
+    /// The error may be temporary. A standby counts only if other hosts are configured, because only then one may take over.
+    pub fn is_temporary(&self, hosts: usize) -> bool {
         match self {
-            Error::Unfit(why) if *why == STANDBY => hosts > 1,
-            Error::Unfit(why) => *why != POOLED,
+            Error::Unusable(why) if *why == STANDBY => hosts > 1,
+            Error::Unusable(why) => *why != POOLED,
             Error::Postgres(cause) => match cause.code() {
                 // Connection exceptions, operator intervention, no room for a session.
                 Some(code) => ["08", "57P", "53300"].iter().any(|class| code.code().starts_with(class)),
-                // What TLS says of a certificate comes as invalid data.
+                // TLS reports a bad certificate as invalid data.
                 None => std::error::Error::source(cause)
                     .and_then(|cause| cause.downcast_ref::<std::io::Error>())
                     .is_some_and(|cause| cause.kind() != std::io::ErrorKind::InvalidData),
@@ -311,8 +310,7 @@ impl Error {
         }
     }
 
-    /// The cause is what was to be written or was read, and not the database's state or the way to it: another
-    /// transaction, without it, may do.
+    /// A row caused the error, not the database or the connection: a transaction without that row may succeed.
     pub fn is_of_a_row(&self) -> bool {
         match self {
             Error::Row(_) => true,
@@ -320,29 +318,29 @@ impl Error {
         }
     }
 
-    /// The database understood what was to be written, and will never take it.
+    /// The database will never accept the row.
     pub fn is_unstorable(&self) -> bool {
         match self {
             Error::Sqlite(cause) => matches!(
                 cause.sqlite_error_code(),
                 Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
             ),
-            // Data exceptions, constraints, what a trigger or a view's check refuses, and what exceeds a limit.
+            // Data exceptions, constraints, refusals by triggers or view checks, exceeded limits.
             Error::Postgres(cause) => cause.code().is_some_and(|code| {
                 ["22", "23", "44", "54", "P0"].iter().any(|class| code.code().starts_with(class))
             }),
-            Error::Row(_) | Error::Unfit(_) | Error::Tls(_) => false,
+            Error::Row(_) | Error::Unusable(_) | Error::Tls(_) => false,
         }
     }
 
-    /// A statement was ended because its time was over.
+    /// A statement timed out.
     pub fn is_too_long(&self) -> bool {
         match self {
             Error::Sqlite(cause) => {
                 cause.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
             }
             Error::Postgres(cause) => cause.code().is_some_and(|code| code.code() == "57014"),
-            Error::Row(_) | Error::Tls(_) | Error::Unfit(_) => false,
+            Error::Row(_) | Error::Tls(_) | Error::Unusable(_) => false,
         }
     }
 }

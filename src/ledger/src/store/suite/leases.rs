@@ -45,7 +45,7 @@ pub(crate) fn round(instance: &str, now: Timestamp) -> AnswerRound {
         accounts: Vec::new(),
         shares: Vec::new(),
     };
-    AnswerRound { round, starved: BTreeSet::new(), actor: "flt_1".to_owned(), now }
+    AnswerRound { round, waiting_tenants: BTreeSet::new(), actor: "flt_1".to_owned(), now }
 }
 
 impl AnswerRound {
@@ -75,11 +75,11 @@ async fn what_is_lent_is_kept_and_what_is_not_accounted_for_is_charged(fresh: &i
     let other = store.run(new_tenant(100)).await.unwrap().id;
     let asks = vec![ask("l1", &tenant, 100), ask("l2", &tenant, 100), ask("l3", &other, 20)];
     assert_eq!(lent(&store.run(round("i1", at(0)).asks(asks)).await.unwrap()), 220);
-    assert_eq!(store.lent().await.unwrap(), (3, 220));
+    assert_eq!(store.open_lease_totals().await.unwrap(), (3, 220));
     let accounts = vec![account("l1", 5, 60, false), account("l2", 1, 10, false), account("l3", 1, 0, true)];
     let taken = store.run(round("i1", at(20)).accounts(accounts)).await.unwrap();
     assert_eq!((taken.refused.len(), taken.returned), (0, BTreeSet::from([other.clone()])));
-    assert_eq!(store.lent().await.unwrap(), (2, 130));
+    assert_eq!(store.open_lease_totals().await.unwrap(), (2, 130));
     assert_eq!(balance(store.as_ref(), &other).await.available, credits(100));
 
     // Of the two that were renewed at 20 one is renewed again.

@@ -2,7 +2,7 @@
 
 use super::Fresh;
 use crate::identity::sessions::Rotate;
-use crate::policies::in_force::TakeForce;
+use crate::policies::in_force::PutInForce;
 use protocol::filter::Change;
 use protocol::session::SessionSecret;
 use protocol::{PolicyVersion, Timestamp};
@@ -12,7 +12,7 @@ pub(super) async fn secrets_come_and_go_and_every_filter_hears_of_it(fresh: &imp
     let (store, guard) = fresh.open();
     let version = PolicyVersion::parse("v1").unwrap();
     let day = |days: u64| Timestamp::from_millis(1).plus_seconds(days.saturating_mul(86_400));
-    let take = TakeForce {
+    let take = PutInForce {
         version: version.clone(),
         document: "{}".into(),
         only_over: None,
@@ -20,7 +20,7 @@ pub(super) async fn secrets_come_and_go_and_every_filter_hears_of_it(fresh: &imp
         now: day(0),
     };
     store.run(take).await.unwrap();
-    let look = |byte: u8, days| Rotate { fresh: [byte; 32], key_stale_seconds: 120, now: day(days) };
+    let look = |byte: u8, days| Rotate { seed: [byte; 32], key_stale_seconds: 120, now: day(days) };
     assert_eq!(store.session_secrets().await.unwrap(), []);
     let (one, two) = tokio::join!(store.run(look(1, 0)), store.run(look(2, 0)));
     let first = one.unwrap();

@@ -50,7 +50,7 @@ fn refund(tenant_id: &TenantId, of: Refunded, amount: u64, now: Timestamp) -> Co
         of,
         amount: credits(amount),
         reason: "the gate was killed".to_owned(),
-        id: moment::fresh_id("trf_", TransferId::parse).unwrap(),
+        id: moment::new_id("trf_", TransferId::parse).unwrap(),
         actor: "adm_1".to_owned(),
         idempotency: None,
         now,

@@ -118,7 +118,7 @@ pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
 pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
     Decision {
         lease_id: None,
-        id: moment::fresh_id("", EventId::parse).unwrap(),
+        id: moment::new_id("", EventId::parse).unwrap(),
         at: at(1),
         outcome: Outcome::Allowed,
         would_deny: None,
@@ -143,7 +143,7 @@ pub(super) fn told(decisions: Vec<Decision>) -> Deliver {
         report: Arc::new(Report {
             subjects: Vec::new(),
             rows: Vec::new(),
-            batch_id: moment::fresh_id("", BatchId::parse).unwrap(),
+            batch_id: moment::new_id("", BatchId::parse).unwrap(),
             envoy: "e1".to_owned(),
             settlements: Vec::new(),
             decisions,

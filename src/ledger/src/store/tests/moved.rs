@@ -36,7 +36,7 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     old.run(suite::leases::round("i1", at(2)).asks(lent).shares(shares)).await.unwrap();
     let spent = vec![suite::leases::account("l1", 1, 40, false)];
     old.run(suite::leases::round("i1", at(2)).accounts(spent)).await.unwrap();
-    let secrets = old.run(Rotate { fresh: [9; 32], key_stale_seconds: 120, now: at(2) }).await.unwrap();
+    let secrets = old.run(Rotate { seed: [9; 32], key_stale_seconds: 120, now: at(2) }).await.unwrap();
     let before = balance(old.as_ref(), &tenant).await;
     let newest = old.audit(AuditFilter { limit: 1, ..AuditFilter::default() }).await.unwrap();
     let position = *old.newest_change().borrow();
@@ -86,7 +86,7 @@ fn a_move_that_fails_after_its_commit_says_that_the_rows_are_there_and_not_verif
         });
         failed.unwrap_err().to_string()
     };
-    let before = failed("looking at the source", "CREATE TABLE feed ()");
+    let before = failed("verifying the source", "CREATE TABLE feed ()");
     assert!(before.starts_with("nothing was moved: "), "{before}");
     for sabotage in ["DROP TABLE feed", "UPDATE feed SET base = 1"] {
         let after = failed("verifying feed", sabotage);

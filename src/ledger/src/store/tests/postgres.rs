@@ -303,7 +303,7 @@ fn what_goes_through_whole_tables_is_not_cut_off_and_everything_else_is() {
         connection.first("SELECT current_setting('statement_timeout')", &[], |row| row.get::<String>(0))
     };
     assert_eq!(connection.migrate(timeout).unwrap().as_deref(), Some("0"));
-    assert_eq!(connection.survey(timeout).unwrap().as_deref(), Some("0"));
+    assert_eq!(connection.long_snapshot(timeout).unwrap().as_deref(), Some("0"));
     assert_eq!(connection.snapshot(timeout).unwrap().as_deref(), Some("10s"));
     assert_eq!(connection.write(timeout).unwrap().as_deref(), Some("10s"));
 }
