@@ -3,11 +3,12 @@
 pub(crate) mod admin;
 pub(crate) mod api;
 mod authenticate;
+mod caller;
+mod check;
 pub(crate) mod connections;
 mod extract;
 mod feed;
 mod filter;
-mod issue;
 mod observe;
 mod problem;
 mod rate;

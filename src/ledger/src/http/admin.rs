@@ -3,7 +3,6 @@
 mod admin_keys;
 mod agents;
 mod audit;
-pub(super) mod check;
 mod filter_keys;
 mod keys;
 mod leases;

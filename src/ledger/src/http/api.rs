@@ -5,6 +5,7 @@ pub(super) mod document;
 
 use super::Service;
 use super::authenticate;
+use super::caller::Reach;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
@@ -14,15 +15,6 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use protocol::admin::Role;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use std::sync::Arc;
-
-/// Whose things an endpoint reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// A credential held to one tenant may use it. The handler then shows and changes only that tenant's things.
-    OwnTenant,
-    /// Only a credential for all tenants may use it.
-    AllTenants,
-}
 
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 

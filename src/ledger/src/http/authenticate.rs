@@ -2,12 +2,12 @@
 //! are looked up by their hash.
 
 use super::Service;
-use super::api::Reach;
+use super::caller::{Caller, Reach};
 use super::extract::idempotency_key;
 use super::problem::{Code, Refused};
 use super::rate::Rates;
 use crate::http::connections::Connection;
-use crate::model::credential::{CredentialKind, ServiceCredential};
+use crate::model::credential::CredentialKind;
 use crate::moment;
 use crate::store::Store;
 use crate::transaction::Unavailable;
@@ -15,7 +15,6 @@ use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use protocol::TenantId;
 use protocol::admin::Role;
 use protocol::api_key::{KeyHash, is_well_formed};
 use std::collections::HashMap;
@@ -27,40 +26,6 @@ use std::time::{Duration, Instant};
 const REMEMBERED: Duration = Duration::from_secs(1);
 /// At most so many are cached.
 const REMEMBERED_MAX: usize = 256;
-
-/// The credential of a request.
-#[derive(Debug, Clone)]
-pub(super) struct Caller(Arc<ServiceCredential>);
-
-impl Caller {
-    /// The actor in the audit trail.
-    pub(super) fn id(&self) -> String {
-        self.0.id.to_string()
-    }
-
-    /// The one tenant that it is held to; absent for all tenants.
-    pub(super) fn tenant(&self) -> Option<&TenantId> {
-        self.0.tenant_id.as_ref()
-    }
-
-    /// Refuses a thing of another tenant as if it did not exist.
-    pub(super) fn own(&self, tenant_id: &TenantId, what: &str) -> Result<(), Refused> {
-        match self.tenant() {
-            Some(own) if own != tenant_id => {
-                Err(Refused::new(Code::NotFound, format!("no {what} has this id")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The tenant to list: the one that was asked for, or the caller's own. Absent for all.
-    pub(super) fn narrow(&self, asked: Option<TenantId>) -> Result<Option<TenantId>, Refused> {
-        if let Some(asked) = &asked {
-            self.own(asked, "tenant")?;
-        }
-        Ok(asked.or_else(|| self.tenant().cloned()))
-    }
-}
 
 /// Admits administrators with the role and the reach that the endpoint needs.
 pub(super) async fn admin(

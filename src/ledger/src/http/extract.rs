@@ -1,6 +1,6 @@
 //! Turns requests into typed values. Each rejection is a problem that names the faulty field.
 
-use super::authenticate::Caller;
+use super::caller::Caller;
 use super::problem::{Code, Refused};
 use crate::model::replay::{Idempotency, ReplayKey};
 use axum::Json;

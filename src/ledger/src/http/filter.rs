@@ -1,6 +1,8 @@
 //! `/filter/v1`: what filters ask. Bodies and answers are `protocol::filter`'s.
 
-use super::authenticate::Caller;
+mod issue;
+
+use super::caller::Caller;
 use super::extract::{Body, Params};
 use super::problem::{Code, Refused};
 use super::{REPORT_BYTES_MAX, Service};
@@ -29,14 +31,14 @@ use std::time::Duration;
 use tracing::warn;
 
 /// Longest name of a service or a tool.
-pub(super) const NAME_CHARS_MAX: usize = 256;
+const NAME_CHARS_MAX: usize = 256;
 
 pub(super) fn routes() -> Router<Arc<Service>> {
     Router::new()
         .route(POLICY_PATH, get(policy))
         .route(RESOLVE_PATH, post(resolve))
         .route(RESERVE_PATH, post(reserve))
-        .route(KEYS_PATH, post(super::issue::issue))
+        .route(KEYS_PATH, post(issue::issue))
         .route(REPORT_PATH, post(deliver).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
         .route(LEASES_PATH, post(lease).layer(DefaultBodyLimit::max(REPORT_BYTES_MAX)))
         .route(CHANGES_PATH, get(feed))

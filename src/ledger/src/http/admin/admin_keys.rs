@@ -1,9 +1,10 @@
 //! Administrators' own keys. A credential held to one tenant can create and list only keys held to the same tenant.
 
-use super::{check, limit, page};
+use super::{limit, page};
 use crate::http::Service;
 use crate::http::api::Endpoint;
-use crate::http::authenticate::Caller;
+use crate::http::caller::Caller;
+use crate::http::check;
 use crate::http::extract::{Id, Params, Submitted};
 use crate::http::problem::{Code, Refused};
 use crate::identity::credentials;

@@ -5,7 +5,7 @@ use crate::audit::chain::BATCH_ROWS_MAX;
 use crate::audit::export::Exporter;
 use crate::http::Service;
 use crate::http::api::Endpoint;
-use crate::http::authenticate::Caller;
+use crate::http::caller::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
 use crate::http::stream::{Closed, Lines};

@@ -1,10 +1,11 @@
 //! Keys. A secret is in the answer that made it and nowhere else.
 
 use super::agents::of_own_tenant;
-use super::{check, limit, page};
+use super::{limit, page};
 use crate::http::Service;
 use crate::http::api::Endpoint;
-use crate::http::authenticate::Caller;
+use crate::http::caller::Caller;
+use crate::http::check;
 use crate::http::extract::{Body, Id, Params, Submitted, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
 use crate::identity::keys;

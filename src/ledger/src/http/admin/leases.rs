@@ -4,7 +4,7 @@ use super::{limit, page};
 use crate::book::lease;
 use crate::http::Service;
 use crate::http::api::Endpoint;
-use crate::http::authenticate::Caller;
+use crate::http::caller::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
 use crate::store::LeaseFilter;

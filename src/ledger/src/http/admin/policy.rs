@@ -2,7 +2,7 @@
 
 use crate::http::Service;
 use crate::http::api::Endpoint;
-use crate::http::authenticate::Caller;
+use crate::http::caller::Caller;
 use crate::http::extract::{Params, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
 use crate::moment;

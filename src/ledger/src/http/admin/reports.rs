@@ -3,7 +3,7 @@
 use super::{limit, ordered, page};
 use crate::http::Service;
 use crate::http::api::Endpoint;
-use crate::http::authenticate::Caller;
+use crate::http::caller::Caller;
 use crate::http::extract::Params;
 use crate::http::problem::Refused;
 use crate::store::{Group, SHADOW_TEXTS, USAGE_TEXTS, UsageQuery};

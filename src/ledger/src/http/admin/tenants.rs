@@ -1,10 +1,11 @@
 //! Tenants and their credits.
 
-use super::{check, limit, page};
+use super::{limit, page};
 use crate::book::Accounts;
 use crate::http::Service;
 use crate::http::api::Endpoint;
-use crate::http::authenticate::Caller;
+use crate::http::caller::Caller;
+use crate::http::check;
 use crate::http::extract::{Body, Id, Params, Submitted, Tagged, if_match};
 use crate::http::problem::{Code, Refused};
 use crate::model::replay::Idempotency;

@@ -1,7 +1,8 @@
 //! The OpenAPI 3.1 document of `/v1`, made from the endpoints, their types and recorded examples.
 
-use super::{Endpoint, Reach};
-use crate::http::admin::check;
+use super::Endpoint;
+use crate::http::caller::Reach;
+use crate::http::check;
 use axum::http::Method;
 use protocol::admin::Role;
 use protocol::problem::{MEDIA_TYPE, Problem};

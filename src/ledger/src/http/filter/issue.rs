@@ -1,10 +1,10 @@
 //! `POST /filter/v1/keys`: a key for an agent that has one. Its secret is in the answer and nowhere else.
 
-use super::Service;
-use super::authenticate::Caller;
-use super::extract::Body;
-use super::filter::NAME_CHARS_MAX;
-use super::problem::{Code, Refused};
+use super::NAME_CHARS_MAX;
+use crate::http::Service;
+use crate::http::caller::Caller;
+use crate::http::extract::Body;
+use crate::http::problem::{Code, Refused};
 use crate::identity::issued::Issue;
 use crate::moment;
 use crate::transaction::{Error, Refusal};
