@@ -107,6 +107,7 @@ async fn assert_all_are_served(gate: &Gate) {
 
 #[test]
 fn connections_without_a_credential_keep_nobody_out() {
+    let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
         let half = b"GET /v1/tenants HTTP/1.1\r\nhost: ledger\r\n".to_vec();
@@ -152,6 +153,7 @@ fn a_connection_without_a_credential_ends_soon() {
 
 #[test]
 fn a_flood_of_one_filter_closes_no_other_and_no_operator() {
+    let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
         let made =
@@ -167,6 +169,7 @@ fn a_flood_of_one_filter_closes_no_other_and_no_operator() {
 
 #[test]
 fn a_flood_of_one_operator_closes_no_other_and_no_filter() {
+    let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
         let key = CreateAdminKey { name: "greedy".to_owned(), role: Role::Auditor, tenant_id: None };

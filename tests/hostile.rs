@@ -3,8 +3,6 @@
 
 #[path = "hostile/bodies.rs"]
 mod bodies;
-#[path = "hostile/floods.rs"]
-mod floods;
 #[path = "hostile/heads.rs"]
 mod heads;
 #[path = "hostile/messages.rs"]

@@ -109,6 +109,7 @@ async fn eight_reports_disturb_nobody(name: &str, directory: std::path::PathBuf,
 
 #[test]
 fn look_ups_go_on_beside_eight_reports_on_sqlite() {
+    let _turn = crate::TURN.blocking_lock();
     run_within(DEADLINE, async {
         let directory = directory("reports");
         let database = embedded(&directory);
@@ -118,6 +119,7 @@ fn look_ups_go_on_beside_eight_reports_on_sqlite() {
 
 #[test]
 fn look_ups_go_on_beside_eight_reports_on_postgresql() {
+    let _turn = crate::TURN.blocking_lock();
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run_within(DEADLINE, eight_reports_disturb_nobody("PostgreSQL", directory("reports"), &database));

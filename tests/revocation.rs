@@ -44,6 +44,7 @@ async fn until_refused(mut connection: Connection, agent: Agent) -> Instant {
 
 #[test]
 fn a_revocation_reaches_every_worker_of_two_envoys_within_two_seconds() {
+    let _turn = crate::TURN.blocking_lock();
     run(async {
         let mut gate = Gate::options()
             .policy(|policy| policy::limit_tier(policy, "enterprise", 100_000, "60s"))
@@ -96,6 +97,7 @@ fn a_revocation_reaches_every_worker_of_two_envoys_within_two_seconds() {
 
 #[test]
 fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so() {
+    let _turn = crate::TURN.blocking_lock();
     run(async {
         let stale = Duration::from_secs(3);
         let gate = Gate::options()

@@ -65,6 +65,7 @@ fn with_search_for(scope: &str) -> String {
 
 #[test]
 fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by() {
+    let _turn = crate::TURN.blocking_lock();
     // Its client blocks, so it is asked where nothing else waits.
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));

@@ -188,7 +188,8 @@ async fn assert_on_record(gate: &Gate, agent: &Agent, answers: &[Response]) {
 
 #[test]
 fn a_flood_without_a_key_costs_no_record_and_no_storage() {
-    run_within(MINUTES, async {
+    let turn = crate::TURN.blocking_lock();
+    run_within(MINUTES, async move {
         let (mut gate, agent) = gate().await;
         agent.call(&mcp::image("standard")).await.assert_allowed();
         let before = stored(&gate, "before.db").await;
@@ -208,6 +209,7 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
             Request::get(BUILDS).key(&unknown_secret()),
         ];
         let (paid, refused) = flooded(&mut gate, &agent, &requests).await;
+        drop(turn);
         assert!(refused.keys().all(|status| matches!(status, 401 | 404 | 503)), "{refused:?}");
         assert_on_record(&gate, &agent, &paid).await;
 
@@ -251,12 +253,14 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
 
 #[test]
 fn refusals_of_a_key_displace_no_paid_call() {
-    run_within(MINUTES, async {
+    let turn = crate::TURN.blocking_lock();
+    run_within(MINUTES, async move {
         let (mut gate, agent) = gate().await;
         let noisy = gate.agent_with("free", 0, NewKey::default().limit(1, 60)).await;
         noisy.get(BUILDS).send(gate.address).await;
         let requests = [noisy.get(BUILDS)];
         let (paid, refused) = flooded(&mut gate, &agent, &requests).await;
+        drop(turn);
         assert!(refused[&429] > REFUSALS, "{refused:?}");
         assert_on_record(&gate, &agent, &paid).await;
         // What was lost is said, and was the flood's own.

@@ -1,12 +1,11 @@
 //! Many requests: memory and the ledger's load stay bounded, and valid keys are served.
 
-use super::caller;
 use harness::agent::unknown_secret;
 use harness::clock::eventually;
 use harness::gate::at_once;
 use harness::http1::Connection;
 use harness::http2::Http2;
-use harness::{Gate, Request, mcp, run, stats, wait};
+use harness::{Agent, Gate, Request, mcp, run, stats, wait};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,8 +38,13 @@ async fn flood(gate: SocketAddr) -> Vec<u16> {
     at_once(clients).await.concat()
 }
 
+async fn caller(gate: &Gate) -> Agent {
+    gate.agent("enterprise").await
+}
+
 #[test]
 fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
+    let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
         let agent = caller(&gate).await;
@@ -94,6 +98,7 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
 
 #[test]
 fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
+    let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
         let unknown = unknown_secret();
@@ -126,6 +131,7 @@ fn resident_bytes(process: u32) -> u64 {
 /// Requests of one key whose bodies never end, and requests with large heads, hold no more than a key may.
 #[test]
 fn what_one_key_leaves_unfinished_takes_bounded_memory() {
+    let _turn = crate::TURN.blocking_lock();
     const UNFINISHED: usize = 3000;
     run(async {
         let gate = Gate::options().start().await;
