@@ -54,7 +54,7 @@ pub struct Copied {
 }
 
 /// Copies a database, which may be in use, to a new file that only its owner can read. `trusted` are the keys that may have
-/// signed its audit trail, see [`crate::service::trusted`].
+/// signed its audit trail, see [`crate::service::signing_key::trusted`].
 pub fn backup(
     database: &Database,
     to: &Path,

@@ -6,7 +6,7 @@ use crate::store::sql::{Connection, Purpose};
 use crate::store::{OpenError, laws, schema};
 
 /// The faults of the rows; empty if there are none. Reads every row. Blocks. `trusted` are the keys that may have signed
-/// the audit trail, see [`crate::service::trusted`].
+/// the audit trail, see [`crate::service::signing_key::trusted`].
 pub fn check(database: &Database, trusted: Trusted<'_>) -> Result<Vec<String>, OpenError> {
     let connection = Connection::open(database, Purpose::Read)?;
     match schema::version(&connection)? {

@@ -64,7 +64,7 @@ pub enum Fault {
 }
 
 /// Copies and verifies, and reports each table to `progress`. Blocks. `trusted` are the keys that may have signed the audit
-/// trail, see [`crate::service::trusted`].
+/// trail, see [`crate::service::signing_key::trusted`].
 pub fn relocate(
     from: &Database,
     to: &Database,
