@@ -37,7 +37,7 @@ pub struct Metrics {
     pub paid_dropped: Metric,
     /// Cached key records.
     pub keys: Metric,
-    /// VMs of this Envoy that have a policy: one per worker, and one for the main thread.
+    /// VMs of this Envoy that have loaded a policy: one per worker, plus one.
     pub policy_loaded: Metric,
     /// Changes from the feed that were applied.
     pub changes: Metric,

@@ -8,7 +8,7 @@ use protocol::key::KeyRecord;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Requests that other exchanges wait for may exceed the bound for requests by this factor.
+/// Messages that other exchanges wait for, such as answers, have a bound this many times the bound for requests.
 const AWAITED_TIMES: u32 = 4;
 
 /// The exchanges in progress.
