@@ -33,7 +33,7 @@ pub enum Purpose {
     Report,
     /// A round about leases and shares.
     Round(Asked),
-    /// A key that an agent asked for on a stream.
+    /// A key that an agent requested on a stream.
     Issue { stream_id: u32 },
 }
 
@@ -71,7 +71,7 @@ pub struct Call {
 pub struct Answer {
     /// HTTP status; 0 if no complete answer arrived.
     pub status: u16,
-    /// Body.
+    /// The body; empty if there is none.
     pub body: Vec<u8>,
 }
 
@@ -144,7 +144,7 @@ impl Call {
         Call::post(purpose, api::KEYS_PATH, request, config.ledger_timeout_ms.into())
     }
 
-    /// Delivers a batch.
+    /// Delivers a batch of settlements and decisions.
     pub fn report(config: &Config, report: &Report) -> Call {
         let timeout_ms = u64::from(config.ledger_timeout_ms).saturating_mul(2);
         Call::post(Purpose::Report, api::REPORT_PATH, report, timeout_ms)

@@ -20,7 +20,7 @@ pub struct Config {
     /// How long a request waits for the ledger, in milliseconds.
     #[serde(default = "ledger_timeout_ms")]
     pub ledger_timeout_ms: u32,
-    /// `Bearer <credential>`.
+    /// The `authorization` header of ledger calls, `Bearer <credential>`.
     #[serde(skip)]
     pub authorization: String,
 }

@@ -38,14 +38,14 @@ pub struct Feed {
     retry_at_ms: u64,
     log: Log,
     revision: u32,
-    /// False until the log was first read: whatever is known from before may have changed since.
+    /// False until this VM first reads the log. Before that it may have missed changes.
     has_followed: bool,
 }
 
 /// What a VM learns when it reads the log.
 #[derive(Debug, PartialEq)]
 pub enum News {
-    /// Nothing happened.
+    /// Nothing has changed.
     Nothing,
     /// These changes are new.
     Changed(Vec<Change>),

@@ -94,7 +94,7 @@ mod raw {
     }
 
     unsafe extern "C" {
-        // Exported by the SDK for the host; see `enter_root`.
+        // The SDK exports this function for the host; `enter_root` calls it too.
         pub fn proxy_on_queue_ready(context_id: u32, queue_id: u32);
     }
 }
@@ -145,7 +145,7 @@ pub fn wall_clock() -> Timestamp {
 /// clock must not free their permits.
 pub fn monotonic_clock() -> Monotonic {
     let mut nanos = 0;
-    // SAFETY: as above.
+    // SAFETY: the pointer is to a local that outlives the call.
     unsafe { raw::clock_time_get(MONOTONIC_CLOCK, 0, &raw mut nanos) };
     Monotonic(nanos / NANOS_PER_MILLI)
 }
@@ -160,7 +160,7 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 /// Asks Envoy to call `on_tick` every `period_ms`.
 pub fn set_tick_period(period_ms: u32) {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_set_tick_period_milliseconds(period_ms) };
 }
 
@@ -173,7 +173,7 @@ pub fn buffer(kind: BufferType) -> Vec<u8> {
 
 /// Replaces the whole content of a buffer.
 pub fn replace_buffer(kind: BufferType, bytes: &[u8]) -> Result<(), Refused> {
-    // SAFETY: pointer and length are those of one slice.
+    // SAFETY: pointer and length belong to the same live slice.
     done(unsafe { raw::proxy_set_buffer_bytes(kind as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
 }
 
@@ -224,7 +224,7 @@ fn take_text<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
 /// The status of a response; `None` if it has none. Read separately, because most responses need no other header.
 pub fn status(kind: MapType) -> Option<u16> {
     const STATUS: &str = ":status";
-    // SAFETY: pointer and length are those of one slice, the others are to locals of `adopted`.
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
     let value = adopted(|data, size| unsafe {
         raw::proxy_get_header_map_value(kind as u32, STATUS.as_ptr(), STATUS.len(), data, size)
     });
@@ -238,7 +238,7 @@ pub fn read_status(value: &[u8]) -> Option<u16> {
 
 /// Sets a header and replaces all its existing values.
 pub fn set_header(kind: MapType, name: &str, value: &str) {
-    // SAFETY: pointers and lengths are those of two slices.
+    // SAFETY: each pointer and length belong to one of two live slices.
     unsafe {
         raw::proxy_replace_header_map_value(
             kind as u32,
@@ -252,20 +252,20 @@ pub fn set_header(kind: MapType, name: &str, value: &str) {
 
 /// Removes a header with all its values.
 pub fn remove_header(kind: MapType, name: &[u8]) {
-    // SAFETY: pointer and length are those of one slice.
+    // SAFETY: pointer and length belong to the same live slice.
     unsafe { raw::proxy_remove_header_map_value(kind as u32, name.as_ptr(), name.len()) };
 }
 
 /// Reads a property of the stream, such as `["response", "code_details"]`.
 pub fn property(path: &[&str]) -> Option<Vec<u8>> {
     let path = path.join("\0");
-    // SAFETY: pointer and length are those of one slice, the others are to locals of `adopted`.
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
     adopted(|data, size| unsafe { raw::proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
 }
 
 /// Sets a property that access logs read as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
 pub fn set_property(name: &str, value: &str) {
-    // SAFETY: pointers and lengths are those of two slices.
+    // SAFETY: each pointer and length belong to one of two live slices.
     unsafe { raw::proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
 }
 
@@ -286,7 +286,7 @@ impl Shared {
 /// Reads a value of shared data. All workers of this Envoy with the same vm_id see the same value.
 pub fn shared(name: &str) -> Shared {
     let mut cas = 0;
-    // SAFETY: pointer and length are those of one slice, the others are to locals.
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals.
     let bytes = adopted(|data, size| unsafe {
         raw::proxy_get_shared_data(name.as_ptr(), name.len(), data, size, &raw mut cas)
     });
@@ -300,7 +300,7 @@ pub fn shared(name: &str) -> Shared {
 
 /// Writes a value of shared data if it is unchanged since `read`. Returns false if it has changed.
 pub fn swap_shared(name: &str, read: &Shared, bytes: &[u8]) -> Result<bool, Refused> {
-    // SAFETY: pointers and lengths are those of two slices.
+    // SAFETY: each pointer and length belong to one of two live slices.
     match unsafe {
         raw::proxy_set_shared_data(name.as_ptr(), name.len(), bytes.as_ptr(), bytes.len(), read.cas)
     } {
@@ -312,13 +312,13 @@ pub fn swap_shared(name: &str, read: &Shared, bytes: &[u8]) -> Result<bool, Refu
 
 /// Lets the held request of the effective context go upstream.
 pub fn resume_request() {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_continue_stream(StreamType::HttpRequest as u32) };
 }
 
 /// Resets the response stream of the effective context.
 pub fn reset_response() {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_close_stream(StreamType::HttpResponse as u32) };
 }
 
@@ -327,7 +327,7 @@ pub fn reply(reply: &policy::exchange::Reply) {
     let headers: Vec<(&[u8], &[u8])> =
         reply.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     let headers = serialise(&headers);
-    // SAFETY: pointers and lengths are those of three slices.
+    // SAFETY: each pointer and length belong to one of three live slices.
     unsafe {
         raw::proxy_send_local_response(
             u32::from(reply.status),
@@ -361,7 +361,7 @@ fn serialise(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
 
 /// Makes this context the target of the hostcalls that follow.
 pub fn set_context(context_id: u32) {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_set_effective_context(context_id) };
 }
 
@@ -385,7 +385,7 @@ pub struct Metric(Option<u32>);
 /// Defines a metric, or finds it if another VM has defined it.
 pub fn metric(kind: MetricType, name: &str) -> Metric {
     let mut id = 0;
-    // SAFETY: pointer and length are those of one slice, the other is to a local.
+    // SAFETY: pointer and length belong to the same live slice; the other pointer is to a local.
     let status = unsafe { raw::proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
     Metric((status == OK).then_some(id))
 }
@@ -394,7 +394,7 @@ impl Metric {
     /// Adds `offset`, which may be negative for gauges.
     pub fn add(self, offset: i64) {
         if let Some(id) = self.0 {
-            // SAFETY: no pointers.
+            // SAFETY: the call passes no pointers.
             unsafe { raw::proxy_increment_metric(id, offset) };
         }
     }

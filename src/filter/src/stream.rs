@@ -51,10 +51,10 @@ pub struct State {
 /// Whether the request may go upstream.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Gate {
-    /// Not decided: hold everything.
+    /// Not decided yet: the request is held.
     #[default]
     Held,
-    /// Decided: everything passes.
+    /// Allowed: everything passes.
     Released,
     /// Answered by the filter: nothing passes.
     Answered,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// Characters of entropy after the prefix: 40 base62 digits, 238 bits.
+/// Length of the random part after the prefix: 40 base62 digits are 238 bits of entropy.
 const BODY_BYTES: usize = 40;
 /// Six base62 digits are enough for any CRC-32.
 const CHECKSUM_BYTES: usize = 6;

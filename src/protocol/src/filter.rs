@@ -58,7 +58,7 @@ pub struct ReserveRequest {
     pub reservation_id: ReservationId,
     /// The key that calls; its tenant pays.
     pub key_id: KeyId,
-    /// The service called.
+    /// The service that is called.
     pub service: String,
     /// The tool's name in the policy.
     pub tool: String,
@@ -69,7 +69,7 @@ pub struct ReserveRequest {
     pub overrun_credits_max: Credits,
     /// How long the reservation stays pending unless renewed.
     pub ttl_seconds: u32,
-    /// The policy that set the price.
+    /// The version of the policy that set the price.
     pub policy_version: PolicyVersion,
 }
 
@@ -83,7 +83,7 @@ fn is_zero(credits: &Credits) -> bool {
 pub struct ReserveAnswer {
     /// The reservation.
     pub reservation_id: ReservationId,
-    /// When it expires unless renewed.
+    /// When the reservation expires unless renewed.
     pub expires_at: Timestamp,
     /// The credits that the tenant still has available.
     pub available: Credits,
@@ -120,7 +120,7 @@ pub struct Issued {
     pub key_id: KeyId,
     /// The credential.
     pub secret: String,
-    /// The agent that it belongs to.
+    /// The agent that the key belongs to.
     pub agent_id: AgentId,
     /// The scopes of the key.
     pub scopes: Vec<String>,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct KeyRecord {
     /// The key.
     pub key_id: KeyId,
-    /// Who pays for it.
+    /// The tenant that pays for the key's calls.
     pub tenant_id: TenantId,
     /// Name of the tenant's tier, which the policy defines.
     pub tier: String,

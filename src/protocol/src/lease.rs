@@ -57,7 +57,7 @@ pub struct Round {
 pub struct Ask {
     /// The id of the new lease.
     pub lease_id: LeaseId,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant_id: TenantId,
     /// The credits wanted; the ledger may grant fewer, or none.
     pub credits: Credits,

@@ -136,7 +136,7 @@ mod tests {
                 assert_eq!(unseen(&name), Some(hidden), "{}", name.escape_unicode());
             }
         }
-        // A joiner joins nothing twice, at an end, or to Latin.
+        // A joiner is refused at either end of the text, after another joiner, and next to Latin letters.
         for name in ["می\u{200c}", "\u{200c}می", "م\u{200c}\u{200c}ی", "م\u{200d}x", "م\u{fe0f}\u{fe0f}"]
         {
             assert!(unseen(name).is_some(), "{}", name.escape_unicode());
