@@ -1,4 +1,4 @@
-//! Calls to the ledger: how each is written, and what its answer means.
+//! Calls to the ledger: builds each request and interprets its answer.
 
 use crate::config::Config;
 use crate::host;
@@ -25,29 +25,29 @@ pub enum Purpose {
     Policy,
     /// The change feed.
     Changes,
-    /// A key's record, and how many changes had been applied when it was asked for.
+    /// A key's record, and how many changes had been applied when the call was sent.
     Resolve { hash: KeyHash, changes_applied: u64 },
     /// A reservation for a stream.
     Reserve { stream_id: u32, reservation_id: ReservationId },
     /// A batch of settlements and decisions.
     Report,
-    /// A round of leases.
+    /// A round about leases and shares.
     Round(Asked),
-    /// A key that an agent asked for on a stream.
+    /// A key that an agent requested on a stream.
     Issue { stream_id: u32 },
 }
 
-/// What a round in flight was about.
+/// The contents of a round in flight.
 #[derive(Debug, Default)]
 pub struct Asked {
     pub sent: Monotonic,
-    /// The tenant and the lease asked for.
+    /// Tenant and lease id of each lease asked for.
     pub leases: Vec<(u64, u128)>,
     pub accounts: Vec<Statement>,
     pub shares: Vec<ShareOf>,
 }
 
-/// Which share was asked for.
+/// Identifies a share that was asked for.
 #[derive(Debug)]
 pub struct ShareOf {
     pub fingerprint: u64,
@@ -55,9 +55,9 @@ pub struct ShareOf {
     pub revision: u64,
 }
 
-/// A call to start.
+/// A call that can be sent.
 pub struct Call {
-    /// What for.
+    /// What the call is for.
     pub purpose: Purpose,
     method: &'static str,
     path: String,
@@ -69,19 +69,19 @@ pub struct Call {
 /// The answer to a call.
 #[derive(Default)]
 pub struct Answer {
-    /// HTTP status; 0 if no whole answer came.
+    /// HTTP status; 0 if no complete answer arrived.
     pub status: u16,
-    /// Body.
+    /// The body; empty if there is none.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The body, if the status is one of these.
+    /// The parsed body, if the status is one of `statuses`.
     pub fn read<Body: DeserializeOwned>(&self, statuses: &[u16]) -> Option<Body> {
         statuses.contains(&self.status).then(|| policy::json::read(&self.body).ok())?
     }
 
-    /// True if the ledger itself says that this is the problem.
+    /// True if the answer is the ledger's own problem document with this status and code.
     fn is_problem(&self, status: u16, code: &str) -> bool {
         let is_it = |problem: Problem| problem.kind == Problem::urn(code);
         self.read(&[status]).is_some_and(is_it)
@@ -98,7 +98,7 @@ impl Call {
     }
 
     fn post(purpose: Purpose, path: &str, body: &impl serde::Serialize, timeout_ms: u64) -> Call {
-        // Serialising these shapes can't fail; if it did, the ledger would refuse the empty body.
+        // Serialising these types can't fail; if it did, the ledger would refuse the empty body.
         let body = serde_json::to_vec(body).unwrap_or_default();
         Call {
             purpose,
@@ -110,14 +110,14 @@ impl Call {
         }
     }
 
-    /// Asks for the policy unless it is what has this tag.
+    /// Fetches the policy, unless it still has the tag `known`.
     pub fn policy(config: &Config, known: Option<&str>) -> Call {
         let timeout_ms = u64::from(config.ledger_timeout_ms).saturating_mul(2);
         let if_none_match = known.map(|tag| format!("\"{tag}\""));
         Call { if_none_match, ..Call::get(Purpose::Policy, api::POLICY_PATH.to_owned(), timeout_ms) }
     }
 
-    /// Asks for changes after a position, to be held open for `wait_ms`.
+    /// Fetches changes after a position. The ledger holds the call open for up to `wait_ms`.
     pub fn changes(config: &Config, after: Option<u64>, wait_ms: u64) -> Call {
         let path = match after {
             Some(after) => format!("{}?after={after}&wait_ms={wait_ms}", api::CHANGES_PATH),
@@ -126,36 +126,36 @@ impl Call {
         Call::get(Purpose::Changes, path, wait_ms.saturating_add(u64::from(config.ledger_timeout_ms)))
     }
 
-    /// Asks whose key has this hash.
+    /// Fetches the record of the key with this hash.
     pub fn resolve(config: &Config, hash: KeyHash, changes_applied: u64) -> Call {
         let purpose = Purpose::Resolve { hash, changes_applied };
         Call::post(purpose, api::RESOLVE_PATH, &ResolveRequest { hash }, config.ledger_timeout_ms.into())
     }
 
-    /// Asks to set credits aside for a stream.
+    /// Asks to reserve credits for a stream.
     pub fn reserve(config: &Config, stream_id: u32, request: &ReserveRequest) -> Call {
         let purpose = Purpose::Reserve { stream_id, reservation_id: request.reservation_id.clone() };
         Call::post(purpose, api::RESERVE_PATH, request, config.ledger_timeout_ms.into())
     }
 
-    /// Asks for a key on behalf of an agent, who waits for it on a stream.
+    /// Asks to issue a key for an agent that waits on a stream.
     pub fn issue(config: &Config, stream_id: u32, request: &IssueRequest) -> Call {
         let purpose = Purpose::Issue { stream_id };
         Call::post(purpose, api::KEYS_PATH, request, config.ledger_timeout_ms.into())
     }
 
-    /// Delivers a batch.
+    /// Delivers a batch of settlements and decisions.
     pub fn report(config: &Config, report: &Report) -> Call {
         let timeout_ms = u64::from(config.ledger_timeout_ms).saturating_mul(2);
         Call::post(Purpose::Report, api::REPORT_PATH, report, timeout_ms)
     }
 
-    /// Says what is to be said of leases.
+    /// Sends a round about leases and shares.
     pub fn round(config: &Config, round: &Round, asked: Asked) -> Call {
         Call::post(Purpose::Round(asked), LEASES_PATH, round, config.ledger_timeout_ms.into())
     }
 
-    /// Starts the call in the SDK's active context, which must be the root. Returns the id that its answer will have.
+    /// Sends the call in the SDK's active context, which must be the root. Returns the id that its answer will carry.
     pub fn dispatch(&self, config: &Config) -> Result<u32, NotCalled> {
         let mut headers = vec![
             (":method", self.method),
@@ -188,7 +188,7 @@ impl Call {
     }
 }
 
-/// Reads the answer that has just arrived. One that was cut off, or whose call was reset, has no headers at all.
+/// Reads the answer that has just arrived. If the call failed or was reset, the answer has no headers.
 pub fn read_answer(header_count: usize, body_bytes: usize) -> Answer {
     let status = (header_count > 0).then(|| host::status(MapType::HttpCallResponseHeaders));
     let Some(status) = status.flatten() else { return Answer::default() };
@@ -196,8 +196,8 @@ pub fn read_answer(header_count: usize, body_bytes: usize) -> Answer {
     Answer { status, body }
 }
 
-/// What the answer to a resolve means: `Ok(None)` for a hash that the ledger does not know. Only the ledger's own words
-/// count: a 404 of something else that answers in its place says nothing about a key.
+/// Interprets the answer to a resolve call: `Ok(None)` if the ledger does not know the hash. Only the ledger's own
+/// problem document counts: a 404 from something else, such as a proxy, says nothing about a key.
 pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
     match answer.read(&[200]) {
         Some(record) => Ok(Some(record)),
@@ -206,8 +206,8 @@ pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
     }
 }
 
-/// What the answer to a reserve means. Credits are set aside only if the ledger says so of this very reservation;
-/// anything that is not its own word leaves it unknown.
+/// Interprets the answer to a reserve call. Credits are reserved only if the ledger confirms this reservation id; any
+/// answer that is not the ledger's own leaves the result unknown.
 pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
     match answer.read(&[200, 201]) {
         Some(ReserveAnswer { reservation_id, .. }) if reservation_id == *asked => ReserveAnswered::Reserved,
@@ -217,7 +217,7 @@ pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
     }
 }
 
-/// What the answer to a request for a key means.
+/// Interprets the answer to a request for a key.
 pub fn issued(answer: &Answer) -> IssueAnswered {
     match answer.read::<Issued>(&[201]) {
         Some(issued) => IssueAnswered::Issued(Box::new(issued)),
@@ -228,7 +228,7 @@ pub fn issued(answer: &Answer) -> IssueAnswered {
     }
 }
 
-/// True if the ledger itself has understood a batch and will never take it.
+/// True if the ledger itself rejected a batch permanently, so that sending it again is useless.
 pub fn is_refused(answer: &Answer) -> bool {
     let is_its_own = |problem: Problem| problem.kind.starts_with(&Problem::urn(""));
     answer.read(&[400, 413, 422]).is_some_and(is_its_own)

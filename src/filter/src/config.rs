@@ -1,26 +1,26 @@
-//! The plugin's configuration, and the credential that comes beside it.
+//! The plugin's configuration, and the filter's credential from the environment.
 
 use protocol::api_key::{self, Kind};
 use serde::Deserialize;
 
-/// Environment variable of the VM that holds the filter's credential to the ledger, so that no configuration dump
-/// shows it.
+/// The VM's environment variable that holds the filter's credential for the ledger. The credential is not part of the
+/// configuration, so that no configuration dump shows it.
 const CREDENTIAL_VARIABLE: &str = "AGENTRELAY_FILTER_KEY";
 
-/// Where the ledger is, and how long to wait for it.
+/// The address of the ledger, and how long to wait for it.
 #[derive(Debug, Default, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The Envoy cluster of the ledger.
+    /// Name of the ledger's Envoy cluster.
     #[serde(default = "ledger_cluster")]
     pub ledger_cluster: String,
-    /// The `:authority` of calls to it.
+    /// The `:authority` header of ledger calls.
     #[serde(default = "ledger_authority")]
     pub ledger_authority: String,
     /// How long a request waits for the ledger, in milliseconds.
     #[serde(default = "ledger_timeout_ms")]
     pub ledger_timeout_ms: u32,
-    /// `Bearer <credential>`.
+    /// The `authorization` header of ledger calls, `Bearer <credential>`.
     #[serde(skip)]
     pub authorization: String,
 }
@@ -37,7 +37,7 @@ fn ledger_timeout_ms() -> u32 {
     2000
 }
 
-/// Reads the configuration. The error is for Envoy's log: it says what to change, and holds no secret.
+/// Reads the configuration. The error goes to Envoy's log: it says what to change and contains no secret.
 pub fn read(bytes: &[u8]) -> Result<Config, String> {
     let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
     let config: Config = policy::json::read(bytes)

@@ -1,8 +1,8 @@
-//! The change feed: one VM of this Envoy listens for all of them.
+//! The change feed: one VM of this Envoy listens for all VMs.
 //!
-//! Who listens is settled by a short lease in shared data. The listener long-polls the ledger and writes what changed
-//! to shared data, where every VM reads it on its tick. What calls something back it does itself, for all: that is in
-//! no record that a VM keeps. A VM that dies stops renewing, and another takes over where it left off.
+//! A short lease in shared data decides which VM listens. The listener long-polls the ledger and writes the changes to
+//! shared data, where every VM reads them on its tick. The listener handles recalls itself, because they concern no
+//! record that a VM caches. If the listener dies, its lease expires, and another VM continues at the same position.
 
 use crate::host;
 use policy::window::Monotonic;
@@ -13,20 +13,20 @@ const LEASE: &str = "agentrelay/feed/1/lease";
 const LOG: &str = "agentrelay/feed/1/log";
 const LEASE_MS: u64 = 1_000;
 const RETRY_MS: u64 = 500;
-/// Changes kept for VMs that read late. A VM that missed more forgets everything, which is always right.
+/// Changes kept for VMs that read late. A VM that missed more drops its whole cache, which is always safe.
 const LOG_MAX: usize = 256;
 
-/// What the listener has heard, as all VMs read it.
+/// The changes that the listener received, as all VMs read them.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Log {
-    /// Counts the lines written; the last of `changes` has this number.
+    /// Number of changes written so far; also the number of the last entry of `changes`.
     line: u64,
-    /// The position to ask the ledger after.
+    /// The feed position after which to ask the ledger for changes.
     position: Option<u64>,
-    /// When the ledger last said that this is all, by the monotonic clock.
+    /// Monotonic time at which the ledger last confirmed that the log is complete.
     confirmed_ms: u64,
     changes: Vec<Change>,
-    /// Number of times that everything had to be forgotten.
+    /// How often all caches had to be dropped.
     resets: u64,
 }
 
@@ -38,23 +38,23 @@ pub struct Feed {
     retry_at_ms: u64,
     log: Log,
     revision: u32,
-    /// False until the log was first read: whatever is known from before may have changed since.
+    /// False until this VM first reads the log. Before that it may have missed changes.
     has_followed: bool,
 }
 
-/// What the feed asks of the VM.
+/// What a VM learns when it reads the log.
 #[derive(Debug, PartialEq)]
 pub enum News {
-    /// Nothing happened.
+    /// Nothing has changed.
     Nothing,
-    /// These things changed.
+    /// These changes are new.
     Changed(Vec<Change>),
-    /// Anything may have changed.
+    /// Anything may have changed, so the VM must drop its caches.
     Everything,
 }
 
 impl Feed {
-    /// A view that has heard nothing.
+    /// Creates a view that has read no changes yet.
     pub fn new() -> Feed {
         Feed {
             id: u64::from_le_bytes(host::random()),
@@ -67,17 +67,17 @@ impl Feed {
         }
     }
 
-    /// True if this VM listens for all of its Envoy.
+    /// True if this VM listens for the whole Envoy.
     pub fn is_listener(&self) -> bool {
         self.is_listener
     }
 
-    /// When the ledger was last heard to say that all changes are known.
+    /// When the ledger last confirmed that all changes are known.
     pub fn confirmed(&self) -> Monotonic {
         Monotonic(self.log.confirmed_ms)
     }
 
-    /// Reads what the listener wrote.
+    /// Reads the changes that the listener has written since the last call.
     pub fn follow(&mut self) -> News {
         let read = host::shared(LOG);
         if read.bytes.is_empty() || read.revision() == self.revision {
@@ -100,7 +100,7 @@ impl Feed {
         }
     }
 
-    /// True if this VM should ask the ledger now: it is the one that listens, and is not asking already.
+    /// True if this VM should call the ledger now: it is the listener and no call is in flight.
     pub fn should_listen(&mut self, now: Monotonic) -> bool {
         self.is_listener = self.hold_lease(now);
         if !self.is_listener || self.in_flight || now.0 < self.retry_at_ms {
@@ -110,17 +110,18 @@ impl Feed {
         true
     }
 
-    /// The position to ask after.
+    /// The feed position after which to ask for changes.
     pub fn position(&self) -> Option<u64> {
         self.log.position
     }
 
-    /// The ledger answered: passes it on to every VM. If it can't be passed on it counts as lost, and is asked for again.
+    /// Passes the ledger's answer on to every VM. If shared data can't be written, the answer counts as lost and is
+    /// requested again.
     pub fn heard(&mut self, answer: Changes, now: Monotonic) {
         for _ in 0..8 {
             let read = host::shared(LOG);
             let mut log: Log = policy::json::read(&read.bytes).unwrap_or_default();
-            // The first answer only tells a position, and a position lost means that anything may have happened.
+            // The first answer only gives a position. Without a known position, any change may have been missed.
             if answer.reset || log.position.is_none() {
                 log.resets = log.resets.saturating_add(1);
                 log.changes.clear();
@@ -144,13 +145,13 @@ impl Feed {
         self.lost(now);
     }
 
-    /// The ledger did not answer.
+    /// Schedules a retry after the ledger did not answer.
     pub fn lost(&mut self, now: Monotonic) {
         self.in_flight = false;
         self.retry_at_ms = now.0.saturating_add(RETRY_MS);
     }
 
-    /// Takes or renews the lease, if nobody else holds it.
+    /// Takes or renews the lease of the listener. Returns false if another VM holds it.
     fn hold_lease(&self, now: Monotonic) -> bool {
         let read = host::shared(LEASE);
         let (owner, ends_ms) = match read.bytes.split_first_chunk::<8>() {

@@ -1,7 +1,7 @@
-//! Every hostcall of the filter. The only file with `unsafe`.
+//! All hostcalls of the filter. The only file with `unsafe`.
 //!
-//! The SDK's own wrappers panic on a status that they don't expect and on header bytes that aren't UTF-8, and a panic
-//! kills the worker's VM. These import the same host functions and hand every status back.
+//! The SDK's own wrappers panic on an unexpected status and on header bytes that aren't UTF-8, and a panic kills the
+//! worker's VM. This module imports the same host functions and returns every status to the caller.
 #![allow(unsafe_code)]
 
 use policy::window::Monotonic;
@@ -94,7 +94,7 @@ mod raw {
     }
 
     unsafe extern "C" {
-        // Exported by the SDK for the host; see `enter_root`.
+        // The SDK exports this function for the host; `enter_root` calls it too.
         pub fn proxy_on_queue_ready(context_id: u32, queue_id: u32);
     }
 }
@@ -112,7 +112,7 @@ fn done(status: u32) -> Result<(), Refused> {
     if status == OK { Ok(()) } else { Err(Refused(status)) }
 }
 
-/// Takes over bytes that the host placed in this VM's memory.
+/// Takes ownership of bytes that the host placed in this VM's memory.
 ///
 /// # Safety
 /// `data` and `size` were filled in by a host function that returned OK, and are not used again.
@@ -133,7 +133,7 @@ fn adopted(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8>
     Ok(unsafe { adopt(data, size) })
 }
 
-/// The date. Zero if the host has none, which no host does.
+/// The wall-clock time. Zero if the host can't tell it, which does not happen in practice.
 pub fn wall_clock() -> Timestamp {
     let mut nanos = 0;
     // SAFETY: the pointer is to a local that outlives the call.
@@ -141,10 +141,11 @@ pub fn wall_clock() -> Timestamp {
     Timestamp::from_millis(nanos / NANOS_PER_MILLI)
 }
 
-/// A clock that never steps and that all workers of this Envoy share: windows must not open because the date changed.
+/// A clock that never jumps and that all workers of this Envoy share. Windows use it, because a change of the wall
+/// clock must not free their permits.
 pub fn monotonic_clock() -> Monotonic {
     let mut nanos = 0;
-    // SAFETY: as above.
+    // SAFETY: the pointer is to a local that outlives the call.
     unsafe { raw::clock_time_get(MONOTONIC_CLOCK, 0, &raw mut nanos) };
     Monotonic(nanos / NANOS_PER_MILLI)
 }
@@ -157,29 +158,29 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Asks for `on_tick` each `period_ms`.
+/// Asks Envoy to call `on_tick` every `period_ms`.
 pub fn set_tick_period(period_ms: u32) {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_set_tick_period_milliseconds(period_ms) };
 }
 
-/// All of a buffer; empty if there is none.
+/// The whole content of a buffer; empty if there is no buffer.
 pub fn buffer(kind: BufferType) -> Vec<u8> {
     // SAFETY: the pointers are to locals of `adopted`.
     adopted(|data, size| unsafe { raw::proxy_get_buffer_bytes(kind as u32, 0, usize::MAX, data, size) })
         .unwrap_or_default()
 }
 
-/// Replaces all of a buffer.
+/// Replaces the whole content of a buffer.
 pub fn replace_buffer(kind: BufferType, bytes: &[u8]) -> Result<(), Refused> {
-    // SAFETY: pointer and length are those of one slice.
+    // SAFETY: pointer and length belong to the same live slice.
     done(unsafe { raw::proxy_set_buffer_bytes(kind as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
 }
 
-/// A header map as the host serialised it: one read, no copy for each header.
+/// A header map as the host serialised it: one hostcall, and no copy per header.
 pub struct HeaderMap(Vec<u8>);
 
-/// Reads all headers at once, which costs less than reading two by name.
+/// Reads all headers in one hostcall, which costs less than reading two headers by name.
 pub fn header_map(kind: MapType) -> HeaderMap {
     // SAFETY: the pointers are to locals of `adopted`.
     let bytes = adopted(|data, size| unsafe { raw::proxy_get_header_map_pairs(kind as u32, data, size) });
@@ -187,9 +188,9 @@ pub fn header_map(kind: MapType) -> HeaderMap {
 }
 
 impl HeaderMap {
-    /// Names and values, in order, duplicates included. Stops at the first pair that is cut off.
+    /// Names and values, in order, including duplicates. Stops at the first truncated pair.
     pub fn pairs(&self) -> Vec<(&[u8], &[u8])> {
-        // u32 count, then count times (u32 name size, u32 value size), then each name and value with a zero behind.
+        // Format: u32 count, then count times (u32 name size, u32 value size), then each name and value, zero-terminated.
         let mut sizes = self.0.as_slice();
         let count = read_u32(&mut sizes).unwrap_or(0);
         let mut rest = count.checked_mul(8).and_then(|bytes| sizes.get(bytes..)).unwrap_or_default();
@@ -220,24 +221,24 @@ fn take_text<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
     Some(text)
 }
 
-/// The status of a response, read alone because most responses need no more. `None` if it has none.
+/// The status of a response; `None` if it has none. Read separately, because most responses need no other header.
 pub fn status(kind: MapType) -> Option<u16> {
     const STATUS: &str = ":status";
-    // SAFETY: pointer and length are those of one slice, the others are to locals of `adopted`.
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
     let value = adopted(|data, size| unsafe {
         raw::proxy_get_header_map_value(kind as u32, STATUS.as_ptr(), STATUS.len(), data, size)
     });
     read_status(&value.ok()?)
 }
 
-/// A status as it is written.
+/// Parses the value of a `:status` header.
 pub fn read_status(value: &[u8]) -> Option<u16> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Sets a header, replacing every value it has.
+/// Sets a header and replaces all its existing values.
 pub fn set_header(kind: MapType, name: &str, value: &str) {
-    // SAFETY: pointers and lengths are those of two slices.
+    // SAFETY: each pointer and length belong to one of two live slices.
     unsafe {
         raw::proxy_replace_header_map_value(
             kind as u32,
@@ -249,28 +250,28 @@ pub fn set_header(kind: MapType, name: &str, value: &str) {
     };
 }
 
-/// Removes every value of a header.
+/// Removes a header with all its values.
 pub fn remove_header(kind: MapType, name: &[u8]) {
-    // SAFETY: pointer and length are those of one slice.
+    // SAFETY: pointer and length belong to the same live slice.
     unsafe { raw::proxy_remove_header_map_value(kind as u32, name.as_ptr(), name.len()) };
 }
 
 /// Reads a property of the stream, such as `["response", "code_details"]`.
 pub fn property(path: &[&str]) -> Option<Vec<u8>> {
     let path = path.join("\0");
-    // SAFETY: pointer and length are those of one slice, the others are to locals of `adopted`.
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
     adopted(|data, size| unsafe { raw::proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
 }
 
 /// Sets a property that access logs read as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
 pub fn set_property(name: &str, value: &str) {
-    // SAFETY: pointers and lengths are those of two slices.
+    // SAFETY: each pointer and length belong to one of two live slices.
     unsafe { raw::proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
 }
 
-/// A value of shared data, and the number that a compare-and-swap of it needs.
+/// A value of shared data, with the number that a compare-and-swap needs.
 pub struct Shared {
-    /// The bytes; empty if there never were any.
+    /// The bytes; empty if the value was never written.
     pub bytes: Vec<u8>,
     cas: u32,
 }
@@ -282,24 +283,24 @@ impl Shared {
     }
 }
 
-/// Reads shared data. All workers of this Envoy with the same vm_id see the same.
+/// Reads a value of shared data. All workers of this Envoy with the same vm_id see the same value.
 pub fn shared(name: &str) -> Shared {
     let mut cas = 0;
-    // SAFETY: pointer and length are those of one slice, the others are to locals.
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals.
     let bytes = adopted(|data, size| unsafe {
         raw::proxy_get_shared_data(name.as_ptr(), name.len(), data, size, &raw mut cas)
     });
     match bytes {
         Ok(bytes) => Shared { bytes, cas },
-        // Absent. A compare value that can't match makes the first write create-only; zero would overwrite.
+        // The value is absent. A compare value that never matches makes the first write create-only; zero would overwrite.
         Err(_) if cas == 0 => Shared { bytes: Vec::new(), cas: u32::MAX },
         Err(_) => Shared { bytes: Vec::new(), cas },
     }
 }
 
-/// Writes shared data if nobody has since `read`. False if somebody has.
+/// Writes a value of shared data if it is unchanged since `read`. Returns false if it has changed.
 pub fn swap_shared(name: &str, read: &Shared, bytes: &[u8]) -> Result<bool, Refused> {
-    // SAFETY: pointers and lengths are those of two slices.
+    // SAFETY: each pointer and length belong to one of two live slices.
     match unsafe {
         raw::proxy_set_shared_data(name.as_ptr(), name.len(), bytes.as_ptr(), bytes.len(), read.cas)
     } {
@@ -311,22 +312,22 @@ pub fn swap_shared(name: &str, read: &Shared, bytes: &[u8]) -> Result<bool, Refu
 
 /// Lets the held request of the effective context go upstream.
 pub fn resume_request() {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_continue_stream(StreamType::HttpRequest as u32) };
 }
 
-/// Cuts the response of the effective context.
+/// Resets the response stream of the effective context.
 pub fn reset_response() {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_close_stream(StreamType::HttpResponse as u32) };
 }
 
-/// Answers the request of the effective context. The SDK's own call can't carry details.
+/// Answers the request of the effective context. The SDK's own function can't pass response code details.
 pub fn reply(reply: &policy::exchange::Reply) {
     let headers: Vec<(&[u8], &[u8])> =
         reply.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     let headers = serialise(&headers);
-    // SAFETY: pointers and lengths are those of three slices.
+    // SAFETY: each pointer and length belong to one of three live slices.
     unsafe {
         raw::proxy_send_local_response(
             u32::from(reply.status),
@@ -358,18 +359,18 @@ fn serialise(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// Makes the calls that follow concern this context.
+/// Makes this context the target of the hostcalls that follow.
 pub fn set_context(context_id: u32) {
-    // SAFETY: no pointers.
+    // SAFETY: the call passes no pointers.
     unsafe { raw::proxy_set_effective_context(context_id) };
 }
 
 /// Runs the root context's `on_queue_ready` from within a stream's callback.
 ///
-/// The SDK hands the answer of a ledger call to the context that was active when it was dispatched, and drops it if
-/// that context is gone by then. Calls must outlive the stream that wanted them: others wait for the same key, and a
-/// reservation that nobody hears of must be released. The SDK activates a context only on entry from the host, so
-/// this enters by the same door.
+/// The SDK delivers the answer of a ledger call to the context that was active at dispatch, and drops it if that
+/// context no longer exists. A call must outlive the stream that asked for it: other streams may wait for the same key,
+/// and a reservation that no stream uses must be released. The SDK activates a context only when the host calls in, so
+/// this function calls the same entry point as the host.
 pub fn enter_root(root_id: u32, stream_id: u32) {
     // SAFETY: the SDK's function takes two numbers and borrows only its table of root contexts, which is free while a
     // stream's callback runs.
@@ -381,19 +382,19 @@ pub fn enter_root(root_id: u32, stream_id: u32) {
 #[derive(Debug, Clone, Copy)]
 pub struct Metric(Option<u32>);
 
-/// Defines a metric, or finds it if another VM has.
+/// Defines a metric, or finds it if another VM has defined it.
 pub fn metric(kind: MetricType, name: &str) -> Metric {
     let mut id = 0;
-    // SAFETY: pointer and length are those of one slice, the other is to a local.
+    // SAFETY: pointer and length belong to the same live slice; the other pointer is to a local.
     let status = unsafe { raw::proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
     Metric((status == OK).then_some(id))
 }
 
 impl Metric {
-    /// Adds to it. Gauges may be lowered.
+    /// Adds `offset`, which may be negative for gauges.
     pub fn add(self, offset: i64) {
         if let Some(id) = self.0 {
-            // SAFETY: no pointers.
+            // SAFETY: the call passes no pointers.
             unsafe { raw::proxy_increment_metric(id, offset) };
         }
     }

@@ -1,12 +1,12 @@
-//! The filter: Envoy's callbacks become events of [`policy::exchange`], its steps become hostcalls.
+//! The filter: turns Envoy's callbacks into events of [`policy::exchange`], and its steps into hostcalls.
 //!
-//! Translation only. Nothing here decides whether a request may pass; a question that wants a unit test belongs in
-//! `policy`. Reading order: `stream` is one HTTP exchange, `worker` what the exchanges of one Envoy worker share,
-//! `root` where every ledger call starts and every answer arrives, `host` the only place with hostcalls.
+//! The filter only translates. It never decides whether a request may pass; logic that needs a unit test belongs in
+//! `policy`. Reading order: `stream` handles one HTTP exchange; `worker` holds what the exchanges of one Envoy worker
+//! share; `root` starts every ledger call and receives every answer; `host` contains all hostcalls.
 //!
-//! There is one VM for each worker and it runs on one thread, so shared state is `Rc` and `Cell`, never a lock.
+//! Each worker has its own VM, which runs on one thread, so shared state uses `Rc` and `Cell` and needs no locks.
 
-// The one public function is the SDK's entry point, which its macro writes.
+// The only public function is the SDK's entry point, which a macro generates.
 #![allow(missing_docs)]
 
 mod calls;

@@ -1,52 +1,52 @@
-//! Envoy stats. Names are fixed and few: what grows with keys or tenants is counted by the ledger.
+//! Envoy stats. The set of names is small and fixed: the ledger keeps all counts per key or tenant.
 
 use crate::host::{Metric, metric};
 use protocol::audit::Outcome;
 use proxy_wasm::types::MetricType;
 use std::cell::Cell;
 
-/// Decisions with one outcome: counted here, and told to Envoy once a tick.
+/// Number of decisions with one outcome: counted here, and passed to Envoy once per tick.
 struct Counted {
     outcome: Outcome,
     metric: Metric,
     untold: Cell<i64>,
 }
 
-/// Every metric of the filter.
+/// All metrics of the filter.
 pub struct Metrics {
     decisions: [Counted; Outcome::ALL.len()],
-    /// Decisions in which a shadow rule would have refused.
+    /// Decisions that a shadow rule would have refused.
     pub would_deny: Metric,
-    /// Ledger calls started, by what for.
+    /// Ledger calls sent, by kind.
     pub callouts: [Metric; 7],
     /// Ledger calls without a usable answer.
     pub callouts_failed: Metric,
-    /// Requests that joined a key lookup already under way.
+    /// Requests that joined a key lookup already in flight.
     pub lookups_joined: Metric,
-    /// Compare-and-swaps of shared data that lost and were tried again.
+    /// Compare-and-swaps of shared data that were lost and retried.
     pub cas_retries: Metric,
-    /// Requests refused because a compare-and-swap lost too often.
+    /// Changes given up because their compare-and-swap was lost too often.
     pub cas_exhausted: Metric,
-    /// Failed leased calls that could not be given back, because the purse was gone.
+    /// Refunds of leased credits that were lost, because the purse was gone.
     pub lease_refunds_lost: Metric,
-    /// Settlements and decisions waiting to be delivered.
+    /// Settlements and decisions that wait for delivery.
     pub queue_depth: Metric,
-    /// Those lost because the queue was full.
+    /// Settlements and decisions dropped because the queue was full or the ledger rejected them.
     pub queue_dropped: Metric,
-    /// Of these, decisions on calls that were paid.
+    /// Dropped decisions about paid calls.
     pub paid_dropped: Metric,
-    /// Key records held.
+    /// Cached key records.
     pub keys: Metric,
-    /// VMs of this Envoy that have a policy: its workers and one more.
+    /// VMs of this Envoy that have loaded a policy: one per worker, plus one.
     pub policy_loaded: Metric,
-    /// Changes applied from the feed.
+    /// Changes from the feed that were applied.
     pub changes: Metric,
-    /// Times that the feed was lost.
+    /// How often a call to the change feed failed.
     pub feed_lost: Metric,
 }
 
 impl Metrics {
-    /// Defines them.
+    /// Defines all metrics in Envoy.
     pub fn define() -> Metrics {
         let counter = |name: &str| metric(MetricType::Counter, name);
         let gauge = |name: &str| metric(MetricType::Gauge, name);
@@ -74,14 +74,14 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision. Envoy is told by [`Metrics::tell`].
+    /// Counts a decision. [`Metrics::tell`] passes the count to Envoy.
     pub fn decision(&self, outcome: Outcome) {
         if let Some(counted) = self.decisions.iter().find(|counted| counted.outcome == outcome) {
             counted.untold.set(counted.untold.get().saturating_add(1));
         }
     }
 
-    /// Tells Envoy how many decisions were counted since it was last told.
+    /// Passes to Envoy the decisions counted since the last call.
     pub fn tell(&self) {
         for counted in self.decisions.iter().filter(|counted| counted.untold.get() > 0) {
             counted.metric.add(counted.untold.take());

@@ -1,6 +1,6 @@
-//! Purses in shared data: what all workers of this Envoy spend from. The rules are `policy::lease`'s.
+//! Purses in shared data, from which all workers of this Envoy spend leased credits. `policy::lease` has the rules.
 //!
-//! One more value, a bit for each value of purses, says which were ever written, so that they can be looked through.
+//! An index value holds one bit for each purse slot that was ever written, so that all purses can be listed.
 
 use crate::host;
 use crate::metrics::Metrics;
@@ -14,7 +14,8 @@ use protocol::{Credits, InstanceId};
 const INDEX: &str = "agentrelay/lease/1/index";
 const INSTANCE: &str = "agentrelay/instance";
 
-/// Spends for one call. `None` if shared data is not to be had or others always win: the call then reserves exactly.
+/// Spends for one call. Returns `None` if shared data is unavailable or every compare-and-swap is lost; the call then
+/// makes a reservation for its exact price.
 pub fn spend(spending: &Spending, now: Monotonic, metrics: &Metrics) -> Option<Spent> {
     let Spending { tenant, price, request } = *spending;
     let slot = lease::slot(tenant);
@@ -25,7 +26,7 @@ pub fn spend(spending: &Spending, now: Monotonic, metrics: &Metrics) -> Option<S
     spent
 }
 
-/// Gives back to a lease. False if none can take it.
+/// Returns credits to a lease. False if its purse is gone or shared data is unavailable.
 pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
     let Refund { tenant, lease, credits } = *refund;
     change(lease::slot(tenant), host::monotonic_clock(), metrics, |value, _| {
@@ -34,38 +35,38 @@ pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
     .unwrap_or(false)
 }
 
-/// The ledger gave a lease.
+/// Records a lease that the ledger granted.
 pub fn granted(tenant: u64, lease: u128, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
     write(lease::slot(tenant), metrics, |value, now| {
         lease::granted(value, tenant, lease, credits, deadline, now)
     });
 }
 
-/// The ledger has an account.
+/// Records that the ledger has received a statement.
 pub fn acknowledged(account: &Statement, deadline: Option<Monotonic>, metrics: &Metrics) {
     write(lease::slot(account.tenant), metrics, |value, now| {
         lease::acknowledged(value, account, deadline, now)
     });
 }
 
-/// The ledger calls back what a tenant has on lease.
+/// Marks a tenant's leases as recalled by the ledger.
 pub fn recall(tenant: u64, metrics: &Metrics) {
     write(lease::slot(tenant), metrics, |value, now| lease::recalled(value, tenant, now));
 }
 
-/// What is due to be said of one value's purses.
+/// The statements that are due for the purses of one slot.
 pub fn due(slot: u16, metrics: &Metrics) -> Vec<Statement> {
     change(slot, host::monotonic_clock(), metrics, lease::due).unwrap_or_default()
 }
 
-/// The values that were ever written.
+/// The slots that were ever written.
 pub fn slots() -> impl Iterator<Item = u16> {
     let bits = host::shared(INDEX).bytes;
     (0..u16::try_from(SLOTS.get()).unwrap_or(u16::MAX)).filter(move |slot| is_marked(&bits, *slot))
 }
 
-/// This run of this Envoy, which all its workers share: whoever asks first names it. `None` if shared data is not to be
-/// had.
+/// The id of this run of this Envoy, which all its workers share. The first caller creates it. `None` if shared data is
+/// unavailable.
 pub fn instance(new: impl Fn() -> InstanceId, metrics: &Metrics) -> Option<InstanceId> {
     shared::change(INSTANCE, host::monotonic_clock(), metrics, |value, _| {
         let known = str::from_utf8(value).ok().and_then(|text| InstanceId::parse(text).ok());
@@ -89,7 +90,7 @@ fn mark(slot: u16, now: Monotonic, metrics: &Metrics) {
     });
 }
 
-/// Changes one value of purses.
+/// Changes the purses of one slot.
 fn change<A>(
     slot: u16,
     now: Monotonic,
@@ -99,7 +100,7 @@ fn change<A>(
     shared::change(&lease::name(slot), now, metrics, |value, now| change(value, now).ok())
 }
 
-/// The same, where there is nothing to answer.
+/// Like [`change`], for changes without a result.
 fn write(slot: u16, metrics: &Metrics, next: impl Fn(&[u8], Monotonic) -> Result<Vec<u8>, Corrupt>) {
     change(slot, host::monotonic_clock(), metrics, |value, now| next(value, now).map(|next| (next, ())));
 }

@@ -1,8 +1,8 @@
-//! What must reach the ledger: settlements and decisions, queued here and delivered in batches.
+//! The queue to the ledger: settlements and decisions, delivered in batches.
 //!
-//! A batch that fails is delivered again under the same id until the ledger has it. All queues are bounded: a ledger
-//! that stays away costs decisions (counted), see [`Records`], and settlements only far later (their reservations then
-//! end unaccounted for).
+//! A failed batch is sent again with the same id until the ledger has it. All queues are bounded. During a long ledger
+//! outage, decisions are dropped first (and counted, see [`Records`]), settlements only much later; the reservation of
+//! a dropped settlement expires unsettled.
 
 use crate::metrics::Metrics;
 use policy::exchange::Now;
@@ -14,12 +14,12 @@ use protocol::{BatchId, ReservationId};
 use std::collections::{HashMap, VecDeque};
 
 const SETTLEMENTS_MAX: usize = 100_000;
-/// Most settlements in one batch: about 100 KiB.
+/// Maximum settlements in one batch: about 100 KiB.
 const BATCH_MAX: usize = 1000;
 const RETRY_MS_MIN: u64 = 200;
 const RETRY_MS_MAX: u64 = 5_000;
 
-/// What waits to be delivered, and the reservations of streams that still run.
+/// Records that wait for delivery, and the reservations of streams that are still open.
 #[derive(Default)]
 pub struct Outbox {
     settlements: VecDeque<Settlement>,
@@ -29,7 +29,7 @@ pub struct Outbox {
     retry_at_ms: u64,
     retry_ms: u64,
     open: HashMap<ReservationId, Open>,
-    /// What Envoy's stats say waits.
+    /// The queue depth last reported to Envoy's stats.
     shown: i64,
 }
 
@@ -39,13 +39,13 @@ struct Open {
 }
 
 impl Outbox {
-    /// Queues a step on a reservation.
+    /// Queues a settlement of a reservation.
     pub fn settle(&mut self, settlement: Settlement, metrics: &Metrics) {
         self.open.remove(&settlement.reservation_id);
         self.queue(settlement, metrics);
     }
 
-    /// Queues or counts a decision.
+    /// Queues a decision, or counts it if it has no usable key.
     pub fn record(&mut self, decision: Decision, now: Now, metrics: &Metrics) {
         match self.records.record(decision, now) {
             Kept::Queued | Kept::Counted => {}
@@ -59,12 +59,12 @@ impl Outbox {
         }
     }
 
-    /// A stream runs on reserved credits: renew them until it is settled.
+    /// Renews a reservation regularly until it is settled, because its stream is still open.
     pub fn watch(&mut self, reservation_id: ReservationId, ttl_seconds: u32, now: Monotonic) {
         self.open.insert(reservation_id, Open { renew_at_ms: half_of(ttl_seconds, now), ttl_seconds });
     }
 
-    /// Queues what is due to be renewed.
+    /// Queues the renewals that are due.
     pub fn renew(&mut self, now: Monotonic, metrics: &Metrics) {
         let mut due = Vec::new();
         for (reservation_id, open) in &mut self.open {
@@ -77,7 +77,7 @@ impl Outbox {
         due.into_iter().for_each(|settlement| self.queue(settlement, metrics));
     }
 
-    /// The batch to deliver now, if there is one and none is under way.
+    /// The batch to deliver now, if there is one and no delivery is in flight.
     pub fn next_batch(
         &mut self,
         envoy: &str,
@@ -88,7 +88,7 @@ impl Outbox {
             return None;
         }
         if self.batch.is_none() {
-            // Decisions wait for company, settlements for nothing.
+            // Decisions wait until a batch is worthwhile; settlements are sent at once.
             let parcel = self.records.take(!self.settlements.is_empty(), now)?;
             let Parcel { subjects, rows, counted, lost: decisions_dropped } = parcel;
             self.batch = Some(Report {
@@ -106,7 +106,7 @@ impl Outbox {
         self.batch.as_ref()
     }
 
-    /// The batch has arrived, or has not.
+    /// Handles the result of a delivery: drops the batch if it arrived, else schedules a retry.
     pub fn delivered(&mut self, arrived: bool, now: Monotonic, metrics: &Metrics) {
         self.in_flight = false;
         if arrived {
@@ -119,7 +119,7 @@ impl Outbox {
         }
     }
 
-    /// The ledger understood the batch and refused it, so that it would refuse it for ever.
+    /// Drops a batch that the ledger rejected, because it would reject it every time.
     pub fn refused(&mut self, status: u16, now: Monotonic, metrics: &Metrics) {
         if let Some(batch) = &self.batch {
             let count = batch.settlements.len().saturating_add(batch.rows.len());
@@ -141,7 +141,7 @@ impl Outbox {
         self.show(metrics);
     }
 
-    /// Tells Envoy's stats how much waits. Not for each decision; that something waits is said at once.
+    /// Updates the queue depth in Envoy's stats: at once for the first queued decision, at the next tick for later ones.
     pub fn show(&mut self, metrics: &Metrics) {
         let in_batch = |batch: &Report| batch.settlements.len().saturating_add(batch.rows.len());
         let in_batch = self.batch.as_ref().map_or(0, in_batch);

@@ -1,4 +1,4 @@
-//! The root context: configuration, time, and the answers to ledger calls.
+//! The root context: receives the configuration, the ticks and the answers to ledger calls.
 
 use crate::config;
 use crate::host;
@@ -8,16 +8,16 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
 use std::rc::Rc;
 
-/// How often queues are delivered and changes followed. Asked for 100 ms, Envoy gives a little more.
+/// How often the filter delivers its queues and reads changes. Envoy's real interval is a little longer.
 const TICK_MS: u32 = 100;
 
-/// One for each VM.
+/// The root context; each VM has one.
 pub struct Root {
     worker: Rc<Worker>,
 }
 
 impl Root {
-    /// A root context that Envoy has just made.
+    /// Creates the state of a root context that Envoy has just created.
     pub fn new(context_id: u32) -> Root {
         Root { worker: Rc::new(Worker::new(context_id)) }
     }
@@ -48,7 +48,7 @@ impl RootContext for Root {
         self.worker.tick();
     }
 
-    /// Not a queue of Envoy's: see [`host::enter_root`].
+    /// Not called for an Envoy queue: see [`host::enter_root`].
     fn on_queue_ready(&mut self, _queue_id: u32) {
         self.worker.take_over();
     }

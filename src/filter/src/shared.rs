@@ -1,15 +1,15 @@
-//! Changing one value of shared data by compare-and-swap, as often as others are faster.
+//! Changes one value of shared data by compare-and-swap, with retries while other workers win.
 
 use crate::host;
 use crate::metrics::Metrics;
 use policy::window::Monotonic;
 
-/// How often a compare-and-swap may lose before it is given up. On one hot key and two workers 2 % lose once; a loop
-/// without end would let one worker starve another.
+/// Maximum attempts of one change. With two workers on one hot key, 2 % of changes need a second attempt; an endless
+/// loop would let one worker starve another.
 const ATTEMPTS_MAX: u32 = 64;
 
-/// Changes a value: `change` says what it is to become and what to answer, or `None` to leave it. `None` also where
-/// shared data is not to be had, or others always win.
+/// Changes a value. `change` returns the next value and a result, or `None` to leave the value unchanged. Also returns
+/// `None` if shared data is unavailable or every attempt is lost.
 pub fn change<A>(
     name: &str,
     mut now: Monotonic,
@@ -23,7 +23,7 @@ pub fn change<A>(
             return Some(answer);
         }
         metrics.cas_retries.add(1);
-        // The loser of a race has become later.
+        // Time has passed since the lost attempt, so read the clock again.
         now = host::monotonic_clock();
     }
     metrics.cas_exhausted.add(1);

@@ -1,8 +1,7 @@
-//! One HTTP exchange: its callbacks, and the steps of its state machine carried out.
+//! One HTTP exchange: handles its Envoy callbacks and runs the steps of its state machine.
 //!
-//! The rule that keeps the gate shut (reference: `allow_on_headers_stop_iteration`): until the exchange is decided
-//! every request callback returns Pause, because a single Continue sends the held headers upstream. A request is
-//! either let go or answered, never both.
+//! Until the exchange is decided, every request callback must return Pause, because a single Continue sends the held
+//! headers upstream (see `allow_on_headers_stop_iteration`). A request is either forwarded or answered, never both.
 
 use crate::host;
 use crate::windows;
@@ -14,11 +13,11 @@ use proxy_wasm::types::{Action, BufferType, MapType};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// How long a request's body may take to arrive; `request_timeout` in envoy.yaml. A key that holds too much is told
-/// to come back after it, because by then all that it holds is decided.
+/// How long a request's body may take to arrive; equals `request_timeout` in envoy.yaml. A key that holds too many
+/// bytes is told to retry after this time, because all its held requests are decided by then.
 const BODY_SECONDS_MAX: u64 = 30;
 
-/// What Envoy takes for a stream beside its head and body, measured as about that much.
+/// Memory that Envoy uses for a stream besides its headers and body (measured, approximate).
 const STREAM_BYTES: u64 = 8 << 10;
 
 /// The context of one stream.
@@ -28,40 +27,40 @@ pub struct Stream {
     state: Rc<RefCell<State>>,
 }
 
-/// What a stream has come to.
+/// The state of one stream.
 #[derive(Default)]
 pub struct State {
     exchange: Option<Exchange>,
     gate: Gate,
-    /// What Envoy keeps of a stream while its head waits.
+    /// Memory that Envoy uses for the stream and its request headers while the request waits.
     head_bytes: u64,
     body_bytes: u64,
     body_ended: bool,
-    /// Set while the body is being held for a decision: the most that may be.
+    /// The maximum body size; set only while the body is held for a decision.
     reading: Option<u32>,
-    /// Bytes accounted to the key.
+    /// Bytes counted against the key.
     held: u64,
     response: Response,
-    /// The answer given here needs nothing on its way back.
+    /// The filter's own reply already has its rate limit headers, so the response callback adds nothing.
     is_answered_whole: bool,
-    /// What a response of [`Response::Replace`] is replaced by; what has come of one of [`Response::Hold`].
+    /// For [`Response::Replace`], the replacement body; for [`Response::Hold`], the body received so far.
     body: Vec<u8>,
     response_ended: bool,
 }
 
-/// Whether the request may pass.
+/// Whether the request may go upstream.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Gate {
-    /// Not decided: hold everything.
+    /// Not decided yet: the request is held.
     #[default]
     Held,
-    /// Decided: everything passes.
+    /// Allowed: everything passes.
     Released,
-    /// Answered here: nothing passes.
+    /// Answered by the filter: nothing passes.
     Answered,
 }
 
-/// What is done with the response's body.
+/// What the filter does with the response body.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Response {
     #[default]
@@ -70,17 +69,17 @@ enum Response {
     Hold,
     Rewrite,
     Replace,
-    /// Another answer was given in its place.
+    /// The filter sent another answer instead and drops the rest of this one.
     Refused,
 }
 
 impl Stream {
-    /// A stream that Envoy has just opened.
+    /// Creates the context of a stream that Envoy has just opened.
     pub fn new(id: u32, worker: Rc<Worker>) -> Stream {
         Stream { id, worker, state: Rc::default() }
     }
 
-    /// Goes on with the request's body, and says what the callback returns.
+    /// Processes the request body received so far and returns the action for the callback.
     fn body_came(&self, state: &mut State) -> Action {
         if state.gate == Gate::Held {
             let now = self.worker.now();
@@ -91,7 +90,7 @@ impl Stream {
         Stream::action(state)
     }
 
-    /// What a request callback returns.
+    /// The action that a request callback returns.
     fn action(state: &State) -> Action {
         match state.gate {
             Gate::Released => Action::Continue,
@@ -124,7 +123,7 @@ impl HttpContext for Stream {
         state.exchange = Some(exchange);
         advance(&self.worker, self.id, &mut state, step, now);
         if state.gate == Gate::Held {
-            // An answer may come for it.
+            // Register the stream, so that a later ledger answer can wake it.
             let waiting = Rc::downgrade(&self.state);
             self.worker.enter(self.id, waiting);
         }
@@ -146,7 +145,7 @@ impl HttpContext for Stream {
             host::remove_header(MapType::HttpRequestTrailers, name);
         }
         let mut state = self.state.borrow_mut();
-        // With trailers the body callback never sees the end of the stream.
+        // If the request has trailers, the body callback never gets the end of the stream.
         state.body_ended = true;
         self.body_came(&mut state)
     }
@@ -154,7 +153,7 @@ impl HttpContext for Stream {
     fn on_http_response_headers(&mut self, _count: usize, ends: bool) -> Action {
         let state = &mut *self.state.borrow_mut();
         state.response_ended = ends;
-        // If a body was held, Envoy may have been first with a refusal of its own.
+        // If a body was held, Envoy may have refused the request itself before the filter's answer was sent.
         if state.gate == Gate::Answered && state.is_answered_whole && state.body_bytes == 0 {
             return Action::Continue;
         }
@@ -199,7 +198,7 @@ impl HttpContext for Stream {
             }
         };
         if matches!(response, Response::Hold | Response::Rewrite) {
-            // The length will be another one, and an old one would hang the client.
+            // The body length changes; with the old value the client would wait for bytes that never come.
             host::remove_header(MapType::HttpResponseHeaders, b"content-length");
         }
         state.response = response;
@@ -212,7 +211,7 @@ impl HttpContext for Stream {
         let response = state.response;
         if response == Response::Replace {
             let bytes = std::mem::take(&mut state.body);
-            // If it can't be replaced, Envoy's own text passes; it tells no secret.
+            // If the replacement fails, the client gets Envoy's own text, which contains no secret.
             let _ = host::replace_buffer(BufferType::HttpResponseBody, &bytes);
         }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
@@ -222,7 +221,7 @@ impl HttpContext for Stream {
         match response {
             Response::Pass | Response::Replace => {}
             Response::Refused => {
-                // What still comes must not fill Envoy's buffer, or Envoy answers in its own words instead.
+                // Drop what still arrives: if Envoy's buffer fills up, Envoy sends its own answer instead of the filter's.
                 let _ = host::replace_buffer(BufferType::HttpResponseBody, b"");
                 return Action::Pause;
             }
@@ -230,7 +229,7 @@ impl HttpContext for Stream {
             Response::Watch => {}
             Response::Hold => {
                 if bytes > 0 {
-                    // Not in Envoy's buffer: when that is full, Envoy answers in its own words, and no filter hears of it.
+                    // Keep the body here, not in Envoy's buffer: when that is full, Envoy sends its own answer and tells no filter.
                     state.body.extend_from_slice(&host::buffer(BufferType::HttpResponseBody));
                     let _ = host::replace_buffer(BufferType::HttpResponseBody, b"");
                 }
@@ -249,7 +248,7 @@ impl HttpContext for Stream {
                 match exchange.filter_chunk(&chunk, ends, self.worker.now()) {
                     Ok(passed) if passed == chunk => {}
                     Ok(passed) if host::replace_buffer(BufferType::HttpResponseBody, &passed).is_ok() => {}
-                    // What can't be filtered must not pass.
+                    // A chunk that can't be filtered must not reach the client.
                     Ok(_) | Err(_) => {
                         let _ = host::replace_buffer(BufferType::HttpResponseBody, b"");
                         host::reset_response();
@@ -287,7 +286,7 @@ impl HttpContext for Stream {
 }
 
 impl Stream {
-    /// Hands over what is left of an exchange. Of a batch, the access log names the first message.
+    /// Records a finished exchange. For a batch, the access log shows the first message.
     fn record(&self, finished: Finished, now: Now) {
         let decision = &finished.decision;
         host::set_property("agentrelay_outcome", decision.outcome.as_str());
@@ -303,7 +302,7 @@ impl Stream {
 }
 
 impl Waiting for RefCell<State> {
-    /// The callbacks have all returned Pause: if the request may pass now, Envoy must be told.
+    /// All callbacks have returned Pause so far, so Envoy must be told to resume if the request is now allowed.
     fn woken(&self, worker: &Worker, stream_id: u32, event: Event<'_>) {
         let state = &mut *self.borrow_mut();
         let Some(exchange) = &mut state.exchange else { return };
@@ -317,7 +316,7 @@ impl Waiting for RefCell<State> {
     }
 }
 
-/// Carries out steps until the exchange is decided or must wait.
+/// Runs steps until the exchange is decided or must wait.
 fn advance(worker: &Worker, id: u32, state: &mut State, mut step: Step, now: Now) {
     while let Some(next) = carry_out(worker, id, state, step, now) {
         step = next;
@@ -327,7 +326,7 @@ fn advance(worker: &Worker, id: u32, state: &mut State, mut step: Step, now: Now
     }
 }
 
-/// One step. `None` if there is nothing more to do for now.
+/// Runs one step and returns the next; `None` if there is nothing more to do for now.
 fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) -> Option<Step> {
     let exchange = state.exchange.as_mut()?;
     match step {
@@ -388,7 +387,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             }
             if let Some(body) = body {
                 if host::replace_buffer(BufferType::HttpRequestBody, &body).is_err() {
-                    // What was refused would go along.
+                    // Otherwise the original body, with its refused messages, would go upstream.
                     state.gate = Gate::Answered;
                     host::reply(&exchange::not_ready(exchange.id()));
                     return None;
@@ -407,7 +406,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
     }
 }
 
-/// Goes on with a body that is held for a decision: it may be too large, or whole.
+/// Checks a body that is held for a decision: rejects it if it is too large, passes it on once it is complete.
 fn read_body(worker: &Worker, state: &mut State, now: Now) -> Option<Step> {
     let bytes_max = state.reading?;
     let exchange = state.exchange.as_mut()?;
@@ -428,7 +427,7 @@ fn read_body(worker: &Worker, state: &mut State, now: Now) -> Option<Step> {
     Some(exchange.body(&body, now))
 }
 
-/// Gives back what the stream had accounted to its key.
+/// Releases the bytes that the stream counted against its key.
 fn let_go(worker: &Worker, state: &mut State) {
     if let Some(key) = state.exchange.as_ref().and_then(Exchange::key).filter(|_| state.held > 0) {
         worker.hold(key.fingerprint, state.held, 0);
@@ -436,7 +435,7 @@ fn let_go(worker: &Worker, state: &mut State) {
     }
 }
 
-/// Lets what the key may see of a held answer go on.
+/// Forwards the part of a held response that the key may see.
 fn filter_held(worker: &Worker, exchange: &mut Exchange, body: &[u8]) -> Action {
     match exchange.filter_whole(body, worker.now()) {
         Ok(filtered) => {
@@ -455,15 +454,15 @@ fn filter_held(worker: &Worker, exchange: &mut Exchange, body: &[u8]) -> Action 
     }
 }
 
-/// True if a response is the upstream's, and not one that Envoy gives in its place.
+/// True if the response came from the upstream, false if Envoy generated it.
 fn is_upstreams() -> bool {
     host::property(&["response", "code_details"]).is_none_or(|details| details == b"via_upstream")
 }
 
-/// How an exchange ended. What breaks off a response is the upstream only where Envoy says so: a client that leaves, and
-/// Envoy's own limits, make no call free.
+/// How an exchange ended. An interrupted response counts as an upstream failure only if Envoy reports one: a client
+/// that disconnects, or one of Envoy's own limits, must not make the call free.
 fn end_of(exchange: &Exchange, response_ended: bool) -> End {
-    // Envoy knows this address from the moment it has a connection to send the request on.
+    // Envoy sets this address as soon as it has a connection on which to send the request.
     if exchange.may_not_have_left() && host::property(&["upstream", "local_address"]).is_none() {
         return End::NeverLeft;
     }

@@ -1,5 +1,5 @@
-//! The exchanges that are under way on this worker: how many each key has, which ids of which session, and which of them
-//! must end because their credential did.
+//! The exchanges in progress on this worker: how many each key has, which call ids each session uses, and which
+//! exchanges must end because their credential has ended.
 
 use policy::Key;
 use policy::exchange::{CallId, Entered, Entering};
@@ -8,10 +8,10 @@ use protocol::key::KeyRecord;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// What others wait for is let in beyond the bound for requests, as often.
+/// Messages that other exchanges wait for, such as answers, have a bound this many times the bound for requests.
 const AWAITED_TIMES: u32 = 4;
 
-/// Which exchanges are under way.
+/// The exchanges in progress.
 #[derive(Default)]
 pub struct UnderWay {
     open: HashMap<u32, Open>,
@@ -19,7 +19,7 @@ pub struct UnderWay {
     calls: HashSet<CallId>,
 }
 
-/// An exchange that is under way.
+/// An exchange in progress.
 struct Open {
     key: Arc<Key>,
     credential: KeyHash,
@@ -27,7 +27,7 @@ struct Open {
     calls: Vec<CallId>,
 }
 
-/// How many exchanges one key has under way.
+/// How many exchanges of one key are in progress.
 #[derive(Default)]
 struct Counts {
     requests: u32,
@@ -41,7 +41,7 @@ impl Counts {
 }
 
 impl UnderWay {
-    /// Lets an exchange in. The messages of a batch enter one by one, and count as the one exchange that they are.
+    /// Admits an exchange. The messages of a batch are admitted one by one, but count as one exchange.
     pub fn enter(&mut self, stream_id: u32, key: &Arc<Key>, entering: Entering) -> Entered {
         if let Some(call) = &entering.call
             && self.calls.contains(call)
@@ -67,7 +67,7 @@ impl UnderWay {
         Entered::Admitted
     }
 
-    /// The exchange is over.
+    /// Removes a finished exchange.
     pub fn leave(&mut self, stream_id: u32) {
         let Some(open) = self.open.remove(&stream_id) else { return };
         for call in &open.calls {
@@ -82,13 +82,13 @@ impl UnderWay {
         }
     }
 
-    /// The credentials that exchanges under way came with.
+    /// The credentials of all exchanges in progress.
     pub fn credentials(&self) -> HashSet<KeyHash> {
         self.open.values().map(|open| open.credential).collect()
     }
 
-    /// The exchanges that a credential must not go on with: all if it is no good any more, else those that were let in
-    /// when its key might do other things.
+    /// The exchanges of a credential that must end: all of them if the credential is no longer valid, else those that were
+    /// admitted when its key had other permissions.
     pub fn ended(&self, credential: &KeyHash, key: Option<&Key>) -> Vec<u32> {
         let may_go_on = |open: &Open| key.is_some_and(|key| is_as_good(&open.key.record, &key.record));
         let ended = self.open.iter().filter(|(_, open)| open.credential == *credential && !may_go_on(open));

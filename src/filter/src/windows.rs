@@ -1,4 +1,4 @@
-//! Shared data of all workers: the windows, and the hashes that the ledger does not know.
+//! Shared data of all workers: the windows, and the key hashes that the ledger does not know.
 
 use crate::host;
 use crate::metrics::Metrics;
@@ -11,11 +11,11 @@ use policy::window::slot::{self, Ask};
 use policy::window::{Monotonic, Verdict, share};
 use protocol::api_key::KeyHash;
 
-/// The windows can't be asked: shared data is not to be had, or others always win. Never admits.
+/// The windows can't be read: shared data is unavailable, or every compare-and-swap was lost. Never admits a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
-/// Asks a key's windows and takes what they give.
+/// Takes permits from a key's windows.
 pub fn ask(key: &Key, asks: &[Ask], now: Monotonic, metrics: &Metrics) -> Result<Vec<Verdict>, Unavailable> {
     if asks.is_empty() {
         return Ok(Vec::new());
@@ -30,17 +30,17 @@ pub fn ending(asks: &[Ask], verdicts: &[Verdict]) -> Vec<LimitRule> {
     ending.map(|(ask, _)| ask.rule.clone()).collect()
 }
 
-/// What to ask of a global limit; `None` if there is no use in asking now.
+/// What to ask the ledger for a global limit; `None` if asking now is useless.
 pub fn ask_share(fingerprint: u64, rule: &LimitRule, metrics: &Metrics) -> Option<share::Ask> {
     change(fingerprint, metrics, |value, now| share::ask(value, fingerprint, rule, now))
 }
 
-/// What to give back of a global limit that others need; `None` if nothing can be spared.
+/// What to give back of a global limit that other Envoys need; `None` if this Envoy can spare nothing.
 pub fn release_share(fingerprint: u64, limit_id: u32, metrics: &Metrics) -> Option<share::Ask> {
     change(fingerprint, metrics, |value, now| share::release(value, fingerprint, limit_id, now))
 }
 
-/// The ledger's answer, by revision and permits, to what was asked.
+/// Applies the ledger's answer (revision and permits) about a share.
 pub fn share_given(
     fingerprint: u64,
     limit_id: u32,
@@ -54,7 +54,7 @@ pub fn share_given(
     });
 }
 
-/// Changes one key's slot.
+/// Changes the slot of one key.
 fn change<A>(
     fingerprint: u64,
     metrics: &Metrics,
@@ -64,18 +64,18 @@ fn change<A>(
     shared::change(&slot::name(fingerprint), now, metrics, |value, now| change(value, now).ok()?)
 }
 
-/// Looks at a key's windows and takes nothing.
+/// Reads a key's windows without taking permits.
 pub fn look(fingerprint: u64, asks: &[Ask]) -> Result<Vec<Verdict>, Unavailable> {
     let read = host::shared(&slot::name(fingerprint));
     slot::peek(&read.bytes, fingerprint, asks, host::monotonic_clock()).map_err(|_| Unavailable)
 }
 
-/// True if the ledger did not know this hash a moment ago.
+/// True if the ledger recently did not know this hash.
 pub fn is_unknown(hash: &KeyHash, now: Monotonic) -> bool {
     unknown_keys::contains(&host::shared(&unknown_keys::name(hash)).bytes, hash, now)
 }
 
-/// Remembers that the ledger does not know this hash. Forgetting one now and then costs a lookup, so no retry.
+/// Remembers that the ledger does not know this hash. There is no retry, because a lost write costs only one lookup.
 pub fn remember_unknown(hash: &KeyHash, now: Monotonic) {
     let name = unknown_keys::name(hash);
     let read = host::shared(&name);

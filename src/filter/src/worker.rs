@@ -1,7 +1,7 @@
-//! What the exchanges of one Envoy worker share: policy, keys, ledger calls, the outbox.
+//! State that all exchanges of one Envoy worker share: policy, keys, ledger calls and the outbox.
 //!
-//! Ledger calls belong to the root context, so that an answer finds its way also when the stream that wanted it is
-//! gone: a key is then known all the same, and a reservation is given back.
+//! Ledger calls run in the root context, so that their answers are handled even if the stream that asked has ended:
+//! a resolved key is still cached, and an unused reservation is released.
 
 mod leases;
 mod revoked;
@@ -28,22 +28,22 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-/// Key records held at most; those not used lately go first.
+/// Maximum number of cached key records; the least recently used are evicted first.
 const KEYS_MAX: usize = 100_000;
-/// Streams that may wait for key lookups at once, and lookups that may be under way. A flood of made-up keys is
-/// answered 503 beyond that, while keys already known are served.
+/// How many streams may wait for key lookups at once, and how many lookups may be in flight. Beyond these bounds a
+/// flood of invented keys gets 503, while cached keys are still served.
 const WAITING_MAX: usize = 1024;
 const LOOKUPS_MAX: usize = 256;
-/// Lookups of one worker in one second.
+/// Maximum lookups of one worker per second.
 const LOOKUPS_PER_SECOND: u32 = 1000;
-/// Bytes of heads and bodies that one key may hold on one worker while they are decided upon.
+/// Bytes of request headers and bodies that one key may hold on one worker while its requests are being decided.
 const HELD_BYTES_MAX: u64 = 8 << 20;
-/// A request of no more than so many bytes has room beyond that, `HELD_BYTES_SMALL` for all of them: clients take the
-/// refusal of what opens a connection, which is small, for a dead server.
+/// Requests up to this size share `HELD_BYTES_SMALL` of extra room above `HELD_BYTES_MAX`: the first request on a
+/// connection is small, and if it is refused, clients conclude that the server is down.
 const SMALL_BYTES_MAX: u64 = 32 << 10;
 const HELD_BYTES_SMALL: u64 = 2 << 20;
 const POLICY_RETRY_MS: u64 = 250;
-/// The longest that the change feed is held open.
+/// Maximum time for which one call to the change feed stays open.
 const LISTEN_MS_MAX: u64 = 15_000;
 
 /// The state that all callbacks of one VM share.
@@ -65,15 +65,15 @@ pub struct Worker {
     lookups: Cell<(u64, u32)>,
     held: RefCell<HashMap<u64, u64>>,
     under_way: RefCell<UnderWay>,
-    /// Credentials of exchanges under way whose records are asked for again, and since when.
+    /// Credentials of exchanges in progress whose records are being fetched again, and since when.
     doubted: RefCell<HashMap<KeyHash, Monotonic>>,
-    /// Streams that wait for more of a key's global limits, by the key's fingerprint.
+    /// Streams that wait for more permits of a key's global limits, by the key's fingerprint.
     awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
     leases_looked_at: Cell<u64>,
     id_state: Cell<u64>,
-    /// The date, and when it was read.
+    /// The wall-clock time, and the monotonic time at which it was read.
     date: Cell<Option<(Timestamp, Monotonic)>>,
-    /// A call on its way from a stream's callback to the root context, and what became of it.
+    /// A call that a stream's callback passes to the root context, and the result of starting it.
     hand_over: RefCell<Option<Call>>,
     handed_over: Cell<Result<(), NotCalled>>,
     in_root: Cell<bool>,
@@ -81,9 +81,9 @@ pub struct Worker {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PolicyCall {
-    /// Nothing to ask.
+    /// No call is needed.
     Settled,
-    /// To be asked at or after this time.
+    /// Call at or after this time.
     Due {
         at_ms: u64,
     },
@@ -92,25 +92,25 @@ enum PolicyCall {
 
 /// A stream that waits for an answer.
 pub trait Waiting {
-    /// It has come, as an event for the exchange; the active context is the stream's.
+    /// Handles the answer, given as an event for the exchange. The active context is the stream's.
     fn woken(&self, worker: &Worker, stream_id: u32, event: Event<'_>);
 }
 
-/// Tells an exchange what it waited for.
+/// Passes the answer to the exchange that waited for it.
 pub type Event<'a> = Box<dyn FnOnce(&mut Exchange) -> Step + 'a>;
 
-/// What is known of a hash.
+/// The result of a key lookup.
 pub enum Lookup {
-    /// The record.
+    /// The key record.
     Found(Arc<Key>),
-    /// There is none.
+    /// There is no record, or it can't be fetched.
     NotFound(KeyNotFound),
-    /// The stream will be called when there is an answer.
+    /// The stream is woken when the answer arrives.
     Waiting,
 }
 
 impl Worker {
-    /// A worker without a configuration.
+    /// Creates a worker without a configuration.
     pub fn new(root_id: u32) -> Worker {
         Worker {
             root_id,
@@ -141,7 +141,7 @@ impl Worker {
         }
     }
 
-    /// Takes a configuration and starts to reach for the ledger.
+    /// Applies a configuration and makes the first ledger call.
     pub fn configure(&self, config: Config) {
         self.config.replace(Rc::new(config));
         if let Some(node) =
@@ -153,7 +153,7 @@ impl Worker {
         self.fetch_policy(host::monotonic_clock());
     }
 
-    /// Stats.
+    /// Envoy stats of the filter.
     pub fn metrics(&self) -> &Metrics {
         self.metrics.get_or_init(Metrics::define)
     }
@@ -163,7 +163,7 @@ impl Worker {
         self.policy.borrow().clone()
     }
 
-    /// Both clocks. The date is read once a tick and goes on with the monotonic clock between.
+    /// Both clocks. The wall clock is read once per tick; between ticks it advances with the monotonic clock.
     pub fn now(&self) -> Now {
         self.at(host::monotonic_clock())
     }
@@ -179,17 +179,17 @@ impl Worker {
         date
     }
 
-    /// Makes a stream known, so that answers find it.
+    /// Registers a stream, so that answers can reach it.
     pub fn enter(&self, stream_id: u32, stream: Weak<dyn Waiting>) {
         self.streams.borrow_mut().insert(stream_id, stream);
     }
 
-    /// Lets an exchange be under way, as far as its key may.
+    /// Admits an exchange if its key is within its concurrency bounds.
     pub fn enter_under_way(&self, stream_id: u32, key: &Arc<Key>, entering: Entering) -> Entered {
         self.under_way.borrow_mut().enter(stream_id, key, entering)
     }
 
-    /// Forgets a stream.
+    /// Removes a stream.
     pub fn leave(&self, stream_id: u32) {
         self.under_way.borrow_mut().leave(stream_id);
         let mut streams = self.streams.borrow_mut();
@@ -198,7 +198,7 @@ impl Worker {
         }
     }
 
-    /// What is known of a hash. Lookups of the same hash are one call.
+    /// Looks up a key by its hash. Concurrent lookups of the same hash share one ledger call.
     pub fn look_up(&self, hash: KeyHash, stream_id: u32, now: Monotonic) -> Lookup {
         if let Some(key) = self.known(&hash, now) {
             return Lookup::Found(key);
@@ -230,7 +230,7 @@ impl Worker {
         Call::resolve(&self.config.borrow(), hash, self.changes_applied.get())
     }
 
-    /// The record of a hash, if there is one that is not too old.
+    /// The cached record of a hash, if it is fresh enough.
     fn known(&self, hash: &KeyHash, now: Monotonic) -> Option<Arc<Key>> {
         let confirmed = self.feed.borrow().confirmed();
         self.keys.borrow_mut().find(hash, now, confirmed, self.stale_ms())
@@ -254,20 +254,20 @@ impl Worker {
         true
     }
 
-    /// Asks the ledger to reserve for a stream, which is called with the answer.
+    /// Asks the ledger for a reservation for a stream. The stream is woken with the answer.
     pub fn reserve(&self, request: &ReserveRequest, stream_id: u32) -> Result<(), NotCalled> {
         let call = Call::reserve(&self.config.borrow(), stream_id, request);
         self.call(call, stream_id)
     }
 
-    /// Asks the ledger for a key for an agent's stream, which is called with the answer.
+    /// Asks the ledger to issue a key for an agent's stream. The stream is woken with the answer.
     pub fn issue(&self, request: &IssueRequest, stream_id: u32) -> Result<(), NotCalled> {
         let call = Call::issue(&self.config.borrow(), stream_id, request);
         self.call(call, stream_id)
     }
 
-    /// Accounts for bytes that a key's request holds: `before` until now, `after` from now. False if that is more
-    /// than the key may hold, and nothing changes.
+    /// Changes the number of bytes that one of the key's requests holds from `before` to `after`. Returns false, and
+    /// changes nothing, if the key would then hold too much.
     pub fn hold(&self, fingerprint: u64, before: u64, after: u64) -> bool {
         let mut held = self.held.borrow_mut();
         let others = held.get(&fingerprint).copied().unwrap_or(0).saturating_sub(before);
@@ -284,12 +284,12 @@ impl Worker {
         true
     }
 
-    /// A stream has gone upstream on reserved credits.
+    /// Renews the reservation of a request that was forwarded, until it is settled.
     pub fn watch_reservation(&self, reservation_id: ReservationId, ttl_seconds: u32) {
         self.outbox.borrow_mut().watch(reservation_id, ttl_seconds, host::monotonic_clock());
     }
 
-    /// An exchange is over: queues what the ledger must know of it.
+    /// Queues what the ledger must know about a finished exchange.
     pub fn finished(&self, finished: Finished, now: Now) {
         if finished.decision.would_deny.is_some() {
             self.metrics().would_deny.add(1);
@@ -303,8 +303,8 @@ impl Worker {
         self.outbox.borrow_mut().record(finished.decision, now, self.metrics());
     }
 
-    /// A new UUIDv7. Its random bits come from the host once and are stirred from then on (SplitMix64): ids must differ,
-    /// they need not be secrets.
+    /// A new UUIDv7. The host seeds a SplitMix64 generator once: ids must be unique, but they need not be
+    /// unpredictable.
     pub fn new_id(&self, now: Timestamp) -> u128 {
         let next = || {
             let state = self.id_state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -316,12 +316,12 @@ impl Worker {
         uuid::v7(now, (next() << 64) | next())
     }
 
-    /// This Envoy's name in reports.
+    /// This Envoy's node id, as used in reports.
     pub fn node(&self) -> Rc<str> {
         self.node.borrow().clone()
     }
 
-    /// Time has passed.
+    /// Does the periodic work; Envoy calls it about every 100 ms.
     pub fn tick(&self) {
         let now = host::monotonic_clock();
         self.read_date(now);
@@ -340,7 +340,7 @@ impl Worker {
         });
     }
 
-    /// The answer to a ledger call has arrived, in the root context.
+    /// Handles the answer to a ledger call, in the root context.
     pub fn answered(&self, call_id: u32, header_count: usize, body_bytes: usize) {
         let Some(purpose) = self.calls.borrow_mut().remove(&call_id) else { return };
         let answer = calls::read_answer(header_count, body_bytes);
@@ -375,7 +375,7 @@ impl Worker {
         });
     }
 
-    /// Runs in the root context what a stream handed over.
+    /// Starts, in the root context, the call that a stream passed on.
     pub fn take_over(&self) {
         host::set_context(self.root_id);
         if let Some(call) = self.hand_over.borrow_mut().take() {
@@ -390,7 +390,7 @@ impl Worker {
         self.in_root.set(false);
     }
 
-    /// Starts a call from the root context, from wherever this is.
+    /// Starts a call in the root context, whichever context is active now.
     fn call(&self, call: Call, stream_id: u32) -> Result<(), NotCalled> {
         if self.in_root.get() {
             host::set_context(self.root_id);
@@ -480,8 +480,8 @@ impl Worker {
         self.listen(now);
     }
 
-    /// Gives back, for the whole Envoy, what a change calls back; false if it calls nothing back. Other VMs need not hear
-    /// of it: under contention there are many such changes, and none is a reason to forget a key.
+    /// Handles a recall for the whole Envoy; returns false if the change is not a recall. Recalls are not passed on to
+    /// other VMs: under contention there are many of them, and none invalidates a cached key.
     fn call_back(&self, change: &Change) -> bool {
         match change {
             Change::Recall { tenant_id } => self.recalled(tenant_id),
@@ -511,14 +511,14 @@ impl Worker {
                 Change::Key { key_id } => drop(changed.keys.insert(key_id)),
                 Change::Tenant { tenant_id } => drop(changed.tenants.insert(tenant_id)),
                 Change::Policy { .. } => self.ask_for_policy(now),
-                // The listener has done them.
+                // The listener has already handled these.
                 Change::Recall { .. } | Change::Share { .. } => {}
             }
         }
         self.metrics().keys.add(self.keys.borrow_mut().drop_changed(&changed));
     }
 
-    /// Asks at the next tick, also if an older question is under way: its answer may be older than the change.
+    /// Fetches the policy at the next tick, even if a call is in flight: its answer may be older than the change.
     fn ask_for_policy(&self, now: Monotonic) {
         self.policy_call.set(PolicyCall::Due { at_ms: now.0 });
     }
@@ -544,7 +544,7 @@ impl Worker {
         let found = match resolved {
             Ok(Some(record)) => {
                 let key = Arc::new(Key::new(record));
-                // If something changed while the answer was under way, it may be from before: use it once, keep it not.
+                // If a change arrived while the call was in flight, the record may be outdated: use it once, don't cache it.
                 if self.changes_applied.get() == changes_applied {
                     self.metrics().keys.add(self.keys.borrow_mut().insert(hash, key.clone(), now));
                 }
@@ -570,9 +570,9 @@ impl Worker {
     fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
         let is_heard = self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
         let may_be_set_aside = match answered {
-            // The client left while the ledger was asked: nobody will spend this.
+            // The client disconnected during the call, so nobody will spend these credits.
             ReserveAnswered::Reserved => !is_heard,
-            // The call was refused, or passed without charge; if the ledger did set credits aside, they go back.
+            // The request was refused, or allowed free of charge. If the ledger did reserve credits, release them.
             ReserveAnswered::Unavailable => true,
             ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded => false,
         };
@@ -582,7 +582,7 @@ impl Worker {
         }
     }
 
-    /// Calls a stream that waits. False if it is gone.
+    /// Passes an event to a waiting stream. Returns false if the stream has ended.
     fn wake(&self, stream_id: u32, event: Event<'_>) -> bool {
         let stream = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
         let Some(stream) = stream else { return false };
@@ -590,7 +590,7 @@ impl Worker {
         true
     }
 
-    /// Works in a stream's context, from the root context.
+    /// Runs `work` in a stream's context, then returns to the root context.
     fn in_stream(&self, stream_id: u32, work: impl FnOnce()) {
         host::set_context(stream_id);
         work();

@@ -1,16 +1,16 @@
-//! The shape of a credential, and its hash.
+//! The format of a credential, and its hash.
 //!
-//! A secret is `<prefix><40 characters of body><6 of checksum>`, all base62. The checksum lets a gate refuse a
-//! mistyped or made-up credential without asking anyone, and lets secret scanners find a leaked one. Only the
-//! SHA-256 of the whole string is ever stored or compared.
+//! A secret is `<prefix><40 characters of body><6 of checksum>`; body and checksum are base62. With the checksum, the
+//! filter can refuse a mistyped or invented credential without a ledger call, and secret scanners can recognise a leaked
+//! one. Only the SHA-256 of the whole string is ever stored or compared.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// Characters of entropy after the prefix: 40 base62 digits, 238 bits.
+/// Length of the random part after the prefix: 40 base62 digits are 238 bits of entropy.
 const BODY_BYTES: usize = 40;
-/// Six base62 digits hold any CRC-32.
+/// Six base62 digits are enough for any CRC-32.
 const CHECKSUM_BYTES: usize = 6;
 const PREFIX_BYTES: usize = 4;
 /// Length of every secret, in bytes.
@@ -18,14 +18,14 @@ pub const SECRET_BYTES: usize = PREFIX_BYTES + BODY_BYTES + CHECKSUM_BYTES;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// What a credential is for. Each kind has its own prefix and is useless to the others' doors.
+/// What a credential is for. Each kind has its own prefix, and no API accepts a credential of another kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// An agent's key, `ark_...`.
     Agent,
-    /// An administrator's key to the ledger, `ara_...`.
+    /// An administrator's credential for the ledger, `ara_...`.
     Admin,
-    /// The filter's own credential to the ledger, `arf_...`.
+    /// The filter's own credential for the ledger, `arf_...`.
     Filter,
 }
 
@@ -39,12 +39,12 @@ impl Kind {
     }
 }
 
-/// Makes a secret. `draw` returns uniformly random bytes; those that would bias a digit are drawn again.
+/// Creates a secret. `draw` returns uniformly random bytes; bytes that would bias a digit are drawn again.
 pub fn mint(kind: Kind, mut draw: impl FnMut() -> u8) -> String {
     let mut secret = Vec::with_capacity(SECRET_BYTES);
     secret.extend_from_slice(kind.prefix());
     while secret.len() < PREFIX_BYTES.saturating_add(BODY_BYTES) {
-        // 248 = 4 * 62: the bytes above would make the first eight digits likelier.
+        // 248 = 4 * 62: bytes from 248 on would make the first eight digits more likely.
         if let Some(digit) = Some(draw()).filter(|byte| *byte < 248).and_then(|byte| digit(u32::from(byte))) {
             secret.push(digit);
         }
@@ -54,7 +54,7 @@ pub fn mint(kind: Kind, mut draw: impl FnMut() -> u8) -> String {
     secret.into_iter().map(char::from).collect()
 }
 
-/// True if `credential` has the shape of this kind and its checksum is right. Says nothing about who it is.
+/// True if `credential` has the format of this kind and a correct checksum. This does not mean that it exists.
 pub fn is_well_formed(kind: Kind, credential: &[u8]) -> bool {
     let Some((signed, sum)) = credential.split_at_checked(PREFIX_BYTES.saturating_add(BODY_BYTES)) else {
         return false;
@@ -74,7 +74,7 @@ fn checksum(signed: &[u8]) -> [u8; CHECKSUM_BYTES] {
     digits
 }
 
-/// CRC-32 as in zlib. The crate for it keeps sixteen tables, for inputs longer than these: 15 KB of every worker.
+/// CRC-32 as in zlib. Not from a crate, because its sixteen tables for long inputs would cost each worker 15 KB.
 fn crc32(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
@@ -99,12 +99,12 @@ fn crc32(bytes: &[u8]) -> u32 {
     !sum
 }
 
-/// The base62 digit for `value` modulo 62.
+/// The base62 digit of `value` modulo 62.
 fn digit(value: u32) -> Option<u8> {
     BASE62.get(usize::try_from(value % 62).ok()?).copied()
 }
 
-/// SHA-256 of a whole credential: the only form in which one is stored, sent or compared.
+/// SHA-256 of a whole credential: the only form in which the ledger and the filter store or compare one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyHash([u8; 32]);
@@ -115,12 +115,12 @@ impl KeyHash {
         KeyHash(Sha256::digest(credential).into())
     }
 
-    /// From the 32 bytes at rest.
+    /// Creates a hash from its 32 stored bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> KeyHash {
         KeyHash(bytes)
     }
 
-    /// The 32 bytes at rest.
+    /// The 32 bytes to store.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Audit events: past facts, never edited. One vocabulary for filter, ledger and reports.
+//! Audit events: past facts that are never edited. Filter, ledger and reports share these types.
 
 use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -73,39 +73,39 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// LLM tokens that an upstream reported for one exchange, as far as it reported any.
+/// The LLM tokens that an upstream reported for one exchange; an upstream may report none or only one count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UsageTokens {
-    /// Read by the model.
+    /// Tokens that the model read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<u64>,
-    /// Written by the model.
+    /// Tokens that the model generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<u64>,
 }
 
 impl UsageTokens {
-    /// These, corrected by a later report: each count that it gives replaces the one before.
+    /// These counts, updated by a later report: each count in it replaces the earlier one.
     pub fn then(self, later: UsageTokens) -> UsageTokens {
         UsageTokens { input: later.input.or(self.input), output: later.output.or(self.output) }
     }
 }
 
-/// One decision and what became of it, as the filter reports it.
+/// One decision and the result of its exchange, as the filter reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
-    /// The request's id; upstream saw it as `x-agentrelay-request-id`.
+    /// The request's id; the upstream received it as `x-agentrelay-request-id`.
     pub id: EventId,
     /// When the request arrived.
     pub at: Timestamp,
-    /// How it ended.
+    /// How the exchange ended.
     pub outcome: Outcome,
-    /// A shadow rule that would have refused it, by its outcome.
+    /// The outcome with which a shadow rule would have refused the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub would_deny: Option<Outcome>,
-    /// The key, where one was recognised.
+    /// The key, if one was recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,
     /// The tenant of that key.
@@ -114,18 +114,18 @@ pub struct Decision {
     /// The agent of that key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
-    /// The service, where the path named one.
+    /// The service, if the path named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The policy's name of the tool, or the MCP method where no tool was called.
+    /// The tool's name in the policy, or the MCP method if no tool was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// What was charged in the end.
+    /// The credits finally charged.
     pub credits: Credits,
-    /// The reservation that carried the charge.
+    /// The reservation that was charged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation_id: Option<ReservationId>,
-    /// The lease that it was spent from.
+    /// The lease that the credits were spent from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_id: Option<LeaseId>,
     /// The LLM tokens that the upstream reported.
@@ -133,58 +133,59 @@ pub struct Decision {
     pub usage_tokens: Option<UsageTokens>,
     /// The HTTP status that the client saw, 0 if none was sent.
     pub status: u16,
-    /// Milliseconds from request headers to the first byte of the answer.
+    /// Milliseconds from the request headers to the first byte of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_byte_ms: Option<u64>,
-    /// Milliseconds from request headers to the end.
+    /// Milliseconds from the request headers to the end of the exchange.
     pub duration_ms: u64,
-    /// The policy that decided.
+    /// The version of the policy that decided.
     pub policy_version: PolicyVersion,
-    /// The Envoy that decided, by its node id.
+    /// The node id of the Envoy that decided.
     pub envoy: String,
 }
 
-/// Decisions on requests without a key that may call. Anyone can cause as many as he likes, so they are counted.
+/// The number of decisions about requests without a usable key. Anyone can cause any number of them, so they are only
+/// counted, not stored one by one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counted {
-    /// The begin of the minute in which the requests arrived.
+    /// The start of the minute in which the requests arrived.
     pub minute: Timestamp,
-    /// How they ended.
+    /// How the exchanges ended.
     pub outcome: Outcome,
-    /// The key, where it is one that was revoked, suspended or has expired.
+    /// The key, if it is known but revoked, suspended or expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,
     /// The tenant of that key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<TenantId>,
-    /// The service, where their path named one.
+    /// The service, if the path named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// How many.
+    /// The number of decisions.
     pub count: u64,
 }
 
 impl Counted {
-    /// The most counts in one report.
+    /// The maximum number of counts in one report.
     pub const MAX: usize = 1024;
 }
 
-/// SHA-256 of something in the audit trail, in hexadecimal.
+/// A SHA-256 digest in the audit trail, written in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Digest(crate::api_key::KeyHash);
 
 impl Digest {
-    /// What comes before the first checkpoint.
+    /// The digest before the first checkpoint.
     pub const ZERO: Digest = Digest::from_bytes([0; 32]);
 
-    /// From its bytes.
+    /// Creates a digest from its bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
         Digest(crate::api_key::KeyHash::from_bytes(bytes))
     }
 
-    /// Its bytes.
+    /// The bytes of the digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }

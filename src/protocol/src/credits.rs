@@ -1,30 +1,30 @@
-//! Credits: integer price units. All arithmetic is checked; there is no way to wrap.
+//! Credits: integer price units. All arithmetic is checked and never wraps.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// An amount of credits, 0 to 2^53 - 1, so that every JSON reader keeps it exact.
+/// An amount of credits, from 0 to 2^53 - 1, the range that every JSON reader can represent exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Credits(u64);
 
 impl Credits {
-    /// Nothing.
+    /// Zero credits.
     pub const ZERO: Credits = Credits(0);
     /// The largest amount: 2^53 - 1.
     pub const MAX: Credits = Credits((1 << 53) - 1);
 
-    /// `None` above [`Credits::MAX`].
+    /// Creates an amount; `None` above [`Credits::MAX`].
     pub const fn new(amount: u64) -> Option<Credits> {
         if amount <= Credits::MAX.0 { Some(Credits(amount)) } else { None }
     }
 
-    /// The bare number.
+    /// The amount as a number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// True for zero, which is what a free tool costs.
+    /// True for zero, the price of a free tool.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }

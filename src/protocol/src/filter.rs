@@ -1,4 +1,4 @@
-//! The bodies of the filter's own API, `/filter/v1`. Authenticated by the filter's credential.
+//! The request and answer bodies of the filter's own API, `/filter/v1`. The filter authenticates with its credential.
 //!
 //! | call | answer |
 //! | --- | --- |
@@ -6,9 +6,9 @@
 //! | `POST /filter/v1/resolve` [`ResolveRequest`] | 200 [`crate::key::KeyRecord`], or 404 |
 //! | `POST /filter/v1/reserve` [`ReserveRequest`] | 201 [`ReserveAnswer`], 402 no credits, 403 the key is no longer active |
 //! | `POST /filter/v1/keys` [`IssueRequest`] | 201 [`Issued`], 402 too many keys, 403 the key may not ask for one |
-//! | `POST /filter/v1/report` [`Report`] | 200 [`ReportAnswer`] after it is durable |
-//! | `POST /filter/v1/leases` [`crate::lease::Round`] | 200 [`crate::lease::RoundAnswer`] after it is durable |
-//! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until there is one or the wait is over |
+//! | `POST /filter/v1/report` [`Report`] | 200 [`ReportAnswer`], once the report is durable |
+//! | `POST /filter/v1/leases` [`crate::lease::Round`] | 200 [`crate::lease::RoundAnswer`], once the round is durable |
+//! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until a change comes or the wait ends |
 
 use crate::api_key::KeyHash;
 use crate::audit::{Counted, Decision};
@@ -23,26 +23,26 @@ pub const POLICY_PATH: &str = "/filter/v1/policy";
 pub const RESOLVE_PATH: &str = "/filter/v1/resolve";
 /// Path of reservations.
 pub const RESERVE_PATH: &str = "/filter/v1/reserve";
-/// Path of keys that agents ask for.
+/// Path of requests to issue a key for an agent.
 pub const KEYS_PATH: &str = "/filter/v1/keys";
-/// Path of settlements and events.
+/// Path of reports: settlements and decisions.
 pub const REPORT_PATH: &str = "/filter/v1/report";
 /// Path of the change feed.
 pub const CHANGES_PATH: &str = "/filter/v1/changes";
 
-/// What decides, and what binds sessions.
+/// The policy, and the secrets that bind sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyAnswer {
-    /// Stands for all of it, to be sent as `If-None-Match` next time. It shows nothing of the secrets.
+    /// Identifies this whole answer; sent as `If-None-Match` next time. It reveals nothing about the secrets.
     pub tag: String,
-    /// The policy document as text: its version is the hash of these very bytes.
+    /// The policy document as text. Its version is the hash of exactly these bytes.
     pub policy: String,
-    /// Oldest first.
+    /// The session secrets, oldest first.
     pub session_secrets: Vec<SessionSecret>,
 }
 
-/// Asks whose key has this hash.
+/// Asks for the record of the key with this hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResolveRequest {
@@ -50,102 +50,103 @@ pub struct ResolveRequest {
     pub hash: KeyHash,
 }
 
-/// Asks to set credits aside for one call. Idempotent by `reservation_id`.
+/// Asks to reserve credits for one call. Idempotent by `reservation_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReserveRequest {
     /// A UUIDv7; also the request's id.
     pub reservation_id: ReservationId,
-    /// Whose tenant pays.
+    /// The key that calls; its tenant pays.
     pub key_id: KeyId,
-    /// The service called.
+    /// The service that is called.
     pub service: String,
-    /// The policy's name of the tool.
+    /// The tool's name in the policy.
     pub tool: String,
-    /// How much.
+    /// How many credits to reserve.
     pub credits: Credits,
-    /// How much more than that may be charged in the end, as far as the tenant then has it.
+    /// How many credits may be charged in addition, if the tenant has them when the call is settled.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub overrun_credits_max: Credits,
     /// How long the reservation stays pending unless renewed.
     pub ttl_seconds: u32,
-    /// The policy that set the price.
+    /// The version of the policy that set the price.
     pub policy_version: PolicyVersion,
 }
 
-// Serde asks by reference.
+// `skip_serializing_if` passes a reference.
 fn is_zero(credits: &Credits) -> bool {
     credits.is_zero()
 }
 
-/// The credits are set aside.
+/// Confirms that the credits are reserved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReserveAnswer {
     /// The reservation.
     pub reservation_id: ReservationId,
-    /// When it expires unless renewed.
+    /// When the reservation expires unless renewed.
     pub expires_at: Timestamp,
-    /// What the tenant has left.
+    /// The credits that the tenant still has available.
     pub available: Credits,
 }
 
-/// Asks for a key that may do no more than the one that asks, and lives no longer. Idempotent by `request_id`.
+/// Asks for a new key that has no wider permissions and no later expiry than the key that asks. Idempotent by
+/// `request_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IssueRequest {
     /// A UUIDv7; the id of the request in which the agent asked.
     pub request_id: EventId,
-    /// SHA-256 of the credential that asks: the key dies with this very credential.
+    /// SHA-256 of the credential that asks. The new key ends when this credential ends.
     pub parent: KeyHash,
-    /// The one service that it is for.
+    /// The only service that the key is for.
     pub service: String,
-    /// How long it is to live, 1 s to [`IssueRequest::TTL_SECONDS_MAX`].
+    /// Time to live of the key, from 1 s to [`IssueRequest::TTL_SECONDS_MAX`].
     pub ttl_seconds: u32,
-    /// Requests in any minute, 1 to [`crate::key::Limit::PERMITS_MAX`].
+    /// Requests per minute, from 1 to [`crate::key::Limit::PERMITS_MAX`].
     pub rate_limit: u32,
 }
 
 impl IssueRequest {
-    /// The longest life: one day.
+    /// The longest time to live: one day.
     pub const TTL_SECONDS_MAX: u32 = 86_400;
-    /// The window of its rate limit.
+    /// The window of the key's rate limit.
     pub const WINDOW_SECONDS: u32 = 60;
 }
 
-/// The key is made. Its secret is in this answer and stored nowhere.
+/// The new key. Its secret is only in this answer and is not stored anywhere.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
     /// The key.
     pub key_id: KeyId,
     /// The credential.
     pub secret: String,
-    /// The agent that it belongs to.
+    /// The agent that the key belongs to.
     pub agent_id: AgentId,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: Vec<String>,
-    /// When it ends, if its parent does not end before.
+    /// When the key expires, unless its parent ends earlier.
     pub expires_at: Timestamp,
 }
 
-/// Without the secret.
+/// Omits the secret, so that no log shows it.
 impl std::fmt::Debug for Issued {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Issued").field("key_id", &self.key_id).finish_non_exhaustive()
     }
 }
 
-/// What is to become of a reservation.
+/// What to do with a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action", deny_unknown_fields)]
 pub enum Action {
-    /// The call succeeded: charge this much, at most what was reserved and its overrun; the rest goes back.
+    /// The call succeeded: charge this amount, at most the reserved credits plus the overrun, and return the rest.
     Post {
-        /// What to charge.
+        /// The amount to charge.
         credits: Credits,
     },
-    /// The call failed: everything goes back.
+    /// The call failed: return all reserved credits.
     Void,
-    /// The call still runs: stay pending for this much longer.
+    /// The call is still running: keep the reservation pending.
     Renew {
         /// Time to live from now.
         ttl_seconds: u32,
@@ -162,36 +163,36 @@ pub struct Settlement {
     pub action: Action,
 }
 
-/// A batch from one worker of one Envoy: what to settle, and what happened.
+/// A batch of settlements and decisions from one worker of one Envoy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// The same id again is the same batch, delivered again.
+    /// Identifies the batch. A batch with a known id is a repeated delivery.
     pub batch_id: BatchId,
     /// The Envoy's node id.
     pub envoy: String,
     /// Steps on reservations.
     #[serde(default)]
     pub settlements: Vec<Settlement>,
-    /// Decisions since the last batch, whole.
+    /// Decisions since the last batch, unpacked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decisions: Vec<Decision>,
-    /// What the packed decisions are about.
+    /// The subjects of the packed decisions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subjects: Vec<Subject>,
     /// Decisions since the last batch, packed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
-    /// Decisions without a key that may call, counted.
+    /// Counts of decisions that had no usable key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub counted: Vec<Counted>,
-    /// Decisions lost by this worker since the last batch because its queue was full.
+    /// Number of decisions that this worker dropped since the last batch because its queue was full.
     #[serde(default)]
     pub decisions_dropped: u64,
 }
 
 impl Report {
-    /// The same report with every decision whole.
+    /// Returns the same report with all decisions unpacked.
     pub fn unpack(mut self) -> Result<Report, Unreadable> {
         let rows = std::mem::take(&mut self.rows);
         self.decisions.reserve(rows.len());
@@ -203,50 +204,50 @@ impl Report {
     }
 }
 
-/// The batch is durable.
+/// Confirms that the batch is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportAnswer {
-    /// Settlements that moved or renewed something now.
+    /// Number of settlements that had an effect; repeated ones are not counted.
     pub settled: u64,
-    /// Decisions written now; those already known count as nothing.
+    /// Number of decisions written; those already known are not counted.
     pub recorded: u64,
 }
 
-/// One thing that changed in the ledger and that filters must know.
+/// A change in the ledger that filters must know about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", try_from = "ChangeForm")]
 pub enum Change {
-    /// The record of this key is no longer what it was: drop it.
+    /// The record of this key has changed: drop the cached one.
     Key {
         /// The key.
         key_id: KeyId,
     },
-    /// All keys of a tenant changed (its tier, its suspension): drop them.
+    /// A tenant has changed (its tier or its suspension): drop the cached records of all its keys.
     Tenant {
         /// The tenant.
         tenant_id: crate::TenantId,
     },
-    /// The tenant has nothing left but what is out on lease: every Envoy is to give back what it does not need.
+    /// All remaining credits of the tenant are leased: every Envoy must return the credits that it does not need.
     Recall {
         /// The tenant.
         tenant_id: crate::TenantId,
     },
-    /// Another Envoy needs permits of a global limit: every Envoy is to give back what it does not use.
+    /// Another Envoy needs permits of a global limit: every Envoy must return the permits that it does not use.
     Share {
-        /// Whose limit.
+        /// The key that the limit belongs to.
         key_id: KeyId,
-        /// Which of its limits.
+        /// The limit, as the policy identifies it.
         limit_id: u32,
     },
-    /// What [`PolicyAnswer`] holds has changed.
+    /// The contents of [`PolicyAnswer`] have changed.
     Policy {
         /// The version of the policy in force.
         version: PolicyVersion,
     },
 }
 
-/// A change as it is read. What serde derives for a tagged enum keeps the fields until it has seen the tag, in any order
-/// and of any type, which is 17 KB of the filter.
+/// The form in which a [`Change`] is deserialised. Serde's derived code for a tagged enum buffers fields of any type
+/// until it sees the tag, which would add 17 KB to the filter.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChangeForm {
@@ -285,15 +286,15 @@ impl TryFrom<ChangeForm> for Change {
     }
 }
 
-/// Changes after a position.
+/// The changes after a position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Changes {
-    /// Ask with `after=` this next time.
+    /// The value of `after` for the next call.
     pub next: u64,
-    /// True if the position asked for is older than what the ledger kept: forget every key record.
+    /// True if the ledger no longer has all changes after the requested position: drop all cached key records.
     pub reset: bool,
-    /// In the order they happened.
+    /// The changes, in the order in which they happened.
     pub changes: Vec<Change>,
 }
 

@@ -1,14 +1,14 @@
-//! Identifiers. Each kind is its own type, so that a tenant can't be charged under a key's id.
+//! Identifiers. Each kind has its own type, so that code can't use a key's id where it needs a tenant's.
 
 use crate::uuid;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest id accepted from outside, in bytes.
+/// Maximum length of an id accepted from outside, in bytes.
 const ID_BYTES_MAX: usize = 64;
 
-/// The text is empty, too long, or holds something other than `A-Z a-z 0-9 _ -`.
+/// The text is empty, too long, or contains a character other than `A-Z a-z 0-9 _ -`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidId;
 
@@ -35,7 +35,7 @@ macro_rules! ids {
                 if shape_ok { Ok(Self(Arc::from(text))) } else { Err(InvalidId) }
             }
 
-            /// The id as it travels.
+            /// The id as text, as sent on the wire.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -77,23 +77,23 @@ macro_rules! ids {
 ids! {
     /// A credential record, `key_...`. Never the credential itself.
     KeyId,
-    /// Who pays, `ten_...`.
+    /// A tenant, who pays, `ten_...`.
     TenantId,
     /// A registered caller of a tenant, `agt_...`.
     AgentId,
     /// A credential of an administrator, `adm_...`, or of a filter, `flt_...`. Never the credential itself.
     CredentialId,
-    /// A pending charge. A UUIDv7, made by whoever reserves, and the idempotency id of every step on it.
+    /// A reservation of credits. A UUIDv7 created by whoever reserves; also the idempotency id of each step on the reservation.
     ReservationId,
-    /// A bounded share of a tenant's credits in one Envoy's hands. A UUIDv7, made by the filter.
+    /// A lease: a bounded share of a tenant's credits, held by one Envoy. A UUIDv7 created by the filter.
     LeaseId,
-    /// One run of one Envoy. A UUIDv7, made by the filter.
+    /// One run of one Envoy. A UUIDv7 created by the filter.
     InstanceId,
     /// One immutable movement of credits.
     TransferId,
     /// One audit event. For a decision this is also the request's id.
     EventId,
-    /// One delivery of settlements and events; the same id again is the same delivery.
+    /// One delivery of settlements and decisions. A repeated delivery has the same id.
     BatchId,
     /// The content hash of a policy document, in hexadecimal.
     PolicyVersion,
@@ -102,7 +102,7 @@ ids! {
 macro_rules! of_uuids {
     ($($name:ident),+) => {$(
         impl $name {
-            /// The id that is this UUID.
+            /// Creates an id from a UUID.
             pub fn of_uuid(bits: u128) -> Self {
                 Self(Arc::from(&*uuid::text(bits)))
             }

@@ -1,63 +1,64 @@
-//! What a key is, as the ledger hands it to a filter.
+//! The record of a key, as the ledger sends it to a filter.
 
 use crate::{AgentId, KeyId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// One api key's record. It holds no secret: the filter found it by [`crate::api_key::KeyHash`].
+/// The record of one api key. It contains no secret: the filter looks it up by [`crate::api_key::KeyHash`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
     /// The key.
     pub key_id: KeyId,
-    /// Who pays for it.
+    /// The tenant that pays for the key's calls.
     pub tenant_id: TenantId,
-    /// Name of the tenant's tier; the policy knows what it means.
+    /// Name of the tenant's tier, which the policy defines.
     pub tier: String,
-    /// May it be used at all.
+    /// Whether the key may be used.
     pub state: KeyState,
-    /// Permissions, in the order they were given.
+    /// The scopes of the key, in the order in which they were given.
     pub scopes: Vec<String>,
-    /// The services it is held to; `None` holds it to none in particular.
+    /// The services that the key is restricted to; `None` means no restriction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Vec<Grant>>,
-    /// The tools it is held to; `None` holds it to none in particular.
+    /// The tools that the key is restricted to; `None` means no restriction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<Grant>>,
-    /// The resources it is held to, such as `project:42`; `None` holds it to none in particular.
+    /// The resources that the key is restricted to, such as `project:42`; `None` means no restriction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Vec<Grant>>,
-    /// Limits of its own, beside its tier's.
+    /// The key's own limits, in addition to those of its tier.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
-    /// What it may have under way on one worker, beside its tier's.
+    /// The key's own bounds for exchanges in progress on one worker, in addition to those of its tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
-    /// The agent it belongs to.
+    /// The agent that the key belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
-    /// How it came to be.
+    /// How the key was created.
     pub source: KeySource,
-    /// It has a budget of its own, so its calls reserve exactly: a lease is its tenant's and knows no key's budget.
+    /// True if the key has its own budget. Its calls must then reserve their exact price, because a lease belongs to the
+    /// tenant and does not track the budgets of keys.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_budget: bool,
-    /// When this credential stops working: the key's own expiry or the end of a rotation's grace, whichever is first.
+    /// When this credential stops working: at the key's expiry or the end of its rotation's grace period, whichever is first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// The key that asked for it. All else in the record is already no more than that one may.
+    /// The key that requested this one. The other fields are already restricted to what the parent may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
 }
 
-/// The key that another one was issued to. Both count against the same windows.
+/// The key that requested another key. Both keys count against the same windows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     /// The key.
     pub key_id: KeyId,
-    /// Limits of its own, which hold for both together.
+    /// The parent's own limits, which apply to both keys together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
-    /// What both together may have under way on one worker.
+    /// The bounds for exchanges of both keys together in progress on one worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
 }
@@ -150,7 +151,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// The largest number of permits of one window.
+    /// The maximum permits of one window.
     pub const PERMITS_MAX: u32 = 1_000_000;
     /// The longest window: one day.
     pub const WINDOW_SECONDS_MAX: u32 = 86_400;
@@ -176,17 +177,17 @@ pub struct Concurrency {
 }
 
 impl Default for Concurrency {
-    /// Far above what an agent does, and far below what an Envoy and its upstreams hold.
+    /// Far more than an agent needs, and far less than an Envoy and its upstreams can handle.
     fn default() -> Concurrency {
         Concurrency { requests: 256, streams: 32 }
     }
 }
 
 impl Concurrency {
-    /// The most that either may be.
+    /// The maximum of either bound.
     pub const MAX: u32 = 100_000;
 
-    /// Of each kind the less.
+    /// The smaller of each bound.
     pub fn min(self, other: Concurrency) -> Concurrency {
         Concurrency { requests: self.requests.min(other.requests), streams: self.streams.min(other.streams) }
     }

@@ -1,22 +1,23 @@
-//! Leases: a bounded share of a tenant's credits, or of a limit's permits, that one Envoy spends without a call each.
+//! Leases: a bounded share of a tenant's credits, or of a limit's permits, which one Envoy spends without a ledger call
+//! for each request.
 //!
-//! `POST` [`LEASES_PATH`] [`Round`] answers 200 [`RoundAnswer`]. One round carries what an Envoy has to say at that
-//! moment: what it spent, what it gives back, what it would like. Every part is idempotent, and safe when an answer is
-//! lost or comes late: the ledger then believes that more is out than there is, never less.
+//! `POST` [`LEASES_PATH`] [`Round`] answers 200 [`RoundAnswer`]. One round carries everything that an Envoy has to report
+//! at that moment: what it spent, what it returns and what it asks for. Every part is idempotent. If an answer is lost or
+//! late, the ledger may overestimate what the Envoy holds, but it never underestimates it.
 //!
 //! **Credits.** The filter chooses the id of a lease (a UUIDv7) and asks; the ledger moves credits from `available` to
-//! `pending` and says how many. Accounts are cumulative: `spent` is all that was spent from the lease until now, net of
-//! calls that failed, and of two accounts the one with the higher `revision` counts, so that one may lower the other. An
-//! account with `closed` is the last but for refunds: what was not spent goes back to `available`. Each account renews
-//! the lease. The filter spends nothing after its time to live, counted from before it asked. A lease that ends without
-//! a closing account is **lost**: what was not accounted for is charged, because it may have been spent, and an account
-//! that comes later sets that right.
+//! `pending` and answers how many. Statements are cumulative: `spent` is the total spent from the lease so far, without
+//! failed calls. Of two statements, the one with the higher `revision` counts, so a later one may lower the total. A
+//! statement with `closed` returns the unspent credits to `available`; only refunds may follow it. Each statement renews
+//! the lease. The filter stops spending when the time to live ends, counted from before it asked. A lease that ends
+//! without a closing statement is **lost**: the ledger charges the credits not accounted for, because they may have been
+//! spent, and a later statement corrects the charge.
 //!
-//! **Permits.** Of a global limit each Envoy holds a share, and the shares sum to the limit at most. A filter lowers its
-//! share to `keep` before it says so, never below what its window holds now; then no interval as long as the window
-//! ever sees more than the limit, over all Envoys. Of two rounds on one share the one with the higher revision counts.
-//! A share that is not renewed ends for the filter after its time to live; the ledger gives it to others one window
-//! later.
+//! **Permits.** Each Envoy holds a share of a global limit, and the sum of the shares never exceeds the limit. A filter
+//! lowers its share to `keep` before it reports that, and never below what its window holds now. Therefore no interval as
+//! long as the window ever has more requests than the limit, over all Envoys. Of two rounds about one share, the one with
+//! the higher revision counts. A share that is not renewed ends for the filter after its time to live; the ledger gives it
+//! to other Envoys one window later.
 
 use crate::key::Limit;
 use crate::{Credits, InstanceId, KeyId, LeaseId, TenantId};
@@ -24,28 +25,28 @@ use serde::{Deserialize, Serialize};
 
 /// Path of leases.
 pub const LEASES_PATH: &str = "/filter/v1/leases";
-/// How long a lease lasts for the filter, in milliseconds, from before it asked or accounted.
+/// Time to live of a lease for the filter, in milliseconds, counted from before it sent the ask or the statement.
 pub const LEASE_TTL_MS: u64 = 30_000;
-/// How long a share of a limit lasts for the filter, in milliseconds, from before it asked.
+/// Time to live of a share of a limit for the filter, in milliseconds, counted from before it sent the ask.
 pub const SHARE_TTL_MS: u64 = 120_000;
-/// Most parts of each kind in one round.
+/// Maximum number of parts of each kind in one round.
 pub const PARTS_MAX: usize = 1000;
 
-/// What one Envoy has to say of its leases.
+/// What one Envoy reports and asks about its leases and shares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Round {
-    /// This run of this Envoy. Another run is another holder.
+    /// Identifies this run of this Envoy. After a restart, an Envoy is a new holder.
     pub instance: InstanceId,
-    /// The Envoy's node id, for people.
+    /// The Envoy's node id, for human readers only.
     pub envoy: String,
-    /// Credits that it would like.
+    /// Credits that the Envoy asks for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub asks: Vec<Ask>,
-    /// Credits that it spent.
+    /// Credits that the Envoy spent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accounts: Vec<Statement>,
-    /// Permits that it keeps and would like.
+    /// Permits that the Envoy keeps and asks for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<ShareAsk>,
 }
@@ -54,13 +55,13 @@ pub struct Round {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ask {
-    /// The lease to be.
+    /// The id of the new lease.
     pub lease_id: LeaseId,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant_id: TenantId,
-    /// How many credits would be good to have; the ledger may give fewer, or none.
+    /// The credits wanted; the ledger may grant fewer, or none.
     pub credits: Credits,
-    /// The price of the call that asks. A lease of only a few calls is of no use.
+    /// The price of the call that needs the lease. A lease that covers only a few calls is useless.
     pub price: Credits,
 }
 
@@ -70,11 +71,11 @@ pub struct Ask {
 pub struct Statement {
     /// The lease.
     pub lease_id: LeaseId,
-    /// Grows with each account of this lease.
+    /// Increases with each statement of this lease.
     pub revision: u64,
-    /// All that was spent, net of calls that failed.
+    /// The total spent, without failed calls.
     pub spent: Credits,
-    /// Nothing more will be spent; what is left goes back.
+    /// The filter spends nothing more; the rest goes back to the tenant.
     pub closed: bool,
 }
 
@@ -82,35 +83,35 @@ pub struct Statement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShareAsk {
-    /// Whose limit.
+    /// The key that the limit belongs to.
     pub key_id: KeyId,
-    /// Which of its limits, as the policy identifies it.
+    /// The limit, as the policy identifies it.
     pub limit_id: u32,
-    /// The whole limit.
+    /// The whole limit, over all Envoys.
     pub limit: Limit,
-    /// Grows with each round on this share.
+    /// Increases with each round about this share.
     pub revision: u64,
-    /// The permits that this Envoy holds itself to until it is answered.
+    /// The permits that this Envoy uses at most until the answer arrives.
     pub keep: u32,
-    /// The permits that it would like to have in all.
+    /// The total number of permits wanted.
     pub wanted: u32,
 }
 
-/// What the ledger gives.
+/// The ledger's answer to a round.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoundAnswer {
-    /// How long leases last that were asked for or accounted for in this round, from when it was sent, in milliseconds.
+    /// Time to live of the leases in this round, in milliseconds from when the round was sent.
     pub lease_ttl_ms: u64,
-    /// How long shares last that were asked for in this round, from when it was sent, in milliseconds.
+    /// Time to live of the shares in this round, in milliseconds from when the round was sent.
     pub share_ttl_ms: u64,
-    /// For each ask, in order.
+    /// One grant for each ask, in order.
     pub leases: Vec<Grant>,
-    /// Leases accounted for that are no longer open: the filter stops spending from them, if it still does, and sends
-    /// their closing accounts.
+    /// Leases in this round's statements that are no longer open: the filter must stop spending from them and send their
+    /// closing statements.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ended: Vec<LeaseId>,
-    /// For each share asked for, in order.
+    /// One share for each one asked for, in order.
     pub shares: Vec<Share>,
 }
 
@@ -120,7 +121,7 @@ pub struct RoundAnswer {
 pub struct Grant {
     /// The lease.
     pub lease_id: LeaseId,
-    /// What it holds; zero if the tenant has too little left to share out, and calls are to reserve exactly.
+    /// The credits of the lease. Zero if the tenant has too few left to lease; each call must then reserve its exact price.
     pub credits: Credits,
 }
 
@@ -128,12 +129,12 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
-    /// Whose limit.
+    /// The key that the limit belongs to.
     pub key_id: KeyId,
-    /// Which.
+    /// The limit.
     pub limit_id: u32,
-    /// The revision that was asked for.
+    /// The revision of the ask that this answers.
     pub revision: u64,
-    /// The permits that this Envoy may now give in any window.
+    /// The permits that this Envoy may now give per window.
     pub permits: u32,
 }

@@ -1,7 +1,7 @@
-//! The wire between filter, ledger and clients: ids, credits, times, key records, and the bodies that travel.
+//! The wire format between filter, ledger and clients: ids, credits, times, key records, request and answer bodies.
 //!
-//! Owns shapes only. Rules about them (who may, how often, at what price) live in `policy`, `ledger::book` and
-//! nowhere here.
+//! This crate defines types only. The rules about them (who may call, how often, at what price) are in `policy` and
+//! `ledger::book`.
 //!
 //! ```
 //! use protocol::{Credits, Timestamp};

@@ -1,14 +1,14 @@
-//! Streamed answers: lines, of which the last, the closing record, says how many came before it and their SHA-256.
+//! Streamed answers: lines, followed by a closing record with the number of lines before it and their SHA-256.
 //!
-//! Owns the count and the digest. What the lines are is their subject's.
+//! This module computes the count and the digest. The code that streams the lines defines their contents.
 
 use crate::audit::Digest;
 use sha2::{Digest as _, Sha256};
 
-/// How the closing record's line begins. No other line does.
+/// The first bytes of the closing record. No other line begins like this.
 pub const END: &[u8] = b"{\"type\":\"end\"";
 
-/// Lines so far, each with its line feed.
+/// Count and digest of the lines so far, including their line feeds.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     lines: u64,
@@ -16,14 +16,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds what follows, whole lines or parts of them.
+    /// Adds the next bytes, which may be whole lines or parts of lines.
     pub fn add(&mut self, bytes: &[u8]) {
         let feeds = bytes.iter().filter(|byte| **byte == b'\n').count();
         self.lines = self.lines.saturating_add(u64::try_from(feeds).unwrap_or(u64::MAX));
         self.hasher.update(bytes);
     }
 
-    /// How many lines, and the SHA-256 over them.
+    /// The number of lines and their SHA-256.
     pub fn closing(&self) -> (u64, Digest) {
         (self.lines, Digest::from_bytes(self.hasher.clone().finalize().into()))
     }

@@ -1,14 +1,14 @@
-//! Decisions as a filter sends them: what many of them share is written once.
+//! Decisions as a filter sends them: the fields that many decisions share are written once.
 //!
-//! A busy Envoy makes thousands a second, by few keys on few tools. Whole, one is half a kilobyte of JSON; packed, a
-//! fifth of that.
+//! A busy Envoy makes thousands of decisions per second, for few keys and few tools. An unpacked decision is half a
+//! kilobyte of JSON; a packed one is a fifth of that.
 
 use crate::audit::{Decision, Outcome, UsageTokens};
 use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What decisions were about. The fields are those of [`Decision`].
+/// The part that many decisions share. The fields are those of [`Decision`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -26,10 +26,10 @@ pub struct Subject {
     pub policy_version: PolicyVersion,
 }
 
-/// One decision. The fields are those of [`Decision`].
+/// One decision without its subject. The fields are those of [`Decision`].
 ///
-/// On the wire it is an array of the fields in this order, and ends with the last one that says something: an object
-/// would repeat their names thousands of times.
+/// On the wire it is an array of the fields in this order, because an object would repeat the field names thousands of
+/// times. Groups of fields at the end are left out if all of them have their default values.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -45,7 +45,7 @@ pub struct Row {
     pub duration_ms: u64,
     #[serde(default)]
     pub credits: u64,
-    /// The reservation has the decision's own id.
+    /// True if the call was reserved. The reservation has the same id as the decision.
     #[serde(default)]
     pub reserved: bool,
     #[serde(default)]
@@ -81,12 +81,12 @@ impl Serialize for Row {
     }
 }
 
-/// A row names a subject that its report does not have, or more credits than there are.
+/// A row refers to a subject that its report does not have, or holds an invalid value, such as too many credits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable;
 
 impl Row {
-    /// Splits a decision: what it was about, and a row that names that by `subject`.
+    /// Splits a decision into its subject and a row that refers to the subject by the index `subject`.
     pub fn pack(decision: Decision, subject: u32) -> (Subject, Row) {
         let about = Subject {
             key_id: decision.key_id,
@@ -113,7 +113,7 @@ impl Row {
         (about, row)
     }
 
-    /// The whole decision.
+    /// Puts the decision together again.
     pub fn unpack(self, subjects: &[Subject], envoy: &str) -> Result<Decision, Unreadable> {
         let place = usize::try_from(self.subject).map_err(|_| Unreadable)?;
         let subject = subjects.get(place).ok_or(Unreadable)?.clone();

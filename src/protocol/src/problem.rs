@@ -1,4 +1,4 @@
-//! RFC 9457 problem details, the form of every error of the ledger and of the gate's HTTP services.
+//! RFC 9457 problem details: the format of all errors from the ledger and from the gate's HTTP services.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The URN of a problem by its code.
+    /// The URN of the problem with this code.
     pub fn urn(code: &str) -> String {
         format!("urn:agentrelay:problem:{code}")
     }

@@ -1,10 +1,12 @@
-//! Free text that one person writes and others read: names, reasons. What can't be seen, or moves what can, is not in it.
+//! Checks free text that one person writes and others read, such as names and reasons. It must not contain invisible
+//! characters or characters that reorder the visible ones.
 //!
-//! Owns which characters those are, and nothing of where text is taken or shown.
+//! This module defines which characters those are. Its callers decide where text is checked or shown.
 
-/// First and last of each range, in order. Unicode 16.0: the general categories Cc, Zl, Zp and Co, of Cf what is not
-/// seen, and Default_Ignorable_Code_Point (DerivedCoreProperties.txt); and U+2800, a letter without a dot. Characters
-/// that no version of Unicode has yet are taken, outside of the ranges that it keeps for ignorable ones.
+/// First and last character of each forbidden range, in order. From Unicode 16.0: the general categories Cc, Zl, Zp and
+/// Co, the invisible characters of Cf, and Default_Ignorable_Code_Point (DerivedCoreProperties.txt); also U+2800, the
+/// blank Braille pattern. Unassigned characters are allowed, except in the ranges that Unicode reserves for ignorable
+/// ones.
 const UNSEEN: [(char, char); 23] = [
     ('\0', '\u{1f}'),
     ('\u{7f}', '\u{9f}'),
@@ -31,25 +33,25 @@ const UNSEEN: [(char, char); 23] = [
     ('\u{f0000}', '\u{10ffff}'),
 ];
 
-/// Zero-width joiner and non-joiner, which Persian, Indic scripts and emoji are written with.
+/// Zero-width non-joiner and joiner, which Persian, Indic scripts and emoji need.
 const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
-/// Asks for the coloured form of an emoji.
+/// The variation selector for the coloured form of an emoji.
 const EMOJI_STYLE: char = '\u{fe0f}';
-/// No script before this one joins its letters by the above: in Latin, Greek or Cyrillic they only hide.
+/// The first character whose script uses joiners. In earlier scripts (Latin, Greek, Cyrillic) a joiner can only hide.
 const FIRST_JOINED: char = '\u{600}';
 
-/// True for a character that is not seen, or that changes the direction or the form of others.
+/// True for a character that is invisible, or that changes the direction or the form of others.
 fn is_unseen(letter: char) -> bool {
     UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&letter))
 }
 
-/// The first character that text may not hold, where it stands; none in plain text. A joiner stands between two
-/// characters of scripts that join, the emoji style behind one.
+/// The first forbidden character of the text; `None` if there is none. A joiner is allowed only between two characters
+/// of scripts that use joiners, and the emoji variation selector only after one such character.
 pub fn unseen(text: &str) -> Option<char> {
     letters(text).find(|(_, is_plain)| !is_plain).map(|(letter, _)| letter)
 }
 
-/// The text as it can be shown beside others: what is not seen is written out, as `\u{202e}`.
+/// The text in a form that is safe to show: forbidden characters are escaped, for example as `\u{202e}`.
 pub fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for (letter, is_plain) in letters(text) {
@@ -62,7 +64,7 @@ pub fn shown(text: &str) -> String {
     shown
 }
 
-/// Each character, and whether it may stand where it does.
+/// Each character, and whether it is allowed at its position.
 fn letters(text: &str) -> impl Iterator<Item = (char, bool)> {
     let joins = |other: Option<char>| other.is_some_and(|other| other >= FIRST_JOINED && !is_unseen(other));
     let mut before = None;
@@ -134,7 +136,7 @@ mod tests {
                 assert_eq!(unseen(&name), Some(hidden), "{}", name.escape_unicode());
             }
         }
-        // A joiner joins nothing twice, at an end, or to Latin.
+        // A joiner is refused at either end of the text, after another joiner, and next to Latin letters.
         for name in ["می\u{200c}", "\u{200c}می", "م\u{200c}\u{200c}ی", "م\u{200d}x", "م\u{fe0f}\u{fe0f}"]
         {
             assert!(unseen(name).is_some(), "{}", name.escape_unicode());

@@ -1,26 +1,26 @@
-//! Points in time, to the millisecond, as RFC 3339 in UTC on the wire.
+//! Points in time with millisecond precision, written as RFC 3339 in UTC on the wire.
 
 use ::time::format_description::well_known::Rfc3339;
 use ::time::{OffsetDateTime, UtcOffset};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Milliseconds since 1970-01-01T00:00:00Z. Never fetched here: whoever has a clock passes one in.
+/// Milliseconds since 1970-01-01T00:00:00Z. This crate never reads a clock; callers pass the time in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp(u64);
 
-/// A calendar month in UTC. Later ones are greater.
+/// A calendar month in UTC. Later months compare as greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Month(u32);
 
 impl Month {
-    /// From its number at rest.
+    /// Creates a month from its stored number.
     pub const fn from_number(number: u32) -> Month {
         Month(number)
     }
 
-    /// Its number at rest: twelve for each year, and one for each month since January.
+    /// The number to store: twelve per year, plus one per month since January.
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -32,7 +32,7 @@ impl fmt::Display for Month {
     }
 }
 
-/// The text is not RFC 3339, or lies outside the years 1970 to 9999.
+/// The text is not RFC 3339, or the time is outside the years 1970 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidTimestamp;
 
@@ -45,10 +45,10 @@ impl fmt::Display for InvalidTimestamp {
 impl std::error::Error for InvalidTimestamp {}
 
 impl Timestamp {
-    /// 9999-12-31T23:59:59.999Z, the last time that RFC 3339 can write.
+    /// 9999-12-31T23:59:59.999Z, the latest time that RFC 3339 can express.
     pub const MAX: Timestamp = Timestamp(253_402_300_799_999);
 
-    /// From milliseconds since the epoch; later than [`Timestamp::MAX`] becomes that.
+    /// Creates a time from milliseconds since the epoch. A later time than [`Timestamp::MAX`] becomes [`Timestamp::MAX`].
     pub const fn from_millis(millis: u64) -> Timestamp {
         if millis > Timestamp::MAX.0 { Timestamp::MAX } else { Timestamp(millis) }
     }
@@ -58,25 +58,25 @@ impl Timestamp {
         self.0
     }
 
-    /// The point this many milliseconds later.
+    /// The time this many milliseconds later.
     pub const fn plus_millis(self, millis: u64) -> Timestamp {
         Timestamp::from_millis(self.0.saturating_add(millis))
     }
 
-    /// The point this many seconds later.
+    /// The time this many seconds later.
     pub const fn plus_seconds(self, seconds: u64) -> Timestamp {
         self.plus_millis(seconds.saturating_mul(1000))
     }
 
-    /// Milliseconds from `earlier` to this, 0 if `earlier` is later.
+    /// Milliseconds from `earlier` to this time; 0 if `earlier` is later.
     pub const fn millis_since(self, earlier: Timestamp) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The calendar month in UTC that this lies in.
+    /// The calendar month in UTC that contains this time.
     pub fn month(self) -> Month {
         let since = i64::try_from(self.0 / 1000).unwrap_or(i64::MAX);
-        // A timestamp is at most in the year 9999, which `time` can hold.
+        // A timestamp is at most in the year 9999, which the `time` crate can represent.
         let moment = OffsetDateTime::from_unix_timestamp(since).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let year = u32::try_from(moment.year()).unwrap_or_default();
         Month(year.saturating_mul(12).saturating_add(u32::from(u8::from(moment.month()))).saturating_sub(1))
@@ -91,7 +91,7 @@ impl Timestamp {
         }
     }
 
-    /// Reads RFC 3339 with any offset; finer than a millisecond is cut off.
+    /// Reads RFC 3339 with any offset; fractions of a millisecond are cut off.
     pub fn parse(text: &str) -> Result<Timestamp, InvalidTimestamp> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
         let millis = moment.unix_timestamp_nanos().div_euclid(1_000_000);

@@ -1,11 +1,11 @@
-//! UUIDs as numbers: made, written, read. Time and randomness come from the caller.
+//! Creates, writes and reads UUIDs as numbers. The caller supplies time and randomness.
 
 use crate::Timestamp;
 use std::ops::Deref;
 
 const BYTES: usize = 36;
 
-/// A UUID as text, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, in no memory of its own.
+/// A UUID as text, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`, without a heap allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Text([u8; BYTES]);
 
@@ -13,12 +13,12 @@ impl Deref for Text {
     type Target = str;
 
     fn deref(&self) -> &str {
-        // It is ASCII.
+        // The bytes are always ASCII, so this can't fail.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-/// A UUIDv7: ids that grow with time keep the ledger's pages together.
+/// Creates a UUIDv7. Its value increases with time, so new rows are close together in the ledger's database pages.
 pub fn v7(now: Timestamp, random: u128) -> u128 {
     const VERSION: u128 = 7 << 76;
     const VARIANT: u128 = 2 << 62;
@@ -26,9 +26,9 @@ pub fn v7(now: Timestamp, random: u128) -> u128 {
     (u128::from(now.as_millis()) << 80) | VERSION | VARIANT | random
 }
 
-/// As text.
+/// Writes a UUID as text.
 pub fn text(bits: u128) -> Text {
-    /// Where each byte stands: dashes are between the rest.
+    /// The position of each byte's digits in the text; dashes fill the other positions.
     const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
     let mut text = [b'-'; BYTES];
     for (byte, place) in bits.to_be_bytes().into_iter().zip(PLACES) {
@@ -39,13 +39,13 @@ pub fn text(bits: u128) -> Text {
     Text(text)
 }
 
-/// A hexadecimal digit.
+/// The hexadecimal digit of a value from 0 to 15.
 fn digit(value: u8) -> u8 {
     let letters = if value < 10 { b'0' } else { b'a'.wrapping_sub(10) };
     letters.wrapping_add(value)
 }
 
-/// From text.
+/// Reads a UUID from text. `None` if it is not one.
 pub fn parse(text: &str) -> Option<u128> {
     if text.len() != BYTES {
         return None;

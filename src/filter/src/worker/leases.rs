@@ -1,5 +1,5 @@
-//! Leases of this Envoy: spent on every worker, asked for by the one that runs short, accounted for by the one that
-//! listens to the change feed.
+//! Leases of this Envoy. Every worker spends from them; the worker that runs short asks for more; the VM that listens to
+//! the change feed reports to the ledger what was spent.
 
 use super::Worker;
 use crate::calls::{Answer, Asked, Call, NotCalled, ShareOf};
@@ -15,19 +15,19 @@ use policy::window::{Monotonic, share};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
 use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId};
 
-/// How often purses are looked through for what is due to be said.
+/// How often the purses are checked for statements that are due.
 const LOOK_MS: u64 = 500;
 
-/// What became of the wish for more permits.
+/// The result of a request for more permits.
 pub enum Shares {
-    /// The stream will be called when there is an answer.
+    /// The stream is woken when the answer arrives.
     Waiting,
-    /// There is an answer.
+    /// The answer is known now.
     Answered(SharesAnswered),
 }
 
 impl Worker {
-    /// Spends from the tenant's leases. Asks for the next one where it is time; nobody waits for that.
+    /// Spends from the tenant's leases. Asks for the next lease in good time, so that no request waits for it.
     pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<u128> {
         let spent = purses::spend(spending, now, self.metrics())?;
         if let Some(credits) = spent.ask {
@@ -40,7 +40,7 @@ impl Worker {
                 self.call(Call::round(&self.config.borrow(), &round, asked), stream_id)
             });
             if asked.is_err() {
-                // It has not left, so nothing will come of it.
+                // The call was not sent, so no credits will come: clear the pending ask.
                 let now = host::monotonic_clock();
                 let (tenant, lease) = (spending.tenant, spending.request);
                 purses::granted(tenant, lease, Credits::ZERO, now, self.metrics());
@@ -49,14 +49,14 @@ impl Worker {
         spent.lease
     }
 
-    /// Gives back to a lease what a call was charged too much.
+    /// Returns to a lease what a call was charged too much.
     pub fn refund(&self, refund: &Refund) {
         if !purses::refund(refund, self.metrics()) {
             self.metrics().lease_refunds_lost.add(1);
         }
     }
 
-    /// Asks for more of the key's global limits. Requests of one key on one worker ask together.
+    /// Asks for more permits of the key's global limits. Requests of one key on one worker share one call.
     pub fn ask_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Shares {
         if let Some(streams) = self.awaiting_shares.borrow_mut().get_mut(&key.fingerprint) {
             streams.push(stream_id);
@@ -72,7 +72,7 @@ impl Worker {
         }
     }
 
-    /// Renews shares that end soon, while they still hold.
+    /// Renews shares that expire soon, while they are still valid.
     pub fn renew_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) {
         if !self.awaiting_shares.borrow().contains_key(&key.fingerprint)
             && matches!(self.say_shares(key, rules, stream_id), Ok(true))
@@ -81,7 +81,7 @@ impl Worker {
         }
     }
 
-    /// False if there is nothing to say, because the ledger had no more a moment ago.
+    /// Sends a round about shares. Returns false if there is nothing to ask, because the ledger recently had no more permits.
     fn say_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Result<bool, NotCalled> {
         let mut asked = self.asked();
         let mut shares = Vec::with_capacity(rules.len());
@@ -101,7 +101,7 @@ impl Worker {
         self.call(Call::round(&self.config.borrow(), &round, asked), stream_id).map(|()| true)
     }
 
-    /// Says what is due to be said of all purses. Runs in the root context of the VM that listens to the feed.
+    /// Sends all statements that are due. Runs in the root context, and only in the VM that listens to the feed.
     pub(super) fn account(&self, now: Monotonic) {
         if now.0 < self.leases_looked_at.get().saturating_add(LOOK_MS) || !self.feed.borrow().is_listener() {
             return;
@@ -111,21 +111,21 @@ impl Worker {
         self.say_accounts(accounts);
     }
 
-    /// Another Envoy's calls wait for what this one has on lease.
+    /// Returns a tenant's leased credits, because another Envoy's calls need them.
     pub(super) fn recalled(&self, tenant_id: &TenantId) {
         let tenant = fingerprint(tenant_id.as_str());
         purses::recall(tenant, self.metrics());
         self.say_accounts(purses::due(slot(tenant), self.metrics()));
     }
 
-    /// Another Envoy's calls wait for permits that this one may not need.
+    /// Returns unused permits of a limit, because another Envoy's calls need them.
     pub(super) fn share_recalled(&self, key_id: &KeyId, limit_id: u32) {
         let fingerprint = fingerprint(key_id.as_str());
         let Some(ask) = windows::release_share(fingerprint, limit_id, self.metrics()) else { return };
         let shares = vec![ShareOf { fingerprint, limit_id, revision: ask.revision }];
         let Ok(round) = self.round() else { return };
         let round = Round { shares: vec![share_ask(key_id.clone(), &ask)], ..round };
-        // If it does not arrive the ledger believes that more is out than there is, until the next round.
+        // If this call is lost, the ledger overestimates this Envoy's share until the next round, which is safe.
         let _ = self.dispatch(Call::round(&self.config.borrow(), &round, Asked { shares, ..self.asked() }));
     }
 
@@ -142,12 +142,12 @@ impl Worker {
             let Ok(round) = self.round() else { return };
             let round = Round { accounts: said.collect(), ..round };
             let asked = Asked { accounts: accounts.to_vec(), ..self.asked() };
-            // What is not acknowledged is said again.
+            // A statement that is not acknowledged is sent again.
             let _ = self.dispatch(Call::round(&self.config.borrow(), &round, asked));
         }
     }
 
-    /// The ledger has answered a round, or has not.
+    /// Handles the answer to a round, or its absence.
     pub(super) fn round_answered(&self, asked: Asked, answer: &Answer) {
         let answer = answer.read::<RoundAnswer>(&[200]);
         if let Some(answer) = &answer {
@@ -155,7 +155,7 @@ impl Worker {
         }
         let shares = if answer.is_some() { SharesAnswered::Changed } else { SharesAnswered::Unavailable };
         for share in asked.shares {
-            // Taken out first: whoever is woken may have to ask again.
+            // Remove the entry before waking the streams: a woken stream may have to ask again.
             let streams = self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default();
             for stream_id in streams {
                 self.wake(stream_id, Box::new(move |exchange| exchange.shares_answered(shares)));
@@ -197,7 +197,7 @@ impl Worker {
         Asked { sent: host::monotonic_clock(), ..Asked::default() }
     }
 
-    /// A round without content. None can be had where shared data does not tell the workers of one Envoy who they are.
+    /// An empty round. Fails if shared data is unavailable, because the instance id that all workers use is stored there.
     fn round(&self) -> Result<Round, NotCalled> {
         let new = || InstanceId::of_uuid(self.new_id(host::wall_clock()));
         Ok(Round {

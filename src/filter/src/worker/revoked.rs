@@ -1,4 +1,4 @@
-//! Exchanges that end because their key did: what runs for long must not outlive the credential that it came with.
+//! Ends exchanges whose key has ended: a long-running exchange must not outlive its credential.
 
 use super::Worker;
 use crate::host;
@@ -7,13 +7,13 @@ use policy::Key;
 use policy::window::Monotonic;
 use protocol::api_key::KeyHash;
 
-/// Records that are asked for again in one tick.
+/// Maximum number of key records fetched again in one tick.
 const DOUBTED_MAX: usize = 64;
-/// For how long asking may fail before the exchanges end.
+/// How long these fetches may fail before the exchanges are ended.
 const DOUBTED_MS: u64 = 1_500;
 
 impl Worker {
-    /// Ends what is under way of credentials that are no good any more, and asks for records that are not known for certain.
+    /// Ends the exchanges of credentials that are no longer valid, and fetches again the records that are no longer cached.
     pub(super) fn end_revoked(&self, now: Monotonic) {
         let credentials = self.under_way.borrow().credentials();
         self.doubted.borrow_mut().retain(|hash, _| credentials.contains(hash));
@@ -28,7 +28,7 @@ impl Worker {
                 asked = asked.saturating_add(1);
                 let since = *self.doubted.borrow_mut().entry(hash).or_insert(now);
                 if now.0.saturating_sub(since.0) > DOUBTED_MS {
-                    // Whoever came with it now would be refused too.
+                    // A new request with this credential would be refused too.
                     self.end(&hash, None);
                 } else if self.dispatch(self.resolve(hash)).is_ok() {
                     self.waiting.borrow_mut().insert(hash, Vec::new());
@@ -37,7 +37,7 @@ impl Worker {
         }
     }
 
-    /// Ends what is under way of a credential, unless it is as good as it was.
+    /// Ends the exchanges of a credential, unless its key is active and still has the same permissions.
     fn end(&self, hash: &KeyHash, key: Option<&Key>) {
         let key = key.filter(|key| key.is_active(self.now().wall));
         for stream_id in self.under_way.borrow().ended(hash, key) {
