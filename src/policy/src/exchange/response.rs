@@ -143,8 +143,8 @@ impl Exchange {
         ResponsePlan { set, body: self.body_plan(status, headers, ends) }
     }
 
-    /// True if Envoy itself sent this answer. `is_upstreams` is called only if the status leaves it open; it tells for certain
-    /// whether the upstream answered a forwarded request.
+    /// True if Envoy itself sent this answer. `is_upstreams` tells whether the upstream did; it is called only for a forwarded
+    /// request with an error status.
     pub fn is_answered_by_envoy(&self, status: u16, is_upstreams: impl FnOnce() -> bool) -> bool {
         match self.phase {
             _ if status < 400 => false,
