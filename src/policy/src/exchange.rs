@@ -1,11 +1,10 @@
 //! One HTTP exchange as a state machine: events in, [`Step`]s out.
 //!
-//! The filter calls one method for each thing that happened and does what the returned step says; it decides nothing
-//! itself. The order of the steps is the order of refusals: 401, 429 (key), 400, 404,
-//! 403 (scope, then tier), 429 (tool), 402, 503.
+//! The filter calls one method for each event and carries out the step that it returns. The filter itself decides
+//! nothing. Refusals are checked in this order: 401, 429 (key), 400, 404, 403 (scope, then tier), 429 (tool), 402, 503.
 //!
-//! Everything that would refuse a request without asking a window is found out first; then all windows are asked at
-//! once, so that a decision costs one compare-and-swap and a refusal can tell the truth about when to come back.
+//! All checks that need no window come first. Then all windows are asked at once, so that a decision costs one
+//! compare-and-swap and the `retry-after` of a refusal takes every window into account.
 
 mod batch;
 mod charge;
@@ -57,46 +56,46 @@ use std::sync::Arc;
 /// The two clocks, read once for each event.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// The date, for expiries and audit. May step.
+    /// The date, for expiries and audit. It may jump when the clock is set.
     pub wall: Timestamp,
-    /// For windows and durations. Never steps.
+    /// For windows and durations. It never jumps.
     pub monotonic: Monotonic,
 }
 
 /// What the filter must do next.
 #[derive(Debug)]
 pub enum Step {
-    /// Find the key record of this hash, then call [`Exchange::key_found`] or [`Exchange::key_not_found`].
+    /// Find the key record with this hash, then call [`Exchange::key_found`] or [`Exchange::key_not_found`].
     FindKey(KeyHash),
-    /// Hold the body, at most so many bytes of it, then call [`Exchange::body`] or [`Exchange::body_too_large`].
+    /// Buffer the body up to `bytes_max`, then call [`Exchange::body`] or [`Exchange::body_too_large`].
     ReadBody {
-        /// The most to hold.
+        /// The most bytes to buffer.
         bytes_max: u32,
     },
-    /// Ask the worker whether the request may be under way, then call [`Exchange::entered`].
+    /// Ask the worker whether it admits the request, then call [`Exchange::entered`].
     Enter(Entering),
-    /// Ask the key's windows, all at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
+    /// Ask all windows of the key at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
     AskWindows {
-        /// What to ask.
+        /// The asks, one for each limit.
         asks: Vec<Ask>,
     },
-    /// Ask the ledger for more of these global limits, then call [`Exchange::shares_answered`].
+    /// Ask the ledger for a larger share of these global limits, then call [`Exchange::shares_answered`].
     AskShares {
-        /// The limits whose shares are spent.
+        /// The limits whose shares are used up.
         rules: Vec<LimitRule>,
     },
-    /// Spend from the tenant's leases, then call [`Exchange::spent`].
+    /// Pay from one of the tenant's leases, then call [`Exchange::spent`].
     Spend(Spending),
-    /// Reserve at the ledger, then call [`Exchange::reserve_answered`].
+    /// Ask the ledger for a reservation, then call [`Exchange::reserve_answered`].
     Reserve(ReserveRequest),
-    /// Ask the ledger for a key, then call [`Exchange::issue_answered`].
+    /// Ask the ledger to issue a key, then call [`Exchange::issue_answered`].
     Issue(IssueRequest),
-    /// Remove [`Exchange::headers_to_remove`], set [`Exchange::headers_to_set`], and let the request go upstream.
+    /// Remove [`Exchange::headers_to_remove`], set [`Exchange::headers_to_set`], and send the request upstream.
     Forward {
-        /// To send in the place of the body.
+        /// The body to send instead of the client's; `None` keeps it.
         body: Option<Vec<u8>>,
     },
-    /// Answer so; nothing goes upstream.
+    /// Send this reply to the client; nothing goes upstream.
     Refuse(Reply),
 }
 
@@ -105,24 +104,24 @@ pub enum Step {
 pub enum KeyNotFound {
     /// The ledger does not know the hash.
     Unknown,
-    /// The ledger was needed and did not answer.
+    /// The filter had to ask the ledger, and the ledger did not answer.
     Unavailable,
 }
 
-/// What the ledger said to a reservation.
+/// How the ledger answered a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReserveAnswered {
-    /// The credits are set aside.
+    /// The credits are reserved.
     Reserved,
-    /// The tenant does not have them.
+    /// The tenant does not have enough credits.
     QuotaExceeded,
     /// The key is no longer active.
     KeyInactive,
-    /// No answer, or none that makes sense. Whether something is set aside is not known.
+    /// There was no valid answer. It is unknown whether credits are reserved.
     Unavailable,
 }
 
-/// One exchange.
+/// One HTTP exchange: a request and its response.
 #[derive(Debug)]
 pub struct Exchange {
     policy: Arc<Policy>,
@@ -134,39 +133,39 @@ pub struct Exchange {
     credential: Option<KeyHash>,
     service: Option<usize>,
     session: Session,
-    /// The JSON-RPC id to echo in answers, as it was written.
+    /// The JSON-RPC id exactly as the client wrote it; answers echo it.
     message_id: Option<String>,
     subject: Subject,
     quotas: Vec<Quota>,
     would_deny: Option<Outcome>,
     phase: Phase,
     response: response::Progress,
-    /// The messages of a batch, each an exchange of its own.
+    /// Set if the body is a batch: each of its messages is an exchange of its own.
     batch: Option<Box<Batch>>,
-    /// It is one of those, and answers as part of their answer.
+    /// This exchange is one message of a batch, so its answer becomes part of the batch's answer.
     is_of_batch: bool,
 }
 
-/// What the request turned out to be about.
+/// What the request is about.
 #[derive(Debug, Default)]
 enum Subject {
-    /// Nothing that was recognised.
+    /// Not recognised, or not classified yet.
     #[default]
     Unknown,
-    /// A tool of the policy.
+    /// A tool that the policy lists or covers by its rule for unlisted tools.
     Tool(ToolCall),
-    /// A tool of the gate's own.
+    /// One of the gate's own tools.
     Gate(GateCall),
     /// A message, stream or session of the protocol, by name.
     Protocol { name: String, lists: Option<Lists> },
 }
 
-/// What an answer may list, so that it must be filtered.
+/// What kind of list the answer contains, if the gate must filter it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lists {
-    /// Tools, and on this page the gate's own.
+    /// Tools. The page says whether the gate adds its own tools.
     Tools(Page),
-    /// Other things, or tools on a page on which the gate's own are not.
+    /// Prompts, resources, or a page of tools to which the gate adds none of its own.
     Others,
 }
 
@@ -175,13 +174,13 @@ struct ToolCall {
     name: String,
     price: Credits,
     on_ledger_outage: OnLedgerOutage,
-    /// Paid from a lease where there is one.
+    /// The call is paid from a lease if there is one.
     is_leased: bool,
-    /// Called by method and path: its HTTP status says how it ended.
+    /// The tool is an HTTP route, so the HTTP status tells whether the call failed.
     is_http: bool,
-    /// What neither succeeded nor failed for certain is paid back.
+    /// The credits are refunded if it is unknown whether the call succeeded.
     refunds_unknown: bool,
-    /// The most that the upstream's word can make of its cost; `None` where that does not count.
+    /// The highest cost that the upstream may report; `None` if its report is ignored.
     cost_max: Option<Credits>,
 }
 
@@ -189,10 +188,10 @@ struct ToolCall {
 enum Phase {
     FindingKey,
     ReadingBody,
-    /// Waiting for the windows; what refuses the request once the key's own windows let it pass.
+    /// Waiting for the windows. `refusal` applies only if the key's own windows admit the request.
     AskingWindows {
         asks: Vec<Ask>,
-        /// Those on the first of the asks, which have taken their permits and are not asked again.
+        /// Verdicts of the first asks. These have already taken their permits and are not asked again.
         verdicts: Vec<Verdict>,
         refusal: Option<Refusal>,
         rounds: Rounds,
@@ -203,7 +202,7 @@ enum Phase {
     Refused(Outcome),
 }
 
-/// The answer while the gate has no policy yet, which is only until it first reaches its ledger.
+/// The answer before the gate has a policy: from its start until it first reaches the ledger.
 pub fn not_ready(id: &EventId) -> Reply {
     let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id);
     quota::add_headers(&mut reply.headers, &[], false);
@@ -211,7 +210,7 @@ pub fn not_ready(id: &EventId) -> Reply {
 }
 
 impl Exchange {
-    /// Request headers have come. `headers` holds the pseudo headers too; `ends` says that nothing follows.
+    /// The request headers have arrived. `headers` includes the pseudo headers; `ends` means that no body follows.
     pub fn begin(
         policy: Arc<Policy>,
         id: EventId,
@@ -257,7 +256,7 @@ impl Exchange {
         (exchange, step)
     }
 
-    /// The ledger knows the key.
+    /// The key record was found.
     pub fn key_found(&mut self, key: Arc<Key>, now: Now) -> Step {
         let is_active = key.is_active(now.wall);
         self.key = Some(key);
@@ -274,7 +273,7 @@ impl Exchange {
         }
     }
 
-    /// There is no record of the key.
+    /// No key record was found.
     pub fn key_not_found(&mut self, why: KeyNotFound) -> Step {
         self.refuse(match why {
             KeyNotFound::Unknown => Refusal::invalid_key(),
@@ -282,12 +281,12 @@ impl Exchange {
         })
     }
 
-    /// The whole body has come.
+    /// The whole body has arrived.
     pub fn body(&mut self, bytes: &[u8], now: Now) -> Step {
         self.begin_batch(bytes, now).unwrap_or_else(|| self.classify(bytes, now))
     }
 
-    /// The body is larger than what may be held.
+    /// The body is larger than the gate may buffer.
     pub fn body_too_large(&mut self, bytes_max: u32) -> Step {
         self.refuse(match bytes_max {
             0 => Refusal::body_unasked(),
@@ -295,12 +294,12 @@ impl Exchange {
         })
     }
 
-    /// The key holds so many bytes in other requests that this one can't be held too.
+    /// Other requests of the key already hold so much of the buffer that this body does not fit.
     pub fn too_much_held(&mut self, wait_seconds: u64) -> Step {
         self.refuse(Refusal::too_much_held(wait_seconds))
     }
 
-    /// The lease that paid, if one could.
+    /// The attempt to pay from a lease is over; `lease` is the lease that paid, if any.
     pub fn spent(&mut self, lease: Option<u128>) -> Step {
         if let Some(step) = self.in_batch(|element| element.spent(lease)) {
             return step;
@@ -311,7 +310,7 @@ impl Exchange {
         }
     }
 
-    /// The ledger has answered the reservation, or failed to.
+    /// The ledger answered the reservation, or the call to it failed.
     pub fn reserve_answered(&mut self, answer: ReserveAnswered) -> Step {
         let is_away = answer == ReserveAnswered::Unavailable;
         if let Some(step) = self.answered_in_batch(is_away, |element| element.reserve_answered(answer)) {
@@ -340,7 +339,7 @@ impl Exchange {
         self.key.as_ref()
     }
 
-    /// The policy's name of the tool, or the protocol's of the message, once it is known.
+    /// The policy's name of the tool, or the protocol's name of the message, once it is known.
     pub fn subject(&self) -> Option<&str> {
         match &self.subject {
             Subject::Unknown => None,
@@ -350,17 +349,17 @@ impl Exchange {
         }
     }
 
-    /// True once the request may go upstream, or has been answered.
+    /// True once the request is forwarded or refused.
     pub fn is_decided(&self) -> bool {
         matches!(self.phase, Phase::Forwarded(_) | Phase::Refused(_))
     }
 
-    /// True once the request may go upstream.
+    /// True once the request is forwarded.
     pub fn is_forwarded(&self) -> bool {
         matches!(self.phase, Phase::Forwarded(_))
     }
 
-    /// The reservations that the exchange holds, and for how many seconds each was made.
+    /// The reservations that the exchange holds, each with its lifetime in seconds.
     pub fn reservations(&self) -> Vec<(ReservationId, u32)> {
         match &self.batch {
             Some(batch) => batch.exchanges().filter_map(Exchange::reservation).collect(),
@@ -377,12 +376,12 @@ impl Exchange {
         }
     }
 
-    /// The request's id is also the id of its reservation: both grow with time, and one is enough to find the other.
+    /// The request id is also the reservation id. Both are ordered by time, and one id is enough to find the other.
     fn reservation_id(&self) -> Option<ReservationId> {
         ReservationId::parse(self.id.as_str()).ok()
     }
 
-    /// The RFC 9728 document, if that is what is asked for. It is for clients that have no credential yet.
+    /// The RFC 9728 document, if the request asks for it. It is public: clients read it before they have a credential.
     fn asked_metadata(&self) -> Option<String> {
         self.policy
             .metadata_for(&self.request.host, self.request.path())
@@ -393,7 +392,7 @@ impl Exchange {
         self.policy.services().get(self.service?)
     }
 
-    /// How much body must be held to decide; `None` where the headers suffice.
+    /// How much body the gate must buffer to decide; `None` if the headers are enough.
     fn body_bytes_max(&self) -> Option<u32> {
         let service = self.rules()?;
         let has_body = matches!(service.kind, ServiceKind::Mcp(_))
@@ -401,7 +400,7 @@ impl Exchange {
             && !self.request.ends_with_headers;
         match self.request.method.as_slice() {
             b"POST" => Some(service.body_bytes_max),
-            // None: a server that looks at the body first would find a call there.
+            // A body is not allowed here: a server that reads the body before the method could find a call in it.
             b"GET" | b"DELETE" => Some(0),
             _ => None,
         }
@@ -425,7 +424,7 @@ impl Exchange {
         let ask = |rule: &LimitRule, stage: Stage| Ask { rule: rule.clone(), stage, enforced: !rule.shadow };
         let of_key = tier.limits.iter().chain(&key.limits).map(|rule| ask(rule, Stage::Key));
         let of_tool = tool.iter().flat_map(|tool| &tool.limits).map(|rule| ask(rule, Stage::Tool));
-        // What is refused anyway counts whatever it is, and must not use up the tool's window.
+        // A request that is refused anyway counts against the key's limits only. It must not use up the tool's window.
         let asks: Vec<Ask> = match (&refusal, work) {
             (Some(_), _) => of_key.collect(),
             (None, Work::Opening) => vec![ask(&tier.openings, Stage::Opening)],
@@ -436,7 +435,7 @@ impl Exchange {
         self.enter(work)
     }
 
-    /// From a lease if the tool allows it and no budget of the key's own must be asked, else by a reservation.
+    /// Pays from a lease if the tool allows it and the key has no budget to check; otherwise by a reservation.
     fn pay(&mut self) -> Step {
         match (&self.key, &self.subject, uuid::parse(self.id.as_str())) {
             (Some(key), Subject::Tool(call), Some(request)) if call.is_leased && !key.record.has_budget => {
@@ -472,7 +471,7 @@ impl Exchange {
         Step::Forward { body: None }
     }
 
-    /// The headers that a request must not take along upstream.
+    /// The request headers that must not reach the upstream.
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &'static str> {
         let keeps_credential = self.rules().is_some_and(|service| service.forward_credential);
         let credential = self.carrier.filter(|_| !keeps_credential).map(Carrier::header);
@@ -480,9 +479,9 @@ impl Exchange {
         credential.into_iter().chain(self.session.header_to_remove()).chain(claims)
     }
 
-    /// The headers that a request goes upstream with, each instead of all that there are of its name.
+    /// The headers to set on the forwarded request. Each replaces all headers of the same name.
     pub fn headers_to_set(&self) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
-        // Answers must be read: those of MCP services also to settle calls and to filter lists.
+        // The gate must read the answers, so they must not be compressed. MCP answers are also read to settle and to filter.
         let is_read = self.rules().is_some_and(|service| service.usage_tokens);
         let own = [
             is_read.then_some(("accept-encoding", Cow::Borrowed("identity"))),
@@ -500,13 +499,13 @@ impl Exchange {
         let refusal = refusal.with_metadata(oauth);
         let refusal = if self.session().is_some() { refusal.within_session() } else { refusal };
         let form = match self.rules().map_or(Refusals::Http, |service| service.refusals) {
-            // A problem has no place in a JSON-RPC batch.
+            // A JSON-RPC batch can't contain a problem document.
             Refusals::Http if self.is_of_batch => Refusals::McpHttp,
             form => form,
         };
         let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
         let mut reply = refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id);
-        // Unless the key's windows are yet to be looked at, the reply is complete as it is.
+        // The reply is complete now, unless the key's windows are still to be asked.
         if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
             self.add_rate_headers(&mut reply.headers);

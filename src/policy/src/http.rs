@@ -1,4 +1,4 @@
-//! Recognising HTTP calls: a path that can be read in one way only, and routes by method and path template.
+//! Recognises HTTP calls: accepts only paths that every server reads alike, and finds routes by method and path template.
 
 use crate::json;
 use crate::ordered;
@@ -10,7 +10,7 @@ use std::fmt;
 /// Methods that a route may name. `HEAD` is answered by the route of `GET`.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
-/// The path could be read in more than one way by what stands behind the gate.
+/// Servers behind the gate could read the path in more than one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ambiguous;
 
@@ -29,7 +29,7 @@ pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
     let mut segments = path.strip_prefix(b"/").ok_or(Ambiguous)?.split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let is_plain = match segment {
-            // One empty segment at the very end is a trailing slash: plain, and different from the path without it.
+            // An empty segment is allowed only at the very end. It is a trailing slash, which makes a different path.
             b"" => segments.peek().is_none(),
             b"." | b".." => false,
             segment => is_plain(segment),
@@ -41,13 +41,13 @@ pub fn plain_path(target: &[u8]) -> Result<&str, Ambiguous> {
     std::str::from_utf8(path).map_err(|_| Ambiguous)
 }
 
-/// True for a host, with or without its port, that no server takes for another one: a name or an address and nothing else.
+/// True for a host, with or without its port, that is a plain name or address. No server reads such a host as another one.
 pub fn is_plain_host(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte))
 }
 
 /// The bytes that a segment may hold.
-// A fault here would show when this is compiled.
+// The indexes are constant: one out of bounds would fail to compile.
 #[allow(clippy::indexing_slicing)]
 const PLAIN: [bool; 256] = {
     let mut plain = [false; 256];
@@ -72,8 +72,8 @@ fn is_plain(segment: &[u8]) -> bool {
     !has_escapes || std::str::from_utf8(segment).is_ok_and(|segment| unescape(segment).is_some())
 }
 
-/// Reads percent escapes. `None` for a broken one, and for one that some servers resolve before routing and others do
-/// not: letters, digits, `-._~`, `/`, `\`, `%`, `;` and control characters.
+/// Decodes percent escapes. `None` for a broken escape, and for one that only some servers resolve before routing:
+/// letters, digits, `-._~`, `/`, `\`, `%`, `;` and control characters.
 fn unescape(segment: &str) -> Option<String> {
     if !segment.contains('%') {
         return Some(segment.to_owned());
@@ -96,8 +96,8 @@ fn unescape(segment: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The segments of a path as the most lenient server reads them: without case (unless it `keeps_case`), escapes, what only
-/// an escape keeps from being a query or fragment, last slashes, blanks (`+` may be one), and dots at the end of a name.
+/// The segments of a path as the most lenient server reads them. They are in lower case (unless `keeps_case`) and decoded.
+/// An escaped query or fragment, last slashes, blanks (`+` may be one) and dots at the end of a name are removed.
 pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
     let mut path = unescape(path).unwrap_or_else(|| path.to_owned());
     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -114,14 +114,14 @@ pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
     segments
 }
 
-/// True if [`lenient_segments`] are the path's own, which spares most requests the work.
+/// True if [`lenient_segments`] would change nothing. This is the common case and saves the work.
 pub(crate) fn is_lenient(path: &str) -> bool {
     let is_own = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase() && !b"%.+".contains(&byte);
     path.bytes().all(is_own) && (path.len() == 1 || !path.ends_with('/'))
 }
 
-/// Whether a segment reads as a literal, also where it is the last and has a format behind it (`builds.json`) that some
-/// frameworks take off.
+/// True if a segment matches a literal. The last segment may also have a format suffix (`builds.json`), which some
+/// frameworks remove.
 pub(crate) fn reads_as(segment: &str, literal: &str, is_last: bool) -> bool {
     let rest = segment.strip_prefix(literal);
     rest.is_some_and(|rest| rest.is_empty() || (is_last && rest.starts_with('.')))
@@ -130,11 +130,11 @@ pub(crate) fn reads_as(segment: &str, literal: &str, is_last: bool) -> bool {
 /// The routes of one service.
 #[derive(Debug, Default)]
 pub struct Router {
-    /// By number of segments, the most specific first.
+    /// Routes by their number of segments; the most specific route comes first.
     routes: BTreeMap<usize, Vec<Route>>,
-    /// The server tells paths apart that differ in case only.
+    /// The server distinguishes paths that differ only in case.
     keeps_case: bool,
-    /// Some literal is not written as the most lenient server reads it.
+    /// At least one literal is not written as the most lenient server reads it.
     has_fancy: bool,
 }
 
@@ -147,7 +147,7 @@ struct Route {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Segment {
-    // Before `Variable`, so that a literal wins over a variable in the same place.
+    // `Literal` comes before `Variable`, so that a literal is matched before a variable in the same place.
     Literal(String),
     Variable(String),
 }
@@ -160,12 +160,12 @@ pub struct Match<'r, 'p> {
 }
 
 impl<'r> Match<'r, '_> {
-    /// Its rule.
+    /// The tool of the route.
     pub fn tool(&self) -> &'r Tool {
         &self.route.tool
     }
 
-    /// The resource that this path names, such as `project:42`.
+    /// The resource that the path names, such as `project:42`.
     pub fn resource(&self) -> Option<String> {
         let template = self.route.tool.resource.as_ref()?;
         Some(fill(template, &self.route.variables(self.path)))
@@ -173,7 +173,7 @@ impl<'r> Match<'r, '_> {
 }
 
 impl Router {
-    /// Builds the routes from tools named `METHOD /path/{template}`. Returns the faults beside, by tool.
+    /// Builds the routes from tools named `METHOD /path/{template}`. The second result lists the faults by tool.
     pub(crate) fn new(tools: Vec<Tool>, keeps_case: bool) -> (Router, Vec<(String, String)>) {
         let mut router = Router { keeps_case, ..Router::default() };
         let mut faults = Vec::new();
@@ -218,7 +218,7 @@ impl Router {
         self.routes.values().flatten().map(|route| &route.tool)
     }
 
-    /// The route for a method and a plain path below the service's own. A fault if some servers would take another one.
+    /// The route for a method and a plain path below the service's path. An error if some servers would take another route.
     pub fn find<'p>(&self, method: &[u8], path: &'p str) -> Result<Option<Match<'_, 'p>>, Ambiguous> {
         let method = if method == b"HEAD" { b"GET".as_slice() } else { method };
         let routes = segments(path).and_then(|segments| self.routes.get(&segments.count()));
@@ -250,7 +250,7 @@ fn segments(path: &str) -> Option<impl Iterator<Item = &[u8]>> {
 }
 
 impl Route {
-    /// Whether a path of as many segments is one of its paths.
+    /// True if the path matches; it must have as many segments as the route.
     fn matches(&self, path: &str) -> bool {
         let pairs = segments(path).into_iter().flatten().zip(&self.segments);
         let mut pairs = pairs.map(|(segment, own)| match own {
@@ -260,7 +260,7 @@ impl Route {
         pairs.all(|is_same| is_same)
     }
 
-    /// Whether a lenient server may take a path of as many segments for one of its paths.
+    /// True if a lenient server may read the path as one of this route's; it must have as many segments as the route.
     fn reads(&self, lenient: &[String], keeps_case: bool) -> bool {
         let last = lenient.len().saturating_sub(1);
         let mut pairs = lenient.iter().zip(&self.segments).enumerate();
@@ -271,14 +271,14 @@ impl Route {
         })
     }
 
-    /// Whether literals and variables are in the same places, so that a policy which lists both tells them apart itself.
+    /// True if both routes have literals and variables in the same places. A policy that lists both distinguishes them itself.
     fn is_like(&self, other: &Route) -> bool {
         let mut pairs = self.segments.iter().zip(&other.segments);
         self.segments.len() == other.segments.len()
             && pairs.all(|(own, other)| std::mem::discriminant(own) == std::mem::discriminant(other))
     }
 
-    /// The variables of a path that matches. Its escapes were found to be plain before.
+    /// The variables of a path that matches. Its escapes were already checked.
     fn variables(&self, path: &str) -> Vec<(&str, String)> {
         let pairs = path.split('/').skip(1).zip(&self.segments);
         let variables = pairs.filter_map(|(segment, own)| match own {
@@ -308,7 +308,7 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// Every `{name}` in a resource must be a variable of the path.
+/// Checks that every `{name}` in a resource is a variable of the path.
 fn check_resource(resource: &str, segments: &[Segment]) -> Result<(), String> {
     let known =
         |name: &str| segments.iter().any(|segment| matches!(segment, Segment::Variable(own) if own == name));
@@ -326,7 +326,7 @@ fn fill(template: &str, variables: &[(&str, String)]) -> String {
     let mut parts = template.split('{');
     filled.push_str(parts.next().unwrap_or_default());
     for part in parts {
-        // The shape was checked when the policy was parsed.
+        // The braces were checked when the policy was parsed.
         let (name, rest) = part.split_once('}').unwrap_or((part, ""));
         if let Some((_, value)) = variables.iter().find(|(own, _)| *own == name) {
             filled.push_str(value);

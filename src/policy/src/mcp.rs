@@ -1,6 +1,6 @@
-//! Recognising MCP messages: one JSON-RPC message in, what it asks for out.
+//! Recognises MCP messages: reads one JSON-RPC message and returns what it asks for.
 //!
-//! Reads bytes that a client chose. What could be read in two ways is a fault, never a guess.
+//! The input is chosen by the client. A message that can be read in two ways is refused; the gate never guesses.
 //! [`answer`] reads what servers send back.
 
 pub mod answer;
@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// The first protocol version in which headers repeat what the body says and must be checked against it.
+/// The first protocol version whose headers repeat parts of the body and must be checked against it.
 const MODERN: &str = "2026-07-28";
 const LISTEN: &str = "subscriptions/listen";
 const ID_BYTES_MAX: usize = 256;
@@ -28,49 +28,49 @@ const METHOD_BYTES_MAX: usize = 128;
 /// What one message asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The id exactly as it was written, for answers that must echo its type. `None` for notifications and responses.
+    /// The id exactly as the client wrote it; the answer must repeat it. `None` for notifications and responses.
     pub id: Option<String>,
-    /// What it is.
+    /// What the message is.
     pub call: Call,
 }
 
-/// The kinds of message that are decided differently.
+/// The kinds of message, as far as they are decided differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// `tools/call`
     Tool {
         /// The tool's name.
         name: String,
-        /// Its arguments that are strings, by name; the others as `None`.
+        /// The arguments by name: the value of a string, `None` for any other type.
         arguments: BTreeMap<String, Option<String>>,
     },
-    /// `tools/list`, whose answer is filtered.
+    /// `tools/list`. Its answer is filtered.
     ListTools {
-        /// It asks for the first page.
+        /// True if it asks for the first page.
         is_first: bool,
     },
-    /// A message that opens a connection. Clients take its refusal for an old server or a dead one, so it is never
-    /// refused for the rate of calls.
+    /// A message that opens a connection. If it is refused, clients assume an old server or a dead one; so it is never refused
+    /// by the limits on calls.
     Opening(&'static str),
     /// A method that reads the server's data: `prompts/get`, `resources/read` and such.
     Read {
         /// The method.
         method: &'static str,
-        /// What it reads, where it says so.
+        /// What it reads, if the message says so.
         what: Vec<Readable>,
     },
-    /// A method of the protocol that touches no data of its own.
+    /// A method of the protocol that accesses no data of its own.
     Protocol(&'static str),
-    /// A method that starts nothing: what was let in before may wait for it, or end by it.
+    /// A method that starts no work. Work that was admitted earlier may wait for it or be ended by it.
     Awaited(&'static str),
-    /// A client's answer to a server's request.
+    /// The client's answer to a request from the server.
     Response,
-    /// A method that this version does not know.
+    /// A method that this release does not know.
     Unknown(String),
 }
 
 impl Call {
-    /// Its answer is a stream that lives until somebody leaves.
+    /// True if the answer is a stream that stays open until one side closes it.
     pub fn is_listening(&self) -> bool {
         matches!(self, Call::Protocol(LISTEN) | Call::Read { method: LISTEN, .. })
     }
@@ -81,9 +81,9 @@ impl Call {
 pub struct Fault {
     /// The JSON-RPC code.
     pub code: i32,
-    /// What was wrong and what would be right.
+    /// What is wrong, and what would be right.
     pub message: String,
-    /// The id to answer with, where the message had a sound one.
+    /// The id to answer with, if the message has a valid one.
     pub id: Option<String>,
 }
 
@@ -98,7 +98,7 @@ const INVALID_REQUEST: i32 = -32600;
 const INVALID_PARAMS: i32 = -32602;
 const HEADER_MISMATCH: i32 = -32020;
 
-/// The parts of a message, as they were written. What is null where that says nothing is absent.
+/// The parts of a message, as written. A null value counts as absent where null has no meaning.
 #[derive(Deserialize)]
 pub(crate) struct Envelope<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
@@ -115,7 +115,7 @@ pub(crate) struct Envelope<'m> {
     pub(crate) error: Option<&'m RawValue>,
 }
 
-/// What a method is called with.
+/// The parameters of a method.
 #[derive(Deserialize)]
 pub(crate) struct Params<'m> {
     #[serde(borrow, default, deserialize_with = "json::present")]
@@ -142,7 +142,7 @@ struct Meta<'m> {
     protocol_version: Option<&'m RawValue>,
 }
 
-/// Reads the body of a POST to an MCP service, with the headers that repeat it.
+/// Reads the body of a POST to an MCP service, and checks the headers that repeat parts of it.
 pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
     json::check_message(body).map_err(|fault| Fault::new(PARSE_ERROR, fault.to_string()))?;
     if body.trim_ascii_start().starts_with(b"[") {
@@ -157,7 +157,7 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
         .ok_or_else(|| Fault::new(INVALID_REQUEST, "the body is not a JSON-RPC message object"))?;
     let id = match (envelope.id, envelope.method) {
         (Some(id), Some(_)) => Some(sound_id(id)?),
-        // The id of an answer is the server's own, and null where the client could not read it.
+        // An answer carries the server's own id, or null if the client could not read it.
         (Some(id), None) => sound_id(id).ok(),
         (None, _) => None,
     };
@@ -213,7 +213,7 @@ fn read(envelope: &Envelope<'_>, headers: &Headers<'_>, has_id: bool) -> Result<
     if method == "tools/call" { tool_call(params.as_ref()) } else { known_method(&method, params.as_ref()) }
 }
 
-/// What a method reads. A completion reads the prompt or resource that it completes for.
+/// What a method reads. A completion reads the prompt or resource whose argument it completes.
 fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
     let Some(params) = params else { return Ok(Vec::new()) };
     let reference = params.reference.filter(|_| method == "completion/complete");
@@ -238,13 +238,13 @@ fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Vec<Readable>, 
     }
 }
 
-/// A resource by its URI, which some servers would clear of blanks.
+/// A resource by its URI. A URI with blanks is refused, because some servers remove them.
 fn clear_resource(uri: String) -> Result<Readable, Fault> {
     let message = "a resource's URI holds no blanks and control characters; escape them";
     if has_blanks(&uri) { Err(Fault::new(INVALID_PARAMS, message)) } else { Ok(Readable::Resource(uri)) }
 }
 
-/// The resources whose changes a stream of notifications is to tell of.
+/// The resources whose changes the client subscribes to with a stream of notifications.
 fn listened(params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
     #[derive(Deserialize)]
     struct Wanted {
@@ -295,7 +295,7 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
     const AWAITED: [&str; 6] = [
         "ping",
         "tasks/cancel",
-        // A client gives the connection up when the notification that ends its handshake is refused.
+        // If this notification is refused, the handshake can't end, and clients give up the connection.
         "notifications/initialized",
         "notifications/cancelled",
         "notifications/progress",
@@ -318,19 +318,20 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
     } else if let Some(awaited) = within(&AWAITED) {
         Call::Awaited(awaited)
     } else if method.starts_with("notifications/") {
-        // A notification has no answer that could leak anything, and new ones are added by extensions.
+        // A notification has no answer that could leak data, and extensions add new ones.
         Call::Awaited("notifications/*")
     } else {
         Call::Unknown(method.to_owned())
     })
 }
 
-/// True for protocol versions in which headers repeat the body and sessions are no more.
+/// True for protocol versions in which headers repeat parts of the body and there are no sessions.
 pub(crate) fn is_modern(version: &[u8]) -> bool {
     version.trim_ascii() >= MODERN.as_bytes()
 }
 
-/// Headers that repeat the body must repeat it truly: what routes by header and what obeys the body must agree.
+/// Checks that headers repeat the body correctly. Otherwise a router that reads headers and a server that reads the body
+/// would act on different requests.
 fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>>) -> Result<(), Fault> {
     let mismatch = |header: &str| {
         Fault::new(HEADER_MISMATCH, format!("`{header}` is missing, given twice, or differs from the body"))
@@ -342,7 +343,7 @@ fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>
         .map(|version| text(version, "protocolVersion"))
         .transpose()?;
     let version_in_header = credential::all(headers, "mcp-protocol-version").next();
-    // Either makes it so: a server may believe the body.
+    // The version in either place counts, because a server may use the one in the body.
     let in_body = version_in_body.as_deref().map(str::as_bytes);
     let is_modern = version_in_header.into_iter().chain(in_body).any(is_modern);
     let is_version = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
@@ -357,7 +358,7 @@ fn check_headers(headers: &Headers<'_>, method: &str, params: Option<&Params<'_>
         return Err(mismatch("MCP-Protocol-Version"));
     }
     check_header(headers, "mcp-method", Some(method), is_modern).map_err(|()| mismatch("Mcp-Method"))?;
-    // The gate reads no task's id, and so does not ask for the header.
+    // The gate does not use task ids, so it does not require the header.
     let is_of_task = method.starts_with("tasks/");
     let subject = match method {
         _ if is_of_task => params.and_then(|params| params.task_id),

@@ -1,9 +1,9 @@
 //! Batches of protocol version 2025-03-26, decided message by message.
 //!
 //! Each message is an exchange of its own: it asks its own windows, reserves its own credits, and is settled by the answer
-//! with its own id. Those that are refused are taken out of the body and answered here; the answers meet again on the
-//! way back, in the order of the messages where they come as one. An answer that belongs to no message is not passed on,
-//! so nothing is told, or done for nothing, under an id that the gate can't match.
+//! with its own id. The gate takes refused messages out of the body and answers them itself. If the upstream answers with
+//! one body, the answers are merged in the order of the messages. An answer whose id matches no message is dropped, so
+//! that a client never gets an answer that the gate did not check and settle.
 
 use super::charge::Charge;
 use super::refusal::Refusal;
@@ -25,47 +25,46 @@ use protocol::audit::Outcome;
 use response::{BodyPlan, End, Finished, ResponsePlan};
 use serde_json::value::RawValue;
 
-/// Each message costs up to one call of the ledger, one after the other, before anything goes upstream.
+/// Each message can cost one call to the ledger. These calls run one after the other before anything goes upstream.
 const MESSAGES_MAX: usize = 32;
 const VERSION: &[u8] = b"2025-03-26";
 
-/// A batch on its way.
+/// A batch whose messages are being decided, or were forwarded.
 #[derive(Debug)]
 pub(super) struct Batch {
     elements: Vec<Element>,
-    /// The element that is being decided.
+    /// The index of the element that is being decided.
     at: usize,
     began: Now,
     ledger_is_away: bool,
-    /// The gate's own answers have been written into the stream.
+    /// The gate has already written its own answers into the stream.
     told: bool,
 }
 
 #[derive(Debug)]
 struct Element {
-    /// The message as it was written.
+    /// The message as the client wrote it.
     text: String,
-    /// Notifications and answers of the client want no answer.
+    /// True for a request. Notifications and the client's own answers get no answer.
     wants_answer: bool,
     exchange: Exchange,
-    /// What the gate itself answers.
+    /// The gate's own answer, if it gives one.
     reply: Option<Reply>,
-    /// What the upstream answers; without a word where it has been passed on.
+    /// The upstream's answer; empty once it was passed on.
     answer: Option<Vec<u8>>,
 }
 
-/// A message of the server.
+/// A message from the server.
 enum Heard {
-    /// A request or notification of its own, or its complaint about the batch.
+    /// A request or notification of the server, or its error about the whole batch.
     Own,
-    /// An answer to this element, as the key may see it.
+    /// An answer to the element at this index, filtered for the key.
     Answer(usize, Vec<u8>),
-    /// An answer to nothing that was asked.
+    /// An answer to a message that the client did not send.
     Nobodys,
 }
 
 impl Batch {
-    /// The exchanges of the messages.
     pub(super) fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
         self.elements.iter().map(|element| &element.exchange)
     }
@@ -74,7 +73,7 @@ impl Batch {
         self.elements.iter_mut().filter(|element| element.exchange.is_forwarded())
     }
 
-    /// What the gate itself answers.
+    /// The gate's own answers.
     fn replies(&self) -> impl Iterator<Item = &Reply> {
         self.elements
             .iter()
@@ -82,7 +81,7 @@ impl Batch {
             .filter_map(|element| element.reply.as_ref())
     }
 
-    /// All that the gate itself answers.
+    /// The gate's own answers as one reply.
     fn reply(&self) -> Option<Reply> {
         let replies: Vec<&Reply> = self.replies().collect();
         let first = replies.first().copied().or_else(|| self.elements.first()?.reply.as_ref())?;
@@ -104,7 +103,7 @@ impl Batch {
         })
     }
 
-    /// What Envoy's own answer means for each message that wants one, beside what the gate itself answers.
+    /// Turns Envoy's own error into an answer for each message that wants one, next to the gate's own answers.
     pub(super) fn failed_by(&self, refusal: &Refusal, id: &EventId) -> Reply {
         let said = |message_id| refusal.clone().reply(Refusals::McpHttp, message_id, false, id);
         let wanted = self.elements.iter().filter(|element| element.wants_answer);
@@ -122,7 +121,7 @@ impl Batch {
         }
     }
 
-    /// What is left of each message that was decided.
+    /// The results of all messages that were decided.
     pub(super) fn finish(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
         let decided = self.exchanges().take(self.at.saturating_add(1));
         decided.map(|exchange| exchange.finish(end, envoy, now)).collect()
@@ -134,7 +133,7 @@ impl Batch {
         let is_of_all = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
         let is_no_answer = envelope.result.is_none() && envelope.error.is_none();
         if envelope.method.is_some() || is_of_all || is_no_answer {
-            // Its own, or an error of the whole batch.
+            // A message of the server's own, or an error about the whole batch.
             return if envelope.result.is_some() { Err(Unreadable) } else { Ok(Heard::Own) };
         }
         let id = envelope.id.and_then(|id| id::meaning(id.get()));
@@ -161,7 +160,7 @@ impl Batch {
         Ok(Heard::Answer(place, seen.unwrap_or_else(|| message.as_bytes().to_vec())))
     }
 
-    /// What goes on of the data of an event.
+    /// The part of an event's data that is passed on.
     fn event(&mut self, data: &[u8], now: Now) -> Result<Option<Vec<u8>>, Unreadable> {
         let (messages, is_array) = messages(data)?;
         let mut passed = Vec::with_capacity(messages.len());
@@ -180,7 +179,7 @@ impl Batch {
         }))
     }
 
-    /// The answer to all messages, in their order, from what the upstream answered to those that reached it.
+    /// One answer to all messages, in their order. `body` is what the upstream answered to the forwarded ones.
     fn whole(&mut self, body: &[u8], now: Now) -> Result<Vec<u8>, Unreadable> {
         let (messages, is_array) = messages(body)?;
         let mut own = Vec::new();
@@ -204,14 +203,14 @@ impl Batch {
         Ok(if is_array || all.len() != 1 { [b"[", joined.as_slice(), b"]"].concat() } else { joined })
     }
 
-    /// What was not passed on, because it can't be read, was no list for anyone.
+    /// Marks the messages without an answer as failed: their lists were unreadable, so nobody received them.
     fn fail(&mut self) {
         self.forwarded().for_each(|element| element.exchange.response.failed |= element.answer.is_none());
     }
 }
 
 impl Exchange {
-    /// Begins to decide a batch. `None` if the body is none, or none that is accepted: it is refused as one message.
+    /// Begins to decide a batch. `None` if the body is no batch or one that is not accepted; then it is refused as one message.
     pub(super) fn begin_batch(&mut self, body: &[u8], now: Now) -> Option<Step> {
         let is_mcp = matches!(self.rules()?.kind, ServiceKind::Mcp(_)) && self.request.method == b"POST";
         let mut versions = self.request.kept.iter().filter(|(name, _)| *name == "mcp-protocol-version");
@@ -236,7 +235,7 @@ impl Exchange {
         Some(self.go_on(step))
     }
 
-    /// The exchange of one message. Its id is the request's with other last digits.
+    /// The exchange of one message. Its id is the request's id with its last four digits replaced by the index.
     fn of_message(&self, index: usize) -> Option<Exchange> {
         let id = self.id.as_str();
         let id = format!("{}{index:04x}", id.get(..id.len().checked_sub(4)?)?);
@@ -261,7 +260,7 @@ impl Exchange {
         })
     }
 
-    /// Something happened to the message that is being decided.
+    /// Passes an event to the message that is being decided.
     pub(super) fn in_batch(&mut self, event: impl FnOnce(&mut Exchange) -> Step) -> Option<Step> {
         let batch = self.batch.as_deref_mut()?;
         let element = batch.elements.get_mut(batch.at)?;
@@ -269,7 +268,7 @@ impl Exchange {
         Some(self.go_on(step))
     }
 
-    /// The ledger has answered, or has not. If it is away, the others do not wait for it one after the other.
+    /// The ledger answered, or the call failed. If the ledger is away, the other messages do not each wait for it again.
     pub(super) fn answered_in_batch(
         &mut self,
         is_away: bool,
@@ -279,7 +278,7 @@ impl Exchange {
         self.in_batch(answer)
     }
 
-    /// Goes from message to message until one has to wait, or all are decided.
+    /// Decides message after message until one has to wait or all are decided.
     fn go_on(&mut self, mut step: Step) -> Step {
         loop {
             let Some(batch) = self.batch.as_deref_mut() else { return step };
@@ -313,7 +312,7 @@ impl Exchange {
         }
     }
 
-    /// All are decided: what is allowed goes on.
+    /// All messages are decided: forwards those that are allowed.
     fn close(&mut self) -> Step {
         let Some(batch) = self.batch.as_deref() else { return self.refuse(Refusal::unknown_method()) };
         let asked = batch.exchanges().filter(|exchange| !exchange.quotas.is_empty()).last();
@@ -336,7 +335,7 @@ impl Exchange {
         }
     }
 
-    /// Response headers have come to a batch of which something went upstream.
+    /// Response headers have arrived for a batch of which at least one message went upstream.
     pub(super) fn batch_headers(
         &mut self,
         status: u16,
@@ -370,7 +369,7 @@ impl Exchange {
             });
             return ResponsePlan { set, body: BodyPlan::Refuse(self.unreadable()) };
         };
-        // Each of them is shown its answers one by one, as the data of events.
+        // Each exchange gets its answers one at a time, as the data of events.
         let events: [(&[u8], &[u8]); 1] = [(b"content-type", b"text/event-stream")];
         batch.forwarded().for_each(|element| {
             element.exchange.response_headers(status, &events, false, now);
@@ -383,7 +382,7 @@ impl Exchange {
         ResponsePlan { set, body: BodyPlan::Rewrite }
     }
 
-    /// The whole of the answer to a batch.
+    /// The whole answer to a batch has arrived.
     pub(super) fn batch_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
         let Some(batch) = self.batch.as_deref_mut() else { return Ok(None) };
         let answered = batch.whole(body, now);
@@ -393,7 +392,7 @@ impl Exchange {
         answered.map(Some).map_err(|Unreadable| self.unreadable())
     }
 
-    /// A chunk of the events that answer a batch.
+    /// A chunk of the event stream that answers a batch.
     pub(super) fn batch_chunk(
         &mut self,
         mut filter: ListFilter,
@@ -416,7 +415,7 @@ impl Exchange {
     }
 }
 
-/// The messages of an array, or the one message, and whether it was an array.
+/// The messages of an array, or the single message, and whether it was an array.
 fn messages(body: &[u8]) -> Result<(Vec<&RawValue>, bool), Unreadable> {
     let text = std::str::from_utf8(body).map_err(|_| Unreadable)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -426,13 +425,13 @@ fn messages(body: &[u8]) -> Result<(Vec<&RawValue>, bool), Unreadable> {
     messages.map(|messages| (messages, is_array)).map_err(|_| Unreadable)
 }
 
-/// An answer to what has no sound id names none, as JSON-RPC has it.
+/// A message with an unusable id is still a request: its answer has a null id, as JSON-RPC says.
 fn wants_answer(message: &RawValue) -> bool {
     json::object::<Envelope<'_>>(message.get())
         .is_none_or(|envelope| envelope.id.is_some() && envelope.result.is_none() && envelope.error.is_none())
 }
 
-/// Two of them have the same id for some server, so that their answers could not be told apart.
+/// True if a server could read two of the ids as the same, so that their answers could not be told apart.
 fn has_twins(messages: &[&RawValue]) -> bool {
     let ids = messages.iter().filter_map(|message| json::object::<Envelope<'_>>(message.get())?.id);
     let mut known = Vec::new();

@@ -1,16 +1,16 @@
-//! What a call was charged beforehand, and how that ends.
+//! How a call is charged in advance, and how that charge is settled.
 
 use protocol::filter::{Action, Settlement};
 use protocol::{Credits, LeaseId, ReservationId};
 
-/// What is set aside for a call that went upstream.
+/// What was charged in advance for a call that went upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Charge {
-    /// Nothing: it is free, or passes for free while the ledger does not answer.
+    /// Nothing: the tool is free, or the policy lets it pass without charge while the ledger does not answer.
     None,
-    /// So much, by a reservation with the request's id.
+    /// These credits, by a reservation with the request's id.
     Reserved(Credits),
-    /// So much, spent from a lease.
+    /// These credits, spent from this lease.
     Leased(Credits, u128),
 }
 
@@ -19,25 +19,25 @@ pub(super) enum Charge {
 pub struct Spending {
     /// The tenant's fingerprint.
     pub tenant: u64,
-    /// How much.
+    /// The credits to spend.
     pub price: Credits,
-    /// The request's id, which names the next lease if one is to be asked for.
+    /// The request's id. If the spending leads to an ask for another lease, that lease gets this id.
     pub request: u128,
 }
 
-/// Credits that go back to a lease, because the call failed or cost less.
+/// Credits to return to a lease, because the call failed or cost less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refund {
     /// The tenant's fingerprint.
     pub tenant: u64,
     /// The lease that paid.
     pub lease: u128,
-    /// How much goes back.
+    /// The credits to return.
     pub credits: Credits,
 }
 
 impl Charge {
-    /// How much.
+    /// The credits charged in advance.
     pub(super) fn credits(self) -> Credits {
         match self {
             Charge::None => Credits::ZERO,
@@ -45,7 +45,7 @@ impl Charge {
         }
     }
 
-    /// The lease that paid.
+    /// The lease that paid, if one did.
     pub(super) fn lease_id(self) -> Option<LeaseId> {
         match self {
             Charge::Leased(_, lease) => Some(LeaseId::of_uuid(lease)),
@@ -53,14 +53,14 @@ impl Charge {
         }
     }
 
-    /// What the ledger must do so that `charged` stays.
+    /// How the ledger must settle the reservation so that the tenant pays `charged`.
     pub(super) fn settlement(self, id: Option<ReservationId>, charged: Credits) -> Option<Settlement> {
         let (Charge::Reserved(_), Some(reservation_id)) = (self, id) else { return None };
         let action = if charged.is_zero() { Action::Void } else { Action::Post { credits: charged } };
         Some(Settlement { reservation_id, action })
     }
 
-    /// What must go back to its lease so that `charged` stays.
+    /// What to return to the lease so that the tenant pays `charged`.
     pub(super) fn refund(self, tenant: u64, charged: Credits) -> Option<Refund> {
         let Charge::Leased(price, lease) = self else { return None };
         let credits = price.checked_sub(charged).filter(|credits| !credits.is_zero())?;
@@ -68,8 +68,8 @@ impl Charge {
     }
 }
 
-/// What is charged for a success: what was set aside, or what the server says if its word counts, up to the most that it
-/// can say.
+/// The charge for a successful call: the credits charged in advance, or the cost that the server reports if the policy
+/// accepts it, capped at `cost_max`.
 pub(super) fn charged(reserved: Credits, cost_max: Option<Credits>, cost: Option<u64>) -> Credits {
     match (cost_max, cost) {
         (Some(most), Some(cost)) => Credits::new(cost).map_or(most, |cost| cost.min(most)),

@@ -1,4 +1,4 @@
-//! What a request is about, and what refuses it whatever the windows say.
+//! What a request is about, and whether something other than the windows and credits refuses it.
 
 use super::refusal::Refusal;
 use super::{Exchange, Lists, Subject, ToolCall, Work};
@@ -15,7 +15,7 @@ use crate::tool::Tool;
 use protocol::{Credits, Timestamp};
 use std::collections::BTreeMap;
 
-/// Classification's answer, before any window is asked.
+/// The result of classification, before any window is asked.
 pub(super) struct Classified<'p> {
     pub(super) message_id: Option<String>,
     pub(super) tool: Option<&'p Tool>,
@@ -48,7 +48,7 @@ impl<'p> Classified<'p> {
         }
     }
 
-    /// What may be answered with a list of tools, which must be filtered.
+    /// A request whose answer may contain a list of tools, which must be filtered.
     fn listing(name: &str, lists: Lists, authorization: Authorization) -> Classified<'p> {
         Classified {
             subject: Subject::Protocol { name: name.to_owned(), lists: Some(lists) },
@@ -58,7 +58,7 @@ impl<'p> Classified<'p> {
 }
 
 impl Exchange {
-    /// What the request asks for, and what refuses it apart from windows and credits.
+    /// What the request asks for, and the refusal that applies whatever the windows and credits say.
     pub(super) fn recognise<'p>(
         &self,
         policy: &'p Policy,
@@ -98,7 +98,7 @@ impl Exchange {
                 };
                 let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());
                 let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
-                // Only a key that is held to resources needs to know which one this is.
+                // Only a key that is limited to named resources needs to know which resource this is.
                 let is_held = key.record.resources.is_some();
                 let resource = found.filter(|_| is_held).and_then(|found| found.resource());
                 let call = (rule, resource.as_deref(), &BTreeMap::new());
@@ -122,7 +122,7 @@ impl Exchange {
         }
         match self.request.method.as_slice() {
             b"POST" => {}
-            // A GET opens the stream of the server's messages, a DELETE ends a session. Both are bodiless.
+            // A GET opens the stream of the server's messages, a DELETE ends a session. Neither has a body.
             b"GET" => {
                 let lists = Lists::Tools(Page::Last);
                 let is_resumed = self.request.kept("last-event-id").is_some();
@@ -229,7 +229,7 @@ impl Exchange {
     }
 }
 
-/// The argument that decides price or tier and is given in other case: a server that ignores case would obey it.
+/// An argument that decides the price or the tier but is spelt in other case. A server that ignores case would accept it.
 fn misspelt<'r>(rule: &'r Tool, arguments: &BTreeMap<String, Option<String>>) -> Option<&'r str> {
     let of_price = rule.price.as_ref().and_then(|price| price.times.as_ref()).map(|times| &times.argument);
     let of_tiers = rule.requires.iter().filter_map(|tier| tier.when.as_ref()).map(|(argument, _)| argument);
@@ -250,7 +250,7 @@ fn price_of(
     match arguments.get(&times.argument) {
         None => price.of(None),
         Some(Some(value)) => price.of(Some(value)),
-        // Not a string, so no value of the table.
+        // Not a string, so it can't match a value of the price table.
         Some(None) => price.of(Some("")),
     }
 }

@@ -1,4 +1,4 @@
-//! The gate's own tools within an exchange: decided like others, answered here, and shown in lists.
+//! The gate's own tools within an exchange: decided like other tools, answered here, and added to lists.
 
 use super::classify::Classified;
 use super::refusal::{self, Refusal};
@@ -14,18 +14,18 @@ use protocol::audit::Outcome;
 use protocol::filter::{IssueRequest, Issued};
 use std::collections::BTreeMap;
 
-/// What the ledger said to a request for a key.
+/// How the ledger answered a request for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IssueAnswered {
-    /// Here it is.
+    /// The ledger issued this key.
     Issued(Box<Issued>),
-    /// The key that asks is no longer active.
+    /// The requesting key is no longer active.
     KeyInactive,
-    /// The key that asks may not have one, or not for this service.
+    /// The requesting key may not request keys, or not for this service.
     NotGranted,
-    /// So many that it asked for live already.
+    /// The requesting key already has as many live child keys as it may have.
     TooMany,
-    /// No answer, or none that makes sense. Whether there is a key is not known; nobody has its secret.
+    /// There was no valid answer. A key may exist, but nobody has its secret.
     Unavailable,
 }
 
@@ -33,7 +33,7 @@ pub enum IssueAnswered {
 #[derive(Debug)]
 pub(super) struct GateCall {
     pub(super) kind: Kind,
-    /// The result, where it is known already.
+    /// The result, if it is known already.
     result: Option<String>,
     asked: Option<Asked>,
 }
@@ -60,7 +60,7 @@ impl Exchange {
             },
         }
         let authorization = authorize::tool(policy, key, service, &tool.rule, None, &BTreeMap::new(), now);
-        // What the key may not call it is not told how to call.
+        // A key that may not call the tool gets no hints about its arguments.
         let refusal = refusal.filter(|_| authorization.denial.is_none());
         Classified {
             tool: Some(&tool.rule),
@@ -71,7 +71,7 @@ impl Exchange {
         }
     }
 
-    /// Answers a call of one of the gate's own tools, which nothing refuses.
+    /// Answers a call of one of the gate's own tools after all checks have passed.
     pub(super) fn answer(&mut self) -> Step {
         let Subject::Gate(call) = &mut self.subject else {
             return self.refuse(Refusal::ledger_unavailable());
@@ -95,7 +95,7 @@ impl Exchange {
         }
     }
 
-    /// The ledger has answered the request for a key, or failed to.
+    /// The ledger answered the request for a key, or the call to it failed.
     pub fn issue_answered(&mut self, answer: IssueAnswered) -> Step {
         if self.batch.is_some() {
             let is_away = answer == IssueAnswered::Unavailable;
@@ -124,7 +124,7 @@ impl Exchange {
         Step::Refuse(refusal::result(self.message_id.as_deref(), result))
     }
 
-    /// Looks at a list as the key sees it.
+    /// Calls `look` with the view that the key has of a list.
     pub(super) fn viewed<T>(&self, now: super::Now, look: impl FnOnce(&View<'_>) -> T) -> T {
         let page = match self.subject {
             Subject::Protocol { lists: Some(Lists::Tools(page)), .. } => Some(page),
@@ -150,7 +150,7 @@ impl Exchange {
         service.gate_tools.iter().filter(is_seen).map(|tool| tool.kind.definition()).collect()
     }
 
-    /// What a list says of a tool's terms.
+    /// The terms of a tool, as a list shows them.
     fn terms(&self, tool: &str) -> Option<String> {
         let service = self.rules().filter(|service| service.show_terms)?;
         let ServiceKind::Mcp(tools) = &service.kind else { return None };

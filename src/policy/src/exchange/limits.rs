@@ -1,4 +1,4 @@
-//! What the windows say: who is refused for the rate, and when the ledger is asked for more of a global limit.
+//! How verdicts of windows are handled: which limit refuses, and when the gate asks the ledger for more of a global limit.
 
 use super::charge::Charge;
 use super::refusal::Refusal;
@@ -7,33 +7,33 @@ use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
 use protocol::audit::Outcome;
 
-/// What the ledger said of the shares that were asked for.
+/// How the ledger answered an ask for shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SharesAnswered {
-    /// They may have grown.
+    /// The shares may have grown.
     Changed,
-    /// There is nothing more to have.
+    /// The ledger has no more permits to give.
     Nothing,
-    /// No answer, or none that makes sense.
+    /// There was no valid answer.
     Unavailable,
 }
 
-/// How one request asks for more of global limits.
+/// How often one request may ask the ledger for more of its global limits.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     asked: u8,
     in_vain: u8,
-    /// The permits that there were in all when it asked last.
+    /// The total number of permits at the last ask.
     permits: u64,
 }
 
 impl Rounds {
-    /// What others of the key take first is not the request's fault: a round that brought permits is not in vain.
+    /// A round that brought no permits is in vain. One that brought some is not, even if other requests of the key took them.
     const IN_VAIN_MAX: u8 = 3;
-    /// Each round about doubles a share, so this many make any limit whole.
+    /// Each round about doubles a share, so this many rounds bring a share of any limit to the whole limit.
     const MAX: u8 = 32;
 
-    /// True if it is to ask once more, now that there are so many permits in all.
+    /// True if the request should ask once more; `permits` is the current total.
     fn go_on(&mut self, permits: u64) -> bool {
         let is_in_vain = self.asked > 0 && permits <= self.permits;
         self.in_vain = self.in_vain.saturating_add(u8::from(is_in_vain));
@@ -48,7 +48,7 @@ impl Rounds {
 }
 
 impl Exchange {
-    /// The windows have answered, in the order of the asks.
+    /// The windows answered, in the order of the asks.
     pub fn windows_asked(&mut self, answered: &[Verdict]) -> Step {
         if let Some(step) = self.in_batch(|element| element.windows_asked(answered)) {
             return step;
@@ -67,7 +67,7 @@ impl Exchange {
             && rounds.go_on(permits)
         {
             let rules = refusing().map(|(ask, _)| ask.rule.clone()).collect();
-            // A stage that was let through has taken its permits, and must not take them again.
+            // A stage that was admitted has taken its permits and must not take them again.
             let is_taken = |ask: &&Ask| ask.stage == Stage::Key && !refused(Stage::Key);
             let taken = asks.iter().filter(is_taken).count();
             verdicts.truncate(taken);
@@ -75,7 +75,7 @@ impl Exchange {
             return Step::AskShares { rules };
         }
         self.quotas = quota::quotas(&asks, &verdicts);
-        // Coming back helps only when every window has room, the tool's included.
+        // A retry only helps when every window has room, including the tool's.
         let waits = answers().filter(|(ask, verdict)| {
             !ask.rule.shadow && (!verdict.admitted || (refused(Stage::Key) && verdict.remaining == 0))
         });
@@ -87,7 +87,7 @@ impl Exchange {
             return self.refuse(Refusal::rate_limited("key for opening connections", wait_ms));
         }
         if asks.iter().any(|ask| ask.stage == Stage::Opening) {
-            // It took nothing from the limits of calls, and they are what its answer tells of.
+            // An opening takes nothing from the limits on calls, and its answer reports those limits.
             self.quotas = Vec::new();
         }
         if refused(Stage::Key) {
@@ -106,7 +106,7 @@ impl Exchange {
         }
     }
 
-    /// The ledger has answered for the shares, or failed to.
+    /// The ledger answered the ask for shares, or the call to it failed.
     pub fn shares_answered(&mut self, answer: SharesAnswered) -> Step {
         let is_away = answer == SharesAnswered::Unavailable;
         if let Some(step) = self.answered_in_batch(is_away, |element| element.shares_answered(answer)) {
@@ -116,7 +116,7 @@ impl Exchange {
             return self.refuse(Refusal::ledger_unavailable());
         };
         match answer {
-            // A limit that holds over all Envoys can't be kept without the ledger.
+            // A limit across all Envoys can't be enforced without the ledger.
             SharesAnswered::Unavailable => return self.refuse(Refusal::ledger_unavailable()),
             SharesAnswered::Nothing => rounds.end(),
             SharesAnswered::Changed => {}
@@ -125,7 +125,7 @@ impl Exchange {
         Step::AskWindows { asks }
     }
 
-    /// The windows can't be asked. Never admits.
+    /// The windows could not be asked. The request is never admitted.
     pub fn windows_failed(&mut self) -> Step {
         if let Some(step) = self.in_batch(Exchange::windows_failed) {
             return step;

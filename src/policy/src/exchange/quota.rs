@@ -14,7 +14,7 @@ pub(super) struct Quota {
     reset_seconds: u32,
 }
 
-/// The limits that a client should know of: shadow ones are not its business.
+/// The limits that a client is told about: all but the shadow ones.
 pub(super) fn quotas(asks: &[Ask], verdicts: &[Verdict]) -> Vec<Quota> {
     asks.iter()
         .zip(verdicts)
@@ -28,12 +28,12 @@ pub(super) fn quotas(asks: &[Ask], verdicts: &[Verdict]) -> Vec<Quota> {
         .collect()
 }
 
-/// Whole seconds, rounded up: who waits them has waited long enough.
+/// Whole seconds, rounded up so that a client that waits this long has waited long enough.
 pub(super) fn seconds(millis: u64) -> u64 {
     millis.div_ceil(1000)
 }
 
-/// Adds the rate headers of a response. A request without a known key has no quota, and is told so.
+/// Adds the rate headers of a response. A request without a known key has no quota; its headers say so.
 pub(super) fn add_headers(fields: &mut Fields, quotas: &[Quota], is_authenticated: bool) {
     if quotas.is_empty() {
         if is_authenticated {
@@ -46,7 +46,7 @@ pub(super) fn add_headers(fields: &mut Fields, quotas: &[Quota], is_authenticate
         }
         return;
     }
-    // Not by `format!`: these lines are on every response, and its machinery costs more than all of them.
+    // Written without `format!`: every response has these lines, and the formatting machinery costs more than all of them.
     fields.write("ratelimit-policy", |text| {
         for (place, quota) in quotas.iter().enumerate() {
             quota.name_into(place, text);
@@ -61,7 +61,7 @@ pub(super) fn add_headers(fields: &mut Fields, quotas: &[Quota], is_authenticate
             number_into(text, ";t=", quota.reset_seconds);
         }
     });
-    // The older headers have room for one limit: the one that will refuse first.
+    // The older headers have room for one limit only: the one that will refuse first.
     let tightest =
         quotas.iter().min_by_key(|quota| (quota.remaining, std::cmp::Reverse(quota.reset_seconds)));
     if let Some(tightest) = tightest {
@@ -72,7 +72,7 @@ pub(super) fn add_headers(fields: &mut Fields, quotas: &[Quota], is_authenticate
 }
 
 impl Quota {
-    /// The item's name, after a comma if it is not the first.
+    /// Writes the item's name, after a comma if it is not the first item.
     fn name_into(&self, place: usize, text: &mut String) {
         if place > 0 {
             text.push_str(", ");

@@ -1,6 +1,6 @@
 //! Refusals, and the three forms in which they are written.
 //!
-//! No refusal holds a key, a body, or an internal cause. What a client can do about it is always said.
+//! A refusal never contains a key, a body or an internal cause. It always says what the client can do about it.
 
 use super::{Fields, quota};
 use crate::authorize::Denial;
@@ -14,22 +14,22 @@ use protocol::audit::Outcome;
 use protocol::problem::{MEDIA_TYPE, Problem};
 use protocol::{Credits, EventId};
 
-/// An answer that the gate gives itself.
+/// An answer from the gate itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
     /// For the access log's response code details, such as `agentrelay.rate_limited`.
     pub details: String,
-    /// Headers, with the rate headers only if `has_rate_headers`; the others get theirs on the way back.
+    /// Headers. They include the rate headers only if `has_rate_headers`; otherwise these are added on the response path.
     pub headers: Fields,
-    /// Nothing is to be added to it.
+    /// The headers already include the rate headers.
     pub has_rate_headers: bool,
     /// The body.
     pub body: Vec<u8>,
 }
 
-/// Why a request is refused, before it is known in which form to say so.
+/// Why a request is refused, independent of the form in which the client is told.
 #[derive(Debug, Clone)]
 pub(super) struct Refusal {
     pub(super) outcome: Outcome,
@@ -39,14 +39,14 @@ pub(super) struct Refusal {
     detail: String,
     retry_after_seconds: Option<u64>,
     challenge: Option<String>,
-    /// A fault of the protocol itself, which is never written as a tool's result.
+    /// An error of the protocol itself. It is never written as a tool result.
     is_protocol_fault: bool,
     allow: Option<&'static str>,
 }
 
-/// What refusals have in common: outcome, HTTP status, JSON-RPC code and title.
+/// What refusals of one kind have in common: outcome, HTTP status, JSON-RPC code and title.
 ///
-/// Codes of the gate's own are outside the reserved range, with the HTTP status as first digits.
+/// The gate's own codes are outside the range that JSON-RPC reserves; their first digits are the HTTP status.
 #[derive(Clone, Copy)]
 struct Kind(Outcome, u16, i32, &'static str);
 
@@ -66,7 +66,7 @@ const UPSTREAM_UNREADABLE: Kind = Kind(Outcome::UpstreamError, 502, 50201, "Upst
 const LEDGER_UNAVAILABLE: Kind = Kind(Outcome::LedgerUnavailable, 503, 50301, "Ledger unavailable");
 const GATE_BUSY: Kind = Kind(Outcome::LedgerUnavailable, 503, 50301, "Gate busy");
 
-/// How long a client is asked to wait for a ledger that is away.
+/// The retry delay that clients are told while the ledger does not answer.
 const OUTAGE_RETRY_SECONDS: u64 = 5;
 
 impl Refusal {
@@ -166,7 +166,7 @@ impl Refusal {
         Refusal::new(INVALID_PARAMS, detail)
     }
 
-    /// What opens or ends a stream of the server's messages has no body that anyone decides on.
+    /// A GET or DELETE that opens or ends a stream must have no body, because the gate does not check it.
     pub(super) fn body_unasked() -> Refusal {
         Refusal::invalid_request("only a POST may have a body here; send the message by POST")
     }
@@ -180,7 +180,7 @@ impl Refusal {
         Refusal::new(UNKNOWN_TOOL, detail)
     }
 
-    /// As servers say it of a session that is gone: with this status clients begin another.
+    /// Answers like a server whose session has ended: this status makes clients begin another session.
     pub(super) fn unknown_session() -> Refusal {
         let detail = "this session has ended, or is none of this key's at this service; send `initialize` without \
                       `Mcp-Session-Id` to begin another";
@@ -215,7 +215,7 @@ impl Refusal {
         Refusal::new(INSUFFICIENT_SCOPE, detail).with_challenge("Bearer error=\"insufficient_scope\"")
     }
 
-    /// A tool's complaint about its arguments, as servers write it.
+    /// An error about a tool's arguments, in the form that MCP servers use.
     pub(super) fn bad_argument(detail: String) -> Refusal {
         Refusal { status: 200, ..Refusal::of_protocol(INVALID_PARAMS, detail) }
     }
@@ -252,12 +252,12 @@ impl Refusal {
         Refusal::new(UPSTREAM_UNREADABLE, detail)
     }
 
-    /// True for a request that is wrong in itself, which is said before anything is looked for.
+    /// True if the request itself is malformed. Such an error is reported before anything is looked up.
     pub(super) fn is_of_form(&self) -> bool {
         matches!(self.status, 400 | 405)
     }
 
-    /// What Envoy answers itself: the upstream is away, or the request broke a bound of Envoy's own.
+    /// An error that Envoy answers itself: the upstream is unavailable, or the request exceeds one of Envoy's own bounds.
     pub(super) fn by_envoy(status: u16, went_upstream: bool) -> Refusal {
         let refusal = if went_upstream {
             let code = i32::from(status).saturating_mul(100).saturating_add(2);
@@ -272,19 +272,19 @@ impl Refusal {
         Refusal { retry_after_seconds: (status == 503).then_some(OUTAGE_RETRY_SECONDS), ..refusal }
     }
 
-    /// As it is said within a session, where 404 means that the session is over: clients would begin another, and show
-    /// nobody why.
+    /// The refusal as sent within a session. There a 404 means that the session has ended, and clients would begin another
+    /// session instead of showing the error; so it becomes a 400.
     pub(super) fn within_session(self) -> Refusal {
         if self.status == 404 { Refusal { status: 400, ..self } } else { self }
     }
 
-    /// Says in its challenge, if it has one, where the service's credentials come from.
+    /// Adds the address of the service's OAuth metadata to the challenge, if the refusal has one.
     pub(super) fn with_metadata(self, oauth: Option<&Metadata>) -> Refusal {
         let Some(oauth) = oauth else { return self };
         Refusal { challenge: self.challenge.map(|challenge| oauth.challenge(&challenge)), ..self }
     }
 
-    /// Writes the refusal in the form that the service asks for.
+    /// Writes the refusal in the given form.
     pub(super) fn reply(
         self,
         form: Refusals,
@@ -306,7 +306,7 @@ impl Refusal {
             headers.push("allow", allow);
         }
         let (status, media_type, body) = match form {
-            // A tool's own complaint is read by an MCP client whatever the service's form.
+            // Only MCP clients get a tool's own error (status 200), so it is never written as a problem document.
             Refusals::Http if self.status != 200 => (self.status, MEDIA_TYPE, self.problem(id)),
             _ if as_result => (200, "application/json", self.tool_result(message_id, id)),
             _ => (self.status, "application/json", self.rpc_error(message_id, id)),
@@ -360,7 +360,7 @@ impl Refusal {
     }
 }
 
-/// The answer to a call that the gate serves itself.
+/// The answer to a call of one of the gate's own tools.
 pub(super) fn result(message_id: Option<&str>, result: &str) -> Reply {
     Reply {
         status: 200,
@@ -371,7 +371,7 @@ pub(super) fn result(message_id: Option<&str>, result: &str) -> Reply {
     }
 }
 
-/// The RFC 9728 document, which is no refusal but the gate's own answer all the same.
+/// A reply with the RFC 9728 document.
 pub(super) fn metadata(document: &str) -> Reply {
     Reply {
         status: 200,
@@ -382,8 +382,8 @@ pub(super) fn metadata(document: &str) -> Reply {
     }
 }
 
-/// A JSON-RPC answer. The id is put back as the text that the client wrote, which was checked to be JSON: parsing it
-/// would change a number that is too large for an integer.
+/// A JSON-RPC answer. The id is repeated as the client wrote it; it was already checked to be JSON. Parsing it would
+/// change a number that is too large for an integer.
 fn rpc(message_id: Option<&str>, member: &str, value: &str) -> String {
     let id = message_id.unwrap_or("null");
     format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{value}}}"#)

@@ -1,10 +1,10 @@
-//! What is kept of a request's head, and which of its names mislead. The rest stays with Envoy.
+//! The parts of a request's headers that decisions need, and the header names that could mislead a server.
 
 use super::refusal::Refusal;
 use crate::credential::{Carrier, Headers, Sent};
 use crate::session;
 
-/// The head of a request, as far as it decides anything.
+/// The method, target and headers of a request that decide anything.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Request {
     pub(super) method: Vec<u8>,
@@ -12,13 +12,13 @@ pub(super) struct Request {
     pub(super) host: Vec<u8>,
     pub(super) is_upgrade: bool,
     pub(super) ends_with_headers: bool,
-    /// One of its headers is another spelling of one of sessions.
+    /// A header has another spelling of one of the session headers.
     pub(super) has_respelt: bool,
-    /// The headers that classifying a body needs.
+    /// The headers that are needed to classify a body.
     pub(super) kept: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// What a header is looked at for.
+/// What a header is used for.
 #[derive(Clone, Copy)]
 enum Use {
     Method,
@@ -27,9 +27,9 @@ enum Use {
     Upgrade,
     Credential(Carrier),
     Kept,
-    /// Envoy decides by it; only what reads like it misleads.
+    /// Envoy itself interprets these. The gate only removes names that some servers read as one of them.
     Framing,
-    /// By which some servers let a client cut off the beginning of the path.
+    /// Some servers let a client cut off the beginning of the path with these.
     Override,
 }
 
@@ -49,23 +49,23 @@ static USED: [(&str, Use); 18] = [
     ("upgrade", Use::Upgrade),
     ("content-length", Use::Framing),
     ("transfer-encoding", Use::Framing),
-    // The part of the path before the application: gunicorn and WSGI middleware cut it off.
+    // These hold the part of the path in front of the application, which gunicorn and WSGI middleware cut off.
     ("x-script-name", Use::Override),
     ("script-name", Use::Override),
     ("path-info", Use::Override),
 ];
 
-/// By which some servers let a client replace the host that was decided upon.
+/// With these, some servers let a client replace the host that the gate decided on.
 pub(super) const HOST_CLAIMS: [&str; 5] =
     ["forwarded", "x-forwarded-host", "x-forwarded-server", "x-original-host", "x-host"];
 
-/// What a header is looked at for that has this name, or one that reads like it.
+/// The use of a header with this name, or with a name that some servers read as the same.
 fn used(name: &[u8]) -> Option<(&'static str, Use)> {
     USED.iter().copied().find(|(own, _)| own.len() == name.len() && reads_like(name, own))
 }
 
-/// Whether a name, or its beginning, reads as another: servers that turn headers into variables (CGI, WSGI, PHP) write
-/// every character that is no letter or digit as `_`.
+/// True if some servers read a name, or its beginning, as the other. Servers that turn headers into variables (CGI, WSGI,
+/// PHP) write every character other than a letter or digit as `_`.
 fn reads_like(name: &[u8], own: &str) -> bool {
     let is_same = |(byte, own): (&u8, u8)| {
         byte.to_ascii_lowercase() == own || (own == b'-' && !byte.is_ascii_alphanumeric())
@@ -73,10 +73,10 @@ fn reads_like(name: &[u8], own: &str) -> bool {
     name.iter().zip(own.bytes()).all(is_same)
 }
 
-/// True for the names of headers that must not go upstream: those that only the gate may set, those by which a client
-/// could replace what was decided upon, and those that a server could take for one that decides.
+/// True for headers that must not go upstream: those that only the gate may set, those with which a client could replace
+/// what the gate decided on, and those that a server could confuse with a header that the gate checked.
 pub fn is_reserved_header(name: &[u8]) -> bool {
-    // Each of them is of several words.
+    // All reserved names have several words.
     if name.iter().all(u8::is_ascii_alphanumeric) {
         return false;
     }
@@ -86,7 +86,7 @@ pub fn is_reserved_header(name: &[u8]) -> bool {
         || used(name).is_some_and(|(own, used)| matches!(used, Use::Override) || name != own.as_bytes())
 }
 
-/// The same for trailers, where what decides has no place: some servers take it for a header.
+/// Like [`is_reserved_header`], for trailers. These may hold nothing that decides, because some servers read them as headers.
 pub fn is_reserved_trailer(name: &[u8]) -> bool {
     is_the_gates(name) || is_override(name) || claims_host(name) || used(name).is_some()
 }
@@ -95,8 +95,8 @@ fn claims_host(name: &[u8]) -> bool {
     HOST_CLAIMS.iter().any(|own| own.len() == name.len() && reads_like(name, own))
 }
 
-/// By which some servers let a client replace the method or path that was decided upon: names of nothing but what it is and
-/// whose, such as `x-http-method-override` and `x-original-url`.
+/// With these, some servers let a client replace the method or path that the gate decided on. Such a name consists only of
+/// the thing and its qualifiers, like `x-http-method-override` and `x-original-url`.
 fn is_override(name: &[u8]) -> bool {
     const WHAT: [&str; 4] = ["method", "path", "uri", "url"];
     const WHOSE: [&str; 10] = [
@@ -131,7 +131,7 @@ fn is_the_gates(name: &[u8]) -> bool {
 }
 
 impl Request {
-    /// Looks at each header once. `ends` says that nothing follows them.
+    /// Reads each header once. `ends` means that no body follows.
     pub(super) fn read<'h>(headers: &Headers<'h>, ends: bool) -> (Request, Sent<'h>) {
         let mut request = Request { ends_with_headers: ends, ..Request::default() };
         let mut credentials = Sent::default();
@@ -139,7 +139,7 @@ impl Request {
             let Some((own, used)) = used(name) else { continue };
             let is_exact = *name == own.as_bytes();
             match used {
-                // In disguise it is one more.
+                // A disguised credential counts as an additional one.
                 Use::Credential(_) if !is_exact => credentials.add_disguised(),
                 _ if !is_exact => request.has_respelt |= matches!(own, session::HEADER | session::RESUMES),
                 Use::Method => request.method = value.to_vec(),
@@ -160,12 +160,12 @@ impl Request {
         self.target.split(|byte| *byte == b'?').next().unwrap_or_default()
     }
 
-    /// The first value of a header that is kept.
+    /// The first value of a header in `kept`.
     pub(super) fn kept(&self, name: &str) -> Option<&[u8]> {
         self.kept.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_slice())
     }
 
-    /// What refuses a message whose bytes a server could decode to other characters, or not take for JSON at all.
+    /// Refuses a message that a server could decode to other characters, or not read as JSON.
     pub(super) fn encoding_fault(&self) -> Option<Refusal> {
         let mut types = self.all_kept("content-type");
         let mut codings = self.all_kept("content-encoding");
@@ -184,7 +184,7 @@ impl Request {
     }
 }
 
-/// True for the forms of JSON's media type that every server reads alike: alone, or with `; charset=utf-8`, in any case.
+/// True if every server reads the media type as JSON: alone or with `; charset=utf-8`, in any case.
 fn is_plain_json(value: &[u8]) -> bool {
     const JSON: &str = "application/json";
     let value = String::from_utf8_lossy(value).to_ascii_lowercase();

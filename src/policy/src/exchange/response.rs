@@ -1,4 +1,4 @@
-//! The way back: rate headers on every response, lists filtered, calls settled by what really came.
+//! The response path: rate headers on every response, lists filtered, and calls settled by the upstream's answer.
 
 use super::charge::{self, Charge, Refund};
 use super::refusal::{Refusal, Reply};
@@ -17,29 +17,29 @@ use protocol::Credits;
 use protocol::audit::{Decision, Outcome, UsageTokens};
 use protocol::filter::Settlement;
 
-/// The most of a response that is held.
+/// The most bytes of a response that the gate buffers.
 pub const HELD_BYTES_MAX: usize = BODY_BYTES_MAX as usize;
 
-/// How far the response has come.
+/// What was seen of the response so far.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) status: u16,
     first_byte_ms: Option<u64>,
-    /// Reads the call's own answer.
+    /// Reads the upstream's answer to the call.
     pub(super) reader: Option<Box<Reader>>,
-    /// Something of the body has come.
+    /// At least one byte of the body has arrived.
     has_body: bool,
-    /// The client is told to repeat the call under the same path with or without its last slash, which is charged then.
+    /// A redirect tells the client to repeat the call with or without the last slash. The repeated call is charged instead.
     is_moved: bool,
-    /// Envoy gave up on a request whose rest did not come, or was malformed: the client's doing.
+    /// Envoy gave up on a request that stayed incomplete or was malformed. This is the client's fault.
     is_spoilt: bool,
     pub(super) filter: Option<ListFilter>,
-    /// What can't be read was not passed on.
+    /// The list was unreadable, so it was not passed on.
     pub(super) failed: bool,
 }
 
 impl Progress {
-    /// The gate answers itself, with this status.
+    /// The gate itself answers, with this status.
     pub(super) fn answered(&mut self, status: u16) {
         self.status = status;
     }
@@ -48,55 +48,55 @@ impl Progress {
 /// What to do with a response.
 #[derive(Debug)]
 pub struct ResponsePlan {
-    /// Headers to set, replacing what is there; those without a value go.
+    /// Headers to set, replacing those of the same name; a header with an empty value is removed.
     pub set: Fields,
-    /// What to do with its body.
+    /// What to do with the body.
     pub body: BodyPlan,
 }
 
 /// What to do with a response's body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyPlan {
-    /// Let it pass unseen.
+    /// Let it pass unread.
     Pass,
-    /// Let it pass, and show each chunk to [`Exchange::watch`].
+    /// Let it pass, and give each chunk to [`Exchange::watch`].
     Watch,
-    /// Hold it all, and replace it by what [`Exchange::filter_whole`] says.
+    /// Buffer all of it, and send what [`Exchange::filter_whole`] returns instead.
     Hold,
-    /// Show each chunk to [`Exchange::watch`], and replace it by what [`Exchange::filter_chunk`] says.
+    /// Give each chunk to [`Exchange::watch`], and send what [`Exchange::filter_chunk`] returns instead.
     Rewrite,
-    /// Replace it by these bytes; the headers to set say how many.
+    /// Send these bytes instead. The headers to set include their length.
     Replace(Vec<u8>),
-    /// Answer this instead.
+    /// Send this reply instead.
     Refuse(Reply),
 }
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The response was sent to its end.
+    /// The whole response was sent.
     Complete,
-    /// The client left before that.
+    /// The client disconnected before that.
     ClientLeft,
-    /// The upstream broke off: not the client, not this gate, not Envoy.
+    /// The upstream broke off the response; neither the client nor the gate nor Envoy did.
     UpstreamFailed,
     /// The request never went upstream.
     NeverLeft,
 }
 
-/// What is left of an exchange.
+/// The results of an exchange.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finished {
-    /// For the audit.
+    /// For the audit log.
     pub decision: Decision,
-    /// For the ledger, where something was reserved.
+    /// For the ledger, if something was reserved.
     pub settlement: Option<Settlement>,
-    /// For the lease that paid, where the call failed or cost less.
+    /// For the lease that paid, if the call failed or cost less.
     pub refund: Option<Refund>,
 }
 
 impl Exchange {
-    /// The windows to look at, without taking, so that a response given before they were asked can show them.
+    /// The windows to read without taking permits, so that a response sent before they were asked can report them.
     pub fn unseen_windows(&self) -> Option<(u64, Vec<Ask>)> {
         let key = self.key.as_ref().filter(|_| self.quotas.is_empty())?;
         let tier = self.policy.tier(&key.record.tier)?;
@@ -109,17 +109,17 @@ impl Exchange {
         Some((key.fingerprint, asks))
     }
 
-    /// What the windows of [`Exchange::unseen_windows`] hold.
+    /// The verdicts of [`Exchange::unseen_windows`].
     pub fn windows_seen(&mut self, asks: &[Ask], verdicts: &[Verdict]) {
         self.quotas = quota::quotas(asks, verdicts);
     }
 
-    /// True if deciding what to do with the response needs more of its headers than the status.
+    /// True if the status is not enough to decide what to do with the response.
     pub fn reads_response_headers(&self) -> bool {
         self.is_forwarded() && self.rules().is_some_and(|service| service.usage_tokens)
     }
 
-    /// Response headers have come, from upstream or from Envoy or this gate itself.
+    /// Response headers have arrived, from the upstream, from Envoy or from the gate itself.
     pub fn response_headers(
         &mut self,
         status: u16,
@@ -143,20 +143,20 @@ impl Exchange {
         ResponsePlan { set, body: self.body_plan(status, headers, ends) }
     }
 
-    /// True if Envoy itself may be the one that answers with this status; `is_upstreams` then says for certain whether
-    /// a forwarded request was answered by its upstream.
+    /// True if Envoy itself sent this answer. `is_upstreams` tells whether the upstream did; it is called only for a forwarded
+    /// request with an error status.
     pub fn is_answered_by_envoy(&self, status: u16, is_upstreams: impl FnOnce() -> bool) -> bool {
         match self.phase {
             _ if status < 400 => false,
             Phase::Forwarded(_) => !is_upstreams(),
-            // Where this gate has refused already, Envoy may have been first with a body that outgrew its buffer.
+            // After a refusal by the gate, a 413 may come from Envoy: the body outgrew Envoy's buffer first.
             Phase::Refused(_) => status == 413,
             _ => true,
         }
     }
 
-    /// Envoy itself has answered: its status stays, and its text is said in the service's form. `is_whole` says that the
-    /// request had come to its end.
+    /// Envoy itself answered. The status stays, and the body is rewritten in the service's form. `is_whole` means that the
+    /// request had arrived completely.
     pub fn answered_by_envoy(&mut self, status: u16, is_whole: bool, ends: bool, now: Now) -> ResponsePlan {
         self.response.is_spoilt = self.is_forwarded() && !is_whole && status < 500;
         let ResponsePlan { mut set, .. } = self.response_headers(status, &[], true, now);
@@ -199,7 +199,7 @@ impl Exchange {
                     BodyPlan::Refuse(self.unreadable())
                 }
             },
-            // No client reads an answer where it is told that none comes, or that it comes elsewhere.
+            // A 202 says that no answer follows here, and a redirect that it is elsewhere; clients read no answer in either.
             (Subject::Tool(_), Some(form)) if is_ok && status != 202 => {
                 self.response.reader = Some(Box::new(Reader::new(form, self.message_id.as_deref())));
                 BodyPlan::Watch
@@ -208,21 +208,21 @@ impl Exchange {
         }
     }
 
-    /// Something of a body has come, whatever is done with it.
+    /// A part of the body has arrived, whatever the plan for the body is.
     pub fn body_came(&mut self) {
         self.response.has_body = true;
     }
 
-    /// Reads a chunk of a body.
+    /// Reads a chunk of the body.
     pub fn watch(&mut self, chunk: &[u8]) {
         if let Some(reader) = &mut self.response.reader {
             reader.feed(chunk);
         }
     }
 
-    /// The whole of a held body: what to send in its place, `None` for the same.
+    /// The whole buffered body has arrived. Returns what to send instead; `None` keeps the body.
     pub fn filter_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
-        // Of one that is too large the end has not come, and nothing can be read of it.
+        // A body that is too large was cut off, so nothing in it can be read.
         let body = if body.len() > HELD_BYTES_MAX { &[] } else { body };
         if self.batch.is_some() {
             return self.batch_whole(body, now);
@@ -233,7 +233,7 @@ impl Exchange {
         })
     }
 
-    /// A chunk of an event stream: what to send in its place. After an error the stream must be cut.
+    /// A chunk of an event stream. Returns what to send instead. After an error the stream must be cut off.
     pub fn filter_chunk(&mut self, chunk: &[u8], ends: bool, now: Now) -> Result<Vec<u8>, list::Unreadable> {
         let Some(mut filter) = self.response.filter.take() else { return Err(list::Unreadable) };
         if self.batch.is_some() {
@@ -245,22 +245,22 @@ impl Exchange {
         passed
     }
 
-    /// True if the request may have ended before it left for the upstream, so that it is worth to ask Envoy.
+    /// True if the request may have ended before it went upstream, so that it is worth asking Envoy.
     pub fn may_not_have_left(&self) -> bool {
         self.is_forwarded() && (self.response.is_spoilt || matches!(self.response.status, 0 | 300..400))
     }
 
-    /// The exchange is over, however it ended: what is left of it, or of each message of a batch.
+    /// The exchange is over. Returns its results, or those of each message of a batch.
     pub fn finish_all(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
         match &self.batch {
-            // The client left while other messages were decided: nothing was sent.
+            // The client left while messages were still being decided, so nothing was sent upstream.
             Some(batch) if !self.is_forwarded() => batch.finish(End::NeverLeft, envoy, now),
             Some(batch) => batch.finish(self.seen(end), envoy, now),
             None => vec![self.finish(end, envoy, now)],
         }
     }
 
-    /// [`Exchange::finish_all`] of one message.
+    /// Like [`Exchange::finish_all`], for one message.
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
         let (outcome, charged) = self.outcome(self.seen(end));
         let charge = self.charge();
@@ -298,7 +298,7 @@ impl Exchange {
         if let Phase::Forwarded(charge) = self.phase { charge } else { Charge::None }
     }
 
-    /// A stream that the upstream broke off is none that failed if the client can ask for the rest of it.
+    /// A stream that the upstream broke off has not failed if the client can resume it.
     fn seen(&self, end: End) -> End {
         match (end, &self.response.reader) {
             (End::UpstreamFailed, Some(reader)) if reader.is_resumable() => End::Complete,
@@ -306,12 +306,12 @@ impl Exchange {
         }
     }
 
-    /// How it ended, and what is charged for it: all that went upstream and was not seen to fail.
+    /// The outcome and the charge. A call that went upstream is charged unless the gate saw it fail.
     fn outcome(&self, end: End) -> (Outcome, Credits) {
         let reserved = match &self.phase {
             Phase::Refused(outcome) => return (*outcome, Credits::ZERO),
             Phase::Forwarded(charge) => charge.credits(),
-            // Something but the client ended it before it was decided: Envoy's own limits on bodies and time.
+            // Envoy ended the exchange before it was decided, because a body or a time exceeded one of Envoy's bounds.
             _ if end == End::Complete && self.response.status != 0 => {
                 return (Outcome::InvalidRequest, Credits::ZERO);
             }
@@ -340,28 +340,28 @@ impl Exchange {
             return (Outcome::UpstreamError, Credits::ZERO);
         }
         match self.verdict(call, end) {
-            // What a client has begun to receive it has received: leaving early does not make it free.
+            // A client that disconnects after the result has begun still pays, so that leaving early does not make a call free.
             Answered::Success => {
                 let cost = self.response.reader.as_ref().and_then(|reader| reader.cost());
-                // What passed without a reservation costs nothing, whatever the upstream says.
+                // A call that passed without a reservation costs nothing, whatever cost the upstream reports.
                 let cost_max = call.cost_max.filter(|_| !reserved.is_zero());
                 (Outcome::Allowed, charge::charged(reserved, cost_max, cost))
             }
             Answered::Failure => (Outcome::UpstreamError, Credits::ZERO),
-            // The call is not over; it is charged when its result comes.
+            // The call is not over. It is charged when its result arrives.
             Answered::Unfinished => (Outcome::Allowed, Credits::ZERO),
             Answered::Unclear | Answered::Nothing if call.refunds_unknown => (outcome, Credits::ZERO),
             Answered::Unclear | Answered::Nothing => (outcome, reserved),
         }
     }
 
-    /// How a call ended that went upstream and was not refused by its status.
+    /// How a call ended that went upstream and whose status is no refusal.
     fn verdict(&self, call: &ToolCall, end: End) -> Answered {
         let response = &self.response;
         let verdict = match &response.reader {
             _ if response.is_spoilt => Answered::Nothing,
             Some(reader) if !call.is_http => reader.verdict(),
-            // All there is to see of a REST call is that an answer came.
+            // All that the gate can see of a REST call is that an answer arrived.
             _ if call.is_http && response.status != 0 && (response.has_body || end == End::Complete) => {
                 Answered::Success
             }
@@ -372,13 +372,13 @@ impl Exchange {
         if has_failed { Answered::Failure } else { verdict }
     }
 
-    /// Whether the key sees something in a list; `None` where everyone does.
+    /// True if the key may see this item of a list; `None` if every key may see it.
     pub(super) fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Some(false) };
         let ServiceKind::Mcp(tools) = &service.kind else { return Some(false) };
         let rule =
             match listed {
-                // The gate's own tool hides one of its name.
+                // A tool of the gate hides an upstream tool of the same name.
                 Listed::Tool(name) if service.gate_tool(name).is_some() => return Some(false),
                 Listed::Tool(name) => {
                     let rule = tools.get(name).or(service.unlisted.as_ref());
@@ -392,8 +392,8 @@ impl Exchange {
         Some(rule.is_some_and(|rule| authorize::reading(key, service, &[rule], now.wall).denial.is_none()))
     }
 
-    /// Envoy does not show the filter a reply that it sends from the response's way back, so this one carries its
-    /// rate headers itself.
+    /// The reply if a list is unreadable. Envoy does not show the filter a reply that is sent on the response path, so this
+    /// one includes its rate headers.
     pub(super) fn unreadable(&self) -> Reply {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let mut reply =
@@ -402,7 +402,7 @@ impl Exchange {
         reply
     }
 
-    /// Adds what the client is told of its limits.
+    /// Adds the rate headers.
     pub(super) fn add_rate_headers(&self, fields: &mut Fields) {
         quota::add_headers(fields, &self.quotas, self.key.is_some());
     }
@@ -412,14 +412,14 @@ impl Exchange {
     }
 }
 
-/// The form of an answer with these headers; `None` where it can't be read.
+/// The form of an answer with these headers; `None` if the gate can't read it.
 pub(super) fn form_of(headers: &Headers<'_>) -> Option<Form> {
     let mut forms = credential::all(headers, "content-type").map(Form::of);
     let first = forms.next()?;
     first.filter(|_| forms.all(|form| form == first) && !credential::is_encoded(headers))
 }
 
-/// True if a `Location` names this path but for its last slash.
+/// True if a `Location` has this path, with or without its last slash.
 fn is_same_path(location: &[u8], path: &[u8]) -> bool {
     let end = location.iter().position(|byte| b"?#".contains(byte)).unwrap_or(location.len());
     let location = location.get(..end).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The session of an exchange: the client's id for the server's on the way up, the other way on the way back.
+//! The session of an exchange: requests get the server's id in place of the client's, responses the reverse.
 
 use super::classify::Classified;
 use super::refusal::Refusal;
@@ -7,33 +7,33 @@ use crate::credential::{self, Headers};
 use crate::mcp;
 use crate::session::{self, HEADER, RESUMES};
 
-/// What a request says of a session.
+/// What a request says about its session.
 #[derive(Debug, Clone)]
 pub(super) enum Session {
-    /// Nothing, or its service has none.
+    /// It names no session, or its service has none.
     None,
-    /// It is in this one, by the server's own id.
+    /// It belongs to this session; the id is the server's own.
     Own(String),
-    /// It is in one that this gate did not give to its tenant at its service, or so long ago that nobody knows.
+    /// It names a session that this gate did not give to this tenant at this service, or one too old to verify.
     Unknown,
-    /// The same, in a protocol version that has no sessions: MCP wants the id to be ignored.
+    /// Like `Unknown`, in a protocol version without sessions: MCP requires the id to be ignored.
     Ignored,
 }
 
 impl Session {
-    /// What the server gets in the place of the client's id.
+    /// The header that replaces the client's session id with the server's.
     pub(super) fn header_to_set(&self) -> Option<(&'static str, &str)> {
         if let Session::Own(id) = self { Some((HEADER, id)) } else { None }
     }
 
-    /// An id that the server may take for another's does not reach it.
+    /// The header to remove if the server could take its id for another tenant's session.
     pub(super) fn header_to_remove(&self) -> Option<&'static str> {
         matches!(self, Session::Ignored).then_some(HEADER)
     }
 }
 
 impl Exchange {
-    /// Reads the session from the head, once the key is known.
+    /// Reads the session from the headers, once the key is known.
     pub(super) fn find_session(&self) -> Session {
         let Some((tenant, service)) = self.parties() else { return Session::None };
         let Some(id) = self.request.kept(HEADER) else { return Session::None };
@@ -44,31 +44,31 @@ impl Exchange {
         }
     }
 
-    /// The session that the request is in, by the server's own id.
+    /// The session of the request, by the server's own id.
     pub(super) fn session(&self) -> Option<&[u8]> {
         if let Session::Own(id) = &self.session { Some(id.as_bytes()) } else { None }
     }
 
-    /// Tenant and service of what may have sessions.
+    /// The tenant and the service, if the service can have sessions.
     fn parties(&self) -> Option<(&str, &str)> {
         let service = self.rules().filter(|service| matches!(service.kind, ServiceKind::Mcp(_)))?;
         Some((self.key.as_ref()?.record.tenant_id.as_str(), &service.name))
     }
 
-    /// What is wrong with how the request names its session.
+    /// The error in how the request names its session, if there is one.
     pub(super) fn session_fault(&self) -> Option<&'static str> {
         let request = &self.request;
         if request.kept.iter().filter(|(name, _)| *name == HEADER).count() > 1 || request.has_respelt {
-            // One server reads the one, and another the other.
+            // Servers differ in which of the values they read.
             return Some("`Mcp-Session-Id` is given twice, or this or `Last-Event-ID` in another spelling");
         }
-        // Servers without sessions keep the events of all their clients in one store, where an id is all that one needs.
+        // Servers without sessions keep the events of all clients in one store, so an event id alone would give access to them.
         let is_unbound = request.method == b"GET" && matches!(self.session, Session::None | Session::Ignored);
         (is_unbound && request.kept(RESUMES).is_some())
             .then_some("a stream is resumed by `Last-Event-ID` within its session; send `Mcp-Session-Id` too")
     }
 
-    /// What is right in itself, and sent to a session that is not the key's, is refused as to one that is gone.
+    /// A well-formed request to a session that is not the key's is refused like one to a session that has ended.
     pub(super) fn within_session<'p>(&self, classified: Classified<'p>) -> Classified<'p> {
         let is_of_form = classified.refusal.as_ref().is_some_and(Refusal::is_of_form);
         match self.session {
@@ -79,7 +79,7 @@ impl Exchange {
         }
     }
 
-    /// The id of a session that the server names, as only its tenant can use it.
+    /// Signs the session id that the server names, so that only its tenant can use it.
     pub(super) fn sign_session(&self, headers: &Headers<'_>, set: &mut Fields, now: Now) {
         let Some(id) = credential::all(headers, HEADER).next().filter(|_| self.is_forwarded()) else {
             return;

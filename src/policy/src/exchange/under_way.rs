@@ -1,7 +1,8 @@
-//! What a request is to the others that are under way: whether it starts work, or is what work that runs waits for.
+//! What a request means for the requests under way: whether it starts work, or running work waits for it.
 //!
-//! Only what starts work is refused for a full window, or because the key has too much under way. Without its answers, pings
-//! and cancellations a call that was let in would hang. The worker counts; see [`Entering`].
+//! Only requests that start work are refused for a full window or too many requests under way. Answers, pings and
+//! cancellations are let in, because calls that were admitted earlier would hang without them. The worker counts; see
+//! [`Entering`].
 
 use super::refusal::Refusal;
 use super::{Exchange, Phase, Step};
@@ -15,39 +16,39 @@ use protocol::key::Concurrency;
 pub enum Work {
     /// A call, or anything else that ends with its answer.
     Call,
-    /// A connection of the protocol, which clients give up for good where it is refused. It has a window of its own.
+    /// A request that opens a connection. Clients give up for good if it is refused, so it has a window of its own.
     Opening,
-    /// A stream that lives until somebody leaves.
+    /// A stream that stays open until one side closes it.
     Stream,
-    /// Such a stream again, from where it broke off.
+    /// A stream that resumes where an earlier one broke off.
     Resumption,
-    /// Nothing: what runs waits for it.
+    /// No work: running work may wait for this request.
     Nothing,
 }
 
 impl Work {
-    /// Counted among the key's streams.
+    /// True if the request counts among the key's streams.
     pub fn is_stream(self) -> bool {
         matches!(self, Work::Stream | Work::Resumption)
     }
 }
 
-/// A request that asks to be under way.
+/// A request that the worker must admit before it may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entering {
-    /// What it starts.
+    /// What the request starts.
     pub work: Work,
     /// The most that the key may have under way on one worker.
     pub most: Concurrency,
-    /// The credential that it came with.
+    /// The credential of the request.
     pub credential: KeyHash,
-    /// Its tenant, session and id, where it has all of them.
+    /// Its tenant, session and id, if it has all three.
     pub call: Option<CallId>,
 }
 
 impl Entering {
-    /// How many exchanges of its kind the key may have under way with it. What others wait for is let in beyond the bound
-    /// for requests, `awaited` times as many.
+    /// How many exchanges of this kind the key may have under way, this one included. Requests that others wait for get a
+    /// higher bound: `awaited` times the bound on requests.
     pub fn most(&self, awaited: u32) -> u32 {
         match self.work {
             Work::Stream | Work::Resumption => self.most.streams,
@@ -57,26 +58,26 @@ impl Entering {
     }
 }
 
-/// One message of one session.
+/// Identifies one message within its session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CallId(Box<[u8]>);
 
-/// What the worker says to a request that asks to be under way.
+/// How the worker answered a request that asks to be admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entered {
-    /// It is.
+    /// The request is under way.
     Admitted,
-    /// The key has as much under way as it may.
+    /// The key has as much under way as it may have.
     Full {
-        /// The most that it may.
+        /// The bound that was reached.
         most: u32,
     },
-    /// Another message with its id is under way in its session.
+    /// Another message with the same id is under way in the same session.
     Twin,
 }
 
 impl Exchange {
-    /// Asks to be under way, as the key and its tier allow.
+    /// Asks the worker to admit the request, within the bounds of the key and its tier.
     pub(super) fn enter(&mut self, work: Work) -> Step {
         let (Some(key), Some(credential)) = (&self.key, self.credential) else {
             return self.refuse(Refusal::invalid_key());
@@ -91,7 +92,7 @@ impl Exchange {
         Step::Enter(Entering { work, most, credential, call })
     }
 
-    /// The worker has answered.
+    /// The worker answered.
     pub fn entered(&mut self, answer: Entered) -> Step {
         if let Some(step) = self.in_batch(|element| element.entered(answer)) {
             return step;

@@ -1,7 +1,7 @@
-//! How a tool call ended, read from the answer's bytes as they pass, in constant memory, as the clients read them.
+//! How a tool call ended. The answer is read as its bytes pass, in constant memory, and in the way that clients read it.
 //!
-//! An answer can be megabytes long and come in chunks of any size. Nothing is kept of it but what a
-//! [`Scanner`] finds. What proves nothing here is paid for, so a doubt is never a failure.
+//! An answer can be megabytes long and arrive in chunks of any size. Only the facts that a [`Scanner`] finds are kept.
+//! An unclear answer never counts as a failure, because a failure is refunded.
 
 use super::id;
 use super::scanner::{Facts, Scanner};
@@ -10,18 +10,18 @@ use std::borrow::Cow;
 
 pub use super::scanner::Verdict;
 
-/// The forms in which answers come.
+/// The formats of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// One JSON-RPC message, or an array of them.
     Json,
-    /// A stream of events, each with as much.
+    /// A stream of events, each with one message or an array of them.
     Events,
 }
 
 impl Form {
-    /// The form of an answer of this content type, if it is one of them. One that is given twice, which a proxy joins by
-    /// commas, must say the same each time.
+    /// The form for this content type; `None` for any other type. A proxy may join repeated headers with commas; then all of
+    /// them must name the same form.
     pub fn of(content_type: &[u8]) -> Option<Form> {
         let mut forms = content_type.split(|byte| *byte == b',').map(Form::of_one);
         let first = forms.next()?;
@@ -40,29 +40,29 @@ impl Form {
     }
 }
 
-/// Finds the answer to one request in what a server sends.
+/// Finds the answer to one request in what the server sends.
 #[derive(Debug)]
 pub struct Reader {
     form: Form,
-    /// What the request's id means; without one nothing is its answer.
+    /// The meaning of the request's id; without an id, no message can be the answer.
     own: Option<String>,
     scanner: Scanner,
-    /// Answers to the request so far, and how many of them are in the event that has not ended.
+    /// The number of answers to the request so far. `pending` counts those in the event that has not ended.
     answers: u32,
     pending: u32,
     first: Facts,
-    /// One of them is a result without a doubt; something is doubtful about one.
+    /// `has_result`: an answer is certainly a result. `is_unclear`: at least one answer could be read in two ways.
     has_result: bool,
     is_unclear: bool,
     is_resumable: bool,
     usage: UsageTokens,
-    /// How much of a byte order mark has come; all of it where there is none.
+    /// How many bytes of a byte order mark have arrived; the full length if there is none.
     mark: usize,
     line: Line,
-    /// The first bytes of the line, until it is known what line it is.
+    /// The first bytes of the line, until they identify the kind of line.
     head: Vec<u8>,
     after_cr: bool,
-    /// The event is of a type that is not for messages.
+    /// The event has a type that clients do not read as a message.
     is_other: bool,
 }
 
@@ -70,17 +70,17 @@ pub struct Reader {
 enum Line {
     #[default]
     Head,
-    /// Behind `data:`, where one blank may come.
+    /// After `data:`, where one blank may follow.
     Blank,
     Data,
 }
 
 const MARK: &[u8] = b"\xef\xbb\xbf";
-/// Longer than all that a line is told by.
+/// Longer than every prefix that identifies a line.
 const HEAD_BYTES_MAX: usize = 16;
 
 impl Reader {
-    /// A reader of answers to the request with this id.
+    /// Reads answers to the request with this id.
     pub fn new(form: Form, id: Option<&str>) -> Reader {
         Reader {
             form,
@@ -101,7 +101,7 @@ impl Reader {
         }
     }
 
-    /// Takes what arrived.
+    /// Reads a chunk.
     pub fn feed(&mut self, chunk: &[u8]) {
         let mark = MARK.get(self.mark..).unwrap_or_default();
         let skipped = chunk.iter().zip(mark).take_while(|(byte, own)| byte == own).count();
@@ -113,13 +113,13 @@ impl Reader {
         }
     }
 
-    /// Takes the data of a whole event.
+    /// Reads the data of a complete event.
     pub fn event(&mut self, data: &[u8]) {
         self.read(data);
         self.end_event();
     }
 
-    /// What was seen so far.
+    /// How the call ended, as far as it is known now.
     pub fn verdict(&self) -> Verdict {
         let begun = self.scanner.facts();
         let has_begun = begun.has_result && begun.id().is_none_or(|id| self.is_own(id));
@@ -139,7 +139,7 @@ impl Reader {
         }
     }
 
-    /// What the server says the call cost.
+    /// The cost of the call that the server reports.
     pub fn cost(&self) -> Option<u64> {
         match self.answers {
             0 => self
@@ -152,12 +152,12 @@ impl Reader {
         }
     }
 
-    /// The LLM tokens that were reported, the last report of each kind.
+    /// The reported LLM tokens; of each kind the last report counts.
     pub fn usage(&self) -> UsageTokens {
         self.usage.then(self.scanner.facts().usage)
     }
 
-    /// The stream names events, so that a client may ask for what it missed.
+    /// True if the events have ids, so that a client can ask for the events that it missed.
     pub fn is_resumable(&self) -> bool {
         self.is_resumable
     }
@@ -166,7 +166,7 @@ impl Reader {
         self.own.is_some() && id::meaning(id).as_deref() == self.own.as_deref()
     }
 
-    /// The request's id is no string.
+    /// True if the request's id is not a string.
     fn is_number(&self) -> bool {
         self.own.as_ref().is_some_and(|own| !own.starts_with('"'))
     }
@@ -184,7 +184,7 @@ impl Reader {
                         self.has_result |= verdict == Verdict::Success;
                         self.first = message;
                     }
-                    // The official clients take a string for the number that it writes, and this result for theirs.
+                    // The official clients read a string as the number in it, so they would accept this result as their own.
                     Some(id) => {
                         self.is_unclear |= message.has_result && id.starts_with('"') && self.is_number()
                     }
@@ -217,7 +217,7 @@ impl Reader {
     fn end_line(&mut self) {
         match std::mem::take(&mut self.head).as_slice() {
             b"" => self.end_event(),
-            // What joins the lines of data.
+            // Lines of data are joined by a line feed.
             b"data:" => self.read(b"\n"),
             b"id" => self.is_resumable = true,
             line if line.starts_with(b"id:") => self.is_resumable = true,
@@ -228,7 +228,7 @@ impl Reader {
         self.line = Line::Head;
     }
 
-    /// Clients read nothing before an event has ended, and drop it where its type is another one or its data no JSON.
+    /// Clients read an event only once it has ended. They drop it if its type is another one or its data is not JSON.
     fn end_event(&mut self) {
         let begun = std::mem::take(&mut self.scanner);
         self.usage = self.usage.then(begun.facts().usage);

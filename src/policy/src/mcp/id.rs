@@ -1,12 +1,11 @@
-//! JSON-RPC ids as servers understand them, which is not always as they were written.
+//! JSON-RPC ids as servers understand them. Two ids that are written differently can be the same id.
 
 use std::borrow::Cow;
 
-/// What an id means: two that mean the same may be answered alike. `None` for one that can name no message.
+/// The meaning of an id: servers may confuse two ids with the same meaning. `None` for an id that can't identify a message.
 ///
-/// A string is the same however it is escaped, and never a number. A number is what a server that knows only 64-bit
-/// floats makes of it, however it is written: `7.0` is `7`, `1e+21` its digits, `-0` is `0`, and beyond 2^53 neighbours
-/// are one.
+/// The escapes in a string do not matter, and a string is never a number. A number has the value that a server with 64-bit
+/// floats gives it: `7.0` is `7`, `1e+21` is its digits, `-0` is `0`, and beyond 2^53 neighbouring numbers are the same.
 pub fn meaning(id: &str) -> Option<Cow<'_, str>> {
     if id.starts_with('"') {
         return serde_json::from_str::<String>(id).ok().map(|text| Cow::Owned(format!("\"{text}")));

@@ -1,8 +1,8 @@
-//! Taking what a key may not see out of lists of tools, prompts and resources, and putting in what the gate has to say
-//! of tools: its own, and the terms of the others.
+//! Removes what a key may not see from lists of tools, prompts and resources. Adds the gate's own tools, and the terms of
+//! the others.
 //!
-//! The answer is not rebuilt: what is hidden is cut out of its bytes, so that order, `_meta` and whatever
-//! extensions add stay as the server wrote them.
+//! The answer is not rebuilt: hidden items are cut out of its bytes. So the order, `_meta` and everything that extensions
+//! add stay as the server wrote them.
 
 use crate::json;
 use crate::ordered;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// The answer can't be filtered for certain, so it must not be passed on.
+/// The answer can't be filtered reliably, so it must not be passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable;
 
@@ -38,7 +38,7 @@ struct ListResult<'a> {
     next_cursor: Option<&'a RawValue>,
 }
 
-/// Tools and prompts go by their name, resources by their URI.
+/// An item of a list. Tools and prompts are identified by name, resources by URI.
 #[derive(Deserialize)]
 struct Item<'a> {
     #[serde(borrow, default)]
@@ -51,57 +51,57 @@ struct Item<'a> {
     meta: Option<&'a RawValue>,
 }
 
-/// The name in a tool's `_meta` under which its terms are.
+/// The name of the terms in a tool's `_meta`.
 pub const TERMS: &str = "agentrelay/terms";
 
-/// How a key sees lists.
+/// What a key sees of a list.
 pub struct View<'v> {
-    /// Whether something is visible; `None` where everyone sees all of its kind.
+    /// Whether the key sees an item; `None` if every key sees all items of this kind.
     pub sees: &'v dyn Fn(Listed<'_>) -> Option<bool>,
-    /// What a tool's `_meta` is to say of its terms, JSON.
+    /// The terms to add to a tool's `_meta`, as JSON.
     pub terms: &'v dyn Fn(&str) -> Option<String>,
-    /// Tools to put behind those of the server, each a JSON object.
+    /// Tools to add after the server's, each a JSON object.
     pub own: &'v [&'static str],
-    /// On which page of the server's list.
+    /// The page to which the `own` tools are added.
     pub own_on: Page,
 }
 
-/// A page of a list that comes in several.
+/// A page of a list that is split into pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
-    /// This one: the request asked for it.
+    /// The page in this answer: the request asked for the page that gets the tools.
     This,
-    /// The last one, which names no other: what it answers is not known.
+    /// The last page, which has no cursor. Used if the request does not say which page it gets.
     Last,
 }
 
 impl<'v> View<'v> {
-    /// Shows some of what the server has, and nothing else.
+    /// Hides items of the server's lists and adds nothing.
     pub fn of(sees: &'v dyn Fn(Listed<'_>) -> Option<bool>) -> View<'v> {
         View { sees, terms: &|_| None, own: &[], own_on: Page::This }
     }
 }
 
-/// What names an item of a list.
+/// Finds the name of an item of a list.
 type Naming = for<'i> fn(&'i Item<'_>) -> Option<Listed<'i>>;
 
-/// True if the message of a server can be taken for one answer only. What else is in it may be as it likes: what is not
-/// read here hides nothing.
+/// True if the server's message can be read as one answer only. Other members may be ambiguous, because the gate does not
+/// read them and hides nothing in them.
 pub(crate) fn is_clear(message: &str) -> bool {
     json::names_once(message, &["id", "method", "result", "error"])
 }
 
-/// True if some client could find a list in these data, however wrong they are as JSON.
+/// True if a client could find a list in this data, even if it is malformed JSON.
 pub(super) fn may_list(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let text = json::fold(text);
-    // An escape may stand for a letter of a name.
+    // A backslash may start an escape that stands for a letter of such a name.
     text.trim_ascii_start().starts_with(['{', '['])
         && ["\\", "tools", "prompts", "resources", "resourcetemplates"].iter().any(|part| text.contains(part))
 }
 
-/// Filters what a server sends: a JSON-RPC message, or an array of them. `None` where there is no list in it, or nothing
-/// has to change.
+/// Filters what a server sends: a JSON-RPC message, or an array of them. `None` if it contains no list or nothing has to
+/// change.
 pub fn filter(sent: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
     let text = std::str::from_utf8(sent).map_err(|_| Unreadable)?;
     if !text.trim_ascii_start().starts_with('[') {
@@ -126,7 +126,7 @@ fn filter_message(message: &str, view: &View<'_>) -> Result<Option<Vec<u8>>, Unr
     let result: ListResult<'_> = json::object(result.get()).filter(|_| is_clear).ok_or(Unreadable)?;
     let mut edits = Vec::new();
     let mut is_personal = result.tools.is_some();
-    // A prompt's own answer, or a resource's, has none of these as a list.
+    // An answer that contains a prompt or a resource has none of these members as a list.
     let lists: [(_, Naming); 4] = [
         (result.tools, |item| item.name.as_deref().map(Listed::Tool)),
         (result.prompts, |item| item.name.as_deref().map(Listed::Prompt)),
@@ -162,13 +162,13 @@ fn filter_message(message: &str, view: &View<'_>) -> Result<Option<Vec<u8>>, Unr
             edits.push((list.get(), format!("[{}]", kept.join(","))));
         }
     }
-    // The answer is for this key alone now, so no cache may hand it to another.
+    // The answer is now for this key only, so a shared cache must not keep it.
     let scope = result.cache_scope.filter(|scope| is_personal && scope.get() != "\"private\"");
     edits.extend(scope.map(|scope| (scope.get(), "\"private\"".to_owned())));
     if edits.is_empty() { Ok(None) } else { splice(message.as_bytes(), edits).map(Some) }
 }
 
-/// A tool whose `_meta` says these terms, whatever it said of them before.
+/// The tool with these terms in its `_meta`, replacing any that the server wrote.
 fn with_terms(tool: &str, meta: Option<&RawValue>, terms: &str) -> Result<String, Unreadable> {
     let own = format!("\"{TERMS}\":{terms}");
     let edit = match meta.map(RawValue::get) {
@@ -190,7 +190,7 @@ fn with_terms(tool: &str, meta: Option<&RawValue>, terms: &str) -> Result<String
     String::from_utf8(splice(tool.as_bytes(), vec![edit])?).map_err(|_| Unreadable)
 }
 
-/// Replaces parts of `whole`, which must be slices of it that do not overlap.
+/// Replaces parts of `whole`. The parts must be slices of it and must not overlap.
 fn splice(whole: &[u8], edits: Vec<(&str, String)>) -> Result<Vec<u8>, Unreadable> {
     let mut placed = Vec::with_capacity(edits.len());
     for (part, replacement) in edits {
@@ -243,7 +243,7 @@ mod tests {
         ] {
             assert_eq!(filtered(message), Ok(Some(expected.to_owned())));
         }
-        // Everyone sees every resource here, so the list is nobody's own.
+        // Every key may see every resource here, so the list stays public.
         let resources = r#"{"result":{"resources":[{"uri":"no:a","name":"x"}],"cacheScope":"public"}}"#;
         assert_eq!(filtered(resources), Ok(None));
     }
@@ -257,7 +257,7 @@ mod tests {
             r#"{"error":{"code":1}}"#,
             r#"{"method":"notifications/progress"}"#,
             "[]",
-            // As strange as servers are, in places that hide nothing.
+            // Servers may send such unusual messages. Nothing in them needs to be hidden.
             r#"{"method":"notifications/message","params":{"data":{"id":1,"ID":2,"id":3},"Name":"x"}}"#,
             r#"{"result":{"content":[{"text":"cut \ud83d"}],"Error":1}}"#,
         ] {
@@ -324,7 +324,7 @@ mod tests {
                 r#"{"_meta":{"agentrelay/terms":{"credits":1},"x":[1]},"name":"a"}"#,
             ),
             (r#"{"name":"a","_meta":null}"#, r#"{"name":"a","_meta":{"agentrelay/terms":{"credits":1}}}"#),
-            // What another gate or a liar behind this one said of them.
+            // Terms that another gate or a dishonest server wrote are replaced.
             (
                 r#"{"name":"a","_meta":{"agentrelay\/terms":0,"x":1}}"#,
                 r#"{"name":"a","_meta":{"agentrelay\/terms":{"credits":1},"x":1}}"#,

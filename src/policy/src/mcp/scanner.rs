@@ -1,34 +1,34 @@
-//! Follows JSON-RPC messages, byte by byte, to the few facts that settle a call, in constant memory.
+//! Reads JSON-RPC messages byte by byte, in constant memory, and finds the few facts that settle a call.
 //!
-//! It only reads what servers send, so it may be lenient with what they say beside that. But a call that is taken to have
-//! failed is paid back, so what could be read in two ways is [`Verdict::Unclear`]. Nothing is kept but the path to where it
-//! is and the text of names and short values.
+//! It only reads what servers send, so it may be lenient with everything else in a message. But a failed call is refunded,
+//! so what can be read in two ways is [`Verdict::Unclear`]. It keeps only its place in the message, and the text of names
+//! and short values.
 
 use crate::json;
 use protocol::audit::UsageTokens;
 use std::borrow::Cow;
 
-/// How deep the facts lie: `result._meta.usage.input_tokens`.
+/// The depth of the deepest fact, `result._meta.usage.input_tokens`.
 const DEPTH_MAX: usize = 4;
-/// An id of a request is at most this long; see [`super::Message`]. Escapes make six bytes of one.
+/// The longest id of a request, see [`super::Message`], with each byte written as a six-byte escape.
 const TEXT_BYTES_MAX: usize = 6 * 256;
 
-/// Reads one message, or an array of them.
+/// Reads one message or an array of them.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// Around the messages: in an array of them, behind the end of all, and something is there that is none.
+    /// The state outside of messages: in an array of them, after the end of everything, and whether other text was found.
     in_array: bool,
     is_closed: bool,
     is_broken: bool,
     depth: usize,
-    /// The innermost container is an object, for the depths that matter.
+    /// For each depth that matters: whether the container is an object.
     is_object: [bool; DEPTH_MAX],
-    /// The name last read at each depth.
+    /// The last name at each depth.
     path: [Name; DEPTH_MAX],
     /// The next string is a name.
     wants_name: bool,
     string: Option<Text>,
-    /// A bare word being read: `true`, `null`, a number.
+    /// The literal being read: `true`, `false`, `null` or a number.
     word: Vec<u8>,
     facts: Facts,
 }
@@ -36,23 +36,23 @@ pub struct Scanner {
 /// What an answer says about the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verdict {
-    /// A result, and no error in it. One that has begun counts: who leaves in its middle has had it.
+    /// A result without an error. A result that has begun counts, even if the client leaves before its end.
     Success,
-    /// The one answer is a JSON-RPC error, or a result that is marked `isError`.
+    /// The only answer is a JSON-RPC error, or a result marked `isError`.
     Failure,
     /// The server asks for more input: the call is not over.
     Unfinished,
-    /// Answered in a way that could mean either, or more than once.
+    /// The answer can be read as success or failure, or there is more than one answer.
     Unclear,
-    /// No answer to the call was seen.
+    /// The call was not answered.
     #[default]
     Nothing,
 }
 
-/// What a message says.
+/// The facts of one message.
 #[derive(Debug, Default, Clone)]
 pub struct Facts {
-    /// The JSON-RPC id, as it was written; empty where there is none.
+    /// The JSON-RPC id as written; empty if there is none.
     id: Vec<u8>,
     /// A result has begun.
     pub has_result: bool,
@@ -60,29 +60,29 @@ pub struct Facts {
     has_method: bool,
     is_error: bool,
     is_unfinished: bool,
-    /// One of these is given twice, or as what it can't be.
+    /// One of these facts is given twice, or with a value of the wrong type.
     is_unclear: bool,
-    /// Which of them were given.
+    /// The facts that were given, one bit each.
     given: u16,
-    /// What the server says the call cost, in `result._meta`.
+    /// The cost of the call that the server reports in `result._meta`.
     pub cost: Option<u64>,
-    /// The LLM tokens that it reports.
+    /// The LLM tokens that the server reports.
     pub usage: UsageTokens,
 }
 
 impl Facts {
-    /// The JSON-RPC id, as it was written.
+    /// The JSON-RPC id as written.
     pub fn id(&self) -> Option<&str> {
         std::str::from_utf8(&self.id).ok().filter(|id| !id.is_empty())
     }
 
-    /// How the call ended that this answers.
+    /// How the call that this message answers ended.
     pub fn verdict(&self) -> Verdict {
         let is_answer = self.has_result || self.has_error;
         if self.is_unclear || (self.has_method && is_answer) || (self.has_result && self.has_error) {
             Verdict::Unclear
         } else if self.has_method {
-            // A server's own request or notification.
+            // A request or notification from the server.
             Verdict::Nothing
         } else if !is_answer {
             Verdict::Unclear
@@ -116,13 +116,13 @@ impl Facts {
 struct Text {
     escaped: bool,
     is_name: bool,
-    /// It may be one that is told from others.
+    /// The text may be needed, so it is kept.
     is_kept: bool,
     bytes: Vec<u8>,
 }
 
 impl Text {
-    /// What it says, whatever is escaped in it.
+    /// The text with its escapes decoded.
     fn plain(&self) -> Option<Cow<'_, str>> {
         let text = std::str::from_utf8(&self.bytes).ok().filter(|text| text.len() <= TEXT_BYTES_MAX)?;
         if !text.contains('\\') {
@@ -173,7 +173,7 @@ impl Name {
 }
 
 impl Scanner {
-    /// Takes a byte. True if a message came to its end with it, whose facts are then [`Scanner::message`].
+    /// Reads a byte. Returns true if it ends a message, whose facts are then in [`Scanner::message`].
     pub fn feed(&mut self, byte: u8) -> bool {
         let Some(text) = &mut self.string else { return self.structure(byte) };
         let ends = !text.escaped && byte == b'"';
@@ -186,17 +186,17 @@ impl Scanner {
         false
     }
 
-    /// What was seen of the message that is being read.
+    /// The facts found so far in the message being read.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// The message that has just ended.
+    /// The facts of the message that has just ended.
     pub fn message(&mut self) -> Facts {
         std::mem::take(&mut self.facts)
     }
 
-    /// All has come, and nothing that is no message.
+    /// True if everything has arrived and all of it was messages.
     pub fn is_whole(&self) -> bool {
         self.is_closed && !self.is_broken
     }
@@ -237,7 +237,7 @@ impl Scanner {
         false
     }
 
-    /// Between messages, or where the first is to come.
+    /// Reads a byte between messages or before the first.
     fn around(&mut self, byte: u8) {
         match byte {
             b'{' if !self.is_closed => {
@@ -274,7 +274,7 @@ impl Scanner {
         self.path.get(..self.depth).unwrap_or_default()
     }
 
-    /// A value begins that is no bare word: if it is the answer's `result` or `error`, that is there now.
+    /// A value that is not a literal begins. If it is the answer's `result` or `error`, the answer has one now.
     fn value_begins(&mut self, byte: u8) {
         if self.wants_name {
             return;
@@ -317,7 +317,7 @@ impl Scanner {
                 [Name::Result, _] => &["iserror", "resulttype"],
                 _ => &[],
             };
-            // A client that ignores case would take it for one that decides.
+            // A client that ignores case would read it as one of the names that decide.
             self.facts.is_unclear |= is_other && !decide.is_empty() && decide.contains(&&*json::fold(name));
         }
     }
@@ -327,7 +327,7 @@ impl Scanner {
         if word.is_empty() || word == b"null" {
             return;
         }
-        // A list of other things than messages reports nothing.
+        // Usage counts only in a message. Here the array holds something else.
         let is_of_many = self.in_array && self.depth == 2;
         let number = || std::str::from_utf8(&word).ok().and_then(|digits| digits.parse::<u64>().ok());
         match self.path() {
@@ -351,7 +351,7 @@ impl Scanner {
     }
 }
 
-/// Where usage is reported: OpenAI's and Anthropic's messages, Anthropic's first event, OpenAI's last, and MCP results.
+/// Where usage is reported: in OpenAI's and Anthropic's messages, Anthropic's first event, OpenAI's last, and MCP results.
 fn is_place_of_usage(above: &[Name]) -> bool {
     matches!(above, [] | [Name::Message] | [Name::Response] | [Name::Result, Name::Meta])
 }

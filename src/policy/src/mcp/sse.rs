@@ -1,29 +1,29 @@
-//! Server-sent events, read and rewritten as they pass: bytes in, bytes out, never a paused stream.
+//! Server-sent events, read and rewritten as they pass, without pausing the stream.
 //!
-//! Only the data of events is held, until the blank line that ends it; all other lines pass as soon as they have come.
-//! A lone CR passes as LF and a BOM not at all, so that clients that read only some line ends see the same lines.
+//! Only the data of an event is held, until the blank line that ends the event; all other lines pass as they arrive. A lone
+//! CR becomes LF and a BOM is removed, so that clients that support only some line ends see the same lines.
 
 use super::list;
 
-/// The largest event that is kept to be filtered, in bytes: results with an image in them come on such streams too.
+/// The largest event that is held to be filtered, in bytes. Results with an image also come on such streams.
 const EVENT_BYTES_MAX: usize = 4 << 20;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// Takes what is hidden out of every list in a stream of events.
+/// Removes hidden items from every list in a stream of events.
 #[derive(Debug, Default)]
 pub struct ListFilter {
-    /// The line that has not ended.
+    /// The line that has not ended yet.
     line: Vec<u8>,
     /// The event from its first line of data on, without comments.
     kept: Vec<u8>,
-    /// The event's type is none that a client takes for a message.
+    /// The event has a type that clients do not read as a message.
     is_other: bool,
     has_begun: bool,
     after_cr: bool,
 }
 
 impl ListFilter {
-    /// Takes what arrived, returns what may go on. `end` says that nothing more will come.
+    /// Reads a chunk and returns what may be passed on. `end` means that no more chunks follow.
     pub fn feed(
         &mut self,
         chunk: &[u8],
@@ -33,7 +33,7 @@ impl ListFilter {
         self.feed_with(chunk, end, &mut |message| list::filter(message, view))
     }
 
-    /// The same, with each message replaced by what `replace` says; `None` for the same, and nothing for none.
+    /// Like [`ListFilter::feed`], with each message replaced by what `replace` returns: `None` keeps it, an empty one drops it.
     pub fn feed_with(
         &mut self,
         chunk: &[u8],
@@ -44,7 +44,7 @@ impl ListFilter {
         let mut rest = chunk;
         while !rest.is_empty() {
             if std::mem::take(&mut self.after_cr) {
-                // The second half of a CRLF whose first half came before.
+                // The LF of a CRLF whose CR was the end of the previous line.
                 rest = rest.strip_prefix(b"\n").unwrap_or(rest);
             }
             let length = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
@@ -63,7 +63,7 @@ impl ListFilter {
             rest = next;
         }
         if end {
-            // Some clients take an event whose blank line never came.
+            // Some clients accept a last event without its blank line.
             self.end_line(b"", replace, &mut passed)?;
             let event = std::mem::take(&mut self.kept);
             rewrite(&event, self.is_other, replace, &mut passed)?;
@@ -95,10 +95,10 @@ impl ListFilter {
     }
 }
 
-/// What is to be sent in the place of a message.
+/// Returns what to send instead of a message; `None` keeps the message.
 pub type Replace<'r> = dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, list::Unreadable> + 'r;
 
-/// The lines of an event, without their ends.
+/// The lines of an event, without line ends.
 fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> {
     event.split(|byte| *byte == b'\n').flat_map(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -116,7 +116,7 @@ fn value_of(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Passes an event on, all but the blank line that ends it.
+/// Writes an event, except for the blank line that ends it.
 fn rewrite(
     event: &[u8],
     is_other: bool,
@@ -127,10 +127,10 @@ fn rewrite(
     let replaced = if data.trim_ascii().is_empty() {
         None
     } else {
-        // Clients put a sign in the place of what is not UTF-8, and read on.
+        // Clients replace invalid UTF-8 by a replacement character and read on, so the filter does the same.
         match replace(String::from_utf8_lossy(&data).as_bytes()) {
             Err(list::Unreadable) if !list::may_list(&data) => None,
-            // No client takes it for a message, so its absence ends nothing.
+            // No client reads it as a message, so it is dropped and the stream goes on.
             Err(list::Unreadable) if is_other => Some(Vec::new()),
             replaced => replaced?,
         }
@@ -147,7 +147,7 @@ fn rewrite(
     Ok(())
 }
 
-/// Writes a message as the data of an event, and ends the event. Nothing is no data.
+/// Writes a message as the data of an event, and ends the event. An empty message is written without data.
 pub fn write(message: &[u8], stream: &mut Vec<u8>) {
     write_data(message, stream);
     stream.push(b'\n');
@@ -266,7 +266,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// The same events, whatever the chunks, for lines of every kind in any order.
+        /// A parser finds the same events with and without the filter, for lines of every kind in any order and any chunks.
         #[test]
         fn a_parser_sees_the_same_through_the_filter(
             kinds in proptest::collection::vec((0usize..LINES.len(), 0usize..3), 0..30),
@@ -279,7 +279,7 @@ mod tests {
             }
             let direct = events(&String::from_utf8(stream.clone()).unwrap());
             let Ok(passed) = passed_in(&stream, size) else {
-                // A list with more beside it, which a client that reads only its beginning would take.
+                // A list followed by more text: a client that reads only the beginning would accept it as a list.
                 let is_of_more = |event: &String| event.contains("tools") && event.contains('\n');
                 proptest::prop_assert!(direct.iter().any(is_of_more));
                 return Ok(());
@@ -288,7 +288,7 @@ mod tests {
             let list = LINES[LINES.len() - 1].trim_start_matches("data: ");
             let visible = |event: &String| match event.splitn(3, '|').last().map(str::trim) {
                 Some(data) if data == list => Some(event.replace("{\"name\":\"no\"},", "")),
-                // As above, and no message: withheld, and the stream goes on.
+                // As above, but the event is no message: it is withheld, and the stream goes on.
                 Some(data) if data.starts_with('{') && data.contains("tools") => None,
                 _ => Some(event.clone()),
             };
@@ -314,7 +314,7 @@ mod tests {
         "data: {\"result\":{\"tools\":[{\"name\":\"no\"},{\"name\":\"ok\"}]}}",
     ];
 
-    /// What a parser of the standard makes of a stream.
+    /// The events that a parser of the standard finds in a stream.
     fn events(stream: &str) -> Vec<String> {
         let (mut found, mut data, mut event, mut id) =
             (Vec::new(), None::<String>, String::new(), String::new());
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn each_byte_is_moved_a_few_times_whatever_the_chunks() {
-        // A filter that looked at an event anew with each chunk would need minutes for this.
+        // A filter that reads the whole event again with each chunk would need minutes for this.
         let mut large = b"data: ".to_vec();
         large.resize(1_000_000, b' ');
         large.extend_from_slice(b"\r\n\r\n");
