@@ -1,6 +1,6 @@
 //! Strict JSON: input that two parsers could read in different ways is refused before anything reads it.
 //!
-//! Refused are: a name given twice in one object; in a message, a name that decides but is written in other case, because
+//! Refused are: a name given twice in one object; in a message, a name that the gate relies on if its case differs, because
 //! some servers ignore case; `__proto__`; nesting beyond [`DEPTH_MAX`]; a byte order mark; anything that is not UTF-8;
 //! numbers that are out of range; anything after the value.
 
@@ -17,11 +17,11 @@ use std::fmt;
 /// The deepest nesting of arrays and objects that is accepted.
 pub const DEPTH_MAX: u32 = 64;
 
-/// The names in an object of a message that decide. `Method` is refused even if there is no `method`, because a server that
-/// ignores case would accept it. All other names belong to the tool or the client.
+/// The names in an object of a message that the gate relies on. `Method` is refused even if there is no `method`,
+/// because a server that ignores case would accept it. All other names belong to the tool or the client.
 type Place = &'static [(&'static str, Inner)];
 
-/// The names that decide within the value of a name.
+/// The names that the gate relies on within the value of a name.
 #[derive(Clone, Copy)]
 struct Inner(Place);
 
@@ -56,7 +56,7 @@ pub enum Fault {
     Syntax,
     /// A name is given twice in one object.
     DuplicateName,
-    /// A name that decides is written in other case.
+    /// A name that the gate relies on is written in different case.
     AmbiguousName,
     /// A name is `__proto__`.
     Prototype,
@@ -83,7 +83,7 @@ pub fn check(bytes: &[u8]) -> Result<(), Fault> {
     check_place(bytes, NOTHING.0)
 }
 
-/// Like [`check`], and also checks the case of the names that decide in a JSON-RPC message.
+/// Like [`check`], and also checks the case of the names in a JSON-RPC message that the gate relies on.
 pub fn check_message(bytes: &[u8]) -> Result<(), Fault> {
     check_place(bytes, MESSAGE)
 }
@@ -176,7 +176,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// True if an object gives each of these names at most once, and none of them in other case.
+/// True if an object gives each of these names at most once, and none of them in different case.
 pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
     struct Once<'n>(&'n [&'n str]);
 

@@ -19,7 +19,7 @@ pub struct Key {
     pub limits: Box<[LimitRule]>,
     /// How much it and its parent may have under way on one worker, if their records say so.
     pub concurrency: Option<Concurrency>,
-    /// The scopes as the upstream gets them; `None` if there is at most one, which is then used as it is.
+    /// The scopes as the upstream gets them; `None` if there is exactly one, which is then used directly.
     scopes: Option<Box<str>>,
 }
 
