@@ -1,4 +1,4 @@
-//! May this key do that, apart from how often: services, tools, scopes, resources, tiers.
+//! Whether a key may make a call, apart from how often: services, tools, scopes, resources and tiers.
 
 use crate::json;
 use crate::key::{Key, grants};
@@ -10,28 +10,28 @@ use protocol::Timestamp;
 use protocol::audit::Outcome;
 use std::collections::BTreeMap;
 
-/// Why a key may not.
+/// Why a key may not make a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
-    /// The key is held to other services, tools or resources, or the grant has ended.
+    /// The key is limited to other services, tools or resources, or its grant has expired.
     NotGranted {
-        /// What it lacks, such as `resource project:42`.
+        /// What is not granted, such as `resource project:42`.
         what: String,
     },
     /// The key lacks scopes.
     Scope {
-        /// All that are needed, held ones included.
+        /// All scopes that are needed, including those that the key has.
         needed: Vec<String>,
     },
     /// The tenant's tier is too low.
     Tier {
-        /// The lowest that will do.
+        /// The lowest tier that is enough.
         needed: String,
     },
 }
 
 impl Denial {
-    /// What audit calls it.
+    /// The outcome in the audit log.
     pub fn outcome(&self) -> Outcome {
         match self {
             Denial::NotGranted { .. } | Denial::Scope { .. } => Outcome::InsufficientScope,
@@ -40,7 +40,7 @@ impl Denial {
     }
 }
 
-/// An answer, and what a shadow rule would have said beside it.
+/// The answer, and what a shadow rule would have answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Authorization {
     /// The first rule that denies.
@@ -59,7 +59,7 @@ impl Authorization {
     }
 }
 
-/// Whether the key may call the tool with these arguments, in the order of refusals: grants, scope, tier.
+/// Whether the key may call the tool with these arguments. Checked in the order of refusals: grants, scope, tier.
 pub fn tool(
     policy: &Policy,
     key: &Key,
@@ -79,11 +79,12 @@ pub fn tool(
     {
         answer.deny(Denial::NotGranted { what: format!("resource {resource}") }, false);
     }
-    // A tier that the policy no longer knows unlocks nothing.
+    // A tier that is no longer in the policy unlocks nothing.
     let rank = policy.tier(&key.record.tier).map(|tier| tier.rank);
     for requirement in &tool.requires {
         let applies = requirement.when.as_ref().is_none_or(|(argument, value)| {
-            // An argument that is no string, or differs in what some tools ignore, can't be told to be another value.
+            // The requirement applies unless the argument is certainly another value. An argument that is not a string, or
+            // differs only in case or blanks, which some tools ignore, may be this value.
             let is_other = |given: &String| !json::is_same_folded(value, given.trim_matches(is_blank));
             arguments.get(argument).is_some_and(|given| !given.as_ref().is_some_and(is_other))
         });
@@ -94,14 +95,14 @@ pub fn tool(
     answer
 }
 
-/// Whether the key may read what needs all of these.
+/// Whether the key may read something that needs all of these rules.
 pub fn reading(key: &Key, service: &Service, rules: &[&ScopeRule], now: Timestamp) -> Authorization {
     let mut answer = within_service(key, service, now);
     rules.iter().for_each(|rule| scope(key, rule, &mut answer));
     answer
 }
 
-/// Whether the key may talk to the service at all.
+/// Whether the key may use the service at all.
 pub fn within_service(key: &Key, service: &Service, now: Timestamp) -> Authorization {
     let mut answer = Authorization::default();
     if !grants(key.record.services.as_deref(), &service.name, now) {
@@ -110,7 +111,7 @@ pub fn within_service(key: &Key, service: &Service, now: Timestamp) -> Authoriza
     answer
 }
 
-/// Whether the key sees the tool in a list: it may call it with some arguments.
+/// Whether the key sees the tool in a list, which means that it may call it with some arguments.
 pub fn is_visible(policy: &Policy, key: &Key, service: &Service, rule: &Tool, now: Timestamp) -> bool {
     tool(policy, key, service, rule, None, &BTreeMap::new(), now).denial.is_none()
 }

@@ -1,22 +1,22 @@
-//! Finding the one credential of a request.
+//! Finds the one credential of a request.
 
 use protocol::api_key::{self, KeyHash, Kind};
 
-/// Headers as they came: name and value in bytes, names lowercase, duplicates in order.
+/// Headers as they arrived: name and value in bytes, names in lower case, duplicates in order.
 pub type Headers<'a> = [(&'a [u8], &'a [u8])];
 
 /// Why there is no credential to look up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// None was sent.
+    /// The request has no credential.
     Missing,
-    /// More than one was sent.
+    /// The request has more than one credential.
     Several,
-    /// One was sent that can't be an api key.
+    /// The credential can't be an api key.
     Malformed,
 }
 
-/// The header that a credential came in.
+/// The header that carries the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// `authorization: Bearer ...`
@@ -35,7 +35,7 @@ impl Carrier {
     }
 }
 
-/// The value of a header, if it is there exactly once.
+/// The value of a header, if the header is present exactly once.
 pub fn single<'a>(headers: &Headers<'a>, name: &str) -> Option<&'a [u8]> {
     let mut values = all(headers, name);
     values.next().filter(|_| values.next().is_none())
@@ -46,7 +46,7 @@ pub fn all<'h, 'a: 'h>(headers: &'h Headers<'a>, name: &'h str) -> impl Iterator
     headers.iter().filter(move |(own, _)| *own == name.as_bytes()).map(|(_, value)| *value)
 }
 
-/// True if a body with these headers is not written plainly.
+/// True if the body with these headers has a content encoding.
 pub fn is_encoded(headers: &Headers<'_>) -> bool {
     all(headers, "content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity"))
 }
@@ -59,17 +59,17 @@ pub struct Sent<'h> {
 }
 
 impl<'h> Sent<'h> {
-    /// One more was sent.
+    /// Adds a credential.
     pub fn add(&mut self, carrier: Carrier, value: &'h [u8]) {
         self.several |= self.first.replace((carrier, value)).is_some();
     }
 
-    /// One more was sent, under a name that some servers take for a credential's.
+    /// Adds a credential under a name that some servers read as that of a credential header.
     pub fn add_disguised(&mut self) {
         self.several = true;
     }
 
-    /// The credential, which must be the only one, hashed. What can't be a key is refused without a lookup.
+    /// The hash of the credential, which must be the only one. What can't be a key is refused without a lookup.
     pub fn find(&self) -> Result<(KeyHash, Carrier), Fault> {
         if self.several {
             return Err(Fault::Several);
@@ -86,7 +86,7 @@ impl<'h> Sent<'h> {
     }
 }
 
-/// What follows `Bearer`, in any case, and blanks (RFC 9110 section 11.4).
+/// The value after `Bearer` (in any case) and blanks, see RFC 9110 section 11.4.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(6)?;
     (scheme.eq_ignore_ascii_case(b"bearer") && rest.starts_with(b" ")).then(|| rest.trim_ascii())

@@ -1,7 +1,7 @@
-//! The policy as people write it: serde shapes, and nothing about what they mean.
+//! The policy as people write it: only the serde types, not their meaning.
 //!
-//! Unknown fields are refused here, with their path where people write policies (the feature `yaml`). What a document means, and whether it holds together, is
-//! [`crate::rules`].
+//! Where people write policies (the feature `yaml`), unknown fields are refused here, with their path. What a document
+//! means, and whether it is consistent, is checked in [`crate::rules`].
 
 #[cfg(any(test, feature = "yaml"))]
 use crate::json::Objects;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Why a document was refused: one line for each fault, each with its path.
+/// Why a document was refused: one line for each fault, with its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid(Vec<String>);
 
@@ -38,7 +38,7 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
-/// The whole file.
+/// The whole policy document.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Document {
@@ -104,13 +104,13 @@ pub(crate) struct RiskRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Risk {
-    /// Reads only.
+    /// It only reads.
     ReadOnly,
-    /// Changes what the caller owns.
+    /// It changes what the caller owns.
     LocalMutation,
-    /// Changes what others see.
+    /// It changes what others see.
     ExternalMutation,
-    /// Can't be undone.
+    /// It can't be undone.
     Destructive,
 }
 
@@ -148,7 +148,7 @@ pub(crate) struct Service {
     pub(crate) show_terms: bool,
 }
 
-/// Where clients of a service get credentials.
+/// Where the clients of a service get credentials.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OAuth {
@@ -156,7 +156,7 @@ pub(crate) struct OAuth {
     pub(crate) authorization_servers: Vec<String>,
 }
 
-/// A prompt or resource of an MCP service; a name that ends in `*` stands for all that begin so.
+/// A prompt or resource of an MCP service. A name that ends in `*` covers all names with that prefix.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reading {
@@ -180,7 +180,7 @@ pub enum Refusals {
     Http,
     /// The true HTTP status with a JSON-RPC error as body.
     McpHttp,
-    /// Refused tool calls as HTTP 200 with a tool result that the model can read; the rest as `mcp-http`.
+    /// A refused tool call gets HTTP 200 and a tool result that the model can read; other refusals are as in `mcp-http`.
     McpTool,
 }
 
@@ -218,48 +218,48 @@ pub(crate) struct Price {
     pub(crate) overrun_credits_max: u64,
 }
 
-/// A factor chosen by one argument of the call.
+/// A factor that depends on one argument of the call.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Times {
     /// The argument's name.
     pub argument: String,
-    /// The factor for each of its values.
+    /// The factor for each value of the argument.
     pub values: BTreeMap<String, u32>,
-    /// The value that an absent argument stands for.
+    /// The value that is used if the argument is absent.
     pub default: String,
 }
 
-/// How credits are set aside.
+/// How credits are reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reserve {
-    /// One ledger call for each request.
+    /// One call to the ledger for each request.
     #[default]
     Exact,
-    /// From a lease where there is one; without a lease as `exact`.
+    /// Paid from a lease if there is one; otherwise as `exact`.
     Leased,
 }
 
-/// What becomes of a priced call while the ledger does not answer.
+/// What happens to a priced call while the ledger does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnLedgerOutage {
-    /// Refuse it with 503.
+    /// It is refused with 503.
     #[default]
     Deny,
-    /// Let it pass without charge.
+    /// It passes without charge.
     Allow,
 }
 
-/// What becomes of a call that went upstream and of which the gate saw neither a result nor a failure.
+/// What happens to a call that went upstream and for which the gate saw neither a result nor a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnknown {
-    /// It is paid for, so that leaving early is no way to a free call.
+    /// It is charged, so that disconnecting early does not make a call free.
     #[default]
     Charge,
-    /// It is paid back.
+    /// It is refunded.
     Refund,
 }
 
@@ -275,7 +275,7 @@ pub(crate) struct Requirement {
     pub(crate) shadow: bool,
 }
 
-/// `deny`, or a tool rule for all that is not listed.
+/// `deny`, or a rule for all tools that are not listed.
 #[derive(Debug, Default)]
 pub(crate) enum Unlisted {
     #[default]
@@ -311,7 +311,7 @@ impl<'de> Deserialize<'de> for Unlisted {
     }
 }
 
-/// A length of time: a whole number and its unit, `60s`, `10m`, `1h` or `1d`.
+/// A duration: a whole number and its unit, such as `60s`, `10m`, `1h` or `1d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) seconds: u32,

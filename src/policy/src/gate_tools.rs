@@ -1,6 +1,6 @@
-//! The gate's own tools: what agents see of them, what they are asked with, and what they answer.
+//! The gate's own tools: their definitions, their arguments and their results.
 //!
-//! Nothing of them goes upstream. Who may call them, and how often, is decided as for any other tool.
+//! Calls of these tools never go upstream. Who may call them, and how often, is decided as for any other tool.
 
 use crate::json;
 use crate::json::write::{array, object, quoted};
@@ -17,14 +17,14 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// What `request_key` is asked for.
+/// The arguments of `request_key`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     /// The service that the key is for.
     pub service: String,
-    /// How long it is to live.
+    /// The lifetime of the key in seconds.
     pub ttl_seconds: u32,
-    /// Requests in any minute.
+    /// The number of requests per minute.
     pub rate_limit: u32,
 }
 
@@ -32,7 +32,7 @@ const TTL_SECONDS: u32 = 3600;
 const RATE_LIMIT: u32 = 60;
 
 impl Kind {
-    /// As `tools/list` shows it.
+    /// The definition that `tools/list` shows.
     pub const fn definition(self) -> &'static str {
         match self {
             Kind::ListServices => LIST_SERVICES,
@@ -62,7 +62,7 @@ pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> String {
     result(&format!(r#"{{"services":[{}]}}"#, shown.collect::<Vec<_>>().join(",")))
 }
 
-/// The result of `request_key`. The secret is here and nowhere else.
+/// The result of `request_key`. This is the only place where the secret appears.
 pub fn issued(asked: &Asked, key: &Issued, policy: &Policy) -> String {
     let service = policy.services().iter().find(|service| service.name == asked.service);
     let members = [
@@ -78,7 +78,7 @@ pub fn issued(asked: &Asked, key: &Issued, policy: &Policy) -> String {
     result(&object(&members))
 }
 
-/// What a list says of a tool's terms, straight from the table that decides its calls.
+/// A tool's terms as lists show them. They come from the same rules that decide its calls.
 pub fn terms(rule: &Tool) -> String {
     let limits = rule.limits.iter().filter(|rule| !rule.shadow).map(|rule| {
         let Limit { permits, window_seconds } = rule.limit;
@@ -105,7 +105,7 @@ pub fn terms(rule: &Tool) -> String {
     object(&members)
 }
 
-/// For models as text, for programs as it is.
+/// A tool result with the content twice: as text for models, and as structured content for programs.
 fn result(content: &str) -> String {
     let text = quoted(content);
     format!(
@@ -113,7 +113,7 @@ fn result(content: &str) -> String {
     )
 }
 
-/// What `request_key` is asked for, from the message that was recognised as its call. The error is for the caller.
+/// Reads the arguments of `request_key` from a message that was recognised as a call of it. The error is shown to the caller.
 pub fn asked(body: &[u8], policy: &Policy, key: &Key, now: Timestamp) -> Result<Asked, String> {
     let arguments = arguments(body);
     if let Some(name) =
@@ -148,7 +148,7 @@ pub fn asked(body: &[u8], policy: &Policy, key: &Key, now: Timestamp) -> Result<
     })
 }
 
-/// The arguments of a `tools/call` that was read without fault.
+/// The arguments of a `tools/call` that was already checked.
 fn arguments(body: &[u8]) -> BTreeMap<Cow<'_, str>, &RawValue> {
     std::str::from_utf8(body)
         .ok()

@@ -1,8 +1,8 @@
-//! Strict JSON: bytes that two parsers could read in two ways are refused before anyone reads them.
+//! Strict JSON: input that two parsers could read in different ways is refused before anything reads it.
 //!
-//! Refused are: names given twice in one object; in a message also names that decide in other case, because some servers
-//! match names without case; `__proto__`; nesting beyond [`DEPTH_MAX`]; a byte order mark; anything that is not UTF-8;
-//! numbers that do not fit; anything after the value.
+//! Refused are: a name given twice in one object; in a message, a name that the gate relies on if its case differs, because
+//! some servers ignore case; `__proto__`; nesting beyond [`DEPTH_MAX`]; a byte order mark; anything that is not UTF-8;
+//! numbers that are out of range; anything after the value.
 
 mod objects;
 pub(crate) mod write;
@@ -14,14 +14,14 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Deepest nesting of arrays and objects that is accepted.
+/// The deepest nesting of arrays and objects that is accepted.
 pub const DEPTH_MAX: u32 = 64;
 
-/// An object of a message, and the names in it that decide. `Method` is refused even where there is no `method`: a
-/// server that ignores case would obey it. All other names are the tool's own, or the client's.
+/// The names in an object of a message that the gate relies on. `Method` is refused even if there is no `method`,
+/// because a server that ignores case would accept it. All other names belong to the tool or the client.
 type Place = &'static [(&'static str, Inner)];
 
-/// What decides inside of a name's value.
+/// The names that the gate relies on within the value of a name.
 #[derive(Clone, Copy)]
 struct Inner(Place);
 
@@ -46,17 +46,17 @@ const PARAMS: Place = &[
     ("_meta", Inner(&[("io.modelcontextprotocol/protocolVersion", NOTHING)])),
 ];
 
-/// Names an object's prototype in JavaScript: what is under it could be read as the object's own.
+/// Names an object's prototype in JavaScript: its members could be read as the object's own.
 const PROTOTYPE: &str = "__proto__";
 
-/// Why the bytes were refused. Never quotes them: they may hold what must not be logged.
+/// Why the input was refused. It never quotes the input, which may contain what must not be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Not one JSON value in UTF-8.
     Syntax,
     /// A name is given twice in one object.
     DuplicateName,
-    /// A name that decides is written in other case.
+    /// A name that the gate relies on is written in different case.
     AmbiguousName,
     /// A name is `__proto__`.
     Prototype,
@@ -83,7 +83,7 @@ pub fn check(bytes: &[u8]) -> Result<(), Fault> {
     check_place(bytes, NOTHING.0)
 }
 
-/// Checks that `bytes` are one JSON-RPC message, or whatever else, that every server reads alike.
+/// Like [`check`], and also checks the case of the names in a JSON-RPC message that the gate relies on.
 pub fn check_message(bytes: &[u8]) -> Result<(), Fault> {
     check_place(bytes, MESSAGE)
 }
@@ -176,7 +176,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// True if an object gives each of these names at most once, and none of them in other case.
+/// True if an object gives each of these names at most once, and none of them in different case.
 pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
     struct Once<'n>(&'n [&'n str]);
 
@@ -205,7 +205,7 @@ pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
     de::Deserializer::deserialize_map(&mut json, Once(names)).unwrap_or(false)
 }
 
-/// A name, borrowed from the input where it holds no escapes.
+/// A name, borrowed from the input if it has no escapes.
 struct Name<'de>(Cow<'de, str>);
 
 impl<'de> de::Deserialize<'de> for Name<'de> {
@@ -232,8 +232,8 @@ impl<'de> de::Deserialize<'de> for Name<'de> {
     }
 }
 
-/// A text as a server that ignores case would see it, also one that knows letters outside ASCII which fold into it (Go's
-/// standard parser does), and fullwidth forms.
+/// A text as a server that ignores case reads it. This includes letters outside ASCII that fold into ASCII, as Go's standard
+/// parser does, and fullwidth forms.
 pub(crate) fn fold(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         return text;
@@ -250,7 +250,7 @@ pub(crate) fn fold(text: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(|letter| fold(letter).to_ascii_lowercase()).collect())
 }
 
-/// True if a server that ignores case would take the one name for the other.
+/// True if a server that ignores case would read the two names as the same.
 pub(crate) fn is_same_folded(own: &str, name: &str) -> bool {
     if name.is_ascii() {
         return own.eq_ignore_ascii_case(name);
@@ -258,16 +258,16 @@ pub(crate) fn is_same_folded(own: &str, name: &str) -> bool {
     fold(Cow::Borrowed(own)) == fold(Cow::Borrowed(name))
 }
 
-/// For `#[serde(deserialize_with)]`: a field that is there is `Some`, also where it is `null`. An absent `id` and an
-/// `id` of null are different things.
+/// For `#[serde(deserialize_with)]`: a field that is present is `Some`, even if it is `null`. An absent `id` and a null `id`
+/// have different meanings.
 pub(crate) fn present<'de, D: de::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'de RawValue>, D::Error> {
     de::Deserialize::deserialize(deserializer).map(Some)
 }
 
-/// Reads one JSON value whose structs are objects. Every reader here is of text, not of bytes: serde_json has a parser of
-/// its own for either.
+/// Reads one JSON value; structs are read from objects only. All readers here take text, because serde_json has a separate
+/// parser for bytes, which would enlarge the filter.
 pub fn read<'m, T: de::Deserialize<'m>>(bytes: &'m [u8]) -> Result<T, serde_json::Error> {
     let text = str::from_utf8(bytes).map_err(de::Error::custom)?;
     read_text(text)
@@ -284,7 +284,7 @@ pub(crate) fn object<'m, T: de::Deserialize<'m>>(text: &'m str) -> Option<T> {
     read_text(text).ok()
 }
 
-/// Where `part`, a slice of `whole`, begins in it.
+/// The offset of `part` in `whole`; `None` if `part` is not a slice of it.
 pub(crate) fn offset_in(whole: &[u8], part: &str) -> Option<usize> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     (start.checked_add(part.len())? <= whole.len()).then_some(start)

@@ -1,4 +1,4 @@
-//! A key record, shaped for deciding.
+//! A key record, prepared for decisions.
 
 use crate::limit::LimitRule;
 use protocol::key::{Concurrency, Grant, KeyRecord, KeyState};
@@ -8,27 +8,27 @@ use sha2::{Digest, Sha256};
 /// A key that the ledger knows.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// What the ledger said.
+    /// The ledger's record.
     pub record: KeyRecord,
-    /// Stands for the key's id in packed windows, or for its parent's, with which it shares them. 64 bits of SHA-256: a
-    /// key can't be made to collide with another's, because ids are chosen by the ledger.
+    /// Identifies the key in packed windows; a child key has its parent's, so that both share their windows. It is 64 bits of
+    /// SHA-256. Nobody can make two keys collide, because the ledger chooses the ids.
     pub fingerprint: u64,
-    /// Stands for the tenant's id in packed leases, in the same way.
+    /// Identifies the tenant in packed leases, in the same way.
     pub tenant: u64,
     /// The key's own limits, and those of its parent.
     pub limits: Box<[LimitRule]>,
-    /// What it and its parent may have under way on one worker, where that is said of them.
+    /// How much it and its parent may have under way on one worker, if their records say so.
     pub concurrency: Option<Concurrency>,
-    /// Its scopes as an upstream is told them, unless there is just the one.
+    /// The scopes as the upstream gets them; `None` if there is exactly one, which is then used directly.
     scopes: Option<Box<str>>,
 }
 
 impl Key {
-    /// Shapes a record. Limits out of bounds are taken at the nearest bound, which is never looser than a day.
+    /// Prepares a record. A limit that is out of bounds is set to the nearest bound; its window is never longer than a day.
     pub fn new(mut record: KeyRecord) -> Key {
         let limits = match &record.parent {
             None => rules("own", &record.limits).into(),
-            // What many children do together is no more than their parent may do; each has windows of its own beside.
+            // All children together may do no more than their parent; each child's own limits have separate windows.
             Some(parent) => {
                 let subject = format!("own of {}", record.key_id);
                 [rules("own", &parent.limits), rules(&subject, &record.limits)].concat().into()
@@ -36,7 +36,7 @@ impl Key {
         };
         let own =
             fingerprint(record.parent.as_ref().map_or(&record.key_id, |parent| &parent.key_id).as_str());
-        // A worker holds many keys, and what was read from JSON has room to spare.
+        // A worker holds many keys, and collections read from JSON have spare capacity.
         record.scopes.shrink_to_fit();
         record.limits.shrink_to_fit();
         for held_to in [&mut record.services, &mut record.tools, &mut record.resources].into_iter().flatten()
@@ -57,12 +57,12 @@ impl Key {
         }
     }
 
-    /// Whose windows it counts in: its own, or its parent's.
+    /// The key whose windows count its requests: itself, or its parent.
     pub fn counted_as(&self) -> &KeyId {
         self.record.parent.as_ref().map_or(&self.record.key_id, |parent| &parent.key_id)
     }
 
-    /// The headers that tell an upstream who asks.
+    /// The headers that tell the upstream who sent the request.
     pub fn identity(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let record = &self.record;
         let scopes = self.scopes.as_deref().or(record.scopes.first().map(String::as_str)).unwrap_or_default();
@@ -91,7 +91,7 @@ pub(crate) fn record(key_id: &str, tenant_id: &str) -> KeyRecord {
     .unwrap()
 }
 
-/// Stands for an id in shared data.
+/// The fingerprint of an id, which identifies it in shared data.
 pub fn fingerprint(id: &str) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id).into();
     let [a, b, c, d, e, f, g, h, ..] = digest;
@@ -106,7 +106,7 @@ fn rules(subject: &str, limits: &[Limit]) -> Vec<LimitRule> {
             window_seconds: limit.window_seconds.clamp(1, Limit::WINDOW_SECONDS_MAX),
         };
         match rules.iter_mut().find(|rule| rule.limit.window_seconds == limit.window_seconds) {
-            // Asked twice, one window would count each request twice.
+            // If one request asked a window twice, it would be counted twice.
             Some(rule) => rule.limit.permits = rule.limit.permits.min(limit.permits),
             None => rules.push(LimitRule::new(subject, limit)),
         }
@@ -114,7 +114,7 @@ fn rules(subject: &str, limits: &[Limit]) -> Vec<LimitRule> {
     rules
 }
 
-/// True if something is not held to names at all, or to this one at `now`.
+/// True if there is no list of grants, or if it grants this name at `now`.
 pub(crate) fn grants(held_to: Option<&[Grant]>, name: &str, now: Timestamp) -> bool {
     held_to.is_none_or(|grants| {
         grants.iter().any(|grant| grant.name == name && grant.expires_at.is_none_or(|end| now < end))

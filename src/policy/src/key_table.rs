@@ -1,4 +1,4 @@
-//! A worker's table of key records. Only keys that the ledger knows are in it, and it is bounded.
+//! A worker's cache of key records. It is bounded and contains only keys that the ledger knows.
 
 use crate::Key;
 use crate::window::Monotonic;
@@ -8,37 +8,37 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-/// Where the table is full, this part of it goes at once: looking for what goes takes as long as the table is large.
+/// A full table drops one entry in `SWEPT_PART` at once, because a sweep takes time in proportion to the table's size.
 const SWEPT_PART: usize = 8;
 
-/// Whose records may be out of date.
+/// The keys and tenants whose records may be out of date.
 #[derive(Debug, Default)]
 pub struct Changed {
-    /// These keys, and those that they asked for.
+    /// These keys, and the keys that were issued to them.
     pub keys: HashSet<KeyId>,
-    /// These tenants.
+    /// All keys of these tenants.
     pub tenants: HashSet<TenantId>,
 }
 
 struct Entry {
     key: Arc<Key>,
     fetched: Monotonic,
-    /// Found since the last sweep.
+    /// The record was found at least once since the last sweep.
     used: bool,
 }
 
-/// Records by hash.
+/// Key records by hash.
 pub struct KeyTable {
     entries: Entries,
     most: usize,
-    /// Where the next sweep begins, so that it is not the same keys that always go first.
+    /// The position at which the next sweep begins. It moves on, so that not always the same keys are dropped first.
     hand: usize,
 }
 
 type Entries = HashMap<KeyHash, Entry, BuildHasherDefault<FirstBytes>>;
 
-/// Takes the first bytes of a key's hash, which is as good a hash as any: nobody can choose keys that collide, because
-/// only keys that the ledger made are in the table.
+/// Takes the first bytes of a key's SHA-256 as its hash. Nobody can choose keys that collide, because the table contains
+/// only keys that the ledger made.
 #[derive(Default)]
 struct FirstBytes(u64);
 
@@ -53,18 +53,18 @@ impl Hasher for FirstBytes {
         }
     }
 
-    // The length of an array; says nothing.
+    // Called with the length of the array, which is the same for every key.
     fn write_usize(&mut self, _: usize) {}
 }
 
 impl KeyTable {
-    /// A table of no more than `most` records.
+    /// An empty table for at most `most` records.
     pub fn new(most: usize) -> KeyTable {
         KeyTable { entries: Entries::default(), most, hand: 0 }
     }
 
-    /// The record, if it is not older than `stale_ms`. Hearing from the change feed at `confirmed` renews all of
-    /// them: whatever had changed until then was dropped.
+    /// The record, if it is not older than `stale_ms`. An answer of the change feed at `confirmed` renews all records, because
+    /// every record that had changed by then was dropped.
     pub fn find(
         &mut self,
         hash: &KeyHash,
@@ -78,7 +78,7 @@ impl KeyTable {
         (now.0.saturating_sub(as_of) <= stale_ms).then(|| entry.key.clone())
     }
 
-    /// Keeps a record. Returns by how many the table grew.
+    /// Stores a record. Returns the change in the number of records; a sweep makes it negative.
     pub fn insert(&mut self, hash: KeyHash, key: Arc<Key>, fetched: Monotonic) -> i64 {
         if let Some(entry) = self.entries.get_mut(&hash) {
             entry.key = key;
@@ -93,7 +93,7 @@ impl KeyTable {
         self.count().saturating_sub(before)
     }
 
-    /// Drops every record of what changed. One look through the table, however much that is.
+    /// Drops every record that may have changed, in one pass. Returns the change in the number of records.
     pub fn drop_changed(&mut self, changed: &Changed) -> i64 {
         if changed.keys.is_empty() && changed.tenants.is_empty() {
             return 0;
@@ -106,7 +106,7 @@ impl KeyTable {
         })
     }
 
-    /// Drops every record.
+    /// Drops every record. Returns the change in the number of records.
     pub fn clear(&mut self) -> i64 {
         self.drop_where(|_| true)
     }
@@ -117,7 +117,7 @@ impl KeyTable {
         self.count().saturating_sub(before)
     }
 
-    /// Makes room: an eighth goes, first of what was not found since the last sweep, and only then of the rest.
+    /// Drops an eighth of the records: first those not found since the last sweep, then others if these are too few.
     fn sweep(&mut self) {
         let part = self.most.div_ceil(SWEPT_PART);
         let mut left = part;
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_full_table_gives_up_an_eighth_and_no_key_that_is_in_use() {
         let mut table = full();
-        // Half of them, and then all but four: fewer than go at once.
+        // Half of the keys are in use, then all but four. Four is fewer than a sweep drops.
         for in_use in [0..32, 4..64] {
             let mut table = full();
             assert!(in_use.clone().all(|n| find(&mut table, n)));
@@ -197,7 +197,7 @@ mod tests {
             assert_eq!(kept, in_use.len() - PART.saturating_sub(spare));
             assert!(find(&mut table, 100));
         }
-        // It grows to its bound again before anything else goes.
+        // The table fills up again before the next sweep.
         assert_eq!(add(&mut table, 100), 1 - 8);
         assert!((101..108).all(|n| add(&mut table, n) == 1));
         assert_eq!(add(&mut table, 108), 1 - 8);

@@ -1,11 +1,12 @@
-//! Credits on lease: what one Envoy may spend for its tenants without asking, and what it owes the ledger to say.
+//! Leases of credits: what one Envoy may spend for its tenants without a call each, and how it accounts for that to the
+//! ledger.
 //!
-//! All leases of a tenant are one `Purse`; purses live in shared data, several in one value, changed by
-//! compare-and-swap. A purse knows how fast it is spent, and asks for its next lease while the last still has some. What
-//! was spent is accounted for from the purse itself, so that it survives the VM that spent it.
+//! All leases of a tenant form one `Purse`. Purses live in shared data, several in one value, and are changed by
+//! compare-and-swap. A purse measures its rate of spending and asks for the next lease before the current one is used up.
+//! Statements are made from the purse itself, so that they survive the VM that spent the credits.
 //!
-//! Nothing is spent from a lease after its deadline, or after it was closed; so the ledger may give away again what a
-//! closing account leaves, and a hundred Envoys can't spend a credit twice.
+//! Nothing is spent from a lease after its deadline or after it is closed. So the ledger may reuse what a closing
+//! statement leaves, and even a hundred Envoys can't spend the same credit twice.
 
 mod layout;
 
@@ -14,64 +15,63 @@ use crate::window::Monotonic;
 use protocol::Credits;
 use std::num::NonZeroU64;
 
-/// Number of values that hold purses. Fixed, so that an Envoy's shared data is bounded.
+/// The number of values that hold purses. It is fixed, so that the shared data of an Envoy is bounded.
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(4096).unwrap();
-/// How long a purse may rest before its leases go back.
+/// After this long without spending, a purse returns its leases.
 pub const IDLE_MS: u64 = 5_000;
-/// How often spending is accounted for.
+/// The interval between statements.
 pub const ACCOUNT_MS: u64 = 2_000;
 
-/// A lease is to last so long at the rate of now; so refills cost a call in some seconds, whatever the load.
+/// A lease should last this long at the current rate. So refills cost one call in a few seconds, whatever the load.
 const LASTS_SECONDS: u64 = 2;
-/// Calls that a lease is for at least.
+/// A lease covers at least this many calls.
 const CALLS_MIN: u64 = 16;
-/// A tenant that calls less often than this within a second or two reserves exactly: a lease would lie about.
+/// A tenant with fewer calls than this within a second or two reserves exactly: the credits of a lease would stay unused.
 const CALLS_TO_LEASE: u64 = 4;
-/// A purse without leases is forgotten after this.
+/// A purse without leases is dropped after this time.
 const FORGET_MS: u64 = 2_000;
-/// After so long an ask is taken for lost.
+/// An ask without an answer is given up after this time.
 const ASK_MS: u64 = 3_000;
 /// How long calls reserve exactly after the ledger had nothing to lease.
 const DRY_MS: u64 = 1_000;
-/// An account that is not acknowledged is sent again after this.
+/// A statement that is not acknowledged is sent again after this time.
 const RESEND_MS: u64 = 1_000;
-/// How long a closed lease takes refunds of calls that still ran, and how many such leases a purse remembers.
+/// How long a closed lease accepts refunds of calls that were still running, and how many such leases a purse keeps.
 const CLOSED_MS: u64 = 600_000;
 const CLOSED_MAX: usize = 4;
-/// A purse with so many leases that the ledger has not been heard on asks for no more.
+/// A purse with this many leases asks for no more until the ledger acknowledges some.
 const LEASES_MAX: usize = 32;
 /// A lease is renewed when less than this is left of its time.
 const RENEW_MS: u64 = 15_000;
-/// Spending stops so long before the deadline, for clocks that drift.
+/// Spending stops this long before the deadline, because clocks drift.
 const MARGIN_MS: u64 = 1_000;
 
-/// The value that holds a tenant's purse.
+/// The slot of a tenant's purse.
 pub fn slot(tenant: u64) -> u16 {
     u16::try_from(tenant % SLOTS).unwrap_or(0)
 }
 
-/// Name of a value of purses. The number is the layout's version.
+/// The name of the value of a slot. The number in it is the version of the layout.
 pub fn name(slot: u16) -> String {
     format!("agentrelay/lease/1/{slot}")
 }
 
-/// One lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
     id: u128,
     granted: u64,
-    /// Net of calls that failed.
+    /// Refunds of failed calls are subtracted.
     spent: u64,
-    /// What the last account said, and its revision; zero if there was none.
+    /// What the last statement said, and its revision; both are zero before the first statement.
     told: u64,
     revision: u64,
-    /// The revision that the ledger has acknowledged.
+    /// The last revision that the ledger acknowledged.
     known: u64,
-    /// When the last account was sent.
+    /// When the last statement was sent.
     sent_ms: u64,
-    /// Nothing is spent from it after this.
+    /// Nothing is spent after this.
     deadline_ms: u64,
-    /// When it was closed; zero while it is open.
+    /// When the lease was closed; zero while it is open.
     closed_ms: u64,
 }
 
@@ -79,12 +79,12 @@ struct Lease {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Purse {
     tenant: u64,
-    /// The lease asked for and the time when the ask is given up; zero if none is.
+    /// The id of the lease that was asked for, and the time when the ask is given up; both are zero if none is pending.
     asked: u128,
     asked_until_ms: u64,
-    /// Until then the ledger has nothing to lease.
+    /// The ledger has nothing to lease before this time.
     dry_until_ms: u64,
-    /// The second of the last spending, and what was spent in it and in the one before.
+    /// The second of the last spending, the credits spent in it, and those spent in the second before.
     second: u64,
     this: u64,
     last: u64,
@@ -92,34 +92,34 @@ struct Purse {
     leases: Vec<Lease>,
 }
 
-/// What became of an attempt to spend.
+/// The result of an attempt to spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spent {
-    /// The tenant had no purse here yet.
+    /// The tenant had no purse here before.
     pub is_new: bool,
-    /// The lease that paid; `None` if none can, and the call must reserve exactly.
+    /// The lease that paid; `None` if none could, and the call must reserve exactly.
     pub lease: Option<u128>,
-    /// So many credits are to be asked for, as a lease with the request's own id.
+    /// Ask the ledger for a lease of this many credits, with the request's own id.
     pub ask: Option<Credits>,
 }
 
-/// One account to send.
+/// One statement to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statement {
-    /// Whose purse.
+    /// The fingerprint of the purse's tenant.
     pub tenant: u64,
     /// The lease.
     pub lease: u128,
-    /// Grows with each account of the lease.
+    /// Grows with each statement of the lease.
     pub revision: u64,
-    /// All that was spent, net.
+    /// All credits spent so far; refunds are subtracted.
     pub spent: u64,
     /// Nothing more will be spent.
     pub closed: bool,
 }
 
-/// Spends `price` for one call of a tenant, if a lease has it. `request` is the request's id: it names the next lease, if
-/// one is to be asked for.
+/// Spends `price` for one call of a tenant, if a lease has enough credits. `request` is the request's id. If another lease
+/// is to be asked for, it gets this id.
 pub fn spend(
     value: &[u8],
     tenant: u64,
@@ -134,12 +134,12 @@ pub fn spend(
     })
 }
 
-/// Gives back what a call was charged too much. False if there is no lease left that could take it.
+/// Returns credits that a call was charged too much. False if no lease is left that can take them.
 pub fn refund(value: &[u8], tenant: u64, lease: u128, credits: Credits) -> Result<(Vec<u8>, bool), Corrupt> {
     change(value, tenant, |purse| purse.refund(lease, credits.get()))
 }
 
-/// The ledger gave a lease, good until `deadline`; of no credits if it has none to share out.
+/// The ledger granted a lease until `deadline`. No credits means that it has none to lease.
 pub fn granted(
     value: &[u8],
     tenant: u64,
@@ -151,7 +151,7 @@ pub fn granted(
     change(value, tenant, |purse| purse.granted(lease, credits.get(), deadline, now)).map(|(next, ())| next)
 }
 
-/// The ledger has this account, and the lease is good until `deadline`; or the lease has ended there.
+/// The ledger acknowledged this statement: the lease is valid until `deadline`, or it has ended at the ledger.
 pub fn acknowledged(
     value: &[u8],
     account: &Statement,
@@ -161,7 +161,7 @@ pub fn acknowledged(
     change(value, account.tenant, |purse| purse.acknowledged(account, deadline, now)).map(|(next, ())| next)
 }
 
-/// The ledger calls back what a tenant has on lease.
+/// The ledger recalls the leases of a tenant.
 pub fn recalled(value: &[u8], tenant: u64, now: Monotonic) -> Result<Vec<u8>, Corrupt> {
     let mut purses = layout::read(value)?;
     if let Some(purse) = purses.iter_mut().find(|purse| purse.tenant == tenant) {
@@ -170,8 +170,7 @@ pub fn recalled(value: &[u8], tenant: u64, now: Monotonic) -> Result<Vec<u8>, Co
     Ok(layout::write(&purses))
 }
 
-/// What is due to be said of the purses of one value, and the value once it is said. Purses of which nothing is left are
-/// dropped.
+/// The statements that are due for the purses of one value, and the value after they are sent. Empty purses are dropped.
 pub fn due(value: &[u8], now: Monotonic) -> Result<(Vec<u8>, Vec<Statement>), Corrupt> {
     let mut purses = layout::read(value)?;
     let mut accounts = Vec::new();
@@ -192,7 +191,7 @@ fn change<A>(
         purses.push(Purse { tenant, ..Purse::default() });
         purses.len().saturating_sub(1)
     });
-    // Found, or pushed just now.
+    // The purse exists: it was found or pushed above.
     let purse = purses.get_mut(place).ok_or(Corrupt)?;
     let answer = change(purse);
     Ok((layout::write(&purses), answer))
@@ -211,15 +210,15 @@ impl Purse {
         self.last_spent_ms = now.0.max(1);
         let place = self.leases.iter().position(|lease| lease.left(now) >= price)?;
         let (passed, rest) = self.leases.split_at_mut(place);
-        // What is left in those is too little for this call, perhaps for all to come: it goes back, lest they add up
-        // to as many leases as the ledger lends.
+        // These leases have too little left for this call, and perhaps for all later calls. They are closed, because otherwise
+        // they would add up to the number of leases that the ledger allows.
         passed.iter_mut().for_each(|lease| lease.close(now));
         let lease = rest.first_mut()?;
         lease.spent = lease.spent.saturating_add(price);
         Some(lease.id)
     }
 
-    /// What to ask for now, if it is time.
+    /// The credits to ask for, if another lease is needed now.
     fn ask(&mut self, price: u64, request: u128, now: Monotonic) -> Option<Credits> {
         if now.0 < self.dry_until_ms || now.0 < self.asked_until_ms || self.leases.len() >= LEASES_MAX {
             return None;
@@ -244,7 +243,7 @@ impl Purse {
         Some(credits)
     }
 
-    /// The ask was not answered in time. Should the ledger have heard it, it is told that nothing will be spent.
+    /// Gives up the pending ask. If the ledger received it, a closing statement tells it that nothing will be spent.
     fn abandon(&mut self, now: Monotonic) {
         let id = std::mem::take(&mut self.asked);
         self.leases.push(Lease { closed_ms: now.0.max(1), ..Lease::new(id, 0, now) });
@@ -255,7 +254,7 @@ impl Purse {
         let takes = |lease: &&mut Lease| lease.spent >= credits;
         let place = match self.leases.iter().position(|lease| lease.id == id) {
             Some(place) => self.leases.get_mut(place).filter(takes),
-            // Its lease is long over; another one of the tenant can pay it back.
+            // That lease was dropped long ago; another lease of the tenant takes the refund.
             None => self.leases.iter_mut().rev().find(takes),
         };
         let Some(lease) = place else { return false };
@@ -274,7 +273,7 @@ impl Purse {
             }
         } else if let Some(lease) = self.leases.iter_mut().find(|lease| lease.id == id && lease.granted == 0)
         {
-            // Given up before the answer came: what it holds is not spent, and goes back with the next account.
+            // The ask was given up before this answer. Nothing is spent from the lease; the next statement returns it.
             lease.granted = credits;
         }
     }
@@ -292,7 +291,7 @@ impl Purse {
     fn recalled(&mut self, now: Monotonic) {
         self.dry_until_ms = now.0.saturating_add(DRY_MS);
         if self.asked != 0 {
-            // What is on its way is wanted back too.
+            // The lease that was asked for is recalled too.
             self.abandon(now);
             self.asked_until_ms = 0;
         }
@@ -328,7 +327,7 @@ impl Purse {
         self.forget_closed();
     }
 
-    /// Keeps only the newest of those that the ledger knows to be closed.
+    /// Keeps only the newest of the leases that the ledger knows to be closed.
     fn forget_closed(&mut self) {
         let is_over = |lease: &Lease| lease.closed_ms != 0 && lease.is_settled();
         let over = self.leases.iter().filter(|lease| is_over(lease)).count();
@@ -361,7 +360,7 @@ impl Lease {
         }
     }
 
-    /// What can still be spent from it.
+    /// The credits that can still be spent.
     fn left(&self, now: Monotonic) -> u64 {
         let is_open = self.closed_ms == 0 && now.0.saturating_add(MARGIN_MS) < self.deadline_ms;
         if is_open { self.granted.saturating_sub(self.spent) } else { 0 }
@@ -370,12 +369,12 @@ impl Lease {
     fn close(&mut self, now: Monotonic) {
         if self.closed_ms == 0 {
             self.closed_ms = now.0.max(1);
-            // Whatever was said last did not say that it is closed.
+            // No statement so far said that the lease is closed, so another one is due.
             self.told = u64::MAX;
         }
     }
 
-    /// True if the ledger knows all that there is to say.
+    /// True if the ledger has acknowledged the current state.
     fn is_settled(&self) -> bool {
         self.told == self.spent && self.known == self.revision && self.revision > 0
     }

@@ -1,8 +1,8 @@
-//! What AgentRelay decides: who may do what, how often and at what price.
+//! The decisions of AgentRelay: who may do what, how often and at what price.
 //!
-//! Pure. No IO, no clock, no randomness, no logging, and no word of Envoy: the filter carries events in and effects
-//! out. Reading order: [`Policy`] is the parsed document, [`exchange`] the state machine of one HTTP exchange, and
-//! each other module one question that the exchange asks.
+//! This crate is pure: no IO, no clock, no randomness, no logging, and it does not depend on Envoy. The filter passes
+//! events in and carries out the effects. Reading order: [`Policy`] is the parsed document, [`exchange`] is the state
+//! machine of one HTTP exchange, and each other module answers one question that the exchange asks.
 //!
 //! ```
 //! let policy = policy::Policy::from_json(br#"{

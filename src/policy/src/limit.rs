@@ -1,24 +1,24 @@
-//! A limit and what identifies its windows.
+//! A limit, and the id of its windows.
 
 use protocol::key::Limit;
 use sha2::{Digest, Sha256};
 
-/// A limit.
+/// A limit, with the way it is enforced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitRule {
-    /// Tells this limit's windows from a key's other windows. The number of permits is not part of it, so that a
-    /// changed number keeps what was counted.
+    /// Distinguishes this limit's windows from other windows of a key. It does not depend on the number of permits, so that
+    /// what was counted stays when this number changes.
     pub id: u32,
-    /// The rule.
+    /// The permits and the length of the window.
     pub limit: Limit,
-    /// Counted and audited, not enforced.
+    /// It is counted and audited, but not enforced.
     pub shadow: bool,
-    /// All Envoys together give no more than its permits; otherwise each Envoy gives as many.
+    /// If true, all Envoys together give at most its permits; otherwise each Envoy gives as many.
     pub global: bool,
 }
 
 impl LimitRule {
-    /// A limit on one subject (`key`, or a tool's name), enforced and each Envoy's own. A hash of both identifies its windows.
+    /// An enforced limit of each Envoy on one subject (`key` or a tool's path). The id is a hash of the subject and the window.
     pub(crate) fn new(subject: &str, limit: Limit) -> LimitRule {
         let mut hash = Sha256::new();
         hash.update(subject.as_bytes());

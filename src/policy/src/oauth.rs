@@ -1,6 +1,6 @@
-//! RFC 9728: telling clients where a service's credentials come from, if the operator names a place.
+//! RFC 9728: tells clients where to get credentials for a service, if the operator configures it.
 //!
-//! Without one nothing is said, because clients would start a flow that can't finish.
+//! Without that configuration nothing is published, because clients would start a flow that can't finish.
 
 use crate::json::write::{array, object, quoted};
 use std::collections::BTreeSet;
@@ -10,16 +10,16 @@ const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// What is published about one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metadata {
-    /// The path at which it is served.
+    /// The path at which the document is served.
     pub path: String,
-    /// The URL of the same, for challenges.
+    /// The URL of the document, for challenges.
     pub url: String,
-    /// The document, JSON.
+    /// The document as JSON.
     pub document: String,
 }
 
 impl Metadata {
-    /// Metadata of the service that clients know by the URL `resource`. `None` if that is no absolute URL.
+    /// The metadata of the service that clients know by the URL `resource`. `None` if that is not an absolute URL.
     pub fn new(
         resource: &str,
         authorization_servers: &[String],
@@ -42,7 +42,7 @@ impl Metadata {
         Some(Metadata { url: format!("{scheme}{authority}{path}"), path, document })
     }
 
-    /// A challenge of RFC 6750 that also says where this document is.
+    /// The challenge of RFC 6750, extended by the URL of this document.
     pub fn challenge(&self, challenge: &str) -> String {
         let separator = if challenge.contains(' ') { ", " } else { " " };
         format!("{challenge}{separator}resource_metadata=\"{}\"", self.url)

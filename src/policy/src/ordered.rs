@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-/// Puts `item` behind all that are not greater, so that equal ones stay as they came. Where a list is a policy's or an
-/// answer's handful, this does for a sort: the standard library's is 4 KB of the filter for each type sorted.
+/// Inserts `item` after all items that are not greater, so that equal items keep their order. This replaces a sort for short
+/// lists: the standard library's sort adds 4 KB to the filter for each type.
 pub(crate) fn insert<T>(items: &mut Vec<T>, item: T, compare: impl Fn(&T, &T) -> Ordering) {
     let place = items.partition_point(|other| compare(other, &item).is_le());
     items.insert(place, item);

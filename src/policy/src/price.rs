@@ -1,4 +1,4 @@
-//! What a call costs. Integers only; nothing here can round.
+//! What a call costs. All values are integers, so nothing is rounded.
 
 use crate::document::{OnLedgerOutage, Reserve, Times};
 use protocol::Credits;
@@ -6,21 +6,21 @@ use protocol::Credits;
 /// A tool's price.
 #[derive(Debug, Clone)]
 pub struct Price {
-    /// The base, at least 1.
+    /// The base price, at least 1.
     pub credits: Credits,
-    /// What multiplies it.
+    /// The factor on the base price, if there is one.
     pub times: Option<Times>,
-    /// How credits are set aside.
+    /// How credits are reserved.
     pub reserve: Reserve,
-    /// What becomes of a call while the ledger does not answer.
+    /// What happens to a call while the ledger does not answer.
     pub on_ledger_outage: OnLedgerOutage,
-    /// The upstream may say in `_meta` what a call cost.
+    /// The upstream may report the cost of a call in `_meta`.
     pub upstream_cost: bool,
-    /// How much more than the price that may be.
+    /// How much the reported cost may exceed the price.
     pub overrun_credits_max: Credits,
 }
 
-/// The argument has a value that the price table does not know. Answers name the ones it does.
+/// The argument has a value that is not in the price table. Refusals list the values that are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownValue {
     /// The argument.
@@ -30,13 +30,13 @@ pub struct UnknownValue {
 }
 
 impl Price {
-    /// The price of a call whose pricing argument has this value (`None`: absent).
+    /// The price of a call whose pricing argument has this value; `None` if the argument is absent.
     pub fn of(&self, value: Option<&str>) -> Result<Credits, UnknownValue> {
         let Some(times) = &self.times else { return Ok(self.credits) };
         times
             .values
             .get(value.unwrap_or(&times.default))
-            // Overflow was ruled out when the policy was parsed.
+            // Overflow was excluded when the policy was parsed.
             .and_then(|factor| self.credits.checked_mul(u64::from(*factor)))
             .ok_or_else(|| UnknownValue {
                 argument: times.argument.clone(),
@@ -44,9 +44,9 @@ impl Price {
             })
     }
 
-    /// The most that an upstream's word can make of a call with this price; `None` where its word does not count.
+    /// The highest cost that the upstream may report for a call with this price; `None` if its report is ignored.
     pub fn cost_max(&self, price: Credits) -> Option<Credits> {
-        // Overflow was ruled out when the policy was parsed.
+        // Overflow was excluded when the policy was parsed.
         self.upstream_cost.then(|| price.checked_add(self.overrun_credits_max).unwrap_or(price))
     }
 }

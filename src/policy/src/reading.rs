@@ -1,13 +1,13 @@
-//! Prompts and resources: what is read from an MCP service without calling a tool.
+//! Prompts and resources: what clients read from an MCP service without a tool call.
 //!
-//! A policy that names none leaves them to whoever holds the scope of the risk `read_only`. One that names some hides
-//! all others.
+//! If a policy names none, any key with the scope of the risk `read_only` may read all of them. If it names some, all others
+//! are hidden.
 
 use crate::json;
 use crate::ordered;
 use crate::scope::ScopeRule;
 
-/// A prompt or resource, by the name that the client gives it.
+/// A prompt or resource, with the name that the client uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readable {
     /// A prompt by name.
@@ -16,7 +16,7 @@ pub enum Readable {
     Resource(String),
 }
 
-/// Something in a list that a server gives.
+/// An item of a list from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listed<'l> {
     /// A tool by name.
@@ -25,12 +25,12 @@ pub enum Listed<'l> {
     Prompt(&'l str),
     /// A resource by URI.
     Resource(&'l str),
-    /// A template of resources by its URI template.
+    /// A resource template by its URI template.
     Template(&'l str),
 }
 
 impl<'l> Listed<'l> {
-    /// What names it.
+    /// The name or URI.
     pub fn name(self) -> &'l str {
         match self {
             Listed::Tool(name) | Listed::Prompt(name) | Listed::Resource(name) | Listed::Template(name) => {
@@ -40,14 +40,14 @@ impl<'l> Listed<'l> {
     }
 }
 
-/// What each name, or beginning of a name, needs. The longest comes first.
+/// The scopes for each name or prefix of names; the longest come first.
 #[derive(Debug, Default)]
 pub struct Names(Vec<Named>);
 
 #[derive(Debug)]
 struct Named {
     pattern: Pattern,
-    /// The same as the most lenient server reads it; see [`lenient`].
+    /// The same pattern as the most lenient server reads it; see [`lenient`].
     lenient: Pattern,
     rule: ScopeRule,
 }
@@ -59,7 +59,7 @@ enum Pattern {
 }
 
 impl Names {
-    /// Names as the policy writes them; one that ends in `*` stands for all that begin so.
+    /// The names as the policy writes them. A name that ends in `*` covers all names with that prefix.
     pub fn new(names: impl IntoIterator<Item = (String, ScopeRule)>) -> Names {
         let rank = |named: &Named| match &named.pattern {
             Pattern::Exactly(_) => (0, 0),
@@ -79,13 +79,13 @@ impl Names {
         Names(ranked)
     }
 
-    /// What the prompt of this name needs; `None` if the policy does not name it.
+    /// The scopes for the prompt of this name; `None` if the policy does not name it.
     pub fn prompt(&self, name: &str) -> Option<&ScopeRule> {
         Some(&self.0.iter().find(|named| named.pattern.covers(name))?.rule)
     }
 
-    /// What the resource of this URI needs; `None` if the policy does not name it, or if some servers resolve the URI to
-    /// one that the policy names otherwise.
+    /// The scopes for the resource of this URI. `None` if the policy does not name it, or if some servers resolve the URI to one
+    /// for which the policy has another rule.
     pub fn resource(&self, uri: &str) -> Option<&ScopeRule> {
         let own = self.0.iter().find(|named| named.pattern.covers(uri))?;
         let Pattern::Beginning(beginning) = &own.pattern else { return Some(&own.rule) };
@@ -96,7 +96,7 @@ impl Names {
             read.is_some_and(|read| read.lenient == own.lenient)
         };
         let whole = lenient(uri);
-        // Without query and fragment, unless the policy itself names resources by them.
+        // Without query and fragment, unless the policy itself uses these in names of resources.
         let path = match uri.split_once(['?', '#']) {
             Some((path, _)) if !beginning.contains(['?', '#']) => lenient(path),
             _ => whole.clone(),
@@ -115,22 +115,22 @@ impl Pattern {
     }
 }
 
-/// True for what some parsers of URIs and paths take out: blanks, control characters, and what can't be seen.
+/// True for characters that some parsers of URIs and paths remove: blanks, control characters and invisible characters.
 pub(crate) fn is_blank(letter: char) -> bool {
     letter.is_whitespace()
         || letter.is_control()
         || matches!(letter, '\u{AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
 }
 
-/// True if some parsers of URIs would read another one than is written.
+/// True if some parsers would remove characters from the URI and so read another one.
 pub(crate) fn has_blanks(uri: &str) -> bool {
     uri.chars().any(is_blank)
 }
 
-/// A URI, or its beginning, as the most lenient server resolves it: without case, escapes and blanks, whichever slashes
-/// are written how often, and without what of an authority names no other host (user, usual port).
+/// A URI or its prefix as the most lenient server resolves it: in lower case, without escapes and blanks, with each run of
+/// slashes or backslashes as one slash, and without user and default port, which do not change the host.
 fn lenient(uri: &str) -> String {
-    // Escapes of escapes of escapes: what is still one is read by nobody.
+    // Escapes can be escaped again. No server decodes more rounds than this.
     const ROUNDS: usize = 4;
     let mut text = uri.to_owned();
     for _ in 0..ROUNDS {
@@ -162,7 +162,7 @@ fn lenient(uri: &str) -> String {
     read
 }
 
-/// The text without its percent escapes. `None` if it holds none.
+/// The text with its percent escapes decoded. `None` if it has none.
 fn unescaped(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();

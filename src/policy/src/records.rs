@@ -1,60 +1,60 @@
-//! What is to be told of decisions. Those that money went with are kept apart from the rest, so that no flood of refusals
-//! pushes them out; those without a key that may call are only counted, for anyone makes as many as he likes.
+//! Decisions that wait to be sent to the ledger. Paid decisions have a queue of their own, so that a flood of refusals can't
+//! displace them. Decisions without an active key are only counted, because anyone can cause any number of them.
 //!
-//! Pure: it says what to send and when, and sends nothing.
+//! Pure: this module says what to send and when, and sends nothing itself.
 
 use crate::exchange::Now;
 use protocol::audit::{Counted, Decision, Outcome};
 use protocol::packed::{Row, Subject};
 use std::collections::VecDeque;
 
-/// Paid decisions that wait at most: 10 s of 20,000 in a second, 42 MB.
+/// The most paid decisions that wait: 10 s at 20,000 per second, 42 MB.
 const PAID_MAX: usize = 200_000;
-/// Other decisions on requests with a key that wait at most.
+/// The most other decisions on requests with a key that wait.
 const UNPAID_MAX: usize = 20_000;
-/// Counts that wait at most, but for one of each outcome more: beyond that, the key, service and minute of some are not
-/// told.
+/// The most counts that wait, plus one for each outcome. Further decisions are counted by outcome only, without key, service
+/// and minute.
 const COUNTS_MAX: usize = 256;
-/// Most rows of each queue in one batch: about 100 KiB.
+/// The most rows of each queue in one batch: about 100 KiB.
 const PARCEL_MAX: usize = 1000;
-/// How long decisions wait to be delivered together; twice as long while they are many.
+/// How long decisions wait so that they are sent together; twice as long after a large batch.
 const FLUSH_MS: u64 = 1_000;
-/// So many in one batch are many.
+/// A batch with this many rows is large.
 const BUSY: usize = 200;
-/// With how many subjects of a batch the next one is compared: looking through all would cost more than writing one twice.
+/// How many earlier subjects each new one is compared with. To search all would cost more than to write a subject twice.
 const SUBJECTS_COMPARED: usize = 16;
 const MINUTE_MS: u64 = 60_000;
 
-/// What became of a decision.
+/// What happened to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// It waits, behind others.
+    /// It is queued behind others.
     Queued,
-    /// It waits, the first after a rest.
+    /// It is queued, as the first one.
     First,
-    /// It is counted.
+    /// It is only counted.
     Counted,
-    /// Its queue is full, and it is lost.
+    /// It is lost, because its queue was full.
     Lost {
-        /// Money went with it.
+        /// It was a paid decision.
         paid: bool,
     },
 }
 
-/// Decisions as a batch has them.
+/// Decisions in the form in which a batch has them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parcel {
-    /// What the rows are about.
+    /// The subjects to which rows refer.
     pub subjects: Vec<Subject>,
-    /// One for each decision.
+    /// One row for each decision.
     pub rows: Vec<Row>,
-    /// Decisions without a key that may call.
+    /// Decisions without an active key.
     pub counted: Vec<Counted>,
-    /// Decisions that were lost since the parcel before.
+    /// The number of decisions lost since the last parcel.
     pub lost: u64,
 }
 
-/// What waits to be told.
+/// The decisions that wait to be sent.
 #[derive(Debug, Default)]
 pub struct Records {
     paid: Queue,
@@ -62,17 +62,17 @@ pub struct Records {
     counts: Vec<Counted>,
     /// When the oldest queued decision was made.
     oldest_ms: u64,
-    /// When there was something to count after all had been told.
+    /// When the first of the waiting counts was made.
     counting_since_ms: u64,
-    /// When counts were told, if ever.
+    /// When counts were last sent.
     counts_told_ms: Option<u64>,
-    /// The last batch had many.
+    /// The last batch was large.
     is_busy: bool,
     lost: u64,
 }
 
 impl Records {
-    /// Keeps a decision, or counts it.
+    /// Queues a decision, or counts it.
     pub fn record(&mut self, decision: Decision, now: Now) -> Kept {
         let paid = is_paid(&decision);
         if !paid && (decision.key_id.is_none() || decision.outcome == Outcome::AuthDenied) {
@@ -93,12 +93,12 @@ impl Records {
         Kept::First
     }
 
-    /// How many decisions wait, without those that are counted.
+    /// The number of queued decisions, without those that are only counted.
     pub fn waiting(&self) -> usize {
         self.paid.len.saturating_add(self.unpaid.len)
     }
 
-    /// What to deliver now, if anything is due. With `anyway`, a batch goes in any case and takes along what waits.
+    /// The parcel that is due now, if any. With `anyway`, a batch is sent in any case, and its parcel includes all it can hold.
     pub fn take(&mut self, anyway: bool, now: Now) -> Option<Parcel> {
         let wait_ms = if self.is_busy { FLUSH_MS.saturating_mul(2) } else { FLUSH_MS };
         let is_old = now.monotonic.0 >= self.oldest_ms.saturating_add(wait_ms);
@@ -109,7 +109,7 @@ impl Records {
             return None;
         }
         let mut parcel = self.paid.take();
-        // What was paid comes first, also after a time in which nothing could be told.
+        // Paid decisions come first. The others wait until the queue of paid ones is empty.
         if self.paid.len == 0 {
             parcel.add(self.unpaid.take());
         }
@@ -133,7 +133,7 @@ impl Records {
                 && known.key_id == key_id
                 && known.service == service
         };
-        // The newest last: that is the one most often asked for.
+        // Searched from the newest, which is the most likely match.
         let known = self.counts.iter().rposition(is_same);
         let (known, others) = if known.is_none() && self.counts.len() >= COUNTS_MAX {
             let of_any = |known: &Counted| known.outcome == outcome && known.key_id.is_none();
@@ -154,8 +154,8 @@ impl Records {
         }
     }
 
-    /// Counts of minutes that are over. What comes after a minute of rest is told soon, and the rest of its minute later:
-    /// who sends one request and looks for it need not wait for a minute, and a flood makes one count a minute.
+    /// The counts that are due: those of minutes that are over. After a minute without counts, all are sent soon. So a single
+    /// request shows up within about a second, and a flood causes one count a minute.
     fn due_counts(&mut self, now: Now) -> Vec<Counted> {
         if self.counts.is_empty() {
             return Vec::new();
@@ -173,7 +173,7 @@ impl Records {
     }
 }
 
-/// Money went with it, also if it went back.
+/// True if credits were charged for it, even if they were refunded.
 fn is_paid(decision: &Decision) -> bool {
     !decision.credits.is_zero() || decision.reservation_id.is_some() || decision.lease_id.is_some()
 }
@@ -191,7 +191,7 @@ impl Parcel {
         self.rows.push(row);
     }
 
-    /// Rows of another, behind these.
+    /// Adds the rows of another parcel after these.
     fn add(&mut self, other: Parcel) {
         let before = u32::try_from(self.subjects.len()).unwrap_or(u32::MAX);
         self.subjects.extend(other.subjects);
@@ -201,7 +201,7 @@ impl Parcel {
     }
 }
 
-/// Decisions of one kind, in parcels, the oldest first.
+/// Decisions of one kind, in parcels, oldest first.
 #[derive(Debug, Default)]
 struct Queue {
     parcels: VecDeque<Parcel>,

@@ -1,4 +1,4 @@
-//! The policy in force: parsed, checked as a whole, and shaped for deciding. There is no invalid [`Policy`].
+//! The policy in force: parsed, checked as a whole, and shaped for decisions. There is no invalid [`Policy`].
 
 use crate::document::{self, Invalid, Refusals};
 use crate::http::{self, Router};
@@ -15,36 +15,36 @@ use protocol::session::SessionSecret;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// The largest body of an MCP message that a service accepts unless it says less; Envoy's own buffer ends there.
+/// The largest body of an MCP message, unless a service sets a lower bound. Envoy's own buffer has the same size.
 pub const BODY_BYTES_MAX: u32 = 1 << 20;
 
-/// Everything that decides a request, at one version.
+/// All rules that decide requests, at one version.
 #[derive(Debug)]
 pub struct Policy {
     version: PolicyVersion,
-    /// How long a filter trusts a key record without hearing from the ledger, in seconds.
+    /// How many seconds a filter may use a key record without an answer from the ledger.
     pub key_stale_seconds: u32,
-    /// How long a reservation stays pending unless renewed, in seconds.
+    /// How many seconds a reservation stays pending unless it is renewed.
     pub reservation_ttl_seconds: u32,
     tiers: BTreeMap<String, Tier>,
     services: Vec<Service>,
-    /// What binds sessions, oldest first. No part of the document: it comes beside it.
+    /// The secrets that bind sessions, oldest first. They are not part of the policy document; the ledger sends them with it.
     pub session_secrets: Vec<SessionSecret>,
 }
 
-/// A plan.
+/// A plan of a tenant.
 #[derive(Debug)]
 pub struct Tier {
     /// Its name.
     pub name: String,
-    /// A tier unlocks what needs a tier of its rank or lower.
+    /// A tier unlocks everything that needs a tier of the same or a lower rank.
     pub rank: u32,
-    /// What each key of the tier may do.
+    /// The limits on each key of the tier.
     pub limits: Vec<LimitRule>,
-    /// How often each key may open a connection, which counts apart: as often as it may do anything, and once a second
-    /// at least.
+    /// How many connections each key may open in a minute: as many as the tier's largest limit has permits, and at least 60.
+    /// Openings are counted separately from calls.
     pub openings: LimitRule,
-    /// What each key may have under way on one worker.
+    /// How much each key may have under way on one worker.
     pub concurrency: Concurrency,
 }
 
@@ -53,31 +53,31 @@ pub struct Tier {
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// How refusals are written.
+    /// The form in which refusals are written.
     pub refusals: Refusals,
-    /// The largest body that is decided upon, in bytes.
+    /// The largest body that the gate decides on, in bytes.
     pub body_bytes_max: u32,
-    /// The credential goes upstream too.
+    /// The client's credential is forwarded to the upstream.
     pub forward_credential: bool,
     /// Requests may upgrade (WebSocket).
     pub upgrades: bool,
-    /// Answers are read for the LLM tokens that they report. Those of MCP services always are.
+    /// The gate reads the LLM tokens that answers report. For MCP services it always does.
     pub usage_tokens: bool,
-    /// Where clients get credentials, if the operator says so.
+    /// Where clients get credentials, if the operator sets it.
     pub oauth: Option<Metadata>,
-    /// The rule for what is not listed; `None` denies it.
+    /// The rule for tools that are not listed; `None` denies them.
     pub unlisted: Option<Tool>,
-    /// What prompts and resources need that the policy does not name one by one.
+    /// The scopes for prompts and resources that the policy does not name.
     pub read_only: ScopeRule,
-    /// The prompts, if the policy names them; then there are no others.
+    /// The prompts, if the policy names them; then all others are hidden.
     pub prompts: Option<Names>,
-    /// The resources, if the policy names them; then there are no others.
+    /// The resources, if the policy names them; then all others are hidden.
     pub resources: Option<Names>,
-    /// The gate's own tools that are offered beside the service's.
+    /// The gate's own tools that this service offers in addition to its own.
     pub gate_tools: Vec<GateTool>,
-    /// Lists say what each tool costs, how often it may be called and which scopes it needs.
+    /// Lists tell what each tool costs, how often it may be called and which scopes it needs.
     pub show_terms: bool,
-    /// Its server tells paths apart that differ in case only.
+    /// The server distinguishes paths that differ only in case.
     pub case_sensitive: bool,
     /// How calls are recognised.
     pub kind: ServiceKind,
@@ -88,14 +88,14 @@ pub struct Service {
 /// How a service's calls are recognised.
 #[derive(Debug)]
 pub enum ServiceKind {
-    /// By JSON-RPC body; tools by name.
+    /// By the JSON-RPC body. The tools are listed by name.
     Mcp(BTreeMap<String, Tool>),
     /// By method and path template.
     Http(Router),
 }
 
 impl Policy {
-    /// Parses the canonical JSON of a policy. Refused as a whole, with every fault and its path.
+    /// Parses the canonical JSON of a policy. If anything is wrong, the whole policy is refused with every fault and its path.
     pub fn from_json(bytes: &[u8]) -> Result<Policy, Invalid> {
         let document = document::from_json(bytes)?;
         let digest = Sha256::digest(bytes);
@@ -104,7 +104,7 @@ impl Policy {
         compile::Compiler::default().policy(version, document)
     }
 
-    /// Reads the ledger's answer: the policy with what binds its sessions, and the tag of both. No fault shows a secret.
+    /// Reads the ledger's answer: the policy with its session secrets, and the tag of both. Faults never contain a secret.
     pub fn of_answer(body: &[u8]) -> Result<(Policy, String), Invalid> {
         let answer =
             crate::json::read(body).map_err(|_| Invalid::at("answer", "it is none of this release"))?;
@@ -112,7 +112,7 @@ impl Policy {
         Ok((Policy { session_secrets, ..Policy::from_json(policy.as_bytes())? }, tag))
     }
 
-    /// The content hash of the bytes that this was parsed from.
+    /// The content hash of the bytes from which the policy was parsed.
     pub fn version(&self) -> &PolicyVersion {
         &self.version
     }
@@ -127,28 +127,28 @@ impl Policy {
         self.tiers.values()
     }
 
-    /// Every service, those with the longest path first.
+    /// Every service; those with the longest path come first.
     pub fn services(&self) -> &[Service] {
         &self.services
     }
 
-    /// What a client is told that looks for a service's RFC 9728 metadata.
+    /// The RFC 9728 metadata at this host and path, if a service has it there.
     pub fn metadata_for(&self, host: &[u8], path: &[u8]) -> Option<&Metadata> {
         let services = self.services.iter().filter(|service| service.has_host(host));
         services.filter_map(|service| service.oauth.as_ref()).find(|oauth| oauth.path.as_bytes() == path)
     }
 
-    /// The service that a host and path (without query) belong to: its position in [`Policy::services`].
+    /// The service for a host and a path without query, as its index in [`Policy::services`].
     pub fn service_for(&self, host: &[u8], path: &[u8]) -> Option<usize> {
         self.services.iter().position(|service| service.serves(host, path))
     }
 
-    /// True if hosts decide which service a request is for.
+    /// True if the host can decide which service a request is for.
     pub fn tells_hosts(&self) -> bool {
         self.services.iter().any(|service| !service.hosts.is_empty())
     }
 
-    /// True if some servers would take a plain path for one of another service than it was found to belong to.
+    /// True if some servers would read the path as one of another service than `service`, to which it was matched.
     pub fn leads_elsewhere(&self, service: &Service, host: &[u8], path: &str) -> bool {
         let mut paths = self.services.iter().map(|service| service.path.as_str());
         if http::is_lenient(path) && paths.all(http::is_lenient) {
@@ -161,19 +161,19 @@ impl Policy {
 }
 
 impl Service {
-    /// The path under which the service lives.
+    /// The path of the service.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The gate's own tool of this name, if the policy has it here.
+    /// The gate's own tool of this name, if the service offers it.
     pub fn gate_tool(&self, name: &str) -> Option<&GateTool> {
         self.gate_tools.iter().find(|tool| tool.rule.name == name)
     }
 
-    /// What prompts or resources need; `None` if the policy names others and not one of these.
+    /// The scopes for these prompts or resources. `None` if the policy names prompts or resources, but not all of these.
     pub fn reading(&self, what: &[Readable]) -> Option<Vec<&ScopeRule>> {
-        // It does not say what it reads, so it may be anything.
+        // The message does not say what it reads, so it could read anything.
         if what.is_empty() && (self.prompts.is_some() || self.resources.is_some()) {
             return None;
         }
@@ -188,7 +188,7 @@ impl Service {
         if what.is_empty() { Some(vec![&self.read_only]) } else { what.iter().map(rule).collect() }
     }
 
-    /// True for the methods whose answers list prompts or resources that the policy names.
+    /// True for methods whose answers list prompts or resources that the policy names.
     pub fn is_filtered(&self, method: &str) -> bool {
         match method {
             "prompts/list" => self.prompts.is_some(),
@@ -197,7 +197,7 @@ impl Service {
         }
     }
 
-    /// The path without a last slash: with it or without, it is the same service's.
+    /// The path without a last slash. Both forms belong to the same service.
     pub(crate) fn base(&self) -> &str {
         self.path.strip_suffix('/').unwrap_or(&self.path)
     }
@@ -211,7 +211,7 @@ impl Service {
         path_ok && self.has_host(host)
     }
 
-    /// Whether a server behind it that is lenient with paths would serve this one.
+    /// True if a lenient server would read this path as one of the service's.
     fn may_serve(&self, path: &str) -> bool {
         let (own, path) = (self.lenient_path(&self.path), self.lenient_path(path));
         let last = path.len().saturating_sub(1);
@@ -227,7 +227,7 @@ impl Service {
 
     fn has_host(&self, host: &[u8]) -> bool {
         let name = host.split(|byte| *byte == b':').next().unwrap_or(host);
-        // With the dot of the root it is the same host.
+        // A name with a final dot is the same host.
         let name = name.strip_suffix(b".").unwrap_or(name);
         self.hosts.is_empty() || self.hosts.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
     }

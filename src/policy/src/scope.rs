@@ -1,10 +1,10 @@
 //! Which scopes a call needs.
 
-/// Scopes that must all be held.
+/// Scopes that the key must all have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScopeRule {
     /// The scopes.
     pub scopes: Vec<String>,
-    /// Audited, not enforced.
+    /// The rule is audited, but not enforced.
     pub shadow: bool,
 }

@@ -1,7 +1,7 @@
-//! Session ids that are of use to their own tenant at their own service, and to nobody else.
+//! Session ids that only their own tenant can use, and only at their own service.
 //!
-//! A server's id goes to the client with a mark behind it: an HMAC over tenant, service and id. Nothing is stored, so a
-//! session goes on through every Envoy that has the secrets. Who may have them, and for how long, is the ledger's to say.
+//! The client gets the server's id followed by a mark: an HMAC over tenant, service and id. Nothing is stored, so a session
+//! continues through every Envoy that has the secrets. The ledger decides who gets the secrets, and for how long.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,15 +12,15 @@ use sha2::Sha256;
 
 /// The header that names a session.
 pub const HEADER: &str = "mcp-session-id";
-/// The header that asks for what a stream has said since.
+/// The header that asks for the events of a stream since a given event.
 pub const RESUMES: &str = "last-event-id";
-/// No base64url has it, so that the last one is the gate's own whatever the server's id looks like.
+/// This character is not in base64url, so the last one always separates the mark, whatever the server's id contains.
 const SEPARATOR: char = '.';
-/// Of the 32 bytes of the HMAC; RFC 2104 section 5 advises half of them at least.
+/// The HMAC has 32 bytes; RFC 2104 section 5 advises to keep at least half of them.
 const MARK_BYTES: usize = 16;
 
-/// What the client gets in the place of the server's id. `None` for an id that no client could send back (MCP allows
-/// what is visible in ASCII), and where there is no secret.
+/// The id that the client gets instead of the server's. `None` if no client could send the server's id back (MCP allows
+/// visible ASCII), or if there is no secret.
 pub fn sign(
     secrets: &[SessionSecret],
     now: Timestamp,
@@ -32,24 +32,24 @@ pub fn sign(
         return None;
     }
     let id = std::str::from_utf8(id).ok()?;
-    // One that is yet to sign is not known to every Envoy.
+    // Not all Envoys have a secret before its `signs_from`.
     let signs = secrets.iter().rfind(|secret| secret.signs_from <= now).or(secrets.first())?;
     let mark = mac(signs, tenant, service, id)?.finalize().into_bytes();
     Some(format!("{id}{SEPARATOR}{}", URL_SAFE_NO_PAD.encode(mark.get(..MARK_BYTES)?)))
 }
 
-/// The server's id in what a client sent, if this gate gave it to this tenant at this service. Takes as long for a wrong
-/// mark as for another.
+/// The server's id within the id that a client sent, if this gate gave it to this tenant at this service. The comparison
+/// takes constant time, so it does not reveal how much of a wrong mark is right.
 pub fn verify<'i>(secrets: &[SessionSecret], tenant: &str, service: &str, id: &'i [u8]) -> Option<&'i str> {
     let (id, mark) = std::str::from_utf8(id).ok()?.rsplit_once(SEPARATOR)?;
-    // This decoder takes one form of each mark, so no other text stands for the same session.
+    // This decoder accepts only one form of each mark, so each session has only one valid id.
     let mark = URL_SAFE_NO_PAD.decode(mark).ok().filter(|mark| mark.len() == MARK_BYTES)?;
     let is_own =
         |secret| mac(secret, tenant, service, id).is_some_and(|mac| mac.verify_truncated_left(&mark).is_ok());
     secrets.iter().rev().any(is_own).then_some(id)
 }
 
-/// Each part with its length before it, so that nothing can be shifted from one into the next.
+/// The length is written before each part, so that no part can run over into the next.
 fn mac(secret: &SessionSecret, tenant: &str, service: &str, id: &str) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.bytes()).ok()?;
     for part in ["agentrelay session", tenant, service, id] {

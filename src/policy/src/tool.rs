@@ -1,40 +1,40 @@
-//! A tool as the policy lists it: what is called, and on which terms.
+//! A tool as the policy lists it: what is called, and under which rules.
 
 use crate::document::{OnUnknown, Risk};
 use crate::limit::LimitRule;
 use crate::price::Price;
 use crate::scope::ScopeRule;
 
-/// What may be called, and on which terms.
+/// What may be called, and under which rules.
 #[derive(Debug, Clone)]
 pub struct Tool {
     /// The policy's name: an MCP tool's name, or `GET /path/{template}`.
     pub name: String,
-    /// How much harm it can do.
+    /// How much harm the tool can do.
     pub risk: Risk,
-    /// The scopes it needs.
+    /// The scopes that a call needs.
     pub scope: ScopeRule,
-    /// The resource it touches, such as `project:{project}`, with names from its path template.
+    /// The resource that a call uses, such as `project:{project}`, with names from the path template.
     pub resource: Option<String>,
-    /// Limits for each key on this tool.
+    /// The limits on each key for this tool.
     pub limits: Vec<LimitRule>,
-    /// What it costs; `None` is free.
+    /// The price; `None` if the tool is free.
     pub price: Option<Price>,
-    /// Who bears a call whose end was not seen.
+    /// Who pays for a call whose end the gate did not see.
     pub on_unknown: OnUnknown,
-    /// Tiers it needs.
+    /// The tiers that a call needs.
     pub requires: Vec<Requirement>,
 }
 
-/// A tier that a call needs, always or with one value of one argument.
+/// A tier that a call needs: always, or only with one value of one argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
-    /// The argument and the value that need it; `None` for every call.
+    /// The argument and the value to which the requirement applies; `None` for every call.
     pub when: Option<(String, String)>,
-    /// The lowest tier that will do.
+    /// The lowest tier that is enough.
     pub tier: String,
-    /// Its rank.
+    /// The rank of that tier.
     pub rank: u32,
-    /// Audited, not enforced.
+    /// The requirement is audited, but not enforced.
     pub shadow: bool,
 }

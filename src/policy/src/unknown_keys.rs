@@ -1,20 +1,21 @@
-//! Remembering hashes that the ledger does not know, in a table that a flood of made-up keys can't grow.
+//! Remembers hashes that the ledger does not know, in a table of fixed size, so that a flood of invented keys can't make it
+//! grow.
 //!
-//! The table is a fixed number of values of shared data, each a short ring: a new hash displaces the oldest. All of
-//! it is forgotten within [`REMEMBERED_MS`], so that nothing is refused for longer on the strength of a memory.
+//! The table is a fixed number of values of shared data. Each is a short ring in which a new hash displaces the oldest.
+//! Every hash is forgotten within [`REMEMBERED_MS`], so that a key that was created meanwhile is refused no longer than that.
 
 use crate::window::Monotonic;
 use protocol::api_key::KeyHash;
 
-/// How long an unknown hash is refused without asking again.
+/// How long an unknown hash is refused without asking the ledger again.
 pub const REMEMBERED_MS: u64 = 10_000;
 
 const SLOTS: u16 = 512;
 const ENTRIES_MAX: usize = 16;
-/// 16 bytes of the hash and 8 of the time it is forgotten.
+/// 16 bytes of the hash, and 8 bytes of the time at which it is forgotten.
 const ENTRY_BYTES: usize = 24;
 
-/// Name of the value that may hold this hash. The number is the layout's version.
+/// The name of the value that may hold this hash. The number in it is the version of the layout.
 pub fn name(hash: &KeyHash) -> String {
     let [high, low, ..] = hash.as_bytes();
     format!("agentrelay/unknown/1/{}", u16::from_le_bytes([*high, *low]) % SLOTS)
@@ -25,7 +26,7 @@ pub fn contains(value: &[u8], hash: &KeyHash, now: Monotonic) -> bool {
     entries(value).any(|entry| entry.starts_with(print(hash)) && forgotten_at(entry) > now.0)
 }
 
-/// The value with this hash in it.
+/// The value after this hash is added.
 pub fn insert(value: &[u8], hash: &KeyHash, now: Monotonic) -> Vec<u8> {
     let mut next = Vec::with_capacity(ENTRIES_MAX.saturating_mul(ENTRY_BYTES));
     next.extend_from_slice(print(hash));

@@ -1,6 +1,6 @@
-//! Reading the packed values of shared data, number after number.
+//! Reads the packed values of shared data, one number after the other.
 
-/// A value can't be read as what should be there. Someone else wrote it.
+/// The value does not have the expected layout, so something else must have written it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Corrupt;
 

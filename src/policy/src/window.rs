@@ -1,9 +1,9 @@
 //! The sliding window: `(state, limit, now, ask) -> (state, verdict)`.
 //!
-//! A window is cut into [`CELLS`] cells and counts permits by cell. Two laws hold whatever the arrival times are:
-//! no interval as long as the window ever holds more than `permits` admissions; and no request is refused while
-//! such an interval, one cell wider, has room. Time is a monotonic reading in milliseconds, so that a stepped clock
-//! can neither open nor close a window.
+//! A window is divided into [`CELLS`] cells and counts permits by cell. Two rules hold for all arrival times: no interval as
+//! long as the window ever contains more than `permits` admissions, and no request is refused while an interval one cell
+//! longer than the window has room. Time comes from a monotonic clock in milliseconds, so that setting the wall clock
+//! neither opens nor closes a window.
 //!
 //! [`slot`] packs the windows of many keys into one value of shared data.
 
@@ -13,38 +13,38 @@ pub mod slot;
 
 use protocol::key::Limit;
 
-/// Cells of one window: a full window opens again at most 1/64 of its length late.
+/// The number of cells of a window. A full window opens again at most 1/64 of its length late.
 pub const CELLS: u64 = 64;
 
-/// Milliseconds of a clock that never steps.
+/// Milliseconds of a clock that never jumps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Monotonic(pub u64);
 
-/// A window's live state: how many permits each cell gave, oldest first, no cell twice, none empty.
+/// A window's live state: how many permits each cell gave. The oldest cell is first; no cell occurs twice or is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Window {
     cells: Vec<(u64, u32)>,
 }
 
-/// What a window says to one ask.
+/// How a window answers one ask.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// A permit was there.
+    /// There was a permit.
     pub admitted: bool,
-    /// Permits that this Envoy may give in any window.
+    /// The permits that this Envoy may give within one window.
     pub permits: u32,
-    /// Permits left now.
+    /// The permits that are left now.
     pub remaining: u32,
-    /// Milliseconds until at least one permit more is there than now; 0 if none is out.
+    /// Milliseconds until at least one more permit is free than now; 0 if none is taken.
     pub reset_ms: u64,
-    /// The limit is global, and others may have permits of it that this Envoy could have.
+    /// The limit is global, and this Envoy could get more of its permits from the ledger.
     pub is_short: bool,
-    /// The share of a global limit must be renewed.
+    /// The share of a global limit must be renewed soon.
     pub ends_soon: bool,
 }
 
 impl Window {
-    /// Asks for one permit and takes it if there is one.
+    /// Takes one permit if there is one.
     pub fn take(&mut self, limit: &Limit, now: Monotonic) -> Verdict {
         let now = self.advance(limit, now);
         let admitted = self.used() < limit.permits;
@@ -58,19 +58,19 @@ impl Window {
         self.verdict(limit, now, admitted)
     }
 
-    /// What [`Window::take`] would say, taking nothing.
+    /// What [`Window::take`] would answer, without taking a permit.
     pub fn peek(&mut self, limit: &Limit, now: Monotonic) -> Verdict {
         let now = self.advance(limit, now);
         self.verdict(limit, now, self.used() < limit.permits)
     }
 
-    /// True if nothing of the window matters any more at `now`.
+    /// True if the window can be dropped at `now`, because all its permits are old.
     pub fn is_idle(&self, limit: &Limit, now: Monotonic) -> bool {
         self.cells.last().is_none_or(|(cell, _)| leaves_at(*cell, limit) <= now.0)
     }
 
-    /// Forgets the cells that have left the window. Returns the time to count with: workers read the clock at
-    /// different moments before they get to write, and a reading older than the newest cell is taken as that cell's.
+    /// Drops the cells that have left the window. Returns the time to count with: workers read the clock before they get to
+    /// write, so a reading older than the newest cell is replaced by that cell's time.
     fn advance(&mut self, limit: &Limit, now: Monotonic) -> Monotonic {
         let newest_ms = self.cells.last().map_or(0, |(cell, _)| cell.saturating_mul(cell_ms(limit)));
         let now = Monotonic(now.0.max(newest_ms));
@@ -78,7 +78,7 @@ impl Window {
         now
     }
 
-    /// Permits given within the window that ends at `now`.
+    /// The permits given within the window that ends at `now`.
     pub fn used_at(&mut self, limit: &Limit, now: Monotonic) -> u32 {
         self.advance(limit, now);
         self.used()
@@ -89,8 +89,7 @@ impl Window {
     }
 
     fn verdict(&self, limit: &Limit, now: Monotonic, admitted: bool) -> Verdict {
-        // If the limit was lowered while its window was fuller than the new one allows, one permit is free only when
-        // enough cells have left.
+        // If the limit was lowered below what the window holds, a permit becomes free only when enough cells have left.
         let mut excess = self.used().saturating_sub(limit.permits.saturating_sub(1)).max(1);
         let mut reset_ms = 0;
         for (cell, count) in &self.cells {
@@ -109,7 +108,7 @@ fn cell_ms(limit: &Limit) -> u64 {
     u64::from(limit.window_seconds).saturating_mul(1000).div_ceil(CELLS).max(1)
 }
 
-/// When the last permit that the cell can have given is a whole window old.
+/// When the last permit that the cell can have given is one window old.
 fn leaves_at(cell: u64, limit: &Limit) -> u64 {
     cell.saturating_add(1)
         .saturating_mul(cell_ms(limit))

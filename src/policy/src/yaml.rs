@@ -1,23 +1,23 @@
-//! The policy file as people write it, YAML, turned into the canonical JSON that is hashed, stored and delivered.
+//! Converts the policy file, which people write in YAML, to the canonical JSON that is hashed, stored and delivered.
 
 use crate::Invalid;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// How large a document may be once its aliases are written out: four times the largest file.
+/// The largest document after its aliases are expanded: four times the largest file.
 const SIZE_MAX: usize = 16 << 20;
-/// What a value takes beside its text.
+/// The size that each value counts in addition to its text.
 const VALUE_SIZE: usize = 64;
 
-/// Reads YAML (or JSON, which is YAML) and writes it as JSON with sorted names and no blanks, so that the same policy
-/// has the same version however it is laid out. Says nothing about what it means: see [`crate::Policy::from_json`].
+/// Reads YAML (JSON is also YAML) and writes it as JSON with sorted names and no blanks. So the same policy has the same
+/// version, however the file is formatted. This does not check the meaning; see [`crate::Policy::from_json`].
 pub fn to_json(text: &str) -> Result<String, Invalid> {
-    // A few kilobytes of aliases to aliases stand for gigabytes: they are counted before any of it is kept.
+    // A few kilobytes of nested aliases can expand to gigabytes, so the size is counted before anything is stored.
     let mut room = SIZE_MAX;
     Room(&mut room)
         .deserialize(serde_yaml_ng::Deserializer::from_str(text))
         .map_err(|error| Invalid::at("policy", error))?;
-    // By way of YAML's own value, because that refuses a name given twice.
+    // Read into YAML's own value first, because that refuses a name that is given twice.
     let value: serde_yaml_ng::Value =
         serde_yaml_ng::from_str(text).map_err(|error| Invalid::at("policy", error))?;
     let value: serde_json::Value =
@@ -30,7 +30,7 @@ pub fn to_json(text: &str) -> Result<String, Invalid> {
     serde_json::to_string(&value).map_err(|error| Invalid::at("policy", error))
 }
 
-/// Names and texts of a policy are shown to people: none holds what they can't see. Texts may have lines.
+/// Finds invisible characters: people read the names and texts of a policy. Texts may contain line breaks.
 fn unseen(path: &str, value: &serde_json::Value, faults: &mut Vec<String>) {
     match value {
         serde_json::Value::String(text) => {
@@ -62,7 +62,7 @@ fn unseen(path: &str, value: &serde_json::Value, faults: &mut Vec<String>) {
     }
 }
 
-/// Goes through a document, keeps nothing, and ends where it is larger than the room that is left.
+/// Reads a document without storing it, and stops when it is larger than the remaining size.
 struct Room<'r>(&'r mut usize);
 
 impl Room<'_> {
@@ -132,7 +132,7 @@ impl<'de> Visitor<'de> for Room<'_> {
 mod tests {
     use super::*;
 
-    /// Each line stands for ten times the line before.
+    /// Each line expands to ten times the line before.
     fn bomb(lines: usize, item: impl Fn(usize) -> String) -> String {
         (0..lines).map(|line| format!("a{line}: &a{line} {}\n", item(line))).collect()
     }

@@ -229,7 +229,7 @@ impl Exchange {
     }
 }
 
-/// An argument that decides the price or the tier but is spelt in other case. A server that ignores case would accept it.
+/// An argument that decides the price or the tier but is written in different case. A server that ignores case would use it.
 fn misspelt<'r>(rule: &'r Tool, arguments: &BTreeMap<String, Option<String>>) -> Option<&'r str> {
     let of_price = rule.price.as_ref().and_then(|price| price.times.as_ref()).map(|times| &times.argument);
     let of_tiers = rule.requires.iter().filter_map(|tier| tier.when.as_ref()).map(|(argument, _)| argument);

@@ -12,7 +12,7 @@ pub(super) struct Request {
     pub(super) host: Vec<u8>,
     pub(super) is_upgrade: bool,
     pub(super) ends_with_headers: bool,
-    /// A header has another spelling of one of the session headers.
+    /// A header name is another spelling of one of the session headers.
     pub(super) has_respelt: bool,
     /// The headers that are needed to classify a body.
     pub(super) kept: Vec<(&'static str, Vec<u8>)>,
@@ -95,8 +95,8 @@ fn claims_host(name: &[u8]) -> bool {
     HOST_CLAIMS.iter().any(|own| own.len() == name.len() && reads_like(name, own))
 }
 
-/// With these, some servers let a client replace the method or path that the gate decided on. Such a name consists only of
-/// the thing and its qualifiers, like `x-http-method-override` and `x-original-url`.
+/// With these, some servers let a client replace the method or path that the gate decided on. Each word of such a name says
+/// what is replaced or qualifies it, as in `x-http-method-override` and `x-original-url`.
 fn is_override(name: &[u8]) -> bool {
     const WHAT: [&str; 4] = ["method", "path", "uri", "url"];
     const WHOSE: [&str; 10] = [

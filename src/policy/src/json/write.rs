@@ -1,18 +1,18 @@
-//! Writing JSON member by member, in the order given. serde_json's own value would bring floats and maps into the
-//! filter, 20 KB that no answer of the gate needs.
+//! Writes JSON member by member, in the given order. serde_json's `Value` would add floats and maps to the filter: 20 KB
+//! that no answer of the gate needs.
 
-/// A string.
+/// A string as JSON.
 pub(crate) fn quoted(text: &str) -> String {
-    // Writing text to text can't fail.
+    // Serializing a string can't fail.
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// An array of what is JSON already.
+/// An array of items that are already JSON.
 pub(crate) fn array(items: impl Iterator<Item = String>) -> String {
     format!("[{}]", items.collect::<Vec<_>>().join(","))
 }
 
-/// An object of what is JSON already, under names that need no escapes.
+/// An object of values that are already JSON. The names must not need escapes.
 pub(crate) fn object(members: &[(&str, String)]) -> String {
     let length = members.iter().map(|(name, value)| name.len().saturating_add(value.len()).saturating_add(4));
     let mut text = String::with_capacity(length.fold(2, usize::saturating_add));

@@ -1,9 +1,9 @@
-//! How purses are packed into one value of shared data: numbers, little endian, purse after purse.
+//! How purses are packed into one value of shared data: little-endian numbers, one purse after the other.
 
 use super::{Lease, Purse};
 use crate::value::{Corrupt, chunk};
 
-/// All purses of a value.
+/// Unpacks all purses of a value.
 pub(super) fn read(value: &[u8]) -> Result<Vec<Purse>, Corrupt> {
     let mut rest = value;
     let mut purses = Vec::with_capacity(1);
@@ -13,7 +13,7 @@ pub(super) fn read(value: &[u8]) -> Result<Vec<Purse>, Corrupt> {
     Ok(purses)
 }
 
-/// The value of these purses.
+/// Packs the purses into a value.
 pub(super) fn write(purses: &[Purse]) -> Vec<u8> {
     let leases = purses.iter().fold(0, |sum: usize, purse| sum.saturating_add(purse.leases.len()));
     let mut value =

@@ -317,7 +317,7 @@ impl Scanner {
                 [Name::Result, _] => &["iserror", "resulttype"],
                 _ => &[],
             };
-            // A client that ignores case would read it as one of the names that decide.
+            // A client that ignores case would read it as one of these names.
             self.facts.is_unclear |= is_other && !decide.is_empty() && decide.contains(&&*json::fold(name));
         }
     }

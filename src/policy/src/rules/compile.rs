@@ -1,4 +1,4 @@
-//! From the document to the rules: everything is checked, and every fault is named with its path.
+//! Compiles the document into rules. Everything is checked, and every fault is reported with its path.
 
 use super::{BODY_BYTES_MAX, Policy, Service, ServiceKind, Tier};
 use crate::document::{self, Invalid, Refusals, Reserve, Risk};
@@ -15,10 +15,10 @@ use protocol::{Credits, PolicyVersion};
 use std::collections::{BTreeMap, BTreeSet};
 
 const RULES_MAX: usize = 4096;
-/// So many connections a key may open in as many seconds, whatever its tier.
+/// Each key may open at least this many connections in as many seconds, whatever its tier.
 const OPENINGS_MIN: u32 = 60;
 
-/// Turns the document into rules, gathering every fault on the way.
+/// Compiles the document and collects every fault.
 #[derive(Default)]
 pub(super) struct Compiler {
     faults: Vec<String>,
@@ -45,7 +45,7 @@ impl Compiler {
         if rules > RULES_MAX {
             self.fault("services", "at most 4096 tools in all");
         }
-        // Maps are filled one by one: what `collect` does for a map is another sort, see `ordered`.
+        // Maps are filled one by one, because `collect` into a map adds a sort to the filter; see `ordered`.
         let mut tiers = BTreeMap::new();
         for (name, tier) in document.tiers {
             let path = format!("tiers.{name}");
@@ -63,7 +63,7 @@ impl Compiler {
             }
             tiers.insert(name.clone(), Tier { name, rank: tier.rank, limits, openings, concurrency });
         }
-        // The most specific path decides, and of equal ones the one that names its hosts.
+        // The service with the most specific path decides; among equal paths, the one that names its hosts.
         let rank = |service: &Service| (service.base().len(), !service.hosts.is_empty());
         let mut services = Vec::with_capacity(document.services.len());
         for (name, service) in document.services {
@@ -237,7 +237,8 @@ impl Compiler {
             risk: tool.risk,
             scope,
             resource: tool.resource,
-            // By its path: tools of the same name in two services are two, and none is called as the key itself.
+            // The subject is the tool's path. So tools of the same name in two services have separate windows, and no tool can
+            // have the same subject as the key itself.
             limits: self.limits(path, path, tool.limits),
             price: tool.price.and_then(|price| self.price(&format!("{path}.price"), price, kind)),
             on_unknown: tool.on_unknown.unwrap_or_default(),
@@ -246,7 +247,7 @@ impl Compiler {
         }
     }
 
-    /// The scopes that are named, or the risk's.
+    /// The scopes that the tool names, or else those of its risk.
     fn scope(
         &mut self,
         path: &str,
@@ -382,7 +383,7 @@ fn scope_rule(risk: Risk, risks: &document::Risks) -> ScopeRule {
     ScopeRule { scopes: vec![rule.scope.clone()], shadow: rule.shadow }
 }
 
-/// A path that every server reads alike.
+/// True for a path that every server reads alike.
 fn is_plain_path(path: &str) -> bool {
     path.starts_with('/')
         && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"%;?#\\{}".contains(&byte))

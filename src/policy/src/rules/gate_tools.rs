@@ -1,4 +1,4 @@
-//! The gate's own tools, as a policy turns them on: by rules like those of a service's tools.
+//! The gate's own tools as a policy enables them, with the same kind of rules as a service's tools.
 
 use super::compile::Compiler;
 use super::{ServiceKind, Tier};
@@ -6,26 +6,26 @@ use crate::document;
 use crate::tool::Tool;
 use std::collections::BTreeMap;
 
-/// One of them, and on which terms it is there.
+/// One of the gate's own tools, with the rule under which it may be called.
 #[derive(Debug)]
 pub struct GateTool {
-    /// Which.
+    /// Which tool it is.
     pub kind: Kind,
-    /// The scopes and limits that the policy gives it.
+    /// The scopes and limits from the policy.
     pub rule: Tool,
 }
 
-/// The tools that a gate has.
+/// The gate's own tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Which services the key may use.
+    /// Lists the services that the key may use.
     ListServices,
-    /// A key that may do no more than the one that asks.
+    /// Issues a key that may do no more than the requesting key.
     RequestKey,
 }
 
 impl Kind {
-    /// The name by which it is called.
+    /// The name of the tool.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::ListServices => "list_services",

@@ -1,8 +1,8 @@
 //! This Envoy's share of a global limit: how many of its permits it may give, and until when.
 //!
-//! The ledger sees to it that the shares sum to the limit at most. A share is lowered here before the ledger hears of it,
-//! and never below what the window holds; so no interval as long as the window ever sees more than the limit, over all
-//! Envoys.
+//! The ledger keeps the sum of all shares within the limit. An Envoy lowers its share before it tells the ledger, and
+//! never below what the window holds. So over all Envoys, no interval as long as the window contains more admissions than
+//! the limit.
 
 use super::Monotonic;
 use super::share_state::Share;
@@ -11,32 +11,32 @@ use crate::limit::LimitRule;
 use crate::value::Corrupt;
 use protocol::key::Limit;
 
-/// An ask that is not answered within this is taken for lost.
+/// An ask without an answer is given up after this time.
 const ASK_MS: u64 = 3_000;
-/// How long the ledger is not asked again after it had no more to give.
+/// How long the gate does not ask again after the ledger had no more permits.
 const DRY_MS: u64 = 250;
-/// Permits asked for beyond twice what the window holds.
+/// Permits to ask for in addition to twice what the window holds.
 const SPARE: u32 = 8;
 
-/// What is to be said to the ledger.
+/// A message to the ledger about a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
-    /// Of which limit.
+    /// The limit.
     pub limit_id: u32,
     /// The whole limit.
     pub limit: Limit,
     /// Grows with each ask.
     pub revision: u64,
-    /// The permits that this Envoy holds itself to from now.
+    /// The permits to which this Envoy limits itself from now on.
     pub keep: u32,
-    /// The permits that it would like to have in all.
+    /// The total number of permits that it would like to have.
     pub wanted: u32,
 }
 
-/// Asks for more of a limit, unless the ledger had none a moment ago: the slot's next value, and what to say.
+/// Asks for more of a limit, unless the ledger had none a moment ago. Returns the slot's next value and the ask.
 ///
-/// Workers that ask while the answer to another's ask is under way ask the same again: the ledger answers all of them
-/// alike, and whichever answer comes counts for all.
+/// Workers that ask while another worker's ask is pending repeat the same ask. The ledger answers all of them alike, and
+/// any of the answers counts for all.
 pub fn ask(
     value: &[u8],
     fingerprint: u64,
@@ -55,7 +55,7 @@ pub fn ask(
                 return None;
             }
             let used = entry.window.used_at(&rule.limit, now);
-            // What the window holds it holds, also when the share's time is over.
+            // Permits that the window holds were given, so they count even after the share has expired.
             let keep = share.permits(now).max(used).min(rule.limit.permits);
             let wanted = used.saturating_mul(2).max(keep).saturating_add(SPARE).min(rule.limit.permits);
             let is_repeated = now.0 < share.asked_until_ms && share.limit == rule.limit.permits;
@@ -71,7 +71,7 @@ pub fn ask(
     )
 }
 
-/// The ledger has answered what was said with this revision. An answer to an older one says nothing any more.
+/// The ledger answered the ask with this revision. An answer to an older ask is ignored.
 pub fn given(
     value: &[u8],
     fingerprint: u64,
@@ -89,7 +89,7 @@ pub fn given(
             let Some(share) = share.as_mut().filter(|share| share.revision == revision) else {
                 return Some(());
             };
-            // Of the answers to one ask only the first shows whether there was more.
+            // Only the first of the answers to one ask shows whether the ledger had more.
             if share.asked_until_ms != 0 && permits <= share.permits(now) {
                 share.dry_until_ms = now.0.saturating_add(DRY_MS);
             }
@@ -103,7 +103,7 @@ pub fn given(
     Ok(changed.map(|(next, ())| next))
 }
 
-/// Another Envoy needs permits: gives back half of what the window does not hold. `None` if there is nothing to give.
+/// Another Envoy needs permits: returns half of those that the window does not hold. `None` if there are none to return.
 pub fn release(
     value: &[u8],
     fingerprint: u64,
@@ -125,7 +125,7 @@ pub fn release(
             }
             share.permits = keep;
             share.revise(now);
-            // The answer to an ask under way says nothing any more.
+            // The share has changed, so the answer to a pending ask is out of date.
             share.asked_until_ms = 0;
             Some(Ask { limit_id, limit, revision: share.revision, keep, wanted: keep })
         },

@@ -1,22 +1,22 @@
-//! The state of a share, as a slot keeps it beside the window of the limit: fields and bytes.
+//! The state of a share: its fields, and the bytes that a slot keeps next to the limit's window.
 
 use super::Monotonic;
 
-/// As [`Share::bytes`] has them.
+/// The size of [`Share::bytes`].
 const BYTES: usize = 40;
 
-/// A share.
+/// A share of a global limit.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
-    /// The limit that it is a share of.
+    /// All permits of the limit.
     pub(super) limit: u32,
     pub(super) permits: u32,
     pub(super) revision: u64,
-    /// It holds until then.
+    /// The share is valid until this time.
     pub(super) deadline_ms: u64,
-    /// The answer to an ask for more is awaited until then; zero if none is.
+    /// A pending ask is given up at this time; zero if none is pending.
     pub(super) asked_until_ms: u64,
-    /// The ledger has no more until then.
+    /// The ledger has no more permits before this time.
     pub(super) dry_until_ms: u64,
 }
 
@@ -26,12 +26,12 @@ impl Share {
         if now.0 < self.deadline_ms { self.permits } else { 0 }
     }
 
-    /// False once nothing would be lost with it.
+    /// False if the share can be dropped.
     pub(super) fn matters(&self, now: Monotonic) -> bool {
         now.0 < self.deadline_ms.max(self.asked_until_ms).max(self.dry_until_ms)
     }
 
-    /// True when it must be asked for again to be kept.
+    /// True if the share must be asked for again soon, or it expires.
     pub(super) fn ends_soon(&self, now: Monotonic) -> bool {
         let half_ms = protocol::lease::SHARE_TTL_MS / 2;
         now.0 < self.deadline_ms
@@ -39,13 +39,13 @@ impl Share {
             && now.0 >= self.asked_until_ms
     }
 
-    /// Makes what was said until now old.
+    /// Makes everything that was said so far out of date.
     pub(super) fn revise(&mut self, now: Monotonic) {
-        // A clock that never steps grows also where an earlier share was forgotten.
+        // The revision is at least the clock's time, so it also exceeds those of an earlier share that was dropped.
         self.revision = self.revision.saturating_add(1).max(now.0);
     }
 
-    /// Reads what [`Share::bytes`] wrote.
+    /// Reads the bytes that [`Share::bytes`] wrote.
     pub(super) fn read(bytes: &[u8; BYTES]) -> Share {
         let [counts, revision, deadline_ms, asked_until_ms, dry_until_ms] = std::array::from_fn(|place| {
             bytes.as_chunks::<8>().0.get(place).map_or(0, |number| u64::from_le_bytes(*number))
@@ -55,7 +55,7 @@ impl Share {
         Share { limit, permits, revision, deadline_ms, asked_until_ms, dry_until_ms }
     }
 
-    /// Its bytes in a slot: limit u32, permits u32, and the other fields in their order as u64.
+    /// Its bytes in a slot: limit u32, permits u32, and then the other fields in order, each u64.
     pub(super) fn bytes(&self) -> [u8; BYTES] {
         let counts = u64::from(self.limit) | (u64::from(self.permits) << 32);
         let numbers = [counts, self.revision, self.deadline_ms, self.asked_until_ms, self.dry_until_ms];

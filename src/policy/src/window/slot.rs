@@ -1,15 +1,15 @@
-//! Many keys' windows in one value of shared data.
+//! The windows of many keys in one value of shared data.
 //!
-//! Shared data can't be deleted from wasm and has one lock, so the number of values is fixed: a key's windows live in
-//! the slot that its fingerprint picks, all together, and one compare-and-swap decides a request. Whoever writes a
-//! slot drops the windows in it that have gone idle: memory follows the keys active within a window, not all keys
+//! Wasm can't delete shared data, and all of it has one lock; so the number of values is fixed. The fingerprint of a key
+//! selects a slot, which contains all windows of the key, so that one compare-and-swap decides a request. Each write to a
+//! slot drops the windows in it that are idle, so memory grows with the keys active within a window, not with all keys
 //! ever seen.
 //!
-//! A share of a global limit lies beside its window, so that the share that a window is asked with is the one in force.
+//! A share of a global limit is stored next to its window, so that both change in the same compare-and-swap.
 //!
 //! Layout, little endian, entry after entry: fingerprint u64, limit id u32, window_seconds u32, newest cell u64,
 //! number of cells u8, share u8 (0 or 1), then for each cell, newest first, its distance from the newest u8 and its
-//! count u24, and then the share, if there is one, as `share_state` has it.
+//! count u24, and then the share, if there is one, as `share_state` writes it.
 
 use super::share_state::Share;
 use super::{CELLS, Monotonic, Verdict, Window};
@@ -18,15 +18,15 @@ use crate::value::{Corrupt, chunk};
 use protocol::key::Limit;
 use std::num::NonZeroU64;
 
-/// Number of slots. Fixed, so that an Envoy's shared data is bounded.
+/// The number of slots. It is fixed, so that the shared data of an Envoy is bounded.
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
 
-/// Name of the value that holds a key's windows.
+/// The name of the value that holds a key's windows.
 ///
-/// Made for each request rather than kept with each key, so it is made of few steps and without memory of its own.
+/// It is computed for each request and not stored with each key, so it takes few steps and allocates nothing.
 pub fn name(fingerprint: u64) -> Name {
     let [low, high, ..] = (fingerprint % SLOTS).to_le_bytes();
-    // Its number in letters of five bits.
+    // The slot's number in letters of five bits each.
     let [a, b, c] = [high >> 2, (high << 3) | (low >> 5), low].map(|five| b'@' | (five & 31));
     let mut name = *b"agentrelay/window/2/...";
     if let Some(letters) = name.last_chunk_mut() {
@@ -35,7 +35,7 @@ pub fn name(fingerprint: u64) -> Name {
     Name(name)
 }
 
-/// The name of a slot. The number in it is the layout's version.
+/// The name of a slot. The number in it is the version of the layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name([u8; 23]);
 
@@ -43,34 +43,34 @@ impl std::ops::Deref for Name {
     type Target = str;
 
     fn deref(&self) -> &str {
-        // It is ASCII.
+        // The name is ASCII, so this can't fail.
         str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-/// What one request asks of its key's windows.
+/// One limit that a request must be within.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// The limit.
     pub rule: LimitRule,
-    /// Asks of a later stage take nothing where one of an earlier stage is refused.
+    /// If an ask of an earlier stage is refused, asks of later stages take nothing.
     pub stage: Stage,
-    /// A refusal of this one refuses the request.
+    /// True if a refusal by this limit refuses the request.
     pub enforced: bool,
 }
 
 /// The order in which limits refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// The limit of the key on opening connections.
+    /// The key's limit on opening connections.
     Opening,
-    /// Limits of the key.
+    /// The limits of the key.
     Key,
-    /// Limits of the key on the tool.
+    /// The limits of the key on the tool.
     Tool,
 }
 
-/// Decides all asks of one request: the slot's next value, and a verdict for each ask in order.
+/// Decides all asks of one request. Returns the slot's next value, and a verdict for each ask in order.
 ///
 /// Each stage takes from all of its windows or from none of them.
 pub fn take(
@@ -98,13 +98,13 @@ pub fn take(
     Ok((next, verdicts))
 }
 
-/// What [`take`] would answer if nothing were taken.
+/// What [`take`] would answer, without taking permits.
 pub fn peek(value: &[u8], fingerprint: u64, asks: &[Ask], now: Monotonic) -> Result<Vec<Verdict>, Corrupt> {
     let (_, mut own) = split(value, fingerprint, now)?;
     Ok(asks.iter().map(|ask| own.entry(&ask.rule).peek(&ask.rule, now)).collect())
 }
 
-/// Changes one window's share, and says what the change answers. Without an answer nothing changes.
+/// Changes the share of one window and returns what `change` returns. If that is `None`, nothing changes.
 pub(super) fn change_share<A>(
     value: &[u8],
     fingerprint: u64,
@@ -131,14 +131,13 @@ pub(super) struct Counted {
     pub(super) window: Window,
 }
 
-/// One window of the key.
+/// One window of the key, and its share if the limit is global.
 struct Entry {
     id: u32,
     counted: Counted,
     share: Option<Share>,
 }
 
-/// The key's windows.
 struct Own(Vec<Entry>);
 
 impl Own {
@@ -147,7 +146,7 @@ impl Own {
             entry.id == rule.id && entry.counted.window_seconds == rule.limit.window_seconds
         });
         match place {
-            // `place` is in bounds: found just now.
+            // `place` is in bounds: it was just found.
             #[allow(clippy::indexing_slicing)]
             Some(place) => &mut self.0[place],
             None => self.push(rule.id, rule.limit.window_seconds),
@@ -159,12 +158,12 @@ impl Own {
         let entry = Entry { id, counted, share: None };
         let place = self.0.len();
         self.0.push(entry);
-        // `place` is in bounds: pushed just now.
+        // `place` is in bounds: the entry was just pushed.
         #[allow(clippy::indexing_slicing)]
         &mut self.0[place]
     }
 
-    /// Writes what still matters.
+    /// Writes the windows and shares that are still needed.
     fn write(self, value: &mut Vec<u8>, fingerprint: u64, now: Monotonic) {
         for entry in self.0 {
             let is_idle = entry.counted.window.is_idle(&kept_for(entry.counted.window_seconds), now);
@@ -192,7 +191,7 @@ impl Entry {
         self.with_share(verdict, rule, now)
     }
 
-    /// What this Envoy may give.
+    /// The part of the limit that this Envoy may give.
     fn limit(&self, rule: &LimitRule, now: Monotonic) -> Limit {
         if rule.global { Limit { permits: self.permits(rule, now), ..rule.limit } } else { rule.limit }
     }
@@ -203,7 +202,7 @@ impl Entry {
 
     fn with_share(&self, verdict: Verdict, rule: &LimitRule, now: Monotonic) -> Verdict {
         let is_short = rule.global && self.permits(rule, now) < rule.limit.permits;
-        // A share that holds nothing can't say when it will.
+        // An empty share can't tell when it will have permits again, so the client waits at least one second.
         let wait_ms = if is_short && !verdict.admitted { 1000 } else { 0 };
         let verdict = Verdict { reset_ms: verdict.reset_ms.max(wait_ms), ..verdict };
         let ends_soon = rule.global && self.share.is_some_and(|share| share.ends_soon(now));
@@ -211,12 +210,12 @@ impl Entry {
     }
 }
 
-/// The number of permits decides nothing while a window is only kept.
+/// A limit to keep a window with. The number of permits has no effect then.
 fn kept_for(window_seconds: u32) -> Limit {
     Limit { permits: 1, window_seconds }
 }
 
-/// Reads a slot: the bytes of the other keys' windows that still matter, and this key's windows.
+/// Reads a slot: the bytes of the other keys' windows that are still needed, and this key's windows.
 fn split(value: &[u8], fingerprint: u64, now: Monotonic) -> Result<(Vec<u8>, Own), Corrupt> {
     let mut others = Vec::with_capacity(value.len().saturating_add(64));
     let mut own = Own(Vec::new());
@@ -264,7 +263,7 @@ fn read_cells(newest: u64, bytes: &[u8]) -> Result<Window, Corrupt> {
 fn write(value: &mut Vec<u8>, fingerprint: u64, entry: &Entry) {
     let Counted { window_seconds, window } = &entry.counted;
     let newest = window.cells.last().map_or(0, |(cell, _)| *cell);
-    // Cells further back have left the window: its length is `CELLS` of them, and one more is partly in it.
+    // Older cells have left the window: it is `CELLS` cells long, and one more may be partly in it.
     let kept = window.cells.iter().rev().filter_map(|(cell, count)| {
         let distance = newest.checked_sub(*cell).filter(|distance| *distance <= CELLS.saturating_add(1))?;
         let [a, b, c, _] = count.to_le_bytes();
