@@ -286,3 +286,43 @@ fn no_two_limits_of_one_response_have_the_same_name() {
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 6, "{names:?}");
     });
 }
+
+#[test]
+fn without_the_ledger_unknown_keys_are_refused_unless_the_policy_says_what_they_may_do() {
+    run_within(MINUTES, async {
+        let edit = |policy: &mut serde_yaml_ng::Value| {
+            policy["settings"]["unknown_keys_on_ledger_outage"] =
+                policy::yaml("{tier: free, scopes: [read]}");
+        };
+        let mut gate = Gate::options().policy(edit).start().await;
+        let [known, unknown, other] =
+            [gate.agent("pro").await, gate.agent("pro").await, gate.agent("pro").await];
+        gate.learn(&known).await;
+        gate.kill_ledger();
+        unknown.call(&mcp::search()).await.assert_refused(503, "ledger_unavailable");
+        // Only an outage lets them in, not a call to the ledger that failed.
+        harness::clock::eventually_within(Duration::from_secs(60), "they are let in", async || match unknown
+            .call(&mcp::search())
+            .await
+            .status
+        {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        })
+        .await;
+        // All of them are one caller, of that tier, which may do no more than its scopes.
+        let refused = unknown.call(&mcp::image("standard")).await;
+        refused.assert_refused(403, "insufficient_scope");
+        let (passed, refused) = passed(&[unknown.clone(), other.clone()]).await;
+        assert!(passed < 20, "{passed}");
+        refused.assert_refused(429, "rate_limited");
+        // With the ledger each is known by itself again.
+        gate.restart_ledger().await;
+        harness::clock::eventually_within(Duration::from_secs(60), "it is known", async || {
+            let answer = unknown.call(&mcp::image("standard")).await;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+        gate.assert_healthy().await;
+    });
+}

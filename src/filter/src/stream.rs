@@ -332,7 +332,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
     match step {
         Step::FindKey(hash) => match worker.look_up(hash, id, now.monotonic) {
             Lookup::Found(key) => Some(exchange.key_found(key, now)),
-            Lookup::NotFound(why) => Some(exchange.key_not_found(why)),
+            Lookup::NotFound(why) => Some(exchange.key_not_found(why, &worker.fleet(false), now)),
             Lookup::Waiting => None,
         },
         Step::ReadBody { bytes_max } => {

@@ -494,7 +494,7 @@ impl Worker {
             let found = found.clone();
             let event = |exchange: &mut Exchange| match found {
                 Ok(key) => exchange.key_found(key, self.now()),
-                Err(why) => exchange.key_not_found(why),
+                Err(why) => exchange.key_not_found(why, &self.fleet(false), self.now()),
             };
             self.wake(stream_id, Box::new(event));
         }

@@ -36,7 +36,7 @@ use crate::limit::LimitRule;
 use crate::mcp::list::Page;
 use crate::rules::{Policy, Service, ServiceKind};
 use crate::window::slot::{Ask, Stage};
-use crate::window::{Monotonic, Verdict};
+use crate::window::{Fleet, Monotonic, Verdict};
 use batch::Batch;
 use charge::Charge;
 use classify::Classified;
@@ -278,11 +278,15 @@ impl Exchange {
     }
 
     /// No key record was found.
-    pub fn key_not_found(&mut self, why: KeyNotFound) -> Step {
-        self.refuse(match why {
-            KeyNotFound::Unknown => Refusal::invalid_key(),
-            KeyNotFound::Unavailable => Refusal::ledger_unavailable(),
-        })
+    pub fn key_not_found(&mut self, why: KeyNotFound, fleet: &Fleet, now: Now) -> Step {
+        match (why, self.policy.unverified.clone()) {
+            (KeyNotFound::Unknown, _) => self.refuse(Refusal::invalid_key()),
+            // A ledger that is only busy, or a gate with too many lookups, is no outage.
+            (KeyNotFound::Unavailable, Some(caller)) if fleet.is_lost(now.monotonic) => {
+                self.key_found(caller, now)
+            }
+            (KeyNotFound::Unavailable, _) => self.refuse(Refusal::ledger_unavailable()),
+        }
     }
 
     /// The whole body has arrived.

@@ -2,6 +2,7 @@
 
 use crate::document::{self, Invalid, Refusals};
 use crate::http::{self, Router};
+use crate::key::Key;
 use crate::limit::LimitRule;
 use crate::oauth::Metadata;
 use crate::reading::{Names, Readable};
@@ -14,6 +15,7 @@ use protocol::key::Concurrency;
 use protocol::session::SessionSecret;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The largest body of an MCP message, unless a service sets a lower bound. Envoy's own buffer has the same size.
 pub const BODY_BYTES_MAX: u32 = 1 << 20;
@@ -26,6 +28,8 @@ pub struct Policy {
     pub key_stale_seconds: u32,
     /// How many seconds a reservation stays pending unless it is renewed.
     pub reservation_ttl_seconds: u32,
+    /// The caller that stands for all callers with unknown keys while the ledger is away; `None` refuses them.
+    pub unverified: Option<Arc<Key>>,
     tiers: BTreeMap<String, Tier>,
     services: Vec<Service>,
     /// The secrets that bind sessions, oldest first. They are not part of the policy document; the ledger sends them with it.

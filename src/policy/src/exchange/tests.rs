@@ -35,6 +35,7 @@ struct Gate {
     /// The permits of global limits that the ledger gives.
     share: Option<u32>,
     fleet: Fleet,
+    not_found: KeyNotFound,
     /// What the ledger says of the permits beyond this Envoy's share.
     elsewhere: u32,
     shares_asked: u32,
@@ -120,6 +121,7 @@ impl Gate {
             share: None,
             shares_asked: 0,
             fleet: Fleet::default(),
+            not_found: KeyNotFound::Unknown,
             elsewhere: 0,
             issues: IssueAnswered::Unavailable,
             asked: Vec::new(),
@@ -173,12 +175,12 @@ impl Gate {
                     assert_eq!(hash, KeyHash::of(secret().as_bytes()));
                     match &self.key {
                         Some(key) => exchange.key_found(key.clone(), self.now()),
-                        None => exchange.key_not_found(KeyNotFound::Unknown),
+                        None => exchange.key_not_found(self.not_found, &self.fleet, self.now()),
                     }
                 }
                 Step::ReadBody { .. } => exchange.body(body.unwrap(), self.now()),
                 Step::AskWindows { asks, is_away } => {
-                    let fingerprint = self.key.as_ref().unwrap().fingerprint;
+                    let fingerprint = exchange.key().unwrap().fingerprint;
                     let (now, fleet) = (Monotonic(self.now_ms), Fleet { is_away, ..self.fleet });
                     let (next, verdicts) = slot::take(&self.slot, fingerprint, &asks, &fleet, now).unwrap();
                     self.slot = next;

@@ -3,6 +3,7 @@
 use super::{BODY_BYTES_MAX, Policy, Service, ServiceKind, Tier};
 use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk};
 use crate::http::Router;
+use crate::key::Key;
 use crate::limit::{LimitRule, Origin};
 use crate::oauth::{self, Metadata};
 use crate::ordered;
@@ -10,11 +11,14 @@ use crate::price::Price;
 use crate::reading::Names;
 use crate::scope::ScopeRule;
 use crate::tool::{Requirement, Tool};
-use protocol::key::Limit;
-use protocol::{Credits, PolicyVersion};
+use protocol::key::{KeyRecord, KeySource, KeyState, Limit};
+use protocol::{Credits, KeyId, PolicyVersion, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const RULES_MAX: usize = 4096;
+/// The id of the caller that stands for all callers with unknown keys while the ledger is away.
+const UNVERIFIED: &str = "unverified";
 /// Each key may open at least this many connections in as many seconds, whatever its tier.
 const OPENINGS_MIN: u32 = 60;
 
@@ -70,10 +74,13 @@ impl Compiler {
             let service = self.service(name, service, &document.risks, &tiers);
             ordered::insert(&mut services, service, |a, b| rank(b).cmp(&rank(a)));
         }
+        let unverified = document.settings.unknown_keys_on_ledger_outage;
+        let unverified = unverified.and_then(|caller| self.unverified(caller, &tiers));
         let policy = Policy {
             version,
             key_stale_seconds: document.settings.key_stale.seconds,
             reservation_ttl_seconds: document.settings.reservation_ttl.seconds,
+            unverified,
             tiers,
             services,
             session_secrets: Vec::new(),
@@ -82,6 +89,38 @@ impl Compiler {
             self.fault("settings.reservation_ttl", "from 1s to 1h");
         }
         if self.faults.is_empty() { Ok(policy) } else { Err(Invalid::all(self.faults)) }
+    }
+
+    /// All callers with unknown keys are one caller, so that invented keys neither add permits nor fill memory.
+    fn unverified(
+        &mut self,
+        caller: document::Unverified,
+        tiers: &BTreeMap<String, Tier>,
+    ) -> Option<Arc<Key>> {
+        let path = "settings.unknown_keys_on_ledger_outage";
+        if !tiers.contains_key(&caller.tier) {
+            self.fault(&format!("{path}.tier"), "is none of `tiers`");
+        }
+        if caller.scopes.is_empty() || caller.scopes.iter().any(String::is_empty) {
+            self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the whole setting out");
+        }
+        Some(Arc::new(Key::new(KeyRecord {
+            key_id: KeyId::parse(UNVERIFIED).ok()?,
+            tenant_id: TenantId::parse(UNVERIFIED).ok()?,
+            tier: caller.tier,
+            state: KeyState::Active,
+            scopes: caller.scopes,
+            services: None,
+            tools: None,
+            resources: None,
+            limits: Vec::new(),
+            concurrency: None,
+            agent_id: None,
+            source: KeySource::Admin,
+            has_budget: false,
+            expires_at: None,
+            parent: None,
+        })))
     }
 
     fn service(

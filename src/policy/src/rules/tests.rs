@@ -197,6 +197,11 @@ fn every_fault_names_its_path() {
             "tiers.pro.limits[1]: has the same window and `per`",
         ),
         ("/settings", json!({"reservation_ttl": "2h"}), "settings.reservation_ttl: from"),
+        (
+            "/settings",
+            json!({"unknown_keys_on_ledger_outage": {"tier": "gold", "scopes": ["read"]}}),
+            "settings.unknown_keys_on_ledger_outage.tier: is none of `tiers`",
+        ),
     ] {
         let found = faults(pointer, value);
         assert!(found.iter().any(|fault| fault.starts_with(path)), "{pointer}: {found:?}");

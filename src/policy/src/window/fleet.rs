@@ -29,7 +29,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// True if the ledger has not answered for long.
-    pub(super) fn is_lost(&self, now: Monotonic) -> bool {
+    pub(crate) fn is_lost(&self, now: Monotonic) -> bool {
         self.envoys > 0 && now.0 >= self.confirmed.0.saturating_add(LOWER_MS)
     }
 

@@ -292,3 +292,25 @@ fn what_other_envoys_have_not_used_is_still_there_for_the_caller() {
 fn gate_now() -> Now {
     Gate::new().now()
 }
+
+#[test]
+fn a_key_that_can_not_be_looked_up_is_refused_unless_the_policy_says_what_it_may_do() {
+    let unknown = |setting: Value, away_ms: u64| {
+        let mut document = document();
+        document["settings"] = setting;
+        let mut gate = Gate::with(document, record());
+        gate.key = None;
+        gate.not_found = KeyNotFound::Unavailable;
+        gate.fleet = Fleet { envoys: 1, confirmed: Monotonic(gate.now_ms - away_ms), is_away: false };
+        gate
+    };
+    let allow = || json!({"unknown_keys_on_ledger_outage": {"tier": "free", "scopes": ["read"]}});
+    assert_eq!(unknown(json!({}), 60_000).call("search", json!({})).refusal().0, 503);
+    // A gate that looks up too many keys, or a ledger that is slow, is no outage.
+    assert_eq!(unknown(allow(), 10_000).call("search", json!({})).refusal().0, 503);
+    let mut gate = unknown(allow(), 60_000);
+    let (exchange, _) = gate.call("search", json!({})).forwarded();
+    let set: Vec<_> = exchange.headers_to_set().map(|(name, value)| (name, value.into_owned())).collect();
+    assert!(set.contains(&("x-agentrelay-key-id", "unverified".to_owned())), "{set:?}");
+    assert_eq!(gate.call("wipe", json!({})).refusal().0, 403);
+}
