@@ -46,8 +46,7 @@ async fn used() -> (Served, Vec<protocol::TenantId>, Vec<Value>) {
         "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0, "status": 200,
         "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
     });
-    let batch = json!({"batch_id": "usage", "envoy": "e1", "decisions": [decision]});
-    assert_eq!(filter.post("/filter/v1/report", &batch).await, Some(200));
+    assert_eq!(filter.report("usage", [decision]).await, Some(200));
     let admin = served.admin();
     admin.rotate_key(&key.key.id, &RotateKey { grace_seconds: 3600, reason: None }).await.unwrap();
     admin.suspend_tenant(&other, &Because { reason: "unpaid".into() }).await.unwrap();

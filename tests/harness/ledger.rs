@@ -7,6 +7,8 @@ use crate::reaper::Reaper;
 use cli::stack::{Credentials, LedgerOptions};
 use client::Client;
 use protocol::admin::{Balance, CreateTenant, KeyWithSecret};
+use protocol::audit::Decision;
+use protocol::packed::Packed;
 use protocol::{Credits, KeyId, TenantId};
 use serde_json::{Value, json};
 use std::fs;
@@ -182,6 +184,14 @@ impl Filter {
             None => json!({"reservation_id": id, "action": "void"}),
         };
         let batch = json!({"batch_id": format!("b-{id}"), "envoy": "e1", "settlements": [settlement]});
+        self.post("/filter/v1/report", &batch).await
+    }
+
+    /// The same for a report of decisions.
+    pub async fn report(&self, batch_id: &str, decisions: impl IntoIterator<Item = Value>) -> Option<u16> {
+        let decision = |decision| serde_json::from_value::<Decision>(decision).expect("it is a decision");
+        let Packed { subjects, rows } = decisions.into_iter().map(decision).collect();
+        let batch = json!({"batch_id": batch_id, "envoy": "e1", "subjects": subjects, "rows": rows});
         self.post("/filter/v1/report", &batch).await
     }
 

@@ -101,13 +101,13 @@ impl Ledger {
         }
     }
 
-    fn report(&mut self, report: Report) -> Answer {
+    fn report(&mut self, mut report: Report) -> Answer {
         assert_eq!(report.decisions_dropped, 0);
-        let report = report.unpack().expect("rows have their subjects");
-        self.decisions += report.decisions.len();
+        let decisions = report.unpack().expect("rows have their subjects");
+        self.decisions += decisions.len();
         self.decisions += report.counted.iter().map(|counted| counted.count as usize).sum::<usize>();
         self.settlements += report.settlements.len();
-        let (settled, recorded) = (report.settlements.len() as u64, report.decisions.len() as u64);
+        let (settled, recorded) = (report.settlements.len() as u64, decisions.len() as u64);
         json(200, &ReportAnswer { settled, recorded })
     }
 

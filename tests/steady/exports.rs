@@ -27,9 +27,8 @@ async fn fill(ledger: &Ledger, rows: usize) {
                 "status": 200, "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
             })
         };
-        let decisions: Vec<Value> = (0..rows.min(1000)).map(decision).collect();
-        let batch = json!({"batch_id": format!("b{batch}"), "envoy": "e1", "decisions": decisions});
-        assert_eq!(filter.post("/filter/v1/report", &batch).await, Some(200));
+        let decisions = (0..rows.min(1000)).map(decision);
+        assert_eq!(filter.report(&format!("b{batch}"), decisions).await, Some(200));
     }
     eventually("the audit trail is sealed", async || {
         let status = ledger.served.admin().audit_status().await.unwrap();

@@ -28,7 +28,7 @@ async fn called(ledger: &Ledger, random: &mut StdRng) -> Vec<u64> {
     let (tenant, key) = ledger.served.payer(1000).await;
     let times: Vec<u64> =
         (0..300).map(|_| BEGIN_MILLIS + random.random_range(0..QUARTERS * QUARTER_MILLIS)).collect();
-    let decisions: Vec<Value> = times
+    let decisions = times
         .iter()
         .enumerate()
         .map(|(number, at)| {
@@ -37,10 +37,8 @@ async fn called(ledger: &Ledger, random: &mut StdRng) -> Vec<u64> {
                 "key_id": key.key.id, "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0,
                 "status": 200, "duration_ms": 12, "would_deny": "tier_denied", "policy_version": "v1", "envoy": "e1",
             })
-        })
-        .collect();
-    let batch = json!({"batch_id": "usage", "envoy": "e1", "decisions": decisions});
-    assert_eq!(ledger.served.filter(0).post("/filter/v1/report", &batch).await, Some(200));
+        });
+    assert_eq!(ledger.served.filter(0).report("usage", decisions).await, Some(200));
     times
 }
 

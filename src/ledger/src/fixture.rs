@@ -6,6 +6,8 @@
 use crate::{Config, Credentials, Database, Running, init, start};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed, TestCaseError, TestRunner};
+use protocol::audit::Decision;
+use protocol::packed::Packed;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -227,6 +229,14 @@ pub(crate) fn reserve_body(id: &str, key_id: &str, credits: u64, ttl_seconds: u3
         "reservation_id": id, "key_id": key_id, "service": "studio", "tool": "image_generate",
         "credits": credits, "ttl_seconds": ttl_seconds, "policy_version": "v1",
     })
+}
+
+/// A report of decisions.
+pub(crate) fn report_body(batch_id: &str, decisions: impl IntoIterator<Item = Value>) -> Value {
+    let decisions =
+        decisions.into_iter().map(|decision| serde_json::from_value::<Decision>(decision).unwrap());
+    let Packed { subjects, rows } = decisions.collect();
+    json!({"batch_id": batch_id, "envoy": "e1", "subjects": subjects, "rows": rows})
 }
 
 /// Between two questions of a poll: without it a fast machine meets the bound on one credential's rate.

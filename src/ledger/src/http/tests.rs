@@ -15,7 +15,7 @@ mod trail;
 mod unaccounted;
 
 use crate::fixture::{
-    Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, reserve_body,
+    Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, report_body, reserve_body,
 };
 use crate::moment;
 use protocol::filter::PolicyAnswer;
@@ -178,7 +178,8 @@ async fn decisions_are_recorded_once_and_summed() {
         told(json!({"input": 5}), decision("allowed", &key, &tenant, "search", 0)),
         decision("rate_limited", &key, &tenant, "search", 0),
     ];
-    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions, "decisions_dropped": 2});
+    let mut batch = report_body("b1", decisions);
+    batch["decisions_dropped"] = json!(2);
     let answer = bench.post("/filter/v1/report", batch.clone(), StatusCode::OK).await;
     assert_eq!(answer["recorded"], 3);
     assert_eq!(bench.post("/filter/v1/report", batch, StatusCode::OK).await["recorded"], 0);

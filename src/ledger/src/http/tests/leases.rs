@@ -1,7 +1,7 @@
 //! Credits and permits in Envoys' hands, over a real socket.
 
 use super::decision;
-use crate::fixture::{Bench, apart, code, expect, pace};
+use crate::fixture::{Bench, apart, code, expect, pace, report_body};
 use crate::moment;
 use crate::store::laws;
 use crate::store::sql::{Connection, Purpose};
@@ -317,9 +317,9 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
     let mut leased = decision("allowed", &key, &tenant, "search", 7);
     leased["lease_id"] = json!(lease);
     let exact = decision("allowed", &key, &tenant, "search", 3);
+    let batch = report_body("b1", [leased, exact]);
     for _ in 0..2 {
-        let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": [leased, exact]});
-        bench.post("/filter/v1/report", batch, StatusCode::OK).await;
+        bench.post("/filter/v1/report", batch.clone(), StatusCode::OK).await;
     }
     assert_eq!(bench.get(&format!("/v1/keys/{key}/budget")).await["spent"], 57);
     assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 90);

@@ -1,7 +1,7 @@
 //! What the API says of itself, `/openapi.json`, as a list to test by; and for each operation who may ask for it, said
 //! here by hand and not taken from the program. An operation without a case fails every test that uses the list.
 
-use crate::fixture::{Bench, POLICY};
+use crate::fixture::{Bench, POLICY, report_body};
 use crate::moment;
 use protocol::admin::Role;
 use reqwest::{Method, StatusCode};
@@ -128,7 +128,7 @@ impl Things {
         let mut decision = super::decision("allowed", &key, &tenant, "search", 1);
         decision["agent_id"] = json!(agent);
         decision["would_deny"] = json!("rate_limited");
-        let batch = json!({"batch_id": moment::new_name(""), "envoy": "e1", "decisions": [decision]});
+        let batch = report_body(&moment::new_name(""), [decision]);
         bench.post("/filter/v1/report", batch, StatusCode::OK).await;
         Things { tenant, key, agent, lease, reservation, admin, filter, secret }
     }

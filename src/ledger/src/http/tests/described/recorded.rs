@@ -1,7 +1,7 @@
 //! What is asked of a new ledger, in this order: each operation once with success and once to be refused.
 
 use super::recorder::{Ask, Recorder};
-use crate::fixture::{Bench, POLICY, pace};
+use crate::fixture::{Bench, POLICY, pace, report_body};
 use crate::http::api::document::Examples;
 use crate::http::tests::decision;
 use reqwest::StatusCode;
@@ -190,7 +190,8 @@ async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str
     decision["agent_id"] = json!(agent);
     decision["usage_tokens"] = json!({"input": 700, "output": 30});
     decision["would_deny"] = json!("rate_limited");
-    let batch = json!({"batch_id": "batch_west_1", "envoy": "envoy-west", "decisions": [decision]});
+    let mut batch = report_body("batch_west_1", [decision]);
+    batch["envoy"] = json!("envoy-west");
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
     recorder.answer("GET /v1/usage", query("?group_by=tenant,tool,outcome")).await;
     recorder.problem("GET /v1/usage", query("?group_by=colour"), 400).await;
