@@ -112,8 +112,7 @@ impl Ledger {
     }
 
     fn lease(&mut self, round: Round) -> Answer {
-        self.accounts
-            .extend(round.accounts.iter().map(|account| (account.lease_id.clone(), account.clone())));
+        self.accounts.extend(round.accounts.iter().map(|account| (account.lease_id, account.clone())));
         let leases = round.asks.into_iter().map(|ask| Grant { lease_id: ask.lease_id, credits: ask.credits });
         let ended =
             round.accounts.into_iter().filter(|account| account.closed).map(|account| account.lease_id);

@@ -1,6 +1,7 @@
 //! Sums over periods that touch add up to the sum over both, in any zone, or the periods are refused.
 
 use super::on_both::Ledger;
+use harness::ledger::uuid_of;
 use harness::{Request, run};
 use protocol::Timestamp;
 use rand::rngs::StdRng;
@@ -33,7 +34,7 @@ async fn called(ledger: &Ledger, random: &mut StdRng) -> Vec<u64> {
         .enumerate()
         .map(|(number, at)| {
             json!({
-                "id": format!("d{number}"), "at": Timestamp::from_millis(*at), "outcome": "allowed",
+                "id": uuid_of(&format!("d{number}")), "at": Timestamp::from_millis(*at), "outcome": "allowed",
                 "key_id": key.key.id, "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0,
                 "status": 200, "duration_ms": 12, "would_deny": "tier_denied", "policy_version": "v1", "envoy": "e1",
             })

@@ -72,7 +72,7 @@ impl Outbox {
             if open.renew_at_ms <= now.0 {
                 open.renew_at_ms = half_of(open.ttl_seconds, now);
                 let action = Action::Renew { ttl_seconds: open.ttl_seconds };
-                due.push(Settlement { reservation_id: reservation_id.clone(), action });
+                due.push(Settlement { reservation_id: *reservation_id, action });
             }
         }
         due.into_iter().for_each(|settlement| self.queue(settlement, metrics));

@@ -88,8 +88,8 @@ impl Operation for Deliver {
 
     fn needs(&self, needs: &mut Needs) {
         let Deliver { report, decisions, now, .. } = self;
-        needs.reservations.extend(report.settlements.iter().map(|step| step.reservation_id.clone()));
-        needs.events.extend(decisions.iter().map(|decision| decision.id.clone()));
+        needs.reservations.extend(report.settlements.iter().map(|step| step.reservation_id));
+        needs.events.extend(decisions.iter().map(|decision| decision.id));
         needs.keys.extend(decisions.iter().filter_map(|decision| decision.key_id.clone()));
         needs.spending.extend(
             decisions
@@ -97,9 +97,9 @@ impl Operation for Deliver {
                 .filter(|decision| decision.lease_id.is_some())
                 .filter_map(|decision| Some((decision.key_id.clone()?, month(decision, *now)))),
         );
-        needs.events.extend((0..report.counted.len()).filter_map(|place| counted_id(report, place)));
+        needs.events.extend((0..report.counted.len()).map(|place| counted_id(report, place)));
         if report.decisions_dropped > 0 {
-            needs.events.extend(dropped_id(report));
+            needs.events.insert(report.batch_id.into());
         }
     }
 
@@ -111,7 +111,7 @@ impl Operation for Deliver {
             match reservations::settle(rows, settlement, now) {
                 Settled::Now => answer.settled = answer.settled.saturating_add(1),
                 Settled::Before => {}
-                why => refused.push((settlement.reservation_id.clone(), why)),
+                why => refused.push((settlement.reservation_id, why)),
             }
         }
         for decision in decisions.iter() {
@@ -127,13 +127,14 @@ impl Operation for Deliver {
                 outcome: Some(counted.outcome),
                 ..Event::new(Kind::DecisionsCounted, now, actor, &detail)
             };
-            if counted_id(&report, place).is_some_and(|id| rows.record_once(id, event)) {
+            if rows.record_once(counted_id(&report, place), event) {
                 rows.count_many(counted, now);
             }
         }
-        if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
+        if report.decisions_dropped > 0 {
             let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
-            if rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail)) {
+            let event = Event::new(Kind::DecisionsDropped, now, actor, &detail);
+            if rows.record_once(report.batch_id.into(), event) {
                 let dropped = report.decisions_dropped.min(DECISIONS_DROPPED_MAX);
                 rows.decisions_dropped = rows.decisions_dropped.saturating_add(dropped);
             }
@@ -142,13 +143,9 @@ impl Operation for Deliver {
     }
 }
 
-fn dropped_id(report: &Report) -> Option<EventId> {
-    EventId::parse(report.batch_id.as_str()).ok()
-}
-
 /// A count has no id of its own: its place in the batch makes it idempotent.
-fn counted_id(report: &Report, place: usize) -> Option<EventId> {
-    EventId::parse(&format!("{}-{place}", report.batch_id)).ok()
+fn counted_id(report: &Report, place: usize) -> EventId {
+    EventId::from(report.batch_id).part(place)
 }
 
 /// The month in which a call began, at most the current one: an Envoy's fast clock can't spend next month's budget.
@@ -163,7 +160,7 @@ fn record(rows: &mut Rows, decision: &Decision, now: Timestamp) -> bool {
         outcome: Some(decision.outcome),
         ..Event::new(Kind::Decision, now, actor, decision)
     };
-    if !rows.record_once(decision.id.clone(), event) {
+    if !rows.record_once(decision.id, event) {
         return false;
     }
     rows.count(decision, now);

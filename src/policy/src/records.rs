@@ -213,7 +213,7 @@ mod tests {
 
     fn decision(key: Option<&str>, credits: u64, now: Now) -> Decision {
         Decision {
-            id: EventId::of_uuid(credits.into()),
+            id: EventId::from_bits(credits.into()),
             at: now.wall,
             outcome: if key.is_some() { Outcome::RateLimited } else { Outcome::AuthDenied },
             would_deny: None,

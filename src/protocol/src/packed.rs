@@ -4,7 +4,7 @@
 //! kilobyte of JSON; a packed one is a fifth of that.
 
 use crate::audit::{Decision, Outcome, UsageTokens};
-use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp};
+use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, TenantId, Timestamp};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -166,10 +166,6 @@ impl Row {
     fn unpack(self, subjects: &[Subject], envoy: &str) -> Result<Decision, Unreadable> {
         let place = usize::try_from(self.subject).map_err(|_| Unreadable)?;
         let subject = subjects.get(place).ok_or(Unreadable)?.clone();
-        let reservation_id = match self.reserved {
-            true => Some(ReservationId::parse(self.id.as_str()).map_err(|_| Unreadable)?),
-            false => None,
-        };
         Ok(Decision {
             id: self.id,
             at: Timestamp::from_millis(self.at_ms),
@@ -181,7 +177,7 @@ impl Row {
             service: subject.service,
             tool: subject.tool,
             credits: Credits::new(self.credits).ok_or(Unreadable)?,
-            reservation_id,
+            reservation_id: self.reserved.then(|| self.id.into()),
             lease_id: self.lease_id,
             usage_tokens: self.usage_tokens,
             status: self.status,

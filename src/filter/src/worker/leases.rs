@@ -13,7 +13,7 @@ use policy::lease::{Statement, slot};
 use policy::limit::LimitRule;
 use policy::window::{Monotonic, share};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
-use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId};
+use protocol::{Credits, KeyId, LeaseId, TenantId};
 
 /// How often the purses are checked for statements that are due.
 const LOOK_MS: u64 = 500;
@@ -28,13 +28,13 @@ pub enum Shares {
 
 impl Worker {
     /// Spends from the tenant's leases. Asks for the next lease in good time, so that no request waits for it.
-    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<u128> {
+    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<LeaseId> {
         let spent = purses::spend(spending, now, self.metrics())?;
         if let Some(credits) = spent.ask {
-            let lease_id = LeaseId::of_uuid(spending.request);
+            let lease_id = LeaseId::from(spending.request);
             let tenant_id = key.record.tenant_id.clone();
             let ask = api::Ask { lease_id, tenant_id, credits, price: spending.price };
-            let asked = Asked { leases: vec![(spending.tenant, spending.request)], ..self.asked() };
+            let asked = Asked { leases: vec![(spending.tenant, lease_id)], ..self.asked() };
             let asked = self.round().and_then(|round| {
                 let round = Round { asks: vec![ask], ..round };
                 self.call(Call::round(&self.config.borrow(), &round, asked), stream_id)
@@ -42,8 +42,7 @@ impl Worker {
             if asked.is_err() {
                 // The call was not sent, so no credits will come: clear the pending ask.
                 let now = host::monotonic_clock();
-                let (tenant, lease) = (spending.tenant, spending.request);
-                purses::granted(tenant, lease, Credits::ZERO, now, self.metrics());
+                purses::granted(spending.tenant, lease_id, Credits::ZERO, now, self.metrics());
             }
         }
         spent.lease
@@ -133,7 +132,7 @@ impl Worker {
         for accounts in accounts.chunks(PARTS_MAX) {
             let said = accounts.iter().filter_map(|account| {
                 Some(api::Statement {
-                    lease_id: LeaseId::of_uuid(account.lease),
+                    lease_id: account.lease,
                     revision: account.revision,
                     spent: Credits::new(account.spent)?,
                     closed: account.closed,
@@ -169,14 +168,13 @@ impl Worker {
         let lease_deadline = until(answer.lease_ttl_ms, LEASE_TTL_MS);
         let share_deadline = until(answer.share_ttl_ms, SHARE_TTL_MS);
         for (tenant, lease) in &asked.leases {
-            let lease_id = LeaseId::of_uuid(*lease);
-            let grant = answer.leases.iter().find(|grant| grant.lease_id == lease_id);
+            let grant = answer.leases.iter().find(|grant| grant.lease_id == *lease);
             if let Some(grant) = grant {
                 purses::granted(*tenant, *lease, grant.credits, lease_deadline, self.metrics());
             }
         }
         for account in &asked.accounts {
-            let has_ended = answer.ended.contains(&LeaseId::of_uuid(account.lease));
+            let has_ended = answer.ended.contains(&account.lease);
             let deadline = (!has_ended && !account.closed).then_some(lease_deadline);
             purses::acknowledged(account, deadline, self.metrics());
         }
@@ -199,7 +197,7 @@ impl Worker {
 
     /// An empty round. Fails if shared data is unavailable, because the instance id that all workers use is stored there.
     fn round(&self) -> Result<Round, NotCalled> {
-        let new = || InstanceId::of_uuid(self.new_id(host::wall_clock()));
+        let new = || self.new_id(host::wall_clock());
         Ok(Round {
             instance: purses::instance(new, self.metrics()).ok_or(NotCalled)?,
             envoy: self.node().to_string(),

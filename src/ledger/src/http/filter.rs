@@ -103,7 +103,7 @@ async fn deliver(
     if report.counted.len() > Counted::MAX {
         return Err(Refused::invalid(format!("counted: at most {} in one report", Counted::MAX)));
     }
-    let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
+    let (batch_id, envoy) = (report.batch_id, report.envoy.clone());
     let deliver = Deliver::new(report, caller.id(), moment::now()).map_err(|_| {
         Refused::invalid("rows: one names a subject that the report does not have, or is out of bounds")
     })?;
@@ -128,7 +128,7 @@ async fn lease(
     if round.envoy.chars().count() > NAME_CHARS_MAX {
         return Err(Refused::invalid(format!("envoy: must be at most {NAME_CHARS_MAX} characters")));
     }
-    let (instance, envoy) = (round.instance.clone(), round.envoy.clone());
+    let (instance, envoy) = (round.instance, round.envoy.clone());
     let starved = service.waiting.starved();
     let take = AnswerRound { round, waiting_tenants: starved, actor: caller.id(), now: moment::now() };
     let taken = service.store.run(take).await?;

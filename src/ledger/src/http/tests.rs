@@ -15,7 +15,8 @@ mod trail;
 mod unaccounted;
 
 use crate::fixture::{
-    Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, report_body, reserve_body,
+    Bench, POLICY, code, dump, expect, is_on_postgresql, new_uuid, on_postgresql, pace, report_body,
+    reserve_body,
 };
 use crate::moment;
 use protocol::filter::PolicyAnswer;
@@ -34,7 +35,7 @@ fn on_postgresql_the_api_does_the_same() {
 
 fn decision(outcome: &str, key_id: &str, tenant_id: &str, tool: &str, credits: u64) -> Value {
     json!({
-        "id": moment::new_name(""), "at": moment::now(), "outcome": outcome, "key_id": key_id,
+        "id": new_uuid(), "at": moment::now(), "outcome": outcome, "key_id": key_id,
         "tenant_id": tenant_id, "service": "studio", "tool": tool, "credits": credits, "status": 200,
         "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
     })
@@ -58,7 +59,7 @@ async fn a_call_is_reserved_charged_in_part_and_the_same_steps_again_move_nothin
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
-    let id = moment::new_name("");
+    let id = new_uuid();
     let first = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;
     assert_eq!(bench.balance(&tenant).await, [100, 60, 40, 0]);
     let again = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;

@@ -26,7 +26,7 @@ const RECALL_EVERY_MILLIS: u64 = 200;
 /// Records the permits that an Envoy keeps, and grants it free ones.
 pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timestamp) -> Answer {
     let ShareAsk { key_id, limit_id, limit, revision, keep, wanted } = ask;
-    let at = ShareKey { key_id: key_id.clone(), limit_id: *limit_id, instance: instance.clone() };
+    let at = ShareKey { key_id: key_id.clone(), limit_id: *limit_id, instance: *instance };
     let answer =
         |permits| Answer { key_id: key_id.clone(), limit_id: *limit_id, revision: *revision, permits };
     let known = rows.shares.get(&at).filter(|share| share.expires_at > now);

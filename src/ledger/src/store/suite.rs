@@ -16,6 +16,7 @@ use crate::audit::seal::AddSigningKey;
 use crate::audit::verify::Verifier;
 use crate::background::seal;
 use crate::deliveries::Deliver;
+use crate::fixture::{new_uuid, uuid_of};
 use crate::http::report::deliver;
 use crate::identity::{agents, credentials, keys};
 use crate::model::credential::{CredentialKind, ServiceCredential};
@@ -148,7 +149,7 @@ pub(crate) async fn payer(store: &Store, amount: u64) -> (TenantId, KeyId) {
 pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> Reserve {
     Reserve {
         request: ReserveRequest {
-            reservation_id: ReservationId::parse(id).unwrap(),
+            reservation_id: ReservationId::parse(&uuid_of(id)).unwrap(),
             key_id: key_id.clone(),
             service: "studio".to_owned(),
             tool: "image_generate".to_owned(),
@@ -162,14 +163,14 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
 }
 
 pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> Deliver {
-    let settlement = Settlement { reservation_id: ReservationId::parse(id).unwrap(), action };
+    let settlement = Settlement { reservation_id: ReservationId::parse(&uuid_of(id)).unwrap(), action };
     report(vec![settlement], Vec::new(), now)
 }
 
 pub(crate) fn report(settlements: Vec<Settlement>, decisions: Vec<Decision>, now: Timestamp) -> Deliver {
     let Packed { subjects, rows } = decisions.into_iter().collect();
     let report = Report {
-        batch_id: moment::new_id("", BatchId::parse).unwrap(),
+        batch_id: BatchId::parse(&new_uuid()).unwrap(),
         envoy: "e1".to_owned(),
         settlements,
         subjects,

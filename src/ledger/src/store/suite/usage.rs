@@ -2,7 +2,7 @@
 
 use super::{Fresh, at, credits, payer, report};
 use crate::deliveries::Deliver;
-use crate::moment;
+use crate::fixture::new_uuid;
 use crate::store::{AuditFilter, UsageQuery};
 use protocol::audit::{Counted, Decision, Outcome, UsageTokens};
 use protocol::{Credits, EventId, KeyId, PolicyVersion, TenantId};
@@ -117,7 +117,7 @@ pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
 pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
     Decision {
         lease_id: None,
-        id: moment::new_id("", EventId::parse).unwrap(),
+        id: EventId::parse(&new_uuid()).unwrap(),
         at: at(1),
         outcome: Outcome::Allowed,
         would_deny: None,
