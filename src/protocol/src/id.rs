@@ -106,6 +106,8 @@ texts! {
     AgentId,
     /// A credential of an administrator, `adm_...`, or of a filter, `flt_...`. Never the credential itself.
     CredentialId,
+    /// Whose requests a limit counts together: the id of a key, an agent or a tenant.
+    OwnerId,
     /// One immutable movement of credits.
     TransferId,
     /// The content hash of a policy document, in hexadecimal.
@@ -186,6 +188,18 @@ uuids! {
     /// One delivery of settlements and decisions. A repeated delivery has the same id.
     BatchId,
 }
+
+macro_rules! owners {
+    ($($name:ident),+) => {$(
+        impl From<&$name> for OwnerId {
+            fn from(id: &$name) -> OwnerId {
+                OwnerId(id.0.clone())
+            }
+        }
+    )+};
+}
+
+owners!(KeyId, AgentId, TenantId);
 
 macro_rules! same {
     ($($(#[$why:meta])* $from:ident => $to:ident),+ $(,)?) => {$(

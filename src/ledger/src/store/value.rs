@@ -8,8 +8,8 @@ use protocol::audit::{Digest, Outcome};
 use protocol::filter::Change;
 use protocol::key::{Concurrency, Grant, KeySource, Limit};
 use protocol::{
-    AgentId, CredentialId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, PolicyVersion, ReservationId,
-    TenantId, Timestamp, TransferId,
+    AgentId, CredentialId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, OwnerId, PolicyVersion,
+    ReservationId, TenantId, Timestamp, TransferId,
 };
 use serde_json::value::RawValue;
 
@@ -34,7 +34,7 @@ macro_rules! texts {
     )+};
 }
 
-texts!(CredentialId, AgentId, KeyId, PolicyVersion, TenantId, TransferId,);
+texts!(CredentialId, AgentId, KeyId, OwnerId, PolicyVersion, TenantId, TransferId);
 
 /// UUIDs, stored as text.
 macro_rules! uuids {
