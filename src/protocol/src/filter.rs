@@ -323,7 +323,7 @@ mod tests {
             Change::Tenant { tenant_id: tenant_id.clone() },
             Change::Recall { tenant_id },
             Change::Share { owner: (&key_id).into(), limit_id: 7 },
-            Change::Envoy { instance: crate::InstanceId::parse("i1").unwrap() },
+            Change::Envoy { instance: crate::InstanceId::from_bits(1) },
             Change::Policy { version },
         ];
         let text = serde_json::to_string(&changes).unwrap();
