@@ -17,7 +17,7 @@ use harness::http1::Connection;
 use harness::{Agent, Gate, Request, mcp, policy};
 use protocol::key::KeyRecord;
 use protocol::session::SessionSecret;
-use protocol::{EventId, Timestamp};
+use protocol::{EventId, LeaseId, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
@@ -107,7 +107,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
                 exchange.windows_asked(&vec![open; asks.len()])
             }
-            Step::Spend(_) => exchange.spent(Some(9)),
+            Step::Spend(_) => exchange.spent(Some(LeaseId::from_bits(9))),
             Step::Reserve(_) => exchange.reserve_answered(ReserveAnswered::Reserved),
             Step::Forward { .. } => break,
             other => panic!("{other:?}"),

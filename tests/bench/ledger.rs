@@ -307,7 +307,6 @@ async fn call(ledger: Arc<Direct>, key_id: KeyId, began: Instant, turn: Duration
             batch_id: BatchId::parse(&ceiling::fresh())?,
             envoy: "bench".to_owned(),
             settlements: vec![Settlement { reservation_id: id, action: Action::Post { credits } }],
-            decisions: Vec::new(),
             subjects: Vec::new(),
             rows: Vec::new(),
             counted: Vec::new(),

@@ -1,6 +1,6 @@
 //! Filters that reserve and settle without a pause, and what they were answered.
 
-use harness::ledger::{Filter, Served};
+use harness::ledger::{Filter, Served, uuid_of};
 use harness::wait;
 use protocol::KeyId;
 use rand::rngs::StdRng;
@@ -112,7 +112,7 @@ impl Caller {
         while !self.stop.load(Ordering::Relaxed) {
             wait(PAUSE).await;
             number += 1;
-            let id = format!("r{}-{number}", self.name);
+            let id = uuid_of(&format!("r{}-{number}", self.name)).to_string();
             let key = self.keys[self.random.random_range(0..self.keys.len())].clone();
             // Some are forgotten, and their settlements come late.
             let ttl_seconds = if self.random.random_range(0..10) == 0 { 1 } else { 60 };

@@ -2,7 +2,7 @@
 //! serves there; or it stays where it is and the command says why.
 
 use harness::clock::apart;
-use harness::ledger::{Served, directory, embedded};
+use harness::ledger::{Served, directory, embedded, uuid_of};
 use harness::{eventually, files, run};
 use protocol::admin::{Because, RotateKey};
 use serde_json::{Value, json};
@@ -42,12 +42,11 @@ async fn used() -> (Served, Vec<protocol::TenantId>, Vec<Value>) {
     assert_eq!(filter.settle("r10", None).await, Some(200));
     assert_eq!(filter.reserve("other", &second.key.id, 30, 3600).await, Some(201));
     let decision = json!({
-        "id": "d1", "at": "2026-11-22T20:00:00.000Z", "outcome": "allowed", "key_id": key.key.id,
+        "id": uuid_of("d1"), "at": "2026-11-22T20:00:00.000Z", "outcome": "allowed", "key_id": key.key.id,
         "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0, "status": 200,
         "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
     });
-    let batch = json!({"batch_id": "usage", "envoy": "e1", "decisions": [decision]});
-    assert_eq!(filter.post("/filter/v1/report", &batch).await, Some(200));
+    assert_eq!(filter.report("usage", [decision]).await, Some(200));
     let admin = served.admin();
     admin.rotate_key(&key.key.id, &RotateKey { grace_seconds: 3600, reason: None }).await.unwrap();
     admin.suspend_tenant(&other, &Because { reason: "unpaid".into() }).await.unwrap();

@@ -7,6 +7,9 @@ use crate::reaper::Reaper;
 use cli::stack::{Credentials, LedgerOptions};
 use client::Client;
 use protocol::admin::{Balance, CreateTenant, KeyWithSecret};
+use protocol::audit::Decision;
+use protocol::packed::Packed;
+use protocol::uuid::Uuid;
 use protocol::{Credits, KeyId, TenantId};
 use serde_json::{Value, json};
 use std::fs;
@@ -157,6 +160,15 @@ pub fn operator(url: &str, admin_key: &str, arguments: &[&str]) -> Output {
         .expect("the program can be run")
 }
 
+/// The UUID that stands for a name such as `r1`, whose bytes it holds; a UUID stands for itself.
+pub fn uuid_of(name: &str) -> Uuid {
+    Uuid::parse(name).unwrap_or_else(|| {
+        let mut bytes = [0; 16];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Uuid::from_bits(u128::from_be_bytes(bytes))
+    })
+}
+
 /// What a filter asks of a ledger.
 #[derive(Clone)]
 pub struct Filter {
@@ -169,7 +181,7 @@ impl Filter {
     /// The status of the answer to a reservation; `None` if there was no answer.
     pub async fn reserve(&self, id: &str, key: &KeyId, credits: u64, ttl_seconds: u32) -> Option<u16> {
         let body = json!({
-            "reservation_id": id, "key_id": key, "service": "studio", "tool": "image_generate",
+            "reservation_id": uuid_of(id), "key_id": key, "service": "studio", "tool": "image_generate",
             "credits": credits, "ttl_seconds": ttl_seconds, "policy_version": "v1",
         });
         self.post("/filter/v1/reserve", &body).await
@@ -177,11 +189,20 @@ impl Filter {
 
     /// The same for a settlement: `post` of so many credits, or `void`.
     pub async fn settle(&self, id: &str, post: Option<u64>) -> Option<u16> {
+        let id = uuid_of(id);
         let settlement = match post {
             Some(credits) => json!({"reservation_id": id, "action": "post", "credits": credits}),
             None => json!({"reservation_id": id, "action": "void"}),
         };
-        let batch = json!({"batch_id": format!("b-{id}"), "envoy": "e1", "settlements": [settlement]});
+        let batch = json!({"batch_id": id, "envoy": "e1", "settlements": [settlement]});
+        self.post("/filter/v1/report", &batch).await
+    }
+
+    /// The same for a report of decisions.
+    pub async fn report(&self, batch_id: &str, decisions: impl IntoIterator<Item = Value>) -> Option<u16> {
+        let decision = |decision| serde_json::from_value::<Decision>(decision).expect("it is a decision");
+        let Packed { subjects, rows } = decisions.into_iter().map(decision).collect();
+        let batch = json!({"batch_id": uuid_of(batch_id), "envoy": "e1", "subjects": subjects, "rows": rows});
         self.post("/filter/v1/report", &batch).await
     }
 

@@ -101,19 +101,18 @@ impl Ledger {
         }
     }
 
-    fn report(&mut self, report: Report) -> Answer {
+    fn report(&mut self, mut report: Report) -> Answer {
         assert_eq!(report.decisions_dropped, 0);
-        let report = report.unpack().expect("rows have their subjects");
-        self.decisions += report.decisions.len();
+        let decisions = report.unpack().expect("rows have their subjects");
+        self.decisions += decisions.len();
         self.decisions += report.counted.iter().map(|counted| counted.count as usize).sum::<usize>();
         self.settlements += report.settlements.len();
-        let (settled, recorded) = (report.settlements.len() as u64, report.decisions.len() as u64);
+        let (settled, recorded) = (report.settlements.len() as u64, decisions.len() as u64);
         json(200, &ReportAnswer { settled, recorded })
     }
 
     fn lease(&mut self, round: Round) -> Answer {
-        self.accounts
-            .extend(round.accounts.iter().map(|account| (account.lease_id.clone(), account.clone())));
+        self.accounts.extend(round.accounts.iter().map(|account| (account.lease_id, account.clone())));
         let leases = round.asks.into_iter().map(|ask| Grant { lease_id: ask.lease_id, credits: ask.credits });
         let ended =
             round.accounts.into_iter().filter(|account| account.closed).map(|account| account.lease_id);

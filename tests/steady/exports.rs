@@ -2,6 +2,7 @@
 
 use super::on_both::Ledger;
 use harness::clock::apart;
+use harness::ledger::uuid_of;
 use harness::{eventually, run};
 use serde_json::{Value, json};
 use std::fs;
@@ -22,14 +23,13 @@ async fn fill(ledger: &Ledger, rows: usize) {
     for batch in 0..rows.div_ceil(1000) {
         let decision = |number: usize| {
             json!({
-                "id": format!("d{batch}-{number}"), "at": "2024-03-01T00:00:00.000Z", "outcome": "allowed",
+                "id": uuid_of(&format!("d{batch}-{number}")), "at": "2024-03-01T00:00:00.000Z", "outcome": "allowed",
                 "key_id": key.key.id, "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0,
                 "status": 200, "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
             })
         };
-        let decisions: Vec<Value> = (0..rows.min(1000)).map(decision).collect();
-        let batch = json!({"batch_id": format!("b{batch}"), "envoy": "e1", "decisions": decisions});
-        assert_eq!(filter.post("/filter/v1/report", &batch).await, Some(200));
+        let decisions = (0..rows.min(1000)).map(decision);
+        assert_eq!(filter.report(&format!("b{batch}"), decisions).await, Some(200));
     }
     eventually("the audit trail is sealed", async || {
         let status = ledger.served.admin().audit_status().await.unwrap();

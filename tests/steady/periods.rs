@@ -1,6 +1,7 @@
 //! Sums over periods that touch add up to the sum over both, in any zone, or the periods are refused.
 
 use super::on_both::Ledger;
+use harness::ledger::uuid_of;
 use harness::{Request, run};
 use protocol::Timestamp;
 use rand::rngs::StdRng;
@@ -28,19 +29,17 @@ async fn called(ledger: &Ledger, random: &mut StdRng) -> Vec<u64> {
     let (tenant, key) = ledger.served.payer(1000).await;
     let times: Vec<u64> =
         (0..300).map(|_| BEGIN_MILLIS + random.random_range(0..QUARTERS * QUARTER_MILLIS)).collect();
-    let decisions: Vec<Value> = times
+    let decisions = times
         .iter()
         .enumerate()
         .map(|(number, at)| {
             json!({
-                "id": format!("d{number}"), "at": Timestamp::from_millis(*at), "outcome": "allowed",
+                "id": uuid_of(&format!("d{number}")), "at": Timestamp::from_millis(*at), "outcome": "allowed",
                 "key_id": key.key.id, "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0,
                 "status": 200, "duration_ms": 12, "would_deny": "tier_denied", "policy_version": "v1", "envoy": "e1",
             })
-        })
-        .collect();
-    let batch = json!({"batch_id": "usage", "envoy": "e1", "decisions": decisions});
-    assert_eq!(ledger.served.filter(0).post("/filter/v1/report", &batch).await, Some(200));
+        });
+    assert_eq!(ledger.served.filter(0).report("usage", decisions).await, Some(200));
     times
 }
 

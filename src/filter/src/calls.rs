@@ -12,7 +12,7 @@ use protocol::filter::{
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
-use protocol::{InstanceId, ReservationId};
+use protocol::{InstanceId, LeaseId, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 use serde::de::DeserializeOwned;
@@ -42,7 +42,7 @@ pub enum Purpose {
 pub struct Asked {
     pub sent: Monotonic,
     /// Tenant and lease id of each lease asked for.
-    pub leases: Vec<(u64, u128)>,
+    pub leases: Vec<(u64, LeaseId)>,
     pub accounts: Vec<Statement>,
     pub shares: Vec<ShareOf>,
     /// The owner of the limits for which streams wait.
@@ -136,7 +136,7 @@ impl Call {
 
     /// Asks to reserve credits for a stream.
     pub fn reserve(config: &Config, stream_id: u32, request: &ReserveRequest) -> Call {
-        let purpose = Purpose::Reserve { stream_id, reservation_id: request.reservation_id.clone() };
+        let purpose = Purpose::Reserve { stream_id, reservation_id: request.reservation_id };
         Call::post(purpose, api::RESERVE_PATH, request, config.ledger_timeout_ms.into())
     }
 
@@ -210,9 +210,9 @@ pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
 
 /// Interprets the answer to a reserve call. Credits are reserved only if the ledger confirms this reservation id; any
 /// answer that is not the ledger's own leaves the result unknown.
-pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
+pub fn reserved(answer: &Answer, asked: ReservationId) -> ReserveAnswered {
     match answer.read(&[200, 201]) {
-        Some(ReserveAnswer { reservation_id, .. }) if reservation_id == *asked => ReserveAnswered::Reserved,
+        Some(ReserveAnswer { reservation_id, .. }) if reservation_id == asked => ReserveAnswered::Reserved,
         None if answer.is_problem(402, "quota_exceeded") => ReserveAnswered::QuotaExceeded,
         None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
         _ => ReserveAnswered::Unavailable,

@@ -9,7 +9,7 @@ use policy::exchange::{Refund, Spending};
 use policy::lease::{self, SLOTS, Spent, Statement};
 use policy::value::Corrupt;
 use policy::window::Monotonic;
-use protocol::{Credits, InstanceId};
+use protocol::{Credits, InstanceId, LeaseId};
 
 const INDEX: &str = "agentrelay/lease/1/index";
 const INSTANCE: &str = "agentrelay/instance";
@@ -36,7 +36,7 @@ pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
 }
 
 /// Records a lease that the ledger granted.
-pub fn granted(tenant: u64, lease: u128, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
+pub fn granted(tenant: u64, lease: LeaseId, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
     write(lease::slot(tenant), metrics, |value, now| {
         lease::granted(value, tenant, lease, credits, deadline, now)
     });
@@ -71,7 +71,7 @@ pub fn instance(new: impl Fn() -> InstanceId, metrics: &Metrics) -> Option<Insta
     shared::change(INSTANCE, host::monotonic_clock(), metrics, |value, _| {
         let known = str::from_utf8(value).ok().and_then(|text| InstanceId::parse(text).ok());
         let instance = known.unwrap_or_else(&new);
-        Some((instance.as_str().as_bytes().to_vec(), instance))
+        Some((instance.text().as_bytes().to_vec(), instance))
     })
 }
 

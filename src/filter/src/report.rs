@@ -10,6 +10,7 @@ use policy::records::{Kept, Parcel, Records};
 use policy::window::Monotonic;
 use protocol::audit::Decision;
 use protocol::filter::{Action, Report, Settlement};
+use protocol::packed::Packed;
 use protocol::{BatchId, ReservationId};
 use std::collections::{HashMap, VecDeque};
 
@@ -71,7 +72,7 @@ impl Outbox {
             if open.renew_at_ms <= now.0 {
                 open.renew_at_ms = half_of(open.ttl_seconds, now);
                 let action = Action::Renew { ttl_seconds: open.ttl_seconds };
-                due.push(Settlement { reservation_id: reservation_id.clone(), action });
+                due.push(Settlement { reservation_id: *reservation_id, action });
             }
         }
         due.into_iter().for_each(|settlement| self.queue(settlement, metrics));
@@ -90,12 +91,11 @@ impl Outbox {
         if self.batch.is_none() {
             // Decisions wait until a batch is worthwhile; settlements are sent at once.
             let parcel = self.records.take(!self.settlements.is_empty(), now)?;
-            let Parcel { subjects, rows, counted, lost: decisions_dropped } = parcel;
+            let Parcel { decisions: Packed { subjects, rows }, counted, lost: decisions_dropped } = parcel;
             self.batch = Some(Report {
                 batch_id: batch_id(),
                 envoy: envoy.to_owned(),
                 settlements: self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect(),
-                decisions: Vec::new(),
                 subjects,
                 rows,
                 counted,

@@ -7,7 +7,6 @@ use crate::host;
 use crate::windows;
 use crate::worker::{Event, Lookup, Shares, Waiting, Worker};
 use policy::exchange::{self, BodyPlan, End, Exchange, Finished, IssueAnswered, Now, ReserveAnswered, Step};
-use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 use std::cell::RefCell;
@@ -113,10 +112,10 @@ impl HttpContext for Stream {
         let head: usize = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
         state.head_bytes = STREAM_BYTES.saturating_add(u64::try_from(head).unwrap_or(u64::MAX));
         let now = self.worker.now();
-        let id = EventId::of_uuid(self.worker.new_id(now.wall));
+        let id = self.worker.new_id(now.wall);
         let Some(policy) = self.worker.policy() else {
             state.gate = Gate::Answered;
-            host::reply(&exchange::not_ready(&id));
+            host::reply(&exchange::not_ready(id));
             return Action::Pause;
         };
         let (exchange, step) = Exchange::begin(policy, id, &headers, ends, now);

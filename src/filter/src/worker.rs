@@ -23,7 +23,8 @@ use policy::window::Monotonic;
 use policy::{Key, Policy};
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, IssueRequest, ReportAnswer, ReserveRequest, Settlement};
-use protocol::{BatchId, ReservationId, Timestamp, uuid};
+use protocol::uuid::Uuid;
+use protocol::{ReservationId, Timestamp};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -304,7 +305,7 @@ impl Worker {
 
     /// A new UUIDv7. The host seeds a SplitMix64 generator once: ids must be unique, but they need not be
     /// unpredictable.
-    pub fn new_id(&self, now: Timestamp) -> u128 {
+    pub fn new_id<Id: From<Uuid>>(&self, now: Timestamp) -> Id {
         let next = || {
             let state = self.id_state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
             self.id_state.set(state);
@@ -312,7 +313,7 @@ impl Worker {
             let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             u128::from(mixed ^ (mixed >> 31))
         };
-        uuid::v7(now, (next() << 64) | next())
+        Uuid::v7(now, (next() << 64) | next()).into()
     }
 
     /// This Envoy's node id, as used in reports.
@@ -354,7 +355,7 @@ impl Worker {
                 self.resolve_answered(hash, changes_applied, calls::resolved(&answer), now);
             }
             Purpose::Reserve { stream_id, reservation_id } => {
-                let answered = calls::reserved(&answer, &reservation_id);
+                let answered = calls::reserved(&answer, reservation_id);
                 self.reserve_answered(stream_id, reservation_id, answered);
             }
             Purpose::Round(asked) => self.round_answered(asked, &answer),
@@ -459,7 +460,7 @@ impl Worker {
     fn deliver(&self, now: Monotonic) {
         let node = self.node();
         let mut outbox = self.outbox.borrow_mut();
-        let batch_id = || BatchId::of_uuid(self.new_id(host::wall_clock()));
+        let batch_id = || self.new_id(host::wall_clock());
         let Some(batch) = outbox.next_batch(&node, batch_id, self.at(now)) else { return };
         let call = Call::report(&self.config.borrow(), batch);
         if self.dispatch(call).is_err() {

@@ -6,6 +6,8 @@
 use crate::{Config, Credentials, Database, Running, init, start};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed, TestCaseError, TestRunner};
+use protocol::audit::Decision;
+use protocol::packed::Packed;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tempfile::TempDir;
 use throwaway::Throwaway;
+use uuid::Uuid;
 
 pub(crate) const POLICY: &str = r#"
 tiers:
@@ -209,10 +212,9 @@ impl Bench {
     }
 
     pub(crate) async fn settle(&self, id: &str, action: Value) -> Value {
-        let mut settlement = json!({"reservation_id": id});
+        let mut settlement = json!({"reservation_id": uuid_of(id)});
         settlement.as_object_mut().unwrap().extend(action.as_object().unwrap().clone());
-        let body =
-            json!({"batch_id": crate::moment::new_name(""), "envoy": "e1", "settlements": [settlement]});
+        let body = json!({"batch_id": new_uuid(), "envoy": "e1", "settlements": [settlement]});
         self.post("/filter/v1/report", body, StatusCode::OK).await
     }
 
@@ -222,11 +224,34 @@ impl Bench {
     }
 }
 
+/// The UUID that stands for a name such as `r1`, whose bytes it holds; a UUID stands for itself. In the order of the names.
+pub(crate) fn uuid_of(name: &str) -> String {
+    if Uuid::parse_str(name).is_ok() {
+        return name.to_owned();
+    }
+    let mut bytes = [0; 16];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Uuid::from_bytes(bytes).to_string()
+}
+
+/// A new UUID.
+pub(crate) fn new_uuid() -> String {
+    Uuid::now_v7().to_string()
+}
+
 pub(crate) fn reserve_body(id: &str, key_id: &str, credits: u64, ttl_seconds: u32) -> Value {
     json!({
-        "reservation_id": id, "key_id": key_id, "service": "studio", "tool": "image_generate",
+        "reservation_id": uuid_of(id), "key_id": key_id, "service": "studio", "tool": "image_generate",
         "credits": credits, "ttl_seconds": ttl_seconds, "policy_version": "v1",
     })
+}
+
+/// A report of decisions.
+pub(crate) fn report_body(batch_id: &str, decisions: impl IntoIterator<Item = Value>) -> Value {
+    let decisions =
+        decisions.into_iter().map(|decision| serde_json::from_value::<Decision>(decision).unwrap());
+    let Packed { subjects, rows } = decisions.collect();
+    json!({"batch_id": uuid_of(batch_id), "envoy": "e1", "subjects": subjects, "rows": rows})
 }
 
 /// Between two questions of a poll: without it a fast machine meets the bound on one credential's rate.

@@ -45,7 +45,7 @@ use limits::Rounds;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
 use protocol::filter::{IssueRequest, ReserveRequest};
-use protocol::{Credits, EventId, ReservationId, Timestamp, uuid};
+use protocol::{Credits, EventId, LeaseId, ReservationId, Timestamp};
 use quota::Quota;
 use refusal::Refusal;
 use request::Request;
@@ -207,7 +207,7 @@ enum Phase {
 }
 
 /// The answer before the gate has a policy: from its start until it first reaches the ledger.
-pub fn not_ready(id: &EventId) -> Reply {
+pub fn not_ready(id: EventId) -> Reply {
     let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id);
     quota::add_headers(&mut reply.headers, &[], false);
     reply
@@ -308,7 +308,7 @@ impl Exchange {
     }
 
     /// The attempt to pay from a lease is over; `lease` is the lease that paid, if any.
-    pub fn spent(&mut self, lease: Option<u128>) -> Step {
+    pub fn spent(&mut self, lease: Option<LeaseId>) -> Step {
         if let Some(step) = self.in_batch(|element| element.spent(lease)) {
             return step;
         }
@@ -338,8 +338,8 @@ impl Exchange {
     }
 
     /// The request's id.
-    pub fn id(&self) -> &EventId {
-        &self.id
+    pub fn id(&self) -> EventId {
+        self.id
     }
 
     /// The key, once it is known.
@@ -378,15 +378,10 @@ impl Exchange {
     fn reservation(&self) -> Option<(ReservationId, u32)> {
         match self.phase {
             Phase::Forwarded(Charge::Reserved(_)) => {
-                self.reservation_id().map(|id| (id, self.policy.reservation_ttl_seconds))
+                Some((self.id.into(), self.policy.reservation_ttl_seconds))
             }
             _ => None,
         }
-    }
-
-    /// The request id is also the reservation id. Both are ordered by time, and one id is enough to find the other.
-    fn reservation_id(&self) -> Option<ReservationId> {
-        ReservationId::parse(self.id.as_str()).ok()
     }
 
     /// The RFC 9728 document, if the request asks for it. It is public: clients read it before they have a credential.
@@ -453,18 +448,18 @@ impl Exchange {
 
     /// Pays from a lease if the tool allows it and the key has no budget to check; otherwise by a reservation.
     fn pay(&mut self) -> Step {
-        match (&self.key, &self.subject, uuid::parse(self.id.as_str())) {
-            (Some(key), Subject::Tool(call), Some(request)) if call.is_leased && !key.record.has_budget => {
-                Step::Spend(Spending { tenant: key.tenant, price: call.price, request })
+        match (&self.key, &self.subject) {
+            (Some(key), Subject::Tool(call)) if call.is_leased && !key.record.has_budget => {
+                Step::Spend(Spending { tenant: key.tenant, price: call.price, request: self.id })
             }
             _ => self.reserve(),
         }
     }
 
     fn reserve(&mut self) -> Step {
-        let request = match (&self.key, self.rules(), &self.subject, self.reservation_id()) {
-            (Some(key), Some(service), Subject::Tool(call), Some(reservation_id)) => ReserveRequest {
-                reservation_id,
+        let request = match (&self.key, self.rules(), &self.subject) {
+            (Some(key), Some(service), Subject::Tool(call)) => ReserveRequest {
+                reservation_id: self.id.into(),
                 key_id: key.record.key_id.clone(),
                 service: service.name.clone(),
                 tool: call.name.clone(),
@@ -502,7 +497,7 @@ impl Exchange {
         let own = [
             is_read.then_some(("accept-encoding", Cow::Borrowed("identity"))),
             self.subject().map(|subject| ("x-agentrelay-tool", fields::escaped(subject))),
-            Some(("x-agentrelay-request-id", Cow::Borrowed(self.id.as_str()))),
+            Some(("x-agentrelay-request-id", Cow::Owned(self.id.to_string()))),
             self.session.header_to_set().map(|(name, id)| (name, Cow::Borrowed(id))),
         ];
         let identity = self.key.iter().flat_map(|key| key.identity());
@@ -520,7 +515,7 @@ impl Exchange {
             form => form,
         };
         let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
-        let mut reply = refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id);
+        let mut reply = refusal.reply(form, self.message_id.as_deref(), is_tool_call, self.id);
         // The reply is complete now, unless the key's windows are still to be asked.
         if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);

@@ -12,7 +12,7 @@ mod layout;
 
 use crate::value::Corrupt;
 use crate::window::Monotonic;
-use protocol::Credits;
+use protocol::{Credits, EventId, LeaseId};
 use std::num::NonZeroU64;
 
 /// The number of values that hold purses. It is fixed, so that the shared data of an Envoy is bounded.
@@ -58,7 +58,7 @@ pub fn name(slot: u16) -> String {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
-    id: u128,
+    id: LeaseId,
     granted: u64,
     /// Refunds of failed calls are subtracted.
     spent: u64,
@@ -79,8 +79,8 @@ struct Lease {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Purse {
     tenant: u64,
-    /// The id of the lease that was asked for, and the time when the ask is given up; both are zero if none is pending.
-    asked: u128,
+    /// The lease that was asked for, while the ask is pending, and the time when the ask is given up, else zero.
+    asked: Option<LeaseId>,
     asked_until_ms: u64,
     /// The ledger has nothing to lease before this time.
     dry_until_ms: u64,
@@ -98,7 +98,7 @@ pub struct Spent {
     /// The tenant had no purse here before.
     pub is_new: bool,
     /// The lease that paid; `None` if none could, and the call must reserve exactly.
-    pub lease: Option<u128>,
+    pub lease: Option<LeaseId>,
     /// Ask the ledger for a lease of this many credits, with the request's own id.
     pub ask: Option<Credits>,
 }
@@ -109,7 +109,7 @@ pub struct Statement {
     /// The fingerprint of the purse's tenant.
     pub tenant: u64,
     /// The lease.
-    pub lease: u128,
+    pub lease: LeaseId,
     /// Grows with each statement of the lease.
     pub revision: u64,
     /// All credits spent so far; refunds are subtracted.
@@ -124,7 +124,7 @@ pub fn spend(
     value: &[u8],
     tenant: u64,
     price: Credits,
-    request: u128,
+    request: EventId,
     now: Monotonic,
 ) -> Result<(Vec<u8>, Spent), Corrupt> {
     change(value, tenant, |purse| {
@@ -135,7 +135,12 @@ pub fn spend(
 }
 
 /// Returns credits that a call was charged too much. False if no lease is left that can take them.
-pub fn refund(value: &[u8], tenant: u64, lease: u128, credits: Credits) -> Result<(Vec<u8>, bool), Corrupt> {
+pub fn refund(
+    value: &[u8],
+    tenant: u64,
+    lease: LeaseId,
+    credits: Credits,
+) -> Result<(Vec<u8>, bool), Corrupt> {
     change(value, tenant, |purse| purse.refund(lease, credits.get()))
 }
 
@@ -143,7 +148,7 @@ pub fn refund(value: &[u8], tenant: u64, lease: u128, credits: Credits) -> Resul
 pub fn granted(
     value: &[u8],
     tenant: u64,
-    lease: u128,
+    lease: LeaseId,
     credits: Credits,
     deadline: Monotonic,
     now: Monotonic,
@@ -198,7 +203,7 @@ fn change<A>(
 }
 
 impl Purse {
-    fn spend(&mut self, price: u64, now: Monotonic) -> Option<u128> {
+    fn spend(&mut self, price: u64, now: Monotonic) -> Option<LeaseId> {
         let second = now.0 / 1000;
         match second.saturating_sub(self.second) {
             0 => {}
@@ -219,7 +224,7 @@ impl Purse {
     }
 
     /// The credits to ask for, if another lease is needed now.
-    fn ask(&mut self, price: u64, request: u128, now: Monotonic) -> Option<Credits> {
+    fn ask(&mut self, price: u64, request: EventId, now: Monotonic) -> Option<Credits> {
         if now.0 < self.dry_until_ms || now.0 < self.asked_until_ms || self.leases.len() >= LEASES_MAX {
             return None;
         }
@@ -235,22 +240,21 @@ impl Purse {
             return None;
         }
         let credits = Credits::new(wanted)?;
-        if self.asked != 0 {
-            self.abandon(now);
-        }
-        self.asked = request;
+        self.abandon(now);
+        self.asked = Some(request.into());
         self.asked_until_ms = now.0.saturating_add(ASK_MS);
         Some(credits)
     }
 
-    /// Gives up the pending ask. If the ledger received it, a closing statement tells it that nothing will be spent.
+    /// Gives up the pending ask, if there is one. If the ledger received it, a closing statement tells it that nothing will be
+    /// spent.
     fn abandon(&mut self, now: Monotonic) {
-        let id = std::mem::take(&mut self.asked);
+        let Some(id) = self.asked.take() else { return };
         self.leases.push(Lease { closed_ms: now.0.max(1), ..Lease::new(id, 0, now) });
         self.forget_closed();
     }
 
-    fn refund(&mut self, id: u128, credits: u64) -> bool {
+    fn refund(&mut self, id: LeaseId, credits: u64) -> bool {
         let takes = |lease: &&mut Lease| lease.spent >= credits;
         let place = match self.leases.iter().position(|lease| lease.id == id) {
             Some(place) => self.leases.get_mut(place).filter(takes),
@@ -262,9 +266,9 @@ impl Purse {
         true
     }
 
-    fn granted(&mut self, id: u128, credits: u64, deadline: Monotonic, now: Monotonic) {
-        if self.asked == id {
-            self.asked = 0;
+    fn granted(&mut self, id: LeaseId, credits: u64, deadline: Monotonic, now: Monotonic) {
+        if self.asked == Some(id) {
+            self.asked = None;
             self.asked_until_ms = 0;
             if credits == 0 {
                 self.dry_until_ms = now.0.saturating_add(DRY_MS);
@@ -290,7 +294,7 @@ impl Purse {
 
     fn recalled(&mut self, now: Monotonic) {
         self.dry_until_ms = now.0.saturating_add(DRY_MS);
-        if self.asked != 0 {
+        if self.asked.is_some() {
             // The lease that was asked for is recalled too.
             self.abandon(now);
             self.asked_until_ms = 0;
@@ -299,7 +303,7 @@ impl Purse {
     }
 
     fn due(&mut self, now: Monotonic, accounts: &mut Vec<Statement>) {
-        if self.asked != 0 && now.0 >= self.asked_until_ms {
+        if now.0 >= self.asked_until_ms {
             self.abandon(now);
         }
         let is_idle = now.0 >= self.last_spent_ms.saturating_add(IDLE_MS);
@@ -341,12 +345,12 @@ impl Purse {
 
     fn is_over(&self, now: Monotonic) -> bool {
         let is_quiet = now.0 >= self.last_spent_ms.saturating_add(FORGET_MS);
-        self.leases.is_empty() && self.asked == 0 && now.0 >= self.dry_until_ms && is_quiet
+        self.leases.is_empty() && self.asked.is_none() && now.0 >= self.dry_until_ms && is_quiet
     }
 }
 
 impl Lease {
-    fn new(id: u128, granted: u64, deadline: Monotonic) -> Lease {
+    fn new(id: LeaseId, granted: u64, deadline: Monotonic) -> Lease {
         Lease {
             id,
             granted,

@@ -5,7 +5,7 @@
 
 use crate::exchange::Now;
 use protocol::audit::{Counted, Decision, Outcome};
-use protocol::packed::{Row, Subject};
+use protocol::packed::Packed;
 use std::collections::VecDeque;
 
 /// The most paid decisions that wait: 10 s at 20,000 per second, 42 MB.
@@ -21,8 +21,6 @@ const PARCEL_MAX: usize = 1000;
 const FLUSH_MS: u64 = 1_000;
 /// A batch with this many rows is large.
 const BUSY: usize = 200;
-/// How many earlier subjects each new one is compared with. To search all would cost more than to write a subject twice.
-const SUBJECTS_COMPARED: usize = 16;
 const MINUTE_MS: u64 = 60_000;
 
 /// What happened to a decision.
@@ -44,10 +42,8 @@ pub enum Kept {
 /// Decisions in the form in which a batch has them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parcel {
-    /// The subjects to which rows refer.
-    pub subjects: Vec<Subject>,
-    /// One row for each decision.
-    pub rows: Vec<Row>,
+    /// Decisions with an active key.
+    pub decisions: Packed,
     /// Decisions without an active key.
     pub counted: Vec<Counted>,
     /// The number of decisions lost since the last parcel.
@@ -108,16 +104,14 @@ impl Records {
         if !anyway && !are_due && counted.is_empty() {
             return None;
         }
-        let mut parcel = self.paid.take();
+        let mut decisions = self.paid.take();
         // Paid decisions come first. The others wait until the queue of paid ones is empty.
         if self.paid.len == 0 {
-            parcel.add(self.unpaid.take());
+            decisions.append(self.unpaid.take());
         }
         self.oldest_ms = now.monotonic.0;
-        self.is_busy = parcel.rows.len() >= BUSY;
-        parcel.counted = counted;
-        parcel.lost = std::mem::take(&mut self.lost);
-        Some(parcel)
+        self.is_busy = decisions.rows.len() >= BUSY;
+        Some(Parcel { decisions, counted, lost: std::mem::take(&mut self.lost) })
     }
 
     fn count(&mut self, decision: Decision, now: Now) {
@@ -178,40 +172,17 @@ fn is_paid(decision: &Decision) -> bool {
     !decision.credits.is_zero() || decision.reservation_id.is_some() || decision.lease_id.is_some()
 }
 
-impl Parcel {
-    fn push(&mut self, decision: Decision) {
-        let (subject, mut row) = Row::pack(decision, 0);
-        let recent = self.subjects.len().saturating_sub(SUBJECTS_COMPARED);
-        let known = self.subjects.iter().skip(recent).position(|known| *known == subject);
-        let place = known.map_or(self.subjects.len(), |place| place.saturating_add(recent));
-        row.subject = u32::try_from(place).unwrap_or(u32::MAX);
-        if known.is_none() {
-            self.subjects.push(subject);
-        }
-        self.rows.push(row);
-    }
-
-    /// Adds the rows of another parcel after these.
-    fn add(&mut self, other: Parcel) {
-        let before = u32::try_from(self.subjects.len()).unwrap_or(u32::MAX);
-        self.subjects.extend(other.subjects);
-        self.rows.extend(
-            other.rows.into_iter().map(|row| Row { subject: row.subject.saturating_add(before), ..row }),
-        );
-    }
-}
-
 /// Decisions of one kind, in parcels, oldest first.
 #[derive(Debug, Default)]
 struct Queue {
-    parcels: VecDeque<Parcel>,
+    parcels: VecDeque<Packed>,
     len: usize,
 }
 
 impl Queue {
     fn push(&mut self, decision: Decision) {
         if self.parcels.back().is_none_or(|parcel| parcel.rows.len() >= PARCEL_MAX) {
-            self.parcels.push_back(Parcel::default());
+            self.parcels.push_back(Packed::default());
         }
         if let Some(parcel) = self.parcels.back_mut() {
             parcel.push(decision);
@@ -219,7 +190,7 @@ impl Queue {
         }
     }
 
-    fn take(&mut self) -> Parcel {
+    fn take(&mut self) -> Packed {
         let parcel = self.parcels.pop_front().unwrap_or_default();
         self.len = self.len.saturating_sub(parcel.rows.len());
         parcel
@@ -242,7 +213,7 @@ mod tests {
 
     fn decision(key: Option<&str>, credits: u64, now: Now) -> Decision {
         Decision {
-            id: EventId::of_uuid(credits.into()),
+            id: EventId::from_bits(credits.into()),
             at: now.wall,
             outcome: if key.is_some() { Outcome::RateLimited } else { Outcome::AuthDenied },
             would_deny: None,
@@ -279,9 +250,9 @@ mod tests {
         let mut paid = Vec::new();
         for (rows, lost) in [(1000, 1), (1000, 0), (1500, 0)] {
             let parcel = records.take(false, at(1)).expect("many wait");
-            assert_eq!((parcel.rows.len(), parcel.lost), (rows, lost));
-            for row in parcel.rows.into_iter().filter(|row| row.credits > 0) {
-                let whole = row.unpack(&parcel.subjects, "e1").unwrap();
+            assert_eq!((parcel.decisions.rows.len(), parcel.lost), (rows, lost));
+            let decisions = parcel.decisions.unpack("e1").unwrap();
+            for whole in decisions.into_iter().filter(|decision| !decision.credits.is_zero()) {
                 assert_eq!(
                     whole.key_id.unwrap().as_str(),
                     if whole.credits.get() % 2 == 1 { "key_1" } else { "key_2" }
@@ -309,10 +280,10 @@ mod tests {
         assert_eq!(records.take(false, at(0)), None);
         records.record(decision(Some("key_1"), 1, at(0)), at(0));
         assert_eq!(records.take(false, at(999)), None);
-        assert_eq!(records.take(true, at(999)).unwrap().rows.len(), 1);
+        assert_eq!(records.take(true, at(999)).unwrap().decisions.rows.len(), 1);
         records.record(decision(Some("key_1"), 1, at(999)), at(999));
         assert_eq!(records.take(false, at(1_998)), None);
-        assert_eq!(records.take(false, at(1_999)).unwrap().rows.len(), 1);
+        assert_eq!(records.take(false, at(1_999)).unwrap().decisions.rows.len(), 1);
     }
 
     #[test]

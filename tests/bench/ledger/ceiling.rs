@@ -280,7 +280,7 @@ impl<'p> Call<'p> {
 
 /// A new id.
 pub(super) fn fresh() -> String {
-    Uuid::now_v7().simple().to_string()
+    Uuid::now_v7().to_string()
 }
 
 fn now_ms() -> i64 {

@@ -20,7 +20,7 @@ use protocol::{Credits, KeyId, ReservationId, TenantId};
   agentrelay tenants credit ten_... 500 --reason 'invoice 2026-118' --idempotency-key invoice-118
   agentrelay tenants correct ten_... refund 40 --reason 'the service was down'
   agentrelay tenants correct ten_... refund 40 --key key_... --reason 'its service was down'
-  agentrelay tenants correct ten_... refund 5 --reservation 0198... --reason 'the gate was killed'
+  agentrelay tenants correct ten_... refund 5 --reservation 0198f0c0-5a1b-7c3d-8e4f-0123456789ab --reason 'the gate was killed'
   agentrelay tenants update ten_... --tier enterprise --budget 100000 --reason 'new contract'
   agentrelay tenants update ten_... --budget none --if-match 3 --reason 'as agreed over version 3'
   agentrelay tenants suspend ten_... --reason 'unpaid'

@@ -29,13 +29,13 @@ pub enum Shares {
 
 impl Worker {
     /// Spends from the tenant's leases. Asks for the next lease in good time, so that no request waits for it.
-    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<u128> {
+    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<LeaseId> {
         let spent = purses::spend(spending, now, self.metrics())?;
         if let Some(credits) = spent.ask {
-            let lease_id = LeaseId::of_uuid(spending.request);
+            let lease_id = LeaseId::from(spending.request);
             let tenant_id = key.record.tenant_id.clone();
             let ask = api::Ask { lease_id, tenant_id, credits, price: spending.price };
-            let asked = Asked { leases: vec![(spending.tenant, spending.request)], ..self.asked() };
+            let asked = Asked { leases: vec![(spending.tenant, lease_id)], ..self.asked() };
             let asked = self.round().and_then(|round| {
                 let round = Round { asks: vec![ask], ..round };
                 self.call(Call::round(&self.config.borrow(), &round, asked), stream_id)
@@ -43,8 +43,7 @@ impl Worker {
             if asked.is_err() {
                 // The call was not sent, so no credits will come: clear the pending ask.
                 let now = host::monotonic_clock();
-                let (tenant, lease) = (spending.tenant, spending.request);
-                purses::granted(tenant, lease, Credits::ZERO, now, self.metrics());
+                purses::granted(spending.tenant, lease_id, Credits::ZERO, now, self.metrics());
             }
         }
         spent.lease
@@ -141,7 +140,7 @@ impl Worker {
         for accounts in accounts.chunks(PARTS_MAX) {
             let said = accounts.iter().filter_map(|account| {
                 Some(api::Statement {
-                    lease_id: LeaseId::of_uuid(account.lease),
+                    lease_id: account.lease,
                     revision: account.revision,
                     spent: Credits::new(account.spent)?,
                     closed: account.closed,
@@ -176,14 +175,13 @@ impl Worker {
         let lease_deadline = until(answer.lease_ttl_ms, LEASE_TTL_MS);
         let share_deadline = until(answer.share_ttl_ms, SHARE_TTL_MS);
         for (tenant, lease) in &asked.leases {
-            let lease_id = LeaseId::of_uuid(*lease);
-            let grant = answer.leases.iter().find(|grant| grant.lease_id == lease_id);
+            let grant = answer.leases.iter().find(|grant| grant.lease_id == *lease);
             if let Some(grant) = grant {
                 purses::granted(*tenant, *lease, grant.credits, lease_deadline, self.metrics());
             }
         }
         for account in &asked.accounts {
-            let has_ended = answer.ended.contains(&LeaseId::of_uuid(account.lease));
+            let has_ended = answer.ended.contains(&account.lease);
             let deadline = (!has_ended && !account.closed).then_some(lease_deadline);
             purses::acknowledged(account, deadline, self.metrics());
         }
@@ -218,7 +216,7 @@ impl Worker {
 
     /// The id of this run of this Envoy.
     pub(super) fn instance(&self) -> Result<InstanceId, NotCalled> {
-        let new = || InstanceId::of_uuid(self.new_id(host::wall_clock()));
+        let new = || self.new_id(host::wall_clock());
         purses::instance(new, self.metrics()).ok_or(NotCalled)
     }
 }

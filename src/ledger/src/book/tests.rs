@@ -29,7 +29,7 @@ fn overrunning(id: u8, credits: u64, overrun: u64) -> Request {
 
 fn request_of(tenant: u8, id: u8, credits: u64, overrun: u64, ttl_seconds: u32) -> Request {
     Request {
-        id: ReservationId::parse(&format!("r{id}")).unwrap(),
+        id: ReservationId::from_bits(id.into()),
         tenant_id: TenantId::parse(&format!("ten_{tenant}")).unwrap(),
         key_id: KeyId::parse("key_1").unwrap(),
         service: "studio".to_owned(),

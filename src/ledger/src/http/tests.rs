@@ -15,7 +15,8 @@ mod trail;
 mod unaccounted;
 
 use crate::fixture::{
-    Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, reserve_body,
+    Bench, POLICY, code, dump, expect, is_on_postgresql, new_uuid, on_postgresql, pace, report_body,
+    reserve_body, uuid_of,
 };
 use crate::moment;
 use protocol::filter::PolicyAnswer;
@@ -34,7 +35,7 @@ fn on_postgresql_the_api_does_the_same() {
 
 fn decision(outcome: &str, key_id: &str, tenant_id: &str, tool: &str, credits: u64) -> Value {
     json!({
-        "id": moment::new_name(""), "at": moment::now(), "outcome": outcome, "key_id": key_id,
+        "id": new_uuid(), "at": moment::now(), "outcome": outcome, "key_id": key_id,
         "tenant_id": tenant_id, "service": "studio", "tool": tool, "credits": credits, "status": 200,
         "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
     })
@@ -58,7 +59,7 @@ async fn a_call_is_reserved_charged_in_part_and_the_same_steps_again_move_nothin
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
-    let id = moment::new_name("");
+    let id = new_uuid();
     let first = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;
     assert_eq!(bench.balance(&tenant).await, [100, 60, 40, 0]);
     let again = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;
@@ -178,7 +179,8 @@ async fn decisions_are_recorded_once_and_summed() {
         told(json!({"input": 5}), decision("allowed", &key, &tenant, "search", 0)),
         decision("rate_limited", &key, &tenant, "search", 0),
     ];
-    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions, "decisions_dropped": 2});
+    let mut batch = report_body("b1", decisions);
+    batch["decisions_dropped"] = json!(2);
     let answer = bench.post("/filter/v1/report", batch.clone(), StatusCode::OK).await;
     assert_eq!(answer["recorded"], 3);
     assert_eq!(bench.post("/filter/v1/report", batch, StatusCode::OK).await["recorded"], 0);
@@ -266,19 +268,21 @@ async fn the_change_feed_wakes_at_once_resumes_after_a_restart_and_resets_strang
 #[tokio::test(flavor = "multi_thread")]
 async fn every_envoy_hears_at_once_of_one_that_joins() {
     let bench = Bench::start().await;
-    let first = bench.get("/filter/v1/changes?instance=i1").await;
+    let [one, two] = ["i1", "i2"].map(uuid_of);
+    let first = bench.get(&format!("/filter/v1/changes?instance={one}")).await;
     assert_eq!(first["envoys"], 1);
     let after = first["next"].as_u64().unwrap();
-    let poll = format!("/filter/v1/changes?instance=i1&after={after}&wait_ms=20000");
+    let poll = format!("/filter/v1/changes?instance={one}&after={after}&wait_ms=20000");
     let began = Instant::now();
-    let (feed, joined) = tokio::join!(bench.get(&poll), bench.get("/filter/v1/changes?instance=i2"));
+    let join = format!("/filter/v1/changes?instance={two}");
+    let (feed, joined) = tokio::join!(bench.get(&poll), bench.get(&join));
     assert!(began.elapsed() < Duration::from_secs(15), "the long poll did not wake");
     assert_eq!((&feed["envoys"], &joined["envoys"]), (&json!(2), &json!(2)));
-    assert_eq!(feed["changes"], json!([{"kind": "envoy", "instance": "i2"}]));
+    assert_eq!(feed["changes"], json!([{"kind": "envoy", "instance": two}]));
     // One that asks again, here or at a ledger that has just started, has not joined.
     let next = feed["next"].as_u64().unwrap();
     let bench = bench.restart().await;
-    let again = bench.get(&format!("/filter/v1/changes?instance=i2&after={next}&wait_ms=10")).await;
+    let again = bench.get(&format!("/filter/v1/changes?instance={two}&after={next}&wait_ms=10")).await;
     assert_eq!(again, json!({"next": next, "reset": false, "envoys": 2, "changes": []}));
 }
 

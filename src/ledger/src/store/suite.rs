@@ -16,6 +16,7 @@ use crate::audit::seal::AddSigningKey;
 use crate::audit::verify::Verifier;
 use crate::background::seal;
 use crate::deliveries::Deliver;
+use crate::fixture::{new_uuid, uuid_of};
 use crate::http::report::deliver;
 use crate::identity::{agents, credentials, keys};
 use crate::model::credential::{CredentialKind, ServiceCredential};
@@ -29,8 +30,10 @@ use crate::transaction::{Error, Queued, Refusal};
 use crate::{book, moment};
 use protocol::admin::{Agent, Balance, Patch, Role, UpdateKey};
 use protocol::api_key::KeyHash;
+use protocol::audit::Decision;
 use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
 use protocol::key::{KeySource, KeyState};
+use protocol::packed::Packed;
 use protocol::{
     AgentId, BatchId, CredentialId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp,
     TransferId,
@@ -146,7 +149,7 @@ pub(crate) async fn payer(store: &Store, amount: u64) -> (TenantId, KeyId) {
 pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> Reserve {
     Reserve {
         request: ReserveRequest {
-            reservation_id: ReservationId::parse(id).unwrap(),
+            reservation_id: ReservationId::parse(&uuid_of(id)).unwrap(),
             key_id: key_id.clone(),
             service: "studio".to_owned(),
             tool: "image_generate".to_owned(),
@@ -160,20 +163,22 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
 }
 
 pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> Deliver {
-    Deliver {
-        report: Arc::new(Report {
-            batch_id: moment::new_id("", BatchId::parse).unwrap(),
-            envoy: "e1".to_owned(),
-            settlements: vec![Settlement { reservation_id: ReservationId::parse(id).unwrap(), action }],
-            decisions: Vec::new(),
-            subjects: Vec::new(),
-            rows: Vec::new(),
-            counted: Vec::new(),
-            decisions_dropped: 0,
-        }),
-        actor: "flt_1".to_owned(),
-        now,
-    }
+    let settlement = Settlement { reservation_id: ReservationId::parse(&uuid_of(id)).unwrap(), action };
+    report(vec![settlement], Vec::new(), now)
+}
+
+pub(crate) fn report(settlements: Vec<Settlement>, decisions: Vec<Decision>, now: Timestamp) -> Deliver {
+    let Packed { subjects, rows } = decisions.into_iter().collect();
+    let report = Report {
+        batch_id: BatchId::parse(&new_uuid()).unwrap(),
+        envoy: "e1".to_owned(),
+        settlements,
+        subjects,
+        rows,
+        counted: Vec::new(),
+        decisions_dropped: 0,
+    };
+    Deliver::new(report, "flt_1".to_owned(), now).unwrap()
 }
 
 pub(crate) async fn balance(store: &Store, tenant_id: &TenantId) -> Balance {
@@ -211,10 +216,10 @@ pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &Store) {
     let (tenant_id, key_id) = payer(store, 100).await;
     store.run(reserve("r1", &key_id, 5, at(1))).await.unwrap();
     let mut batch = settle("r1", Action::Post { credits: credits(5) }, at(2));
-    let report = Arc::make_mut(&mut batch.report);
-    report.decisions = (0..40).map(|_| usage::decision(&tenant_id, &key_id, 1)).collect();
-    report.decisions[17].tool = Some(UNSTORABLE.to_owned());
-    report.decisions_dropped = 2;
+    let mut decisions: Vec<_> = (0..40).map(|_| usage::decision(&tenant_id, &key_id, 1)).collect();
+    decisions[17].tool = Some(UNSTORABLE.to_owned());
+    batch.decisions = decisions.into();
+    Arc::make_mut(&mut batch.report).decisions_dropped = 2;
     let delivered = deliver(store, batch).await.unwrap();
     assert_eq!((delivered.answer.settled, delivered.answer.recorded), (1, 39));
     assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 2);

@@ -104,7 +104,7 @@ impl Batch {
     }
 
     /// Turns Envoy's own error into an answer for each message that wants one, next to the gate's own answers.
-    pub(super) fn failed_by(&self, refusal: &Refusal, id: &EventId) -> Reply {
+    pub(super) fn failed_by(&self, refusal: &Refusal, id: EventId) -> Reply {
         let said = |message_id| refusal.clone().reply(Refusals::McpHttp, message_id, false, id);
         let wanted = self.elements.iter().filter(|element| element.wants_answer);
         let texts: Vec<Vec<u8>> = wanted
@@ -223,11 +223,11 @@ impl Exchange {
             return None;
         }
         let elements = messages.into_iter().enumerate().map(|(index, message)| {
-            let exchange = self.of_message(index)?;
+            let exchange = self.of_message(index);
             let (text, wants_answer) = (message.get().to_owned(), wants_answer(message));
-            Some(Element { text, wants_answer, exchange, reply: None, answer: None })
+            Element { text, wants_answer, exchange, reply: None, answer: None }
         });
-        let mut elements = elements.collect::<Option<Vec<_>>>()?;
+        let mut elements: Vec<_> = elements.collect();
         let first = elements.first_mut()?;
         let step = first.exchange.classify(first.text.as_bytes(), now);
         self.batch =
@@ -235,13 +235,11 @@ impl Exchange {
         Some(self.go_on(step))
     }
 
-    /// The exchange of one message. Its id is the request's id with its last four digits replaced by the index.
-    fn of_message(&self, index: usize) -> Option<Exchange> {
-        let id = self.id.as_str();
-        let id = format!("{}{index:04x}", id.get(..id.len().checked_sub(4)?)?);
-        Some(Exchange {
+    /// The exchange of one message.
+    fn of_message(&self, index: usize) -> Exchange {
+        Exchange {
             policy: self.policy.clone(),
-            id: EventId::parse(&id).ok()?,
+            id: self.id.part(index),
             began: self.began,
             request: self.request.clone(),
             key: self.key.clone(),
@@ -257,7 +255,7 @@ impl Exchange {
             response: response::Progress::default(),
             batch: None,
             is_of_batch: true,
-        })
+        }
     }
 
     /// Passes an event to the message that is being decided.

@@ -82,7 +82,7 @@ impl Exchange {
         match (&call.asked, self.credential) {
             (Some(asked), Some(parent)) => {
                 let request = IssueRequest {
-                    request_id: self.id.clone(),
+                    request_id: self.id,
                     parent,
                     service: asked.service.clone(),
                     ttl_seconds: asked.ttl_seconds,

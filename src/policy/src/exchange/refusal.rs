@@ -314,7 +314,7 @@ impl Refusal {
         form: Refusals,
         message_id: Option<&str>,
         is_tool_call: bool,
-        id: &EventId,
+        id: EventId,
     ) -> Reply {
         let reason = self.outcome.as_str();
         let as_result =
@@ -345,7 +345,7 @@ impl Refusal {
         }
     }
 
-    fn problem(&self, id: &EventId) -> String {
+    fn problem(&self, id: EventId) -> String {
         let problem = Problem {
             kind: Problem::urn(self.outcome.as_str()),
             status: self.status,
@@ -356,13 +356,13 @@ impl Refusal {
         serde_json::to_string(&problem).unwrap_or_default()
     }
 
-    fn rpc_error(&self, message_id: Option<&str>, id: &EventId) -> String {
+    fn rpc_error(&self, message_id: Option<&str>, id: EventId) -> String {
         let members =
             [("code", self.code.to_string()), ("data", self.data(id)), ("message", quoted(&self.text()))];
         rpc(message_id, "error", &object(&members))
     }
 
-    fn tool_result(&self, message_id: Option<&str>, id: &EventId) -> String {
+    fn tool_result(&self, message_id: Option<&str>, id: EventId) -> String {
         let content = object(&[("text", quoted(&self.text())), ("type", quoted("text"))]);
         let result = object(&[
             ("_meta", object(&[("agentrelay/refusal", self.data(id))])),
@@ -377,8 +377,8 @@ impl Refusal {
         format!("{}: {}", self.title, self.detail)
     }
 
-    fn data(&self, id: &EventId) -> String {
-        let mut members = vec![("reason", quoted(self.outcome.as_str())), ("requestId", quoted(id.as_str()))];
+    fn data(&self, id: EventId) -> String {
+        let mut members = vec![("reason", quoted(self.outcome.as_str())), ("requestId", quoted(&id.text()))];
         members.extend(self.retry_after_seconds.map(|seconds| ("retryAfterSeconds", seconds.to_string())));
         object(&members)
     }
@@ -419,21 +419,21 @@ mod tests {
 
     #[test]
     fn each_form_says_the_same_in_its_own_way() {
-        let id = EventId::parse("0199f1d2").unwrap();
+        let id = EventId::parse("0199f1d2-0000-7000-8000-000000000001").unwrap();
         let refusal =
             || Refusal { retry_after_seconds: Some(7), ..Refusal::new(RATE_LIMITED, "wait \"7 s\"") };
-        let body = |form| String::from_utf8(refusal().reply(form, Some("1"), true, &id).body).unwrap();
+        let body = |form| String::from_utf8(refusal().reply(form, Some("1"), true, id).body).unwrap();
         assert_eq!(
             body(Refusals::Http),
-            r#"{"type":"urn:agentrelay:problem:rate_limited","status":429,"title":"Rate limited","detail":"wait \"7 s\"","request_id":"0199f1d2"}"#
+            r#"{"type":"urn:agentrelay:problem:rate_limited","status":429,"title":"Rate limited","detail":"wait \"7 s\"","request_id":"0199f1d2-0000-7000-8000-000000000001"}"#
         );
         assert_eq!(
             body(Refusals::McpHttp),
-            r#"{"jsonrpc":"2.0","id":1,"error":{"code":42901,"data":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\""}}"#
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":42901,"data":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\""}}"#
         );
         assert_eq!(
             body(Refusals::McpTool),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"agentrelay/refusal":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7}},"content":[{"text":"Rate limited: wait \"7 s\"","type":"text"}],"isError":true,"resultType":"complete"}}"#
+            r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"agentrelay/refusal":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7}},"content":[{"text":"Rate limited: wait \"7 s\"","type":"text"}],"isError":true,"resultType":"complete"}}"#
         );
     }
 }

@@ -168,8 +168,8 @@ impl Exchange {
             _ => Refusal::by_envoy(status, self.is_forwarded() && !self.response.is_spoilt),
         };
         let mut reply = match &self.batch {
-            Some(batch) if self.is_forwarded() => batch.failed_by(&refusal, &self.id),
-            _ => refusal.reply(form, self.message_id.as_deref(), false, &self.id),
+            Some(batch) if self.is_forwarded() => batch.failed_by(&refusal, self.id),
+            _ => refusal.reply(form, self.message_id.as_deref(), false, self.id),
         };
         if ends {
             reply.headers.append(&set);
@@ -265,14 +265,13 @@ impl Exchange {
         let (outcome, charged) = self.outcome(self.seen(end));
         let charge = self.charge();
         let is_reserved = matches!(charge, Charge::Reserved(_));
-        let settlement = charge.settlement(self.reservation_id(), charged);
+        let settlement = charge.settlement(self.id.into(), charged);
         let refund = self.key.as_ref().and_then(|key| charge.refund(key.tenant, charged));
-        let reservation_id = is_reserved.then(|| self.reservation_id()).flatten();
         let usage = self.response.reader.as_ref().map(|reader| reader.usage()).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
         let is_refused = matches!(self.phase, Phase::Refused(_)) && self.response.status != 0;
         let decision = Decision {
-            id: self.id.clone(),
+            id: self.id,
             at: self.began.wall,
             outcome,
             would_deny: self.would_deny,
@@ -282,7 +281,7 @@ impl Exchange {
             service: self.rules().map(|service| service.name.clone()),
             tool: self.subject().map(str::to_owned),
             credits: charged,
-            reservation_id,
+            reservation_id: is_reserved.then(|| self.id.into()),
             lease_id: charge.lease_id(),
             usage_tokens: Some(usage).filter(|usage| *usage != UsageTokens::default()),
             status: self.response.status,
@@ -397,7 +396,7 @@ impl Exchange {
     pub(super) fn unreadable(&self) -> Reply {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
         let mut reply =
-            Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, &self.id);
+            Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, self.id);
         self.add_rate_headers(&mut reply.headers);
         reply
     }

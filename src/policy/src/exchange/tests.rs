@@ -30,7 +30,7 @@ struct Gate {
     now_ms: u64,
     reserved: Vec<ReserveRequest>,
     /// The lease that pays for leased calls, and what it paid.
-    lease: Option<u128>,
+    lease: Option<LeaseId>,
     spent: Vec<Spending>,
     /// The permits of global limits that the ledger gives.
     share: Option<u32>,

@@ -2,6 +2,7 @@
 
 use super::{Lease, Purse};
 use crate::value::{Corrupt, chunk};
+use protocol::LeaseId;
 
 /// Unpacks all purses of a value.
 pub(super) fn read(value: &[u8]) -> Result<Vec<Purse>, Corrupt> {
@@ -20,7 +21,7 @@ pub(super) fn write(purses: &[Purse]) -> Vec<u8> {
         Vec::with_capacity(purses.len().saturating_mul(73).saturating_add(leases.saturating_mul(80)));
     for purse in purses {
         value.extend_from_slice(&purse.tenant.to_le_bytes());
-        value.extend_from_slice(&purse.asked.to_le_bytes());
+        value.extend_from_slice(&purse.asked.map_or(0, LeaseId::bits).to_le_bytes());
         let numbers = [
             purse.asked_until_ms,
             purse.dry_until_ms,
@@ -32,7 +33,7 @@ pub(super) fn write(purses: &[Purse]) -> Vec<u8> {
         numbers.iter().for_each(|number| value.extend_from_slice(&number.to_le_bytes()));
         value.push(u8::try_from(purse.leases.len()).unwrap_or(u8::MAX));
         for lease in purse.leases.iter().take(usize::from(u8::MAX)) {
-            value.extend_from_slice(&lease.id.to_le_bytes());
+            value.extend_from_slice(&lease.id.bits().to_le_bytes());
             let numbers = [
                 lease.granted,
                 lease.spent,
@@ -52,7 +53,8 @@ pub(super) fn write(purses: &[Purse]) -> Vec<u8> {
 fn purse(rest: &mut &[u8]) -> Result<Purse, Corrupt> {
     let mut purse = Purse {
         tenant: number(rest)?,
-        asked: id(rest)?,
+        // No lease has the id zero.
+        asked: Some(id(rest)?).filter(|asked| asked.bits() != 0),
         asked_until_ms: number(rest)?,
         dry_until_ms: number(rest)?,
         second: number(rest)?,
@@ -83,6 +85,6 @@ fn number(rest: &mut &[u8]) -> Result<u64, Corrupt> {
     chunk(rest).map(u64::from_le_bytes)
 }
 
-fn id(rest: &mut &[u8]) -> Result<u128, Corrupt> {
-    chunk(rest).map(u128::from_le_bytes)
+fn id(rest: &mut &[u8]) -> Result<LeaseId, Corrupt> {
+    chunk(rest).map(u128::from_le_bytes).map(LeaseId::from_bits)
 }

@@ -17,6 +17,20 @@ fn at(ms: u64) -> Monotonic {
     Monotonic(ms)
 }
 
+fn lease(id: u128) -> LeaseId {
+    LeaseId::from_bits(id)
+}
+
+fn spend(
+    value: &[u8],
+    tenant: u64,
+    price: Credits,
+    request: u128,
+    now: Monotonic,
+) -> Result<(Vec<u8>, Spent), Corrupt> {
+    super::spend(value, tenant, price, EventId::from_bits(request), now)
+}
+
 /// A purse whose ask with the id 1 is under way.
 fn asking() -> Vec<u8> {
     let mut value = Vec::new();
@@ -30,7 +44,7 @@ fn asking() -> Vec<u8> {
 }
 
 fn with_lease(granted_credits: u64) -> Vec<u8> {
-    granted(&asking(), TENANT, 1, credits(granted_credits), at(TTL_MS), at(5)).unwrap()
+    granted(&asking(), TENANT, lease(1), credits(granted_credits), at(TTL_MS), at(5)).unwrap()
 }
 
 #[test]
@@ -51,7 +65,7 @@ fn a_lease_is_spent_to_its_last_credit_and_no_further() {
     for _ in 0..20 {
         let (next, spent) = spend(&value, TENANT, credits(3), 2, at(10)).unwrap();
         value = next;
-        paid += u64::from(spent.lease == Some(1));
+        paid += u64::from(spent.lease == Some(lease(1)));
     }
     assert_eq!(paid, 3);
 }
@@ -62,15 +76,18 @@ fn what_is_too_little_for_a_call_goes_back_once_a_later_lease_pays() {
     let mut call = |price, request| {
         let (next, spent) = spend(&value, TENANT, credits(price), request, at(10)).unwrap();
         value = match spent.ask {
-            Some(ask) => granted(&next, TENANT, request, ask, at(TTL_MS), at(11)).unwrap(),
+            Some(ask) => granted(&next, TENANT, lease(request), ask, at(TTL_MS), at(11)).unwrap(),
             None => next,
         };
         spent.lease
     };
-    assert_eq!([call(3, 2), call(3, 3), call(3, 4)], [Some(1), None, None]);
-    assert_eq!([call(1, 5), call(3, 6), call(1, 7)], [Some(1), Some(4), Some(4)]);
+    assert_eq!([call(3, 2), call(3, 3), call(3, 4)], [Some(lease(1)), None, None]);
+    assert_eq!([call(1, 5), call(3, 6), call(1, 7)], [Some(lease(1)), Some(lease(4)), Some(lease(4))]);
     let accounts = due(&value, at(20)).unwrap().1;
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    assert_eq!(
+        accounts,
+        [Statement { tenant: TENANT, lease: lease(1), revision: 1, spent: 4, closed: true }]
+    );
 }
 
 /// Two prices leave remainders that neither of them uses up, and the ledger lends no more while an Envoy holds many.
@@ -97,8 +114,8 @@ fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
         value = next;
         if let Some(ask) = spent.ask {
             let open = ledger.leases.values().filter(|(.., closed)| !closed).count();
-            let lent = if open < OPEN_MAX { ledger.lend(id, ask.get()) } else { 0 };
-            value = granted(&value, TENANT, id, credits(lent), at(now.0 + TTL_MS), now).unwrap();
+            let lent = if open < OPEN_MAX { ledger.lend(lease(id), ask.get()) } else { 0 };
+            value = granted(&value, TENANT, lease(id), credits(lent), at(now.0 + TTL_MS), now).unwrap();
         }
         paid_last += u64::from(call >= 29_700 && spent.lease.is_some());
     }
@@ -112,7 +129,7 @@ fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
     for call in 0..16u64 {
         let (next, spent) = spend(&value, TENANT, credits(1), 100 + u128::from(call), at(10)).unwrap();
         value = next;
-        assert_eq!(spent.lease, Some(1));
+        assert_eq!(spent.lease, Some(lease(1)));
         asked_at.extend(spent.ask.map(|ask| (call, ask)));
     }
     assert_eq!(asked_at, [(11, credits(32))]);
@@ -120,7 +137,7 @@ fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
 
 #[test]
 fn after_a_refusal_calls_reserve_exactly_for_a_while() {
-    let value = granted(&asking(), TENANT, 1, Credits::ZERO, at(TTL_MS), at(5)).unwrap();
+    let value = granted(&asking(), TENANT, lease(1), Credits::ZERO, at(TTL_MS), at(5)).unwrap();
     let (value, soon) = spend(&value, TENANT, credits(1), 2, at(900)).unwrap();
     assert_eq!((soon.lease, soon.ask), (None, None));
     let (_, later) = spend(&value, TENANT, credits(1), 3, at(1100)).unwrap();
@@ -132,7 +149,10 @@ fn what_rests_goes_back() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let (value, accounts) = due(&value, at(IDLE_MS + 20)).unwrap();
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    assert_eq!(
+        accounts,
+        [Statement { tenant: TENANT, lease: lease(1), revision: 1, spent: 4, closed: true }]
+    );
     let (_, spent) = spend(&value, TENANT, credits(1), 3, at(IDLE_MS + 30)).unwrap();
     assert_eq!(spent.lease, None);
 }
@@ -154,10 +174,13 @@ fn a_refund_after_the_closing_account_is_accounted_for() {
     let (value, accounts) = due(&value, at(20)).unwrap();
     let value = acknowledged(&value, &accounts[0], None, at(30)).unwrap();
     assert_eq!(due(&value, at(100)).unwrap().1, []);
-    let (value, is_paid) = refund(&value, TENANT, 1, credits(4)).unwrap();
+    let (value, is_paid) = refund(&value, TENANT, lease(1), credits(4)).unwrap();
     assert!(is_paid);
     let (_, accounts) = due(&value, at(110)).unwrap();
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 2, spent: 0, closed: true }]);
+    assert_eq!(
+        accounts,
+        [Statement { tenant: TENANT, lease: lease(1), revision: 2, spent: 0, closed: true }]
+    );
 }
 
 #[test]
@@ -181,11 +204,11 @@ fn a_value_of_nobody_is_refused() {
 struct Ledger {
     available: u64,
     /// By lease: granted, spent, revision, closed.
-    leases: BTreeMap<u128, (u64, u64, u64, bool)>,
+    leases: BTreeMap<LeaseId, (u64, u64, u64, bool)>,
 }
 
 impl Ledger {
-    fn lend(&mut self, id: u128, wanted: u64) -> u64 {
+    fn lend(&mut self, id: LeaseId, wanted: u64) -> u64 {
         if let Some((granted, ..)) = self.leases.get(&id) {
             return *granted;
         }
@@ -256,7 +279,7 @@ proptest! {
     fn all_that_was_spent_is_accounted_for(events in prop::collection::vec(event(), 1..120)) {
         let mut value = Vec::new();
         let mut ledger = Ledger { available: 1_000, ..Ledger::default() };
-        let mut asks: Vec<(u64, u128, u64)> = Vec::new();
+        let mut asks: Vec<(u64, LeaseId, u64)> = Vec::new();
         let mut spent_net = 0u64;
         let mut now = 1_000u64;
         let mut next_id = 1u128;
@@ -277,7 +300,7 @@ proptest! {
                     next_id += 1;
                     let (next, spent) = spend(&value, tenant, credits(price), next_id, at(now)).unwrap();
                     value = next;
-                    asks.extend(spent.ask.map(|ask| (tenant, next_id, ask.get())));
+                    asks.extend(spent.ask.map(|ask| (tenant, lease(next_id), ask.get())));
                     if let Some(lease) = spent.lease {
                         if fails {
                             let (next, is_paid) = refund(&value, tenant, lease, credits(price)).unwrap();

@@ -28,9 +28,9 @@ const TTL: u64 = 5;
 
 fn lease(id: u8, granted: u64, now: Timestamp) -> Lease {
     Lease {
-        id: LeaseId::parse(&format!("l{id}")).unwrap(),
+        id: LeaseId::from_bits(id.into()),
         tenant_id: TenantId::parse("ten_1").unwrap(),
-        instance: InstanceId::parse("i1").unwrap(),
+        instance: InstanceId::from_bits(1),
         envoy: "e1".to_owned(),
         granted: amount(granted),
         spent: Credits::ZERO,
@@ -44,7 +44,7 @@ fn lease(id: u8, granted: u64, now: Timestamp) -> Lease {
 }
 
 fn account_of(lease: &Lease, revision: u64, spent: u64, closed: bool) -> Statement {
-    Statement { lease_id: lease.id.clone(), revision, spent: amount(spent), closed }
+    Statement { lease_id: lease.id, revision, spent: amount(spent), closed }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,7 @@
 //! Envoys that spend a tenant's last credits from leases and by exact reservations: as many calls succeed as the tenant
 //! has credits, and not one more or less. The Envoys are simulated, the ledger and its sockets are real.
 
-use crate::fixture::{Bench, apart, expect, pace};
-use crate::moment;
+use crate::fixture::{Bench, apart, expect, new_uuid, pace, uuid_of};
 use crate::store::laws;
 use crate::store::sql::{Connection, Purpose};
 use reqwest::StatusCode;
@@ -61,7 +60,7 @@ impl Envoy {
     }
 
     async fn round(&self, parts: &Value) -> Value {
-        let mut round = json!({"instance": self.instance, "envoy": self.instance});
+        let mut round = json!({"instance": uuid_of(&self.instance), "envoy": self.instance});
         round.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
         self.bench.post("/filter/v1/leases", round, StatusCode::OK).await
     }
@@ -87,7 +86,7 @@ impl Envoy {
             return;
         }
         let recalls = self.recalls.load(Ordering::SeqCst);
-        let id = moment::new_name("");
+        let id = new_uuid();
         let ask = json!({"lease_id": id, "tenant_id": self.tenant, "credits": LEASE_CREDITS, "price": 1});
         let granted = self.round(&json!({"asks": [ask]})).await["leases"][0]["credits"].as_u64().unwrap();
         if granted > 0 {
@@ -114,7 +113,7 @@ impl Envoy {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let id = moment::new_name("");
+            let id = new_uuid();
             let answer = self.bench.reserve(&id, &self.key, 1).await;
             if answer.status() == StatusCode::PAYMENT_REQUIRED {
                 // Also said where an Envoy on a machine that stands still does not return its lease in time.

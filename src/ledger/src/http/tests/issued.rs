@@ -1,6 +1,6 @@
 //! Keys that keys asked for: never more than their parents, and never longer.
 
-use crate::fixture::{Bench, code, expect};
+use crate::fixture::{Bench, code, expect, uuid_of};
 use protocol::api_key::KeyHash;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use throwaway::Throwaway;
 
 async fn issue(bench: &Bench, request_id: &str, parent: &str, more: Value) -> Response {
     let mut body = json!({
-        "request_id": request_id, "parent": KeyHash::of(parent.as_bytes()), "service": "studio",
+        "request_id": uuid_of(request_id), "parent": KeyHash::of(parent.as_bytes()), "service": "studio",
         "ttl_seconds": 3600, "rate_limit": 60,
     });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

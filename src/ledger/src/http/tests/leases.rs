@@ -1,8 +1,7 @@
 //! Credits and permits in Envoys' hands, over a real socket.
 
 use super::decision;
-use crate::fixture::{Bench, apart, code, expect, pace};
-use crate::moment;
+use crate::fixture::{Bench, apart, code, expect, new_uuid, pace, report_body, uuid_of};
 use crate::store::laws;
 use crate::store::sql::{Connection, Purpose};
 use reqwest::{Method, StatusCode};
@@ -14,17 +13,17 @@ const LEASES: &str = "/filter/v1/leases";
 const ROUNDS_MAX: u64 = 5;
 
 fn round(instance: &str, parts: &Value) -> Value {
-    let mut round = json!({"instance": instance, "envoy": "e1"});
+    let mut round = json!({"instance": uuid_of(instance), "envoy": "e1"});
     round.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
     round
 }
 
 fn ask(lease_id: &str, tenant_id: &str, credits: u64, price: u64) -> Value {
-    json!({"lease_id": lease_id, "tenant_id": tenant_id, "credits": credits, "price": price})
+    json!({"lease_id": uuid_of(lease_id), "tenant_id": tenant_id, "credits": credits, "price": price})
 }
 
 fn account(lease_id: &str, revision: u64, spent: u64, closed: bool) -> Value {
-    json!({"lease_id": lease_id, "revision": revision, "spent": spent, "closed": closed})
+    json!({"lease_id": uuid_of(lease_id), "revision": revision, "spent": spent, "closed": closed})
 }
 
 impl Bench {
@@ -52,7 +51,7 @@ impl Bench {
         let (mut quickest, mut told) = (Duration::MAX, Value::Null);
         for _ in 0..5 {
             let began = Instant::now();
-            let answer = self.reserve(&moment::new_name(""), key, credits).await;
+            let answer = self.reserve(&new_uuid(), key, credits).await;
             told = expect(answer, StatusCode::PAYMENT_REQUIRED).await;
             quickest = quickest.min(began.elapsed());
         }
@@ -63,7 +62,7 @@ impl Bench {
 
     async fn ask(&self, instance: &str, lease_id: &str, tenant_id: &str, credits: u64) -> u64 {
         let answer = self.round(instance, &json!({"asks": [ask(lease_id, tenant_id, credits, 1)]})).await;
-        assert_eq!(answer["leases"][0]["lease_id"], lease_id);
+        assert_eq!(answer["leases"][0]["lease_id"], uuid_of(lease_id));
         answer["leases"][0]["credits"].as_u64().unwrap()
     }
 
@@ -102,7 +101,7 @@ async fn a_lease_is_opened_spent_from_and_closed_and_every_step_again_moves_noth
     bench.account("i1", "l1", 5, 69, true).await;
     assert_eq!(bench.balance(&tenant).await, [1000, 931, 0, 69]);
     let late = bench.account("i1", "l1", 6, 70, false).await;
-    assert_eq!(late["ended"], json!(["l1"]));
+    assert_eq!(late["ended"], json!([uuid_of("l1")]));
     assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 0);
     assert_eq!(bench.balance(&tenant).await, [1000, 931, 0, 69]);
     let audit = bench.get(&format!("/v1/audit?tenant_id={tenant}&limit=2")).await;
@@ -143,10 +142,10 @@ async fn accounts_that_make_no_sense_move_nothing_and_are_counted() {
     let tenant = bench.tenant(1000).await;
     bench.ask("i1", "l1", &tenant, 100).await;
     for (instance, spent) in [("i1", 101), ("i2", 5)] {
-        assert_eq!(bench.account(instance, "l1", 1, spent, false).await["ended"], json!(["l1"]));
+        assert_eq!(bench.account(instance, "l1", 1, spent, false).await["ended"], json!([uuid_of("l1")]));
     }
     assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
-    assert_eq!(bench.account("i1", "never", 1, 5, false).await["ended"], json!(["never"]));
+    assert_eq!(bench.account("i1", "never", 1, 5, false).await["ended"], json!([uuid_of("never")]));
     // Its Envoy gave up on the ask, which comes after all: nobody would account for the lease.
     assert_eq!(bench.account("i1", "given-up", 1, 0, true).await.get("ended"), None);
     assert_eq!(bench.ask("i1", "given-up", &tenant, 100).await, 0);
@@ -156,7 +155,7 @@ async fn accounts_that_make_no_sense_move_nothing_and_are_counted() {
     let many: Vec<Value> = (0..1001).map(|number| account(&format!("l{number}"), 1, 0, true)).collect();
     let refused = bench.post(LEASES, round("i1", &json!({"accounts": many})), StatusCode::BAD_REQUEST).await;
     assert!(refused["detail"].as_str().unwrap().starts_with("accounts: "), "{refused}");
-    let refused = bench.post(LEASES, json!({"instance": "i1"}), StatusCode::BAD_REQUEST).await;
+    let refused = bench.post(LEASES, json!({"instance": uuid_of("i1")}), StatusCode::BAD_REQUEST).await;
     assert_eq!(code(&refused), "invalid_request");
 }
 
@@ -172,8 +171,8 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
     assert!(metrics.contains("agentrelay_ledger_lease_credits_out 120"), "{metrics}");
     // As if its Envoy had been silent since long ago.
     let database = Bench::config(&bench.directory).database;
-    let expire = "UPDATE leases SET expires_at = 1600000000000 WHERE id = 'l1'";
-    apart(|| Connection::open(&database, Purpose::Write).unwrap().execute(expire, &[]).unwrap());
+    let expire = format!("UPDATE leases SET expires_at = 1600000000000 WHERE id = '{}'", uuid_of("l1"));
+    apart(|| Connection::open(&database, Purpose::Write).unwrap().execute(&expire, &[]).unwrap());
     let deadline = Instant::now() + Duration::from_secs(15);
     while bench.balance(&tenant).await != [1000, 850, 50, 100] {
         assert!(Instant::now() < deadline, "the lease was not lost");
@@ -181,7 +180,7 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
     }
     let lost = bench.get(&format!("/v1/leases?tenant_id={tenant}&state=lost")).await;
     let [lost] = lost["items"].as_array().unwrap().as_slice() else { panic!("{lost}") };
-    assert_eq!([&lost["id"], &lost["envoy"], &lost["state"]], ["l1", "e1", "lost"]);
+    assert_eq!([&lost["id"], &lost["envoy"], &lost["state"]], [&uuid_of("l1"), "e1", "lost"]);
     assert_eq!([&lost["granted"], &lost["spent"], &lost["lost"]], [100, 30, 70]);
     // Counted after the commit that made the lease seen as lost.
     while !bench.metrics().await.contains("agentrelay_ledger_lease_credits_lost_total 70") {
@@ -189,7 +188,7 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
         pace().await;
     }
 
-    assert_eq!(bench.account("i1", "l1", 2, 40, false).await["ended"], json!(["l1"]));
+    assert_eq!(bench.account("i1", "l1", 2, 40, false).await["ended"], json!([uuid_of("l1")]));
     bench.account("i1", "l1", 3, 45, true).await;
     assert_eq!(bench.balance(&tenant).await, [1000, 905, 50, 45]);
     let audit = bench.get(&format!("/v1/audit?tenant_id={tenant}&limit=2")).await;
@@ -206,8 +205,8 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
         let Some(next) = page["next_cursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
-    assert_eq!(seen, ["l1", "l2"]);
-    assert_eq!(bench.get("/v1/leases?state=open").await["items"][0]["id"], "l2");
+    assert_eq!(seen, ["l1", "l2"].map(uuid_of));
+    assert_eq!(bench.get("/v1/leases?state=open").await["items"][0]["id"], uuid_of("l2"));
     let laws = apart(|| laws::broken(&Connection::open(&database, Purpose::Read).unwrap()).unwrap());
     assert_eq!(laws, Vec::<String>::new());
 }
@@ -222,7 +221,7 @@ async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them(
         let (key, _) = bench.key(&tenant).await;
         let (lease, next) = (format!("l{round}"), format!("next{round}"));
         assert_eq!(bench.ask("i1", &lease, &tenant, 100).await, 25);
-        expect(bench.reserve(&moment::new_name(""), &key, 75).await, StatusCode::CREATED).await;
+        expect(bench.reserve(&new_uuid(), &key, 75).await, StatusCode::CREATED).await;
         let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
         let returns = async {
             let feed = bench.get(&format!("/filter/v1/changes?after={after}&wait_ms=20000")).await;
@@ -232,7 +231,7 @@ async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them(
                 json!({"asks": [ask(&next, &tenant, 8, 1)], "accounts": [account(&lease, 1, 5, true)]});
             bench.round("i1", &parts).await["leases"][0]["credits"].clone()
         };
-        let id = moment::new_name("");
+        let id = new_uuid();
         let (answer, lent) = tokio::join!(bench.reserve(&id, &key, 20), returns);
         if answer.status() == StatusCode::CREATED || round == ROUNDS_MAX {
             break (tenant, key, answer, lent);
@@ -304,7 +303,7 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
             }
             bench.account("i1", &lease, 1, 40, true).await;
         };
-        let id = moment::new_name("");
+        let id = new_uuid();
         let (answer, ()) = tokio::join!(bench.reserve(&id, &key, 50), returns);
         if answer.status() == StatusCode::CREATED || round == ROUNDS_MAX {
             break (tenant, key, path, lease, answer);
@@ -315,11 +314,11 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
 
     // The key's own sum: its reservation, and what decisions say of leases, once.
     let mut leased = decision("allowed", &key, &tenant, "search", 7);
-    leased["lease_id"] = json!(lease);
+    leased["lease_id"] = json!(uuid_of(&lease));
     let exact = decision("allowed", &key, &tenant, "search", 3);
+    let batch = report_body("b1", [leased, exact]);
     for _ in 0..2 {
-        let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": [leased, exact]});
-        bench.post("/filter/v1/report", batch, StatusCode::OK).await;
+        bench.post("/filter/v1/report", batch.clone(), StatusCode::OK).await;
     }
     assert_eq!(bench.get(&format!("/v1/keys/{key}/budget")).await["spent"], 57);
     assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 90);

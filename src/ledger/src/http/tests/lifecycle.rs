@@ -1,7 +1,7 @@
 //! The life of keys and tenants beyond their making: changes that do not undo each other, budgets, suspension,
 //! corrections, agents, and another policy.
 
-use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql};
+use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql, report_body};
 use crate::policies::document::FILE_BYTES_MAX;
 use crate::service::{self, Error};
 use reqwest::{Method, StatusCode};
@@ -183,7 +183,7 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
     let (key, _) = bench.key(&tenant).await;
     let mut decision = super::decision("allowed", &key, &tenant, "search", 0);
     decision["would_deny"] = json!("rate_limited");
-    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": [decision]});
+    let batch = report_body("b1", [decision]);
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
     let report = bench.get("/v1/policy/shadow-report").await;
     let row = json!({

@@ -1,8 +1,7 @@
 //! What the API says of itself, `/openapi.json`, as a list to test by; and for each operation who may ask for it, said
 //! here by hand and not taken from the program. An operation without a case fails every test that uses the list.
 
-use crate::fixture::{Bench, POLICY};
-use crate::moment;
+use crate::fixture::{Bench, POLICY, new_uuid, report_body};
 use protocol::admin::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -118,17 +117,17 @@ impl Things {
         let agent = id(bench.post("/v1/agents", agent, StatusCode::CREATED).await);
         let (key, _) = bench.key(&tenant).await;
         let filter = id(bench.post("/v1/filter-keys", json!({"name": "west"}), StatusCode::CREATED).await);
-        let lease = format!("lease-of-{tenant}");
+        let lease = new_uuid();
         let ask = json!({"lease_id": lease, "tenant_id": tenant, "credits": 10, "price": 1});
-        let round = json!({"instance": "i1", "envoy": "e1", "asks": [ask]});
+        let round = json!({"instance": new_uuid(), "envoy": "e1", "asks": [ask]});
         bench.post("/filter/v1/leases", round, StatusCode::OK).await;
-        let reservation = format!("reservation-of-{tenant}");
+        let reservation = new_uuid();
         bench.forgotten(&reservation, &tenant, &key, 5).await;
         let (admin, secret) = bench.admin(role, Some(&tenant)).await;
         let mut decision = super::decision("allowed", &key, &tenant, "search", 1);
         decision["agent_id"] = json!(agent);
         decision["would_deny"] = json!("rate_limited");
-        let batch = json!({"batch_id": moment::new_name(""), "envoy": "e1", "decisions": [decision]});
+        let batch = report_body(&new_uuid(), [decision]);
         bench.post("/filter/v1/report", batch, StatusCode::OK).await;
         Things { tenant, key, agent, lease, reservation, admin, filter, secret }
     }

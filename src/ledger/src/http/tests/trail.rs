@@ -3,7 +3,7 @@
 
 use crate::audit::chain::Signer;
 use crate::audit::verify::{Fault, Summary, Verifier};
-use crate::fixture::{Bench, apart, expect, is_on_postgresql, pace};
+use crate::fixture::{Bench, apart, expect, is_on_postgresql, pace, report_body};
 use crate::model::checkpoint::{Checkpoint, CheckpointHead};
 use crate::store::sql::{Connection, Purpose, params};
 use crate::{Config, Database, Tls, backup, check, init, restore, start};
@@ -371,7 +371,7 @@ async fn usage_is_summed_by_agent_and_outcome_with_latencies() {
         decision["agent_id"] = json!("agt_1");
         decisions.push(decision);
     }
-    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions});
+    let batch = report_body("b1", decisions);
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
     let sums = bench.get(&format!("/v1/usage?group_by=agent,outcome&tenant_id={tenant}")).await;
     let rows = sums["items"].as_array().unwrap();

@@ -1,6 +1,6 @@
 //! Calls that nobody accounts for, over a real socket: charged, listed, given back, set right.
 
-use crate::fixture::{Bench, code, expect, pace, reserve_body};
+use crate::fixture::{Bench, code, expect, new_uuid, pace, reserve_body, uuid_of};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -46,16 +46,25 @@ async fn what_nobody_accounts_for_is_charged_listed_and_given_back_once() {
             &first["reserved"],
             &first["charged"]
         ),
-        (&json!("r1"), &json!(key), &json!("image_generate"), &json!("unaccounted"), &json!(10), &json!(10))
+        (
+            &json!(uuid_of("r1")),
+            &json!(key),
+            &json!("image_generate"),
+            &json!("unaccounted"),
+            &json!(10),
+            &json!(10)
+        )
     );
     let page = bench.get("/v1/reservations?state=unaccounted&limit=1").await;
-    assert_eq!(page["next_cursor"], "r1");
-    assert_eq!(bench.reservations("state=unaccounted&cursor=r1").await[0]["id"], "r2");
+    assert_eq!(page["next_cursor"], uuid_of("r1"));
+    let next = format!("state=unaccounted&cursor={}", uuid_of("r1"));
+    assert_eq!(bench.reservations(&next).await[0]["id"], uuid_of("r2"));
     let metrics = bench.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("agentrelay_ledger_reservation_credits_unaccounted_total 30"), "{metrics}");
     assert!(metrics.contains("transfers_total{kind=\"unaccounted\"} 2"), "{metrics}");
 
-    let back = json!({"direction": "refund", "amount": 10, "reason": "killed", "reservation_id": "r1"});
+    let back =
+        json!({"direction": "refund", "amount": 10, "reason": "killed", "reservation_id": uuid_of("r1")});
     let given = bench.correct(&tenant, &back, StatusCode::CREATED).await;
     assert_eq!(given["balance"]["posted"], 20);
     let again = bench.correct(&tenant, &back, StatusCode::CONFLICT).await;
@@ -84,26 +93,32 @@ async fn a_correction_says_what_it_is_for_in_one_way_and_only_of_a_refund() {
         body
     };
     for (whose, direction, of, status) in [
-        (&tenant, "refund", json!({"reservation_id": "r1", "key_id": key}), StatusCode::BAD_REQUEST),
-        (&tenant, "withdraw", json!({"reservation_id": "r1"}), StatusCode::BAD_REQUEST),
+        (&tenant, "refund", json!({"reservation_id": uuid_of("r1"), "key_id": key}), StatusCode::BAD_REQUEST),
+        (&tenant, "withdraw", json!({"reservation_id": uuid_of("r1")}), StatusCode::BAD_REQUEST),
         (&tenant, "withdraw", json!({"key_id": key}), StatusCode::BAD_REQUEST),
         (&tenant, "refund", json!({"reservation_id": ""}), StatusCode::BAD_REQUEST),
-        (&tenant, "refund", json!({"reservation_id": "r2"}), StatusCode::NOT_FOUND),
+        (&tenant, "refund", json!({"reservation_id": uuid_of("r2")}), StatusCode::NOT_FOUND),
         (&tenant, "refund", json!({"key_id": "key_unknown"}), StatusCode::NOT_FOUND),
-        (&other, "refund", json!({"reservation_id": "r1"}), StatusCode::NOT_FOUND),
+        (&other, "refund", json!({"reservation_id": uuid_of("r1")}), StatusCode::NOT_FOUND),
         (&other, "refund", json!({"key_id": key}), StatusCode::NOT_FOUND),
     ] {
         bench.correct(whose, &correction(direction, of), status).await;
     }
     assert_eq!(bench.balance(&tenant).await, [100, 90, 0, 10]);
-    bench.correct(&tenant, &correction("refund", json!({"reservation_id": "r1"})), StatusCode::CREATED).await;
+    bench
+        .correct(
+            &tenant,
+            &correction("refund", json!({"reservation_id": uuid_of("r1")})),
+            StatusCode::CREATED,
+        )
+        .await;
     bench.correct(&tenant, &correction("refund", json!({"key_id": key})), StatusCode::CREATED).await;
     assert_eq!(bench.balance(&tenant).await, [100, 100, 0, 0]);
     let audit = bench.get("/v1/audit?kind=credits_corrected").await;
     let rows = audit["items"].as_array().unwrap();
     assert_eq!(
         (&rows[0]["detail"]["key_id"], &rows[1]["detail"]["reservation_id"]),
-        (&json!(key), &json!("r1"))
+        (&json!(key), &json!(uuid_of("r1")))
     );
 }
 
@@ -120,21 +135,21 @@ async fn what_a_correction_gives_back_is_free_in_the_budget_again() {
             let path = format!("/v1/{whose}/{of}");
             let patch = bench.request(Method::PATCH, &path).json(&budget).send().await.unwrap();
             expect(patch, StatusCode::OK).await;
-            let id = |what: &str| format!("{what}-{tenant}");
-            expect(bench.reserve(&id("first"), &key, 20).await, StatusCode::CREATED).await;
-            bench.settle(&id("first"), json!({"action": "post", "credits": 20})).await;
-            expect(bench.reserve(&id("early"), &key, 5).await, StatusCode::PAYMENT_REQUIRED).await;
+            let [first, early, later, more] = std::array::from_fn(|_| new_uuid());
+            expect(bench.reserve(&first, &key, 20).await, StatusCode::CREATED).await;
+            bench.settle(&first, json!({"action": "post", "credits": 20})).await;
+            expect(bench.reserve(&early, &key, 5).await, StatusCode::PAYMENT_REQUIRED).await;
             let mut back = json!({"direction": "refund", "amount": 20, "reason": "it was down"});
             if named.get("reservation_id").is_some() {
-                back["reservation_id"] = json!(id("first"));
+                back["reservation_id"] = json!(first);
             }
             if named.get("key_id").is_some() {
                 back["key_id"] = json!(key);
             }
             bench.correct(&tenant, &back, StatusCode::CREATED).await;
             assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 0, "{whose} {named}");
-            expect(bench.reserve(&id("later"), &key, 5).await, StatusCode::CREATED).await;
-            expect(bench.reserve(&id("more"), &key, 16).await, StatusCode::PAYMENT_REQUIRED).await;
+            expect(bench.reserve(&later, &key, 5).await, StatusCode::CREATED).await;
+            expect(bench.reserve(&more, &key, 16).await, StatusCode::PAYMENT_REQUIRED).await;
         }
     }
 }

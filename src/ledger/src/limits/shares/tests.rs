@@ -33,7 +33,7 @@ struct Envoy {
 
 impl Envoy {
     fn new(number: usize) -> Envoy {
-        let instance = InstanceId::parse(&format!("i{number}")).unwrap();
+        let instance = InstanceId::from_bits(number as u128);
         Envoy { instance, window: Window::default(), share: 0, ends_ms: 0, revision: 0, asked: None }
     }
 
@@ -213,11 +213,11 @@ impl World {
             }
             Command::Ask { envoy, spare, wanted } => {
                 let message = self.envoys[envoy].ask(spare, wanted, self.now_ms);
-                self.sent.push((self.envoys[envoy].instance.clone(), message));
+                self.sent.push((self.envoys[envoy].instance, message));
             }
             Command::Repeat { envoy } => {
                 let envoy = &self.envoys[envoy];
-                self.sent.extend(envoy.repeat(self.now_ms).map(|message| (envoy.instance.clone(), message)));
+                self.sent.extend(envoy.repeat(self.now_ms).map(|message| (envoy.instance, message)));
             }
             Command::Reach { pick } => {
                 if let Some((instance, message)) = self.sent.get(pick % self.sent.len().max(1)).cloned() {
@@ -236,8 +236,8 @@ impl World {
 
     fn talk(&mut self, envoy: usize, spare: u32, wanted: u32) -> Result<(), TestCaseError> {
         let message = self.envoys[envoy].ask(spare, wanted, self.now_ms);
-        let instance = self.envoys[envoy].instance.clone();
-        self.sent.push((instance.clone(), message.clone()));
+        let instance = self.envoys[envoy].instance;
+        self.sent.push((instance, message.clone()));
         self.reach(instance, &message)?;
         self.hear(self.answers.len() - 1);
         Ok(())
@@ -365,7 +365,7 @@ fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
         keep,
         wanted: 40,
     };
-    let first = InstanceId::parse("i0").unwrap();
+    let first = InstanceId::from_bits(0);
     let lowered = Limit { permits: 20, ..LIMIT };
     assert_eq!(grant(&mut rows, &first, &ask(lowered, 100, 25), now).permits, 5);
     // A round of before, come late, raises nothing.
@@ -373,7 +373,7 @@ fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
     let ended = now.plus_millis(TTL_MILLIS + 60_000 + MARGIN_MILLIS);
     let just_before = ended.plus_millis(0).as_millis() - 1;
     let just_before = Timestamp::from_millis(just_before);
-    let third = InstanceId::parse("i2").unwrap();
+    let third = InstanceId::from_bits(2);
     assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 1, 40), just_before).permits, 10);
     assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 2, 40), ended).permits, 25);
 }

@@ -3,6 +3,7 @@
 use super::{Fresh, at, balance, credits, payer, reserve, settle};
 use crate::book::tests::model::{Answer, Command, Model, Why};
 use crate::book::tests::why;
+use crate::fixture::uuid_of;
 use crate::model::replay::{Idempotency, ReplayKey};
 use crate::moment;
 use crate::money::reservations::{Expire, Settled};
@@ -144,7 +145,7 @@ impl Subject<'_> {
                 // To all tenants but its own it is unknown.
                 for tenant in 0..TENANTS {
                     if answer == Answer::Refused(Why::Unknown) {
-                        let of = Refunded::Reservation(ReservationId::parse(&name(id)).unwrap());
+                        let of = Refunded::Reservation(ReservationId::parse(&uuid_of(&name(id))).unwrap());
                         answer = self.correct(message, tenant, Direction::Refund, of, credits, now).await;
                     }
                 }

@@ -1,6 +1,7 @@
 //! What every store must keep of leases and shares.
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_tenant, payer};
+use crate::fixture::uuid_of;
 use crate::model::spending::SpendingKey;
 use crate::money::leases::{AnswerRound, ExpireLeases, RoundDone};
 use crate::money::reservations::ForgetOld;
@@ -21,7 +22,7 @@ pub(super) async fn run(fresh: &impl Fresh) {
 
 pub(crate) fn ask(id: &str, tenant_id: &TenantId, amount: u64) -> Ask {
     Ask {
-        lease_id: LeaseId::parse(id).unwrap(),
+        lease_id: LeaseId::parse(&uuid_of(id)).unwrap(),
         tenant_id: tenant_id.clone(),
         credits: credits(amount),
         price: credits(1),
@@ -29,7 +30,7 @@ pub(crate) fn ask(id: &str, tenant_id: &TenantId, amount: u64) -> Ask {
 }
 
 pub(crate) fn account(id: &str, revision: u64, spent: u64, closed: bool) -> Statement {
-    Statement { lease_id: LeaseId::parse(id).unwrap(), revision, spent: credits(spent), closed }
+    Statement { lease_id: LeaseId::parse(&uuid_of(id)).unwrap(), revision, spent: credits(spent), closed }
 }
 
 pub(crate) fn share(key_id: &KeyId, revision: u64, keep: u32, wanted: u32) -> ShareAsk {
@@ -39,7 +40,7 @@ pub(crate) fn share(key_id: &KeyId, revision: u64, keep: u32, wanted: u32) -> Sh
 
 pub(crate) fn round(instance: &str, now: Timestamp) -> AnswerRound {
     let round = Round {
-        instance: InstanceId::parse(instance).unwrap(),
+        instance: InstanceId::parse(&uuid_of(instance)).unwrap(),
         envoy: "e1".to_owned(),
         asks: Vec::new(),
         accounts: Vec::new(),

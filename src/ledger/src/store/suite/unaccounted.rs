@@ -2,6 +2,7 @@
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_key, payer, reserve, settle};
 use crate::book::{self, State};
+use crate::fixture::uuid_of;
 use crate::model::key::ParentLink;
 use crate::model::spending::SpendingKey;
 use crate::moment;
@@ -22,14 +23,14 @@ pub(super) async fn run(fresh: &impl Fresh) {
 }
 
 fn reservation_id(id: &str) -> ReservationId {
-    ReservationId::parse(id).unwrap()
+    ReservationId::parse(&uuid_of(id)).unwrap()
 }
 
 pub(crate) async fn listed(store: &Store, state: Option<ReservationState>) -> Vec<(String, u64)> {
     let mut found: Vec<Reservation> = Vec::new();
     loop {
         // Pages of two.
-        let after = found.last().map(|last| last.id.clone());
+        let after = found.last().map(|last| last.id);
         let filter = ReservationFilter { tenant_id: None, state, after, limit: 2 };
         let page = store.reservations(filter).await.unwrap();
         let shown = page.into_iter().map(|one| one.shown().unwrap());
@@ -70,8 +71,7 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
     assert_eq!(store.run(Expire { now: at(60) }).await, Ok((6, false)));
     assert_eq!(balance(store, &tenant).await.posted, credits(70));
     let unaccounted = Some(ReservationState::Unaccounted);
-    let all =
-        |ids: &[&str], charged: u64| ids.iter().map(|id| ((*id).to_owned(), charged)).collect::<Vec<_>>();
+    let all = |ids: &[&str], charged: u64| ids.iter().map(|id| (uuid_of(id), charged)).collect::<Vec<_>>();
     assert_eq!(listed(store, unaccounted).await, all(&["r1", "r2", "r3", "r4", "r5", "r6"], 10));
     let of_other =
         ReservationFilter { tenant_id: Some(other.clone()), limit: 9, ..ReservationFilter::default() };
@@ -107,7 +107,7 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
     }
     assert_eq!(listed(store, unaccounted).await, all(&["r6"], 10));
     let corrected = [("r1", 10), ("r2", 3), ("r3", 0), ("r4", 0), ("r5", 6)];
-    let corrected = corrected.map(|(id, charged)| (id.to_owned(), charged));
+    let corrected = corrected.map(|(id, charged)| (uuid_of(id), charged));
     assert_eq!(listed(store, Some(ReservationState::Corrected)).await, corrected);
     assert_eq!(listed(store, Some(ReservationState::Returned)).await, []);
     let held = balance(store, &tenant).await;

@@ -1,12 +1,11 @@
 //! Sums of what decisions tell.
 
-use super::{Fresh, at, credits, payer};
+use super::{Fresh, at, credits, payer, report};
 use crate::deliveries::Deliver;
-use crate::moment;
+use crate::fixture::new_uuid;
 use crate::store::{AuditFilter, UsageQuery};
 use protocol::audit::{Counted, Decision, Outcome, UsageTokens};
-use protocol::filter::Report;
-use protocol::{BatchId, Credits, EventId, KeyId, PolicyVersion, TenantId};
+use protocol::{Credits, EventId, KeyId, PolicyVersion, TenantId};
 use std::sync::Arc;
 
 pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
@@ -118,7 +117,7 @@ pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
 pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
     Decision {
         lease_id: None,
-        id: moment::new_id("", EventId::parse).unwrap(),
+        id: EventId::parse(&new_uuid()).unwrap(),
         at: at(1),
         outcome: Outcome::Allowed,
         would_deny: None,
@@ -139,18 +138,5 @@ pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Dec
 }
 
 pub(super) fn told(decisions: Vec<Decision>) -> Deliver {
-    Deliver {
-        report: Arc::new(Report {
-            subjects: Vec::new(),
-            rows: Vec::new(),
-            batch_id: moment::new_id("", BatchId::parse).unwrap(),
-            envoy: "e1".to_owned(),
-            settlements: Vec::new(),
-            decisions,
-            counted: Vec::new(),
-            decisions_dropped: 0,
-        }),
-        actor: "flt_1".to_owned(),
-        now: at(2),
-    }
+    report(Vec::new(), decisions, at(2))
 }

@@ -178,7 +178,7 @@ async fn write(store: &Store, keys: &[KeyId], mut random: StdRng) {
         let _ = stdout.write_all(format!("ack {what} {id}\n").as_bytes()).and_then(|()| stdout.flush());
     };
     loop {
-        let id = crate::moment::new_name("");
+        let id = crate::fixture::new_uuid();
         let key = &keys[random.random_range(0..keys.len())];
         match store.run(reserve(&id, key, 5, at(1))).await {
             Ok(_) => say("reserved", &id),

@@ -3,7 +3,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use crate::check;
-use crate::fixture::{apart, server};
+use crate::fixture::{apart, server, uuid_of};
 use crate::metrics::Metrics;
 use crate::money::reservations::Expire;
 use crate::store::database::Database;
@@ -71,7 +71,10 @@ async fn from_release(release: usize, database: &Database) {
     let store: Arc<Store> = apart(|| {
         let connection = Connection::open(database, Purpose::Write).unwrap();
         schema::migrate_to(&connection, 1).unwrap();
-        connection.batch(FIRST_RELEASE).unwrap();
+        let rows = ["old", "forgotten", "late"].into_iter().fold(FIRST_RELEASE.to_owned(), |rows, name| {
+            rows.replace(&format!("'{name}'"), &format!("'{}'", uuid_of(name)))
+        });
+        connection.batch(&rows).unwrap();
         let hash = KeyHash::of(b"secret");
         let insert = "INSERT INTO key_secrets (hash, key_id, created_at) VALUES (?, 'key_1', 1700000000000)";
         connection.execute(insert, &crate::store::sql::params![hash.as_bytes()]).unwrap();
@@ -94,9 +97,9 @@ async fn from_release(release: usize, database: &Database) {
 
     // What earlier releases gave back stays so until it is asked for; what expires from now on is charged.
     let given_back = listed(store.as_ref(), Some(ReservationState::Returned)).await;
-    assert_eq!(given_back, [("forgotten".to_owned(), 0)]);
+    assert_eq!(given_back, [(uuid_of("forgotten"), 0)]);
     let corrected = listed(store.as_ref(), Some(ReservationState::Corrected)).await;
-    assert_eq!(corrected, [("late".to_owned(), 4)]);
+    assert_eq!(corrected, [(uuid_of("late"), 4)]);
     store.run(settle("old", Action::Post { credits: credits(7) }, at(2))).await.unwrap();
     store.run(reserve("new", &key, 20, at(2))).await.unwrap();
     let again = store.run(settle("late", Action::Post { credits: credits(6) }, at(2))).await.unwrap();

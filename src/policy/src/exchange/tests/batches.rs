@@ -40,7 +40,7 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
     assert_eq!(forwarded(body.as_deref()), [json!(1), json!(4), Value::Null, json!(6)]);
     assert_eq!(gate.reserved.len(), 1);
     let ids: Vec<_> = exchange.reservations().into_iter().map(|(id, _)| id).collect();
-    assert_eq!(ids, [gate.reserved[0].reservation_id.clone()]);
+    assert_eq!(ids, [gate.reserved[0].reservation_id]);
     assert_eq!(exchange.response_headers(200, &JSON, false, gate.now()).body, BodyPlan::Hold);
     let answer = json!([
         {"jsonrpc": "2.0", "id": 6, "result": {"tools": [{"name": "wipe"}, {"name": "search"}]}},

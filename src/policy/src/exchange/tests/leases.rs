@@ -27,7 +27,7 @@ fn leased() -> Gate {
     let mut document = document();
     document["services"]["studio"]["tools"]["draw"]["price"]["reserve"] = json!("leased");
     let mut gate = Gate::with(document, record());
-    gate.lease = Some(9);
+    gate.lease = Some(LeaseId::from_bits(9));
     gate
 }
 
@@ -50,7 +50,7 @@ fn a_leased_call_asks_no_ledger_and_names_its_lease() {
     assert_eq!(finished.decision.credits.get(), 40);
     assert_eq!(finished.decision.reservation_id, None);
     let lease_id = finished.decision.lease_id.unwrap();
-    assert_eq!(lease_id.as_str(), "00000000-0000-0000-0000-000000000009");
+    assert_eq!(lease_id.to_string(), "00000000-0000-0000-0000-000000000009");
 }
 
 #[test]
@@ -60,7 +60,10 @@ fn a_leased_call_that_fails_goes_back_to_its_lease() {
     answer(&mut exchange, &gate, br#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#);
     let finished = exchange.finish(End::Complete, "e", gate.now());
     let refund = finished.refund.unwrap();
-    assert_eq!((refund.lease, refund.credits.get(), refund.tenant), (9, 40, gate.spent[0].tenant));
+    assert_eq!(
+        (refund.lease, refund.credits.get(), refund.tenant),
+        (LeaseId::from_bits(9), 40, gate.spent[0].tenant)
+    );
     assert_eq!(finished.decision.credits, Credits::ZERO);
 }
 
@@ -142,7 +145,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
     let headers: [(&[u8], &[u8]); 3] =
         [(b":method", b"GET"), (b":path", b"/api/p/1"), (b"authorization", bearer.as_bytes())];
     let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
-    let begin = |_| Exchange::begin(gate.policy.clone(), id.clone(), &headers, true, now);
+    let begin = |_| Exchange::begin(gate.policy.clone(), id, &headers, true, now);
     let mut undecided: Vec<(Exchange, Step)> = (0..calls).map(begin).collect();
     let mut passed = 0;
     while !undecided.is_empty() {
