@@ -132,7 +132,7 @@ fn a_result_that_goes_to_another_calls_stream_is_paid() {
         let mut free = session.begin(&call("7", "search", r#"{"query":"release"}"#)).await;
         free.read_until(b"\r\n").await.unwrap();
         if !free.so_far().starts_with("HTTP/1.1 200") {
-            // A gate may refuse an id that is under way; that is no free ride either.
+            // A gate may refuse an id that is in progress; that is not a free call either.
             session.send(&call("8", "search", r#"{"query":"release"}"#)).await;
         }
         tokio::select! {

@@ -3,6 +3,7 @@
 //! They run beside each other and mostly wait. What has to have the machine for itself is in `alone.rs`.
 
 mod batches;
+mod concurrency;
 mod conformance;
 mod daemon;
 mod durability;
@@ -34,7 +35,6 @@ mod settlement;
 mod steady;
 mod streams;
 mod unaccounted;
-mod under_way;
 
 /// A file that no program has as a module would never run.
 #[test]

@@ -185,7 +185,7 @@ fn what_calls_back_leases_or_shares_makes_no_vm_forget_its_keys() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read"], Vec::new());
     let share = || Change::Share { key_id: KeyId::parse("key_1").expect("it is an id"), limit_id: 1 };
-    // They are heard while the key's lookup is under way.
+    // They arrive while the key's lookup is in progress.
     gate.ledger.changes.extend((0..300).map(|_| share()));
     gate.exchange(&Request::get(&key));
     gate.exchange(&Request::get(&key));

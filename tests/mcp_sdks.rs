@@ -163,7 +163,7 @@ fn a_tool_that_no_rule_names_is_refused_and_the_session_goes_on() {
             let agent = gate.agent_with("pro", 0, NewKey::default()).await;
             let unlisted = json!(["call", "unlisted", {"text": "x"}]);
             let answers = steps(&gate, &agent, client, &[search(), unlisted, search()]).await;
-            assert_shown(client, &answers[1], &["no rule of the policy names this tool"]);
+            assert_shown(client, &answers[1], &["the policy has no rule for this tool"]);
             for answer in [&answers[0], &answers[2]] {
                 assert_eq!(
                     answer["content"][0]["text"], "3 results for lighthouses",

@@ -6,7 +6,7 @@
 #[path = "proof/case.rs"]
 mod case;
 
-use ::policy::exchange::{End, Entered, Exchange, Now, ReserveAnswered, Step};
+use ::policy::exchange::{AdmissionAnswered, End, Exchange, Now, ReserveAnswered, Step};
 use ::policy::window::{Monotonic, Verdict};
 use ::policy::{Key, Policy};
 use base64::Engine;
@@ -102,7 +102,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
         step = match step {
             Step::FindKey(_) => exchange.key_found(key.clone(), now),
             Step::ReadBody { .. } => exchange.body(case.request().as_bytes(), now),
-            Step::Enter(_) => exchange.entered(Entered::Admitted),
+            Step::Admit(_) => exchange.admission_answered(AdmissionAnswered::Admitted),
             Step::AskWindows { asks } => {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
                 exchange.windows_asked(&vec![open; asks.len()])
@@ -113,7 +113,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
             other => panic!("{other:?}"),
         };
     }
-    let mut end = End::ClientLeft;
+    let mut end = End::ClientDisconnected;
     if case.ends != Ends::ClientLeavesAtOnce {
         let headers: Vec<(&[u8], &[u8])> =
             case.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
@@ -121,14 +121,14 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
         exchange.response_headers(case.status, &headers, body.is_empty() && case.ends == Ends::Whole, now);
         while !body.is_empty() {
             let (chunk, rest) = body.split_at(random.random_range(1..=body.len()));
-            exchange.body_came();
+            exchange.body_arrived();
             exchange.watch(chunk);
             body = rest;
         }
         end = match case.ends {
             Ends::Whole => End::Complete,
             Ends::UpstreamCloses => End::UpstreamFailed,
-            _ => End::ClientLeft,
+            _ => End::ClientDisconnected,
         };
     }
     let finished = exchange.finish_all(end, "e", now).remove(0);

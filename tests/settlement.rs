@@ -167,7 +167,7 @@ fn a_call_that_never_left_is_not_charged_however_it_ended() {
         let refused = agent.call(&mcp::image("standard")).await;
         assert_eq!(refused.status, 503, "{refused:?}");
         assert_eq!(gate.settled(&agent).await.available.get(), 1000);
-        // An attempt of the other worker may still be under way: the next call would join it, and fail with it.
+        // An attempt of the other worker may still be in progress: the next call would join it, and fail with it.
         eventually("no attempt to connect is left", async || {
             match gate.stat("cluster.upstream.upstream_cx_active").await {
                 0 => Ok(()),

@@ -1,6 +1,6 @@
 //! What must hold of every input, for the fuzz targets and for the test that replays their corpora.
 
-use policy::exchange::{BodyPlan, End, Entered, Exchange, Now, ReserveAnswered, Step};
+use policy::exchange::{AdmissionAnswered, BodyPlan, End, Exchange, Now, ReserveAnswered, Step};
 use policy::mcp::answer::{Form, Reader};
 use policy::mcp::list::View;
 use policy::mcp::sse::ListFilter;
@@ -76,7 +76,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
     let mut reserved = 0usize;
     let replaced = loop {
         step = match step {
-            Step::Enter(_) => exchange.entered(Entered::Admitted),
+            Step::Admit(_) => exchange.admission_answered(AdmissionAnswered::Admitted),
             Step::AskWindows { asks, .. } => {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
                 let verdicts = vec![open; asks.len()];

@@ -121,7 +121,7 @@ impl NewKey {
         self
     }
 
-    /// Bounds what it may have under way on a worker.
+    /// Bounds the requests and streams that it may have in progress on a worker.
     pub fn concurrency(mut self, requests: u32, streams: u32) -> NewKey {
         self.concurrency = Some(Concurrency { requests, streams });
         self

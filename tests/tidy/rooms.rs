@@ -63,7 +63,7 @@ pub const TABLE: &[(&str, Order)] = &[
             "purses",
             "feed",
             "report",
-            "under_way",
+            "in_progress",
             "calls",
             "worker",
             "stream",

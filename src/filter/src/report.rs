@@ -125,7 +125,7 @@ impl Outbox {
             let count = batch.settlements.len().saturating_add(batch.rows.len());
             metrics.queue_dropped.add(i64::try_from(count).unwrap_or(0));
             log::error!(
-                "the ledger refused batch {} with status {status}; its version may differ",
+                "the ledger refused batch {} with status {status}; run the same release of ledger and filter",
                 batch.batch_id
             );
         }

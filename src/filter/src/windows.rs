@@ -25,9 +25,9 @@ pub fn ask(key: &Key, asks: &[Ask], now: Monotonic, metrics: &Metrics) -> Result
 }
 
 /// The global limits whose shares must be renewed.
-pub fn ending(asks: &[Ask], verdicts: &[Verdict]) -> Vec<LimitRule> {
-    let ending = asks.iter().zip(verdicts).filter(|(_, verdict)| verdict.ends_soon);
-    ending.map(|(ask, _)| ask.rule.clone()).collect()
+pub fn expiring_shares(asks: &[Ask], verdicts: &[Verdict]) -> Vec<LimitRule> {
+    let expiring = asks.iter().zip(verdicts).filter(|(_, verdict)| verdict.expires_soon);
+    expiring.map(|(ask, _)| ask.rule.clone()).collect()
 }
 
 /// What to ask the ledger for a global limit; `None` if asking now is useless.
@@ -65,7 +65,7 @@ fn change<A>(
 }
 
 /// Reads a key's windows without taking permits.
-pub fn look(fingerprint: u64, asks: &[Ask]) -> Result<Vec<Verdict>, Unavailable> {
+pub fn peek(fingerprint: u64, asks: &[Ask]) -> Result<Vec<Verdict>, Unavailable> {
     let read = host::shared(&slot::name(fingerprint));
     slot::peek(&read.bytes, fingerprint, asks, host::monotonic_clock()).map_err(|_| Unavailable)
 }

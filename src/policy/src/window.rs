@@ -38,9 +38,9 @@ pub struct Verdict {
     /// Milliseconds until at least one more permit is free than now; 0 if none is taken.
     pub reset_ms: u64,
     /// The limit is global, and this Envoy could get more of its permits from the ledger.
-    pub is_short: bool,
+    pub can_grow: bool,
     /// The share of a global limit must be renewed soon.
-    pub ends_soon: bool,
+    pub expires_soon: bool,
 }
 
 impl Window {

@@ -16,7 +16,7 @@ use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, 
 use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId};
 
 /// How often the purses are checked for statements that are due.
-const LOOK_MS: u64 = 500;
+const CHECK_MS: u64 = 500;
 
 /// The result of a request for more permits.
 pub enum Shares {
@@ -62,7 +62,7 @@ impl Worker {
             streams.push(stream_id);
             return Shares::Waiting;
         }
-        match self.say_shares(key, rules, stream_id) {
+        match self.send_share_asks(key, rules, stream_id) {
             Ok(true) => {
                 self.awaiting_shares.borrow_mut().insert(key.fingerprint, vec![stream_id]);
                 Shares::Waiting
@@ -75,14 +75,14 @@ impl Worker {
     /// Renews shares that expire soon, while they are still valid.
     pub fn renew_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) {
         if !self.awaiting_shares.borrow().contains_key(&key.fingerprint)
-            && matches!(self.say_shares(key, rules, stream_id), Ok(true))
+            && matches!(self.send_share_asks(key, rules, stream_id), Ok(true))
         {
             self.awaiting_shares.borrow_mut().insert(key.fingerprint, Vec::new());
         }
     }
 
     /// Sends a round about shares. Returns false if there is nothing to ask, because the ledger recently had no more permits.
-    fn say_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Result<bool, NotCalled> {
+    fn send_share_asks(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Result<bool, NotCalled> {
         let mut asked = self.asked();
         let mut shares = Vec::with_capacity(rules.len());
         for rule in rules {
@@ -92,7 +92,7 @@ impl Worker {
                 limit_id: ask.limit_id,
                 revision: ask.revision,
             });
-            shares.push(share_ask(key.counted_as().clone(), &ask));
+            shares.push(share_ask(key.window_key_id().clone(), &ask));
         }
         if shares.is_empty() {
             return Ok(false);
@@ -103,19 +103,20 @@ impl Worker {
 
     /// Sends all statements that are due. Runs in the root context, and only in the VM that listens to the feed.
     pub(super) fn account(&self, now: Monotonic) {
-        if now.0 < self.leases_looked_at.get().saturating_add(LOOK_MS) || !self.feed.borrow().is_listener() {
+        if now.0 < self.leases_checked_ms.get().saturating_add(CHECK_MS) || !self.feed.borrow().is_listener()
+        {
             return;
         }
-        self.leases_looked_at.set(now.0);
+        self.leases_checked_ms.set(now.0);
         let accounts = purses::slots().flat_map(|slot| purses::due(slot, self.metrics())).collect();
-        self.say_accounts(accounts);
+        self.send_statements(accounts);
     }
 
     /// Returns a tenant's leased credits, because another Envoy's calls need them.
     pub(super) fn recalled(&self, tenant_id: &TenantId) {
         let tenant = fingerprint(tenant_id.as_str());
         purses::recall(tenant, self.metrics());
-        self.say_accounts(purses::due(slot(tenant), self.metrics()));
+        self.send_statements(purses::due(slot(tenant), self.metrics()));
     }
 
     /// Returns unused permits of a limit, because another Envoy's calls need them.
@@ -129,7 +130,7 @@ impl Worker {
         let _ = self.dispatch(Call::round(&self.config.borrow(), &round, Asked { shares, ..self.asked() }));
     }
 
-    fn say_accounts(&self, accounts: Vec<Statement>) {
+    fn send_statements(&self, accounts: Vec<Statement>) {
         for accounts in accounts.chunks(PARTS_MAX) {
             let said = accounts.iter().filter_map(|account| {
                 Some(api::Statement {
@@ -151,7 +152,7 @@ impl Worker {
     pub(super) fn round_answered(&self, asked: Asked, answer: &Answer) {
         let answer = answer.read::<RoundAnswer>(&[200]);
         if let Some(answer) = &answer {
-            self.take_round(&asked, answer);
+            self.apply_round(&asked, answer);
         }
         let shares = if answer.is_some() { SharesAnswered::Changed } else { SharesAnswered::Unavailable };
         for share in asked.shares {
@@ -163,7 +164,7 @@ impl Worker {
         }
     }
 
-    fn take_round(&self, asked: &Asked, answer: &RoundAnswer) {
+    fn apply_round(&self, asked: &Asked, answer: &RoundAnswer) {
         let until =
             |ttl_ms: u64, ttl_ms_max: u64| Monotonic(asked.sent.0.saturating_add(ttl_ms.min(ttl_ms_max)));
         let lease_deadline = until(answer.lease_ttl_ms, LEASE_TTL_MS);

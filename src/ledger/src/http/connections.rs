@@ -156,7 +156,7 @@ impl Connection {
     }
 
     /// Returns when the connection must be closed: others need its room, or no request with a credential came for too long.
-    /// True if it has shown a credential, so that a request may be under way.
+    /// True if it has shown a credential, so that a request may be in progress.
     pub(crate) async fn closing(&self) -> bool {
         let neglected = async {
             loop {

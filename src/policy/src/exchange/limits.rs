@@ -22,28 +22,28 @@ pub enum SharesAnswered {
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     asked: u8,
-    in_vain: u8,
+    without_gain: u8,
     /// The total number of permits at the last ask.
     permits: u64,
 }
 
 impl Rounds {
-    /// A round that brought no permits is in vain. One that brought some is not, even if other requests of the key took them.
-    const IN_VAIN_MAX: u8 = 3;
+    /// A round that brought no permits counts here. One that brought some does not, even if other requests of the key took them.
+    const WITHOUT_GAIN_MAX: u8 = 3;
     /// Each round about doubles a share, so this many rounds bring a share of any limit to the whole limit.
     const MAX: u8 = 32;
 
     /// True if the request should ask once more; `permits` is the current total.
-    fn go_on(&mut self, permits: u64) -> bool {
-        let is_in_vain = self.asked > 0 && permits <= self.permits;
-        self.in_vain = self.in_vain.saturating_add(u8::from(is_in_vain));
+    fn should_ask(&mut self, permits: u64) -> bool {
+        let is_without_gain = self.asked > 0 && permits <= self.permits;
+        self.without_gain = self.without_gain.saturating_add(u8::from(is_without_gain));
         self.asked = self.asked.saturating_add(1);
         self.permits = permits;
-        self.in_vain < Rounds::IN_VAIN_MAX && self.asked <= Rounds::MAX
+        self.without_gain < Rounds::WITHOUT_GAIN_MAX && self.asked <= Rounds::MAX
     }
 
     fn end(&mut self) {
-        self.in_vain = Rounds::IN_VAIN_MAX;
+        self.without_gain = Rounds::WITHOUT_GAIN_MAX;
     }
 }
 
@@ -63,8 +63,8 @@ impl Exchange {
         let refused = |stage: Stage| refusing().any(|(ask, _)| ask.stage == stage);
         let permits = verdicts.iter().map(|verdict| u64::from(verdict.permits)).sum();
         if refusing().next().is_some()
-            && refusing().all(|(_, verdict)| verdict.is_short)
-            && rounds.go_on(permits)
+            && refusing().all(|(_, verdict)| verdict.can_grow)
+            && rounds.should_ask(permits)
         {
             let rules = refusing().map(|(ask, _)| ask.rule.clone()).collect();
             // A stage that was admitted has taken its permits and must not take them again.
@@ -108,8 +108,9 @@ impl Exchange {
 
     /// The ledger answered the ask for shares, or the call to it failed.
     pub fn shares_answered(&mut self, answer: SharesAnswered) -> Step {
-        let is_away = answer == SharesAnswered::Unavailable;
-        if let Some(step) = self.answered_in_batch(is_away, |element| element.shares_answered(answer)) {
+        let is_unavailable = answer == SharesAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_unavailable, |element| element.shares_answered(answer))
+        {
             return step;
         }
         let Phase::AskingWindows { asks, verdicts, rounds, .. } = &mut self.phase else {

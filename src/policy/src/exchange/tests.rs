@@ -2,13 +2,13 @@
 
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
+mod admission;
 mod answers;
 mod batches;
 mod gate_tools;
 mod leases;
 mod readings;
 mod sessions;
-mod under_way;
 
 use super::*;
 use crate::window::slot;
@@ -35,8 +35,8 @@ struct Gate {
     shares_asked: u32,
     issues: IssueAnswered,
     asked: Vec<IssueRequest>,
-    entering: Vec<Entering>,
-    entered: Entered,
+    admission_requests: Vec<AdmissionRequest>,
+    admission: AdmissionAnswered,
 }
 
 enum Decided {
@@ -116,8 +116,8 @@ impl Gate {
             shares_asked: 0,
             issues: IssueAnswered::Unavailable,
             asked: Vec::new(),
-            entering: Vec::new(),
-            entered: Entered::Admitted,
+            admission_requests: Vec::new(),
+            admission: AdmissionAnswered::Admitted,
         }
     }
 
@@ -158,9 +158,9 @@ impl Gate {
             Exchange::begin(self.policy.clone(), id, &headers, body.is_none(), self.now());
         loop {
             step = match step {
-                Step::Enter(entering) => {
-                    self.entering.push(entering);
-                    exchange.entered(self.entered)
+                Step::Admit(admission_requests) => {
+                    self.admission_requests.push(admission_requests);
+                    exchange.admission_answered(self.admission)
                 }
                 Step::FindKey(hash) => {
                     assert_eq!(hash, KeyHash::of(secret().as_bytes()));

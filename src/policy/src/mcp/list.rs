@@ -87,12 +87,12 @@ type Naming = for<'i> fn(&'i Item<'_>) -> Option<Listed<'i>>;
 
 /// True if the server's message can be read as one answer only. Other members may be ambiguous, because the gate does not
 /// read them and hides nothing in them.
-pub(crate) fn is_clear(message: &str) -> bool {
-    json::names_once(message, &["id", "method", "result", "error"])
+pub(crate) fn is_unambiguous(message: &str) -> bool {
+    json::names_unique(message, &["id", "method", "result", "error"])
 }
 
 /// True if a client could find a list in this data, even if it is malformed JSON.
-pub(super) fn may_list(data: &[u8]) -> bool {
+pub(super) fn may_contain_list(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let text = json::fold(text);
     // A backslash may start an escape that stands for a letter of such a name.
@@ -118,12 +118,12 @@ pub fn filter(sent: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadabl
 }
 
 fn filter_message(message: &str, view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
-    let answer: Answer<'_> = json::object(message).filter(|_| is_clear(message)).ok_or(Unreadable)?;
+    let answer: Answer<'_> = json::object(message).filter(|_| is_unambiguous(message)).ok_or(Unreadable)?;
     let Some(result) = answer.result.filter(|result| result.get().starts_with('{')) else { return Ok(None) };
     const READ: [&str; 6] =
         ["tools", "prompts", "resources", "resourceTemplates", "cacheScope", "nextCursor"];
-    let is_clear = json::names_once(result.get(), &READ);
-    let result: ListResult<'_> = json::object(result.get()).filter(|_| is_clear).ok_or(Unreadable)?;
+    let is_unambiguous = json::names_unique(result.get(), &READ);
+    let result: ListResult<'_> = json::object(result.get()).filter(|_| is_unambiguous).ok_or(Unreadable)?;
     let mut edits = Vec::new();
     let mut is_personal = result.tools.is_some();
     // An answer that contains a prompt or a resource has none of these members as a list.

@@ -129,7 +129,7 @@ fn rewrite(
     } else {
         // Clients replace invalid UTF-8 by a replacement character and read on, so the filter does the same.
         match replace(String::from_utf8_lossy(&data).as_bytes()) {
-            Err(list::Unreadable) if !list::may_list(&data) => None,
+            Err(list::Unreadable) if !list::may_contain_list(&data) => None,
             // No client reads it as a message, so it is dropped and the stream goes on.
             Err(list::Unreadable) if is_other => Some(Vec::new()),
             replaced => replaced?,

@@ -99,7 +99,7 @@ fn every_fault_names_its_path() {
         (
             "/services/studio/tools/draw/price/overrun_credits_max",
             json!(3),
-            "services.studio.tools.draw.price.overrun_credits_max: only what the upstream says",
+            "services.studio.tools.draw.price.overrun_credits_max: only a cost that the upstream reports",
         ),
         (
             "/services/studio/tools/draw/price",

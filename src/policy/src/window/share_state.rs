@@ -27,12 +27,12 @@ impl Share {
     }
 
     /// False if the share can be dropped.
-    pub(super) fn matters(&self, now: Monotonic) -> bool {
+    pub(super) fn is_needed(&self, now: Monotonic) -> bool {
         now.0 < self.deadline_ms.max(self.asked_until_ms).max(self.dry_until_ms)
     }
 
     /// True if the share must be asked for again soon, or it expires.
-    pub(super) fn ends_soon(&self, now: Monotonic) -> bool {
+    pub(super) fn expires_soon(&self, now: Monotonic) -> bool {
         let half_ms = protocol::lease::SHARE_TTL_MS / 2;
         now.0 < self.deadline_ms
             && now.0.saturating_add(half_ms) >= self.deadline_ms

@@ -167,7 +167,7 @@ impl Own {
     fn write(self, value: &mut Vec<u8>, fingerprint: u64, now: Monotonic) {
         for entry in self.0 {
             let is_idle = entry.counted.window.is_idle(&kept_for(entry.counted.window_seconds), now);
-            let share = entry.share.filter(|share| share.matters(now));
+            let share = entry.share.filter(|share| share.is_needed(now));
             if !is_idle || share.is_some() {
                 write(value, fingerprint, &Entry { share, ..entry });
             }
@@ -201,12 +201,12 @@ impl Entry {
     }
 
     fn with_share(&self, verdict: Verdict, rule: &LimitRule, now: Monotonic) -> Verdict {
-        let is_short = rule.global && self.permits(rule, now) < rule.limit.permits;
+        let can_grow = rule.global && self.permits(rule, now) < rule.limit.permits;
         // An empty share can't tell when it will have permits again, so the client waits at least one second.
-        let wait_ms = if is_short && !verdict.admitted { 1000 } else { 0 };
+        let wait_ms = if can_grow && !verdict.admitted { 1000 } else { 0 };
         let verdict = Verdict { reset_ms: verdict.reset_ms.max(wait_ms), ..verdict };
-        let ends_soon = rule.global && self.share.is_some_and(|share| share.ends_soon(now));
-        Verdict { is_short, ends_soon, ..verdict }
+        let expires_soon = rule.global && self.share.is_some_and(|share| share.expires_soon(now));
+        Verdict { can_grow, expires_soon, ..verdict }
     }
 }
 
@@ -238,7 +238,7 @@ fn split(value: &[u8], fingerprint: u64, now: Monotonic) -> Result<(Vec<u8>, Own
             let counted = Counted { window_seconds, window: read_cells(newest, cells)? };
             own.0.push(Entry { id, counted, share });
         } else if super::leaves_at(newest, &kept_for(window_seconds)) > now.0
-            || share.is_some_and(|share| share.matters(now))
+            || share.is_some_and(|share| share.is_needed(now))
         {
             let length = before.len().checked_sub(rest.len()).ok_or(Corrupt)?;
             others.extend_from_slice(before.get(..length).ok_or(Corrupt)?);

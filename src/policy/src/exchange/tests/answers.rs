@@ -42,7 +42,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
         (200, EVENTS, &event(tool_error), End::Complete, no, failed),
         (500, JSON, success, End::Complete, no, failed),
         (404, JSON, success, End::Complete, no, failed),
-        (400, JSON, "", End::ClientLeft, no, failed),
+        (400, JSON, "", End::ClientDisconnected, no, failed),
         // Nothing that was understood.
         (200, JSON, "", End::Complete, unknown, allowed),
         (200, "text/plain", rpc_error, End::Complete, unknown, allowed),
@@ -64,12 +64,12 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
         (200, "text/plain", "", End::UpstreamFailed, no, failed),
         (200, "text/plain", "x", End::UpstreamFailed, unknown, allowed),
         // The client left, with the result in its hands or before it.
-        (200, JSON, &success[..44], End::ClientLeft, yes, allowed),
-        (200, JSON, &success[..20], End::ClientLeft, unknown, cancelled),
-        (200, EVENTS, &event(tool_error), End::ClientLeft, no, failed),
-        (200, EVENTS, &tool_error[..50], End::ClientLeft, unknown, cancelled),
-        (0, "", "", End::ClientLeft, unknown, cancelled),
-        (0, "", "", End::NeverLeft, no, cancelled),
+        (200, JSON, &success[..44], End::ClientDisconnected, yes, allowed),
+        (200, JSON, &success[..20], End::ClientDisconnected, unknown, cancelled),
+        (200, EVENTS, &event(tool_error), End::ClientDisconnected, no, failed),
+        (200, EVENTS, &tool_error[..50], End::ClientDisconnected, unknown, cancelled),
+        (0, "", "", End::ClientDisconnected, unknown, cancelled),
+        (0, "", "", End::NotSent, no, cancelled),
     ] {
         let respond = |exchange: &mut Exchange, now: Now| {
             if status != 0 {
@@ -77,7 +77,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
                 exchange.response_headers(status, &headers, false, now);
                 exchange.watch(body.as_bytes());
                 if !body.is_empty() {
-                    exchange.body_came();
+                    exchange.body_arrived();
                 }
             }
         };
@@ -102,7 +102,7 @@ fn an_answer_that_is_not_read_proves_nothing() {
     ] {
         let respond = |exchange: &mut Exchange, now: Now| {
             exchange.response_headers(200, &headers, false, now);
-            exchange.body_came();
+            exchange.body_arrived();
             exchange.watch(rpc_error);
         };
         let settled = settled(&mut Gate::new(), respond, End::Complete);
@@ -138,10 +138,10 @@ fn an_http_call_is_charged_by_its_status() {
         (503, true, End::Complete, [0, 0]),
         (200, false, End::UpstreamFailed, [0, 0]),
         (200, true, End::UpstreamFailed, [2, 2]),
-        (200, true, End::ClientLeft, [2, 2]),
-        (200, false, End::ClientLeft, [2, 0]),
-        (0, false, End::ClientLeft, [2, 0]),
-        (0, false, End::NeverLeft, [0, 0]),
+        (200, true, End::ClientDisconnected, [2, 2]),
+        (200, false, End::ClientDisconnected, [2, 0]),
+        (0, false, End::ClientDisconnected, [2, 0]),
+        (0, false, End::NotSent, [0, 0]),
     ] {
         let settled = ["charge", "refund"].map(|on_unknown| {
             let mut document = document();
@@ -152,7 +152,7 @@ fn an_http_call_is_charged_by_its_status() {
                 exchange.response_headers(status, &[], false, gate.now());
             }
             if has_body {
-                exchange.body_came();
+                exchange.body_arrived();
             }
             exchange.finish(end, "e", gate.now()).decision.credits.get()
         });

@@ -234,7 +234,7 @@ fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
     let mut reserved = 0;
     loop {
         step = match step {
-            Step::Enter(_) => exchange.entered(Entered::Admitted),
+            Step::Admit(_) => exchange.admission_answered(AdmissionAnswered::Admitted),
             Step::AskWindows { asks } => {
                 let (_, verdicts) = slot::take(&[], 1, &asks, Monotonic(5)).unwrap();
                 exchange.windows_asked(&verdicts)
@@ -247,7 +247,7 @@ fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
             other => panic!("{other:?}"),
         };
     }
-    let finished = exchange.finish_all(End::ClientLeft, "e", gate.now());
+    let finished = exchange.finish_all(End::ClientDisconnected, "e", gate.now());
     assert_eq!(finished.len(), 2);
     assert_eq!(finished[0].settlement.as_ref().map(|one| one.action), Some(Action::Void));
     // The second's answer is still to come; whoever hears it gives it back.
@@ -273,7 +273,7 @@ fn what_has_no_answer_is_charged() {
     exchange.watch(event.as_bytes());
     exchange.filter_chunk(event.as_bytes(), false, now).unwrap();
     assert_eq!(charged(&exchange, End::Complete), [5, 0]);
-    assert_eq!(charged(&exchange, End::ClientLeft), [5, 0]);
+    assert_eq!(charged(&exchange, End::ClientDisconnected), [5, 0]);
     assert_eq!(charged(&exchange, End::UpstreamFailed), [0, 0]);
     // A client may ask for the rest of a stream with ids.
     exchange.watch(b"id: 1\n\n");
@@ -304,8 +304,8 @@ fn what_has_no_answer_is_charged() {
     let answers = format!("\u{feff}[{failed},{}]", answered(json!(1.0)));
     exchange.filter_whole(answers.as_bytes(), now).unwrap();
     assert_eq!(charged(&exchange, End::Complete), [5, 0]);
-    assert_eq!(charged(&sent(), End::NeverLeft), [0, 0]);
-    assert_eq!(charged(&sent(), End::ClientLeft), [5, 5]);
+    assert_eq!(charged(&sent(), End::NotSent), [0, 0]);
+    assert_eq!(charged(&sent(), End::ClientDisconnected), [5, 5]);
 }
 
 #[test]

@@ -72,9 +72,9 @@ fn faults_are_json_rpc_errors_that_say_why_in_every_form() {
             (json!({}), "missing"),
             (json!({"service_name": null}), "must be a string"),
             (json!({"service_name": ["studio"]}), "must be a string"),
-            (json!({"service_name": "nothing"}), "no service"),
-            // Which services there are that the key may not use is not told.
-            (json!({"service_name": "ci"}), "no service"),
+            (json!({"service_name": "nothing"}), "not a service"),
+            // The answer does not reveal services that the key may not use.
+            (json!({"service_name": "ci"}), "not a service"),
             (json!({"service_name": "studio", "ttl_seconds": 0}), "`ttl_seconds` must be"),
             (json!({"service_name": "studio", "ttl_seconds": -1}), "`ttl_seconds` must be"),
             (json!({"service_name": "studio", "ttl_seconds": 1.5}), "`ttl_seconds` must be"),
@@ -82,7 +82,7 @@ fn faults_are_json_rpc_errors_that_say_why_in_every_form() {
             (json!({"service_name": "studio", "ttl_seconds": 86401}), "`ttl_seconds` must be"),
             (json!({"service_name": "studio", "rate_limit": 0}), "`rate_limit` must be"),
             (json!({"service_name": "studio", "rate_limit": 1e9}), "`rate_limit` must be"),
-            (json!({"service_name": "studio", "scopes": ["admin"]}), "no argument"),
+            (json!({"service_name": "studio", "scopes": ["admin"]}), "not an argument"),
         ] {
             let (status, answer) = gate.call("request_key", arguments.clone()).refusal();
             assert_eq!((status, &answer["error"]["code"]), (200, &json!(-32602)), "{form} {arguments}");

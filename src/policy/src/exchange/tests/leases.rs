@@ -66,11 +66,11 @@ fn a_leased_call_that_fails_goes_back_to_its_lease() {
 #[test]
 fn a_leased_call_keeps_its_charge_unless_it_was_seen_to_fail() {
     for (end, session, back) in [
-        (End::ClientLeft, Some("s"), None),
-        (End::ClientLeft, None, None),
+        (End::ClientDisconnected, Some("s"), None),
+        (End::ClientDisconnected, None, None),
         (End::Complete, Some("s"), None),
         (End::UpstreamFailed, Some("s"), Some(5)),
-        (End::NeverLeft, None, Some(5)),
+        (End::NotSent, None, Some(5)),
     ] {
         let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"draw"}}"#;
         let mut gate = leased();
@@ -152,7 +152,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
             while let Some(step) = next.take() {
                 match step {
                     Step::FindKey(_) => next = Some(exchange.key_found(key.clone(), now)),
-                    Step::Enter(_) => next = Some(exchange.entered(Entered::Admitted)),
+                    Step::Admit(_) => next = Some(exchange.admission_answered(AdmissionAnswered::Admitted)),
                     Step::AskWindows { asks } => {
                         let (slot, verdicts) =
                             slot::take(&gate.slot, key.fingerprint, &asks, now.monotonic).unwrap();

@@ -77,12 +77,12 @@ fn an_ask_after_a_release_is_a_new_one() {
     let (rule, mut value) = (rule(100, 60), Vec::new());
     let ask = asked(&mut value, &rule, 0).unwrap();
     give(&mut value, &ask, 50, 0);
-    let under_way = asked(&mut value, &rule, 10).unwrap();
+    let pending = asked(&mut value, &rule, 10).unwrap();
     let (next, released) = release(&value, KEY, 1, Monotonic(20)).unwrap().unwrap();
     value = next;
     assert_eq!(released.keep, 25);
     let again = asked(&mut value, &rule, 30).unwrap();
-    assert!(under_way.revision < released.revision && released.revision < again.revision);
+    assert!(pending.revision < released.revision && released.revision < again.revision);
     assert_eq!(again.keep, 25);
 }
 

@@ -1,4 +1,4 @@
-//! What a key may have under way at once, what ends with it, and what a full window never refuses, on a gate of two workers.
+//! How many requests a key may have in progress, that they end with the key, and what a full window never refuses, on a gate of two workers.
 
 use harness::clock::eventually;
 use harness::gate::at_once;
@@ -30,7 +30,7 @@ fn websocket() -> Request {
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
 }
 
-/// Sends a request and stays; `None` where it is refused for what is under way.
+/// Sends a request and keeps its response open; `None` if it is refused because too many are in progress.
 async fn open(agent: &Agent, request: Request, body: &str) -> Option<Connection> {
     let mut connection = Connection::open(agent.gate).await;
     let request = agent.with_key(request);
@@ -41,7 +41,7 @@ async fn open(agent: &Agent, request: Request, body: &str) -> Option<Connection>
     }
     let refused = connection.response().await.unwrap();
     assert_eq!(refused.header("retry-after"), Some("1"), "{refused:?}");
-    assert!(String::from_utf8_lossy(&refused.body).contains("under way"), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.body).contains("in progress"), "{refused:?}");
     None
 }
 
@@ -105,7 +105,7 @@ fn a_key_that_opens_streams_without_end_leaves_the_others_theirs() {
 }
 
 #[test]
-fn the_tighter_of_tier_and_key_bounds_what_is_under_way() {
+fn the_lower_bound_of_tier_and_key_limits_requests_in_progress() {
     run(async {
         let gate = Gate::options()
             .workers(1)
@@ -208,7 +208,7 @@ fn a_full_window_refuses_only_what_starts_work() {
 }
 
 #[test]
-fn an_id_that_is_under_way_in_its_session_is_refused() {
+fn an_id_that_is_in_progress_in_its_session_is_refused() {
     run(async {
         let gate = Gate::options()
             .workers(1)
