@@ -4,7 +4,7 @@ use harness::clock::eventually;
 use harness::gate::at_once;
 use harness::http1::Connection;
 use harness::{Agent, Gate, NewKey, Request, mcp, policy, run, wait};
-use protocol::admin::{Because, RevokeKey, RotateKey};
+use protocol::admin::{Reason, RotateKey};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -321,7 +321,7 @@ fn what_a_key_has_open_ends_when_the_key_does() {
         let gates = [gate.address, gate.another_envoy().await];
         let bystander = gate.agent("enterprise").await;
         let mut others = everything(&bystander, &gates).await;
-        let reason = || RevokeKey { reason: "test".into() };
+        let reason = || Reason { reason: "test".into() };
 
         let revoked = gate.agent("enterprise").await;
         let open = everything(&revoked, &gates).await;
@@ -342,7 +342,7 @@ fn what_a_key_has_open_ends_when_the_key_does() {
         let suspended = gate.agent("enterprise").await;
         let open = everything(&suspended, &gates).await;
         let began = Instant::now();
-        gate.admin.suspend_tenant(&suspended.tenant, &Because { reason: "test".into() }).await.unwrap();
+        gate.admin.suspend_tenant(&suspended.tenant, &Reason { reason: "test".into() }).await.unwrap();
         assert_ends(open, began, "suspended").await;
 
         // Of all others each lives.

@@ -6,7 +6,7 @@ mod pooler;
 
 use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
-use protocol::admin::{KeyWithSecret, RevokeKey};
+use protocol::admin::{KeyWithSecret, Reason};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use throwaway::Throwaway;
@@ -63,7 +63,7 @@ async fn state(served: &Served, ledger: usize, key: &KeyWithSecret) -> String {
 async fn revoke(served: &Served, key: &KeyWithSecret) {
     served
         .admin()
-        .revoke_key(&key.key.id, &RevokeKey { reason: "failover".into() })
+        .revoke_key(&key.key.id, &Reason { reason: "failover".into() })
         .await
         .expect("a key can be revoked");
 }

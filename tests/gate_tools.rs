@@ -8,7 +8,7 @@ use harness::python::Server;
 use harness::sdks::Sdk;
 use harness::{Agent, Gate, Request, mcp, policy, run};
 use protocol::KeyId;
-use protocol::admin::{Because, RevokeKey, RotateKey};
+use protocol::admin::{Reason, RotateKey};
 use protocol::key::{KeySource, KeyState};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -251,18 +251,18 @@ fn a_child_dies_with_its_parent_on_every_worker() {
             for _ in 0..20 {
                 child.call(&mcp::search()).await.assert_allowed();
             }
-            let because = Because { reason: "test".into() };
+            let reason = Reason { reason: "test".into() };
             match end {
                 "revoke" => {
-                    let reason = RevokeKey { reason: "test".into() };
+                    let reason = Reason { reason: "test".into() };
                     drop(gate.admin.revoke_key(&parent.key, &reason).await.unwrap());
                 }
-                "expire" => drop(gate.admin.expire_key(&parent.key, &because).await.unwrap()),
+                "expire" => drop(gate.admin.expire_key(&parent.key, &reason).await.unwrap()),
                 "rotate" => {
                     let rotation = RotateKey { grace_seconds: 0, reason: None };
                     drop(gate.admin.rotate_key(&parent.key, &rotation).await.unwrap());
                 }
-                _ => drop(gate.admin.suspend_tenant(&parent.tenant, &because).await.unwrap()),
+                _ => drop(gate.admin.suspend_tenant(&parent.tenant, &reason).await.unwrap()),
             }
             refused_by_all(&child).await;
             let refused = parent.call(&mcp::call("request_key", json!({"service_name": "studio"}))).await;

@@ -450,7 +450,7 @@ fn a_lost_change_feed_is_found_again() {
             gate.assert_serving(&passing).await;
             assert!(!what.is_empty());
         }
-        let revocation = protocol::admin::RevokeKey { reason: "test".into() };
+        let revocation = protocol::admin::Reason { reason: "test".into() };
         gate.admin.revoke_key(&agent.key, &revocation).await.unwrap();
         eventually("the change is heard", async || match agent.call(&mcp::search()).await.status {
             401 => Ok(()),

@@ -4,7 +4,7 @@
 use harness::clock::{run_within, spawn};
 use harness::ledger::{Served, directory, embedded};
 use protocol::Timestamp;
-use protocol::admin::RevokeKey;
+use protocol::admin::Reason;
 use reqwest::StatusCode;
 use std::time::{Duration, Instant, SystemTime};
 use throwaway::Throwaway;
@@ -83,7 +83,7 @@ async fn eight_reports_disturb_nobody(name: &str, directory: std::path::PathBuf,
         let (_, key) = served.payer(1).await;
         look_up(&key.secret).await;
         let began = Instant::now();
-        let why = RevokeKey { reason: "a test".into() };
+        let why = Reason { reason: "a test".into() };
         served.admin().revoke_key(&key.key.id, &why).await.expect("a key can be revoked");
         assert_eq!(filter.resolve(&key.secret).await.as_deref(), Some("revoked"));
         revocations.push(began.elapsed());

@@ -5,7 +5,7 @@ use harness::gate::at_once;
 use harness::http1::Connection;
 use harness::relay::Fault;
 use harness::{Agent, Gate, NewKey, mcp, policy, run, stats, wait};
-use protocol::admin::RevokeKey;
+use protocol::admin::Reason;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ fn a_revocation_reaches_every_worker_of_two_envoys_within_two_seconds() {
             let began = Instant::now();
             let calls = callers.into_iter().map(|connection| until_refused(connection, agent.clone()));
             let calls: Vec<_> = calls.map(tokio::spawn).collect();
-            gate.admin.revoke_key(&agent.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+            gate.admin.revoke_key(&agent.key, &Reason { reason: "test".into() }).await.unwrap();
             let mut slowest = Duration::ZERO;
             for call in calls {
                 slowest = slowest.max(call.await.unwrap() - began);
@@ -120,7 +120,7 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         .await;
         let at_once = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
         assert!(at_once.iter().all(|answer| answer.status == 200), "{at_once:?}");
-        gate.admin.revoke_key(&agent.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+        gate.admin.revoke_key(&agent.key, &Reason { reason: "test".into() }).await.unwrap();
         let revoked = Instant::now();
         let mut refused_in_a_row = 0;
         // A worker looks at what it trusts when a call comes; the margin is for that and a slow machine.
@@ -141,7 +141,7 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         let other = gate.agent("enterprise").await;
         gate.learn(&other).await;
         let found = lost().await;
-        gate.admin.revoke_key(&other.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+        gate.admin.revoke_key(&other.key, &Reason { reason: "test".into() }).await.unwrap();
         eventually_within(STALLED, "the change is heard", async || {
             match other.call(&mcp::search()).await.status {
                 401 => Ok(()),

@@ -5,7 +5,7 @@ use harness::clock::eventually;
 use harness::gate::refused_by_all;
 use harness::http1::Connection;
 use harness::{Agent, Gate, Request, Response, mcp, policy, run, wait};
-use protocol::admin::RevokeKey;
+use protocol::admin::Reason;
 use protocol::audit::Outcome;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -334,7 +334,7 @@ fn a_revoked_key_is_refused_by_every_worker() {
         for _ in 0..20 {
             agent.call(&mcp::search()).await.assert_allowed();
         }
-        gate.admin.revoke_key(&agent.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+        gate.admin.revoke_key(&agent.key, &Reason { reason: "test".into() }).await.unwrap();
         refused_by_all(&agent).await;
         gate.assert_serving(&sibling).await;
     });

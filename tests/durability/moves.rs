@@ -4,7 +4,7 @@
 use harness::clock::apart;
 use harness::ledger::{Served, directory, embedded};
 use harness::{eventually, files, run};
-use protocol::admin::{Because, RotateKey};
+use protocol::admin::{Reason, RotateKey};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::{Command, Output};
@@ -50,7 +50,7 @@ async fn used() -> (Served, Vec<protocol::TenantId>, Vec<Value>) {
     assert_eq!(filter.post("/filter/v1/report", &batch).await, Some(200));
     let admin = served.admin();
     admin.rotate_key(&key.key.id, &RotateKey { grace_seconds: 3600, reason: None }).await.unwrap();
-    admin.suspend_tenant(&other, &Because { reason: "unpaid".into() }).await.unwrap();
+    admin.suspend_tenant(&other, &Reason { reason: "unpaid".into() }).await.unwrap();
     eventually("the audit trail is sealed", async || {
         let status = admin.audit_status().await.unwrap();
         if status.sealed == status.newest { Ok(()) } else { Err(format!("{status:?}")) }

@@ -14,7 +14,7 @@ use crate::stats;
 use crate::upstream::Upstream;
 use cli::stack::{Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions, bootstrap};
 use client::{AuditQuery, Client};
-use protocol::admin::{AuditRow, Balance, CreateTenant, RevokeKey};
+use protocol::admin::{AuditRow, Balance, CreateTenant, Reason};
 use protocol::audit::Outcome;
 use protocol::{Credits, TenantId};
 use serde_json::Value;
@@ -315,7 +315,7 @@ impl Gate {
         let sentinel = self.agent_with("enterprise", 0, NewKey::default()).await;
         // Those that don't know it would ask the ledger about it, and refuse it without a word from the feed.
         self.call_every_worker(&sentinel).await;
-        let revocation = RevokeKey { reason: "test".into() };
+        let revocation = Reason { reason: "test".into() };
         self.admin.revoke_key(&sentinel.key, &revocation).await.expect("a key can be revoked");
         for gate in self.gates() {
             refused_by_all(&Agent { gate, ..sentinel.clone() }).await;

@@ -4,7 +4,7 @@
 use harness::agent::{NewKey, unknown_secret};
 use harness::clock::{eventually_within, run_within};
 use harness::{Agent, Gate, Request, Response, mcp, policy, wait};
-use protocol::admin::RevokeKey;
+use protocol::admin::Reason;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -195,10 +195,7 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
         let before = stored(&gate, "before.db").await;
         // No key, none that is one, two that nobody has, and one that was revoked.
         let former = gate.agent("free").await;
-        gate.admin
-            .revoke_key(&former.key, &RevokeKey { reason: "test".into() })
-            .await
-            .expect("it is revoked");
+        gate.admin.revoke_key(&former.key, &Reason { reason: "test".into() }).await.expect("it is revoked");
         let requests = [
             former.get(BUILDS),
             Request::get("/mcp"),

@@ -143,7 +143,7 @@ async fn the_api_describes_itself() {
     let schema = |pointer: &str| document.pointer(&format!("/components/schemas/{pointer}")).unwrap();
     let bounds = schema("CreateKey/properties/scopes");
     assert_eq!((&bounds["maxItems"], &bounds["items"]["maxLength"]), (&json!(64), &json!(200)));
-    assert_eq!(schema("Because/properties/reason")["maxLength"], 500);
+    assert_eq!(schema("Reason/properties/reason")["maxLength"], 500);
     assert_eq!(schema("RotateKey/properties/grace_seconds")["maximum"], 2_592_000);
     assert_eq!(schema("CreateTenant/properties/tier")["enum"], json!(["free", "pro"]));
     // Every reference leads somewhere.
