@@ -42,7 +42,7 @@ fn sorted(mut ids: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn refused_elements_answer_with_errors_and_allowed_ones_go_on() {
+fn refused_messages_get_errors_and_allowed_ones_are_forwarded() {
     run(async {
         let gate = Gate::shared().await;
         let batch = json!([
@@ -82,7 +82,7 @@ fn refused_elements_answer_with_errors_and_allowed_ones_go_on() {
 }
 
 #[test]
-fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
+fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
     run(async {
         let gate = Gate::shared().await;
         let batch =
@@ -135,7 +135,7 @@ fn each_element_counts_against_the_limit() {
 }
 
 #[test]
-fn what_is_left_of_a_batch_arrives_in_any_framing() {
+fn the_allowed_messages_of_a_batch_arrive_in_any_framing() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -158,7 +158,7 @@ fn what_is_left_of_a_batch_arrives_in_any_framing() {
 }
 
 #[test]
-fn a_client_that_leaves_pays_for_what_went_upstream() {
+fn a_client_that_disconnects_pays_for_what_went_upstream() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;

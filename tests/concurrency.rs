@@ -59,7 +59,7 @@ async fn gate() -> Gate {
 }
 
 #[test]
-fn a_key_that_opens_streams_without_end_leaves_the_others_theirs() {
+fn a_key_that_opens_many_streams_does_not_block_others() {
     run(async {
         let gate = gate().await;
         let (greedy, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
@@ -263,7 +263,7 @@ fn an_id_that_is_in_progress_in_its_session_is_refused() {
 }
 
 #[test]
-fn what_opens_connections_has_a_window_of_its_own() {
+fn opening_connections_has_its_own_window() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("free").await;
@@ -315,7 +315,7 @@ async fn assert_ends(all: Vec<(String, Connection)>, since: Instant, why: &str) 
 }
 
 #[test]
-fn what_a_key_has_open_ends_when_the_key_does() {
+fn a_keys_open_requests_end_with_the_key() {
     run(async {
         let mut gate = gate().await;
         let gates = [gate.address, gate.another_envoy().await];

@@ -106,7 +106,7 @@ async fn assert_all_are_served(gate: &Gate) {
 }
 
 #[test]
-fn connections_without_a_credential_keep_nobody_out() {
+fn connections_without_a_credential_block_nobody() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
@@ -130,7 +130,7 @@ fn connections_without_a_credential_keep_nobody_out() {
 }
 
 #[test]
-fn a_connection_without_a_credential_ends_soon() {
+fn a_connection_without_a_credential_is_closed_soon() {
     run(async {
         let gate = Gate::options().start().await;
         let began = Instant::now();
@@ -152,7 +152,7 @@ fn a_connection_without_a_credential_ends_soon() {
 }
 
 #[test]
-fn a_flood_of_one_filter_closes_no_other_and_no_operator() {
+fn a_flood_from_one_filter_closes_no_connection_of_others() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
@@ -168,7 +168,7 @@ fn a_flood_of_one_filter_closes_no_other_and_no_operator() {
 }
 
 #[test]
-fn a_flood_of_one_operator_closes_no_other_and_no_filter() {
+fn a_flood_from_one_operator_closes_no_connection_of_others() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;

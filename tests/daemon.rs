@@ -157,7 +157,7 @@ fn a_renewed_certificate_is_served_without_a_restart_or_a_lost_request() {
 }
 
 #[test]
-fn a_hang_up_ends_no_service() {
+fn a_hangup_signal_ends_no_service() {
     run(async {
         let here = directory("signals");
         let database = embedded(&here);
@@ -177,7 +177,7 @@ fn a_hang_up_ends_no_service() {
 }
 
 #[test]
-fn it_waits_for_a_database_that_is_away() {
+fn start_waits_for_an_unavailable_database() {
     run(async {
         let mut server = apart(|| Throwaway::start().unwrap());
         let [database, empty] = apart(|| [(); 2].map(|()| server.database().unwrap()));

@@ -116,7 +116,7 @@ fn two_ledgers_write_again_and_refuse_what_is_revoked_after_a_failover_and_back(
 }
 
 #[test]
-fn a_primary_that_hangs_is_left_for_the_promoted_standby_and_not_asked_again() {
+fn a_hanging_primary_is_replaced_by_the_promoted_standby() {
     let (mut one, other, both) = pair();
     run_within(DEADLINE, async {
         let served = Served::start(directory("hangs"), &both, 2).await;
@@ -140,7 +140,7 @@ fn a_primary_that_hangs_is_left_for_the_promoted_standby_and_not_asked_again() {
 }
 
 #[test]
-fn a_ledger_whose_only_primary_hangs_says_that_it_is_not_ready_and_recovers_by_itself() {
+fn a_ledger_whose_primary_hangs_is_not_ready_and_recovers_by_itself() {
     let mut server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run_within(DEADLINE, async {
@@ -164,7 +164,7 @@ fn a_ledger_whose_only_primary_hangs_says_that_it_is_not_ready_and_recovers_by_i
 }
 
 #[test]
-fn a_primary_that_turns_read_only_is_not_ready_until_it_takes_writes_again() {
+fn a_read_only_primary_is_not_ready_until_it_accepts_writes() {
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run_within(DEADLINE, async {
@@ -185,7 +185,7 @@ fn a_primary_that_turns_read_only_is_not_ready_until_it_takes_writes_again() {
 }
 
 #[test]
-fn connections_that_an_administrator_ends_are_opened_again() {
+fn connections_closed_by_a_database_administrator_are_opened_again() {
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run_within(DEADLINE, async {
@@ -200,7 +200,7 @@ fn connections_that_an_administrator_ends_are_opened_again() {
 }
 
 #[test]
-fn a_standby_by_itself_is_refused_with_what_to_write() {
+fn a_standby_alone_is_refused_with_the_url_to_use() {
     let (_one, other, both) = pair();
     run_within(DEADLINE, async {
         let served = Served::start(directory("standby"), &both, 1).await;

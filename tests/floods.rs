@@ -43,7 +43,7 @@ async fn caller(gate: &Gate) -> Agent {
 }
 
 #[test]
-fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
+fn a_flood_of_random_keys_is_cheap_and_valid_keys_are_served() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
@@ -97,7 +97,7 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
 }
 
 #[test]
-fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
+fn a_repeated_unknown_key_rarely_calls_the_ledger() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
@@ -130,7 +130,7 @@ fn resident_bytes(process: u32) -> u64 {
 
 /// Requests of one key whose bodies never end, and requests with large heads, hold no more than a key may.
 #[test]
-fn what_one_key_leaves_unfinished_takes_bounded_memory() {
+fn unfinished_requests_of_one_key_use_bounded_memory() {
     let _turn = crate::TURN.blocking_lock();
     const UNFINISHED: usize = 3000;
     run(async {

@@ -88,7 +88,7 @@ async fn behind(server: &Server) -> Gate {
 }
 
 #[test]
-fn whatever_a_server_makes_of_an_id_its_result_is_paid() {
+fn results_are_charged_however_a_server_rewrites_the_id() {
     run(async {
         for server in [
             node::server("typescript_server", &[]).await,
@@ -121,7 +121,7 @@ fn whatever_a_server_makes_of_an_id_its_result_is_paid() {
 }
 
 #[test]
-fn a_result_that_goes_to_another_calls_stream_is_paid() {
+fn a_result_on_another_calls_stream_is_charged() {
     run(async {
         let server = node::server("typescript_server", &[]).await;
         let gate = behind(&server).await;
@@ -147,7 +147,7 @@ fn a_result_that_goes_to_another_calls_stream_is_paid() {
 }
 
 #[test]
-fn a_result_that_is_fetched_later_is_paid_however_often_that_is_done() {
+fn a_result_fetched_later_is_charged_once_however_often_it_is_fetched() {
     run(async {
         let server = node::server("typescript_server", &[]).await;
         let mut gate = behind(&server).await;

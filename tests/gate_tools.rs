@@ -66,7 +66,7 @@ fn every_client_lists_them_and_calls_with_the_key_that_it_was_given() {
 }
 
 #[test]
-fn every_form_of_list_has_them_and_nothing_of_a_call_goes_upstream() {
+fn gate_tools_are_in_every_form_of_list_and_their_calls_never_go_upstream() {
     run(async {
         let gate = gate().await;
         let agent = gate.agent("pro").await;
@@ -103,7 +103,7 @@ fn every_form_of_list_has_them_and_nothing_of_a_call_goes_upstream() {
 }
 
 #[test]
-fn lists_say_what_each_tool_costs_where_the_policy_says_so() {
+fn lists_show_what_each_tool_costs_if_show_terms_is_set() {
     run(async {
         let saying = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["studio"]["show_terms"] = policy::yaml("true");
@@ -128,7 +128,7 @@ fn lists_say_what_each_tool_costs_where_the_policy_says_so() {
 }
 
 #[test]
-fn services_are_those_that_the_key_may_use() {
+fn services_are_only_those_that_the_key_may_use() {
     run(async {
         let gate = gate().await;
         for (key, expected) in [
@@ -145,7 +145,7 @@ fn services_are_those_that_the_key_may_use() {
 }
 
 #[test]
-fn an_issued_key_is_known_by_its_agent_and_to_nobody_else() {
+fn an_issued_key_is_identified_by_its_agent_everywhere() {
     run(async {
         let gate = gate().await;
         let parent = gate.agent("pro").await;
@@ -177,7 +177,7 @@ fn an_issued_key_is_known_by_its_agent_and_to_nobody_else() {
 }
 
 #[test]
-fn a_child_that_asks_for_more_gets_none() {
+fn a_child_key_that_requests_more_gets_no_more_than_its_parent() {
     run(async {
         let gate = gate().await;
         let restricted =
@@ -214,7 +214,7 @@ fn a_child_that_asks_for_more_gets_none() {
 }
 
 #[test]
-fn many_children_do_no_more_than_their_parent() {
+fn many_child_keys_may_do_no_more_than_their_parent() {
     run(async {
         let gate = gate().await;
         let parent = gate.agent_with("enterprise", 0, NewKey::default().limit(10, 60)).await;
@@ -242,7 +242,7 @@ fn many_children_do_no_more_than_their_parent() {
 }
 
 #[test]
-fn a_child_dies_with_its_parent_on_every_worker() {
+fn a_child_key_ends_with_its_parent_on_every_worker() {
     run(async {
         let gate = gate().await;
         for end in ["revoke", "expire", "rotate", "suspend"] {
@@ -274,7 +274,7 @@ fn a_child_dies_with_its_parent_on_every_worker() {
 }
 
 #[test]
-fn a_child_spends_its_parents_budget() {
+fn a_child_key_spends_its_parents_budget() {
     run(async {
         let gate = gate().await;
         let parent = gate.agent("pro").await;

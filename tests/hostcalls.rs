@@ -181,7 +181,7 @@ fn spend_from_leases(gate: &mut Vm, key: &str) -> u64 {
 }
 
 #[test]
-fn what_calls_back_leases_or_shares_makes_no_vm_forget_its_keys() {
+fn recalls_of_leases_or_shares_keep_cached_keys() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read"], Vec::new());
     let share = || Change::Share { key_id: KeyId::parse("key_1").expect("it is an id"), limit_id: 1 };
@@ -193,7 +193,7 @@ fn what_calls_back_leases_or_shares_makes_no_vm_forget_its_keys() {
 }
 
 #[test]
-fn a_recall_among_more_changes_than_are_kept_is_heard() {
+fn a_recall_among_more_changes_than_are_kept_is_handled() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read", "generate"], Vec::new());
     let spent = spend_from_leases(&mut gate, &key);
@@ -208,7 +208,7 @@ fn a_recall_among_more_changes_than_are_kept_is_heard() {
 }
 
 #[test]
-fn changes_that_can_not_be_passed_on_are_asked_for_again_in_time() {
+fn changes_that_can_not_be_stored_are_requested_again() {
     let mut gate = shipped();
     gate.refuse_writes("agentrelay/feed/1/log");
     let before = gate.ledger.heard;
@@ -219,7 +219,7 @@ fn changes_that_can_not_be_passed_on_are_asked_for_again_in_time() {
 }
 
 #[test]
-fn a_vm_that_ends_leaves_to_the_next_what_it_spent_from_leases() {
+fn a_new_vm_reports_what_an_ended_vm_spent_from_leases() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read", "generate"], Vec::new());
     let spent = spend_from_leases(&mut gate, &key);
@@ -280,7 +280,7 @@ fn memory_does_not_grow_with_calls_that_wait_for_the_ledger() {
 }
 
 #[test]
-fn unknown_keys_have_no_room_in_the_worker() {
+fn unknown_keys_are_not_cached_in_the_worker() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read"], Vec::new());
     gate.exchange(&Request::get(&key));

@@ -170,7 +170,7 @@ fn refusals_are_problems_that_programs_can_read() {
 }
 
 #[test]
-fn a_priced_endpoint_is_billed_by_its_status() {
+fn a_priced_endpoint_is_charged_by_its_status() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
@@ -231,7 +231,7 @@ fn a_body_of_any_size_streams_through() {
 /// While the ledger is asked Envoy holds what comes, and it holds no more than its buffer (in the only mode in which a
 /// filter can hold headers and body together). So such an upload is whole or refused, and passes when it is sent again.
 #[test]
-fn a_large_body_that_must_wait_for_the_ledger_is_whole_or_refused() {
+fn a_large_body_that_waits_for_the_ledger_is_forwarded_completely_or_refused() {
     run(async {
         let gate = Gate::shared().await;
         let body = large_body();
@@ -257,7 +257,7 @@ const HOLDS_BODIES: &str = "static_resources/listeners/gate/filter_chains/0/filt
     allow_on_headers_stop_iteration";
 
 #[test]
-fn a_gate_for_http_alone_lets_a_large_priced_body_wait_for_the_ledger() {
+fn a_gate_with_http_services_only_holds_a_large_priced_body_for_the_ledger() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {

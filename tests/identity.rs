@@ -91,7 +91,7 @@ fn identity_headers_of_the_client_never_arrive() {
 }
 
 #[test]
-fn names_that_read_alike_never_arrive_either() {
+fn lookalikes_of_reserved_headers_never_arrive() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -149,7 +149,7 @@ fn identity_in_trailers_never_arrives() {
 }
 
 #[test]
-fn what_is_not_the_gates_passes_unchanged() {
+fn other_traffic_passes_unchanged() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;

@@ -158,7 +158,7 @@ fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
 }
 
 #[test]
-fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_says_how_much() {
+fn a_killed_envoy_costs_at_most_its_leases_and_the_ledger_reports_the_amount() {
     run_within(MINUTES, async {
         let _alone = STORM.lock().await;
         let (gate, envoys) = two_envoys().await;
@@ -230,7 +230,7 @@ fn at_steady_load_a_thousand_leased_calls_cost_the_ledger_five_at_most() {
 }
 
 #[test]
-fn what_failed_and_what_rests_goes_back() {
+fn failed_calls_and_idle_leases_are_returned() {
     run_within(MINUTES, async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -258,7 +258,7 @@ fn what_failed_and_what_rests_goes_back() {
 }
 
 #[test]
-fn a_call_that_fails_long_after_its_lease_went_back_is_refunded() {
+fn a_call_that_fails_long_after_its_lease_was_returned_is_refunded() {
     run_within(MINUTES, async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -324,7 +324,7 @@ fn a_global_limit_holds_over_two_envoys_and_its_shares_follow_the_traffic() {
 }
 
 #[test]
-fn calls_that_come_at_once_pass_while_a_global_limit_has_room_for_them() {
+fn concurrent_calls_pass_while_a_global_limit_has_permits() {
     run_within(MINUTES, async {
         let gate = with_a_global_limit().await;
         let agent = Arc::new(gate.agent("pro").await);
@@ -341,7 +341,7 @@ fn calls_that_come_at_once_pass_while_a_global_limit_has_room_for_them() {
 }
 
 #[test]
-fn without_the_ledger_a_lease_and_a_share_go_on_for_their_time() {
+fn without_the_ledger_a_lease_and_a_share_last_until_they_expire() {
     run_within(MINUTES, async {
         let mut gate = with_a_global_limit().await;
         let agent = gate.agent("pro").await;

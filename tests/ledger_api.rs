@@ -230,7 +230,7 @@ fn everything_is_cleared(served: &Served, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trail_is_held_to_the_key_of_its_ledger_and_those_that_the_operator_names() {
+async fn a_trail_is_verified_with_the_ledgers_key_and_those_that_the_operator_names() {
     let served = serve("trail").await;
     served.json(&["tenants", "create", "--name", "Acme", "--tier", "pro"]);
     let former = text(&served.json(&["audit", "key"])["public_key"]);

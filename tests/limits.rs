@@ -25,7 +25,7 @@ async fn exhaust(agent: &Agent) -> (usize, Response) {
 }
 
 #[test]
-fn the_free_tier_has_20_calls_a_minute_and_the_21st_is_told_truly_when_to_come_back() {
+fn the_free_tier_has_20_calls_a_minute_and_the_21st_gets_a_correct_retry_time() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("free").await;
@@ -126,7 +126,7 @@ fn assert_sliding(admitted: &[(Instant, Instant)], permits: usize, window: Durat
 }
 
 #[test]
-fn a_burst_across_the_edge_of_a_minute_finds_no_second_quota() {
+fn a_burst_across_the_edge_of_a_minute_gets_no_second_quota() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("free").await;
@@ -152,7 +152,7 @@ fn a_burst_across_the_edge_of_a_minute_finds_no_second_quota() {
 }
 
 #[test]
-fn a_short_window_slides_under_constant_load_and_wastes_little() {
+fn a_short_window_admits_nearly_its_limit_under_constant_load() {
     run(async {
         let gate = Gate::options().policy(|policy| policy::limit_tier(policy, "free", 5, "2s")).start().await;
         let agent = gate.agent("free").await;
@@ -173,7 +173,7 @@ fn a_short_window_slides_under_constant_load_and_wastes_little() {
 }
 
 #[test]
-fn every_tier_has_its_own_figure_and_every_key_its_own_window() {
+fn every_tier_has_its_own_limit_and_every_key_its_own_window() {
     run(async {
         let gate = Gate::shared().await;
         for (tier, permits) in [("free", 20), ("hobby", 60), ("pro", 300), ("enterprise", 1000)] {
@@ -190,7 +190,7 @@ fn every_tier_has_its_own_figure_and_every_key_its_own_window() {
 }
 
 #[test]
-fn a_keys_own_limit_holds_beside_its_tiers() {
+fn a_keys_own_limit_applies_in_addition_to_its_tiers() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::default().limit(3, 60)).await;
@@ -267,7 +267,7 @@ impl AlsoUnseen for Response {
 }
 
 #[test]
-fn refused_requests_take_no_permit_of_the_tools_window() {
+fn refused_requests_use_no_permit_of_the_tools_window() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate
@@ -311,7 +311,7 @@ fn a_limit_in_shadow_is_audited_and_not_enforced() {
 }
 
 #[test]
-fn a_rate_limited_key_learns_nothing_else_and_is_audited() {
+fn a_rate_limited_key_gets_no_other_information_and_is_audited() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("free", 0, NewKey::default().limit(1, 60)).await;

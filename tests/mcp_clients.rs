@@ -108,7 +108,7 @@ fn failures_of_real_tools_are_refunded() {
 }
 
 #[test]
-fn applications_can_tell_refusals_apart() {
+fn applications_can_distinguish_refusals() {
     run(async {
         let server = Server::start(&[]).await;
         let gate = gate_before(&server).await;
@@ -150,7 +150,7 @@ fn a_client_can_connect_although_its_limit_is_reached() {
 }
 
 #[test]
-fn a_client_with_a_wrong_key_does_not_connect() {
+fn a_client_with_an_invalid_key_does_not_connect() {
     run(async {
         let server = Server::start(&[]).await;
         let gate = gate_before(&server).await;

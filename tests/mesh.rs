@@ -136,7 +136,7 @@ fn envoy_gateway_takes_over_what_the_manifest_says() {
 }
 
 #[test]
-fn where_the_filter_cant_be_had_nothing_is_served() {
+fn without_the_filter_nothing_is_served() {
     let renamed = SHIPPED.replace(LISTENER, "  - {name: renamed, protocol: HTTP, port: 80}\n");
     let second =
         SHIPPED.replace(LISTENER, &format!("{LISTENER}  - {{name: second, protocol: HTTP, port: 8080}}\n"));

@@ -145,7 +145,7 @@ fn a_call_that_asks_for_more_input_is_not_charged_yet() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_answer_pays_for_the_call() {
+fn a_client_that_disconnects_before_the_answer_pays_for_the_call() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -169,7 +169,7 @@ fn a_client_that_leaves_before_the_answer_pays_for_the_call() {
 }
 
 #[test]
-fn a_client_that_leaves_while_the_reservation_is_on_its_way_is_refunded() {
+fn a_client_that_disconnects_during_the_reservation_is_refunded() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -208,7 +208,7 @@ async fn rows(gate: &Gate, agent: &Agent, kind: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_of_the_answer_has_had_it() {
+fn a_client_that_disconnects_within_the_answer_pays_for_it() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -273,7 +273,7 @@ fn a_hundred_credits_are_twenty_calls_of_five_and_not_one_more() {
 }
 
 #[test]
-fn credits_that_come_back_can_be_spent_again() {
+fn refunded_credits_can_be_spent_again() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 5, NewKey::default()).await;
@@ -304,7 +304,7 @@ fn all_keys_of_a_tenant_spend_the_same_credits() {
 }
 
 #[test]
-fn a_leased_tool_costs_its_price_too() {
+fn a_leased_tool_is_charged_its_price() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 3, NewKey::default()).await;

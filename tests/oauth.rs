@@ -7,7 +7,7 @@ use serde_json::json;
 const METADATA: &str = "/.well-known/oauth-protected-resource/mcp";
 
 #[test]
-fn clients_are_told_where_credentials_come_from() {
+fn clients_find_the_authorization_server() {
     run(async {
         let named = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["studio"]["oauth"] = policy::yaml(
@@ -48,7 +48,7 @@ fn clients_are_told_where_credentials_come_from() {
 }
 
 #[test]
-fn without_an_authorization_server_nothing_is_said() {
+fn without_an_authorization_server_no_metadata_is_served() {
     run(async {
         let gate = Gate::shared().await;
         let refused = gate.send(mcp::post(&mcp::search())).await;

@@ -91,7 +91,7 @@ fn decisions_are_counted_by_outcome() {
 }
 
 #[test]
-fn the_access_log_says_who_what_and_how_it_ended() {
+fn the_access_log_has_key_tool_and_outcome() {
     run(async {
         let gate = Gate::options().start().await;
         let agent = one_of_each(&gate).await;
@@ -279,7 +279,7 @@ fn mistakes_on_the_command_line_are_explained() {
 }
 
 #[test]
-fn each_door_of_the_ledger_opens_to_its_own_credential_only() {
+fn each_api_of_the_ledger_accepts_only_its_own_kind_of_credential() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -316,7 +316,7 @@ fn each_door_of_the_ledger_opens_to_its_own_credential_only() {
 }
 
 #[test]
-fn up_runs_everything_and_leaves_nothing_running() {
+fn up_starts_everything_and_stops_everything() {
     run(async {
         let gate = Gate::shared().await;
         for signal in ["INT", "TERM"] {

@@ -161,7 +161,7 @@ fn a_ledger_that_hangs_is_an_outage_too() {
 }
 
 #[test]
-fn an_unknown_key_is_not_let_in_because_nobody_can_be_asked() {
+fn an_uncached_key_is_refused_while_the_ledger_is_unavailable() {
     run(async {
         let mut gate = gate_with_short_reservations().await;
         let known = gate.agent("pro").await;
@@ -222,7 +222,7 @@ fn key_records_are_trusted_only_as_long_as_stated() {
 }
 
 #[test]
-fn a_tool_may_be_let_through_uncharged_where_the_policy_says_so() {
+fn a_tool_passes_uncharged_during_an_outage_if_the_policy_says_so() {
     run(async {
         let mut gate = Gate::options()
             .policy(|policy| {
@@ -339,7 +339,7 @@ const RESOLVE: &str = "/filter/v1/resolve";
 const REPORT: &str = "/filter/v1/report";
 
 #[test]
-fn strange_answers_to_a_reservation_are_an_outage_and_cost_nothing() {
+fn unexpected_answers_to_a_reservation_count_as_an_outage() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
@@ -361,7 +361,7 @@ fn strange_answers_to_a_reservation_are_an_outage_and_cost_nothing() {
 }
 
 #[test]
-fn a_reservation_whose_answer_is_lost_is_given_back() {
+fn a_reservation_whose_answer_is_lost_is_refunded() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
@@ -386,7 +386,7 @@ fn a_reservation_whose_answer_is_lost_is_given_back() {
 }
 
 #[test]
-fn strange_answers_about_a_key_let_nobody_in() {
+fn unexpected_answers_about_a_key_admit_nobody() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let known = gate.agent("enterprise").await;
@@ -410,7 +410,7 @@ fn strange_answers_about_a_key_let_nobody_in() {
 }
 
 #[test]
-fn a_report_that_is_not_heard_is_delivered_again_and_counts_once() {
+fn a_report_without_an_answer_is_sent_again_and_counted_once() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
@@ -434,7 +434,7 @@ fn a_report_that_is_not_heard_is_delivered_again_and_counts_once() {
 }
 
 #[test]
-fn a_lost_change_feed_is_found_again() {
+fn a_lost_change_feed_is_resumed() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;

@@ -52,7 +52,7 @@ const KEY: &str = r#"{"key_id": "key_1", "tenant_id": "ten_1", "tier": "free", "
     "source": "admin"}"#;
 
 #[test]
-fn what_is_posted_is_what_was_not_proven_to_fail() {
+fn every_call_not_proven_to_fail_is_posted() {
     let seed = seed();
     let mut policy = Policy::from_json(DOCUMENT.as_bytes()).unwrap();
     policy.session_secrets = vec![SessionSecret::new([7; 32], Timestamp::from_millis(0))];
@@ -203,7 +203,7 @@ async fn through(agent: &Agent, upstream: &harness::upstream::Upstream, case: &C
 }
 
 #[test]
-fn two_envoys_post_what_was_not_proven_to_fail() {
+fn two_envoys_charge_every_call_not_proven_to_fail() {
     run_within(Duration::from_secs(900), async {
         let seed = seed();
         let gate = two_envoys().await;

@@ -62,7 +62,7 @@ fn lists_show_what_the_key_may_read() {
 }
 
 #[test]
-fn what_is_not_named_or_not_granted_can_not_be_read() {
+fn unnamed_or_ungranted_resources_can_not_be_read() {
     run(async {
         let server = Server::start_program("fixture_server", &[]).await;
         let gate = gate(&server).await;

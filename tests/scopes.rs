@@ -66,7 +66,7 @@ fn a_filtered_list_is_private_and_otherwise_what_the_server_said() {
 }
 
 #[test]
-fn a_list_in_events_shows_no_more() {
+fn a_list_in_an_event_stream_is_filtered_too() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::with_scopes(&["read"])).await;
@@ -84,7 +84,7 @@ fn a_list_in_events_shows_no_more() {
 }
 
 #[test]
-fn a_stream_that_stays_open_is_filtered_as_it_comes() {
+fn an_open_stream_is_filtered_event_by_event() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::with_scopes(&["read"])).await;
@@ -223,7 +223,7 @@ fn all_scopes_that_are_needed_are_named() {
 }
 
 #[test]
-fn what_the_policy_does_not_list_is_not_there() {
+fn unlisted_tools_and_paths_are_not_found() {
     run(async {
         let gate = Gate::shared().await;
         let all = NewKey::with_scopes(&["read", "generate", "admin", "trigger"]);
@@ -247,7 +247,7 @@ fn what_the_policy_does_not_list_is_not_there() {
 }
 
 #[test]
-fn unlisted_tools_pass_where_the_policy_says_so_and_under_its_rule() {
+fn unlisted_tools_pass_under_the_policys_rule_for_them() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
@@ -269,7 +269,7 @@ fn unlisted_tools_pass_where_the_policy_says_so_and_under_its_rule() {
 }
 
 #[test]
-fn a_key_is_held_to_its_services_and_tools() {
+fn a_key_is_restricted_to_its_services_and_tools() {
     run(async {
         let gate = Gate::shared().await;
         let scopes = || NewKey::with_scopes(&["read", "generate"]);
@@ -341,7 +341,7 @@ fn a_revoked_key_is_refused_by_every_worker() {
 }
 
 #[test]
-fn a_rotated_key_has_a_new_secret_and_the_old_one_its_grace() {
+fn a_rotated_key_has_a_new_secret_and_the_old_one_a_grace_period() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("enterprise").await;

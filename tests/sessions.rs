@@ -94,7 +94,7 @@ fn the_upstream_sees_its_own_id_and_the_client_another() {
 }
 
 #[test]
-fn every_answer_names_the_session_as_its_client_knows_it() {
+fn every_answer_has_the_clients_session_id() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("enterprise").await;
@@ -127,7 +127,7 @@ fn every_answer_names_the_session_as_its_client_knows_it() {
 }
 
 #[test]
-fn another_tenants_session_is_gone_and_lives_on_for_its_own() {
+fn another_tenants_session_is_refused_and_continues_for_its_owner() {
     run(async {
         let gate = Gate::shared().await;
         let (owner, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
@@ -158,7 +158,7 @@ fn another_tenants_session_is_gone_and_lives_on_for_its_own() {
 }
 
 #[test]
-fn what_is_refused_for_its_session_takes_from_the_keys_window() {
+fn requests_refused_for_their_session_use_the_keys_window() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::default().limit(2, 600)).await;
@@ -193,7 +193,7 @@ fn another_service_of_the_tenant_does_not_know_the_session() {
 }
 
 #[test]
-fn no_altered_id_is_one_of_a_session() {
+fn no_altered_id_is_accepted_as_a_session() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| policy::limit_tier(policy, "enterprise", 100_000, "60s"))
@@ -253,7 +253,7 @@ fn no_altered_id_is_one_of_a_session() {
 }
 
 #[test]
-fn a_session_is_named_once_and_in_one_spelling() {
+fn a_session_header_given_twice_or_in_another_spelling_is_refused() {
     run(async {
         let gate = Gate::shared().await;
         let (owner, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
@@ -294,7 +294,7 @@ fn a_session_is_named_once_and_in_one_spelling() {
 }
 
 #[test]
-fn where_there_are_no_sessions_an_id_is_ignored() {
+fn session_ids_are_ignored_in_versions_without_sessions() {
     run(async {
         let gate = Gate::shared().await;
         let (owner, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
@@ -320,7 +320,7 @@ fn where_there_are_no_sessions_an_id_is_ignored() {
 }
 
 #[test]
-fn a_stream_without_a_session_is_resumed_by_nobody() {
+fn a_stream_without_a_session_can_not_be_resumed() {
     run(async {
         let server = node::server("stateless_events", &[]).await;
         let gate = Gate::options().upstream(&server.url).start().await;
@@ -381,7 +381,7 @@ fn every_client_keeps_its_session() {
 }
 
 #[test]
-fn a_session_goes_on_through_envoys_restarts_and_rotation_and_ends_with_its_secret() {
+fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
     run(async {
         let mut gate = Gate::options().start().await;
         let agent = gate.agent("enterprise").await;

@@ -63,7 +63,7 @@ async fn pending(gate: &Gate, agent: &Agent, credits: u64) {
 }
 
 #[test]
-fn what_comes_on_other_streams_settles_nothing() {
+fn results_on_other_streams_settle_nothing() {
     run(async {
         let mut gate = Gate::options().start().await;
         let other = gate.another_envoy().await;
@@ -92,7 +92,7 @@ fn what_comes_on_other_streams_settles_nothing() {
 }
 
 #[test]
-fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
+fn disconnecting_before_the_first_byte_is_charged_exact_and_leased() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -133,7 +133,7 @@ fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
 }
 
 #[test]
-fn a_call_that_never_left_is_not_charged_however_it_ended() {
+fn a_call_that_was_never_sent_upstream_is_not_charged() {
     run(async {
         // Connections to it wait for ever, as to a host that drops them.
         let socket = TcpSocket::new_v4().unwrap();
@@ -200,7 +200,7 @@ fn a_call_that_never_left_is_not_charged_however_it_ended() {
 }
 
 #[test]
-fn only_the_upstream_that_breaks_off_pays_for_it() {
+fn only_an_interruption_by_the_upstream_is_refunded() {
     run(async {
         // Envoy's own limits on streams are none of the upstream's.
         let gate = Gate::options()
@@ -266,7 +266,7 @@ fn only_the_upstream_that_breaks_off_pays_for_it() {
 }
 
 #[test]
-fn a_client_that_spoils_its_own_request_pays_for_it() {
+fn a_client_that_sends_an_incomplete_request_pays_for_it() {
     run(async {
         const ROUTE: &str = "POST /projects/{project}/trigger";
         let gate = Gate::options()
@@ -325,7 +325,7 @@ fn a_redirect_to_the_last_slash_is_charged_where_the_call_is_repeated() {
 }
 
 #[test]
-fn a_tool_may_refund_what_ended_unseen() {
+fn a_tool_may_refund_calls_with_an_unknown_result() {
     run(async {
         let refunding = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["studio"]["tools"]["image_generate"]["on_unknown"] = policy::yaml("refund");
@@ -431,7 +431,7 @@ fn reported_usage_is_in_the_record() {
 }
 
 #[test]
-fn usage_of_http_services_is_read_where_the_policy_says_so() {
+fn usage_of_http_services_is_read_if_the_policy_says_so() {
     run(async {
         let reading = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["ci"]["usage_tokens"] = policy::yaml("true");

@@ -64,7 +64,7 @@ fn with_search_for(scope: &str) -> String {
 }
 
 #[test]
-fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by() {
+fn a_policy_put_in_force_at_one_ledger_is_used_by_every_envoy() {
     let _turn = crate::TURN.blocking_lock();
     // Its client blocks, so it is asked where nothing else waits.
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));

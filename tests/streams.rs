@@ -26,7 +26,7 @@ fn a_long_answer_takes_no_more_memory_than_a_short_one() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_or_never_takes_no_memory() {
+fn a_client_that_reads_slowly_or_never_uses_no_memory() {
     const PAUSED: &str = "cluster.upstream.upstream_flow_control_paused_reading_total";
     run(async {
         let gate = Gate::options().workers(1).start().await;

@@ -274,7 +274,7 @@ fn tests_wait_for_things_and_not_for_time() {
 }
 
 #[test]
-fn nothing_is_put_off_or_skipped() {
+fn no_stubs_or_skipped_tests() {
     let words = [
         ["to", "do!("].concat(),
         ["unimpl", "emented!("].concat(),
@@ -348,7 +348,7 @@ fn tests_take_free_ports() {
 }
 
 #[test]
-fn the_words_of_the_house_are_used() {
+fn only_qualified_words_are_used() {
     let bare = ["tok", "en"].concat();
     let known = [format!("invalid_{bare}"), format!("progress{}{}", bare[..1].to_uppercase(), &bare[1..])];
     for (path, text) in rust_files() {

@@ -39,7 +39,7 @@ async fn charged(gate: &Gate, agent: &Agent, credits: u64) {
 }
 
 #[test]
-fn an_envoy_that_is_killed_leaves_its_exact_calls_charged_and_listed_until_they_are_given_back() {
+fn exact_calls_of_a_killed_envoy_are_charged_and_listed_until_refunded() {
     run(async {
         let mut gate = gate().await;
         let sibling = gate.another_envoy().await;
@@ -91,7 +91,7 @@ fn an_envoy_that_is_killed_leaves_its_exact_calls_charged_and_listed_until_they_
 }
 
 #[test]
-fn a_settlement_that_comes_too_late_sets_the_charge_right_once() {
+fn a_late_settlement_corrects_the_charge_once() {
     run(async {
         let gate = gate().await;
         let agent = gate.agent_with("enterprise", 1000, NewKey::default()).await;

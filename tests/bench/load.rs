@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_ends_where_its_head_says() {
+    fn a_message_ends_as_its_headers_say() {
         let ends = |text: &str| Message::read(text.as_bytes()).map(|message| message.length);
         assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), None);
         assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), Some(40));

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_holds_eight_of_ten() {
+    fn a_spread_covers_eight_of_ten_values() {
         let spread = Spread::of((0..=10).rev().map(f64::from));
         assert_eq!((spread.low, spread.median, spread.high), (1.0, 5.0, 9.0));
         let between = Spread::of([1.0, 2.0]);

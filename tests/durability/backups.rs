@@ -14,7 +14,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn a_backup_of_a_running_embedded_ledger_is_whole() {
+fn a_backup_of_a_running_embedded_ledger_is_complete() {
     run(async {
         let place = directory("backup");
         let served = Served::start(place.clone(), &embedded(&place), 1).await;

@@ -91,7 +91,7 @@ async fn database(server: Throwaway) -> (Throwaway, String) {
 }
 
 #[test]
-fn a_ledger_moves_whole_and_goes_on_with_its_money_and_its_chain() {
+fn a_ledger_moves_completely_and_continues_with_its_money_and_chain() {
     run(async {
         let (mut served, tenants, before) = used().await;
         let from = served.database.clone();
@@ -144,7 +144,7 @@ fn a_ledger_moves_whole_and_goes_on_with_its_money_and_its_chain() {
 }
 
 #[test]
-fn a_ledger_whose_chain_was_tampered_with_is_not_moved_in_silence() {
+fn moving_a_ledger_with_a_tampered_chain_is_refused() {
     run(async {
         let (served, ..) = used().await;
         let (server, to) = database(server().await).await;

@@ -46,7 +46,7 @@ fn a_body_larger_than_what_is_held_is_refused() {
 }
 
 #[test]
-fn a_large_body_under_a_key_not_seen_before_is_refused_in_the_same_form() {
+fn a_large_body_with_an_uncached_key_is_refused_in_the_same_form() {
     run(async {
         let gate = Gate::shared().await;
         for round in 0..3 {
@@ -84,7 +84,7 @@ fn a_service_may_accept_smaller_bodies_only() {
 }
 
 #[test]
-fn chunks_do_not_hide_a_call() {
+fn chunked_encoding_does_not_hide_a_call() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("enterprise", 100, NewKey::with_scopes(&["read"])).await;
@@ -110,7 +110,7 @@ fn chunks_do_not_hide_a_call() {
 }
 
 #[test]
-fn a_slow_body_is_held_until_it_is_whole() {
+fn a_slow_body_is_held_until_it_is_complete() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("enterprise", 100, NewKey::with_scopes(&["read"])).await;
@@ -151,7 +151,7 @@ fn a_slow_body_is_held_until_it_is_whole() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing() {
+fn a_client_that_disconnects_within_its_body_is_not_forwarded_or_charged() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
@@ -299,7 +299,7 @@ fn one_key_cannot_fill_the_gate_with_held_bodies() {
 }
 
 #[test]
-fn nothing_passes_while_the_ledger_is_asked() {
+fn nothing_passes_during_a_ledger_call() {
     run(async {
         let gate = Gate::options().relay().shipped_timeout().start().await;
         let agent = caller(&gate).await;

@@ -149,7 +149,7 @@ fn a_refusal_echoes_the_id_exactly() {
 }
 
 #[test]
-fn a_batch_that_is_none_or_of_another_version_is_refused_as_a_whole() {
+fn an_invalid_batch_or_one_of_another_version_is_refused_as_a_whole() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;

@@ -5,7 +5,7 @@ use harness::http2::Http2;
 use harness::{Gate, Request, mcp, policy, run};
 
 #[test]
-fn path_tricks_lead_around_no_rule() {
+fn path_tricks_bypass_no_rule() {
     run(async {
         let gate = Gate::shared().await;
         // May read and nothing else: the trigger must stay out of reach.
@@ -130,7 +130,7 @@ fn the_mcp_service_is_one_path_and_three_methods() {
 }
 
 #[test]
-fn a_get_has_no_body_in_which_a_call_could_hide() {
+fn a_get_with_a_body_is_refused() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -147,7 +147,7 @@ fn a_get_has_no_body_in_which_a_call_could_hide() {
 }
 
 #[test]
-fn a_host_that_decides_is_said_in_one_way() {
+fn a_host_that_selects_the_service_must_be_unambiguous() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {

@@ -113,7 +113,7 @@ fn assert_own_words(answer: &Response) {
 }
 
 #[test]
-fn an_upstream_that_is_away_is_said_in_the_services_form_and_costs_nothing() {
+fn an_unavailable_upstream_is_reported_in_the_services_form_and_costs_nothing() {
     run(async {
         for (form, with_local_replies) in
             [("mcp-http", true), ("mcp-http", false), ("mcp-tool", true), ("http", true)]
@@ -191,7 +191,7 @@ fn assert_batch(answer: &Response) {
 }
 
 #[test]
-fn what_the_upstream_says_itself_stays_as_it_is() {
+fn the_upstreams_own_errors_stay_unchanged() {
     run(async {
         let upstream = Scripted::start(|seen| {
             let status = seen.header("x-status").unwrap().parse().unwrap();

@@ -98,7 +98,7 @@ fn the_inspector_in_chromium_lists_calls_and_shows_refusals() {
 }
 
 #[test]
-fn a_preflight_is_answered_before_the_gate_and_other_pages_are_not_let_in() {
+fn a_preflight_is_answered_before_the_gate_and_other_origins_are_refused() {
     run(async {
         let gate = Gate::options().envoy(with_cors).start().await;
         let agent = gate.agent("hobby").await;

@@ -89,7 +89,7 @@ fn a_path_with_another_last_slash_falls_to_no_other_service() {
 }
 
 #[test]
-fn a_list_above_what_can_be_held_is_a_502_in_the_services_form() {
+fn a_list_too_large_to_buffer_is_a_502_in_the_services_form() {
     run(async {
         let list = |bytes: usize| {
             let list = |padding: usize| {
@@ -149,7 +149,7 @@ fn a_list_above_what_can_be_held_is_a_502_in_the_services_form() {
 }
 
 #[test]
-fn what_clients_answer_passes_whatever_its_id() {
+fn answers_from_clients_pass_whatever_their_id() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("enterprise").await;

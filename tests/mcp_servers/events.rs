@@ -41,7 +41,7 @@ fn rewritten(agent: &Agent) -> [Request; 3] {
 }
 
 #[test]
-fn a_line_that_holds_no_data_passes_the_moment_it_has_come() {
+fn a_line_without_data_passes_at_once() {
     run(async {
         let gate = gate(|stream, _| Script::events(stream)).await;
         let agent = gate.agent("enterprise").await;
@@ -236,7 +236,7 @@ fn a_batch_is_answered_among_events_of_other_kinds() {
 }
 
 #[test]
-fn what_may_hold_a_list_never_passes_unfiltered_whatever_its_event() {
+fn data_that_may_contain_a_list_never_passes_unfiltered_in_any_event() {
     run(async {
         let gate = gate(Script::events_to_the_end).await;
         let agent = gate.agent("enterprise").await;

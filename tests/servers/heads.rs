@@ -20,7 +20,7 @@ fn written(name: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn behind_cgi_no_name_reads_as_one_that_the_gate_sets_or_decides_by() {
+fn behind_cgi_no_header_is_read_as_one_that_the_gate_sets_or_checks() {
     run(async {
         let server = Server::lighttpd().await;
         let free = |policy: &mut serde_yaml_ng::Value| {
@@ -98,7 +98,7 @@ fn behind_cgi_no_name_reads_as_one_that_the_gate_sets_or_decides_by() {
 }
 
 #[test]
-fn no_trailer_takes_the_place_of_a_header_that_decides() {
+fn no_trailer_replaces_a_header_that_the_gate_checks() {
     run(async {
         let gate = Gate::options().envoy(allow_underscores).start().await;
         let agent = gate.agent("pro").await;

@@ -54,7 +54,7 @@ async fn broken(admin: &client::Client, fail: impl AsyncFnOnce()) {
 }
 
 #[test]
-fn an_export_whose_database_went_away_breaks_off() {
+fn an_export_is_cut_off_if_its_database_fails() {
     run(async {
         let mut ledger = Ledger::on_postgresql("export-postgresql").await;
         fill(&ledger, ROWS).await;
@@ -66,7 +66,7 @@ fn an_export_whose_database_went_away_breaks_off() {
 }
 
 #[test]
-fn an_export_whose_rows_can_not_be_read_any_more_breaks_off_for_every_reader() {
+fn an_export_with_unreadable_rows_is_cut_off_for_every_reader() {
     run(async {
         let mut ledger = Ledger::embedded("export").await;
         fill(&ledger, ROWS).await;
@@ -109,7 +109,7 @@ fn an_export_whose_rows_can_not_be_read_any_more_breaks_off_for_every_reader() {
 }
 
 #[test]
-fn a_file_that_lacks_any_line_or_the_end_is_noticed() {
+fn a_file_that_lacks_a_line_or_its_end_is_detected() {
     run(async {
         let ledger = Ledger::embedded("export-lines").await;
         fill(&ledger, 12).await;

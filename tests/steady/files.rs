@@ -42,7 +42,7 @@ fn files_of_a_database_become_their_owners_alone() {
 }
 
 #[test]
-fn a_ledger_that_is_served_does_not_move() {
+fn a_running_ledger_can_not_be_moved() {
     run(async {
         let mut ledger = Ledger::embedded("move-served").await;
         ledger.served.payer(10).await;
@@ -77,7 +77,7 @@ fn unprivileged(program: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_backup_is_whole_or_not_there_and_can_be_used_where_nothing_can_be_written() {
+fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
     run(async {
         let mut ledger = Ledger::embedded("backups").await;
         ledger.served.payer(10).await;

@@ -24,7 +24,7 @@ const HIDDEN: [char; 12] = [
 ];
 
 #[test]
-fn no_text_that_others_see_holds_what_is_not_seen() {
+fn no_visible_text_contains_invisible_characters() {
     run(async {
         let ledger = Ledger::embedded("names").await;
         let (tenant, key) = ledger.served.payer(100).await;
@@ -108,7 +108,7 @@ fn no_text_that_others_see_holds_what_is_not_seen() {
 }
 
 #[test]
-fn neither_a_policy_nor_the_one_who_recovers_hides_anything() {
+fn neither_a_policy_nor_a_recovering_operator_can_hide_characters() {
     run(async {
         let place = directory("names-files");
         let file = place.join("policy.yaml");

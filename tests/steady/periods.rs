@@ -127,7 +127,7 @@ fn periods_that_touch_add_up_or_are_refused() {
 }
 
 #[test]
-fn on_postgresql_periods_add_up_as_well() {
+fn on_postgresql_periods_add_up_too() {
     run(async {
         let ledger = Ledger::on_postgresql("periods-postgresql").await;
         adds_up(&ledger).await;

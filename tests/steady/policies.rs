@@ -147,7 +147,7 @@ async fn stays_until_forced(ledger: &mut Ledger) {
 }
 
 #[test]
-fn what_rows_use_leaves_the_policy_only_if_somebody_says_so() {
+fn names_in_use_are_removed_from_the_policy_only_with_force() {
     run(async {
         let mut ledger = Ledger::embedded("policies").await;
         stays_until_forced(&mut ledger).await;
@@ -156,7 +156,7 @@ fn what_rows_use_leaves_the_policy_only_if_somebody_says_so() {
 }
 
 #[test]
-fn on_postgresql_it_leaves_only_if_somebody_says_so_as_well() {
+fn on_postgresql_names_in_use_are_removed_only_with_force() {
     run(async {
         let mut ledger = Ledger::on_postgresql("policies-postgresql").await;
         stays_until_forced(&mut ledger).await;

@@ -64,7 +64,7 @@ fn init_again_after_it_failed(database: &str) -> Value {
 }
 
 #[test]
-fn init_whose_output_is_lost_can_be_done_again() {
+fn init_can_be_repeated_if_its_output_is_lost() {
     run(async {
         let place = directory("init");
         let made = init_again_after_it_failed(&embedded(&place));
@@ -90,7 +90,7 @@ fn init_whose_output_is_lost_can_be_done_again() {
 }
 
 #[test]
-fn on_postgresql_init_can_be_done_again_as_well() {
+fn on_postgresql_init_can_be_repeated_too() {
     run(async {
         apart(|| {
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
@@ -102,7 +102,7 @@ fn on_postgresql_init_can_be_done_again_as_well() {
 /// Each command that makes a secret by the API: none is made where the output is known to go nowhere, and otherwise the
 /// words say which one to undo, and that works.
 #[test]
-fn a_secret_that_can_not_be_printed_says_how_to_undo_it() {
+fn an_error_in_printing_a_secret_says_how_to_revoke_it() {
     run(async {
         let ledger = Ledger::embedded("secrets").await;
         let (tenant, key) = ledger.served.payer(10).await;
@@ -185,7 +185,7 @@ async fn recovers(ledger: &mut Ledger) {
 }
 
 #[test]
-fn who_has_the_database_gets_back_in() {
+fn whoever_has_the_database_can_recover_admin_access() {
     run(async {
         let mut ledger = Ledger::embedded("recover").await;
         let recover = ["admin-keys", "recover", "--database", &ledger.served.database, "--reason", "lost"];

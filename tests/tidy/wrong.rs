@@ -23,7 +23,7 @@ fn assert_fault(order: &Order, rooms: &Rooms, parts: &[&str]) {
 }
 
 #[test]
-fn each_way_to_name_a_room_is_an_arrow() {
+fn every_form_of_use_counts_as_a_dependence() {
     for text in [
         "use crate::yard;",
         "use crate::yard::Tree;",
@@ -52,7 +52,7 @@ fn each_way_to_name_a_room_is_an_arrow() {
 }
 
 #[test]
-fn what_stays_inside_a_room_or_is_for_tests_is_none() {
+fn uses_within_a_room_or_in_tests_are_ignored() {
     for text in [
         "mod door { use super::Lock; use crate::hall::Lock; }",
         "use self::door::Lock; use std::fmt; use elsewhere::yard::Tree;",
@@ -95,7 +95,7 @@ fn a_program_and_its_library_are_one_crate() {
 }
 
 #[test]
-fn what_names_no_room_is_refused() {
+fn uses_of_no_known_room_are_refused() {
     for text in ["use crate::*;", "use super::*;", "use super as all;", "fn walk() { crate::walk() }"] {
         assert_fault(
             &Order::Listed(&["yard", "hall"]),

@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_path_with_one_reading_is_plain() {
+    fn only_an_unambiguous_path_is_plain() {
         for target in ["/", "/a", "/a/", "/a/b?x=/../y", "/a%20b", "/%C3%BC", "/a.b/..c", "/a:b@c"] {
             assert!(plain_path(target.as_bytes()).is_ok(), "{target}");
         }
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_servers_take_for_another_route_is_a_fault() {
+    fn paths_that_servers_may_read_as_another_route_are_refused() {
         let tools = || {
             vec![
                 tool("GET /projects/{project}/{what}", None),
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_cannot_work_is_a_fault() {
+    fn an_invalid_route_is_refused() {
         for name in [
             "GET",
             "FETCH /a",

@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_is_an_object_at_any_depth() {
+    fn a_struct_is_read_from_an_object_only_at_any_depth() {
         #[derive(Debug, PartialEq, serde::Deserialize)]
         struct Inner {
             a: u32,

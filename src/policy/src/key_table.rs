@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_gives_up_an_eighth_and_no_key_that_is_in_use() {
+    fn a_full_table_drops_an_eighth_and_no_key_that_is_in_use() {
         let mut table = full();
         // Half of the keys are in use, then all but four. Four is fewer than a sweep drops.
         for in_use in [0..32, 4..64] {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_whose_keys_are_all_in_use_keeps_most_of_them() {
+    fn a_table_of_keys_that_are_all_in_use_keeps_most_of_them() {
         let mut table = full();
         let mut lost = std::collections::BTreeSet::new();
         for round in 0..16 {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_seen_once_do_not_drive_out_one_that_is_used() {
+    fn keys_seen_once_do_not_displace_a_key_in_use() {
         let mut table = full();
         for n in 1000..5000 {
             assert!(find(&mut table, 7), "gone at {n}");
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_table_still_takes_keys() {
+    fn a_small_table_still_stores_keys() {
         for records_max in 1..10 {
             let mut table = KeyTable::new(records_max);
             let grown: i64 = (0..100).map(|n| add(&mut table, n)).sum();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_dropped_and_nothing_else() {
+    fn only_changed_records_are_dropped() {
         let mut table = KeyTable::new(MOST);
         let keys =
             [("a", "ten_1", None), ("b", "ten_1", Some("a")), ("c", "ten_1", None), ("d", "ten_2", None)];

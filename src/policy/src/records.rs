@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn more_paid_decisions_than_fit_are_said_to_be_lost() {
+    fn dropped_paid_decisions_are_counted_as_lost() {
         let mut records = Records::default();
         for _ in 0..PAID_MAX {
             records.record(decision(Some("key_1"), 1, at(0)), at(0));
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn decisions_wait_for_company_and_go_along_with_anything_else() {
+    fn decisions_are_sent_in_batches_or_with_settlements() {
         let mut records = Records::default();
         assert_eq!(records.take(false, at(0)), None);
         records.record(decision(Some("key_1"), 1, at(0)), at(0));

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_displaces_the_oldest_and_grows_nothing() {
+    fn a_flood_displaces_the_oldest_entries_and_uses_no_more_memory() {
         let hashes: Vec<KeyHash> = (0..100u8).map(|n| KeyHash::of(&[n])).collect();
         let mut value = Vec::new();
         for hash in &hashes {

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_that_stand_for_more_than_there_is_room_are_refused() {
+    fn aliases_that_expand_beyond_the_size_limit_are_refused() {
         let ten = |line: usize| vec![format!("*a{}", line.saturating_sub(1)); 10].join(", ");
         let first = |rest: String, line: usize| if line == 0 { "[x, x, x, x]".to_owned() } else { rest };
         let lists = bomb(9, |line| first(format!("[{}]", ten(line)), line));

@@ -216,7 +216,7 @@ pub(crate) fn why(refusal: Refusal) -> Why {
 }
 
 #[test]
-fn after_every_delivery_the_laws_hold_and_the_model_agrees() {
+fn after_every_delivery_the_invariants_hold_and_the_model_agrees() {
     seeded("BOOK_SEED", 3000, &deliveries(), |deliveries| compare(&deliveries));
 }
 
@@ -261,7 +261,7 @@ fn compare(deliveries: &[Delivery]) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn the_deliveries_above_meet_every_command_and_every_refusal() {
+fn the_random_deliveries_cover_every_command_and_refusal() {
     let mut runner = TestRunner::deterministic();
     let (mut met, mut late, mut again, mut reordered) = (std::collections::BTreeSet::new(), [0; 3], 0, 0);
     for _ in 0..500 {
@@ -359,7 +359,7 @@ fn a_commit_above_the_reservation_is_refused_and_the_reservation_stays() {
 }
 
 #[test]
-fn an_overrun_takes_the_rest_from_what_is_available_up_to_its_cap() {
+fn an_overrun_is_charged_from_available_credits_up_to_its_cap() {
     let mut accounts = with(10);
     let (reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5), at(0)).unwrap();
     let posted = |credits: u64| {
@@ -399,7 +399,7 @@ fn expired(spent: u64) -> (Accounts, Reservation) {
 }
 
 #[test]
-fn what_expires_is_charged_as_a_whole_and_a_late_settlement_sets_that_right() {
+fn an_expired_reservation_is_charged_fully_and_a_late_settlement_corrects_it() {
     for (asked, spent, charged) in
         [(7, 0, 7), (3, 0, 3), (0, 0, 0), (9, 0, 9), (12, 0, 12), (12, 11, 9), (12, 13, 7)]
     {
@@ -422,7 +422,7 @@ fn what_expires_is_charged_as_a_whole_and_a_late_settlement_sets_that_right() {
 }
 
 #[test]
-fn what_an_administrator_gave_back_is_neither_taken_again_nor_given_back_twice() {
+fn an_administrators_refund_is_neither_charged_again_nor_refunded_twice() {
     for (given_back, asked, charged) in
         [(7, 7, 0), (7, 0, 0), (7, 3, 0), (4, 7, 3), (4, 2, 2), (4, 0, 0), (4, 9, 5)]
     {
@@ -442,7 +442,7 @@ fn what_an_administrator_gave_back_is_neither_taken_again_nor_given_back_twice()
 }
 
 #[test]
-fn what_an_earlier_release_gave_back_is_charged_as_it_was_then() {
+fn refunds_of_an_earlier_release_keep_their_charge() {
     for (asked, charged) in [(7, 4), (3, 3), (0, 0)] {
         let mut accounts = with(10);
         let (mut late, _) = reserve(&mut accounts, None, request(1, 7, 60), at(0)).unwrap();
@@ -474,7 +474,7 @@ fn a_tenant_can_not_hold_more_than_a_json_number_keeps_exact() {
 }
 
 #[test]
-fn rows_that_do_not_add_up_are_no_accounts() {
+fn unbalanced_rows_are_refused_as_accounts() {
     let balance =
         Balance { granted: amount(5), available: amount(5), pending: amount(1), posted: Credits::ZERO };
     assert_eq!(Accounts::from_rows(balance), Err(Refusal::OutOfBalance));

@@ -41,7 +41,7 @@ fn decision(outcome: &str, key_id: &str, tenant_id: &str, tool: &str, credits: u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_is_made_with_credits_and_given_more() {
+async fn a_tenant_is_created_with_credits_and_granted_more() {
     let bench = Bench::start().await;
     let id = bench.tenant(100).await;
     assert_eq!(bench.balance(&id).await, [100, 100, 0, 0]);
@@ -54,7 +54,7 @@ async fn a_tenant_is_made_with_credits_and_given_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_reserved_charged_in_part_and_the_same_steps_again_move_nothing() {
+async fn a_call_is_reserved_and_charged_in_part_and_repeated_steps_move_nothing() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
@@ -78,7 +78,7 @@ async fn a_call_is_reserved_charged_in_part_and_the_same_steps_again_move_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_without_credits_and_a_key_out_of_use_are_told_apart() {
+async fn a_tenant_without_credits_and_an_inactive_key_get_different_errors() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(10).await;
     let (key, _) = bench.key(&tenant).await;
@@ -94,7 +94,7 @@ async fn a_tenant_without_credits_and_a_key_out_of_use_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_reservation_is_charged_and_a_late_settlement_is_a_correction() {
+async fn an_expired_reservation_is_charged_and_a_late_settlement_is_a_correction() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(20).await;
     let (key, _) = bench.key(&tenant).await;
@@ -115,7 +115,7 @@ async fn a_forgotten_reservation_is_charged_and_a_late_settlement_is_a_correctio
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_key_works_with_both_secrets_until_the_grace_is_over() {
+async fn a_rotated_key_works_with_both_secrets_during_the_grace_period() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (key, old) = bench.key(&tenant).await;
@@ -237,7 +237,7 @@ async fn decisions_are_recorded_once_and_summed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_change_feed_wakes_at_once_resumes_after_a_restart_and_resets_strangers() {
+async fn the_change_feed_answers_at_once_resumes_and_resets_unknown_positions() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (key, _) = bench.key(&tenant).await;
@@ -316,7 +316,7 @@ async fn the_policy_is_served_with_its_version_and_followed_when_its_file_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_faulty_policy_file_stops_the_start_and_names_its_paths_but_not_a_ledger_that_serves() {
+async fn an_invalid_policy_file_stops_a_start_but_not_a_running_ledger() {
     let bench = Bench::start().await;
     let version = bench.get("/v1/policy").await["version"].clone();
     std::fs::write(bench.policy_path(), POLICY.replace("rank: 0,", "rank: 0, colour: red,")).unwrap();
@@ -432,7 +432,7 @@ async fn every_error_is_a_problem_with_a_code_and_the_requests_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_door_takes_only_its_own_credential() {
+async fn each_api_accepts_only_its_own_kind_of_credential() {
     let bench = Bench::start().await;
     let (admin, filter) = (bench.credentials.admin_key.clone(), bench.credentials.filter_key.clone());
     let made_up = moment::new_secret(protocol::api_key::Kind::Admin).unwrap();
@@ -532,7 +532,7 @@ async fn no_secret_is_in_the_database_or_the_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_answered_is_there_after_a_restart() {
+async fn acknowledged_writes_survive_a_restart() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, secret) = bench.key(&tenant).await;

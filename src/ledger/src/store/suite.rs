@@ -189,7 +189,7 @@ pub(crate) fn assert_lawful(balance: Balance) {
 pub(crate) const UNSTORABLE: &str = "\u{6771}\u{4eac}";
 
 /// One write that the database does not take, between 150 that it does, all of which wait for the same transaction.
-pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &Store) {
+pub(crate) async fn a_write_that_fails_is_refused_alone(store: &Store) {
     let mut waiting = Vec::new();
     for number in 0..151 {
         let mut tenant = new_tenant(number + 1);

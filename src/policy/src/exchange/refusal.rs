@@ -394,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_form_says_the_same_in_its_own_way() {
+    fn each_form_of_a_refusal_has_the_same_content() {
         let id = EventId::parse("0199f1d2").unwrap();
         let refusal =
             || Refusal { retry_after_seconds: Some(7), ..Refusal::new(RATE_LIMITED, "wait \"7 s\"") };

@@ -440,7 +440,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_redirect_to_the_same_path_is_told_from_others() {
+    fn a_redirect_to_the_same_path_is_recognised() {
         for (location, is_same) in [
             ("/mcp/", true),
             ("http://upstream:80/mcp/", true),

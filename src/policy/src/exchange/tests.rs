@@ -239,7 +239,7 @@ fn a_priced_call_is_reserved_at_the_arguments_price_and_tells_upstream_who_calle
 }
 
 #[test]
-fn a_free_tool_asks_no_ledger() {
+fn a_free_tool_calls_no_ledger() {
     let mut gate = Gate::new();
     gate.call("search", json!({})).forwarded();
     assert_eq!(gate.reserved, []);
@@ -284,7 +284,7 @@ fn refusals_come_in_their_fixed_order() {
 }
 
 #[test]
-fn a_full_window_says_truly_when_to_come_back() {
+fn a_full_window_reports_the_correct_retry_time() {
     let mut gate = Gate::new();
     gate.call("search", json!({})).forwarded();
     let refused = gate.call("search", json!({}));
@@ -308,7 +308,7 @@ fn the_wait_of_a_full_key_includes_the_tools_own_window() {
 }
 
 #[test]
-fn a_key_that_is_not_active_is_no_key() {
+fn an_inactive_key_is_refused() {
     for (state, expires_at, status) in [
         (KeyState::Active, Some(1_000_001), None),
         (KeyState::Active, Some(1_000_000), Some(401)),
@@ -334,7 +334,7 @@ fn a_key_that_is_not_active_is_no_key() {
 }
 
 #[test]
-fn grants_hold_a_key_to_names_until_they_end() {
+fn grants_restrict_a_key_to_names_until_they_expire() {
     let grant = |name: &str, ends: Option<u64>| {
         Some(vec![Grant { name: name.into(), expires_at: ends.map(Timestamp::from_millis) }])
     };
@@ -366,7 +366,7 @@ fn a_scope_refusal_names_all_that_is_needed() {
 }
 
 #[test]
-fn what_matches_no_rule_is_refused() {
+fn requests_that_match_no_rule_are_refused() {
     let mut gate = Gate::new();
     for (method, path, status) in [
         ("GET", "/", 404),
@@ -414,7 +414,7 @@ fn a_shadow_rule_is_recorded_and_not_enforced() {
 }
 
 #[test]
-fn an_outage_lets_only_those_pass_whose_price_says_so() {
+fn only_tools_with_on_ledger_outage_allow_pass_during_an_outage() {
     let mut document = document();
     document["services"]["studio"]["tools"]["draw"]["price"]["on_ledger_outage"] = json!("allow");
     let mut gate = Gate::with(document, record());
@@ -440,7 +440,7 @@ fn a_service_may_ask_for_refusals_that_the_model_can_read() {
 }
 
 #[test]
-fn an_unknown_price_is_refused_before_anything_is_counted_against_the_tool() {
+fn a_value_without_a_price_is_refused_before_the_tools_window_counts_it() {
     let mut gate = Gate::new();
     for quality in [json!("c"), json!(""), json!(1), json!(null), json!(["a"])] {
         let (status, answer) = gate.call("draw", json!({"q": quality})).refusal();
@@ -450,7 +450,7 @@ fn an_unknown_price_is_refused_before_anything_is_counted_against_the_tool() {
 }
 
 #[test]
-fn what_decides_the_price_is_written_in_one_way_only() {
+fn arguments_that_decide_the_price_must_have_the_right_case() {
     let mut gate = Gate::new();
     for name in ["Q", "\u{51}"] {
         let (status, answer) = gate.call("draw", json!({name: "b"})).refusal();
@@ -462,7 +462,7 @@ fn what_decides_the_price_is_written_in_one_way_only() {
 }
 
 #[test]
-fn within_a_session_404_is_said_otherwise_for_it_would_end_the_session() {
+fn within_a_session_a_404_becomes_a_400() {
     let mut gate = Gate::new();
     let own = gate.session("s");
     let unknown = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"nothing"}}"#;
@@ -496,7 +496,7 @@ fn only_a_post_has_a_body() {
 }
 
 #[test]
-fn a_stream_of_notifications_tells_only_of_resources_that_may_be_read() {
+fn a_notification_stream_subscribes_only_to_readable_resources() {
     let mut document = document();
     document["services"]["studio"]["resources"] =
         json!({"ok:*": {"risk": "read_only"}, "admin:*": {"risk": "destructive"}});

@@ -34,7 +34,7 @@ fn with_lease(granted_credits: u64) -> Vec<u8> {
 }
 
 #[test]
-fn who_calls_now_and_then_reserves_exactly_and_is_forgotten() {
+fn a_tenant_with_few_calls_reserves_exactly_and_is_forgotten() {
     let mut value = Vec::new();
     for call in 0..20u64 {
         let (next, spent) = spend(&value, TENANT, credits(5), 1, at(call * 1_000)).unwrap();
@@ -57,7 +57,7 @@ fn a_lease_is_spent_to_its_last_credit_and_no_further() {
 }
 
 #[test]
-fn what_is_too_little_for_a_call_goes_back_once_a_later_lease_pays() {
+fn a_remainder_too_small_for_a_call_is_returned_once_a_later_lease_pays() {
     let mut value = with_lease(5);
     let mut call = |price, request| {
         let (next, spent) = spend(&value, TENANT, credits(price), request, at(10)).unwrap();
@@ -128,7 +128,7 @@ fn after_a_refusal_calls_reserve_exactly_for_a_while() {
 }
 
 #[test]
-fn what_rests_goes_back() {
+fn idle_leases_are_returned() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let (value, accounts) = due(&value, at(IDLE_MS + 20)).unwrap();
@@ -147,7 +147,7 @@ fn nothing_is_spent_after_a_recall_or_the_deadline() {
 }
 
 #[test]
-fn a_refund_after_the_closing_account_is_accounted_for() {
+fn a_refund_after_the_closing_statement_is_reported() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let value = recalled(&value, TENANT, at(20)).unwrap();
@@ -161,7 +161,7 @@ fn a_refund_after_the_closing_account_is_accounted_for() {
 }
 
 #[test]
-fn an_account_that_is_not_acknowledged_is_sent_again() {
+fn a_statement_that_is_not_acknowledged_is_sent_again() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let (value, first) = due(&value, at(2_500)).unwrap();
@@ -172,7 +172,7 @@ fn an_account_that_is_not_acknowledged_is_sent_again() {
 }
 
 #[test]
-fn a_value_of_nobody_is_refused() {
+fn a_corrupt_value_is_refused() {
     assert_eq!(spend(b"nonsense", TENANT, credits(1), 1, at(0)).unwrap_err(), Corrupt);
 }
 
@@ -253,7 +253,7 @@ proptest! {
     /// Both tenants' purses lie in one value. In the end, when all has been said, the ledger knows what was spent to the
     /// credit, whatever got lost on the way.
     #[test]
-    fn all_that_was_spent_is_accounted_for(events in prop::collection::vec(event(), 1..120)) {
+    fn all_spending_is_reported(events in prop::collection::vec(event(), 1..120)) {
         let mut value = Vec::new();
         let mut ledger = Ledger { available: 1_000, ..Ledger::default() };
         let mut asks: Vec<(u64, u128, u64)> = Vec::new();

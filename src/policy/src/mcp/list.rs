@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_tools_are_cut_out_and_all_else_stays_byte_for_byte() {
+    fn hidden_tools_are_removed_and_all_else_stays_byte_for_byte() {
         let message = r#"{"id": 0, "result":{"_meta":{"a" : 1}, "tools":[ {"name":"ok1","x":[1]} , {"name":"no"},{"name":"\u006fk2"}],"cacheScope": "public","nextCursor":"" },"jsonrpc":"2.0"}"#;
         let expected = r#"{"id": 0, "result":{"_meta":{"a" : 1}, "tools":[{"name":"ok1","x":[1]},{"name":"\u006fk2"}],"cacheScope": "private","nextCursor":"" },"jsonrpc":"2.0"}"#;
         assert_eq!(filtered(message), Ok(Some(expected.to_owned())));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_change_is_left_alone() {
+    fn answers_that_need_no_change_pass_unchanged() {
         for message in [
             r#"{"result":{"tools":[{"name":"ok"}],"cacheScope":"private"}}"#,
             r#"{"result":{"tools":[]}}"#,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_filtered_for_certain_is_not_passed() {
+    fn what_can_not_be_filtered_reliably_is_not_passed() {
         for message in [
             "",
             "[1]",
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gates_own_tools_are_behind_the_servers_on_one_page() {
+    fn the_gates_own_tools_follow_the_servers_on_one_page() {
         let own = [r#"{"name":"mine"}"#];
         let sees = |listed: Listed<'_>| Some(listed.name() != "no");
         let seen = |message: &str, own_on| {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_are_said_in_meta_beside_what_is_there() {
+    fn terms_are_added_to_existing_meta() {
         let sees = |listed: Listed<'_>| Some(listed.name() != "no");
         let terms = |name: &str| (name != "free").then(|| "{\"credits\":1}".to_owned());
         let view = View { terms: &terms, ..View::of(&sees) };

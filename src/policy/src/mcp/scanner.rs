@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_usage_elsewhere_is_none() {
+    fn usage_in_other_places_is_ignored() {
         for message in [
             r#"{"result":{"content":[{"usage":{"input_tokens":7}}]}}"#,
             r#"{"result":{"usage":{"input_tokens":7}}}"#,

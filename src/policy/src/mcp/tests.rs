@@ -67,7 +67,7 @@ fn each_kind_of_message_is_recognised() {
 }
 
 #[test]
-fn what_is_no_clear_message_is_refused() {
+fn ambiguous_messages_are_refused() {
     for (body, code) in [
         ("", PARSE_ERROR),
         ("{", PARSE_ERROR),
@@ -111,7 +111,7 @@ fn an_id_is_kept_exactly_as_it_was_written() {
 }
 
 #[test]
-fn headers_must_repeat_the_body_truly() {
+fn headers_must_match_the_body() {
     let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
     let version: (&[u8], &[u8]) = (b"mcp-protocol-version", b"2026-07-28");
     let method: (&[u8], &[u8]) = (b"mcp-method", b"tools/call");

@@ -38,7 +38,7 @@ fn faults(pointer: &str, value: serde_json::Value) -> Vec<String> {
 }
 
 #[test]
-fn a_sound_document_is_accepted_and_versioned_by_its_content() {
+fn a_valid_document_is_accepted_and_versioned_by_its_content() {
     let text = sound().to_string();
     let policy = Policy::from_json(text.as_bytes()).unwrap();
     assert_eq!(policy.version().as_str().len(), 64);
@@ -194,7 +194,7 @@ fn every_fault_names_its_path() {
 }
 
 #[test]
-fn several_faults_are_told_at_once() {
+fn several_faults_are_reported_at_once() {
     let mut document = sound();
     document["tiers"]["pro"]["limits"] = serde_json::json!([{"permits": 0, "window": "1s"}]);
     document["services"]["studio"]["path"] = "mcp".into();
@@ -221,7 +221,7 @@ fn a_path_belongs_to_the_most_specific_service() {
 
 #[cfg(feature = "yaml")]
 #[test]
-fn the_shipped_policy_is_sound() {
+fn the_shipped_policy_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../envoy/policy.yaml");
     let json = crate::yaml::to_json(&std::fs::read_to_string(path).unwrap()).unwrap();
     let policy = Policy::from_json(json.as_bytes()).unwrap();
@@ -230,7 +230,7 @@ fn the_shipped_policy_is_sound() {
 }
 
 #[test]
-fn a_tool_says_who_bears_a_call_whose_end_was_not_seen() {
+fn on_unknown_decides_who_pays_for_an_unknown_result() {
     use serde_json::json;
     let mut document = sound();
     document["services"]["studio"]["unlisted"] =

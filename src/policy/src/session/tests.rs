@@ -23,7 +23,7 @@ fn ids() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn an_id_comes_back_as_it_was_and_only_to_its_own(id in ids(), other in ids(), tenant in "[a-z_0-9]{0,8}", service in "[a-z-]{0,8}") {
+    fn an_id_verifies_unchanged_and_only_for_its_tenant_and_service(id in ids(), other in ids(), tenant in "[a-z_0-9]{0,8}", service in "[a-z-]{0,8}") {
         let all = secrets(3);
         let signed = sign(&all, day(1), &tenant, &service, id.as_bytes()).unwrap();
         prop_assert!(signed.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_blows_up(id: Vec<u8>, count in 0u8..3) {
+    fn arbitrary_ids_are_signed_or_refused_and_never_verified(id: Vec<u8>, count in 0u8..3) {
         let all = secrets(count);
         prop_assert_eq!(verify(&all, "ten_1", "studio", &id), None);
         let is_sent = count > 0 && !id.is_empty() && id.iter().all(u8::is_ascii_graphic);

@@ -78,7 +78,7 @@ fn each_slot_has_a_name_of_its_own() {
 }
 
 #[test]
-fn bytes_that_are_no_slot_are_refused_not_guessed() {
+fn corrupt_slots_are_refused() {
     let asks = [ask(1, PER_MINUTE_20, Stage::Key)];
     let value = slot::take(&[], 1, &asks, Monotonic(0)).unwrap().0;
     for length in 1..value.len() {

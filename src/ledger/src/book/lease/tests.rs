@@ -318,7 +318,7 @@ impl World {
 }
 
 #[test]
-fn however_accounts_arrive_the_laws_hold_and_in_the_end_exactly_what_was_spent_is_charged() {
+fn statements_in_any_order_charge_exactly_what_was_spent() {
     seeded("LEASE_SEED", 1000, &vec(command(), 1..80), |commands| live(&commands));
 }
 
@@ -362,7 +362,7 @@ fn numbers(accounts: &Accounts) -> [u64; 3] {
 }
 
 #[test]
-fn a_lost_lease_is_charged_whole_and_set_right_by_its_last_account_alone() {
+fn a_lost_lease_is_charged_fully_and_corrected_only_by_its_final_statement() {
     let mut accounts = with(100);
     let mut lost = lease(1, 40, at(0));
     open(&mut accounts, &lost, at(0)).unwrap();
@@ -396,7 +396,7 @@ fn more_than_a_lease_held_or_spent_after_its_end_is_refused() {
 }
 
 #[test]
-fn what_an_administrator_gave_back_by_hand_is_not_given_back_again() {
+fn a_manual_refund_is_not_refunded_again() {
     for closes in [false, true] {
         let mut accounts = with(100);
         let mut lease = lease(1, 40, at(0));

@@ -196,7 +196,7 @@ async fn two_envoys_spend_a_tenants_credits_to_the_last_and_not_one_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_envoy_did_not_spend_is_explained_to_the_credit() {
+async fn unspent_credits_of_a_killed_envoy_are_accounted_for_exactly() {
     let (bench, tenant, envoys) = run(true).await;
     let succeeded = envoys[0].succeeded() + envoys[1].succeeded();
     let purse = envoys[1].purse.lock().unwrap().take();

@@ -81,7 +81,7 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_is_opened_spent_from_and_closed_and_every_step_again_moves_nothing() {
+async fn a_lease_is_opened_spent_and_closed_and_repeated_steps_move_nothing() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 100);
@@ -111,7 +111,7 @@ async fn a_lease_is_opened_spent_from_and_closed_and_every_step_again_moves_noth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_is_a_part_of_what_is_left_and_none_where_that_is_too_little() {
+async fn a_lease_is_a_part_of_the_available_credits_or_is_refused() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     // A quarter of 1000, of 750, of 563; then eight calls of 60 are too much.
@@ -138,7 +138,7 @@ async fn a_lease_is_a_part_of_what_is_left_and_none_where_that_is_too_little() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accounts_that_make_no_sense_move_nothing_and_are_counted() {
+async fn inconsistent_statements_move_nothing_and_are_counted() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     bench.ask("i1", "l1", &tenant, 100).await;
@@ -161,7 +161,7 @@ async fn accounts_that_make_no_sense_move_nothing_and_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_after_all() {
+async fn a_lease_of_a_dead_envoy_is_charged_listed_and_corrected_by_a_late_statement() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     bench.ask("i1", "l1", &tenant, 100).await;
@@ -213,7 +213,7 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them() {
+async fn a_call_without_enough_credits_recalls_leases_and_waits_for_them() {
     let bench = Bench::start().await;
     let mut round = 0;
     let (tenant, key, answer, lent) = loop {
@@ -249,7 +249,7 @@ async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_that_does_not_return_what_was_called_back_is_waited_for_once() {
+async fn an_envoy_that_ignores_a_recall_is_waited_for_once() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
@@ -281,7 +281,7 @@ async fn an_envoy_that_does_not_return_what_was_called_back_is_waited_for_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_what_it_spent_of_them() {
+async fn a_tenants_budget_limits_and_recalls_leases_and_a_keys_budget_counts_leased_calls() {
     let bench = Bench::start().await;
     let mut round = 0;
     let (tenant, key, path, lease, answer) = loop {
@@ -331,7 +331,7 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_is_shared_out_and_envoys_hear_who_needs_more() {
+async fn a_limit_is_divided_into_shares_and_recalled_when_another_envoy_needs_more() {
     let bench = Bench::start().await;
     let share = async |instance: &str, revision: u64, keep: u64, wanted: u64| {
         let limit = json!({"permits": 100, "window_seconds": 60});

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_changed_only_over_what_was_seen_and_filters_hear_of_it() {
+async fn a_key_is_changed_only_at_the_given_version_and_filters_are_notified() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (key, secret) = bench.key(&tenant).await;
@@ -53,7 +53,7 @@ async fn a_key_is_changed_only_over_what_was_seen_and_filters_hear_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_budget_holds_for_key_and_tenant_and_what_goes_back_is_free_again() {
+async fn a_budget_limits_key_and_tenant_and_refunds_free_it_again() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     let (key, _) = bench.key(&tenant).await;
@@ -147,7 +147,7 @@ async fn a_key_belongs_only_to_an_agent_of_its_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_policy_is_put_in_force_whole_or_not_at_all() {
+async fn a_new_policy_is_put_in_force_as_a_whole_or_not_at_all() {
     let bench = Bench::start().await;
     let before = bench.request(Method::GET, "/v1/policy").send().await.unwrap();
     let etag = before.headers()["etag"].to_str().unwrap().to_owned();
@@ -257,7 +257,7 @@ async fn a_filter_key_is_rotated_with_grace_and_revoked_and_every_step_is_in_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_embedded_database_is_served_once_at_a_time_and_looked_at_by_all() {
+async fn an_embedded_database_has_one_server_and_any_number_of_readers() {
     if is_on_postgresql() {
         return;
     }

@@ -11,7 +11,7 @@ async fn newest_fact(bench: &Bench) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_post_under_the_same_idempotency_key_is_one_and_another_body_is_refused() {
+async fn posts_with_the_same_idempotency_key_run_once_and_another_body_is_refused() {
     let bench = Bench::start().await;
     for operation in operations(&bench).await.iter().filter(|operation| operation.method == Method::POST) {
         let place = operation.place();
@@ -50,7 +50,7 @@ async fn every_post_under_the_same_idempotency_key_is_one_and_another_body_is_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_request_does_not_undo_what_came_after_it() {
+async fn a_repeated_request_does_not_undo_later_changes() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let path = format!("/v1/tenants/{tenant}");
@@ -66,7 +66,7 @@ async fn a_repeated_request_does_not_undo_what_came_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_change_is_made_over_what_was_not_seen() {
+async fn a_change_with_an_outdated_if_match_is_refused() {
     let bench = Bench::start().await;
     let things = Things::new(&bench, "owner").await;
     let mut tried = 0;
@@ -87,7 +87,7 @@ async fn no_change_is_made_over_what_was_not_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_may_name_several_versions_and_a_weak_one_is_none() {
+async fn a_change_may_name_several_etags_and_a_weak_etag_matches_nothing() {
     let bench = Bench::start().await;
     let things = Things::new(&bench, "owner").await;
     for operation in operations(&bench).await {

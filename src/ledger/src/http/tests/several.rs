@@ -71,7 +71,7 @@ async fn ledgers_that_start_at_once_agree_on_the_secrets_of_sessions_and_keep_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_that_one_ledger_is_given_is_in_force_on_all_when_their_filters_hear_of_it() {
+async fn a_policy_is_in_force_on_all_ledgers_before_filters_are_notified() {
     let Both { server: _server, one, other, .. } = both().await;
     let mut waits = Vec::new();
     for round in 0..10 {
@@ -104,7 +104,7 @@ async fn a_policy_that_one_ledger_is_given_is_in_force_on_all_when_their_filters
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_policies_given_at_once_one_is_refused() {
+async fn of_two_concurrent_policies_one_is_refused() {
     let Both { server: _server, one, other, .. } = both().await;
     let over = etag(&one).await;
     let (first, second) =
@@ -121,7 +121,7 @@ async fn of_two_policies_given_at_once_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_edited_holds_on_all_and_an_old_copy_does_not() {
+async fn an_edited_file_is_put_in_force_everywhere_and_an_old_copy_is_not() {
     let Both { server: _server, database, one, other } = both().await;
     std::fs::write(other.policy_path(), with_permits(41)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(15);
@@ -152,8 +152,7 @@ async fn a_file_that_is_edited_holds_on_all_and_an_old_copy_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_of_the_database_that_this_release_does_not_take_stops_a_start_and_not_a_ledger_that_serves()
-{
+async fn an_invalid_policy_in_the_database_stops_a_start_but_not_a_running_ledger() {
     use crate::store::sql::{Connection, Purpose, params};
     let Both { server: _server, database, one, .. } = both().await;
     apart(|| {

@@ -133,7 +133,7 @@ fn checkpoints(lines: &[String]) -> Vec<Checkpoint> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_the_begin_of_its_trail_is_found_out() {
+async fn a_trail_without_its_beginning_is_detected() {
     let (bench, database) = long().await;
     assert_eq!(found(&bench, &database).await, None);
     let (_, last) = batch(&checkpoints(&export(&bench, "").await), 3);
@@ -151,7 +151,7 @@ async fn a_database_without_the_begin_of_its_trail_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_the_middle_of_its_trail_is_found_out() {
+async fn a_trail_with_a_gap_is_detected() {
     let (bench, database) = long().await;
     let (first, last) = batch(&checkpoints(&export(&bench, "").await), 4);
     let rows = format!("DELETE FROM audit WHERE sequence BETWEEN {first} AND {last}");
@@ -161,14 +161,14 @@ async fn a_database_without_the_middle_of_its_trail_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_count_of_removed_rows_that_is_not_that_of_the_batches_is_found_out() {
+async fn a_count_of_removed_rows_that_differs_from_the_batches_is_detected() {
     let (bench, database) = long().await;
     change(&database, &["UPDATE audit_state SET removed = 1"]);
     assert_eq!(found(&bench, &database).await, Some(Fault::Kept(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trail_that_was_signed_anew_by_whoever_writes_the_database_is_found_out() {
+async fn a_trail_signed_again_by_a_database_writer_is_detected() {
     let (bench, database) = long().await;
     let stranger = Signer::from_seed(&[9; 32]);
     let mut head = CheckpointHead::NONE;
@@ -191,7 +191,7 @@ async fn a_trail_that_was_signed_anew_by_whoever_writes_the_database_is_found_ou
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trail_whose_newest_part_was_cut_off_lacks_the_checkpoint_that_was_kept() {
+async fn a_trail_cut_at_the_end_lacks_the_saved_checkpoint() {
     let (bench, database) = long().await;
     let whole = verify(&bench, &export(&bench, "").await).await.unwrap();
     let cut = format!("number >= {}", whole.checkpoints - 1);
@@ -216,7 +216,7 @@ async fn status_day(bench: &Bench) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_are_no_longer_retained_go_and_the_chain_stays() {
+async fn expired_rows_are_removed_and_the_chain_stays() {
     let bench = busy().await;
     let before = sealed(&bench).await;
     // As if they had been sealed long ago.
@@ -244,7 +244,7 @@ async fn rows_that_are_no_longer_retained_go_and_the_chain_stays() {
 
 /// As if the clock were 400 days ahead of all that is there.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_a_clock_that_is_ahead_removes_nothing_until_an_operator_names_the_day() {
+async fn a_clock_that_is_ahead_removes_no_rows_until_an_operator_confirms_the_day() {
     let mut bench = busy().await;
     let before = sealed(&bench).await;
     let today = status_day(&bench).await;
@@ -295,7 +295,7 @@ async fn metrics(bench: &Bench) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_of_a_running_ledger_is_restored_whole() {
+async fn a_backup_of_a_running_ledger_is_restored_completely() {
     let bench = busy().await;
     let tenants = bench.get("/v1/tenants").await;
     sealed(&bench).await;
@@ -330,7 +330,7 @@ async fn a_backup_of_a_running_ledger_is_restored_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_by_tls_is_reached_by_tls_alone() {
+async fn a_ledger_with_tls_accepts_only_tls() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("policy.yaml"), crate::fixture::POLICY).unwrap();
     let rcgen::CertifiedKey { cert, signing_key } =

@@ -27,7 +27,7 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_accounts_for_is_charged_listed_and_given_back_once() {
+async fn unsettled_reservations_are_charged_listed_and_refunded_once() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
@@ -72,7 +72,7 @@ async fn what_nobody_accounts_for_is_charged_listed_and_given_back_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_correction_says_what_it_is_for_in_one_way_and_only_of_a_refund() {
+async fn only_a_refund_names_a_reservation_or_a_key_and_only_one_of_them() {
     let bench = Bench::start().await;
     let (tenant, other) = (bench.tenant(100).await, bench.tenant(100).await);
     let (key, _) = bench.key(&tenant).await;
@@ -109,7 +109,7 @@ async fn a_correction_says_what_it_is_for_in_one_way_and_only_of_a_refund() {
 
 /// A budget of 20 is charged 20, all of it is given back, and 5 are asked for.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_correction_gives_back_is_free_in_the_budget_again() {
+async fn a_corrections_refund_is_free_in_the_budget_again() {
     let bench = Bench::start().await;
     for named in [json!({}), json!({"reservation_id": true}), json!({"key_id": true})] {
         for whose in ["tenants", "keys"] {
@@ -141,7 +141,7 @@ async fn what_a_correction_gives_back_is_free_in_the_budget_again() {
 
 /// What nobody accounts for is spent; an account that says otherwise makes it free again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_budget_counts_what_nobody_accounts_for() {
+async fn a_budget_counts_calls_without_a_settlement() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     let (key, _) = bench.key(&tenant).await;

@@ -27,7 +27,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn a_session_lives_as_long_as_promised_through_filters_that_are_as_late_as_they_may_be(
+    fn a_session_lasts_its_promised_time_with_filters_of_maximum_delay(
         pauses in prop::collection::vec(600u64..6 * HOUR, 300..400),
         key_stale in prop_oneof![Just(120u32), Just(86_400)],
         late in 0u64..HOUR,
@@ -61,7 +61,7 @@ proptest! {
 }
 
 #[test]
-fn another_secret_signs_each_week_and_a_ledger_that_was_away_goes_on_as_well() {
+fn a_new_secret_signs_each_week_also_after_the_ledger_was_stopped() {
     let week = 7 * 24 * HOUR;
     let counts: Vec<usize> = looks(&[0, HOUR, week - 2 * HOUR, HOUR, week - HOUR, HOUR], 120)
         .iter()
@@ -83,7 +83,7 @@ fn another_secret_signs_each_week_and_a_ledger_that_was_away_goes_on_as_well() {
 }
 
 #[test]
-fn the_tag_tells_policies_and_secrets_apart() {
+fn the_tag_changes_with_the_policy_and_the_secrets() {
     let version = |text| protocol::PolicyVersion::parse(text).unwrap();
     let secret = |byte, from| SessionSecret::new([byte; 32], at(from));
     let tags = [

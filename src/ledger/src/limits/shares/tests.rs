@@ -241,7 +241,7 @@ impl World {
 }
 
 #[test]
-fn however_rounds_arrive_all_envoys_together_stay_within_the_limit() {
+fn rounds_in_any_order_keep_all_envoys_within_the_limit() {
     let live = |commands: Vec<Command>| {
         let mut world = World::new();
         commands.into_iter().try_for_each(|command| world.apply(command))?;
@@ -251,7 +251,7 @@ fn however_rounds_arrive_all_envoys_together_stay_within_the_limit() {
 }
 
 #[test]
-fn the_shares_follow_the_traffic() {
+fn shares_follow_the_traffic() {
     let mut world = World::new();
     for busy in [0, 1, 2, 0] {
         // Ten minutes of traffic on one Envoy alone; each talks once in ten seconds, keeping what its window holds.
@@ -285,7 +285,7 @@ fn rows_with(permits: [u32; 2], now: Timestamp) -> Rows {
 }
 
 #[test]
-fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
+fn an_envoy_without_permits_triggers_recalls_at_a_bounded_rate() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = rows_with([30, 0], now);
     let mut second = Envoy::new(1);
@@ -303,7 +303,7 @@ fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
 }
 
 #[test]
-fn what_two_workers_ask_alike_is_answered_alike_and_counts_from_the_later_one() {
+fn equal_asks_of_two_workers_get_equal_answers_valid_from_the_later_one() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = Rows::default();
     let mut envoys = [Envoy::new(0), Envoy::new(1)];
@@ -325,7 +325,7 @@ fn what_two_workers_ask_alike_is_answered_alike_and_counts_from_the_later_one() 
 }
 
 #[test]
-fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
+fn a_lowered_limit_is_never_exceeded_and_an_expired_share_is_not_kept() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = rows_with([25, 15], now);
     let ask = |limit: Limit, revision, keep| ShareAsk {

@@ -14,7 +14,7 @@ use protocol::filter::Action;
 use std::sync::Arc;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
+async fn a_moved_ledger_has_every_row_and_continues_from_there() {
     let directory = tempfile::tempdir().unwrap();
     let from = Database::Sqlite(directory.path().join("ledger.db"));
     Store::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
@@ -72,7 +72,7 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_move_that_fails_after_its_commit_says_that_the_rows_are_there_and_not_verified() {
+fn a_move_that_fails_after_its_commit_reports_unverified_rows() {
     let directory = tempfile::tempdir().unwrap();
     let from = Database::Sqlite(directory.path().join("ledger.db"));
     Store::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();

@@ -64,7 +64,7 @@ async fn the_store_suite_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_cannot_be_stored_is_refused_alone() {
+async fn a_write_that_fails_is_refused_alone() {
     let server = apart(server);
     let database = fresh(&server);
     apart(|| {
@@ -74,11 +74,11 @@ async fn one_that_cannot_be_stored_is_refused_alone() {
         );
         Connection::open(&database, Purpose::Write).unwrap().batch(&check).unwrap();
     });
-    suite::one_that_cannot_be_stored_is_refused_alone(open(&database).as_ref()).await;
+    suite::a_write_that_fails_is_refused_alone(open(&database).as_ref()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
+async fn no_row_is_removed_if_the_databases_clock_differs() {
     let server = apart(server);
     let database = fresh(&server);
     let store = open(&database);
@@ -104,7 +104,7 @@ async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_lacks_letters_is_refused() {
+async fn a_database_whose_encoding_lacks_characters_is_refused() {
     let server = apart(server);
     let database: Database = apart(|| server.database().unwrap().parse().unwrap());
     let latin = apart(|| {
@@ -128,11 +128,11 @@ async fn a_database_that_lacks_letters_is_refused() {
     assert!(opened.to_string().contains("LATIN1"), "{opened}");
     // Even on such a one a name costs nobody but its bearer anything.
     let store = apart(|| Store::with(connection, &latin, Arc::new(Metrics::default()), CONNECTIONS).unwrap());
-    suite::one_that_cannot_be_stored_is_refused_alone(&store).await;
+    suite::a_write_that_fails_is_refused_alone(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_ledgers_under_load_never_break_a_law_or_refuse_each_other() {
+async fn two_ledgers_under_load_keep_every_invariant_and_never_conflict() {
     let server = apart(server);
     let database = fresh(&server);
     let ledgers: [Arc<Store>; 2] = [open(&database), open(&database)];
@@ -204,7 +204,7 @@ async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_made_by_one_ledger_is_heard_by_the_other_at_once() {
+async fn a_change_made_by_one_ledger_reaches_the_other_at_once() {
     let server = apart(server);
     let database = fresh(&server);
     let one: Arc<Store> = open(&database);
@@ -273,7 +273,7 @@ async fn a_server_that_goes_away_refuses_with_503_and_is_used_again_when_it_is_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_one_works() {
+async fn a_failed_transaction_changes_nothing_and_the_next_one_works() {
     let server = apart(server);
     let database = fresh(&server);
     let store: Arc<Store> = open(&database);
@@ -296,7 +296,7 @@ async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_on
 }
 
 #[test]
-fn what_goes_through_whole_tables_is_not_cut_off_and_everything_else_is() {
+fn full_table_scans_have_no_timeout_and_everything_else_has() {
     let server = server();
     let connection = Connection::open(&fresh(&server), Purpose::Write).unwrap();
     let timeout = |connection: &Connection| {

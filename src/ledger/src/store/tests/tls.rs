@@ -39,7 +39,7 @@ fn is_encrypted(url: &str) -> Result<bool, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_reached_by_tls_and_only_by_its_own_certificate_where_that_is_asked() {
+async fn a_server_is_reached_by_tls_and_its_certificate_verified_if_configured() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);

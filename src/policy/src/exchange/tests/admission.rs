@@ -4,7 +4,7 @@ use super::*;
 use protocol::key::{Concurrency, Limit, Parent};
 
 #[test]
-fn what_opens_a_connection_has_a_limit_of_its_own_and_takes_nothing_from_calls() {
+fn opening_connections_has_its_own_limit_and_uses_no_permits_of_calls() {
     let mut free = record();
     free.tier = "free".into();
     let mut gate = Gate::with(document(), free);

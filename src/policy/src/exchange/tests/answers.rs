@@ -21,7 +21,7 @@ fn settled(gate: &mut Gate, respond: impl Fn(&mut Exchange, Now), end: End) -> [
 }
 
 #[test]
-fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
+fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
     const JSON: &str = "application/json";
     const EVENTS: &str = "text/event-stream";
     let success = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
@@ -89,7 +89,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
 }
 
 #[test]
-fn an_answer_that_is_not_read_proves_nothing() {
+fn an_answer_that_the_gate_does_not_read_refunds_nothing() {
     let rpc_error = br#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#;
     let json: (&[u8], &[u8]) = (b"content-type", b"application/json");
     for (headers, charged) in [
@@ -192,7 +192,7 @@ fn a_list_that_cannot_be_read_is_not_passed_on() {
 }
 
 #[test]
-fn every_response_tells_what_is_left() {
+fn every_response_has_rate_headers() {
     let mut gate = Gate::new();
     let (mut exchange, _) = gate.call("search", json!({})).forwarded();
     let plan = exchange.response_headers(200, &[], true, gate.now());
@@ -203,7 +203,7 @@ fn every_response_tells_what_is_left() {
 }
 
 #[test]
-fn a_body_that_outgrew_envoys_buffer_is_refused_in_the_services_form() {
+fn a_body_larger_than_envoys_buffer_is_refused_in_the_services_form() {
     let gate = Gate::new();
     let bearer = format!("Bearer {}", secret());
     let headers: [(&[u8], &[u8]); 3] =
@@ -221,7 +221,7 @@ fn a_body_that_outgrew_envoys_buffer_is_refused_in_the_services_form() {
 }
 
 #[test]
-fn envoys_own_answers_are_told_from_the_upstreams_and_refund() {
+fn envoys_own_error_answers_are_recognised_and_refund() {
     let mut gate = Gate::new();
     for (status, code) in [(503, 50302), (504, 50402), (404, 40402)] {
         let (mut exchange, _) = gate.call("draw", json!({"q": "a"})).forwarded();

@@ -24,7 +24,7 @@ const JSON: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
 const EVENTS: [(&[u8], &[u8]); 1] = [(b"content-type", b"text/event-stream")];
 
 #[test]
-fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
+fn refused_messages_are_answered_here_and_the_rest_is_forwarded_in_order() {
     let mut gate = Gate::new();
     let batch = json!([
         call(json!(1), "draw", json!({})),
@@ -88,7 +88,7 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
 }
 
 #[test]
-fn what_failed_is_not_charged_in_either_form_of_answer() {
+fn failed_calls_are_not_charged_in_either_form_of_answer() {
     let batch = json!([
         call(json!(1), "draw", json!({})),
         call(json!(2), "draw", json!({})),
@@ -128,7 +128,7 @@ fn what_failed_is_not_charged_in_either_form_of_answer() {
 }
 
 #[test]
-fn refusals_come_first_among_events_and_answers_of_nobody_do_not_pass() {
+fn refusals_come_first_in_an_event_stream_and_unmatched_answers_are_dropped() {
     let mut gate = Gate::new();
     let batch =
         json!([call(json!(1), "wipe", json!({})), {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}]);
@@ -171,7 +171,7 @@ fn a_batch_of_refusals_never_goes_upstream() {
 }
 
 #[test]
-fn what_could_be_meant_in_two_ways_is_refused_as_a_whole() {
+fn ambiguous_batches_are_refused_as_a_whole() {
     let mut gate = Gate::new();
     let ping = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
     let many: Vec<String> = (0..33).map(|id| ping(&id.to_string())).collect();
@@ -201,7 +201,7 @@ fn what_could_be_meant_in_two_ways_is_refused_as_a_whole() {
 }
 
 #[test]
-fn what_has_no_sound_id_is_answered_without_one() {
+fn messages_without_a_valid_id_are_answered_with_a_null_id() {
     let mut gate = Gate::new();
     let batch = json!([call(json!(1.5), "search", json!({})), 5, call(json!(2), "search", json!({}))]);
     let (mut exchange, body) = send(&mut gate, &batch).forwarded();
@@ -216,7 +216,7 @@ fn what_has_no_sound_id_is_answered_without_one() {
 }
 
 #[test]
-fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
+fn a_client_that_disconnects_before_a_decision_is_charged_nothing() {
     let gate = Gate::new();
     let (bearer, session) = (format!("Bearer {}", secret()), gate.session("s"));
     let headers: [(&[u8], &[u8]); 5] = [
@@ -255,7 +255,7 @@ fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
 }
 
 #[test]
-fn what_has_no_answer_is_charged() {
+fn calls_without_an_answer_are_charged() {
     let mut gate = Gate::new();
     let batch = json!([call(json!(1), "draw", json!({})), call(json!(2), "draw", json!({}))]).to_string();
     let session = gate.session("s");
@@ -309,7 +309,7 @@ fn what_has_no_answer_is_charged() {
 }
 
 #[test]
-fn refusals_are_told_also_where_the_upstream_tells_nothing() {
+fn refusals_are_sent_even_if_the_upstream_answers_nothing() {
     let mut gate = Gate::new();
     let mixed =
         json!([call(json!(1), "wipe", json!({})), {"jsonrpc": "2.0", "method": "notifications/progress"}]);

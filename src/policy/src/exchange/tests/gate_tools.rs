@@ -39,7 +39,7 @@ fn child() -> KeyRecord {
 }
 
 #[test]
-fn a_key_is_asked_for_with_what_the_caller_says_and_the_defaults() {
+fn a_key_is_requested_with_the_callers_arguments_and_the_defaults() {
     let mut gate = Gate::with(offering(), record());
     gate.issues = issued();
     for (arguments, ttl_seconds, rate_limit) in [
@@ -97,7 +97,7 @@ fn faults_are_json_rpc_errors_that_say_why_in_every_form() {
 }
 
 #[test]
-fn what_the_ledger_refuses_is_said_as_any_refusal() {
+fn refusals_by_the_ledger_look_like_any_refusal() {
     let mut gate = Gate::with(offering(), record());
     for (answer, status, code) in [
         (IssueAnswered::KeyInactive, 401, 40101),
@@ -112,7 +112,7 @@ fn what_the_ledger_refuses_is_said_as_any_refusal() {
 }
 
 #[test]
-fn who_may_not_call_them_is_refused_and_does_not_see_them() {
+fn keys_that_may_not_call_gate_tools_do_not_see_them() {
     let tools = |names: &[&str]| {
         Some(names.iter().map(|name| Grant { name: (*name).into(), expires_at: None }).collect::<Vec<_>>())
     };
@@ -145,7 +145,7 @@ fn listed(gate: &mut Gate, params: Value, list: &str) -> Vec<String> {
 }
 
 #[test]
-fn they_are_behind_the_first_page_and_hide_what_has_their_name() {
+fn gate_tools_are_on_the_first_page_and_hide_upstream_tools_of_their_name() {
     let mut gate = Gate::with(offering(), record());
     let list = r#"{"id":1,"result":{"tools":[{"name":"request_key"},{"name":"draw"}],"nextCursor":"2"}}"#;
     assert_eq!(listed(&mut gate, json!({}), list), ["draw", "list_services", "request_key"]);
@@ -162,7 +162,7 @@ fn they_are_behind_the_first_page_and_hide_what_has_their_name() {
 }
 
 #[test]
-fn services_are_listed_as_far_as_the_key_may_use_them() {
+fn list_services_shows_only_services_that_the_key_may_use() {
     let services = |own: KeyRecord| {
         let answer = Gate::with(offering(), own).call("list_services", json!({})).refusal().1;
         answer["result"]["structuredContent"]["services"].clone()
@@ -175,7 +175,7 @@ fn services_are_listed_as_far_as_the_key_may_use_them() {
 }
 
 #[test]
-fn parent_and_children_share_what_the_parent_may() {
+fn parent_and_child_keys_share_the_parents_limits() {
     let mut parent = record();
     parent.limits = vec![Limit { permits: 5, window_seconds: 60 }];
     let mut gate = Gate::with(document(), parent);
@@ -193,7 +193,7 @@ fn parent_and_children_share_what_the_parent_may() {
 }
 
 #[test]
-fn lists_say_the_terms_where_the_policy_says_so() {
+fn lists_show_the_terms_if_show_terms_is_set() {
     let mut document = document();
     document["services"]["studio"]["show_terms"] = json!(true);
     let mut gate = Gate::with(document, record());
@@ -212,7 +212,7 @@ fn lists_say_the_terms_where_the_policy_says_so() {
 }
 
 #[test]
-fn a_policy_with_two_tools_of_a_name_or_tools_where_none_are_is_refused() {
+fn a_policy_with_a_duplicate_tool_or_gate_tools_of_an_http_service_is_refused() {
     for (path, value, fault) in [
         (
             "/services/studio/tools/request_key",

@@ -37,7 +37,7 @@ fn answer(exchange: &mut Exchange, gate: &Gate, body: &[u8]) {
 }
 
 #[test]
-fn a_leased_call_asks_no_ledger_and_names_its_lease() {
+fn a_leased_call_calls_no_ledger_and_its_record_names_the_lease() {
     let mut gate = leased();
     let (mut exchange, _) = gate.call("draw", json!({"q": "b"})).forwarded();
     assert_eq!((gate.reserved.len(), gate.spent.len()), (0, 1));
@@ -53,7 +53,7 @@ fn a_leased_call_asks_no_ledger_and_names_its_lease() {
 }
 
 #[test]
-fn a_leased_call_that_fails_goes_back_to_its_lease() {
+fn a_failed_leased_call_is_refunded_to_its_lease() {
     let mut gate = leased();
     let (mut exchange, _) = gate.call("draw", json!({"q": "b"})).forwarded();
     answer(&mut exchange, &gate, br#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#);
@@ -107,7 +107,7 @@ fn global(permits: u32) -> Gate {
 }
 
 #[test]
-fn a_global_limit_gives_what_the_ledger_gave_and_no_more() {
+fn a_global_limit_admits_no_more_than_the_ledger_granted() {
     let mut gate = global(100);
     gate.share = Some(4);
     for _ in 0..4 {
@@ -180,7 +180,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
 }
 
 #[test]
-fn calls_that_come_together_pass_while_the_ledger_has_permits_for_them() {
+fn concurrent_calls_pass_while_the_ledger_has_permits() {
     let mut gate = global(300);
     gate.share = Some(300);
     assert_eq!(pass_together(&mut gate, 100), 100);
@@ -188,7 +188,7 @@ fn calls_that_come_together_pass_while_the_ledger_has_permits_for_them() {
 }
 
 #[test]
-fn who_waits_for_a_tools_global_limit_takes_one_permit_of_the_keys_own() {
+fn waiting_for_a_tools_global_limit_uses_one_permit_of_the_key() {
     let mut document = document();
     document["tiers"]["pro"]["limits"] = json!([{"permits": 4, "window": "60s"}]);
     document["services"]["studio"]["tools"]["search"]["limits"] =

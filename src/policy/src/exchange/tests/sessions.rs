@@ -24,7 +24,7 @@ fn upstream(exchange: &Exchange) -> (Option<String>, bool) {
 }
 
 #[test]
-fn a_session_of_ones_own_goes_on_and_another_is_gone_whatever_is_sent() {
+fn only_a_keys_own_session_is_accepted() {
     for (method, body) in SENT {
         let mut gate = Gate::with(document(), KeyRecord { tier: "pro".into(), ..record() });
         let own = gate.session("a.b/c");
@@ -78,7 +78,7 @@ fn refusals_keep_their_order() {
 }
 
 #[test]
-fn a_session_is_named_once_and_in_one_spelling() {
+fn a_session_header_given_twice_or_in_another_spelling_is_refused() {
     let mut gate = Gate::with(document(), KeyRecord { tier: "pro".into(), ..record() });
     let own = gate.session("s");
     let named = ("mcp-session-id", own.as_str());
@@ -107,7 +107,7 @@ fn a_session_is_named_once_and_in_one_spelling() {
 }
 
 #[test]
-fn what_the_server_names_is_signed_on_every_answer() {
+fn the_servers_session_id_is_signed_on_every_answer() {
     let mut gate = Gate::with(document(), KeyRecord { tier: "pro".into(), ..record() });
     for (method, body) in SENT {
         for (status, id, expected) in [

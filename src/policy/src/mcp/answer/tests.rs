@@ -119,7 +119,7 @@ fn lines(message: &str, end: &str) -> String {
 }
 
 #[test]
-fn a_second_answer_takes_the_proof_away() {
+fn a_second_answer_makes_the_result_unclear() {
     let failure = r#"{"id":7,"error":{"code":1,"message":""}}"#;
     let success = r#"{"id":7.0,"result":{}}"#;
     let other = r#"{"id":8,"result":{}}"#;
@@ -141,7 +141,7 @@ fn a_second_answer_takes_the_proof_away() {
 }
 
 #[test]
-fn what_no_client_could_read_proves_nothing() {
+fn answers_that_no_client_could_read_refund_nothing() {
     let failure = r#"{"id":7,"error":{}}"#;
     for (form, sent, expected) in [
         (Form::Json, format!("{failure}x"), Verdict::Nothing),
@@ -169,7 +169,7 @@ fn what_no_client_could_read_proves_nothing() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_failed_for_nobody_and_a_result_that_has_begun_was_had() {
+fn a_cut_off_answer_is_no_failure_and_a_begun_result_is_a_success() {
     for (message, _) in MESSAGES {
         for at in (0..message.len()).filter(|at| message.is_char_boundary(*at)) {
             for (form, sent) in [
@@ -225,7 +225,7 @@ fn a_stream_with_ids_can_be_resumed() {
 }
 
 #[test]
-fn the_form_is_told_by_the_content_type_as_clients_tell_it() {
+fn the_form_follows_the_content_type_as_in_clients() {
     for (content_type, form) in [
         ("application/json", Some(Form::Json)),
         ("Application/JSON; charset=utf-8", Some(Form::Json)),

@@ -33,7 +33,7 @@ fn give(value: &mut Vec<u8>, ask: &Ask, permits: u32, now: u64) {
 }
 
 #[test]
-fn a_share_is_given_and_no_more() {
+fn a_share_admits_no_more_than_its_permits() {
     let (rule, mut value) = (rule(10, 60), Vec::new());
     assert!(!take(&mut value, &rule, 1_000));
     let ask = asked(&mut value, &rule, 1_000).unwrap();
@@ -57,7 +57,7 @@ fn only_the_answer_to_the_last_ask_counts() {
 }
 
 #[test]
-fn who_asks_while_another_worker_does_asks_the_same_and_either_answer_counts() {
+fn concurrent_asks_of_workers_are_equal_and_either_answer_counts() {
     let (rule, mut value) = (rule(100, 60), Vec::new());
     let first = asked(&mut value, &rule, 1_000).unwrap();
     let second = asked(&mut value, &rule, 1_001).unwrap();
@@ -87,7 +87,7 @@ fn an_ask_after_a_release_is_a_new_one() {
 }
 
 #[test]
-fn what_the_window_holds_is_kept_also_after_the_shares_time() {
+fn permits_in_the_window_count_after_the_share_expires() {
     let (rule, mut value) = (rule(10, 3600), Vec::new());
     let ask = asked(&mut value, &rule, 0).unwrap();
     give(&mut value, &ask, 8, 0);
@@ -97,7 +97,7 @@ fn what_the_window_holds_is_kept_also_after_the_shares_time() {
 }
 
 #[test]
-fn others_get_half_of_what_the_window_does_not_hold() {
+fn a_release_returns_half_of_the_permits_that_the_window_does_not_hold() {
     let (rule, mut value) = (rule(100, 60), Vec::new());
     let ask = asked(&mut value, &rule, 0).unwrap();
     give(&mut value, &ask, 50, 0);
