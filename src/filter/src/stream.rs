@@ -158,8 +158,8 @@ impl HttpContext for Stream {
             return Action::Continue;
         }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
-        if let Some((fingerprint, asks)) = exchange.windows_to_read()
-            && let Ok(verdicts) = windows::peek(fingerprint, &asks)
+        if let Some(asks) = exchange.windows_to_read()
+            && let Ok(verdicts) = windows::peek(&asks, &self.worker.fleet(false), self.worker.metrics())
         {
             exchange.windows_read(&asks, &verdicts);
         }
@@ -343,12 +343,9 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             let key = exchange.key()?.clone();
             Some(exchange.admission_answered(worker.admit(id, &key, request)))
         }
-        Step::AskWindows { asks } => {
-            let asked = match exchange.key() {
-                Some(key) => windows::ask(key, &asks, now.monotonic, worker.metrics()),
-                None => Err(windows::Unavailable),
-            };
-            Some(match asked {
+        Step::AskWindows { asks, is_unavailable } => {
+            let fleet = worker.fleet(is_unavailable);
+            Some(match windows::ask(&asks, &fleet, now.monotonic, worker.metrics()) {
                 Ok(verdicts) => {
                     let expiring = windows::expiring_shares(&asks, &verdicts);
                     if let (false, Some(key)) = (expiring.is_empty(), exchange.key()) {
