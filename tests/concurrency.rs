@@ -63,8 +63,8 @@ fn a_key_that_opens_many_streams_does_not_block_others() {
     run(async {
         let gate = gate().await;
         let (greedy, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
-        gate.learn(&greedy).await;
-        gate.learn(&other).await;
+        gate.cache_key(&greedy).await;
+        gate.cache_key(&other).await;
         let attempts = (0..1024).map(|_| {
             let greedy = greedy.clone();
             async move { open(&greedy, stream(), "").await }
@@ -88,13 +88,14 @@ fn a_key_that_opens_many_streams_does_not_block_others() {
             opened.clear();
             let mut last = None;
             eventually("there is room again", async || {
-                last = open(&greedy, request.clone().marked_anew(), &body).await;
+                last = open(&greedy, request.clone().with_new_marker(), &body).await;
                 if last.is_some() { Ok(()) } else { Err("none".to_owned()) }
             })
             .await;
             opened.extend(last);
             let more = (0..STREAMS * WORKERS + 8).map(|_| {
-                let (greedy, request, body) = (greedy.clone(), request.clone().marked_anew(), body.clone());
+                let (greedy, request, body) =
+                    (greedy.clone(), request.clone().with_new_marker(), body.clone());
                 async move { open(&greedy, request, &body).await }
             });
             opened.extend(at_once(more).await.into_iter().flatten());
@@ -142,7 +143,7 @@ fn the_lower_bound_of_tier_and_key_limits_requests_in_progress() {
             }
             assert!(open(&agent, stream(), "").await.is_none());
             // What those calls may wait for comes through.
-            for message in awaited() {
+            for message in messages_that_start_no_work() {
                 assert!(matches!(agent.call(&message).await.status, 200 | 202), "{message}");
             }
             drop(hanging);
@@ -157,7 +158,7 @@ fn the_lower_bound_of_tier_and_key_limits_requests_in_progress() {
 }
 
 /// What starts nothing.
-fn awaited() -> Vec<Value> {
+fn messages_that_start_no_work() -> Vec<Value> {
     vec![
         mcp::request("ping", json!({})),
         mcp::request("tasks/cancel", json!({"taskId": "t"})),
@@ -182,7 +183,7 @@ fn a_full_window_refuses_only_what_starts_work() {
         for _ in 0..5 {
             agent.call(&mcp::search()).await.assert_allowed();
         }
-        for message in awaited() {
+        for message in messages_that_start_no_work() {
             let answer = agent.send(within(mcp::post(&message))).await;
             assert!(matches!(answer.status, 200 | 202), "{message}: {answer:?}");
             assert_eq!(answer.rate().remaining, 0, "it took nothing, and says what is left");

@@ -52,7 +52,7 @@ impl Daemon {
         fs::read_to_string(self.directory.join("log")).unwrap()
     }
 
-    async fn said(&self, words: &str) {
+    async fn wait_for_log(&self, words: &str) {
         eventually(words, async || if self.log().contains(words) { Ok(()) } else { Err(self.log()) }).await;
     }
 
@@ -130,7 +130,7 @@ fn a_renewed_certificate_is_served_without_a_restart_or_a_lost_request() {
 
         // Half of a pair, and then text, are no certificate.
         deliver("half", &(pairs[2].0.clone(), pairs[0].1.clone()));
-        daemon.said("the changed certificate can't be used").await;
+        daemon.wait_for_log("the changed certificate can't be used").await;
         serves(&only[1], address).await.unwrap();
         deliver("text", &("certificate".to_owned(), pairs[2].1.clone()));
         daemon.hang_up().await;
@@ -144,7 +144,7 @@ fn a_renewed_certificate_is_served_without_a_restart_or_a_lost_request() {
         // Nor is a key that is not there.
         deliver("without", &pairs[2]);
         fs::remove_file(secret.join("without/tls.key")).unwrap();
-        daemon.said("No such file").await;
+        daemon.wait_for_log("No such file").await;
         serves(&only[1], address).await.unwrap();
 
         deliver("third", &pairs[2]);
@@ -185,10 +185,10 @@ fn start_waits_for_an_unavailable_database() {
         assert!(agentrelay(&["init", "--database", &database]).await.status.success());
         apart(|| server.pause());
         let mut daemon = Daemon::start(&here, &database, &[]);
-        daemon.said("trying again in 2 s").await;
+        daemon.wait_for_log("trying again in 2 s").await;
         // Nothing is there to be read again yet, and that is no reason to end.
         daemon.hang_up().await;
-        daemon.said("trying again in 4 s").await;
+        daemon.wait_for_log("trying again in 4 s").await;
         assert!(daemon.process.try_wait().unwrap().is_none(), "{}", daemon.log());
         apart(|| server.resume().unwrap());
         daemon.address().await;

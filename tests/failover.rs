@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use throwaway::Throwaway;
 
 /// Writes are taken again so long after another server takes them.
-const RECOVERS: Duration = Duration::from_secs(5);
+const RECOVERY_TIME_MAX: Duration = Duration::from_secs(5);
 /// What is revoked is refused within this time.
 const BOUND: Duration = Duration::from_secs(2);
 /// No single round says more than this: a machine that others use stands still now and then.
@@ -69,7 +69,7 @@ async fn revoke(served: &Served, key: &KeyWithSecret) {
 }
 
 /// From its bound on no ledger calls a revoked key active.
-async fn stays_revoked(served: &Served, key: &KeyWithSecret, time: Duration) {
+async fn assert_stays_revoked(served: &Served, key: &KeyWithSecret, time: Duration) {
     harness::wait(BOUND).await;
     let began = Instant::now();
     while began.elapsed() < time {
@@ -101,7 +101,7 @@ fn two_ledgers_write_again_and_refuse_what_is_revoked_after_a_failover_and_back(
             let both = tokio::join!(writes(&served, 0, &payer), writes(&served, 1, &payer));
             times.push(both.0.max(both.1));
             revoke(&served, &key).await;
-            stays_revoked(&served, &key, BOUND).await;
+            assert_stays_revoked(&served, &key, BOUND).await;
             for ledger in 0..2 {
                 assert_eq!(state(&served, ledger, &key).await, "revoked");
                 assert_eq!(served.ready(ledger).await, 200);
@@ -110,7 +110,7 @@ fn two_ledgers_write_again_and_refuse_what_is_revoked_after_a_failover_and_back(
             // And back.
             std::mem::swap(&mut one, &mut other);
         }
-        assert!(times.iter().any(|time| *time < RECOVERS), "{times:?}");
+        assert!(times.iter().any(|time| *time < RECOVERY_TIME_MAX), "{times:?}");
         assert_eq!(served.broken_laws().await, Vec::<String>::new());
     });
 }
@@ -132,7 +132,7 @@ fn a_hanging_primary_is_replaced_by_the_promoted_standby() {
         revoke(&served, &key).await;
         // The old one comes back and takes writes too: nobody fenced it.
         apart(|| one.freeze(false).expect("the primary can go on"));
-        stays_revoked(&served, &key, BOUND).await;
+        assert_stays_revoked(&served, &key, BOUND).await;
         for ledger in 0..2 {
             assert_eq!(state(&served, ledger, &key).await, "revoked");
         }

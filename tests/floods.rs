@@ -49,7 +49,7 @@ fn a_flood_of_random_keys_is_cheap_and_valid_keys_are_served() {
         let gate = Gate::options().start().await;
         let agent = caller(&gate).await;
         // On every worker, and after the change feed has told of it: from then on nobody need be asked about it.
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
         let memory = gate.stat("server.memory_allocated").await;
 
@@ -136,8 +136,8 @@ fn unfinished_requests_of_one_key_use_bounded_memory() {
     run(async {
         let gate = Gate::options().start().await;
         let (greedy, other) = (caller(&gate).await, caller(&gate).await);
-        gate.learn(&greedy).await;
-        gate.learn(&other).await;
+        gate.cache_key(&greedy).await;
+        gate.cache_key(&other).await;
         // The last are larger than a head may be: Envoy answers them before the filter.
         for (head_bytes, body_bytes, status) in [(0, 15_000, 429), (12_000, 1_000, 429), (40_000, 1_000, 431)]
         {

@@ -83,7 +83,7 @@ async fn pending(gate: &Gate, agent: &Agent, credits: u64) {
     .await;
 }
 
-async fn behind(server: &Server) -> Gate {
+async fn gate_for(server: &Server) -> Gate {
     Gate::options().upstream(&server.url).start().await
 }
 
@@ -98,7 +98,7 @@ fn results_are_charged_however_a_server_rewrites_the_id() {
             Server::start(&[]).await,
             Server::start(&["--sse", "--sessions"]).await,
         ] {
-            let gate = behind(&server).await;
+            let gate = gate_for(&server).await;
             let mut paid = 0;
             for id in IDS {
                 let agent = gate.agent("pro").await;
@@ -124,7 +124,7 @@ fn results_are_charged_however_a_server_rewrites_the_id() {
 fn a_result_on_another_calls_stream_is_charged() {
     run(async {
         let server = node::server("typescript_server", &[]).await;
-        let gate = behind(&server).await;
+        let gate = gate_for(&server).await;
         let agent = gate.agent("pro").await;
         let session = Session::open(&agent).await;
         let mut priced = session.begin(&image("7", "hold")).await;
@@ -150,7 +150,7 @@ fn a_result_on_another_calls_stream_is_charged() {
 fn a_result_fetched_later_is_charged_once_however_often_it_is_fetched() {
     run(async {
         let server = node::server("typescript_server", &[]).await;
-        let mut gate = behind(&server).await;
+        let mut gate = gate_for(&server).await;
         let other = gate.another_envoy().await;
         let agent = gate.agent("pro").await;
         for round in 1..=3 {

@@ -297,7 +297,7 @@ fn without_the_ledger_no_key_is_issued_and_none_twice() {
     run(async {
         let mut gate = Gate::options().policy(offering).shipped_timeout().start().await;
         let parent = gate.agent("pro").await;
-        gate.learn(&parent).await;
+        gate.cache_key(&parent).await;
         gate.pause_ledger();
         let call = mcp::call("request_key", json!({"service_name": "studio"}));
         let refused = parent.call(&call).await;

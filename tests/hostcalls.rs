@@ -84,7 +84,7 @@ fn assert_golden(name: &str, exchanged: &Exchanged) {
 /// The third of three: the first finds no key, and the second may find queues empty that are not so under load.
 fn third(gate: &mut Vm, request: &Request) -> Exchanged {
     gate.exchange(request);
-    gate.pass(2000);
+    gate.advance_ms(2000);
     gate.exchange(request);
     gate.exchange(request)
 }
@@ -122,7 +122,7 @@ fn an_exact_call() {
     assert_eq!(exchanged.status, 200);
     assert_forwarded(&exchanged, &key);
     assert_golden("exact-call", &exchanged);
-    gate.pass(2000);
+    gate.advance_ms(2000);
     assert_eq!(gate.ledger.settlements, 3);
 }
 
@@ -176,7 +176,7 @@ fn assert_refused(exchanged: &Exchanged, status: u32, kind: &str) {
 fn spend_from_leases(gate: &mut Vm, key: &str) -> u64 {
     let request = Request::call(key, "summarize");
     (0..12).for_each(|_| assert_eq!(gate.exchange(&request).status, 200));
-    gate.pass(100);
+    gate.advance_ms(100);
     12 - gate.ledger.reserved
 }
 
@@ -201,7 +201,7 @@ fn a_recall_among_more_changes_than_are_kept_is_handled() {
     gate.ledger.changes.push(Change::Recall { tenant_id: vm::tenant_id() });
     let other = Change::Key { key_id: KeyId::parse("key_1").expect("it is an id") };
     gate.ledger.changes.extend((0..300).map(|_| other.clone()));
-    gate.pass(100);
+    gate.advance_ms(100);
     let accounts: Vec<_> = gate.ledger.accounts.values().collect();
     assert!(!accounts.is_empty() && accounts.iter().all(|account| account.closed), "{accounts:?}");
     assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
@@ -213,7 +213,7 @@ fn changes_that_can_not_be_stored_are_requested_again() {
     gate.refuse_writes("agentrelay/feed/1/log");
     let before = gate.ledger.heard;
     gate.ledger.changes.push(Change::Key { key_id: KeyId::parse("key_1").expect("it is an id") });
-    gate.pass(3_000);
+    gate.advance_ms(3_000);
     let heard = gate.ledger.heard - before;
     assert!((3..=7).contains(&heard), "{heard} times in 3 s");
 }
@@ -227,14 +227,14 @@ fn a_new_vm_reports_what_an_ended_vm_spent_from_leases() {
     assert!(gate.ledger.accounts.is_empty(), "it has accounted already: {:?}", gate.ledger.accounts);
     let mut gate = gate.reload();
     // It takes over the feed, and then says what is due; who rests gives back.
-    gate.pass(10_000);
+    gate.advance_ms(10_000);
     let accounts: Vec<_> = gate.ledger.accounts.values().collect();
     assert!(accounts.iter().all(|account| account.closed), "{accounts:?}");
     assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
 }
 
 /// A policy whose limits are far away.
-fn generous(policy: &mut Value) {
+fn with_high_limits(policy: &mut Value) {
     policy::limit_tier(policy, "enterprise", 1_000_000, "60s");
     policy["services"]["ci"]["tools"]["GET /projects/{project}/builds"]["limits"] =
         policy::yaml("[{permits: 1000000, window: 60s}]");
@@ -250,32 +250,32 @@ fn send(
     for _ in 0..requests {
         let request = request(gate);
         assert_eq!(gate.exchange(&request).status, status);
-        gate.pass(10);
+        gate.advance_ms(10);
     }
     (gate.memory_bytes(), gate.shared())
 }
 
 #[test]
 fn memory_does_not_grow_with_requests() {
-    let mut gate = gate(generous);
+    let mut gate = gate(with_high_limits);
     let key = gate.key("enterprise", &["read"], Vec::new());
     let request = Request::get(&key);
     let early = send(&mut gate, 1_000, 200, |_| request.clone());
     let late = send(&mut gate, 9_000, 200, |_| request.clone());
     assert_eq!(early, late, "after 1,000 requests, and after 10,000");
-    gate.pass(2000);
+    gate.advance_ms(2000);
     assert_eq!((gate.ledger.decisions, gate.ledger.lookups), (10_000, 1));
 }
 
 #[test]
 fn memory_does_not_grow_with_calls_that_wait_for_the_ledger() {
-    let mut gate = gate(generous);
+    let mut gate = gate(with_high_limits);
     let key = gate.key("enterprise", &["generate"], Vec::new());
     let request = Request::call(&key, "image_generate");
     let early = send(&mut gate, 1_000, 200, |_| request.clone());
     let late = send(&mut gate, 2_000, 200, |_| request.clone());
     assert_eq!(early, late, "after 1,000 calls, and after 3,000");
-    gate.pass(2000);
+    gate.advance_ms(2000);
     assert_eq!((gate.ledger.decisions, gate.ledger.settlements), (3_000, 3_000));
 }
 
@@ -297,7 +297,7 @@ fn unknown_keys_are_not_cached_in_the_worker() {
 #[test]
 fn known_keys_are_looked_up_once_and_kept_once() {
     const KEYS: usize = 2_000;
-    let mut gate = gate(generous);
+    let mut gate = gate(with_high_limits);
     let scopes = ["read", "generate"];
     let keys: Vec<String> = (0..KEYS).map(|_| gate.key("enterprise", &scopes, Vec::new())).collect();
     let mut round = keys.iter().cycle();

@@ -216,7 +216,7 @@ fn a_body_of_any_size_streams_through() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("enterprise", 0, NewKey::with_scopes(&["read", "trigger"])).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         // Decided on its headers, so nothing needs to be held, however large.
         let body = large_body();
         let answer = agent.send(Request::post(format!("{BASE}/1/trigger")).body(&body)).await;
@@ -244,7 +244,7 @@ fn a_large_body_that_waits_for_the_ledger_is_forwarded_completely_or_refused() {
                 answer.assert_refused(413, "invalid_request");
                 gate.assert_unseen(&answer.marker);
             }
-            gate.learn(&agent).await;
+            gate.cache_key(&agent).await;
             let again = agent.send(Request::post(format!("{BASE}/1/trigger")).body(&body)).await;
             assert_eq!(again.status, 200, "{again:?}");
         }

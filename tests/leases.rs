@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 8;
 /// Storms come one after the other: what they show depends on their rate.
-static STORM: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+static BURST: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 const MINUTES: Duration = Duration::from_secs(900);
 
 fn summarize() -> Value {
@@ -68,7 +68,7 @@ impl Tally {
 }
 
 /// Calls from so many clients at once, each on a connection of its own to every Envoy in turn, until `calls` were sent.
-async fn storm(agent: &Agent, envoys: &[SocketAddr], calls: u64) -> Arc<Tally> {
+async fn send_burst(agent: &Agent, envoys: &[SocketAddr], calls: u64) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
     let clients = (0..CLIENTS).map(|client| {
         let (tally, agent, envoys) = (tally.clone(), agent.clone(), envoys.to_vec());
@@ -134,12 +134,12 @@ async fn leases(gate: &Gate, agent: &Agent) -> Vec<Lease> {
 #[test]
 fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
     run_within(MINUTES, async {
-        let _alone = STORM.lock().await;
+        let _alone = BURST.lock().await;
         let (gate, envoys) = two_envoys().await;
         for round in 1..=10 {
             let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
             let began = Instant::now();
-            let tally = storm(&agent, &envoys, 10_400).await;
+            let tally = send_burst(&agent, &envoys, 10_400).await;
             let (mut passed, refused, broken) = tally.counts();
             assert_eq!((passed + refused, broken), (10_400, 0), "round {round}");
             // Who comes while the last credits are on their way back from an Envoy, and waits in vain on a machine that stands
@@ -160,11 +160,11 @@ fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
 #[test]
 fn a_killed_envoy_costs_at_most_its_leases_and_the_ledger_reports_the_amount() {
     run_within(MINUTES, async {
-        let _alone = STORM.lock().await;
+        let _alone = BURST.lock().await;
         let (gate, envoys) = two_envoys().await;
         let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
         let victim = gate.siblings[0].pid().to_string();
-        let storm = storm(&agent, &envoys, 10_400);
+        let storm = send_burst(&agent, &envoys, 10_400);
         let kill = async {
             eventually_within(Duration::from_secs(60), "half of it is spent", async || {
                 let balance = gate.balance(&agent).await;
@@ -204,10 +204,10 @@ fn a_killed_envoy_costs_at_most_its_leases_and_the_ledger_reports_the_amount() {
 #[test]
 fn at_steady_load_a_thousand_leased_calls_cost_the_ledger_five_at_most() {
     run_within(MINUTES, async {
-        let _alone = STORM.lock().await;
+        let _alone = BURST.lock().await;
         let (gate, envoys) = two_envoys().await;
         let agent = gate.agent_with("enterprise", 1_000_000, NewKey::default()).await;
-        storm(&agent, &envoys, 4_000).await;
+        send_burst(&agent, &envoys, 4_000).await;
         let calls = async || {
             let mut sum = 0;
             for admin in [gate.envoy.admin, gate.siblings[0].admin] {
@@ -218,7 +218,7 @@ fn at_steady_load_a_thousand_leased_calls_cost_the_ledger_five_at_most() {
         };
         let before = calls().await;
         let began = Instant::now();
-        let tally = storm(&agent, &envoys, 12_000).await;
+        let tally = send_burst(&agent, &envoys, 12_000).await;
         assert_eq!(tally.counts(), (12_000, 0, 0));
         let (after, took) = (calls().await, began.elapsed().as_secs_f64());
         let calls = (after - before) as f64;
@@ -346,7 +346,7 @@ fn without_the_ledger_a_lease_and_a_share_last_until_they_expire() {
         let mut gate = with_a_global_limit().await;
         let agent = gate.agent("pro").await;
         // What is heard of the key's making makes the workers ask for it again.
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let passed = until_leased(&gate, &agent).await;
         eventually("there is a lease with something left", async || {
             let open = leases(&gate, &agent).await;

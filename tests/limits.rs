@@ -252,15 +252,15 @@ fn every_kind_of_response_has_the_rate_headers() {
 
 /// A call that this key is denied with 403: it has no scope for the trigger.
 async fn gate_free(gate: &Gate, agent: &Agent) -> Response {
-    agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await.also_unseen(gate)
+    agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await.and_not_upstream(gate)
 }
 
-trait AlsoUnseen {
-    fn also_unseen(self, gate: &Gate) -> Self;
+trait AndNotUpstream {
+    fn and_not_upstream(self, gate: &Gate) -> Self;
 }
 
-impl AlsoUnseen for Response {
-    fn also_unseen(self, gate: &Gate) -> Response {
+impl AndNotUpstream for Response {
+    fn and_not_upstream(self, gate: &Gate) -> Response {
         gate.assert_unseen(&self.marker);
         self
     }

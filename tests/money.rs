@@ -228,7 +228,7 @@ fn a_free_tool_makes_no_ledger_call() {
     run(async {
         let gate = Gate::options().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
         // Of this key one by each worker, of the one that `learn` makes and revokes up to three.
         assert!((1..=8).contains(&resolved), "{resolved} lookups by two workers");

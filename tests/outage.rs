@@ -51,7 +51,7 @@ impl Load {
     }
 
     /// Waits until so many calls more have been paid.
-    async fn paid_more(&self, more: u64) {
+    async fn wait_for_paid_calls(&self, more: u64) {
         let wanted = self.paid.load(Ordering::Relaxed) + more;
         eventually("calls are paid", async || match self.paid.load(Ordering::Relaxed) {
             paid if paid >= wanted => Ok(()),
@@ -75,11 +75,11 @@ fn killing_the_ledger_under_load_loses_nothing_that_was_acknowledged() {
     run(async {
         let mut gate = gate_with_short_reservations().await;
         let agent = gate.agent_with("enterprise", 1_000_000, harness::NewKey::default()).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let mut answers = Vec::new();
         for round in 0..2 {
             let load = Load::start(&vec![agent.clone(); 8]);
-            load.paid_more(60).await;
+            load.wait_for_paid_calls(60).await;
             gate.kill_ledger();
             wait(Duration::from_millis(500)).await;
 
@@ -94,7 +94,7 @@ fn killing_the_ledger_under_load_loses_nothing_that_was_acknowledged() {
             // Longer than the reservations live in the second round: their commits come late.
             wait(Duration::from_secs(if round == 0 { 1 } else { 6 })).await;
             gate.restart_ledger().await;
-            load.paid_more(30).await;
+            load.wait_for_paid_calls(30).await;
             answers.extend(load.stop().await);
         }
         let paid = answers.iter().filter(|answer| answer.status == 200).count();
@@ -139,7 +139,7 @@ fn a_ledger_that_hangs_is_an_outage_too() {
     run(async {
         let mut gate = with_short_reservations("4s").shipped_timeout().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         gate.pause_ledger();
         let began = Instant::now();
         let refused = agent.call(&mcp::image("ultra")).await;
@@ -165,7 +165,7 @@ fn an_uncached_key_is_refused_while_the_ledger_is_unavailable() {
     run(async {
         let mut gate = gate_with_short_reservations().await;
         let known = gate.agent("pro").await;
-        gate.learn(&known).await;
+        gate.cache_key(&known).await;
         let stranger = gate.agent("pro").await;
         gate.kill_ledger();
         let refused = stranger.call(&mcp::search()).await;
@@ -196,7 +196,7 @@ fn key_records_are_trusted_only_as_long_as_stated() {
             .start()
             .await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         // While the ledger is heard of they are trusted on.
         wait(Duration::from_secs(9)).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
@@ -232,7 +232,7 @@ fn a_tool_passes_uncharged_during_an_outage_if_the_policy_says_so() {
             .start()
             .await;
         let agent = gate.agent("pro").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         gate.kill_ledger();
         let allowed = agent.call(&mcp::image("ultra")).await;
         allowed.assert_allowed();
@@ -343,7 +343,7 @@ fn unexpected_answers_to_a_reservation_count_as_an_outage() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         for (what, fault) in relay::STRANGE {
             gate.relay().fail(RESERVE, fault);
             let answers = at_once((0..4).map(|_| agent.owned_call(mcp::image("standard")))).await;
@@ -352,7 +352,7 @@ fn unexpected_answers_to_a_reservation_count_as_an_outage() {
                 refused.assert_refused(503, "ledger_unavailable");
                 gate.assert_unseen(&refused.marker);
             }
-            gate.relay().heal();
+            gate.relay().restore();
             gate.assert_serving(&agent).await;
         }
         agent.call(&mcp::image("standard")).await.assert_allowed();
@@ -365,14 +365,14 @@ fn a_reservation_whose_answer_is_lost_is_refunded() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         gate.relay().fail(RESERVE, Fault::LoseAnswer);
         let answers = at_once((0..10).map(|_| agent.owned_call(mcp::image("ultra")))).await;
         for refused in answers {
             refused.assert_refused(503, "ledger_unavailable");
             gate.assert_unseen(&refused.marker);
         }
-        gate.relay().heal();
+        gate.relay().restore();
         // Long before the reservations would expire by themselves.
         eventually("the credits are back", async || {
             let balance = gate.balance(&agent).await;
@@ -390,7 +390,7 @@ fn unexpected_answers_about_a_key_admit_nobody() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let known = gate.agent("enterprise").await;
-        gate.learn(&known).await;
+        gate.cache_key(&known).await;
         for (what, fault) in relay::STRANGE {
             let stranger = gate.agent("pro").await;
             gate.relay().fail(RESOLVE, fault);
@@ -398,7 +398,7 @@ fn unexpected_answers_about_a_key_admit_nobody() {
             assert_eq!(refused.status, 503, "{what}: {refused:?}");
             refused.assert_refused(503, "ledger_unavailable");
             gate.assert_unseen(&refused.marker);
-            gate.relay().heal();
+            gate.relay().restore();
             gate.assert_serving(&known).await;
             eventually("the key is found", async || match stranger.call(&mcp::search()).await.status {
                 200 => Ok(()),
@@ -414,7 +414,7 @@ fn a_report_without_an_answer_is_sent_again_and_counted_once() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let mut calls = 0;
         for fault in [Fault::Close, Fault::LoseAnswer, relay::STRANGE[2].1, relay::STRANGE[5].1] {
             gate.relay().fail(REPORT, fault);
@@ -424,7 +424,7 @@ fn a_report_without_an_answer_is_sent_again_and_counted_once() {
             }
             // Some deliveries are tried and fail.
             wait(Duration::from_millis(700)).await;
-            gate.relay().heal();
+            gate.relay().restore();
             assert_eq!(gate.settled(&agent).await.posted.get(), calls * 5, "{fault:?}");
         }
         gate.decisions(&agent, Outcome::Allowed, usize::try_from(calls).unwrap() + 20).await;
@@ -438,7 +438,7 @@ fn a_lost_change_feed_is_resumed() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         for (what, fault) in relay::STRANGE {
             gate.relay().fail("/filter/v1/changes", fault);
             gate.relay().fail("/filter/v1/policy", fault);
@@ -446,7 +446,7 @@ fn a_lost_change_feed_is_resumed() {
             let passing = gate.agent("pro").await;
             wait(Duration::from_millis(300)).await;
             agent.call(&mcp::search()).await.assert_allowed();
-            gate.relay().heal();
+            gate.relay().restore();
             gate.assert_serving(&passing).await;
             assert!(!what.is_empty());
         }

@@ -16,14 +16,14 @@ const DEADLINE: Duration = Duration::from_secs(400);
 const REVOKED: Duration = Duration::from_secs(2);
 
 /// The bound that `scripts/bench reports` asks.
-fn promised() -> Option<Duration> {
+fn latency_bound() -> Option<Duration> {
     let ms = std::env::var("AGENTRELAY_LOOK_UP_MS").ok()?;
     Some(Duration::from_millis(ms.parse().expect("a number")))
 }
 
 /// Look-ups on a machine that runs other tests too; without turns of their own they took 1.9 s.
 fn look_up_max(idle: Duration) -> Duration {
-    promised().unwrap_or((idle * 20).clamp(Duration::from_millis(150), Duration::from_secs(1)))
+    latency_bound().unwrap_or((idle * 20).clamp(Duration::from_millis(150), Duration::from_secs(1)))
 }
 
 /// How long 99 of 100 took at most.
@@ -32,7 +32,7 @@ fn p99(mut times: Vec<Duration>) -> Duration {
     times[(times.len() * 99 / 100).min(times.len() - 1)]
 }
 
-async fn eight_reports_disturb_nobody(name: &str, directory: std::path::PathBuf, database: &str) {
+async fn eight_reports_do_not_block_lookups(name: &str, directory: std::path::PathBuf, database: &str) {
     let mut served = Served::start(directory, database, 1).await;
     let mut payers = Vec::new();
     for _ in 0..TENANTS {
@@ -94,7 +94,7 @@ async fn eight_reports_disturb_nobody(name: &str, directory: std::path::PathBuf,
         let (status, body) = report.await.expect("no panic");
         // A slow machine may not be through with all in time; then the report says why, and what to do.
         let is_explained = body.contains("other reports are in progress") || body.contains("narrow it");
-        let is_held = status == StatusCode::SERVICE_UNAVAILABLE && is_explained && promised().is_none();
+        let is_held = status == StatusCode::SERVICE_UNAVAILABLE && is_explained && latency_bound().is_none();
         assert!(status == StatusCode::OK || is_held, "{status} {body}");
         answered += usize::from(status == StatusCode::OK);
     }
@@ -113,7 +113,7 @@ fn look_ups_go_on_beside_eight_reports_on_sqlite() {
     run_within(DEADLINE, async {
         let directory = directory("reports");
         let database = embedded(&directory);
-        eight_reports_disturb_nobody("SQLite", directory, &database).await;
+        eight_reports_do_not_block_lookups("SQLite", directory, &database).await;
     });
 }
 
@@ -122,5 +122,5 @@ fn look_ups_go_on_beside_eight_reports_on_postgresql() {
     let _turn = crate::TURN.blocking_lock();
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
-    run_within(DEADLINE, eight_reports_disturb_nobody("PostgreSQL", directory("reports"), &database));
+    run_within(DEADLINE, eight_reports_do_not_block_lookups("PostgreSQL", directory("reports"), &database));
 }

@@ -106,7 +106,7 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
             .start()
             .await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let lost = async || gate.stat("wasmcustom.agentrelay_feed_lost").await;
         let before = lost().await;
         // The feed alone: everything else of the ledger answers.
@@ -137,9 +137,9 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         eprintln!("without the feed a revoked key was trusted for {:?}", revoked.elapsed());
 
         // Found again, the feed is as fast as before, and the stat stands still.
-        gate.relay().heal();
+        gate.relay().restore();
         let other = gate.agent("enterprise").await;
-        gate.learn(&other).await;
+        gate.cache_key(&other).await;
         let found = lost().await;
         gate.admin.revoke_key(&other.key, &Reason { reason: "test".into() }).await.unwrap();
         eventually_within(STALLED, "the change is heard", async || {

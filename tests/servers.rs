@@ -33,7 +33,7 @@ async fn gate(server: &Server, path: &'static str) -> Gate {
     Gate::options().upstream(server.url()).policy(edit).start().await
 }
 
-fn is_dear(what: &str) -> bool {
+fn is_expensive(what: &str) -> bool {
     what.starts_with("image_generate")
         || what.starts_with("trigger")
         || ["search deep", "read private/one"].contains(&what)
@@ -41,26 +41,26 @@ fn is_dear(what: &str) -> bool {
 
 /// What the server carried out since then.
 async fn since(server: &Server, before: usize) -> Vec<String> {
-    server.ran().await.split_off(before)
+    server.executed().await.split_off(before)
 }
 
 /// Sends each form to the server and through the gate. Returns those that the server itself took for what the key may
 /// not do.
-async fn dear_forms(server: &Server, gate: &Gate, agent: &Agent, forms: Vec<Form>) -> Vec<String> {
+async fn expensive_forms(server: &Server, gate: &Gate, agent: &Agent, forms: Vec<Form>) -> Vec<String> {
     let mut dear = Vec::new();
     for Form { shown, request } in forms {
         let request = request.header("host", "localhost:1");
-        let before = server.ran().await.len();
+        let before = server.executed().await.len();
         // Some break the connection off.
         let _ = request.clone().try_send(server.address).await;
         let ran = since(server, before).await;
-        if ran.iter().any(|what| is_dear(what)) {
+        if ran.iter().any(|what| is_expensive(what)) {
             dear.push(shown.clone());
         }
         let before = before + ran.len();
         let answer = agent.with_key(request).try_send(gate.address).await;
         let ran = since(server, before).await;
-        assert!(!ran.iter().any(|what| is_dear(what)), "{shown}: {ran:?} {answer:?}");
+        assert!(!ran.iter().any(|what| is_expensive(what)), "{shown}: {ran:?} {answer:?}");
     }
     dear
 }
@@ -101,7 +101,7 @@ async fn examine(title: &str, server: &Server, path: &'static str) {
     let agent = gate.agent_with("free", 0, NewKey::with_scopes(&["read"])).await;
     // The control: what is plain does pass, and what is dear runs where nobody refuses it.
     let plain = forms::post(path, &mcp::search().to_string()).header("host", "localhost:1");
-    let before = server.ran().await.len();
+    let before = server.executed().await.len();
     let answer = agent.with_key(plain).send(gate.address).await;
     answer.assert_allowed();
     assert_eq!(since(server, before).await, ["search"]);
@@ -112,16 +112,16 @@ async fn examine(title: &str, server: &Server, path: &'static str) {
     answer.assert_allowed();
     let direct = forms::post(path, &mcp::call("image_generate", serde_json::json!({})).to_string());
     direct.header("host", "localhost:1").send(server.address).await;
-    assert!(is_dear(server.ran().await.last().expect("something ran")));
+    assert!(is_expensive(server.executed().await.last().expect("something ran")));
 
     let mut rows = vec![
-        ("content type", dear_forms(server, &gate, &agent, forms::content_types(path)).await),
-        ("names of members", dear_forms(server, &gate, &agent, forms::names(path)).await),
-        ("URI of a resource", dear_forms(server, &gate, &agent, forms::uris(path)).await),
-        ("path of the endpoint", dear_forms(server, &gate, &agent, forms::endpoints(path)).await),
+        ("content type", expensive_forms(server, &gate, &agent, forms::content_types(path)).await),
+        ("names of members", expensive_forms(server, &gate, &agent, forms::names(path)).await),
+        ("URI of a resource", expensive_forms(server, &gate, &agent, forms::uris(path)).await),
+        ("path of the endpoint", expensive_forms(server, &gate, &agent, forms::endpoints(path)).await),
     ];
     if path == "/mcp" && title != "PyPI mcp" {
-        rows.push(("path of a route", dear_forms(server, &gate, &agent, forms::routes()).await));
+        rows.push(("path of a route", expensive_forms(server, &gate, &agent, forms::routes()).await));
         let granted = NewKey::with_scopes(&["trigger"]).resource("project:a", None);
         let granted = gate.agent_with("free", 0, granted).await;
         forms_of_a_grant(server, &gate, &granted).await;
@@ -133,7 +133,7 @@ async fn examine(title: &str, server: &Server, path: &'static str) {
 /// A key that is held to one project triggers no other, however that is written.
 async fn forms_of_a_grant(server: &Server, gate: &Gate, granted: &Agent) {
     for project in forms::resource_values("a") {
-        let before = server.ran().await.len();
+        let before = server.executed().await.len();
         let request = harness::Request::post(format!("/api/projects/{project}/trigger"));
         let answer = granted.with_key(request.body(b"{}")).try_send(gate.address).await;
         let ran = since(server, before).await;

@@ -61,13 +61,13 @@ fn ids() -> Vec<String> {
     ids
 }
 
-async fn assert_lives(agent: &Agent, gate: &Gate, session: &str, id: &str) {
+async fn assert_session_works(agent: &Agent, gate: &Gate, session: &str, id: &str) {
     let answer = agent.send(mcp::post(&mcp::search()).header(NAME, session)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(gate.upstream.the_one(&answer.marker).header(NAME).as_deref(), Some(id));
 }
 
-fn assert_gone(what: &str, answer: &Response) {
+fn assert_session_refused(what: &str, answer: &Response) {
     assert_eq!(answer.status, 404, "{what}: {answer:?}");
     let body = answer.json();
     let first = if body.is_array() { &body[0] } else { &body };
@@ -135,11 +135,11 @@ fn another_tenants_session_is_refused_and_continues_for_its_owner() {
         let session = owner.session("s.1").await;
         for (what, request) in sent() {
             let answer = other.send(request.header(NAME, &session)).await;
-            assert_gone(what, &answer);
+            assert_session_refused(what, &answer);
             gate.assert_unseen(&answer.marker);
             assert!(answer.header("ratelimit").is_some(), "{what}: {answer:?}");
             for own in [&owner, &colleague] {
-                assert_lives(own, gate, &session, "s.1").await;
+                assert_session_works(own, gate, &session, "s.1").await;
             }
         }
         let answer = other.send(mcp::post(&mcp::search()).header(NAME, &session)).await;
@@ -185,10 +185,10 @@ fn another_service_of_the_tenant_does_not_know_the_session() {
         let session = agent.session("s.1").await;
         for (what, request) in sent() {
             let answer = agent.send(request.target("/other").header(NAME, &session)).await;
-            assert_gone(what, &answer);
+            assert_session_refused(what, &answer);
             gate.assert_unseen(&answer.marker);
         }
-        assert_lives(&agent, &gate, &session, "s.1").await;
+        assert_session_works(&agent, &gate, &session, "s.1").await;
     });
 }
 
@@ -244,10 +244,10 @@ fn no_altered_id_is_accepted_as_a_session() {
         for bytes in altered {
             let shown = String::from_utf8_lossy(&bytes).into_owned();
             let answer = agent.send(mcp::post(&mcp::search()).header(NAME, &bytes)).await;
-            assert_gone(&shown, &answer);
+            assert_session_refused(&shown, &answer);
             gate.assert_unseen(&answer.marker);
         }
-        assert_lives(&agent, &gate, &session, "Abc.9-z").await;
+        assert_session_works(&agent, &gate, &session, "Abc.9-z").await;
         gate.assert_healthy().await;
     });
 }
@@ -388,7 +388,7 @@ fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
         let first = agent.session("s.1").await;
         let at = |gate| Agent { gate, ..agent.clone() };
         let second = at(gate.another_envoy().await);
-        assert_lives(&second, &gate, &first, "s.1").await;
+        assert_session_works(&second, &gate, &first, "s.1").await;
         assert_eq!(second.session("s.1").await, first, "all Envoys sign by one secret");
 
         // A week later the ledger has made the next one, which does not sign yet.
@@ -396,7 +396,7 @@ fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
         age(&gate, "signs_from = signs_from - 7 * 86400000");
         gate.restart_ledger().await;
         let third = at(gate.another_envoy().await);
-        assert_lives(&third, &gate, &first, "s.1").await;
+        assert_session_works(&third, &gate, &first, "s.1").await;
         assert_eq!(third.session("s.1").await, first);
         // An Envoy whose time has come signs by it, and those where it has not verify it.
         gate.kill_ledger();
@@ -412,7 +412,7 @@ fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
                     if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
                 })
                 .await;
-                assert_lives(envoy, &gate, session, "s.1").await;
+                assert_session_works(envoy, &gate, session, "s.1").await;
             }
         }
         // When its secret is over the first one is gone, everywhere, and the next one is not.
@@ -427,7 +427,7 @@ fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
                 if gone_in_a_row >= 12 { Ok(()) } else { Err(format!("{answer:?}")) }
             })
             .await;
-            assert_lives(envoy, &gate, &next, "s.1").await;
+            assert_session_works(envoy, &gate, &next, "s.1").await;
         }
         // They are in the ledger's rows, and in what a filter gets, and nowhere else.
         let mut places = gate.ledger_log() + &gate.envoy_log();

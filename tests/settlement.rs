@@ -46,7 +46,7 @@ async fn begin(agent: &Agent, call: Request, body: &[u8]) -> Connection {
     connection
 }
 
-async fn reached(gate: &Gate, marker: &str) {
+async fn wait_until_upstream(gate: &Gate, marker: &str) {
     eventually("the call is upstream", async || match gate.upstream.seen(marker).len() {
         1 => Ok(()),
         other => Err(format!("{other} calls")),
@@ -101,7 +101,7 @@ fn disconnecting_before_the_first_byte_is_charged_exact_and_leased() {
             let call = within(mcp::post(&image(3)), session).upstream("hang");
             let marker = call.marker().to_owned();
             let connection = begin(&agent, call, image(3).to_string().as_bytes()).await;
-            reached(gate, &marker).await;
+            wait_until_upstream(gate, &marker).await;
             drop(connection);
             let decision = gate.decisions(&agent, Outcome::Cancelled, round).await.remove(0);
             assert_eq!(decision["credits"], 5, "{decision}");
@@ -119,7 +119,7 @@ fn disconnecting_before_the_first_byte_is_charged_exact_and_leased() {
             let call = within(mcp::post(&summarize), Some(&own)).upstream(words);
             let marker = call.marker().to_owned();
             let mut connection = begin(&agent, call, summarize.to_string().as_bytes()).await;
-            reached(gate, &marker).await;
+            wait_until_upstream(gate, &marker).await;
             if words != "hang" {
                 connection.response().await.unwrap();
             }
@@ -290,7 +290,7 @@ fn a_client_that_sends_an_incomplete_request_pays_for_it() {
             let marker = call.marker().to_owned();
             let mut connection = Connection::open(agent.gate).await;
             connection.write(&call.head()).await.unwrap();
-            reached(&gate, &marker).await;
+            wait_until_upstream(&gate, &marker).await;
             connection.write(rest.as_bytes()).await.unwrap();
             if !rest.is_empty() {
                 let answer = connection.response().await.unwrap();
@@ -352,7 +352,7 @@ fn a_tool_may_refund_calls_with_an_unknown_result() {
             let call = mcp::post(&mcp::image("standard")).upstream(words);
             let marker = call.marker().to_owned();
             let mut connection = begin(&agent, call, body.as_bytes()).await;
-            reached(&gate, &marker).await;
+            wait_until_upstream(&gate, &marker).await;
             if let Some(seen) = seen {
                 connection.read_until(seen.as_bytes()).await.unwrap();
             }

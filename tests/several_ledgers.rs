@@ -3,7 +3,7 @@
 use cli::stack::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions};
 use client::Client;
 use harness::clock::{eventually, eventually_within};
-use harness::gate::patient;
+use harness::gate::with_long_ledger_timeout;
 use harness::reaper::Reaper;
 use harness::upstream::Upstream;
 use harness::{Agent, files, mcp, policy, run};
@@ -50,7 +50,7 @@ async fn side(name: &str, database: &str, credentials: &Credentials, upstream: &
         state_dir,
         name: "envoy".to_owned(),
         port: 0,
-        edit: Some(Box::new(patient)),
+        edit: Some(Box::new(with_long_ledger_timeout)),
     });
     let envoy = envoy.await.unwrap_or_else(|error| panic!("Envoy: {error}"));
     Side { ledger, envoy, policy }

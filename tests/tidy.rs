@@ -159,7 +159,7 @@ fn the_graph_of_the_rooms_is_drawn_as_it_is() {
         "<!-- rooms: drawn from the source text by `UPDATE=1 cargo test --package tests --test tidy` -->\n";
     const END: &str = "<!-- end of rooms -->";
     let crates = ["protocol", "policy", "filter", "ledger", "client", "cli"];
-    let drawn = crates.map(|name| rooms::drawn(name, rooms(name))).join("\n");
+    let drawn = crates.map(|name| rooms::diagram(name, rooms(name))).join("\n");
     let path = "docs/architecture.md";
     let text = read(path);
     let (before, rest) = text.split_once(BEGIN).expect("it has the mark at which the rooms begin");

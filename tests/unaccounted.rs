@@ -95,7 +95,7 @@ fn a_late_settlement_corrects_the_charge_once() {
     run(async {
         let gate = gate().await;
         let agent = gate.agent_with("enterprise", 1000, NewKey::default()).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         // Calls end, some proven to have failed, and nobody tells the ledger.
         gate.relay().fail(REPORT, Fault::Close);
         let calls = (0..12).map(|number| {
@@ -120,7 +120,7 @@ fn a_late_settlement_corrects_the_charge_once() {
         })
         .await;
         wait(Duration::from_millis(700)).await;
-        gate.relay().heal();
+        gate.relay().restore();
         let served = 4 * 5 + 4 * 25;
         charged(&gate, &agent, served).await;
         agent.call(&mcp::image("standard")).await.assert_allowed();

@@ -87,7 +87,7 @@ impl Case {
     }
 
     /// True if the gate is the product.
-    pub fn is_ours(&self) -> bool {
+    pub fn is_agentrelay(&self) -> bool {
         self.title.starts_with("AgentRelay")
     }
 }
@@ -168,7 +168,7 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
         }
         let services = match &services {
             Some(services) if case.gate == "services" => services.pids(),
-            _ if case.is_ours() => vec![relay.pid()],
+            _ if case.is_agentrelay() => vec![relay.pid()],
             _ => Vec::new(),
         };
         let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: Some(case.status) };

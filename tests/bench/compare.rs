@@ -78,7 +78,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let built = &options.built;
     let envoy = built.check()?;
     let cores = Cores::choose()?;
-    cores.leave_envoy_alone()?;
+    cores.avoid_envoy_core()?;
     let scratch = built.directory()?;
     let upstream = load::upstream().await?;
     let access_log = !options.no_access_log;
@@ -114,7 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let text = table::markdown(&rows, memory, options.rounds, options.connections);
     println!("{text}");
-    keep(&options, &Kept { turns, memory, rows }, &text)?;
+    keep(&options, &RawResults { turns, memory, rows }, &text)?;
     scratch.remove();
     Ok(())
 }
@@ -145,14 +145,14 @@ async fn turn(round: u32, player: &Player, options: &Options) -> anyhow::Result<
 }
 
 #[derive(Serialize)]
-struct Kept {
+struct RawResults {
     turns: Vec<Turn>,
     memory: Option<Memory>,
     rows: Vec<summary::Row>,
 }
 
 /// Raw numbers, what was made of them, the table and the plot.
-fn keep(options: &Options, kept: &Kept, text: &str) -> anyhow::Result<()> {
+fn keep(options: &Options, kept: &RawResults, text: &str) -> anyhow::Result<()> {
     let output = &options.built.output;
     fs::write(output.join("envoy.json"), serde_json::to_string_pretty(kept)?)?;
     fs::write(output.join("envoy.md"), text)?;

@@ -108,8 +108,8 @@ impl Load {
         mut connection: Connection,
         next: Rc<Cell<usize>>,
         until: Until,
-    ) -> anyhow::Result<Own> {
-        let mut own = Own { latencies_us: Vec::new(), statuses: BTreeMap::new() };
+    ) -> anyhow::Result<ConnectionResult> {
+        let mut own = ConnectionResult { latencies_us: Vec::new(), statuses: BTreeMap::new() };
         let began = Instant::now();
         loop {
             let number = next.replace(next.get() + 1);
@@ -135,7 +135,7 @@ impl Load {
 }
 
 /// What one connection showed.
-struct Own {
+struct ConnectionResult {
     latencies_us: Vec<f32>,
     statuses: BTreeMap<u16, usize>,
 }

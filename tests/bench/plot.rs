@@ -63,7 +63,7 @@ pub fn bars(rows: &[Row], rounds: u32) -> String {
 fn bar(row: &Row, top: f64, scale: f64) -> String {
     let middle = top + ROW / 2.0;
     let class = match row {
-        row if row.is_ours => "ours",
+        row if row.is_agentrelay => "ours",
         row if row.case.starts_with("bare") => "bare",
         _ => "other",
     };

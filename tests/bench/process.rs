@@ -34,7 +34,7 @@ impl Cores {
     }
 
     /// From now on this thread, and what it starts, stays away from Envoy's core.
-    pub fn leave_envoy_alone(&self) -> anyhow::Result<()> {
+    pub fn avoid_envoy_core(&self) -> anyhow::Result<()> {
         Ok(sched_setaffinity(None, &self.services)?)
     }
 

@@ -88,7 +88,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let built = &options.built;
     let envoy = built.check()?;
     let cores = Cores::choose()?;
-    cores.leave_envoy_alone()?;
+    cores.avoid_envoy_core()?;
     let scratch = built.directory()?;
     let upstream = load::upstream().await?;
     let mut site = Site { envoy, directory: scratch.path().to_owned(), cores, upstream, access_log: true };

@@ -40,7 +40,7 @@ pub struct Row {
     /// Its name in tables.
     pub title: &'static str,
     /// True if it is the product.
-    pub is_ours: bool,
+    pub is_agentrelay: bool,
     /// The most that `cpu` may be.
     pub target: Option<f64>,
     /// The most that `p50_single` may be.
@@ -91,7 +91,7 @@ fn row(case: &Case, turns: &[Turn]) -> Row {
     Row {
         case: case.name,
         title: case.title,
-        is_ours: case.is_ours(),
+        is_agentrelay: case.is_agentrelay(),
         target: case.target,
         target_p50: case.target_p50(),
         cpu_us: own(|turn| turn.cpu_us),

@@ -107,7 +107,7 @@ async fn fill_and_free(served: &mut Served, disk: &Path, mut server: Option<Thro
         assert_eq!(served.filter(0).status("/healthz").await, 200);
         fs::remove_file(&filler).expect("the filler is there");
         eventually_within(DEADLINE, "it is ready again, by itself", async || {
-            server = revived(server.take()).await;
+            server = started_again(server.take()).await;
             match served.ready(0).await {
                 200 => Ok(()),
                 status => Err(format!("{status}")),
@@ -128,10 +128,10 @@ async fn fill_and_free(served: &mut Served, disk: &Path, mut server: Option<Thro
 }
 
 /// PostgreSQL stops for good where its log can't be written even at a new start. Its unit starts it again.
-async fn revived(server: Option<Throwaway>) -> Option<Throwaway> {
+async fn started_again(server: Option<Throwaway>) -> Option<Throwaway> {
     let mut server = server?;
-    let revive = tokio::task::spawn_blocking(move || server.revive().map(|()| server));
-    Some(revive.await.expect("no panic").unwrap_or_else(|error| panic!("{error}")))
+    let start_again = tokio::task::spawn_blocking(move || server.start_again().map(|()| server));
+    Some(start_again.await.expect("no panic").unwrap_or_else(|error| panic!("{error}")))
 }
 
 /// Adds so much to a file, or as much as there is room for.

@@ -118,7 +118,7 @@ impl Caller {
             let ttl_seconds = if self.random.random_range(0..10) == 0 { 1 } else { 60 };
             let reserved = self.ask(&id, &Question::Reserve { key, ttl_seconds }).await;
             match reserved {
-                Some(201) => self.told(|told| told.reserved.insert(id.clone())),
+                Some(201) => self.acknowledge(|told| told.reserved.insert(id.clone())),
                 // The tenant has no credits left.
                 Some(402) => continue,
                 Some(other) => panic!("{id}: {other}"),
@@ -131,7 +131,7 @@ impl Caller {
             };
             for _ in 0..self.random.random_range(1..=2) {
                 match self.ask(&id, &Question::Settle { post }).await {
-                    Some(200) => self.told(|told| match post {
+                    Some(200) => self.acknowledge(|told| match post {
                         Some(_) => told.posted.insert(id.clone()),
                         None => told.voided.insert(id.clone()),
                     }),
@@ -142,8 +142,8 @@ impl Caller {
         }
     }
 
-    fn told(&self, tell: impl FnOnce(&mut Acknowledged) -> bool) {
-        tell(&mut self.acknowledged.lock().unwrap());
+    fn acknowledge(&self, change: impl FnOnce(&mut Acknowledged) -> bool) {
+        change(&mut self.acknowledged.lock().unwrap());
     }
 
     /// Asks until there is an answer that is final, or the load stops.

@@ -29,8 +29,8 @@ pub fn run<Answer>(test: impl Future<Output = Answer>) -> Answer {
 
 /// The same for a test that does something a hundred times.
 pub fn run_within<Answer>(deadline: Duration, test: impl Future<Output = Answer>) -> Answer {
-    struct SayLogs;
-    impl Drop for SayLogs {
+    struct PrintLogs;
+    impl Drop for PrintLogs {
         fn drop(&mut self) {
             if thread::panicking() {
                 eprintln!("logs of Envoy and the ledger: {}", files::process_directory().display());
@@ -38,7 +38,7 @@ pub fn run_within<Answer>(deadline: Duration, test: impl Future<Output = Answer>
             }
         }
     }
-    let _say_logs = SayLogs;
+    let _say_logs = PrintLogs;
     let limited = async { tokio::time::timeout(deadline, test).await };
     RUNTIME.block_on(limited).expect("the test ends before its deadline")
 }

@@ -38,7 +38,7 @@ const CONFIGURATION: &str = "static_resources/listeners/gate/filter_chains/0/fil
 const LEDGER_TIMEOUT_MS: u32 = 15_000;
 
 /// Lets an Envoy wait longer for the ledger than the shipped configuration does.
-pub fn patient(bootstrap: &mut Yaml) {
+pub fn with_long_ledger_timeout(bootstrap: &mut Yaml) {
     let value = bootstrap::field(bootstrap, CONFIGURATION).expect("the shipped file configures the filter");
     let text = value.as_str().expect("the filter is configured by a string");
     let mut configuration: Value = serde_json::from_str(text).expect("the filter is configured by JSON");
@@ -147,7 +147,7 @@ impl GateOptions {
         let upstream = Upstream::start().await;
         let url = self.upstream.unwrap_or_else(|| upstream.url());
         let workers = self.workers.unwrap_or(2);
-        let behind = Behind {
+        let behind = Backend {
             ledger: relay.as_ref().map_or(ledger.address, |relay| relay.address),
             upstream: url,
             filter_key: credentials.filter_key.clone(),
@@ -178,7 +178,7 @@ impl GateOptions {
 }
 
 /// What an Envoy has behind it.
-struct Behind {
+struct Backend {
     ledger: SocketAddr,
     upstream: String,
     filter_key: String,
@@ -187,14 +187,14 @@ struct Behind {
     shipped_timeout: bool,
 }
 
-impl Behind {
+impl Backend {
     async fn envoy(&self, name: &str, edit: Option<Edit>) -> Envoy {
         let locate = || EnvoyBinary::locate(&files::environment());
         let binary = tokio::task::spawn_blocking(locate).await.expect("locating does not panic");
         let shipped_timeout = self.shipped_timeout;
         let edit: Edit = Box::new(move |bootstrap| {
             if !shipped_timeout {
-                patient(bootstrap);
+                with_long_ledger_timeout(bootstrap);
             }
             if let Some(edit) = edit {
                 edit(bootstrap);
@@ -244,7 +244,7 @@ pub struct Gate {
     pub envoy: Envoy,
     /// Those that [`Gate::another_envoy`] started.
     pub siblings: Vec<Envoy>,
-    behind: Behind,
+    behind: Backend,
     ledger: Option<Ledger>,
     to_restart: Option<LedgerOptions>,
     credentials: Credentials,
@@ -302,8 +302,8 @@ impl Gate {
     }
 
     /// Lets every worker of every Envoy learn a key, so that from now on nobody has to be asked about it.
-    pub async fn learn(&self, agent: &Agent) {
-        self.hear_of_everything().await;
+    pub async fn cache_key(&self, agent: &Agent) {
+        self.wait_for_all_changes().await;
         self.call_every_worker(agent).await;
     }
 
@@ -311,7 +311,7 @@ impl Gate {
     /// forget what they knew of that key.
     ///
     /// The feed is in order, so a worker that heard of a key made and revoked now has heard of all before it.
-    async fn hear_of_everything(&self) {
+    async fn wait_for_all_changes(&self) {
         let sentinel = self.agent_with("enterprise", 0, NewKey::default()).await;
         // Those that don't know it would ask the ledger about it, and refuse it without a word from the feed.
         self.call_every_worker(&sentinel).await;

@@ -48,7 +48,7 @@ impl Request {
     }
 
     /// The same request under another marker.
-    pub fn marked_anew(mut self) -> Request {
+    pub fn with_new_marker(mut self) -> Request {
         let anew = Request::get("/");
         for (name, value) in &mut self.headers {
             if name == MARKER.as_bytes() {

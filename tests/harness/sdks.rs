@@ -74,15 +74,19 @@ impl Sdk {
         match self {
             Sdk::Python2 => python::client(url, secret, mode, steps).await,
             Sdk::Python1 => python1(secret, &arguments).await,
-            Sdk::TypeScript2 => said(&node::client("typescript_v2", secret, &arguments).await.stdout),
-            Sdk::TypeScript1 => said(&node::client("typescript_v1", secret, &arguments).await.stdout),
+            Sdk::TypeScript2 => {
+                reported_lines(&node::client("typescript_v2", secret, &arguments).await.stdout)
+            }
+            Sdk::TypeScript1 => {
+                reported_lines(&node::client("typescript_v1", secret, &arguments).await.stdout)
+            }
             Sdk::Rust => rust(url, secret, era, steps).await,
             Sdk::Inspector => inspector(url, secret, era, steps).await,
         }
     }
 }
 
-fn said(output: &[u8]) -> Vec<Value> {
+fn reported_lines(output: &[u8]) -> Vec<Value> {
     serde_json::from_slice(output)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(output)))
 }
@@ -97,7 +101,7 @@ async fn python1(secret: &str, arguments: &[&str]) -> Vec<Value> {
         .kill_on_drop(true)
         .output();
     let output = in_time("the MCP client", running).await.expect("in time").expect("python can be run");
-    said(&output.stdout)
+    reported_lines(&output.stdout)
 }
 
 async fn rust(url: &str, secret: &str, era: Era, steps: &[Value]) -> Vec<Value> {

@@ -128,7 +128,7 @@ impl Server {
     }
 
     /// What it has carried out so far, in order.
-    pub async fn ran(&self) -> Vec<String> {
+    pub async fn executed(&self) -> Vec<String> {
         let answer = Request::get("/ran").header("host", "localhost:1").send(self.address).await;
         serde_json::from_value(answer.json()).expect("a list of texts")
     }

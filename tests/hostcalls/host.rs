@@ -116,15 +116,15 @@ impl Host {
 }
 
 /// How bytes go in and out of the module.
-trait Inside {
+trait GuestMemory {
     fn count(&mut self, name: &'static str);
     fn read(&self, address: u32, size: u32) -> Vec<u8>;
     fn write(&mut self, address: u32, bytes: &[u8]) -> Result<(), Error>;
     /// Hands bytes over in memory that the module allocates, as Envoy does.
-    fn give(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error>;
+    fn write_bytes(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error>;
 }
 
-impl Inside for Guest<'_> {
+impl GuestMemory for Guest<'_> {
     fn count(&mut self, name: &'static str) {
         let host = self.data_mut();
         *host.counts.entry((host.callback, name)).or_default() += 1;
@@ -140,7 +140,7 @@ impl Inside for Guest<'_> {
         memory.write(self, address as usize, bytes).map_err(|error| Error::new(error.to_string()))
     }
 
-    fn give(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error> {
+    fn write_bytes(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error> {
         let mut place = 0;
         if !bytes.is_empty() {
             let (_, allocate) = self.data().inside.expect("the module has started");
@@ -178,7 +178,7 @@ pub fn define(linker: &mut Linker<Host>) -> Result<(), Error> {
 fn headers(linker: &mut Linker<Host>) -> Result<(), Error> {
     define!(linker, "env", proxy_get_header_map_pairs, |guest, kind: u32, data: u32, size: u32| {
         let bytes = serialise(guest.data_mut().map(kind)?);
-        guest.give(&bytes, data, size)
+        guest.write_bytes(&bytes, data, size)
     });
     define!(
         linker,
@@ -188,7 +188,7 @@ fn headers(linker: &mut Linker<Host>) -> Result<(), Error> {
             let name = guest.read(name, name_size);
             let found = guest.data_mut().map(kind)?.iter().find(|(own, _)| *own == name).cloned();
             match found {
-                Some((_, value)) => guest.give(&value, data, size),
+                Some((_, value)) => guest.write_bytes(&value, data, size),
                 None => Ok(NOT_FOUND),
             }
         }
@@ -224,7 +224,7 @@ fn stream(linker: &mut Linker<Host>) -> Result<(), Error> {
             match buffer {
                 Some(buffer) => {
                     let rest = buffer.get(start as usize..).unwrap_or_default();
-                    guest.give(&rest[..rest.len().min(max as usize)], data, size)
+                    guest.write_bytes(&rest[..rest.len().min(max as usize)], data, size)
                 }
                 None => Ok(NOT_FOUND),
             }
@@ -272,7 +272,7 @@ fn stream(linker: &mut Linker<Host>) -> Result<(), Error> {
     });
     define!(linker, "env", proxy_get_property, |guest, path: u32, path_size: u32, data: u32, size: u32| {
         match guest.read(path, path_size).as_slice() {
-            b"xds\0node\0id" => guest.give(b"envoy-1", data, size),
+            b"xds\0node\0id" => guest.write_bytes(b"envoy-1", data, size),
             _ => Ok(NOT_FOUND),
         }
     });
@@ -319,7 +319,7 @@ fn shared(linker: &mut Linker<Host>) -> Result<(), Error> {
             match found {
                 Some((value, own)) => {
                     guest.write(revision, &own.to_le_bytes())?;
-                    guest.give(&value, data, size)
+                    guest.write_bytes(&value, data, size)
                 }
                 None => Ok(NOT_FOUND),
             }

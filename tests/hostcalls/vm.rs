@@ -161,7 +161,7 @@ impl Vm {
         assert_eq!(vm.enter::<_, u32>("proxy_on_vm_start", ROOT, (ROOT, 0)), 1);
         assert_eq!(vm.enter::<_, u32>("proxy_on_configure", ROOT, (ROOT, 2)), 1);
         vm.answer_calls();
-        vm.pass(2 * TICK_MS);
+        vm.advance_ms(2 * TICK_MS);
         assert_eq!(vm.metric("agentrelay_policy_loaded"), 1);
         vm
     }
@@ -197,7 +197,7 @@ impl Vm {
     }
 
     /// Lets time pass, with the ticks that fall into it and answers to the calls they make.
-    pub fn pass(&mut self, millis: u64) {
+    pub fn advance_ms(&mut self, millis: u64) {
         let end = self.store.data().nanos + millis * MILLI;
         loop {
             let nanos = self.store.data().nanos;

@@ -23,7 +23,7 @@ fn a_body_larger_than_what_is_held_is_refused() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         for bytes in [1_048_577, 1_200_000, 5_000_000] {
             let refused = agent.send(mcp::post_bytes(&padded(bytes))).await;
             refused.assert_refused(413, "invalid_request");
@@ -303,7 +303,7 @@ fn nothing_passes_during_a_ledger_call() {
     run(async {
         let gate = Gate::options().relay().shipped_timeout().start().await;
         let agent = caller(&gate).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let client = Http2::open(gate.address).await;
         // The answer is awaited in vain: whatever still comes of the request must not set it free.
         gate.relay().fail("/filter/v1/reserve", Fault::Hang);
@@ -326,7 +326,7 @@ fn nothing_passes_during_a_ledger_call() {
             ];
             let sent = requests.into_iter().flat_map(|request| {
                 let (client, address) = (client.clone(), gate.address);
-                let over_h2 = request.clone().marked_anew();
+                let over_h2 = request.clone().with_new_marker();
                 let h1: Pin<Box<dyn Future<Output = Response> + Send>> = Box::pin(request.send(address));
                 let h2: Pin<Box<dyn Future<Output = Response> + Send>> =
                     Box::pin(async move { client.send(over_h2).await.unwrap() });
@@ -342,7 +342,7 @@ fn nothing_passes_during_a_ledger_call() {
                 gate.assert_unseen(&refused.marker);
             }
         }
-        gate.relay().heal();
+        gate.relay().restore();
         gate.assert_serving(&agent).await;
         eventually("the credits are back", async || {
             let balance = gate.balance(&agent).await;

@@ -14,7 +14,7 @@ const VIRTUAL_HOST: &str = "static_resources/listeners/gate/filter_chains/0/filt
     envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools";
 
 /// Puts routes before the shipped one that lead to clusters which fail in their own ways.
-fn faulty(bootstrap: &mut Yaml, broken: &str) {
+fn with_failing_routes(bootstrap: &mut Yaml, broken: &str) {
     let mut routes: Vec<Yaml> = [
         ("refused", "{cluster: refused}"),
         ("unhealthy", "{cluster: unhealthy}"),
@@ -89,7 +89,7 @@ async fn gate(form: &'static str, with_local_replies: bool) -> Gate {
                 policy::yaml("{risk: read_only, price: {credits: 3}}");
         })
         .envoy(move |bootstrap| {
-            faulty(bootstrap, &broken.url);
+            with_failing_routes(bootstrap, &broken.url);
             if !with_local_replies {
                 let manager = VIRTUAL_HOST.split("/route_config").next().unwrap();
                 let manager = cli::stack::bootstrap::field(bootstrap, manager).unwrap();
@@ -101,7 +101,7 @@ async fn gate(form: &'static str, with_local_replies: bool) -> Gate {
 }
 
 /// Nothing of what Envoy says of its own.
-fn assert_own_words(answer: &Response) {
+fn assert_no_text_of_envoy(answer: &Response) {
     let text = answer.text();
     for word in ["upstream connect", "no healthy", "reset reason", "remote", "cluster", "timeout", "protocol"]
     {
@@ -132,7 +132,7 @@ fn an_unavailable_upstream_is_reported_in_the_services_form_and_costs_nothing() 
                     assert!(statuses.contains(&answer.status), "{fault}: {answer:?}");
                     let status = answer.status;
                     answer.assert_refused(status, "upstream_error");
-                    assert_own_words(&answer);
+                    assert_no_text_of_envoy(&answer);
                     if form == "http" {
                         assert_eq!(
                             answer.header("content-type"),
@@ -159,7 +159,7 @@ fn an_unavailable_upstream_is_reported_in_the_services_form_and_costs_nothing() 
                 route.assert_refused(route.status, "upstream_error");
                 assert_eq!(route.header("content-type"), Some("application/problem+json"), "{route:?}");
                 assert_eq!(route.json()["status"], route.status);
-                assert_own_words(&route);
+                assert_no_text_of_envoy(&route);
                 assert_batch(&agent.send(batch().header(FAULT, fault)).await);
             }
             assert_eq!(gate.settled(&agent).await.posted.get(), 0, "{form}");
@@ -181,7 +181,7 @@ fn batch() -> Request {
 /// Each message has its own answer, the refused one its own refusal.
 fn assert_batch(answer: &Response) {
     assert!(answer.status >= 400, "{answer:?}");
-    assert_own_words(answer);
+    assert_no_text_of_envoy(answer);
     let said: Vec<Value> = answer.json().as_array().unwrap_or_else(|| panic!("{answer:?}")).clone();
     let reason = |message: &Value| message["error"]["data"]["reason"].as_str().unwrap_or_default().to_owned();
     let said: Vec<(Value, String)> =
@@ -261,7 +261,7 @@ fn envoys_own_refusals_before_the_gate_are_problems_too() {
             let answer = raw(&gate, request.as_bytes()).await;
             let answer = answer.unwrap_or_else(|fault| panic!("{shown}: {fault}"));
             assert_eq!(answer.status, status, "{shown}: {answer:?}");
-            assert_own_words(&answer);
+            assert_no_text_of_envoy(&answer);
             assert_eq!(answer.reason().as_deref(), Some("invalid_request"), "{shown}: {answer:?}");
             let kind = answer.header("content-type");
             if is_mcp {

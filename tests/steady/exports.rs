@@ -11,12 +11,12 @@ use std::process::{Command, Output};
 /// Rows enough that an export is far longer than what pipes and sockets hold.
 const ROWS: usize = 60_000;
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A trail of so many rows, all sealed.
-async fn fill(ledger: &Ledger, rows: usize) {
+async fn fill_trail(ledger: &Ledger, rows: usize) {
     let (tenant, key) = ledger.served.payer(1000).await;
     let filter = ledger.served.filter(0);
     for batch in 0..rows.div_ceil(1000) {
@@ -57,7 +57,7 @@ async fn broken(admin: &client::Client, fail: impl AsyncFnOnce()) {
 fn an_export_is_cut_off_if_its_database_fails() {
     run(async {
         let mut ledger = Ledger::on_postgresql("export-postgresql").await;
-        fill(&ledger, ROWS).await;
+        fill_trail(&ledger, ROWS).await;
         let mut server = ledger.server.take();
         broken(&ledger.served.admin(), async || apart(|| server.as_mut().unwrap().pause())).await;
         ledger.server = server;
@@ -69,7 +69,7 @@ fn an_export_is_cut_off_if_its_database_fails() {
 fn an_export_with_unreadable_rows_is_cut_off_for_every_reader() {
     run(async {
         let mut ledger = Ledger::embedded("export").await;
-        fill(&ledger, ROWS).await;
+        fill_trail(&ledger, ROWS).await;
         let whole = ledger.served.directory.join("whole.jsonl").display().to_string();
         assert!(ledger.served.operator(&["audit", "export", "--to", &whole]).status.success());
         assert!(ledger.served.operator(&["audit", "verify", &whole]).status.success());
@@ -91,16 +91,16 @@ fn an_export_with_unreadable_rows_is_cut_off_for_every_reader() {
         for to in [vec!["--to", partial.to_str().unwrap()], vec![]] {
             let arguments = [&["audit", "export"], to.as_slice()].concat();
             let output = harness::ledger::operator(&url, &ledger.served.credentials.admin_key, &arguments);
-            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-            assert!(said(&output).contains("is incomplete, ask again"), "{}", said(&output));
+            assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
+            assert!(output_text(&output).contains("is incomplete, ask again"), "{}", output_text(&output));
             assert!(!partial.exists());
         }
         let verified =
             harness::ledger::operator(&url, &ledger.served.credentials.admin_key, &["audit", "verify"]);
         assert!(
-            !verified.status.success() && said(&verified).contains("is incomplete"),
+            !verified.status.success() && output_text(&verified).contains("is incomplete"),
             "{}",
-            said(&verified)
+            output_text(&verified)
         );
 
         broken(&ledger.served.admin(), async || ledger.served.kill(0)).await;
@@ -112,7 +112,7 @@ fn an_export_with_unreadable_rows_is_cut_off_for_every_reader() {
 fn a_file_that_lacks_a_line_or_its_end_is_detected() {
     run(async {
         let ledger = Ledger::embedded("export-lines").await;
-        fill(&ledger, 12).await;
+        fill_trail(&ledger, 12).await;
         let file = ledger.served.directory.join("export.jsonl");
         assert!(
             ledger.served.operator(&["audit", "export", "--to", file.to_str().unwrap()]).status.success()
@@ -135,7 +135,11 @@ fn a_file_that_lacks_a_line_or_its_end_is_detected() {
             let half = lines[at].len() / 2;
             let torn = verified(&[&lines[..at], &[&lines[at][..half]]].concat());
             assert_eq!(torn.status.code(), Some(1), "torn in line {at}");
-            assert!(!said(&cut).is_empty() && !said(&without).is_empty() && !said(&torn).is_empty());
+            assert!(
+                !output_text(&cut).is_empty()
+                    && !output_text(&without).is_empty()
+                    && !output_text(&torn).is_empty()
+            );
         }
         ledger.end().await;
     });

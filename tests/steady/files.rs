@@ -15,7 +15,7 @@ fn agentrelay(arguments: &[&str]) -> Output {
     Command::new(files::program()).args(arguments).output().expect("the program can be run")
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -51,14 +51,14 @@ fn a_running_ledger_can_not_be_moved() {
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
             let to = server.database().unwrap();
             let refused = agentrelay(&["ledger", "move", "--from", &from, "--to", &to]);
-            assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
-            let words = said(&refused);
+            assert_eq!(refused.status.code(), Some(1), "{}", output_text(&refused));
+            let words = output_text(&refused);
             assert!(
                 words.contains("nothing was moved") && words.contains("is served by another process"),
                 "{words}"
             );
             let check = agentrelay(&["ledger", "check", "--database", &to]);
-            assert!(said(&check).contains("not initialised"), "{}", said(&check));
+            assert!(output_text(&check).contains("not initialised"), "{}", output_text(&check));
         });
         ledger.served.kill(0);
         ledger.end().await;
@@ -89,7 +89,7 @@ fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
         let copy = place.join("a copy%20?#.db");
         let made =
             agentrelay(&["backup", "--database", &ledger.served.database, "--to", copy.to_str().unwrap()]);
-        assert!(made.status.success(), "{}", said(&made));
+        assert!(made.status.success(), "{}", output_text(&made));
         assert_eq!(mode(&copy), 0o600);
         let beside: Vec<_> = fs::read_dir(&place).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(beside.len(), 1, "{beside:?}");
@@ -114,15 +114,15 @@ fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
                 &program,
                 &["ledger", "check", "--database", &format!("sqlite:{}", file.display())],
             );
-            assert!(check.status.success(), "{}: {}", file.display(), said(&check));
+            assert!(check.status.success(), "{}: {}", file.display(), output_text(&check));
             let restored = format!("sqlite:{}", target.join(format!("restored-{number}.db")).display());
             let done = unprivileged(
                 &program,
                 &["restore", "--from", file.to_str().unwrap(), "--database", &restored],
             );
-            assert!(done.status.success(), "{}: {}", file.display(), said(&done));
+            assert!(done.status.success(), "{}: {}", file.display(), output_text(&done));
             let check = unprivileged(&program, &["ledger", "check", "--database", &restored]);
-            assert!(check.status.success(), "{}", said(&check));
+            assert!(check.status.success(), "{}", output_text(&check));
         }
         assert_eq!(fs::read_dir(&place).unwrap().count(), 2, "nothing was written there");
         fs::set_permissions(&place, Permissions::from_mode(0o700)).unwrap();
@@ -137,15 +137,15 @@ fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
         let output =
             agentrelay(&["backup", "--database", &ledger.served.database, "--to", to.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains("row 1"), "{}", said(&output));
+        assert!(output_text(&output).contains("row 1"), "{}", output_text(&output));
         let restored = format!("sqlite:{}", failed.join("restored.db").display());
         let output = agentrelay(&["restore", "--from", broken.to_str().unwrap(), "--database", &restored]);
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
         assert_eq!(fs::read_dir(&failed).unwrap().count(), 0);
         fs::write(&to, "mine").unwrap();
         let output =
             agentrelay(&["backup", "--database", &ledger.served.database, "--to", to.to_str().unwrap()]);
-        assert!(said(&output).contains("exists already"), "{}", said(&output));
+        assert!(output_text(&output).contains("exists already"), "{}", output_text(&output));
         assert_eq!(fs::read_to_string(&to).unwrap(), "mine");
         ledger.end().await;
     });

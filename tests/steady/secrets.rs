@@ -16,7 +16,7 @@ fn program(arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
     command.spawn().expect("the program can be run").wait_with_output().expect("it ends")
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -32,13 +32,13 @@ fn closed() -> OwnedFd {
     writer.into()
 }
 
-fn nowhere() -> File {
+fn dev_null() -> File {
     OpenOptions::new().write(true).open("/dev/null").expect("it can be opened")
 }
 
 /// Outputs that take no secret.
 fn closed_outputs() -> [(&'static str, Stdio); 3] {
-    [("full", full().into()), ("closed", closed().into()), ("nowhere", nowhere().into())]
+    [("full", full().into()), ("closed", closed().into()), ("nowhere", dev_null().into())]
 }
 
 fn init_again_after_it_failed(database: &str) -> Value {
@@ -46,20 +46,24 @@ fn init_again_after_it_failed(database: &str) -> Value {
         let arguments: Vec<&str> = ["init", "--database", database].into_iter().chain(json).collect();
         for (name, output) in closed_outputs() {
             let failed = program(&arguments, output);
-            assert_eq!(failed.status.code(), Some(1), "{name}: {}", said(&failed));
-            let is_explained =
-                said(&failed).contains("none was stored") || said(&failed).contains("/dev/null");
-            assert!(is_explained, "{name}: {}", said(&failed));
+            assert_eq!(failed.status.code(), Some(1), "{name}: {}", output_text(&failed));
+            let is_explained = output_text(&failed).contains("none was stored")
+                || output_text(&failed).contains("/dev/null");
+            assert!(is_explained, "{name}: {}", output_text(&failed));
         }
         // Closed before it began.
         let shell = format!("exec \"$0\" {} >&-", arguments.join(" "));
         let failed = Command::new("sh").args(["-c", &shell]).arg(files::program()).output().expect("sh");
-        assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+        assert_eq!(failed.status.code(), Some(1), "{}", output_text(&failed));
     }
     let made = program(&["init", "--database", database, "--json"], Stdio::piped());
-    assert!(made.status.success(), "{}", said(&made));
+    assert!(made.status.success(), "{}", output_text(&made));
     let again = program(&["init", "--database", database], Stdio::piped());
-    assert!(said(&again).contains("already initialised") && again.stdout.is_empty(), "{}", said(&again));
+    assert!(
+        output_text(&again).contains("already initialised") && again.stdout.is_empty(),
+        "{}",
+        output_text(&again)
+    );
     serde_json::from_slice(&made.stdout).expect("JSON")
 }
 
@@ -75,8 +79,8 @@ fn init_can_be_repeated_if_its_output_is_lost() {
         let state = place.join("state");
         let kept = ["init", "--database", &other, "--state", state.to_str().unwrap()];
         let done = program(&kept, full());
-        assert_eq!(done.status.code(), Some(1), "{}", said(&done));
-        assert!(said(&done).contains("both keys are in"), "{}", said(&done));
+        assert_eq!(done.status.code(), Some(1), "{}", output_text(&done));
+        assert!(output_text(&done).contains("both keys are in"), "{}", output_text(&done));
         assert!(state.join("admin-key").exists() && state.join("filter-key").exists());
         // A directory that can't keep them leaves no database that nobody can enter.
         let third = format!("sqlite:{}", place.join("third.db").display());
@@ -84,7 +88,11 @@ fn init_can_be_repeated_if_its_output_is_lost() {
         let odd = place.join("odd");
         let failed =
             program(&["init", "--database", &third, "--state", odd.to_str().unwrap()], Stdio::piped());
-        assert!(!failed.status.success() && said(&failed).contains("none was stored"), "{}", said(&failed));
+        assert!(
+            !failed.status.success() && output_text(&failed).contains("none was stored"),
+            "{}",
+            output_text(&failed)
+        );
         assert!(program(&["init", "--database", &third], Stdio::piped()).status.success());
     });
 }
@@ -131,19 +139,19 @@ fn an_error_in_printing_a_secret_says_how_to_revoke_it() {
             for json in [None, Some("--json")] {
                 let arguments: Vec<&str> = arguments.iter().copied().chain(json).collect();
                 let before = rows().await;
-                let refused = operator(&arguments, nowhere().into());
-                assert!(!refused.status.success(), "{arguments:?}: {}", said(&refused));
+                let refused = operator(&arguments, dev_null().into());
+                assert!(!refused.status.success(), "{arguments:?}: {}", output_text(&refused));
                 assert_eq!(rows().await, before, "{arguments:?} made something");
                 for output in [full().into(), closed().into()] {
                     let lost = operator(&arguments, output);
                     assert_eq!(lost.status.code(), Some(1), "{arguments:?}");
-                    let words = said(&lost);
+                    let words = output_text(&lost);
                     let (_, undo) = words.split_once("agentrelay ").unwrap_or_else(|| panic!("{words}"));
                     let undo = undo.lines().next().unwrap();
                     // What the words say is what can be run.
                     let undo: Vec<&str> = undo.split(' ').collect();
                     let undone = operator(&undo, Stdio::piped());
-                    assert!(undone.status.success(), "{undo:?}: {}", said(&undone));
+                    assert!(undone.status.success(), "{undo:?}: {}", output_text(&undone));
                 }
             }
         }
@@ -151,14 +159,14 @@ fn an_error_in_printing_a_secret_says_how_to_revoke_it() {
     });
 }
 
-async fn recovers(ledger: &mut Ledger) {
+async fn assert_recovers(ledger: &mut Ledger) {
     let database = ledger.served.database.clone();
     let recover = ["admin-keys", "recover", "--database", &database, "--reason", "all keys lost", "--json"];
     for (name, output) in closed_outputs() {
         assert!(!program(&recover, output).status.success(), "{name}");
     }
     let made = program(&recover, Stdio::piped());
-    assert!(made.status.success(), "{}", said(&made));
+    assert!(made.status.success(), "{}", output_text(&made));
     let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
     if ledger.server.is_none() {
         ledger.served.run(0).await;
@@ -167,7 +175,7 @@ async fn recovers(ledger: &mut Ledger) {
     let operator = |arguments: &[&str]| {
         let output =
             harness::ledger::operator(&ledger.served.url(0), made["secret"].as_str().unwrap(), arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        assert!(output.status.success(), "{arguments:?}: {}", output_text(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let keys: Value = serde_json::from_str(&operator(&["admin-keys", "list", "--json"])).unwrap();
@@ -190,18 +198,22 @@ fn whoever_has_the_database_can_recover_admin_access() {
         let mut ledger = Ledger::embedded("recover").await;
         let recover = ["admin-keys", "recover", "--database", &ledger.served.database, "--reason", "lost"];
         let refused = program(&recover, Stdio::piped());
-        assert!(said(&refused).contains("is served by another process"), "{}", said(&refused));
+        assert!(output_text(&refused).contains("is served by another process"), "{}", output_text(&refused));
         assert!(!refused.status.success() && refused.stdout.is_empty());
         let other = format!("sqlite:{}", ledger.served.directory.join("none.db").display());
         let none =
             program(&["admin-keys", "recover", "--database", &other, "--reason", "lost"], Stdio::piped());
-        assert!(said(&none).contains("not initialised") && none.stdout.is_empty(), "{}", said(&none));
+        assert!(
+            output_text(&none).contains("not initialised") && none.stdout.is_empty(),
+            "{}",
+            output_text(&none)
+        );
         ledger.served.ledgers[0].take().unwrap().stop().await;
-        recovers(&mut ledger).await;
+        assert_recovers(&mut ledger).await;
         ledger.end().await;
 
         let mut ledger = Ledger::on_postgresql("recover-postgresql").await;
-        recovers(&mut ledger).await;
+        assert_recovers(&mut ledger).await;
         ledger.end().await;
     });
 }

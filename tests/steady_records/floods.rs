@@ -24,7 +24,7 @@ const REFUSALS: u64 = 30_000;
 const CONNECTIONS: usize = 3;
 const MINUTES: Duration = Duration::from_secs(600);
 /// Counts of a minute are told when it is over.
-const TOLD_WITHIN: Duration = Duration::from_secs(180);
+const REPORTED_WITHIN: Duration = Duration::from_secs(180);
 const STORAGE_BYTES_MAX: u64 = 1 << 20;
 
 /// A gate of one worker, whose queues take all of a flood, with a caller that has a lease.
@@ -36,7 +36,7 @@ async fn gate() -> (Gate, Agent) {
         .start()
         .await;
     let agent = gate.agent_with("enterprise", 100_000, NewKey::default()).await;
-    gate.learn(&agent).await;
+    gate.cache_key(&agent).await;
     (gate, agent)
 }
 
@@ -155,14 +155,14 @@ async fn flooded(gate: &mut Gate, agent: &Agent, requests: &[Request]) -> (Vec<R
 }
 
 /// Every call that passed is in the audit trail and in the sums of usage.
-async fn assert_on_record(gate: &Gate, agent: &Agent, answers: &[Response]) {
+async fn assert_recorded(gate: &Gate, agent: &Agent, answers: &[Response]) {
     let id = |answer: &Response| {
         gate.upstream.the_one(&answer.marker).header("x-agentrelay-request-id").expect("it has an id")
     };
     let passed = answers.iter().filter(|answer| answer.status == 200);
     let passed: BTreeSet<String> = passed.map(id).collect();
     assert!(passed.len() > 50, "hardly a call was paid: {}", passed.len());
-    eventually_within(TOLD_WITHIN, "every paid call is in the audit trail and in usage", async || {
+    eventually_within(REPORTED_WITHIN, "every paid call is in the audit trail and in usage", async || {
         let rows = gate.audit(agent).await;
         let known: BTreeSet<String> = rows
             .iter()
@@ -208,7 +208,7 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
         let (paid, refused) = flooded(&mut gate, &agent, &requests).await;
         drop(turn);
         assert!(refused.keys().all(|status| matches!(status, 401 | 404 | 503)), "{refused:?}");
-        assert_on_record(&gate, &agent, &paid).await;
+        assert_recorded(&gate, &agent, &paid).await;
 
         // Not one by one, but none is forgotten.
         let sum: u64 = refused.values().sum();
@@ -216,7 +216,7 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
             let rows = items(&gate, &format!("/v1/audit?kind=decisions_counted&limit=1000{of}")).await;
             (rows.len(), rows.iter().filter_map(|row| row["detail"]["count"].as_u64()).sum::<u64>())
         };
-        eventually_within(TOLD_WITHIN, "every refusal is counted", async || {
+        eventually_within(REPORTED_WITHIN, "every refusal is counted", async || {
             let (rows, counted) = counts("").await;
             let formers = counts(&format!("&actor={}", former.key)).await.1;
             assert!(rows < 60, "{rows} rows");
@@ -259,7 +259,7 @@ fn refusals_of_a_key_displace_no_paid_call() {
         let (paid, refused) = flooded(&mut gate, &agent, &requests).await;
         drop(turn);
         assert!(refused[&429] > REFUSALS, "{refused:?}");
-        assert_on_record(&gate, &agent, &paid).await;
+        assert_recorded(&gate, &agent, &paid).await;
         // What was lost is said, and was the flood's own.
         let lost = gate.stat("wasmcustom.agentrelay_queue_dropped").await;
         assert!(lost > 0, "the flood was none");

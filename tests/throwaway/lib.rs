@@ -24,7 +24,7 @@ const USERS: [&str; 2] = ["postgres", "nobody"];
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long processes may take to notice that the server's first one is gone.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Runs the server and waits for a word. At the end of input, which is when the owner has gone, it stops the server and
 /// removes the directory; the word `keep` leaves that.
@@ -114,7 +114,7 @@ impl Throwaway {
             keeper: None,
             is_frozen: false,
         };
-        server.give(server.directory.path(), 0o700)?;
+        server.give_to_server_user(server.directory.path(), 0o700)?;
         let made = server
             .command(&server.programs.join("initdb"))
             .args(["--username=ledger", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
@@ -146,7 +146,7 @@ impl Throwaway {
             keeper: None,
             is_frozen: false,
         };
-        standby.give(standby.directory.path(), 0o700)?;
+        standby.give_to_server_user(standby.directory.path(), 0o700)?;
         standby.follow(self)?;
         Ok(standby)
     }
@@ -214,7 +214,7 @@ impl Throwaway {
         for (name, text) in [("server.crt", certificate), ("server.key", key)] {
             let file = self.data().join(name);
             fs::write(&file, text)?;
-            self.give(&file, 0o600)?;
+            self.give_to_server_user(&file, 0o600)?;
         }
         fs::write(
             self.data().join("pg_hba.conf"),
@@ -226,7 +226,7 @@ impl Throwaway {
     }
 
     /// To whom the server runs as.
-    fn give(&self, path: &Path, mode: u32) -> io::Result<()> {
+    fn give_to_server_user(&self, path: &Path, mode: u32) -> io::Result<()> {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         if let Some((user, group)) = self.account {
             chown(path, Some(user), Some(group))?;
@@ -267,7 +267,7 @@ impl Throwaway {
         while children.split_whitespace().any(|child| is_there(&child))
             && deadline.is_some_and(|deadline| Instant::now() < deadline)
         {
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
         for child in children.split_whitespace().filter(is_there) {
             // One that ends meanwhile can't be killed.
@@ -277,7 +277,7 @@ impl Throwaway {
     }
 
     /// Starts it if it has ended by itself, as its unit would: with no room for its log it gives up.
-    pub fn revive(&mut self) -> Result<(), Error> {
+    pub fn start_again(&mut self) -> Result<(), Error> {
         let main = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         let is_running = main.lines().next().is_some_and(|main| Path::new("/proc").join(main).exists());
         if is_running {
@@ -338,7 +338,7 @@ impl Throwaway {
                 let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
                 return Err(Error::Refused(format!("{cause}\n{log}")));
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
         self.keeper = Some(keeper);
         Ok(())

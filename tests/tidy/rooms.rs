@@ -194,7 +194,7 @@ pub fn faults(name: &str, order: &Order, rooms: &Rooms) -> Vec<String> {
 fn circles(rooms: &Rooms) -> BTreeSet<Vec<String>> {
     let mut circles = BTreeSet::new();
     for (user, used) in rooms.arrows.keys() {
-        if let Some(mut circle) = way(rooms, used, user) {
+        if let Some(mut circle) = shortest_path(rooms, used, user) {
             let least = circle.iter().enumerate().min_by_key(|(_, room)| *room).map_or(0, |(place, _)| place);
             circle.rotate_left(least);
             circle.push(circle[0].clone());
@@ -205,7 +205,7 @@ fn circles(rooms: &Rooms) -> BTreeSet<Vec<String>> {
 }
 
 /// The shortest way along the arrows, both ends included.
-fn way(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
+fn shortest_path(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
     let mut reached = BTreeMap::from([(from, from)]);
     let mut next = VecDeque::from([from]);
     while let Some(room) = next.pop_front() {
@@ -226,11 +226,11 @@ fn way(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
 }
 
 /// A graph of the rooms for `docs/architecture.md`. An arrow is left out where others lead to the same room.
-pub fn drawn(name: &str, mut rooms: Rooms) -> String {
+pub fn diagram(name: &str, mut rooms: Rooms) -> String {
     rooms.arrows.retain(|(user, _), _| rooms.names.contains(user));
     for (arrow, place) in rooms.arrows.clone() {
         rooms.arrows.remove(&arrow);
-        if way(&rooms, &arrow.0, &arrow.1).is_none() {
+        if shortest_path(&rooms, &arrow.0, &arrow.1).is_none() {
             rooms.arrows.insert(arrow, place);
         }
     }

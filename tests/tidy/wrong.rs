@@ -1,6 +1,6 @@
 //! The check of rooms, tried on small crates that are wrong.
 
-use crate::rooms::{Order, drawn, faults};
+use crate::rooms::{Order, diagram, faults};
 use crate::source::{Files, Rooms};
 
 /// A crate named `house`, of files by their paths below its `src`.
@@ -181,8 +181,8 @@ fn a_graph_leaves_out_what_longer_ways_show() {
     ]);
     let graph =
         "### house\n\n```mermaid\nflowchart LR\n    gate\n    hall --> shed\n    shed --> yard\n```\n";
-    assert_eq!(drawn("house", rooms), graph);
+    assert_eq!(diagram("house", rooms), graph);
     assert!(
-        drawn("house", circle()).contains("hall --> shed\n    shed --> yard\n    yard --> gate & hall\n")
+        diagram("house", circle()).contains("hall --> shed\n    shed --> yard\n    yard --> gate & hall\n")
     );
 }

@@ -108,7 +108,7 @@ impl Bench {
     }
 
     /// Another ledger on the same shared database, with this text in a policy file of its own.
-    pub(crate) async fn beside(&self, database: &Database, policy: &str) -> Bench {
+    pub(crate) async fn start_second(&self, database: &Database, policy: &str) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("policy.yaml"), policy).unwrap();
         let config = Config { database: database.clone(), ..Bench::config(&directory) };

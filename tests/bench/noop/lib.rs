@@ -50,15 +50,15 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        Some(if self.sets_headers { Box::new(Headers) } else { Box::new(Nothing) })
+        Some(if self.sets_headers { Box::new(Headers) } else { Box::new(NoopFilter) })
     }
 }
 
-struct Nothing;
+struct NoopFilter;
 
-impl Context for Nothing {}
+impl Context for NoopFilter {}
 
-impl HttpContext for Nothing {}
+impl HttpContext for NoopFilter {}
 
 struct Headers;
 

@@ -37,7 +37,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
         panels: Vec::new(),
     };
     let few = 10.min(seed.secrets.len());
-    learn(&gate, seed, 0, few).await?;
+    look_up_keys(&gate, seed, 0, few).await?;
     let load = requests(&gate, seed, few);
     for _ in 0..3 {
         load.run(16, 5000).await?;
@@ -46,7 +46,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
     let mut known = few;
     let (mut bytes, mut waits, mut costs) = (Vec::new(), Vec::new(), Vec::new());
     for size in std::iter::once(few).chain(sizes.iter().copied().filter(|size| *size > few)) {
-        let (rate, refused) = learn(&gate, seed, known, size).await?;
+        let (rate, refused) = look_up_keys(&gate, seed, known, size).await?;
         known = known.max(size);
         gate.truncate_log()?;
         let load = requests(&gate, seed, size);
@@ -92,7 +92,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
 
 /// Has every key from one to another ask until it is let in. How many were in a second, and how often they were
 /// refused because the worker asks the ledger only so often.
-async fn learn(gate: &Gate, seed: &Seed, from: usize, to: usize) -> anyhow::Result<(f64, usize)> {
+async fn look_up_keys(gate: &Gate, seed: &Seed, from: usize, to: usize) -> anyhow::Result<(f64, usize)> {
     let began = Instant::now();
     let keys = seed.secrets.get(from..to).unwrap_or_default();
     let waiting = Rc::new(RefCell::new(keys.iter().cloned().collect::<VecDeque<String>>()));

@@ -32,7 +32,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
     let (during, flood, (tried, let_in)) = tokio::try_join!(
         known.until(1, Until::Time(TIME)),
         unknown.until(16, Until::Time(TIME)),
-        newcomers(&gate, seed)
+        uncached_keys(&gate, seed)
     )?;
     let asked_after = relay.filter_calls().await?;
     let rss = gate.rss_kib()?;
@@ -74,7 +74,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
 }
 
 /// Good keys that this Envoy has not seen, each asking until it is let in: how often they asked, and were let in.
-async fn newcomers(gate: &Gate, seed: &Seed) -> anyhow::Result<(usize, usize)> {
+async fn uncached_keys(gate: &Gate, seed: &Seed) -> anyhow::Result<(usize, usize)> {
     let began = Instant::now();
     let mut connection = Connection::open(gate.address).await?;
     let (mut tried, mut let_in) = (0, 0);

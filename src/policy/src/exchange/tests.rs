@@ -185,7 +185,7 @@ impl Gate {
                 }
                 Step::AskShares { rules } => {
                     self.shares_asked += 1;
-                    exchange.shares_answered(self.give(&rules))
+                    exchange.shares_answered(self.answer_shares(&rules))
                 }
                 Step::Spend(spending) => {
                     self.spent.push(spending);

@@ -86,7 +86,7 @@ fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
             let (next, accounts) = due(&value, now).unwrap();
             value = next;
             for account in &accounts {
-                ledger.hear(account);
+                ledger.receive(account);
                 let deadline = (!account.closed).then_some(at(now.0 + TTL_MS));
                 value = acknowledged(&value, account, deadline, now).unwrap();
             }
@@ -195,7 +195,7 @@ impl Ledger {
         granted
     }
 
-    fn hear(&mut self, account: &Statement) {
+    fn receive(&mut self, account: &Statement) {
         // Closed before it was asked for: the ask comes late, and must find nothing.
         let lease = self.leases.entry(account.lease).or_insert((0, 0, 0, true));
         let (granted, spent, revision, closed) = lease;
@@ -264,7 +264,7 @@ proptest! {
             let (next, accounts) = due(value, at(now)).unwrap();
             *value = next;
             for account in accounts.iter().filter(|_| !is_lost) {
-                ledger.hear(account);
+                ledger.receive(account);
                 if is_heard {
                     let deadline = (!account.closed).then_some(at(now + TTL_MS));
                     *value = acknowledged(value, account, deadline, at(now)).unwrap();

@@ -4,7 +4,7 @@ use super::*;
 use crate::document::OnUnknown;
 
 /// A document that holds together, to break one thing at a time.
-fn sound() -> serde_json::Value {
+fn valid_document() -> serde_json::Value {
     serde_json::json!({
         "tiers": {"free": {"rank": 0, "limits": [{"permits": 20, "window": "60s"}]}, "pro": {"rank": 2}},
         "risks": {"read_only": {"scope": "read"}, "local_mutation": {"scope": "generate"},
@@ -23,7 +23,7 @@ fn sound() -> serde_json::Value {
 }
 
 fn faults(pointer: &str, value: serde_json::Value) -> Vec<String> {
-    let mut document = sound();
+    let mut document = valid_document();
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     match document.pointer_mut(parent).unwrap() {
         serde_json::Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
@@ -39,7 +39,7 @@ fn faults(pointer: &str, value: serde_json::Value) -> Vec<String> {
 
 #[test]
 fn a_valid_document_is_accepted_and_versioned_by_its_content() {
-    let text = sound().to_string();
+    let text = valid_document().to_string();
     let policy = Policy::from_json(text.as_bytes()).unwrap();
     assert_eq!(policy.version().as_str().len(), 64);
     assert_eq!(Policy::from_json(text.as_bytes()).unwrap().version(), policy.version());
@@ -195,7 +195,7 @@ fn every_fault_names_its_path() {
 
 #[test]
 fn several_faults_are_reported_at_once() {
-    let mut document = sound();
+    let mut document = valid_document();
     document["tiers"]["pro"]["limits"] = serde_json::json!([{"permits": 0, "window": "1s"}]);
     document["services"]["studio"]["path"] = "mcp".into();
     let invalid = Policy::from_json(document.to_string().as_bytes()).unwrap_err();
@@ -204,7 +204,7 @@ fn several_faults_are_reported_at_once() {
 
 #[test]
 fn a_path_belongs_to_the_most_specific_service() {
-    let mut document = sound();
+    let mut document = valid_document();
     document["services"]["root"] = serde_json::json!({"kind": "http", "path": "/", "tools": {}});
     let policy = Policy::from_json(document.to_string().as_bytes()).unwrap();
     let service = |host: &str, path: &str| {
@@ -232,7 +232,7 @@ fn the_shipped_policy_is_valid() {
 #[test]
 fn on_unknown_decides_who_pays_for_an_unknown_result() {
     use serde_json::json;
-    let mut document = sound();
+    let mut document = valid_document();
     document["services"]["studio"]["unlisted"] =
         json!({"risk": "read_only", "price": {"credits": 1}, "on_unknown": "refund"});
     document["services"]["studio"]["tools"]["draw"]["on_unknown"] = json!("charge");

@@ -133,7 +133,7 @@ impl Envoy {
         }
     }
 
-    async fn hear(self: Arc<Envoy>) {
+    async fn follow_recalls(self: Arc<Envoy>) {
         let mut next = self.bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
         while !self.dead.load(Ordering::SeqCst) {
             let feed = self.bench.get(&format!("/filter/v1/changes?after={next}&wait_ms=300")).await;
@@ -156,7 +156,8 @@ async fn run(killed: bool) -> (Arc<Bench>, String, [Arc<Envoy>; 2]) {
     let tenant = bench.tenant(CREDITS).await;
     let (key, _) = bench.key(&tenant).await;
     let envoys = [0, 1].map(|number| Envoy::new(&bench, number, &tenant, &key));
-    let ears: Vec<_> = envoys.iter().map(|envoy| tokio::spawn(Arc::clone(envoy).hear())).collect();
+    let followers: Vec<_> =
+        envoys.iter().map(|envoy| tokio::spawn(Arc::clone(envoy).follow_recalls())).collect();
     let clients: Vec<_> = envoys
         .iter()
         .flat_map(|envoy| (0..CLIENTS).map(|_| tokio::spawn(Arc::clone(envoy).calls())))
@@ -175,7 +176,7 @@ async fn run(killed: bool) -> (Arc<Bench>, String, [Arc<Envoy>; 2]) {
     for envoy in &envoys {
         envoy.dead.store(true, Ordering::SeqCst);
     }
-    for ear in ears {
+    for ear in followers {
         ear.await.unwrap();
     }
     (bench, tenant, envoys)

@@ -100,10 +100,10 @@ async fn permissions_removed_from_a_parent_are_removed_from_its_children() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_key_ends_with_its_parent_in_every_way_of_ending() {
-    dies_with_its_parent(&Bench::start().await).await;
+    assert_child_ends_with_its_parent(&Bench::start().await).await;
 }
 
-async fn dies_with_its_parent(bench: &Bench) {
+async fn assert_child_ends_with_its_parent(bench: &Bench) {
     for (end, body, state) in [
         ("revoke", json!({"reason": "leaked"}), "revoked"),
         ("expire", json!({"reason": "over"}), "expired"),
@@ -154,7 +154,7 @@ async fn both_hold_on_postgresql() {
     let server = std::thread::spawn(|| Throwaway::start().unwrap()).join().unwrap();
     let database = std::thread::scope(|scope| scope.spawn(|| server.database()).join().unwrap());
     let bench = Bench::start_on(&database.unwrap().parse().unwrap()).await;
-    dies_with_its_parent(&bench).await;
+    assert_child_ends_with_its_parent(&bench).await;
     spends_as_its_parent(&bench).await;
     bench.running.shutdown().await;
 }

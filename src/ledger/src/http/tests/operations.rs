@@ -98,7 +98,7 @@ pub(super) fn case(operation: &Operation) -> (Role, Reach) {
 }
 
 /// A tenant with a key, an agent, an administrator, a call that a shadow rule would have refused, and a filter's key.
-pub(super) struct Things {
+pub(super) struct Fixtures {
     pub(super) tenant: String,
     pub(super) key: String,
     pub(super) agent: String,
@@ -109,9 +109,9 @@ pub(super) struct Things {
     pub(super) secret: String,
 }
 
-impl Things {
+impl Fixtures {
     /// With an administrator of this role.
-    pub(super) async fn new(bench: &Bench, role: &str) -> Things {
+    pub(super) async fn new(bench: &Bench, role: &str) -> Fixtures {
         let id = |made: Value| made["id"].as_str().unwrap().to_owned();
         let tenant = bench.tenant(100).await;
         let agent = json!({"tenant_id": tenant, "name": "bot"});
@@ -123,14 +123,14 @@ impl Things {
         let round = json!({"instance": "i1", "envoy": "e1", "asks": [ask]});
         bench.post("/filter/v1/leases", round, StatusCode::OK).await;
         let reservation = format!("reservation-of-{tenant}");
-        bench.forgotten(&reservation, &tenant, &key, 5).await;
+        bench.expired_reservation(&reservation, &tenant, &key, 5).await;
         let (admin, secret) = bench.admin(role, Some(&tenant)).await;
         let mut decision = super::decision("allowed", &key, &tenant, "search", 1);
         decision["agent_id"] = json!(agent);
         decision["would_deny"] = json!("rate_limited");
         let batch = json!({"batch_id": moment::new_name(""), "envoy": "e1", "decisions": [decision]});
         bench.post("/filter/v1/report", batch, StatusCode::OK).await;
-        Things { tenant, key, agent, lease, reservation, admin, filter, secret }
+        Fixtures { tenant, key, agent, lease, reservation, admin, filter, secret }
     }
 
     pub(super) fn ids(&self) -> [&str; 6] {

@@ -46,7 +46,7 @@ async fn both() -> Both {
     let server = apart(server);
     let database: Database = apart(|| server.database().unwrap().parse().unwrap());
     let one = Bench::start_on(&database).await;
-    let other = one.beside(&database, POLICY).await;
+    let other = one.start_second(&database, POLICY).await;
     Both { server, database, one, other }
 }
 
@@ -59,7 +59,7 @@ async fn ledgers_that_start_at_once_agree_on_the_secrets_of_sessions_and_keep_th
     };
     let known = secrets(&one).await;
     assert_eq!(known.session_secrets.len(), 1);
-    let starting = [(); 4].map(|()| one.beside(&database, POLICY));
+    let starting = [(); 4].map(|()| one.start_second(&database, POLICY));
     let [first, second, third, fourth] = starting;
     let (first, second, third, fourth) = tokio::join!(first, second, third, fourth);
     for bench in [&other, &first, &second, &third, &fourth] {
@@ -132,13 +132,13 @@ async fn an_edited_file_is_put_in_force_everywhere_and_an_old_copy_is_not() {
     // The API's word is newer than both files. A ledger that starts with one of them, or with the first, keeps to it.
     expect(put(&one, with_permits(42), &etag(&one).await).await, StatusCode::OK).await;
     for old in [POLICY.to_owned(), with_permits(41)] {
-        let third = one.beside(&database, &old).await;
+        let third = one.start_second(&database, &old).await;
         assert_eq!(permits(&third).await, 42);
         third.running.shutdown().await;
     }
     assert_eq!(permits(&other).await, 42);
     // What was never in force was edited while the ledger was away.
-    let fourth = one.beside(&database, &with_permits(43)).await;
+    let fourth = one.start_second(&database, &with_permits(43)).await;
     for bench in [&one, &other, &fourth] {
         assert_eq!(permits(bench).await, 43);
     }

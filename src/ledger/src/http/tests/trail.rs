@@ -93,7 +93,7 @@ async fn an_export_verifies_and_a_database_that_was_tampered_with_does_not() {
 }
 
 /// A ledger that sealed five batches or more, and where its rows are.
-async fn long() -> (Bench, Database) {
+async fn long_trail() -> (Bench, Database) {
     let bench = Bench::start().await;
     for credits in 1..=6 {
         bench.tenant(credits).await;
@@ -134,7 +134,7 @@ fn checkpoints(lines: &[String]) -> Vec<Checkpoint> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trail_without_its_beginning_is_detected() {
-    let (bench, database) = long().await;
+    let (bench, database) = long_trail().await;
     assert_eq!(found(&bench, &database).await, None);
     let (_, last) = batch(&checkpoints(&export(&bench, "").await), 3);
     let rows = format!("DELETE FROM audit WHERE sequence <= {last}");
@@ -152,7 +152,7 @@ async fn a_trail_without_its_beginning_is_detected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trail_with_a_gap_is_detected() {
-    let (bench, database) = long().await;
+    let (bench, database) = long_trail().await;
     let (first, last) = batch(&checkpoints(&export(&bench, "").await), 4);
     let rows = format!("DELETE FROM audit WHERE sequence BETWEEN {first} AND {last}");
     let removed = format!("UPDATE audit_state SET removed = {last}");
@@ -162,14 +162,14 @@ async fn a_trail_with_a_gap_is_detected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_count_of_removed_rows_that_differs_from_the_batches_is_detected() {
-    let (bench, database) = long().await;
+    let (bench, database) = long_trail().await;
     change(&database, &["UPDATE audit_state SET removed = 1"]);
     assert_eq!(found(&bench, &database).await, Some(Fault::Kept(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trail_signed_again_by_a_database_writer_is_detected() {
-    let (bench, database) = long().await;
+    let (bench, database) = long_trail().await;
     let stranger = Signer::from_seed(&[9; 32]);
     let mut head = CheckpointHead::NONE;
     for old in checkpoints(&export(&bench, "").await) {
@@ -192,7 +192,7 @@ async fn a_trail_signed_again_by_a_database_writer_is_detected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trail_cut_at_the_end_lacks_the_saved_checkpoint() {
-    let (bench, database) = long().await;
+    let (bench, database) = long_trail().await;
     let whole = verify(&bench, &export(&bench, "").await).await.unwrap();
     let cut = format!("number >= {}", whole.checkpoints - 1);
     let rows =

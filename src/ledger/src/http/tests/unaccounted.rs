@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 impl Bench {
     /// Makes a reservation of one second, and waits until its time is over.
-    pub(super) async fn forgotten(&self, id: &str, tenant: &str, key: &str, credits: u64) {
+    pub(super) async fn expired_reservation(&self, id: &str, tenant: &str, key: &str, credits: u64) {
         let before = self.balance(tenant).await[3];
         self.post("/filter/v1/reserve", reserve_body(id, key, credits, 1), StatusCode::CREATED).await;
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -31,8 +31,8 @@ async fn unsettled_reservations_are_charged_listed_and_refunded_once() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
-    bench.forgotten("r1", &tenant, &key, 10).await;
-    bench.forgotten("r2", &tenant, &key, 20).await;
+    bench.expired_reservation("r1", &tenant, &key, 10).await;
+    bench.expired_reservation("r2", &tenant, &key, 20).await;
     assert_eq!(bench.balance(&tenant).await, [100, 70, 0, 30]);
     let listed = bench.reservations(&format!("state=unaccounted&tenant_id={tenant}")).await;
     assert_eq!(listed.len(), 2, "{listed:?}");
@@ -148,7 +148,7 @@ async fn a_budget_counts_calls_without_a_settlement() {
     let path = format!("/v1/keys/{key}");
     let budget = json!({"budget": 20, "reason": "pilot"});
     expect(bench.request(Method::PATCH, &path).json(&budget).send().await.unwrap(), StatusCode::OK).await;
-    bench.forgotten("r1", &tenant, &key, 20).await;
+    bench.expired_reservation("r1", &tenant, &key, 20).await;
     expect(bench.reserve("r2", &key, 5).await, StatusCode::PAYMENT_REQUIRED).await;
     bench.settle("r1", json!({"action": "post", "credits": 12})).await;
     assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 12);

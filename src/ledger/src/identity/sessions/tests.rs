@@ -13,7 +13,7 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 /// The secrets after each look, and when that was.
-fn looks(pauses: &[u64], key_stale_seconds: u32) -> Vec<(u64, Vec<SessionSecret>)> {
+fn secrets_after(pauses: &[u64], key_stale_seconds: u32) -> Vec<(u64, Vec<SessionSecret>)> {
     let (mut rows, mut now, mut number) = (Rows::default(), 0, 0u8);
     let mut look = |pause: &u64| {
         (now, number) = (now + pause, number.wrapping_add(1));
@@ -32,7 +32,7 @@ proptest! {
         key_stale in prop_oneof![Just(120u32), Just(86_400)],
         late in 0u64..HOUR,
     ) {
-        let looks = looks(&pauses, key_stale);
+        let looks = secrets_after(&pauses, key_stale);
         let late = if key_stale > 120 { late * 20 } else { late };
         // What a filter knows that hears of everything so late.
         let known = |now: u64| {
@@ -63,13 +63,13 @@ proptest! {
 #[test]
 fn a_new_secret_signs_each_week_also_after_the_ledger_was_stopped() {
     let week = 7 * 24 * HOUR;
-    let counts: Vec<usize> = looks(&[0, HOUR, week - 2 * HOUR, HOUR, week - HOUR, HOUR], 120)
+    let counts: Vec<usize> = secrets_after(&[0, HOUR, week - 2 * HOUR, HOUR, week - HOUR, HOUR], 120)
         .iter()
         .map(|(_, all)| all.len())
         .collect();
     assert_eq!(counts, [1, 1, 2, 2, 3, 2]);
     // After a year all but the last are over, and the next one signs when everybody has it.
-    let after = &looks(&[0, 52 * week], 120)[1];
+    let after = &secrets_after(&[0, 52 * week], 120)[1];
     assert_eq!(
         after.1.iter().map(|secret| secret.signs_from).collect::<Vec<_>>(),
         [at(0), at(52 * week + HOUR)]

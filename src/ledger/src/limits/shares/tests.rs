@@ -106,7 +106,7 @@ enum Command {
         envoy: usize,
     },
     /// One of the rounds that were ever sent reaches the ledger.
-    Reach {
+    Deliver {
         pick: usize,
     },
     /// One of the answers that were ever given reaches its Envoy.
@@ -114,7 +114,7 @@ enum Command {
         pick: usize,
     },
     /// A round and its answer, without trouble.
-    Talk {
+    Round {
         envoy: usize,
         spare: u32,
         wanted: u32,
@@ -138,10 +138,10 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (envoy.clone(), spare.clone(), 0u32..60)
             .prop_map(|(envoy, spare, wanted)| Command::Ask { envoy, spare, wanted }),
         2 => envoy.clone().prop_map(|envoy| Command::Repeat { envoy }),
-        3 => any::<usize>().prop_map(|pick| Command::Reach { pick }),
+        3 => any::<usize>().prop_map(|pick| Command::Deliver { pick }),
         3 => any::<usize>().prop_map(|pick| Command::Answer { pick }),
         5 => (envoy.clone(), spare, 0u32..60)
-            .prop_map(|(envoy, spare, wanted)| Command::Talk { envoy, spare, wanted }),
+            .prop_map(|(envoy, spare, wanted)| Command::Round { envoy, spare, wanted }),
         1 => envoy.prop_map(|envoy| Command::Restart { envoy }),
         4 => prop_oneof![
             0u64..100,
@@ -182,7 +182,7 @@ impl World {
         Timestamp::from_millis(self.now_ms)
     }
 
-    fn reach(&mut self, instance: InstanceId, message: &Message) -> Result<(), TestCaseError> {
+    fn deliver_message(&mut self, instance: InstanceId, message: &Message) -> Result<(), TestCaseError> {
         let now = self.now();
         let answer = grant(&mut self.rows, &instance, &message.ask, now);
         let out = self.rows.shares.rows().filter(|(_, share)| share.expires_at > now);
@@ -192,7 +192,7 @@ impl World {
         Ok(())
     }
 
-    fn hear(&mut self, pick: usize) {
+    fn deliver_answer(&mut self, pick: usize) {
         if let Some((instance, answer, sent_ms)) = self.answers.get(pick)
             && let Some(envoy) = self.envoys.iter_mut().find(|envoy| envoy.instance == *instance)
         {
@@ -219,13 +219,13 @@ impl World {
                 let envoy = &self.envoys[envoy];
                 self.sent.extend(envoy.repeat(self.now_ms).map(|message| (envoy.instance.clone(), message)));
             }
-            Command::Reach { pick } => {
+            Command::Deliver { pick } => {
                 if let Some((instance, message)) = self.sent.get(pick % self.sent.len().max(1)).cloned() {
-                    self.reach(instance, &message)?;
+                    self.deliver_message(instance, &message)?;
                 }
             }
-            Command::Answer { pick } => self.hear(pick % self.answers.len().max(1)),
-            Command::Talk { envoy, spare, wanted } => self.talk(envoy, spare, wanted)?,
+            Command::Answer { pick } => self.deliver_answer(pick % self.answers.len().max(1)),
+            Command::Round { envoy, spare, wanted } => self.exchange_round(envoy, spare, wanted)?,
             Command::Restart { envoy } => {
                 self.envoys[envoy] = Envoy::new(self.runs);
                 self.runs += 1;
@@ -234,12 +234,12 @@ impl World {
         Ok(())
     }
 
-    fn talk(&mut self, envoy: usize, spare: u32, wanted: u32) -> Result<(), TestCaseError> {
+    fn exchange_round(&mut self, envoy: usize, spare: u32, wanted: u32) -> Result<(), TestCaseError> {
         let message = self.envoys[envoy].ask(spare, wanted, self.now_ms);
         let instance = self.envoys[envoy].instance.clone();
         self.sent.push((instance.clone(), message.clone()));
-        self.reach(instance, &message)?;
-        self.hear(self.answers.len() - 1);
+        self.deliver_message(instance, &message)?;
+        self.deliver_answer(self.answers.len() - 1);
         Ok(())
     }
 
@@ -256,12 +256,12 @@ impl World {
 
 #[test]
 fn rounds_in_any_order_keep_all_envoys_within_the_limit() {
-    let live = |commands: Vec<Command>| {
+    let run = |commands: Vec<Command>| {
         let mut world = World::new();
         commands.into_iter().try_for_each(|command| world.apply(command))?;
         world.check()
     };
-    seeded("SHARE_SEED", 1000, &vec(command(), 1..120), live);
+    seeded("SHARE_SEED", 1000, &vec(command(), 1..120), run);
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn shares_follow_the_traffic() {
             for envoy in 0..ENVOYS {
                 let wanted = if envoy == busy { LIMIT.permits } else { 0 };
                 let spare = if envoy == busy { LIMIT.permits } else { 0 };
-                world.talk(envoy, spare, wanted).unwrap();
+                world.exchange_round(envoy, spare, wanted).unwrap();
             }
             world.apply(Command::Wait { millis: 10_000 }).unwrap();
         }

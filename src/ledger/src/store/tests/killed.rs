@@ -30,7 +30,7 @@ const SEED: &str = "LIFE_SEED";
 /// Repeats one run of the tests below.
 const RUN_SEED: &str = "KILL_SEED";
 /// How many processes are killed, on each database.
-const LIVES: u32 = 100;
+const KILLS: u32 = 100;
 /// A process is killed after at most so many acknowledgements.
 const ACKNOWLEDGED_MAX: usize = 80;
 
@@ -38,23 +38,23 @@ const ACKNOWLEDGED_MAX: usize = 80;
 fn on_sqlite_no_kill_loses_an_acknowledged_write_or_breaks_a_law() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger.db").display().to_string();
-    live_and_die(&format!("sqlite:{path}"), 1);
+    write_until_killed(&format!("sqlite:{path}"), 1);
 }
 
 #[test]
 fn on_postgresql_no_kill_of_one_of_two_ledgers_loses_an_acknowledged_write_or_breaks_a_law() {
     let server = server();
-    live_and_die(&server.database().unwrap(), 2);
+    write_until_killed(&server.database().unwrap(), 2);
 }
 
-fn live_and_die(url: &str, side_by_side: u32) {
+fn write_until_killed(url: &str, side_by_side: u32) {
     let seed: u64 = std::env::var(RUN_SEED).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     eprintln!("to repeat the moments of these kills: {RUN_SEED}={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let database: Database = url.parse().unwrap();
     let keys = prepare(&database);
     let mut all = BTreeSet::new();
-    for life in (0..LIVES).step_by(usize::try_from(side_by_side).unwrap()) {
+    for life in (0..KILLS).step_by(usize::try_from(side_by_side).unwrap()) {
         let lives: Vec<(u64, usize, u64)> = (0..side_by_side)
             .map(|_| {
                 (random.random(), random.random_range(0..ACKNOWLEDGED_MAX), random.random_range(0..2000))
@@ -72,7 +72,7 @@ fn live_and_die(url: &str, side_by_side: u32) {
     }
     // What later lives did must not have undone what earlier ones were told.
     check(&Connection::open(&database, Purpose::Read).unwrap(), all.iter(), seed);
-    eprintln!("{LIVES} processes were killed; {} writes were acknowledged and all are there", all.len());
+    eprintln!("{KILLS} processes were killed; {} writes were acknowledged and all are there", all.len());
     assert!(all.len() > 1000, "{} writes are too few to say anything", all.len());
 }
 

@@ -5,7 +5,7 @@ use crate::window::share;
 
 impl Gate {
     /// The ledger gives `self.share` permits of each limit; `None`: it does not answer.
-    pub(super) fn give(&mut self, rules: &[LimitRule]) -> SharesAnswered {
+    pub(super) fn answer_shares(&mut self, rules: &[LimitRule]) -> SharesAnswered {
         let fingerprint = self.key.as_ref().unwrap().fingerprint;
         let Some(permits) = self.share else { return SharesAnswered::Unavailable };
         let now = Monotonic(self.now_ms);
@@ -171,7 +171,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
                 waiting.push(exchange);
             }
         }
-        let answer = spent.map_or(SharesAnswered::Nothing, |rules| gate.give(&rules));
+        let answer = spent.map_or(SharesAnswered::Nothing, |rules| gate.answer_shares(&rules));
         let answered = waiting.into_iter().map(|mut exchange| {
             let step = exchange.shares_answered(answer);
             (exchange, step)

@@ -152,7 +152,7 @@ fn a_body_that_servers_could_decode_differently_is_refused() {
 }
 
 /// The usual policy, with a service for all that no other has, and a rule for all that is not listed.
-fn wide() -> serde_json::Value {
+fn document_with_catch_all() -> serde_json::Value {
     let mut document = document();
     let rule = json!({"risk": "read_only"});
     document["services"]["ci"]["unlisted"] = rule.clone();
@@ -178,7 +178,7 @@ fn unlisted_paths_pass_unless_a_server_may_read_them_as_a_route() {
         ("GET", "/mcp/x"),
         ("GET", "/apis/p/1"),
     ] {
-        assert_eq!(status(wide(), method, path), 200, "{method} {path}");
+        assert_eq!(status(document_with_catch_all(), method, path), 200, "{method} {path}");
     }
     for (method, path) in [
         ("POST", "/api/p/1/TRIGGER"),
@@ -191,9 +191,9 @@ fn unlisted_paths_pass_unless_a_server_may_read_them_as_a_route() {
         ("POST", "/mcp/"),
         ("POST", "/mcp."),
     ] {
-        assert_eq!(status(wide(), method, path), 400, "{method} {path}");
+        assert_eq!(status(document_with_catch_all(), method, path), 400, "{method} {path}");
     }
-    let mut sensitive = wide();
+    let mut sensitive = document_with_catch_all();
     for service in ["ci", "studio"] {
         sensitive["services"][service]["case_sensitive"] = json!(true);
     }
@@ -206,7 +206,7 @@ fn unlisted_paths_pass_unless_a_server_may_read_them_as_a_route() {
 
 #[test]
 fn a_host_with_a_final_dot_is_the_same_host() {
-    let mut document = wide();
+    let mut document = document_with_catch_all();
     document["services"]["ci"]["hosts"] = json!(["gate"]);
     let policy = Policy::from_json(document.to_string().as_bytes()).unwrap();
     let name =

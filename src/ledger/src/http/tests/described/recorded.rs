@@ -181,7 +181,7 @@ async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str
     bench.post("/filter/v1/leases", round, StatusCode::OK).await;
     recorder.answer("GET /v1/leases", query("?state=open")).await;
     recorder.problem("GET /v1/leases", query("?state=gone"), 400).await;
-    bench.forgotten("call_west_1", tenant, key, 5).await;
+    bench.expired_reservation("call_west_1", tenant, key, 5).await;
     recorder.answer("GET /v1/reservations", query("?state=unaccounted")).await;
     recorder.problem("GET /v1/reservations", query("?state=gone"), 400).await;
     let mut decision = decision("allowed", key, tenant, "search", 1);
