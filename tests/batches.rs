@@ -1,5 +1,5 @@
-//! Batches of 2025-03-26: what is refused is answered by the gate and never reaches the upstream, what is allowed does,
-//! and what went upstream is charged unless it was seen to fail.
+//! Batches of protocol version 2025-03-26: the gate answers refused messages itself, allowed messages reach the
+//! upstream, and what went upstream is charged unless it was seen to fail.
 
 use harness::agent::NewKey;
 use harness::http1::Connection;
@@ -95,7 +95,7 @@ fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
             ("rpc-error", 0),
             ("status=500", 0),
             ("close-mid-body", 0),
-            // It is not passed on, for it can't be read; but it ran.
+            // The answer is not passed on, because it can't be parsed; but the call ran.
             ("gzip", 6),
             ("sse-empty", 6),
         ] {
@@ -104,7 +104,7 @@ fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
             let settled = gate.settled(&agent).await;
             assert_eq!((settled.posted.get(), settled.available.get()), (charged, 1000 - charged), "{words}");
         }
-        // Credits for the first alone.
+        // Enough credits for the first call only.
         let poor = gate.agent_with("pro", 5, NewKey::default()).await;
         let response = send(&poor, &batch, "").await;
         let answers = answers(&response);

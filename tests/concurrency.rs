@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const WORKERS: usize = 2;
-/// The shipped default for a tier that says nothing.
+/// The default for a tier that does not set it.
 const STREAMS: usize = 32;
-/// The bound of a revocation, and a moment for a machine that does other things too.
+/// The bound for a revocation, plus a margin for a busy machine.
 const BOUND: Duration = Duration::from_secs(4);
 
 fn stream() -> Request {
@@ -71,7 +71,7 @@ fn a_key_that_opens_many_streams_does_not_block_others() {
         });
         let mut opened: Vec<Connection> = at_once(attempts).await.into_iter().flatten().collect();
         assert!(opened.len() <= STREAMS * WORKERS && opened.len() >= STREAMS, "{} streams", opened.len());
-        // Calls are counted apart, and others are not concerned.
+        // Calls are counted separately, and other keys are not affected.
         greedy.call(&mcp::search()).await.assert_allowed();
         let began = Instant::now();
         for _ in 0..20 {
@@ -79,7 +79,7 @@ fn a_key_that_opens_many_streams_does_not_block_others() {
         }
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(open(&other, stream(), "").await.is_some());
-        // Whoever leaves makes room, and each kind of stream takes it.
+        // A client that disconnects frees its place, and each kind of stream can use it.
         for (request, body) in [
             (mcp::post(&listen()).upstream("sse-open"), listen().to_string()),
             (websocket(), String::new()),
@@ -142,7 +142,7 @@ fn the_lower_bound_of_tier_and_key_limits_requests_in_progress() {
                 hanging.push(open(&agent, stream(), "").await.expect("a stream may be opened"));
             }
             assert!(open(&agent, stream(), "").await.is_none());
-            // What those calls may wait for comes through.
+            // Messages that those calls may wait for are admitted.
             for message in messages_that_start_no_work() {
                 assert!(matches!(agent.call(&message).await.status, 200 | 202), "{message}");
             }
@@ -157,7 +157,7 @@ fn the_lower_bound_of_tier_and_key_limits_requests_in_progress() {
     });
 }
 
-/// What starts nothing.
+/// Messages that start no work.
 fn messages_that_start_no_work() -> Vec<Value> {
     vec![
         mcp::request("ping", json!({})),
@@ -286,12 +286,12 @@ fn opening_connections_has_its_own_window() {
     });
 }
 
-/// All that can be open for long, of one key on both Envoys.
+/// All requests that can stay open, of one key on both Envoys.
 async fn everything(agent: &Agent, gates: &[std::net::SocketAddr]) -> Vec<(String, Connection)> {
     let mut all = Vec::new();
     for gate in gates {
         let agent = Agent { gate: *gate, ..agent.clone() };
-        // Several, so that there are some on each worker.
+        // Several, so that each worker has some.
         for _ in 0..3 {
             let call = mcp::image("standard");
             for (what, request, body) in [
@@ -346,7 +346,7 @@ fn a_keys_open_requests_end_with_the_key() {
         gate.admin.suspend_tenant(&suspended.tenant, &Reason { reason: "test".into() }).await.unwrap();
         assert_ends(open, began, "suspended").await;
 
-        // Of all others each lives.
+        // All others are still open.
         for (what, connection) in &mut others {
             let alive = tokio::select! {
                 _ = connection.read_until(b"no upstream says this") => false,
@@ -354,7 +354,7 @@ fn a_keys_open_requests_end_with_the_key() {
             };
             assert!(alive, "{what} of another key has ended: {}", connection.so_far());
         }
-        // What was cut here did not fail: it is paid.
+        // The call that was cut off did not fail, so it is charged.
         assert_eq!(gate.settled(&revoked).await.posted.get(), 30);
         gate.assert_healthy().await;
     });

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use throwaway::Throwaway;
 
-/// Writes are taken again so long after another server takes them.
+/// After another server accepts writes, the ledger accepts writes within this time.
 const RECOVERY_TIME_MAX: Duration = Duration::from_secs(5);
-/// What is revoked is refused within this time.
+/// A revoked key is refused within this time.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single round says more than this: a machine that others use stands still now and then.
+/// No single round proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(40);
 const DEADLINE: Duration = Duration::from_secs(240);
 
@@ -30,7 +30,7 @@ fn pair() -> (Throwaway, Throwaway, String) {
     (one, other, both)
 }
 
-/// Waits until the standby has all that the primary was told.
+/// Waits until the standby has received everything from the primary.
 async fn caught_up(primary: &Throwaway, standby: &Throwaway) {
     let written = apart(|| primary.ask("SELECT pg_current_wal_lsn()::text")).expect("the primary answers");
     let select = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}')::text");
@@ -41,7 +41,7 @@ async fn caught_up(primary: &Throwaway, standby: &Throwaway) {
     .await;
 }
 
-/// How long it takes until this ledger takes a write.
+/// How long it takes until this ledger accepts a write.
 async fn writes(served: &Served, ledger: usize, key: &KeyWithSecret) -> Duration {
     let began = Instant::now();
     eventually_within(STALLED, "a reservation is made", async || {
@@ -55,7 +55,7 @@ async fn writes(served: &Served, ledger: usize, key: &KeyWithSecret) -> Duration
     began.elapsed()
 }
 
-/// What a ledger says of the key: its state, or `unavailable`, where it does not say that it is ready.
+/// What a ledger reports about the key: its state, or `unavailable` if the ledger is not ready.
 async fn state(served: &Served, ledger: usize, key: &KeyWithSecret) -> String {
     served.filter(ledger).resolve(&key.secret).await.unwrap_or_else(|| "unavailable".to_owned())
 }
@@ -68,7 +68,7 @@ async fn revoke(served: &Served, key: &KeyWithSecret) {
         .expect("a key can be revoked");
 }
 
-/// From its bound on no ledger calls a revoked key active.
+/// Checks that after the bound no ledger reports a revoked key as active.
 async fn assert_stays_revoked(served: &Served, key: &KeyWithSecret, time: Duration) {
     harness::wait(BOUND).await;
     let began = Instant::now();
@@ -107,7 +107,7 @@ fn two_ledgers_write_again_and_refuse_what_is_revoked_after_a_failover_and_back(
                 assert_eq!(served.ready(ledger).await, 200);
             }
             apart(|| one.follow(&other).expect("the old primary can follow"));
-            // And back.
+            // And back again.
             std::mem::swap(&mut one, &mut other);
         }
         assert!(times.iter().any(|time| *time < RECOVERY_TIME_MAX), "{times:?}");
@@ -130,7 +130,7 @@ fn a_hanging_primary_is_replaced_by_the_promoted_standby() {
         let times = tokio::join!(writes(&served, 0, &payer), writes(&served, 1, &payer));
         eprintln!("writes after {times:?}");
         revoke(&served, &key).await;
-        // The old one comes back and takes writes too: nobody fenced it.
+        // The old primary comes back and accepts writes too, because it was not fenced.
         apart(|| one.freeze(false).expect("the primary can go on"));
         assert_stays_revoked(&served, &key, BOUND).await;
         for ledger in 0..2 {
@@ -211,7 +211,7 @@ fn a_standby_alone_is_refused_with_the_url_to_use() {
     });
 }
 
-/// What `agentrelay serve` says that can't start on that database.
+/// The output of `agentrelay serve` if it can't start on that database.
 async fn refused(served: &Served, database: &str) -> String {
     let mut command = tokio::process::Command::new(harness::files::program());
     command.args(["serve", "--listen", "127.0.0.1:0", "--database", database]).kill_on_drop(true);

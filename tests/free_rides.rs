@@ -1,4 +1,5 @@
-//! Ways by which results were had for nothing, with official servers behind the gate: each ends with the credits posted.
+//! Ways in which results could be had without payment, with official servers behind the gate: each ends with the
+//! credits posted.
 
 use harness::clock::eventually;
 use harness::http1::Connection;
@@ -6,7 +7,7 @@ use harness::python::Server;
 use harness::{Agent, Gate, Request, Response, mcp, node, run};
 use protocol::audit::Outcome;
 
-/// Ids that a server may write back in another way, as another type, or not at all.
+/// Ids that a server may write back differently, as another type, or not at all.
 const IDS: [&str; 9] = [
     "7",
     "-0",
@@ -19,9 +20,9 @@ const IDS: [&str; 9] = [
     "\"\"",
 ];
 
-/// The version in which servers begin a stream with an event that can be asked from.
+/// The version in which servers begin a stream with an event from which it can be resumed.
 const VERSION: &str = "2025-11-25";
-/// Servers of the Python SDK answer no other.
+/// The only version that servers of the Python SDK answer.
 const HOST: &str = "127.0.0.1:0";
 
 fn image(id: &str, prompt: &str) -> String {
@@ -66,7 +67,7 @@ impl Session {
         self.agent.send(self.post(body)).await
     }
 
-    /// Sends a call and stays connected.
+    /// Sends a call and keeps the connection open.
     async fn begin(&self, body: &str) -> Connection {
         let mut connection = Connection::open(self.agent.gate).await;
         connection.write(&self.agent.with_key(self.post(body)).head()).await.unwrap();
@@ -104,7 +105,7 @@ fn results_are_charged_however_a_server_rewrites_the_id() {
                 let agent = gate.agent("pro").await;
                 let session = Session::open(&agent).await;
                 let answer = session.send(&image(id, "a lighthouse")).await;
-                // Some refuse ids that others take.
+                // Some servers refuse ids that others accept.
                 let credits =
                     if answer.status == 200 && answer.text().contains("\"content\"") { 5 } else { 0 };
                 assert!(
@@ -156,14 +157,14 @@ fn a_result_fetched_later_is_charged_once_however_often_it_is_fetched() {
         for round in 1..=3 {
             let session = Session::open(&agent).await;
             let mut priced = session.begin(&image("7", "hold")).await;
-            // The server names an event at once, by which the rest of the stream can be asked for.
+            // The server sends an event id at once, from which the rest of the stream can be requested.
             priced.read_until(b"data: ").await.unwrap();
             let event = priced.so_far().lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
             let event = event.unwrap_or_else(|| panic!("{}", priced.so_far()));
             drop(priced);
             gate.decisions(&agent, Outcome::Cancelled, round).await;
             session.send(&call("8", "search", r#"{"query":"release"}"#)).await;
-            // Where nothing is known of the call.
+            // From a gate that knows nothing of the call.
             for gate in [other, other] {
                 let get = session.within(Request::get(mcp::PATH).header("accept", "text/event-stream"));
                 let get = agent.with_key(get.header("last-event-id", &event));

@@ -1,5 +1,5 @@
-//! The gate's own tools: real clients find them behind the server's in every form of list and call them, nothing of it
-//! reaches the upstream, and no key that they issue does more or lives longer than the one that asked.
+//! The gate's own tools: real clients find them after the server's in every form of list and call them, no part of a
+//! call reaches the upstream, and no issued key may do more or lasts longer than the key that requested it.
 
 use client::KeyQuery;
 use harness::agent::NewKey;
@@ -33,7 +33,7 @@ fn names(list: &Value) -> Vec<&str> {
     tools.iter().map(|tool| tool["name"].as_str().unwrap()).collect()
 }
 
-/// Asks for a key, which is given.
+/// Requests a key that must be issued.
 async fn child(parent: &Agent, arguments: Value) -> (Agent, Value) {
     let answer = parent.call(&mcp::call("request_key", arguments)).await;
     answer.assert_allowed();
@@ -95,7 +95,7 @@ fn gate_tools_are_in_every_form_of_list_and_their_calls_never_go_upstream() {
             answer.rate();
             gate.assert_unseen(&answer.marker);
         }
-        // Headers that lie about these calls are refused as for others.
+        // Headers that do not match these calls are refused as for other calls.
         let lying = mcp::modern(mcp::call("request_key", json!({"service_name": "ci"})));
         assert_eq!(agent.send(lying.header("mcp-name", "search")).await.code(), Some(-32020));
         gate.assert_serving(&agent).await;
@@ -222,7 +222,7 @@ fn many_child_keys_may_do_no_more_than_their_parent() {
         for _ in 0..4 {
             callers.push(child(&parent, json!({"service_name": "studio"})).await.0);
         }
-        // The children cost four of the ten.
+        // The child keys cost four of the ten.
         let mut allowed = 0;
         for round in 0..5 {
             for caller in &callers {

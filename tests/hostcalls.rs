@@ -1,8 +1,8 @@
-//! What a request costs in calls from the filter to Envoy. A hostcall that is one too many shows here, by name, before
-//! any benchmark could tell it from noise.
+//! The cost of a request in hostcalls, the calls from the filter to Envoy. An unneeded hostcall shows here, by name,
+//! before any benchmark could distinguish it from noise.
 //!
-//! The filter as it is built runs in an interpreter, against a host that counts. The tables are golden files:
-//! `UPDATE=1 scripts/test hostcalls` rewrites them, and the reader of the diff decides.
+//! The built filter runs in an interpreter, against a host that counts. The tables are golden files: `UPDATE=1
+//! scripts/test hostcalls` rewrites them, and the reader of the diff decides.
 
 #[path = "hostcalls/host.rs"]
 mod host;
@@ -63,7 +63,7 @@ fn table(exchanged: &Exchanged) -> String {
     table
 }
 
-/// Holds an exchange to its golden table.
+/// Compares an exchange with its golden table.
 fn assert_golden(name: &str, exchanged: &Exchanged) {
     println!("{name}: {} fuel, {:?}", exchanged.fuel.values().sum::<u64>(), exchanged.fuel);
     let path = files::root().join(format!("tests/golden/hostcalls/{name}.txt"));
@@ -81,7 +81,8 @@ fn assert_golden(name: &str, exchanged: &Exchanged) {
     );
 }
 
-/// The third of three: the first finds no key, and the second may find queues empty that are not so under load.
+/// The third of three: the first finds no cached key, and the second may find queues empty that are not empty under
+/// load.
 fn third(gate: &mut Vm, request: &Request) -> Exchanged {
     gate.exchange(request);
     gate.advance_ms(2000);
@@ -105,7 +106,7 @@ fn a_leased_call_with_a_lease_at_hand() {
     let key = gate.key("enterprise", &["read", "generate"], Vec::new());
     let request = Request::call(&key, "summarize");
     third(&mut gate, &request);
-    // Who calls now and then has no lease.
+    // A tenant with few calls has no lease.
     (0..4).for_each(|_| drop(gate.exchange(&request)));
     let exchanged = gate.exchange(&request);
     assert_eq!(exchanged.status, 200);
@@ -172,7 +173,7 @@ fn assert_refused(exchanged: &Exchanged, status: u32, kind: &str) {
     assert!(body.contains(&format!("urn:agentrelay:problem:{kind}")), "{body}");
 }
 
-/// Sends leased calls until some are paid from a lease, and says how many are.
+/// Sends leased calls until some are paid from a lease. Returns how many are.
 fn spend_from_leases(gate: &mut Vm, key: &str) -> u64 {
     let request = Request::call(key, "summarize");
     (0..12).for_each(|_| assert_eq!(gate.exchange(&request).status, 200));
@@ -226,21 +227,22 @@ fn a_new_vm_reports_what_an_ended_vm_spent_from_leases() {
     assert!(spent > 0);
     assert!(gate.ledger.accounts.is_empty(), "it has accounted already: {:?}", gate.ledger.accounts);
     let mut gate = gate.reload();
-    // It takes over the feed, and then says what is due; who rests gives back.
+    // It takes over the feed, and then reports what is due; idle leases are returned.
     gate.advance_ms(10_000);
     let accounts: Vec<_> = gate.ledger.accounts.values().collect();
     assert!(accounts.iter().all(|account| account.closed), "{accounts:?}");
     assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
 }
 
-/// A policy whose limits are far away.
+/// A policy with limits that no test reaches.
 fn with_high_limits(policy: &mut Value) {
     policy::limit_tier(policy, "enterprise", 1_000_000, "60s");
     policy["services"]["ci"]["tools"]["GET /projects/{project}/builds"]["limits"] =
         policy::yaml("[{permits: 1000000, window: 60s}]");
 }
 
-/// Sends requests, 100 in a second, and returns the bytes of memory and the values of shared data that are then in use.
+/// Sends 100 requests per second. Returns the bytes of memory and the number of shared data values that are then in
+/// use.
 fn send(
     gate: &mut Vm,
     requests: usize,
@@ -313,6 +315,6 @@ fn known_keys_are_looked_up_once_and_kept_once() {
     );
     assert_eq!((early.1, early.2), (2_000, KEYS));
     let each = (early.0 - few) / (KEYS - 100);
-    // The table has just doubled, so it counts for more here than where it is fuller.
+    // The table has just doubled, so a key uses more here than in a fuller table.
     assert!(each <= 560, "{each} bytes of memory for each key");
 }

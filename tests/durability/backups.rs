@@ -1,4 +1,4 @@
-//! Backup and restore as an operator runs them. PostgreSQL has tools of its own, and the commands say which.
+//! Backup and restore as an operator runs them. For PostgreSQL, the commands print its own tools to use.
 
 use harness::ledger::{Served, directory, embedded};
 use harness::{files, run};
@@ -65,7 +65,7 @@ fn for_postgresql_the_commands_name_its_own_tools_which_do_it() {
         }
         assert!(!place.join("ledger.dump").exists());
 
-        // What they name works, while the ledger runs.
+        // The printed commands work while the ledger runs.
         let tool = |name: &str, arguments: &[&str]| {
             let output = Command::new(server.program(name)).args(arguments).output().expect("it can be run");
             assert!(output.status.success(), "{name}: {}", output_text(&output));

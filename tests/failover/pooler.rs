@@ -30,7 +30,7 @@ fn program() -> PathBuf {
 
 impl Pooler {
     async fn start(server: &Throwaway, mode: &str) -> Pooler {
-        // Its user must be able to enter.
+        // Its user must be able to access the directory.
         let state =
             tempfile::Builder::new().prefix("agentrelay-pooler-").tempdir().expect("a directory").keep();
         let port =
@@ -45,7 +45,7 @@ impl Pooler {
             users.display()
         );
         fs::write(&settings, text).expect("it can be written");
-        // It refuses to be root.
+        // It refuses to run as root.
         let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("Linux")) == 0;
         let mut command = Command::new(program());
         if is_root {

@@ -1,4 +1,4 @@
-//! Servers of Rust: axum with serde alone at `/mcp`, and the MCP SDK at `/sdk`.
+//! Rust servers: axum with serde alone at `/mcp`, and the MCP SDK at `/sdk`.
 
 use crate::clock;
 use axum::extract::Path;
@@ -18,7 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 
-/// What was carried out, in order.
+/// The calls that were executed, in order.
 #[derive(Clone, Default)]
 struct Executed(Arc<Mutex<Vec<String>>>);
 
