@@ -1,5 +1,5 @@
-//! Real MCP clients and a real MCP server, PyPI `mcp`, in both eras: the gate is invisible to who may, and readable to
-//! who may not.
+//! Real MCP clients and a real MCP server, PyPI `mcp`, in both eras: the gate is invisible to allowed calls, and its
+//! refusals are readable.
 
 use harness::agent::NewKey;
 use harness::python::{Server, client};
@@ -12,7 +12,7 @@ async fn gate_before(server: &Server) -> Gate {
     Gate::options().upstream(&server.url).start().await
 }
 
-/// Connects and takes the steps; returns what they gave.
+/// Connects and takes the steps. Returns their results.
 async fn steps(gate: &Gate, agent: &Agent, mode: &str, steps: &[Value]) -> Vec<Value> {
     let url = format!("http://{}/mcp", gate.address);
     let mut answers = client(&url, &agent.secret, mode, steps).await;

@@ -1,4 +1,4 @@
-//! Where credentials come from: said where the operator names an authorization server, and nowhere else.
+//! OAuth metadata: served if the operator names an authorization server, and not otherwise.
 
 use harness::agent::NewKey;
 use harness::{Gate, Request, mcp, policy, run};
@@ -37,7 +37,7 @@ fn clients_find_the_authorization_server() {
         let refused = reader.call(&mcp::image("standard")).await;
         let expected = format!("Bearer error=\"insufficient_scope\", scope=\"generate\", {url}");
         assert_eq!(refused.header("www-authenticate"), Some(expected.as_str()));
-        // Only that one document is public.
+        // Only this document is public.
         for request in [Request::post(METADATA).body(b"{}"), Request::get(format!("{METADATA}/x"))] {
             let refused = gate.send(request).await;
             assert_eq!(refused.status, 401, "{refused:?}");

@@ -1,4 +1,4 @@
-//! Without the ledger: priced calls are refused, free calls go on, and nothing that was acknowledged is lost.
+//! Ledger outages: priced calls are refused, free calls continue, and no acknowledged write is lost.
 
 use harness::clock::{eventually, eventually_within};
 use harness::gate::{GateOptions, at_once};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A gate whose reservations expire soon enough to be watched.
+/// A gate whose reservations expire soon enough for a test.
 async fn gate_with_short_reservations() -> Gate {
     with_short_reservations("4s").start().await
 }
@@ -22,7 +22,7 @@ fn with_short_reservations(time_to_live: &'static str) -> GateOptions {
     })
 }
 
-/// Callers that go on until they are told to stop.
+/// Callers that run until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     paid: Arc<AtomicU64>,
@@ -40,7 +40,8 @@ impl Load {
                     let answer = agent.call(&mcp::image("standard")).await;
                     paid.fetch_add(u64::from(answer.status == 200), Ordering::Relaxed);
                     answers.push(answer);
-                    // While the ledger is away refusals come at once: hundreds of thousands of them say no more.
+                    // While the ledger is unavailable, refusals come at once; hundreds of thousands of them would prove
+                    // no more.
                     wait(Duration::from_millis(5)).await;
                 }
                 answers
@@ -50,7 +51,7 @@ impl Load {
         Load { stop, paid, running }
     }
 
-    /// Waits until so many calls more have been paid.
+    /// Waits until so many more calls are charged.
     async fn wait_for_paid_calls(&self, more: u64) {
         let wanted = self.paid.load(Ordering::Relaxed) + more;
         eventually("calls are paid", async || match self.paid.load(Ordering::Relaxed) {
@@ -83,15 +84,15 @@ fn killing_the_ledger_under_load_loses_nothing_that_was_acknowledged() {
             gate.kill_ledger();
             wait(Duration::from_millis(500)).await;
 
-            // Priced calls are refused, at once and with the truth about it.
+            // Priced calls are refused at once, with the true reason.
             let refused = agent.call(&mcp::image("standard")).await;
             refused.assert_refused(503, "ledger_unavailable");
             assert_eq!(refused.code(), Some(50301), "{refused:?}");
             gate.assert_unseen(&refused.marker);
-            // Free calls of a known key go on, on both workers.
+            // Free calls of a cached key continue, on both workers.
             let free = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
             free.iter().for_each(Response::assert_allowed);
-            // Longer than the reservations live in the second round: their commits come late.
+            // Longer than the reservations last in the second round, so their commits come late.
             wait(Duration::from_secs(if round == 0 { 1 } else { 6 })).await;
             gate.restart_ledger().await;
             load.wait_for_paid_calls(30).await;
@@ -117,7 +118,7 @@ fn killing_the_ledger_under_load_loses_nothing_that_was_acknowledged() {
     });
 }
 
-/// By the audit trail: what was reserved was posted, voided or found unaccounted, each exactly once.
+/// Checks in the audit trail that every reservation was posted, voided or expired, exactly once.
 async fn assert_every_reservation_ended(gate: &Gate, agent: &Agent) {
     let rows = gate.audit(agent).await;
     let ids = |kinds: &[&str]| {
@@ -148,7 +149,7 @@ fn a_ledger_that_hangs_is_an_outage_too() {
         gate.assert_unseen(&refused.marker);
         agent.call(&mcp::search()).await.assert_allowed();
         gate.resume_ledger();
-        // The reservation may have been made after all; nobody was served for it, so it comes back.
+        // The reservation may exist; nobody was served for it, so it is refunded.
         eventually("the credits are back", async || {
             let balance = gate.balance(&agent).await;
             if balance.available.get() == 1000 { Ok(()) } else { Err(format!("{balance:?}")) }
@@ -197,7 +198,7 @@ fn key_records_are_trusted_only_as_long_as_stated() {
             .await;
         let agent = gate.agent("enterprise").await;
         gate.cache_key(&agent).await;
-        // While the ledger is heard of they are trusted on.
+        // While the feed confirms the records, they stay trusted.
         wait(Duration::from_secs(9)).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
         let answers = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
@@ -248,7 +249,7 @@ fn a_tool_passes_uncharged_during_an_outage_if_the_policy_says_so() {
 #[test]
 fn a_long_answer_keeps_its_reservation_beyond_its_time_to_live() {
     run(async {
-        // Renewed in time also on a machine that stalls for some seconds.
+        // Renewed in time even if the machine stalls for some seconds.
         let gate = with_short_reservations("10s").start().await;
         let agent = gate.agent("pro").await;
         let request = mcp::post(&mcp::image("ultra")).upstream("delay-ms=25000");
@@ -303,7 +304,7 @@ fn a_changed_policy_is_in_force_without_a_restart() {
         })
         .await;
         let decisions = gate.decisions(&agent, Outcome::Allowed, usize::try_from(calls).unwrap()).await;
-        // Each was decided by one version, and its audit row says by which.
+        // Each was decided by one version, and its audit row names the version.
         let version = |price: u64| -> Vec<&Value> {
             let mut versions: Vec<&Value> = decisions
                 .iter()
@@ -317,7 +318,7 @@ fn a_changed_policy_is_in_force_without_a_restart() {
         assert_eq!(version(6).len(), 1);
         assert_ne!(version(5), version(6));
 
-        // A faulty file changes nothing.
+        // An invalid file changes nothing.
         let mut faulty = changed.clone();
         faulty["tiers"]["pro"]["limits"] = policy::yaml("[{permits: 0, window: 60s}]");
         gate.change_policy(&faulty);
@@ -373,7 +374,7 @@ fn a_reservation_whose_answer_is_lost_is_refunded() {
             gate.assert_unseen(&refused.marker);
         }
         gate.relay().restore();
-        // Long before the reservations would expire by themselves.
+        // Long before the reservations would expire.
         eventually("the credits are back", async || {
             let balance = gate.balance(&agent).await;
             if balance.available.get() == 1000 { Ok(()) } else { Err(format!("{balance:?}")) }
@@ -422,7 +423,7 @@ fn a_report_without_an_answer_is_sent_again_and_counted_once() {
                 agent.call(&mcp::image("standard")).await.assert_allowed();
                 calls += 1;
             }
-            // Some deliveries are tried and fail.
+            // Some deliveries are attempted and fail.
             wait(Duration::from_millis(700)).await;
             gate.relay().restore();
             assert_eq!(gate.settled(&agent).await.posted.get(), calls * 5, "{fault:?}");
@@ -442,7 +443,7 @@ fn a_lost_change_feed_is_resumed() {
         for (what, fault) in relay::STRANGE {
             gate.relay().fail("/filter/v1/changes", fault);
             gate.relay().fail("/filter/v1/policy", fault);
-            // A change ends the poll that is held open, and the next one fails.
+            // A change ends the open poll, and the next poll fails.
             let passing = gate.agent("pro").await;
             wait(Duration::from_millis(300)).await;
             agent.call(&mcp::search()).await.assert_allowed();

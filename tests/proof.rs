@@ -1,7 +1,7 @@
-//! The rule of money, over random exchanges: credits posted are the prices of the calls that went upstream and were not
-//! proven to fail, and no result of a priced call is delivered unposted.
+//! The charging rule, over random exchanges: the credits posted are the prices of the calls that went upstream and were
+//! not proven to fail, and no result of a priced call is delivered without payment.
 //!
-//! The judge knows what an answer says because it wrote it; it reads nothing.
+//! The judge knows what an answer contains because it wrote it; it parses nothing.
 
 #[path = "proof/case.rs"]
 mod case;
@@ -71,7 +71,7 @@ fn every_call_not_proven_to_fail_is_posted() {
     assert!(posted > CASES_ALONE / 5 && failed > CASES_ALONE / 5, "{posted} posted, {failed} failed");
 }
 
-/// What the decision core alone charges, and gives back to whom it belongs.
+/// What the decision core alone charges and refunds.
 fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let secret = protocol::api_key::mint(protocol::api_key::Kind::Agent, || 7);
@@ -145,7 +145,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
     credits
 }
 
-/// Two Envoys on one ledger, on which each of the tools that cases call has a price of 5.
+/// Two Envoys on one ledger, with a price of 5 for each of the tools that cases call.
 async fn two_envoys() -> Gate {
     let mut gate = Gate::options()
         .policy(|policy| {
@@ -162,7 +162,7 @@ async fn two_envoys() -> Gate {
     gate
 }
 
-/// Carries a case through an Envoy, as far as its client stays.
+/// Runs a case through an Envoy, until its client disconnects.
 async fn through(agent: &Agent, upstream: &harness::upstream::Upstream, case: &Case) {
     let request = match case.service {
         Service::Http => Request::get("/api/v1/mcp/projects/1/builds"),

@@ -1,5 +1,6 @@
-//! Eight tenants' reports at once on 3 million rows of usage: filters' look-ups and operators' work go on beside them.
-//! `scripts/bench reports` asks the same of a released build, alone on the machine, with the bound of the promise.
+//! Eight tenants' reports at once on 3 million rows of usage: lookups by filters and work of operators continue
+//! meanwhile. `scripts/bench reports` measures the same with a release build, alone on the machine, against the
+//! promised bound.
 
 use harness::clock::{run_within, spawn};
 use harness::ledger::{Served, directory, embedded};
@@ -12,21 +13,21 @@ use throwaway::Throwaway;
 const ROWS: u64 = 3_000_000;
 const TENANTS: usize = 8;
 const DEADLINE: Duration = Duration::from_secs(400);
-/// What is revoked is refused within this time.
+/// A revoked key is refused within this time.
 const REVOKED: Duration = Duration::from_secs(2);
 
-/// The bound that `scripts/bench reports` asks.
+/// The bound that `scripts/bench reports` sets.
 fn latency_bound() -> Option<Duration> {
     let ms = std::env::var("AGENTRELAY_LOOK_UP_MS").ok()?;
     Some(Duration::from_millis(ms.parse().expect("a number")))
 }
 
-/// Look-ups on a machine that runs other tests too; without turns of their own they took 1.9 s.
+/// The bound for lookups on a machine that runs other tests too; without a queue of their own they took 1.9 s.
 fn look_up_max(idle: Duration) -> Duration {
     latency_bound().unwrap_or((idle * 20).clamp(Duration::from_millis(150), Duration::from_secs(1)))
 }
 
-/// How long 99 of 100 took at most.
+/// The 99th percentile.
 fn p99(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[(times.len() * 99 / 100).min(times.len() - 1)]
@@ -92,7 +93,7 @@ async fn eight_reports_do_not_block_lookups(name: &str, directory: std::path::Pa
     let mut answered = 0;
     for report in reports {
         let (status, body) = report.await.expect("no panic");
-        // A slow machine may not be through with all in time; then the report says why, and what to do.
+        // A slow machine may not finish all in time; then the report says why, and what to do.
         let is_explained = body.contains("other reports are in progress") || body.contains("narrow it");
         let is_held = status == StatusCode::SERVICE_UNAVAILABLE && is_explained && latency_bound().is_none();
         assert!(status == StatusCode::OK || is_held, "{status} {body}");

@@ -9,13 +9,14 @@ use protocol::admin::Reason;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// So many that p99 leaves out a moment or two in which the machine stood still.
+/// So many that the 99th percentile excludes a moment or two in which the machine stalled.
 const REVOCATIONS: usize = 200;
-/// The stated bound, from the moment the revocation is asked for.
+/// The promised bound, from the moment the revocation is requested.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single revocation says more than this: a machine that others use stands still now and then.
+/// No single revocation proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(30);
-/// Of each Envoy. A connection stays with one worker, which the kernel chooses: so many miss none.
+/// Connections to each Envoy. A connection stays with one worker, which the kernel chooses: with so many, each worker
+/// has some.
 const CONNECTIONS: usize = 12;
 /// Between two calls on one connection.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -28,7 +29,7 @@ async fn caller(gate: SocketAddr, agent: &Agent) -> Connection {
     connection
 }
 
-/// Calls until it is refused, and says when that was.
+/// Calls until it is refused, and returns when that was.
 async fn until_refused(mut connection: Connection, agent: Agent) -> Instant {
     let began = Instant::now();
     loop {
@@ -56,7 +57,7 @@ fn a_revocation_reaches_every_worker_of_two_envoys_within_two_seconds() {
         for _ in 0..REVOCATIONS {
             agents.push(gate.key(&first.tenant, NewKey::default()).await);
         }
-        // The feed says that keys were made, too; what is revoked is to be one that workers know and trust.
+        // The feed also reports new keys; the revoked key must be one that workers have cached and trust.
         wait(Duration::from_secs(1)).await;
         let mut waits = Vec::with_capacity(REVOCATIONS);
         for agent in agents {
@@ -109,9 +110,9 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         gate.cache_key(&agent).await;
         let lost = async || gate.stat("wasmcustom.agentrelay_feed_lost").await;
         let before = lost().await;
-        // The feed alone: everything else of the ledger answers.
+        // Only the feed fails: everything else of the ledger answers.
         gate.relay().fail("/filter/v1/changes", Fault::Close);
-        // This change ends the poll that is held open. Nobody will hear of the next.
+        // This change ends the open poll. Nobody receives the next one.
         gate.agent("pro").await;
         eventually("the stat says that the feed is lost", async || match lost().await {
             count if count > before => Ok(()),
@@ -123,7 +124,7 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         gate.admin.revoke_key(&agent.key, &Reason { reason: "test".into() }).await.unwrap();
         let revoked = Instant::now();
         let mut refused_in_a_row = 0;
-        // A worker looks at what it trusts when a call comes; the margin is for that and a slow machine.
+        // A worker checks its trust when a call comes; the margin is for that and for a slow machine.
         eventually_within(
             stale + Duration::from_secs(20),
             "every worker asks the ledger again",
@@ -136,7 +137,7 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         .await;
         eprintln!("without the feed a revoked key was trusted for {:?}", revoked.elapsed());
 
-        // Found again, the feed is as fast as before, and the stat stands still.
+        // After the feed recovers it is as fast as before, and the stat does not grow.
         gate.relay().restore();
         let other = gate.agent("enterprise").await;
         gate.cache_key(&other).await;

@@ -1,4 +1,4 @@
-//! Who may what: scopes, grants, and lists that show no more than a key may call.
+//! Permissions: scopes, grants, and lists that show only what a key may call.
 
 use harness::agent::{NewKey, from_now};
 use harness::clock::eventually;
@@ -91,7 +91,7 @@ fn an_open_stream_is_filtered_event_by_event() {
         let mut connection = Connection::open(gate.address).await;
         let request = agent.with_key(Request::get("/mcp").upstream("sse-open"));
         connection.write(&request.head()).await.unwrap();
-        // The server has not ended the stream and does not: what has come is here all the same.
+        // The server does not end the stream; what was sent arrives all the same.
         connection.read_until(b"\"search\"").await.unwrap();
         let text = connection.so_far();
         assert!(text.contains("notifications/progress") && !text.contains("image_generate"), "{text}");
@@ -112,7 +112,7 @@ fn a_list_that_cannot_be_filtered_is_not_passed_on() {
                 assert_eq!(answer.code(), Some(50201), "{}", answer.text());
                 answer.rate();
                 assert!(!answer.body.windows(8).any(|bytes| bytes == b"unlisted"), "{}", answer.text());
-                // It was asked for in a readable form.
+                // It was requested in a readable form.
                 assert_eq!(gate.upstream.the_one(&answer.marker).all("accept-encoding"), ["identity"]);
             }
         }
@@ -180,7 +180,7 @@ fn a_service_may_write_refusals_as_results_that_the_model_reads() {
                 gate.assert_unseen(&answer.marker);
             }
         }
-        // What is no tool call, and what nobody authenticated, is refused as ever.
+        // Requests that are not tool calls, or not authenticated, are refused as before.
         reader.call(&mcp::list()).await.assert_refused(429, "rate_limited");
         gate.send(mcp::post(&mcp::search())).await.assert_refused(401, "auth_denied");
     });

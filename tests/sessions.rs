@@ -1,4 +1,4 @@
-//! A session belongs to the tenant and service that it was begun by: to everybody else it is gone, whatever they send.
+//! A session belongs to the tenant and service that began it: for everybody else it does not exist, whatever they send.
 
 use harness::agent::NewKey;
 use harness::clock::eventually;
@@ -19,7 +19,7 @@ fn get() -> Request {
     Request::get(mcp::PATH).header("accept", "text/event-stream")
 }
 
-/// All that clients send in a session, as they send it.
+/// Every message of a session, as clients send it.
 fn sent() -> Vec<(&'static str, Request)> {
     let answer = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
     let batch = json!([mcp::search(), {"jsonrpc": "2.0", "id": "b", "method": "ping"}]);
@@ -37,7 +37,7 @@ fn sent() -> Vec<(&'static str, Request)> {
     ]
 }
 
-/// Ids as servers make them, and as none does though MCP allows it.
+/// Ids as servers make them, and unusual ones that MCP allows.
 fn ids() -> Vec<String> {
     let visible: String = ('!'..='~').collect();
     let mut random = rand::rng();
@@ -102,21 +102,21 @@ fn every_answer_has_the_clients_session_id() {
         for (what, request) in sent() {
             for words in ["", "sse", "status=500", "status=404", "chunked", "gzip status=400"] {
                 let request = request.clone().header(NAME, &session).header(SESSION, "s.1");
-                // Another id beside it is no second way in.
+                // A second id does not give access.
                 let request = request.header(SESSION, "s.2").upstream(words);
                 let answer = agent.send(request).await;
-                // What can't be read is the gate's own answer.
+                // An unreadable answer is replaced by the gate's own.
                 if answer.header(NAME).is_some() || answer.status != 502 {
                     assert_eq!(answer.header(NAME), Some(session.as_str()), "{what}, {words}: {answer:?}");
                 }
             }
         }
-        // No client could send these back, so none gets them.
+        // No client could send these back, so no client gets them.
         for id in [b"".as_slice(), b"a b", b"\xc3\xa9", b"a\tb", b"\xff\xfe"] {
             let answer = agent.send(mcp::post(&mcp::initialize()).header(SESSION, id)).await;
             assert_eq!((answer.status, answer.header(NAME)), (200, None), "{answer:?}");
         }
-        // An HTTP service may use the name as it likes.
+        // An HTTP service may use the header as it likes.
         let request =
             Request::get("/api/v1/mcp/projects/1/builds").header(NAME, "s.1").header(SESSION, "s.2");
         let answer = agent.send(request).await;
@@ -144,7 +144,7 @@ fn another_tenants_session_is_refused_and_continues_for_its_owner() {
         }
         let answer = other.send(mcp::post(&mcp::search()).header(NAME, &session)).await;
         assert_eq!(answer.json()["id"], 1, "{answer:?}");
-        // Nothing was paid, all was counted, and the trail shows no way into a session.
+        // Nothing was charged, everything was counted, and the trail contains no valid session id.
         let refused = sent().len() + 2;
         let decisions = gate.decisions(&other, Outcome::InvalidRequest, refused).await;
         assert!(decisions.iter().all(|decision| decision["status"] == 404), "{decisions:?}");
@@ -234,7 +234,7 @@ fn no_altered_id_is_accepted_as_a_session() {
         ] {
             altered.push(text.into_bytes());
         }
-        // Blanks around a header's value are none of it, and a client may send no controls.
+        // Blanks around a header's value are not part of it, and a client may send no control characters.
         altered.retain(|bytes| {
             bytes.trim_ascii() == bytes
                 && bytes != session.as_bytes()
@@ -281,7 +281,7 @@ fn a_session_header_given_twice_or_in_another_spelling_is_refused() {
                 }
             }
         }
-        // Some servers take trailers for headers.
+        // Some servers read trailers as headers.
         for name in [NAME, "mcp.session.id"] {
             let body = mcp::search().to_string();
             let request = mcp::post(&mcp::search()).chunks([body.as_bytes()]).trailer(name, b"s.1");
@@ -308,7 +308,7 @@ fn session_ids_are_ignored_in_versions_without_sessions() {
             let answer = agent.send(mcp::modern(mcp::search()).header(NAME, value)).await;
             assert_eq!(answer.status, 200, "{answer:?}");
             assert_eq!(gate.upstream.the_one(&answer.marker).header(NAME).as_deref(), expected);
-            // The version that a client claims makes no way in.
+            // The version that a client claims does not give access.
             let resumed = get()
                 .header("mcp-protocol-version", mcp::MODERN)
                 .header("last-event-id", "5")
@@ -331,7 +331,7 @@ fn a_stream_without_a_session_can_not_be_resumed() {
         assert!(events.contains("3 results for lighthouses"), "{answer:?}");
         let event =
             events.lines().find_map(|line| line.strip_prefix("id: ")).expect("an event's id").to_owned();
-        // The server gives it to whoever names the event.
+        // The server sends it to any client that names the event.
         let upstream = server.url.trim_start_matches("http://").parse().unwrap();
         let mut leak = Connection::open(upstream).await;
         let resumed = || get().header("mcp-protocol-version", "2025-11-25").header("last-event-id", &event);
@@ -365,9 +365,9 @@ fn every_client_keeps_its_session() {
             for answer in &answers[1..] {
                 assert_eq!(answer["content"][0]["text"], "3 results for lighthouses", "{sdk:?}: {answers:?}");
             }
-            // All of it was one session, but for the one client that connects anew for each step.
+            // All of it was one session, except for the client that connects again for each step.
             let sessions = if sdk == Sdk::Inspector { 3 } else { 1 };
-            // Each worker reports for itself, so a search may be there before the call that began its session.
+            // Each worker reports separately, so a search may be recorded before the call that began its session.
             let began = eventually("all of it is in the audit trail", async || {
                 let rows = gate.audit(&agent).await;
                 let of = |tool: &str| rows.iter().filter(|row| row.detail["tool"] == tool).count();
@@ -391,14 +391,14 @@ fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
         assert_session_works(&second, &gate, &first, "s.1").await;
         assert_eq!(second.session("s.1").await, first, "all Envoys sign by one secret");
 
-        // A week later the ledger has made the next one, which does not sign yet.
+        // A week later the ledger has created the next secret, which does not sign yet.
         gate.kill_ledger();
         age(&gate, "signs_from = signs_from - 7 * 86400000");
         gate.restart_ledger().await;
         let third = at(gate.another_envoy().await);
         assert_session_works(&third, &gate, &first, "s.1").await;
         assert_eq!(third.session("s.1").await, first);
-        // An Envoy whose time has come signs by it, and those where it has not verify it.
+        // An Envoy whose time has come signs with it, and the others verify it.
         gate.kill_ledger();
         age(&gate, "signs_from = signs_from - 7200000");
         gate.restart_ledger().await;
@@ -415,7 +415,7 @@ fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
                 assert_session_works(envoy, &gate, session, "s.1").await;
             }
         }
-        // When its secret is over the first one is gone, everywhere, and the next one is not.
+        // When its secret expires the first session ends everywhere, and the next one does not.
         gate.kill_ledger();
         age(&gate, "signs_from = signs_from - 8 * 86400000");
         gate.restart_ledger().await;
@@ -444,7 +444,7 @@ fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
     });
 }
 
-/// Lets time pass in the ledger's rows.
+/// Moves the ledger's rows into the past.
 fn age(gate: &Gate, change: &str) {
     sqlite(gate, &format!("UPDATE session_secrets SET {change}"));
 }

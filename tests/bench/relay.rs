@@ -82,7 +82,7 @@ impl Relay {
         &self.filter_key
     }
 
-    /// Stops it in order and starts it again; how long it took from its start until it was ready.
+    /// Stops it gracefully and starts it again. Returns how long it took from the start until it was ready.
     pub async fn restart(&mut self) -> anyhow::Result<Duration> {
         let ledger = self.ledger.take().context("the ledger runs")?;
         let options = ledger.stop().await;

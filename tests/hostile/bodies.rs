@@ -1,4 +1,4 @@
-//! Bodies that are too large, slow, cut off, or end where nobody looks.
+//! Bodies that are too large, slow, cut off, or end in unusual places.
 
 use super::caller;
 use harness::agent::{NewKey, unknown_secret};
@@ -12,7 +12,7 @@ use serde_json::json;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// A call with so many bytes of body in all.
+/// A call with a body of exactly so many bytes.
 fn padded(bytes: usize) -> Vec<u8> {
     let empty = mcp::call("search", json!({"query": ""})).to_string();
     mcp::call("search", json!({"query": "x".repeat(bytes - empty.len())})).to_string().into_bytes()
@@ -129,7 +129,7 @@ fn a_slow_body_is_held_until_it_is_complete() {
         let mut connection = Connection::open(gate.address).await;
         connection.write(&allowed.head()).await.unwrap();
         connection.write((chunk(first) + &chunk(second)).as_bytes()).await.unwrap();
-        // Until the last part has come nothing is upstream, not even the head.
+        // Until the last part has arrived, nothing is upstream, not even the headers.
         let began = std::time::Instant::now();
         while began.elapsed() < Duration::from_millis(200) {
             gate.assert_unseen(&marker);
@@ -247,7 +247,7 @@ fn expecting_100_continue_does_not_pass_anything_early() {
             let marker = request.marker().to_owned();
             let mut connection = Connection::open(gate.address).await;
             connection.write(&request.head()).await.unwrap();
-            // Envoy asks for the body; the decision is not made and nothing is upstream.
+            // Envoy asks for the body; nothing is decided yet, so nothing is upstream.
             connection.read_until(b"100 Continue").await.unwrap();
             gate.assert_unseen(&marker);
             connection.write(message.to_string().as_bytes()).await.unwrap();
@@ -285,7 +285,7 @@ fn one_key_cannot_fill_the_gate_with_held_bodies() {
             if let Ok(Ok(response)) =
                 tokio::time::timeout(Duration::from_millis(20), connection.response()).await
             {
-                // Others may have been held for too long on a slow machine.
+                // On a slow machine others may have been held for too long.
                 if response.status != 408 {
                     response.assert_refused(429, "rate_limited");
                     refused += 1;
@@ -305,7 +305,7 @@ fn nothing_passes_during_a_ledger_call() {
         let agent = caller(&gate).await;
         gate.cache_key(&agent).await;
         let client = Http2::open(gate.address).await;
-        // The answer is awaited in vain: whatever still comes of the request must not set it free.
+        // The answer never comes, and later parts of the request must not release it.
         gate.relay().fail("/filter/v1/reserve", Fault::Hang);
         gate.relay().fail("/filter/v1/resolve", Fault::Hang);
         let (priced, free) = (mcp::image("standard").to_string(), mcp::search().to_string());
@@ -334,7 +334,7 @@ fn nothing_passes_during_a_ledger_call() {
             });
             for (index, refused) in at_once(sent).await.into_iter().enumerate() {
                 if secret == agent.secret && index >= 10 {
-                    // A known key and a free call: nobody is asked.
+                    // A cached key and a free call: no ledger call is made.
                     assert_eq!(refused.status, 200, "{refused:?}");
                     continue;
                 }

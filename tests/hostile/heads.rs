@@ -1,4 +1,4 @@
-//! Header bytes, giant heads, upgrades, and requests that are smuggled in others.
+//! Header bytes, large headers, upgrades, and requests smuggled inside others.
 
 use super::caller;
 use harness::agent::{NewKey, unknown_secret};
@@ -11,7 +11,7 @@ fn header_bytes_that_are_not_text_are_harmless() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
-        // As a credential, or beside one.
+        // In a credential header, or next to one.
         for value in [b"Bearer \xff\xfe".as_slice(), b"\xff", b"Bearer ark_\xc3\x28", b"\x80Bearer x"] {
             for name in ["authorization", "x-api-key"] {
                 let refused = gate.send(mcp::post(&mcp::search()).header(name, value)).await;
@@ -217,7 +217,7 @@ fn smuggled_requests_reach_neither_side() {
             "\0\0\0\0".to_owned(),
         ];
         for case in cases {
-            // Any answer to the first request is fine, and so is a closed connection.
+            // Any answer to the first request is accepted, and so is a closed connection.
             let _ = gate.raw(case.as_bytes()).await;
             gate.assert_unseen("smuggled");
             gate.assert_serving(&agent).await;

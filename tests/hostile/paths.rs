@@ -1,4 +1,4 @@
-//! Ways around a rule that names a path.
+//! Attempts to bypass a rule for a path.
 
 use harness::agent::NewKey;
 use harness::http2::Http2;
@@ -8,7 +8,7 @@ use harness::{Gate, Request, mcp, policy, run};
 fn path_tricks_bypass_no_rule() {
     run(async {
         let gate = Gate::shared().await;
-        // May read and nothing else: the trigger must stay out of reach.
+        // A read-only key: the trigger must stay out of reach.
         let agent = gate
             .agent_with("enterprise", 100, NewKey::with_scopes(&["read"]).resource("project:1", None))
             .await;
@@ -63,7 +63,7 @@ fn path_tricks_bypass_no_rule() {
                 gate.assert_unseen(&marker);
             }
         }
-        // Another project's, by the same tricks.
+        // Another project's trigger, by the same tricks.
         for target in [
             "/api/v1/mcp/projects/1/../2/builds",
             "/api/v1/mcp/projects/1/%2e%2e/2/builds",
@@ -75,7 +75,7 @@ fn path_tricks_bypass_no_rule() {
             assert!(matches!(refused.status, 400 | 403 | 404), "{target}: {refused:?}");
             gate.assert_unseen(&refused.marker);
         }
-        // What Envoy makes plain is decided as what it then is, and that is also what arrives.
+        // A path that Envoy normalises is decided by its normal form, which is also what arrives.
         for target in [
             "//api/v1/mcp/projects/1/builds",
             "/api/v1/mcp/projects/2/../1/builds",

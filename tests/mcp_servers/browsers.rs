@@ -9,7 +9,7 @@ use serde_yaml_ng::Value as Yaml;
 const MANAGER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config";
 
-/// The shipped file's own lines for browsers, for pages from any port of this machine.
+/// The shipped file's own settings for browsers, for pages from any port of this machine.
 fn with_cors(bootstrap: &mut Yaml) {
     let shipped = std::fs::read_to_string(files::root().join("envoy/envoy.yaml")).unwrap();
     let mut opened: Yaml = serde_yaml_ng::from_str(&shipped.replace("#cors ", "")).unwrap();

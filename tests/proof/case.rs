@@ -1,10 +1,10 @@
-//! One random exchange: what is asked, what the upstream answers in which form, who breaks off and when, and the judge.
+//! One random exchange: the request, the answer and its form, who disconnects and when, and the judge.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-/// What is called, and how it pays.
+/// The called tool, and how it is paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     Exact,
@@ -17,9 +17,9 @@ pub enum Service {
 pub enum Ends {
     Whole,
     UpstreamCloses,
-    /// With what was sent in its hands.
+    /// After the client got what was sent.
     ClientLeaves,
-    /// Before anything came.
+    /// Before anything arrived.
     ClientLeavesAtOnce,
 }
 
@@ -38,9 +38,9 @@ enum Content {
     Input,
     /// A result and an error.
     Both,
-    /// An error that is given twice, or is none.
+    /// An error that is given twice, or has no valid value.
     Doubtful,
-    /// A result that says twice whether it is an error.
+    /// A result with two values of `isError`.
     DoubtfulResult,
     NullResult,
     Note,
@@ -56,11 +56,11 @@ impl Content {
 struct Message {
     content: Content,
     is_own: bool,
-    /// Its id is a string, which the official clients take for the number that it writes.
+    /// Its id is a string, which the official clients read as the number in it.
     is_string: bool,
     start: usize,
     end: usize,
-    /// Where its result has begun, and where it is known that it is of another call.
+    /// Where its result begins, and where it is known to belong to another call.
     result_at: usize,
     other_at: usize,
 }
@@ -90,7 +90,7 @@ pub struct Case {
     pub piece_bytes: usize,
 }
 
-/// An id as the client writes it, as servers write it back, and ids that are others.
+/// An id as the client writes it, as servers write it back, and other ids.
 const IDS: [(&str, &[&str], &[&str]); 6] = [
     ("7", &["7", "7.0", "70e-1", "0.7E+1"], &["\"7\"", "8", "-7", "70"]),
     ("-0", &["0", "-0", "0.0", "0e9"], &["1", "\"0\"", "\"\""]),
@@ -320,7 +320,7 @@ impl Case {
             self.body.push_str(value);
             let is_of_other = !is_own && name.ends_with('d') && name != "method" && value != "null";
             if is_of_other {
-                // A number ends where something else begins.
+                // A number ends where the next part begins.
                 other_at = self.body.len() + usize::from(!value.starts_with('"'));
             }
         }
@@ -329,7 +329,7 @@ impl Case {
         Message { content, is_own, is_string, start, end: self.body.len(), result_at, other_at }
     }
 
-    /// The message that is sent, to a tool by the way it pays.
+    /// The message that is sent, to a tool by the way of payment.
     pub fn request(&self) -> String {
         let tool = if self.service == Service::Leased { "summarize" } else { "image_generate" };
         format!(
@@ -345,7 +345,7 @@ impl Case {
 
     /// What the upstream sends, byte for byte.
     pub fn response(&self) -> Vec<u8> {
-        // One byte more than ever comes, unless the whole body is to be the whole.
+        // One byte more than ever arrives, unless the body must be complete.
         let length = self.body.len() + usize::from(self.ends != Ends::Whole);
         let mut head = format!("HTTP/1.1 {} Status\r\ncontent-length: {length}\r\n", self.status);
         self.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
@@ -394,7 +394,7 @@ impl Case {
         }
     }
 
-    /// A client reads in it that the call succeeded.
+    /// True if a client reads in it that the call succeeded.
     pub fn delivers_a_result(&self) -> bool {
         let is_read = self.service != Service::Http && self.kind != Kind::Unread && self.status == 200;
         let read = self.units.iter().filter(|unit| unit.end <= self.cut).flat_map(|unit| &unit.messages);

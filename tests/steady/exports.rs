@@ -1,4 +1,4 @@
-//! An answer that broke off is never taken for a whole one.
+//! An interrupted answer is never taken for a complete one.
 
 use super::on_both::Ledger;
 use harness::clock::apart;
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Rows enough that an export is far longer than what pipes and sockets hold.
+/// Enough rows that an export is far longer than the buffers of pipes and sockets.
 const ROWS: usize = 60_000;
 
 fn output_text(output: &Output) -> String {
@@ -38,7 +38,7 @@ async fn fill_trail(ledger: &Ledger, rows: usize) {
     .await;
 }
 
-/// Begins an export, lets `fail` happen when some of it has come and the rest waits to be read, and reads on.
+/// Begins an export, calls `fail` when a part has arrived and the rest waits to be read, and reads on.
 async fn broken(admin: &client::Client, fail: impl AsyncFnOnce()) {
     let mut export = admin.export_audit(None).await.unwrap();
     assert!(export.piece().await.unwrap().is_some());
@@ -74,7 +74,7 @@ fn an_export_with_unreadable_rows_is_cut_off_for_every_reader() {
         assert!(ledger.served.operator(&["audit", "export", "--to", &whole]).status.success());
         assert!(ledger.served.operator(&["audit", "verify", &whole]).status.success());
 
-        // The rows go while a reader holds the answer up, and come back.
+        // The rows are removed while a reader delays the answer, and restored.
         let file = ledger.served.directory.join("ledger.db");
         let alter = |from: &str, to: &str| {
             let sql = format!("ALTER TABLE {from} RENAME TO {to}");
@@ -85,7 +85,7 @@ fn an_export_with_unreadable_rows_is_cut_off_for_every_reader() {
         broken(&ledger.served.admin(), async || alter("audit", "gone")).await;
         alter("gone", "audit");
 
-        // The command line says so, whether it prints or writes a file, which does not stay.
+        // The command line reports it, whether it prints or writes a file, and removes the file.
         let url = cut_off(&ledger.served.url(0), 2_000_000).await;
         let partial = ledger.served.directory.join("partial.jsonl");
         for to in [vec!["--to", partial.to_str().unwrap()], vec![]] {
@@ -150,7 +150,7 @@ fn verify(file: &Path) -> Output {
     verify.args(["audit", "verify"]).arg(file).output().expect("the program can be run")
 }
 
-/// Stands before a ledger and breaks each connection off after so many bytes of answers.
+/// A proxy in front of a ledger that closes each connection after so many bytes of answers.
 async fn cut_off(ledger: &str, bytes: u64) -> String {
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! The files that a ledger and its operator make: whole or not there, nobody else's, and what they were made as.
+//! Files of a ledger and its operator: complete or absent, private to their owner, with their mode kept.
 
 use super::on_both::Ledger;
 use harness::clock::apart;
@@ -65,7 +65,7 @@ fn a_running_ledger_can_not_be_moved() {
     });
 }
 
-/// Runs `agentrelay` as somebody who may only read what is in a read-only place, which root is not.
+/// Runs `agentrelay` as a user who may only read, in a read-only place, which does not apply to root.
 fn unprivileged(program: &Path, arguments: &[&str]) -> Output {
     const NOBODY: u32 = 65_534;
     let mut command = Command::new(program);
@@ -81,7 +81,7 @@ fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
     run(async {
         let mut ledger = Ledger::embedded("backups").await;
         ledger.served.payer(10).await;
-        // In a place that everybody may enter: this program's own may lie below somebody's private one.
+        // In a place that everybody may enter: this program may be below a private directory.
         let outside = tempfile::tempdir().unwrap();
         fs::set_permissions(outside.path(), Permissions::from_mode(0o755)).unwrap();
         let place = outside.path().join("kept");
@@ -94,7 +94,7 @@ fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
         let beside: Vec<_> = fs::read_dir(&place).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(beside.len(), 1, "{beside:?}");
 
-        // The database of a stopped ledger has a log's mark in it, as backups of earlier releases have.
+        // The database of a stopped ledger is marked as using a log, as backups of earlier releases are.
         ledger.served.ledgers[0].take().unwrap().stop().await;
         let old = place.join("old.db");
         fs::copy(ledger.served.directory.join("ledger.db"), &old).unwrap();
@@ -127,7 +127,7 @@ fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
         assert_eq!(fs::read_dir(&place).unwrap().count(), 2, "nothing was written there");
         fs::set_permissions(&place, Permissions::from_mode(0o700)).unwrap();
 
-        // One that fails leaves nothing that could be taken for a copy, and does not touch what was there.
+        // A failed backup leaves nothing that could be taken for a copy, and does not change what was there.
         let broken = ledger.served.directory.join("ledger.db");
         let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); \
                       c.execute(\"UPDATE audit SET actor = 'me' WHERE sequence = 1\"); c.commit()";

@@ -1,4 +1,4 @@
-//! What stored rows use leaves the policy only if somebody says so: by command, by API, by the file, at a start.
+//! Names in use are removed from the policy only with force: by command, by API, by the file, at a start.
 
 use super::on_both::Ledger;
 use harness::{eventually, policy, run, stats};
@@ -44,7 +44,7 @@ fn extended() -> Yaml {
     extended
 }
 
-/// That policy without one of them: its path, what it is called, and which row uses it.
+/// That policy without one of them: its path, its name, and the row that uses it.
 fn lacking(users: &Value) -> Vec<(String, String, String)> {
     let mcp = mcp_service(&policy::shipped());
     let mut found = Vec::new();
@@ -115,7 +115,7 @@ async fn assert_stays_until_forced(ledger: &mut Ledger) {
         for part in [name.as_str(), &user, "is used by 1 ", "--force"] {
             assert!(words.contains(part), "{part}: {words}");
         }
-        // The same by the ledger's own file.
+        // The same with the ledger's own file.
         let count = refused_so_far(ledger).await;
         fs::write(&own, &lacking).unwrap();
         eventually("the file is refused", async || match refused_so_far(ledger).await {
@@ -127,12 +127,12 @@ async fn assert_stays_until_forced(ledger: &mut Ledger) {
         let log = fs::read_to_string(ledger.served.directory.join("ledger-0.log")).unwrap();
         assert!(log.contains(&name) && log.contains(&user), "the log does not name {name}: {log}");
     }
-    // Also where it was edited while no ledger ran.
+    // Also if it was edited while no ledger ran.
     ledger.served.ledgers[0].take().unwrap().stop().await;
     ledger.served.run(0).await;
     assert_eq!((in_force(ledger).await, refused_so_far(ledger).await), (before, 1));
 
-    // What nobody uses leaves without a word.
+    // Unused names are removed without force.
     let mut unused = extended();
     without(&mut unused, &["tiers", "enterprise"]);
     fs::write(&file, text(&unused)).unwrap();

@@ -1,4 +1,4 @@
-//! A secret that nobody got is none that anything depends on, and who has the database gets back in.
+//! A secret that nobody received protects nothing, and whoever has the database can recover access.
 
 use super::on_both::Ledger;
 use harness::clock::apart;
@@ -20,7 +20,7 @@ fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A device on which there is no room.
+/// A device without space.
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").expect("it can be opened")
 }
@@ -36,7 +36,7 @@ fn dev_null() -> File {
     OpenOptions::new().write(true).open("/dev/null").expect("it can be opened")
 }
 
-/// Outputs that take no secret.
+/// Outputs that can't take a secret.
 fn closed_outputs() -> [(&'static str, Stdio); 3] {
     [("full", full().into()), ("closed", closed().into()), ("nowhere", dev_null().into())]
 }
@@ -51,7 +51,7 @@ fn init_again_after_it_failed(database: &str) -> Value {
                 || output_text(&failed).contains("/dev/null");
             assert!(is_explained, "{name}: {}", output_text(&failed));
         }
-        // Closed before it began.
+        // Closed before the command began.
         let shell = format!("exec \"$0\" {} >&-", arguments.join(" "));
         let failed = Command::new("sh").args(["-c", &shell]).arg(files::program()).output().expect("sh");
         assert_eq!(failed.status.code(), Some(1), "{}", output_text(&failed));
@@ -74,7 +74,7 @@ fn init_can_be_repeated_if_its_output_is_lost() {
         let made = init_again_after_it_failed(&embedded(&place));
         assert!(made["admin_key"].as_str().unwrap().starts_with("ara_"));
 
-        // Kept in a directory they are delivered, whatever becomes of the output.
+        // In a directory they are delivered, whatever happens to the output.
         let other = format!("sqlite:{}", place.join("other.db").display());
         let state = place.join("state");
         let kept = ["init", "--database", &other, "--state", state.to_str().unwrap()];
@@ -82,7 +82,7 @@ fn init_can_be_repeated_if_its_output_is_lost() {
         assert_eq!(done.status.code(), Some(1), "{}", output_text(&done));
         assert!(output_text(&done).contains("both keys are in"), "{}", output_text(&done));
         assert!(state.join("admin-key").exists() && state.join("filter-key").exists());
-        // A directory that can't keep them leaves no database that nobody can enter.
+        // If the directory can't keep them, no database is left that nobody could use.
         let third = format!("sqlite:{}", place.join("third.db").display());
         std::fs::create_dir_all(place.join("odd/admin-key")).unwrap();
         let odd = place.join("odd");
@@ -107,8 +107,8 @@ fn on_postgresql_init_can_be_repeated_too() {
     });
 }
 
-/// Each command that makes a secret by the API: none is made where the output is known to go nowhere, and otherwise the
-/// words say which one to undo, and that works.
+/// For each command that creates a secret by the API: none is created if the output is known to be lost, and otherwise
+/// the message says which secret to revoke, and that works.
 #[test]
 fn an_error_in_printing_a_secret_says_how_to_revoke_it() {
     run(async {
@@ -148,7 +148,7 @@ fn an_error_in_printing_a_secret_says_how_to_revoke_it() {
                     let words = output_text(&lost);
                     let (_, undo) = words.split_once("agentrelay ").unwrap_or_else(|| panic!("{words}"));
                     let undo = undo.lines().next().unwrap();
-                    // What the words say is what can be run.
+                    // The command in the message can be run.
                     let undo: Vec<&str> = undo.split(' ').collect();
                     let undone = operator(&undo, Stdio::piped());
                     assert!(undone.status.success(), "{undo:?}: {}", output_text(&undone));
@@ -171,7 +171,7 @@ async fn assert_recovers(ledger: &mut Ledger) {
     if ledger.server.is_none() {
         ledger.served.run(0).await;
     }
-    // It is an owner, which can withdraw the one that was lost; those that nobody got are not there.
+    // It is an owner, which can revoke the lost one; secrets that nobody received do not exist.
     let operator = |arguments: &[&str]| {
         let output =
             harness::ledger::operator(&ledger.served.url(0), made["secret"].as_str().unwrap(), arguments);

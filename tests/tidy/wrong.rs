@@ -1,4 +1,4 @@
-//! The check of rooms, tried on small crates that are wrong.
+//! The check of rooms, tested on small crates with faults.
 
 use crate::rooms::{Order, diagram, faults};
 use crate::source::{Files, Rooms};
@@ -10,7 +10,7 @@ fn house(files: &[(&str, &str)]) -> Rooms {
     Rooms::read("house", &files)
 }
 
-/// A crate of `hall` and `yard`, where `hall` holds the text.
+/// A crate of `hall` and `yard`, with this text in `hall`.
 fn hall(text: &str) -> Rooms {
     house(&[("lib.rs", "mod hall; mod yard; pub use yard::Tree;"), ("hall.rs", text), ("yard.rs", "")])
 }
@@ -165,7 +165,7 @@ fn a_circle_inside_a_room_is_refused() {
         let circle = "hall::door → hall::lock → hall::door is a circle (src/house/src/hall/door.rs:1";
         assert_fault(&Order::Listed(&["hall"]), &rooms, &[circle]);
     }
-    // A module and what is inside it are one thing.
+    // A module and the modules inside it count as one.
     let text = "mod door { use super::Hall; use super::lock; } mod lock { use super::Hall; } use door::Door;";
     assert_eq!(faults("house", &Order::Listed(&["hall", "yard"]), &hall(text)), [""; 0]);
 }

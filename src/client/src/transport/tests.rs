@@ -1,4 +1,4 @@
-//! The transport against a ledger that answers late, oddly, or not at all.
+//! The transport with a ledger that answers late, incorrectly, or not at all.
 
 #![allow(clippy::arithmetic_side_effects)]
 

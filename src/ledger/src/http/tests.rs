@@ -23,7 +23,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// All of the tests here, on the other database.
+/// Runs all tests of this module on PostgreSQL too.
 #[test]
 fn on_postgresql_the_api_does_the_same() {
     if !is_on_postgresql() {
@@ -275,7 +275,7 @@ async fn every_envoy_hears_at_once_of_one_that_joins() {
     assert!(began.elapsed() < Duration::from_secs(15), "the long poll did not wake");
     assert_eq!((&feed["envoys"], &joined["envoys"]), (&json!(2), &json!(2)));
     assert_eq!(feed["changes"], json!([{"kind": "envoy", "instance": "i2"}]));
-    // One that asks again, here or at a ledger that has just started, has not joined.
+    // An Envoy that calls again, here or at a ledger that has just started, has not joined.
     let next = feed["next"].as_u64().unwrap();
     let bench = bench.restart().await;
     let again = bench.get(&format!("/filter/v1/changes?instance=i2&after={next}&wait_ms=10")).await;
@@ -289,7 +289,7 @@ async fn a_stop_ends_a_long_poll() {
     let poll = bench.request(Method::GET, &format!("/filter/v1/changes?after={after}&wait_ms=25000")).send();
     let began = Instant::now();
     let poll = tokio::spawn(poll);
-    // The poll has arrived once its connection is counted in; a poll that comes too late fails, which is as good.
+    // The poll has arrived when its connection is counted; a poll that comes too late fails, which is accepted.
     tokio::task::yield_now().await;
     bench.running.shutdown().await;
     let _ = poll.await.unwrap();
@@ -491,7 +491,7 @@ async fn operators_see_life_readiness_and_counts() {
     let deadline = Instant::now() + Duration::from_secs(15);
     let text = loop {
         let text = bench.client.get(&url).send().await.unwrap().text().await.unwrap();
-        // An operation has its answer a moment before it is taken off the queue.
+        // An operation has its answer a moment before it leaves the queue.
         if text.contains("agentrelay_ledger_queue_depth 0") || Instant::now() > deadline {
             break text;
         }
@@ -525,7 +525,7 @@ async fn no_secret_is_in_the_database_or_the_metrics() {
     let metrics = bench.client.get(url).send().await.unwrap().bytes().await.unwrap();
     let Bench { directory, credentials, running, .. } = bench;
 
-    // Once with the write-ahead log beside it, once after the log has gone into the file.
+    // Once with the write-ahead log next to it, once after the log was merged into the file.
     let mut texts = vec![metrics.to_vec()];
     let read_all = |texts: &mut Vec<Vec<u8>>| {
         let files = std::fs::read_dir(directory.path()).unwrap();
@@ -545,7 +545,7 @@ async fn no_secret_is_in_the_database_or_the_metrics() {
         &credentials.filter_key,
     ];
     for secret in secrets {
-        // The entropy alone, so that a stripped prefix does not hide it.
+        // Only the random part, so that a removed prefix does not hide it.
         assert!(!texts.iter().any(|text| holds(text, &secret.as_bytes()[4..44])));
     }
 }

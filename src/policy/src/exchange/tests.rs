@@ -1,4 +1,4 @@
-//! Whole exchanges: the order of steps and refusals.
+//! Complete exchanges: the order of steps and refusals.
 
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
@@ -20,7 +20,7 @@ use protocol::key::{Grant, KeyRecord, KeySource, KeyState};
 use protocol::session::SessionSecret;
 use serde_json::{Value, json};
 
-/// Carries one exchange through, with real windows and a ledger that says what the test wants.
+/// Runs one exchange, with real windows and a ledger that answers what the test wants.
 struct Gate {
     policy: Arc<Policy>,
     key: Option<Arc<Key>>,
@@ -31,10 +31,10 @@ struct Gate {
     /// The lease that pays for leased calls, and what it paid.
     lease: Option<u128>,
     spent: Vec<Spending>,
-    /// The permits of global limits that the ledger gives.
+    /// The permits of global limits that the ledger grants.
     share: Option<u32>,
     fleet: Fleet,
-    /// What the ledger says of the permits beyond this Envoy's share.
+    /// What the ledger says about the permits beyond this Envoy's share.
     elsewhere: u32,
     shares_asked: u32,
     issues: IssueAnswered,
@@ -127,7 +127,7 @@ impl Gate {
         }
     }
 
-    /// What the gate's tenant gets for a session of its MCP service.
+    /// The id that the gate's tenant gets for a session of its MCP service.
     fn session(&self, id: &str) -> String {
         let (now, tenant) = (Timestamp::from_millis(self.now_ms), "ten_1");
         crate::session::sign(&self.policy.session_secrets, now, tenant, "studio", id.as_bytes()).unwrap()
@@ -253,7 +253,7 @@ fn a_free_tool_calls_no_ledger() {
 
 #[test]
 fn refusals_come_in_their_fixed_order() {
-    // Each case breaks one thing more than the one after it, so the first refusal that applies must win.
+    // Each case breaks one more thing than the case after it, so the first refusal that applies must win.
     let mut gate = Gate::new();
     let bad_body = b"{".as_slice();
     gate.key = None;
@@ -463,7 +463,7 @@ fn arguments_that_decide_the_price_must_have_the_right_case() {
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{name}");
     }
     gate.call("draw", json!({"q": "a", "Other": "b"})).forwarded();
-    // What decides nothing here may be written as the tool likes.
+    // Arguments that decide nothing may be written as the tool likes.
     gate.call("search", json!({"Q": "b"})).forwarded();
 }
 

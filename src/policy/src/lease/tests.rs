@@ -1,4 +1,4 @@
-//! Leases judged by a ledger of a few lines: whatever is lost on the way, nothing is spent twice and nothing is forgotten.
+//! Leases checked by a minimal ledger: whatever messages are lost, nothing is spent twice and nothing is forgotten.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -73,7 +73,7 @@ fn a_remainder_too_small_for_a_call_is_returned_once_a_later_lease_pays() {
     assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
 }
 
-/// Two prices leave remainders that neither of them uses up, and the ledger lends no more while an Envoy holds many.
+/// Two prices leave remainders that neither of them uses, and the ledger grants no more while an Envoy holds many.
 #[test]
 fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
     const OPEN_MAX: usize = 8;
@@ -81,7 +81,7 @@ fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
     let mut paid_last = 0;
     for call in 0..30_000u64 {
         let now = at(1_000 + call * 10 / 3);
-        // Whatever is said takes some milliseconds to be heard; the ledger's answer is here before the next call.
+        // A message takes some milliseconds to arrive; the ledger's answer is here before the next call.
         if call % 150 == 0 {
             let (next, accounts) = due(&value, now).unwrap();
             value = next;
@@ -176,7 +176,7 @@ fn a_corrupt_value_is_refused() {
     assert_eq!(spend(b"nonsense", TENANT, credits(1), 1, at(0)).unwrap_err(), Corrupt);
 }
 
-/// The ledger, in so far as it matters here.
+/// The ledger, as far as it matters here.
 #[derive(Default)]
 struct Ledger {
     available: u64,
@@ -196,7 +196,7 @@ impl Ledger {
     }
 
     fn receive(&mut self, account: &Statement) {
-        // Closed before it was asked for: the ask comes late, and must find nothing.
+        // Closed before it was asked for: the ask arrives late, and must find nothing.
         let lease = self.leases.entry(account.lease).or_insert((0, 0, 0, true));
         let (granted, spent, revision, closed) = lease;
         if account.revision <= *revision {
@@ -221,7 +221,7 @@ enum Event {
         price: u64,
         fails: bool,
     },
-    /// The ledger's answers of now arrive, or are lost.
+    /// The ledger's current answers arrive, or are lost.
     Deliver {
         is_lost: bool,
     },
@@ -303,7 +303,7 @@ proptest! {
         for (_, id, wanted) in asks.drain(..) {
             ledger.lend(id, wanted);
         }
-        // Some quiet minutes.
+        // A few idle minutes.
         for _ in 0..20 {
             now += 2_000;
             say(&mut value, &mut ledger, now, false, true);

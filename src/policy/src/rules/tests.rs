@@ -1,9 +1,9 @@
-//! Documents that do not hold together, and where they say so.
+//! Invalid documents, and the paths of their faults.
 
 use super::*;
 use crate::document::OnUnknown;
 
-/// A document that holds together, to break one thing at a time.
+/// A valid document, to break one thing at a time.
 fn valid_document() -> serde_json::Value {
     serde_json::json!({
         "tiers": {"free": {"rank": 0, "limits": [{"permits": 20, "window": "60s"}]}, "pro": {"rank": 2}},

@@ -1,4 +1,4 @@
-//! The laws of the window under adversarial arrival times.
+//! Properties of the window with adversarial arrival times.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -90,7 +90,7 @@ fn corrupt_slots_are_refused() {
     }
 }
 
-/// Arrival times that hurt: bursts, cell and window edges, long silences, and readings that run backwards a little.
+/// Difficult arrival times: bursts, cell and window edges, long pauses, and readings that go back a little.
 fn arrivals(window_ms: u64) -> impl Strategy<Value = Vec<u64>> {
     let cell = window_ms.div_ceil(CELLS);
     let step = prop_oneof![
@@ -129,7 +129,7 @@ proptest! {
         let mut admitted: Vec<u64> = Vec::new();
         for now in seed_arrivals {
             let verdict = window.take(&limit, Monotonic(now));
-            // The law counts with the times that the window was told, in whatever order.
+            // Admissions are counted with the times that the window was given, in any order.
             let latest = admitted.last().copied().unwrap_or(0);
             let counted = now.max(latest);
             if verdict.admitted {

@@ -1,4 +1,4 @@
-//! The chain of batches: what tampering is found, and what an honest chain proves.
+//! The chain of batches: which tampering is detected, and what an intact chain proves.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -59,13 +59,13 @@ fn the_sealed_bytes_of_a_row_are_the_same_in_every_release() {
     }
 }
 
-/// An export of batches of these sizes, the last being not sealed.
+/// An export of batches of these sizes; the last one is not sealed.
 fn export(batches: &[usize], unsealed: usize) -> Vec<String> {
     Trail { unsealed, ..Trail::of(batches) }.export()
 }
 
-/// What a database says: batches of these sizes, what is not sealed, what lacks of them, and up to which row it says that
-/// rows were removed.
+/// The contents of a database: batches of these sizes, unsealed rows, missing parts, and the row up to which it says
+/// that rows were removed.
 struct Trail<'a> {
     batches: &'a [usize],
     unsealed: usize,
@@ -161,7 +161,7 @@ fn each_kind_of_tampering_is_named_with_its_row() {
 fn a_cut_trail_or_one_signed_by_another_key_is_detected() {
     let whole = export(&[2, 2], 1);
     assert!(matches!(verify(&whole[..whole.len() - 1]), Err(Fault::End(_))));
-    // A batch with its checkpoint, at the begin and at the end of the sealed ones.
+    // A batch with its checkpoint, at the beginning and at the end of the sealed ones.
     assert_eq!(verify(&whole[3..]), Err(Fault::Missing(1)));
     let without_second: Vec<String> = whole.iter().take(3).chain(&whole[6..]).cloned().collect();
     assert_eq!(verify(&without_second), Err(Fault::Missing(3)));
@@ -186,7 +186,7 @@ fn a_trail_has_its_first_checkpoint_unless_it_is_a_days_export() {
     }
     let end = begun_late(Some(day), 0).export().pop().unwrap();
     assert_eq!(verify(&[end]), Err(Fault::Checkpoint(3, "is missing")));
-    // A day's export is no whole one without its day, and none of another day.
+    // A day's export is not a complete one without its day, and not one of another day.
     for forged in ["", "\"day\":\"2023-11-15T00:00:00.000Z\","] {
         let mut lines = begun_late(Some(day), 0).export();
         let end = lines.last_mut().unwrap();

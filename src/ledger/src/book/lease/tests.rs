@@ -1,8 +1,7 @@
-//! Leases against an independent model, with accounts that arrive late, twice, in another order or never.
+//! Leases compared with an independent model, with statements that arrive late, twice, in another order or never.
 //!
-//! Envoys are simulated: each spends from its leases, and now and then writes an account, which the network delivers as
-//! it likes. The model knows nothing of accounts or transfers: it keeps one line per lease and works out the balance
-//! from scratch.
+//! Envoys are simulated: each spends from its leases, and sometimes writes a statement, which the network delivers in
+//! any way. The model has no accounts or transfers: it keeps one line per lease and calculates the balance from them.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -64,7 +63,7 @@ enum Command {
         id: u8,
         credits: u64,
     },
-    /// Calls failed.
+    /// Calls failed and are refunded.
     Fail {
         id: u8,
         credits: u64,
@@ -72,15 +71,15 @@ enum Command {
     Close {
         id: u8,
     },
-    /// The Envoy writes an account.
+    /// The Envoy writes a statement.
     Write {
         id: u8,
     },
-    /// One of the accounts that were ever written arrives.
+    /// One of the statements written so far arrives.
     Deliver {
         pick: usize,
     },
-    /// An account arrives that no Envoy in its senses writes.
+    /// A statement arrives that no correct Envoy writes.
     Forge {
         id: u8,
         revision: u64,
@@ -192,7 +191,7 @@ impl World {
         }
     }
 
-    /// True where ledger and model accept; they must not differ.
+    /// True if ledger and model accept; they must agree.
     fn apply(&mut self, command: Command, now: Timestamp) -> Result<(), TestCaseError> {
         let available = self.available();
         match command {
@@ -278,7 +277,7 @@ impl World {
         let until = now.plus_seconds(TTL);
         let step = apply_statement(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
         prop_assert_eq!(self.keep(step), expected, "{:?}", sent);
-        // The same again moves nothing.
+        // The same statement again moves nothing.
         let (before, moved) = (self.accounts, self.journal.len());
         let again = apply_statement(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
         prop_assert_eq!(self.keep(again), expected, "again {:?}", sent);
@@ -404,7 +403,7 @@ fn a_manual_refund_is_not_refunded_again() {
         let spent = account_of(&lease, 1, 30, false);
         apply_statement(&mut accounts, &mut lease, &spent, at(6), at(1)).unwrap();
         correct(&mut accounts, Direction::Refund, amount(25), at(1)).unwrap();
-        // 20 of the 30 were not spent after all, but only 5 are still charged.
+        // 20 of the 30 were not spent, but only 5 are still charged.
         let less = account_of(&lease, 2, 10, closes);
         apply_statement(&mut accounts, &mut lease, &less, at(6), at(2)).unwrap();
         assert_eq!(accounts.balance().posted, Credits::ZERO);

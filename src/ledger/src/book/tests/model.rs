@@ -1,7 +1,7 @@
-//! What the book should do, written apart from it and without a line of it.
+//! The expected behaviour of the book, written independently and without its code.
 //!
-//! It knows nothing of accounts or transfers: it keeps what each tenant was granted and one line for each reservation,
-//! and works out the rest from scratch whenever it is asked.
+//! It has no accounts or transfers: it keeps what each tenant was granted and one line for each reservation, and
+//! calculates everything else from them.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The most that a tenant may hold: what a JSON number keeps exact.
 const MOST: u64 = (1 << 53) - 1;
 
-/// What can be asked. Ids and tenants are small numbers, times are seconds.
+/// The commands. Ids and tenants are small numbers, times are seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
     Grant { tenant: u8, credits: u64 },
@@ -23,12 +23,12 @@ pub(crate) enum Command {
     Expire { id: u8 },
 }
 
-/// What is to be answered.
+/// The expected answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Credits moved, or a reservation ended or lives longer.
+    /// Credits moved, a reservation ended, or its expiry changed.
     Done,
-    /// Nothing was left to do.
+    /// There was nothing to do.
     Known,
     Refused(Why),
 }
@@ -71,7 +71,7 @@ enum Settled {
         charged: u64,
     },
     Returned,
-    /// Nobody has said how it ended.
+    /// No settlement has arrived.
     Unaccounted {
         charged: u64,
     },
@@ -111,21 +111,21 @@ impl Model {
         charged - self.refunded.get(&tenant).copied().unwrap_or(0)
     }
 
-    /// What a tenant holds: granted, available, pending, posted.
+    /// The balance of a tenant: granted, available, pending, posted.
     pub(crate) fn balance(&self, tenant: u8) -> [u64; 4] {
         let granted = self.granted.get(&tenant).copied().unwrap_or(0);
         let (pending, posted) = (self.pending(tenant), self.posted(tenant));
         [granted, granted - pending - posted, pending, posted]
     }
 
-    /// The reservations whose time is over.
+    /// The reservations that have expired.
     pub(crate) fn due(&self, now: u64) -> Vec<u8> {
         let is_due = |line: &Line| line.settled == Settled::Open && line.ends <= now;
         self.lines.iter().filter(|(_, line)| is_due(line)).map(|(id, _)| *id).collect()
     }
 
-    /// As [`Model::apply`], for a message that may come more than once: what an administrator was answered, he is
-    /// answered again. Reservations need no memory of messages, because every step on them names one.
+    /// Like [`Model::apply`], for a message that may be repeated: an administrator's command gets the same answer
+    /// again. Steps of reservations need no such memory, because each names its reservation.
     pub(crate) fn deliver(&mut self, message: usize, command: Command, now: u64) -> Answer {
         if self.answered.contains(&message) {
             return Answer::Known;
@@ -137,7 +137,7 @@ impl Model {
         answer
     }
 
-    /// Was this settlement a correction, and did more or less than was set aside stay charged.
+    /// Whether this settlement was a correction, and whether more or less than the reservation stays charged.
     pub(crate) fn settled_late(&self, command: Command) -> Option<Ordering> {
         let (Command::Post { id, .. } | Command::Void { id }) = command else { return None };
         let line = self.lines.get(&id)?;
@@ -191,7 +191,7 @@ impl Model {
                 let ends = now + u64::from(ttl_seconds);
                 let asked = Line { tenant, credits, overrun, ttl_seconds, ends, settled: Settled::Open };
                 if let Some(line) = self.lines.get(&id) {
-                    // Its end and its settled have gone on since.
+                    // Its expiry and its settlement have changed since.
                     let is_same = Line { ends, settled: Settled::Open, ..*line } == asked;
                     return if is_same { Ok(false) } else { Err(Why::OtherRequest) };
                 }
@@ -210,7 +210,7 @@ impl Model {
                 let [_, available, _, posted] = self.balance(tenant);
                 let line = self.line(id)?;
                 match line.settled {
-                    // What was set aside is surely there, what is beyond it as far as it is available.
+                    // The reserved credits are certainly there; more only as far as available.
                     Settled::Open => {
                         let charged = credits.min(reserved + available);
                         line.settled = Settled::Charged { asked: credits, charged };
@@ -274,8 +274,8 @@ impl Command {
 }
 
 impl Line {
-    /// What becomes of it when an account comes after all: the charge follows it down to what was asked as far as there is
-    /// something posted, and beyond what was set aside as far as there is something available.
+    /// The result of a late settlement: the charge is lowered to what was asked as far as credits are posted, and
+    /// raised above the reservation as far as credits are available.
     fn settled_late_as(&self, asked: u64, charged: u64, available: u64, posted: u64) -> Settled {
         let charged = if asked > self.credits {
             charged + (asked - self.credits).min(available)

@@ -1,5 +1,5 @@
-//! Envoys that spend a tenant's last credits from leases and by exact reservations: as many calls succeed as the tenant
-//! has credits, and not one more or less. The Envoys are simulated, the ledger and its sockets are real.
+//! Envoys that spend a tenant's last credits from leases and by exact reservations: exactly as many calls succeed as
+//! the tenant has credits. The Envoys are simulated, the ledger and its sockets are real.
 
 use crate::fixture::{Bench, apart, expect, pace};
 use crate::moment;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const CREDITS: u64 = 3000;
 const LEASE_CREDITS: u64 = 100;
 const CLIENTS: usize = 4;
-/// How long a client waits for credits that somebody holds: a killed Envoy never returns them.
+/// How long a client waits for credits that others hold: a killed Envoy never returns them.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default, Clone)]
@@ -33,7 +33,7 @@ struct Envoy {
     key: String,
     purse: Mutex<Option<Purse>>,
     asking: AtomicBool,
-    /// Recalls heard of: a lease that was asked for before the last goes back when it comes.
+    /// The recalls received: a lease that was asked for before the last recall is returned when it arrives.
     recalls: AtomicU64,
     leased: AtomicU64,
     exact: AtomicU64,
@@ -66,7 +66,7 @@ impl Envoy {
         self.bench.post("/filter/v1/leases", round, StatusCode::OK).await
     }
 
-    /// Spends one credit of the lease, if there is one left. True for the one that should see to the next lease.
+    /// Spends one credit of the lease, if there is one left. True for the caller that must ask for the next lease.
     fn spend(&self) -> (bool, bool) {
         let mut purse = self.purse.lock().unwrap();
         let Some(purse) = purse.as_mut() else { return (false, true) };
@@ -101,7 +101,7 @@ impl Envoy {
         self.asking.store(false, Ordering::SeqCst);
     }
 
-    /// One client's calls, until one is refused for want of credits.
+    /// One client's calls, until one is refused because there are no credits.
     async fn calls(self: Arc<Envoy>) {
         let mut refused_since = None;
         while !self.dead.load(Ordering::SeqCst) {
@@ -117,7 +117,7 @@ impl Envoy {
             let id = moment::new_name("");
             let answer = self.bench.reserve(&id, &self.key, 1).await;
             if answer.status() == StatusCode::PAYMENT_REQUIRED {
-                // Also said where an Envoy on a machine that stands still does not return its lease in time.
+                // Also the answer if an Envoy does not return its lease in time because the machine stalls.
                 let [_, available, pending, _] = self.bench.balance(&self.tenant).await;
                 let since = *refused_since.get_or_insert_with(Instant::now);
                 if available + pending == 0 || since.elapsed() > WAIT_MAX {

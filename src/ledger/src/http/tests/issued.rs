@@ -1,4 +1,4 @@
-//! Keys that keys asked for: never more than their parents, and never longer.
+//! Keys issued to other keys: they never may do more than their parents, and never last longer.
 
 use crate::fixture::{Bench, code, expect};
 use protocol::api_key::KeyHash;
@@ -89,7 +89,7 @@ async fn permissions_removed_from_a_parent_are_removed_from_its_children() {
     let now = record(&bench, child).await;
     assert_eq!((&now["scopes"], &now["services"]), (&json!(["read"]), &json!([])));
     assert_eq!(now["parent"]["limits"], json!([{"permits": 1, "window_seconds": 9}]));
-    // A child that an administrator lets do more may do no more than its parent.
+    // A child key whose permissions an administrator extends may still do no more than its parent.
     let own = format!("/v1/keys/{}", issued["key_id"].as_str().unwrap());
     let more = json!({"scopes": ["read", "generate", "admin"], "expires_at": null, "reason": "more"});
     let patch = bench.request(Method::PATCH, &own).header("if-match", "*").json(&more).send();

@@ -1,4 +1,4 @@
-//! Credits and permits in Envoys' hands, over a real socket.
+//! Leased credits and shares of permits, over a real socket.
 
 use super::decision;
 use crate::fixture::{Bench, apart, code, expect, pace};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const LEASES: &str = "/filter/v1/leases";
-/// A call waits for 1.2 s at most, in which a machine that stands still returns nothing: then it is done anew.
+/// A call waits at most 1.2 s, in which a stalled machine returns nothing: then the test repeats it.
 const ROUNDS_MAX: u64 = 5;
 
 fn round(instance: &str, parts: &Value) -> Value {
@@ -37,7 +37,7 @@ impl Bench {
         self.client.get(url).send().await.unwrap().text().await.unwrap()
     }
 
-    /// How often leases were called back.
+    /// The number of recalls.
     async fn recalls(&self) -> u64 {
         let metrics = self.metrics().await;
         let mut lines = metrics.lines();
@@ -45,8 +45,8 @@ impl Bench {
         count.expect("it is counted").parse().unwrap()
     }
 
-    /// What a call is told that waits for nothing and calls nothing back. The quickest of five says so: any one may be
-    /// slow on a machine that others use.
+    /// The answer to a call that waits for nothing and recalls nothing. The fastest of five decides, because any one
+    /// may be slow on a shared machine.
     async fn refused_at_once(&self, key: &str, credits: u64) -> Value {
         let recalls = self.recalls().await;
         let (mut quickest, mut told) = (Duration::MAX, Value::Null);
@@ -114,7 +114,7 @@ async fn a_lease_is_opened_spent_and_closed_and_repeated_steps_move_nothing() {
 async fn a_lease_is_a_part_of_the_available_credits_or_is_refused() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
-    // A quarter of 1000, of 750, of 563; then eight calls of 60 are too much.
+    // A quarter of 1000, of 750, of 563; then eight calls of 60 are too many.
     for (id, price, expected) in
         [("l1", 1, 250), ("l2", 1, 187), ("l3", 60, 0), ("l4", 17, 140), ("l5", 1, 105)]
     {
@@ -132,7 +132,7 @@ async fn a_lease_is_a_part_of_the_available_credits_or_is_refused() {
     }
     assert_eq!(bench.ask("i1", "ninth", &tenant, 8).await, 0);
     assert_eq!(bench.ask("i2", "elsewhere", &tenant, 8).await, 8);
-    // In one round: what goes back is there for what is asked.
+    // In one round: returned credits are available for the asks.
     let parts = json!({"asks": [ask("after", &tenant, 8, 1)], "accounts": [account("l1", 1, 0, true)]});
     assert_eq!(bench.round("i1", &parts).await["leases"][0]["credits"], 8);
 }
@@ -147,7 +147,7 @@ async fn inconsistent_statements_move_nothing_and_are_counted() {
     }
     assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
     assert_eq!(bench.account("i1", "never", 1, 5, false).await["ended"], json!(["never"]));
-    // Its Envoy gave up on the ask, which comes after all: nobody would account for the lease.
+    // Its Envoy gave up the ask, which arrives all the same: there would be no statement about the lease.
     assert_eq!(bench.account("i1", "given-up", 1, 0, true).await.get("ended"), None);
     assert_eq!(bench.ask("i1", "given-up", &tenant, 100).await, 0);
     assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
@@ -170,7 +170,7 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_corrected_by_a_late_state
     let metrics = bench.metrics().await;
     assert!(metrics.contains("agentrelay_ledger_leases_open 2"), "{metrics}");
     assert!(metrics.contains("agentrelay_ledger_lease_credits_out 120"), "{metrics}");
-    // As if its Envoy had been silent since long ago.
+    // As if its Envoy had sent nothing for a long time.
     let database = Bench::config(&bench.directory).database;
     let expire = "UPDATE leases SET expires_at = 1600000000000 WHERE id = 'l1'";
     apart(|| Connection::open(&database, Purpose::Write).unwrap().execute(expire, &[]).unwrap());
@@ -183,7 +183,7 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_corrected_by_a_late_state
     let [lost] = lost["items"].as_array().unwrap().as_slice() else { panic!("{lost}") };
     assert_eq!([&lost["id"], &lost["envoy"], &lost["state"]], ["l1", "e1", "lost"]);
     assert_eq!([&lost["granted"], &lost["spent"], &lost["lost"]], [100, 30, 70]);
-    // Counted after the commit that made the lease seen as lost.
+    // Counted after the commit that marks the lease as lost.
     while !bench.metrics().await.contains("agentrelay_ledger_lease_credits_lost_total 70") {
         assert!(Instant::now() < deadline, "what was lost is not counted");
         pace().await;
@@ -227,7 +227,7 @@ async fn a_call_without_enough_credits_recalls_leases_and_waits_for_them() {
         let returns = async {
             let feed = bench.get(&format!("/filter/v1/changes?after={after}&wait_ms=20000")).await;
             assert_eq!(feed["changes"], json!([{"kind": "recall", "tenant_id": tenant}]));
-            // While somebody waits none are lent: the Envoy would take what it gives back.
+            // While a call waits, no leases are granted: the Envoy would get what it has just returned.
             let parts =
                 json!({"asks": [ask(&next, &tenant, 8, 1)], "accounts": [account(&lease, 1, 5, true)]});
             bench.round("i1", &parts).await["leases"][0]["credits"].clone()
@@ -243,7 +243,7 @@ async fn a_call_without_enough_credits_recalls_leases_and_waits_for_them() {
     assert_eq!(bench.balance(&tenant).await, [100, 0, 95, 5]);
     assert_eq!(bench.recalls().await, round);
 
-    // Truly out: nothing can come back.
+    // Really used up: nothing can be returned.
     let poor = bench.refused_at_once(&key, 1).await;
     assert_eq!(code(&poor), "quota_exceeded");
 }
@@ -255,7 +255,7 @@ async fn an_envoy_that_ignores_a_recall_is_waited_for_once() {
     let (key, _) = bench.key(&tenant).await;
     assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 25);
     expect(bench.reserve("r1", &key, 75).await, StatusCode::CREATED).await;
-    // More than can come back.
+    // More than can be returned.
     bench.refused_at_once(&key, 26).await;
     let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
 
@@ -265,7 +265,7 @@ async fn an_envoy_that_ignores_a_recall_is_waited_for_once() {
     let (one, other) = tokio::join!(one, other);
     assert_eq!([one.status(), other.status()], [StatusCode::PAYMENT_REQUIRED; 2]);
     assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&began.elapsed()));
-    // What goes on without it: the lease is known not to come back, and was called once.
+    // A call without it: the ledger knows that the lease will not be returned, and has recalled it once.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let began = Instant::now();
@@ -313,7 +313,7 @@ async fn a_tenants_budget_limits_and_recalls_leases_and_a_keys_budget_counts_lea
     expect(answer, StatusCode::CREATED).await;
     assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 90);
 
-    // The key's own sum: its reservation, and what decisions say of leases, once.
+    // The key's own sum: its reservation, and the leased calls of its decisions, once.
     let mut leased = decision("allowed", &key, &tenant, "search", 7);
     leased["lease_id"] = json!(lease);
     let exact = decision("allowed", &key, &tenant, "search", 3);

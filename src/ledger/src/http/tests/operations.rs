@@ -1,5 +1,5 @@
-//! What the API says of itself, `/openapi.json`, as a list to test by; and for each operation who may ask for it, said
-//! here by hand and not taken from the program. An operation without a case fails every test that uses the list.
+//! The operations of `/openapi.json` as a list for tests; and for each operation who may call it, written here by hand.
+//! An operation without a case fails every test that uses the list.
 
 use crate::fixture::{Bench, POLICY};
 use crate::moment;
@@ -31,7 +31,7 @@ impl Operation {
     }
 }
 
-/// All that the document describes.
+/// Everything that the document describes.
 pub(super) async fn operations(bench: &Bench) -> Vec<Operation> {
     let document = bench.get("/openapi.json").await;
     let mut found = Vec::new();
@@ -45,22 +45,22 @@ pub(super) async fn operations(bench: &Bench) -> Vec<Operation> {
     found
 }
 
-/// How far an administrator who is held to a tenant gets.
+/// What an administrator of one tenant may do with an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// It is about one thing. Another tenant's is not there.
+    /// It concerns one object. Another tenant's is not found.
     Thing,
     /// Its body names a tenant. Another one is refused.
     Names,
-    /// It shows what belongs to tenants, and of those only the own.
+    /// It shows data of tenants, and only that of the administrator's own tenant.
     Shows,
-    /// It shows nothing that is a tenant's.
+    /// It shows nothing that belongs to a tenant.
     Common,
     /// It is only for administrators of all tenants.
     AllTenants,
 }
 
-/// Who may ask for an operation.
+/// Who may call an operation.
 pub(super) fn case(operation: &Operation) -> (Role, Reach) {
     use Reach::{AllTenants, Common, Names, Shows, Thing};
     use Role::{Auditor, Operator, Owner};
@@ -150,7 +150,7 @@ impl Fixtures {
         operation.path.replace("{id}", id)
     }
 
-    /// A body that the operation takes, and that names this tenant wherever it can name one.
+    /// A body that the operation accepts, and that names this tenant wherever it can name one.
     pub(super) fn body(&self, operation: &Operation) -> Value {
         match operation.place().as_str() {
             place if place.starts_with("GET ") => Value::Null,

@@ -1,4 +1,4 @@
-//! Requests that come again, and changes over what was not seen: no operation of the document is left out.
+//! Repeated requests, and changes at an outdated version, for every operation of the document.
 
 use super::operations::{Fixtures, operations};
 use crate::fixture::{Bench, POLICY, code, expect};

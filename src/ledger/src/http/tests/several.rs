@@ -1,4 +1,4 @@
-//! Several ledgers on one PostgreSQL: what one is told holds on all, within the bound that operators are promised.
+//! Several ledgers on one PostgreSQL: a change at one ledger takes effect on all, within the promised bound.
 
 use crate::Database;
 use crate::fixture::{Bench, POLICY, apart, code, expect, pace, server};
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What is told to one ledger holds on every other within this time.
+/// A change at one ledger takes effect on every other within this time.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single round says more than this: a machine that others use stands still now and then.
+/// No single round proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Half of the rounds within the bound, and none without end.
+/// Half of the rounds within the bound, and all within a deadline.
 fn assert_soon(mut waits: Vec<Duration>) {
     waits.sort();
     assert!(waits[waits.len() / 2] < BOUND && waits.iter().all(|wait| *wait < STALLED), "{waits:?}");
@@ -82,7 +82,7 @@ async fn a_policy_is_in_force_on_all_ledgers_before_filters_are_notified() {
         let (heard, given) = tokio::join!(
             async {
                 let heard = other.get(&poll).await;
-                // What a filter asks next, of the ledger that told it, must be the new one at once.
+                // The next answer that a filter gets from the ledger with the change must have it at once.
                 let answer = other.request(Method::GET, "/filter/v1/policy").send().await.unwrap();
                 (heard, answer.headers()["etag"].to_str().unwrap().to_owned(), began.elapsed())
             },
@@ -97,7 +97,7 @@ async fn a_policy_is_in_force_on_all_ledgers_before_filters_are_notified() {
     }
     eprintln!("10 policies from one ledger to the other's filters: {waits:?}");
     assert_soon(waits);
-    // Files are a way in; the ledgers leave them alone.
+    // Files are input; the ledgers do not change them.
     for bench in [&one, &other] {
         assert_eq!(std::fs::read_to_string(bench.policy_path()).unwrap(), POLICY);
     }
@@ -129,7 +129,7 @@ async fn an_edited_file_is_put_in_force_everywhere_and_an_old_copy_is_not() {
         assert!(Instant::now() < deadline, "the other ledger's file was not followed");
         pace().await;
     }
-    // The API's word is newer than both files. A ledger that starts with one of them, or with the first, keeps to it.
+    // The API's policy is newer than both files. A ledger that starts with one of them, or with the first, keeps it.
     expect(put(&one, with_permits(42), &etag(&one).await).await, StatusCode::OK).await;
     for old in [POLICY.to_owned(), with_permits(41)] {
         let third = one.start_second(&database, &old).await;
@@ -137,12 +137,12 @@ async fn an_edited_file_is_put_in_force_everywhere_and_an_old_copy_is_not() {
         third.running.shutdown().await;
     }
     assert_eq!(permits(&other).await, 42);
-    // What was never in force was edited while the ledger was away.
+    // A policy that was never in force was written while the ledger was stopped.
     let fourth = one.start_second(&database, &with_permits(43)).await;
     for bench in [&one, &other, &fourth] {
         assert_eq!(permits(bench).await, 43);
     }
-    // While it runs, any edit counts, also back to what was in force before.
+    // While it runs, any edit counts, even back to an earlier policy.
     std::fs::write(fourth.policy_path(), POLICY).unwrap();
     let deadline = Instant::now() + Duration::from_secs(15);
     while permits(&one).await != 20 {

@@ -1,5 +1,5 @@
-//! Who may do what, over every operation of `/openapi.json`: roles, and that a tenant's own administrator neither sees
-//! nor touches another tenant.
+//! Permissions for every operation of `/openapi.json`: roles, and that a tenant's own administrator can't access
+//! another tenant.
 
 use super::operations::{Fixtures, Operation, Reach, case, operations};
 use crate::fixture::{Bench, expect};
@@ -37,7 +37,7 @@ async fn a_tenants_administrator_can_not_access_another_tenant_by_any_operation(
         let status = answer.status();
         let text = answer.text().await.unwrap();
         let expected = match case(&operation).1 {
-            // Not even that it exists may be learned: the answer for an id that nothing has is the same.
+            // Not even the existence may be visible: the answer for an unknown id is the same.
             Reach::Thing => [StatusCode::NOT_FOUND].as_slice(),
             Reach::AllTenants => &[StatusCode::FORBIDDEN],
             Reach::Names => &[StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN],
@@ -108,7 +108,7 @@ async fn a_tenants_administrator_may_do_what_its_role_allows_within_its_tenant()
         assert_eq!(status.is_success(), is_its_own, "{place}: {status} {text}");
         assert_eq!(status == StatusCode::FORBIDDEN, !is_its_own, "{place}: {status} {text}");
     }
-    // It cannot make one that reaches further than itself.
+    // It can't create a credential with wider reach than its own.
     for tenant in [Value::Null, json!("ten_other")] {
         let wide = json!({"name": "wide", "role": "auditor", "tenant_id": tenant});
         let refused = bench.ask_as(&own.secret, &Method::POST, "/v1/admin-keys", &wide).await;
@@ -130,7 +130,7 @@ async fn each_operation_asks_for_its_role_and_says_so() {
         for operation in operations(&bench).await {
             let place = format!("{name}: {}", operation.place());
             let (needs, reach) = case(&operation);
-            // Ids that nothing has, so that nothing is done and all of it can be asked.
+            // With unknown ids, so that nothing changes and every operation can be called.
             let path = operation.path.replace("{id}", "none");
             let answer = bench.ask_as(&secret, &operation.method, &path, &fixtures.body(&operation)).await;
             let refused = answer.status() == StatusCode::FORBIDDEN;

@@ -1,5 +1,5 @@
-//! The audit trail over the API: sealed while the ledger runs, exported, verified, and found out if tampered with;
-//! backups; the description of the API; TLS.
+//! The audit trail over the API: sealed while the ledger runs, exported, verified, with tampering detected; backups;
+//! the description of the API; TLS.
 
 use crate::audit::chain::Signer;
 use crate::audit::verify::{Fault, Summary, Verifier};
@@ -36,7 +36,7 @@ async fn verify(bench: &Bench, lines: &[String]) -> Result<Summary, Fault> {
     verify_with(bench, lines, None).await
 }
 
-/// As `agentrelay audit verify` does: the key that the ledger signs with is trusted, its database is not.
+/// As `agentrelay audit verify` does: it trusts the key that the ledger signs with, and not the database.
 async fn verify_with(bench: &Bench, lines: &[String], checkpoint: Option<Digest>) -> Result<Summary, Fault> {
     let mut verifier = Verifier::new(Some([public_key(bench).await].into()), checkpoint);
     for line in lines {
@@ -66,7 +66,7 @@ async fn an_export_verifies_and_a_database_that_was_tampered_with_does_not() {
     let lines = export(&bench, "").await;
     let found = verify(&bench, &lines).await.unwrap();
     assert_eq!(Some(found.rows), status["newest"].as_u64());
-    // A restart goes on with the same key and the same chain.
+    // A restart continues with the same key and the same chain.
     let bench = bench.restart().await;
     bench.tenant(1).await;
     sealed(&bench).await;
@@ -92,7 +92,7 @@ async fn an_export_verifies_and_a_database_that_was_tampered_with_does_not() {
     assert_eq!(verify(&bench, &export(&bench, "").await).await, Err(Fault::Missing(12)));
 }
 
-/// A ledger that sealed five batches or more, and where its rows are.
+/// A ledger that sealed at least five batches, and its database.
 async fn long_trail() -> (Bench, Database) {
     let bench = Bench::start().await;
     for credits in 1..=6 {
@@ -112,7 +112,7 @@ fn change(database: &Database, statements: &[&str]) {
     });
 }
 
-/// What is found online and in the rows themselves, which is to be the same.
+/// What verification finds over the API and in the database, which must be the same.
 async fn found(bench: &Bench, database: &Database) -> Option<Fault> {
     let online = verify(bench, &export(bench, "").await).await.err();
     let trusted = [public_key(bench).await].into();
@@ -143,7 +143,7 @@ async fn a_trail_without_its_beginning_is_detected() {
     let counted = format!("UPDATE audit_state SET removed = {last}");
     change(&database, &[&counted]);
     assert_eq!(found(&bench, &database).await, Some(Fault::Checkpoint(1, "is missing")));
-    // Nor does a trail begin anew with what is written next.
+    // A trail does not begin again with the next row either.
     change(&database, &["DELETE FROM audit_batches", "UPDATE audit_state SET removed = 0"]);
     bench.tenant(7).await;
     sealed(&bench).await;
@@ -202,7 +202,7 @@ async fn a_trail_cut_at_the_end_lacks_the_saved_checkpoint() {
     assert!(verify(&bench, &lines).await.unwrap().rows < whole.rows);
     let kept = whole.head.unwrap();
     assert_eq!(verify_with(&bench, &lines, Some(kept)).await, Err(Fault::Lacks(kept)));
-    // Neither does one that went on from there.
+    // Nor a trail that continued from there.
     bench.tenant(8).await;
     bench.tenant(9).await;
     sealed(&bench).await;
@@ -242,7 +242,7 @@ async fn expired_rows_are_removed_and_the_chain_stays() {
     );
 }
 
-/// As if the clock were 400 days ahead of all that is there.
+/// As if the clock were 400 days ahead of all rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_ahead_removes_no_rows_until_an_operator_confirms_the_day() {
     let mut bench = busy().await;
@@ -250,7 +250,7 @@ async fn a_clock_that_is_ahead_removes_no_rows_until_an_operator_confirms_the_da
     let today = status_day(&bench).await;
     let database = Bench::config(&bench.directory).database;
     let mut is_old = false;
-    // Twice, as a service is started again; then with a day that it was, and at last with today's.
+    // Twice, as a service is restarted; then with a past day, and at last with today's.
     for confirmed in [None, None, Some("2020-01-01".to_owned()), Some(today)] {
         let Bench { directory, credentials, running, client } = bench;
         running.shutdown().await;

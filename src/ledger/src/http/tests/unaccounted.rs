@@ -1,4 +1,4 @@
-//! Calls that nobody accounts for, over a real socket: charged, listed, given back, set right.
+//! Reservations without a settlement, over a real socket: charged, listed, refunded, corrected.
 
 use crate::fixture::{Bench, code, expect, pace, reserve_body};
 use reqwest::{Method, StatusCode};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 impl Bench {
-    /// Makes a reservation of one second, and waits until its time is over.
+    /// Makes a reservation of one second, and waits until it expires.
     pub(super) async fn expired_reservation(&self, id: &str, tenant: &str, key: &str, credits: u64) {
         let before = self.balance(tenant).await[3];
         self.post("/filter/v1/reserve", reserve_body(id, key, credits, 1), StatusCode::CREATED).await;
@@ -60,7 +60,7 @@ async fn unsettled_reservations_are_charged_listed_and_refunded_once() {
     assert_eq!(given["balance"]["posted"], 20);
     let again = bench.correct(&tenant, &back, StatusCode::CONFLICT).await;
     assert_eq!(code(&again), "conflict");
-    // Its account comes all the same: what was given back stays so.
+    // Its settlement arrives later: the refund stays.
     assert_eq!(bench.settle("r1", json!({"action": "post", "credits": 10})).await["settled"], 1);
     assert_eq!(bench.settle("r2", json!({"action": "void"})).await["settled"], 1);
     assert_eq!(bench.balance(&tenant).await, [100, 100, 0, 0]);
@@ -107,7 +107,7 @@ async fn only_a_refund_names_a_reservation_or_a_key_and_only_one_of_them() {
     );
 }
 
-/// A budget of 20 is charged 20, all of it is given back, and 5 are asked for.
+/// A budget of 20 is charged 20, all of it is refunded, and 5 are reserved.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrections_refund_is_free_in_the_budget_again() {
     let bench = Bench::start().await;
@@ -139,7 +139,7 @@ async fn a_corrections_refund_is_free_in_the_budget_again() {
     }
 }
 
-/// What nobody accounts for is spent; an account that says otherwise makes it free again.
+/// An unsettled reservation counts as spent; a late settlement frees the difference.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_counts_calls_without_a_settlement() {
     let bench = Bench::start().await;

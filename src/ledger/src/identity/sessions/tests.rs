@@ -1,4 +1,4 @@
-//! Months of rotation: what any filter signs, every other verifies for as long as was promised.
+//! Months of rotation: what any filter signs, every other verifies for the promised time.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -12,7 +12,7 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000).plus_seconds(seconds)
 }
 
-/// The secrets after each look, and when that was.
+/// The secrets after each rotation, and its time.
 fn secrets_after(pauses: &[u64], key_stale_seconds: u32) -> Vec<(u64, Vec<SessionSecret>)> {
     let (mut rows, mut now, mut number) = (Rows::default(), 0, 0u8);
     let mut look = |pause: &u64| {
@@ -34,7 +34,7 @@ proptest! {
     ) {
         let looks = secrets_after(&pauses, key_stale);
         let late = if key_stale > 120 { late * 20 } else { late };
-        // What a filter knows that hears of everything so late.
+        // The secrets of a filter with this delay.
         let known = |now: u64| {
             looks.iter().rev().find(|(then, _)| *then + late <= now).or(looks.first()).map(|(_, secrets)| secrets.as_slice()).unwrap()
         };
@@ -68,13 +68,13 @@ fn a_new_secret_signs_each_week_also_after_the_ledger_was_stopped() {
         .map(|(_, all)| all.len())
         .collect();
     assert_eq!(counts, [1, 1, 2, 2, 3, 2]);
-    // After a year all but the last are over, and the next one signs when everybody has it.
+    // After a year all but the last have expired, and the next one signs when every filter has it.
     let after = &secrets_after(&[0, 52 * week], 120)[1];
     assert_eq!(
         after.1.iter().map(|secret| secret.signs_from).collect::<Vec<_>>(),
         [at(0), at(52 * week + HOUR)]
     );
-    // A clock that steps back makes nothing.
+    // A clock that goes back creates no secret.
     let mut rows = Rows::default();
     let look =
         |rows: &mut Rows, now| Rotate { seed: [1; 32], key_stale_seconds: 120, now }.apply(rows).unwrap();

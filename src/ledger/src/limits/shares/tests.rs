@@ -1,5 +1,5 @@
-//! Simulated Envoys that share one limit: each counts its own window, asks, and is answered late, twice, out of order or
-//! not at all. Over all of them no window ever sees more than the limit.
+//! Simulated Envoys that share one limit: each counts its own window, asks, and gets answers late, twice, out of order
+//! or not at all. Over all of them no window ever has more than the limit.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -20,14 +20,14 @@ fn key() -> OwnerId {
     OwnerId::parse("key_1").unwrap()
 }
 
-/// A filter's half of the contract, for one limit.
+/// The filter's side of the protocol, for one limit.
 struct Envoy {
     instance: InstanceId,
     window: Window,
     share: u32,
     ends_ms: u64,
     revision: u64,
-    /// Said and not answered yet.
+    /// Asks that were sent and not answered.
     asked: Option<ShareAsk>,
 }
 
@@ -50,9 +50,9 @@ impl Envoy {
         permits > 0 && self.window.take(&Limit { permits, ..LIMIT }, Monotonic(now_ms)).admitted
     }
 
-    /// Lowers itself to what it needs, then says so.
+    /// Lowers its share to what it needs, then asks.
     fn ask(&mut self, spare: u32, wanted: u32, now_ms: u64) -> Message {
-        // Of a share whose time is over it gives nothing more, but what it gave is in its window still.
+        // From an expired share it gives nothing more, but its earlier permits are still in the window.
         let holds = self.holds(now_ms);
         self.share = self.share(now_ms).min(holds.saturating_add(spare));
         let keep = self.share.max(holds);
@@ -70,13 +70,13 @@ impl Envoy {
         Message { ask, sent_ms: now_ms }
     }
 
-    /// Another worker asks the same.
+    /// Another worker sends the same ask.
     fn repeat(&self, now_ms: u64) -> Option<Message> {
         self.asked.clone().map(|ask| Message { ask, sent_ms: now_ms })
     }
 
     fn answered(&mut self, answer: &Answer, sent_ms: u64) {
-        // Answers to older rounds are not heard.
+        // Answers to older rounds are ignored.
         if answer.revision == self.revision {
             self.share = answer.permits;
             self.ends_ms = sent_ms + TTL_MILLIS;
@@ -105,21 +105,21 @@ enum Command {
     Repeat {
         envoy: usize,
     },
-    /// One of the rounds that were ever sent reaches the ledger.
+    /// One of the rounds sent so far reaches the ledger.
     Deliver {
         pick: usize,
     },
-    /// One of the answers that were ever given reaches its Envoy.
+    /// One of the answers so far reaches its Envoy.
     Answer {
         pick: usize,
     },
-    /// A round and its answer, without trouble.
+    /// A round and its answer, without loss.
     Round {
         envoy: usize,
         spare: u32,
         wanted: u32,
     },
-    /// The Envoy starts again, with nothing of what it knew.
+    /// The Envoy restarts without its state.
     Restart {
         envoy: usize,
     },
@@ -243,7 +243,7 @@ impl World {
         Ok(())
     }
 
-    /// Over all Envoys, those of before a restart too.
+    /// Over all Envoys, including those before a restart.
     fn check(&self) -> Result<(), TestCaseError> {
         let window_ms = u64::from(LIMIT.window_seconds) * 1000;
         for (place, first) in self.admitted_ms.iter().enumerate() {
@@ -361,7 +361,7 @@ fn a_lowered_limit_is_never_exceeded_and_an_expired_share_is_not_kept() {
     let first = InstanceId::parse("i0").unwrap();
     let lowered = Limit { permits: 20, ..LIMIT };
     assert_eq!(grant(&mut rows, &first, &ask(lowered, 100, 25), now).permits, 5);
-    // A round of before, come late, raises nothing.
+    // A late round of earlier raises nothing.
     assert_eq!(grant(&mut rows, &first, &ask(LIMIT, 99, 25), now).permits, 5);
     let ended = now.plus_millis(TTL_MILLIS + 60_000 + MARGIN_MILLIS);
     let just_before = ended.plus_millis(0).as_millis() - 1;

@@ -1,4 +1,4 @@
-//! PostgreSQL: the suite, and what only a server can suffer or several ledgers can do.
+//! PostgreSQL: the suite, and what only a server or several ledgers can do.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 use throwaway::Throwaway;
 use tokio::time::timeout;
 
-/// What one ledger does is heard of by every other within this time.
+/// A change by one ledger reaches every other within this time.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single round says more than this: a machine that others use stands still now and then.
+/// No single round proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(30);
 
 /// A new, initialised database.
@@ -89,7 +89,7 @@ async fn no_row_is_removed_if_the_databases_clock_differs() {
         let pass = Pass { days: Some(30), now, database: clock, ran_millis: 0, confirmed: Some(now) };
         retain::pass(store.as_ref(), pass).await.unwrap()
     };
-    // Leaves a connection at rest.
+    // Leaves a connection idle.
     store.clock().await.unwrap();
     apart(|| {
         let shadow = "CREATE SCHEMA shadow; CREATE FUNCTION shadow.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
@@ -118,7 +118,7 @@ async fn a_database_whose_encoding_lacks_characters_is_refused() {
     });
     let refused = crate::init(&latin, |_| Ok(())).unwrap_err().to_string();
     assert!(refused.contains("its encoding is LATIN1") && refused.contains("createdb"), "{refused}");
-    // One that an earlier release has initialised.
+    // A database that an earlier release has initialised.
     let connection = apart(|| {
         let connection = Connection::open(&latin, Purpose::Write).unwrap();
         schema::migrate(&connection).unwrap();
@@ -126,7 +126,7 @@ async fn a_database_whose_encoding_lacks_characters_is_refused() {
     });
     let opened = apart(|| Store::open(&latin, Arc::new(Metrics::default())).map(drop).unwrap_err());
     assert!(opened.to_string().contains("LATIN1"), "{opened}");
-    // Even on such a one a name costs nobody but its bearer anything.
+    // Even there, a name with such characters affects only its own request.
     let store = apart(|| Store::with(connection, &latin, Arc::new(Metrics::default()), CONNECTIONS).unwrap());
     suite::a_write_that_fails_is_refused_alone(&store).await;
 }
@@ -138,7 +138,7 @@ async fn two_ledgers_under_load_keep_every_invariant_and_never_conflict() {
     let ledgers: [Arc<Store>; 2] = [open(&database), open(&database)];
     let (tenant, key) = payer(ledgers[0].as_ref(), 500).await;
     let tasks = (0..400).map(|number: usize| {
-        // Every request comes to both, as from a filter that asks the other one after a slow answer.
+        // Every request is sent to both, as by a filter that calls the other one after a slow answer.
         let (one, other) = (Arc::clone(&ledgers[number % 2]), Arc::clone(&ledgers[(number + 1) % 2]));
         let key = key.clone();
         tokio::spawn(async move {
@@ -178,7 +178,7 @@ async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_othe
     let mut feed = other.newest_change();
     let waiting = Waiting::default();
     let mut reserved = Err(Error::Unavailable(Unavailable::Failed));
-    // A call waits for 1.2 s at most, in which a machine that stands still returns nothing.
+    // A call waits at most 1.2 s, in which a stalled machine returns nothing.
     for round in 0..5 {
         let (tenant, key) = payer(one.as_ref(), 40).await;
         let lease = format!("l{round}");
@@ -253,7 +253,7 @@ async fn a_server_that_goes_away_refuses_with_503_and_is_used_again_when_it_is_b
     }
     assert_eq!(bench.balance(&tenant).await, [100, 90, 10, 0]);
 
-    // The change feed hears of other ledgers again, too.
+    // The change feed gets changes of other ledgers again, too.
     let other: Arc<Store> = open(&database);
     let mut heard = other.newest_change();
     let mut quickest = Duration::MAX;

@@ -1,4 +1,4 @@
-//! SQLite: the suite, and what only a file can suffer.
+//! SQLite: the suite, and failures that only a file can have.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -177,7 +177,7 @@ async fn a_full_queue_refuses_at_once() {
     assert!(store.queue_depth() > 0);
     other.execute_batch("ROLLBACK").unwrap();
     for answer in answers {
-        // Those that waited behind the lock were refused or written; none is left without an answer.
+        // Writes that waited for the lock were refused or written; each has an answer.
         answer.await.unwrap().ok();
     }
 }

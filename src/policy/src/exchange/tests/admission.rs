@@ -57,7 +57,7 @@ fn a_full_window_refuses_only_what_starts_work() {
     let resumed = [("last-event-id", "7"), ("mcp-session-id", session.as_str())];
     gate.request_with("GET", "/mcp", None, &resumed).forwarded();
     assert_eq!(gate.request("GET", "/mcp", None).refusal().0, 429);
-    // What is refused for another reason counts, whatever it says that it is.
+    // A request that is refused for another reason counts, whatever kind it claims to be.
     gate.now_ms += 61_000;
     gate.key =
         Some(Arc::new(Key::new(KeyRecord { services: Some(vec![]), tier: "free".into(), ..record() })));
@@ -106,7 +106,7 @@ fn each_request_asks_for_admission_by_its_kind() {
     let refused = gate.call("search", json!({}));
     assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
     assert_eq!(refused.refusal().1["error"]["code"], 42901);
-    // A faulty message is no way around.
+    // An invalid message does not bypass this.
     assert_eq!(gate.request("POST", "/mcp", Some(b"{")).refusal().0, 429);
     assert_eq!(gate.slot, windows);
 }
@@ -131,7 +131,7 @@ fn an_id_that_is_in_progress_in_its_session_is_refused() {
     let (status, answer) = gate.call("search", json!({})).refusal();
     assert_eq!((status, &answer["error"]["code"], &answer["id"]), (400, &json!(-32600), &json!(7)));
     gate.admission = AdmissionAnswered::Admitted;
-    // The tool's own window was not touched: it has one permit.
+    // The tool's own window, with one permit, was not used.
     gate.call("search", json!({})).forwarded();
 }
 
@@ -143,7 +143,7 @@ fn limits_of_one_window_count_a_request_once_and_the_strictest_holds() {
         (vec![limit(4, 60), limit(6, 60), limit(5, 60)], 4),
         (vec![limit(4, 60), limit(4, 60)], 4),
         (vec![limit(9, 60), limit(4, 30)], 4),
-        // As long as the tier's, which lets 100 pass, and as the tool's.
+        // As long as the tier's window, which admits 100, and as the tool's.
         (vec![limit(7, 60)], 7),
     ] {
         let mut gate = Gate::with(document(), KeyRecord { limits: own.clone(), ..record() });

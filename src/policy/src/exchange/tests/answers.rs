@@ -1,8 +1,8 @@
-//! What comes back: what each ending charges, what of a list is shown, and what every response tells.
+//! Responses: what each ending charges, which part of a list is shown, and the headers of every response.
 
 use super::*;
 
-/// What is charged of a call of 5 credits, and how it is called, under either word of `on_unknown`.
+/// The charge for a call of 5 credits and its outcome, under either value of `on_unknown`.
 fn settled(gate: &mut Gate, respond: impl Fn(&mut Exchange, Now), end: End) -> [(u64, Outcome); 2] {
     ["charge", "refund"].map(|on_unknown| {
         let mut document = document();
@@ -31,7 +31,7 @@ fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
     let of_other = r#"{"jsonrpc":"2.0","id":"7","error":{"code":1,"message":""}}"#;
     let event = |message: &str| format!("data: {message}\n\n");
     let (allowed, failed, cancelled) = (Outcome::Allowed, Outcome::UpstreamError, Outcome::Cancelled);
-    // A success, a failure, and what is neither.
+    // A success, a failure, and neither.
     let (yes, no, unknown) = ([5, 5], [0, 0], [5, 0]);
     for (status, content_type, body, end, charged, outcome) in [
         (200, JSON, success, End::Complete, yes, allowed),
@@ -43,7 +43,7 @@ fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
         (500, JSON, success, End::Complete, no, failed),
         (404, JSON, success, End::Complete, no, failed),
         (400, JSON, "", End::ClientDisconnected, no, failed),
-        // Nothing that was understood.
+        // Answers that can't be understood.
         (200, JSON, "", End::Complete, unknown, allowed),
         (200, "text/plain", rpc_error, End::Complete, unknown, allowed),
         (200, "", rpc_error, End::Complete, unknown, allowed),
@@ -53,7 +53,7 @@ fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
         (202, JSON, rpc_error, End::Complete, unknown, allowed),
         (204, JSON, "", End::Complete, unknown, allowed),
         (303, JSON, rpc_error, End::Complete, unknown, allowed),
-        // The upstream broke it off, before an answer began or after.
+        // The upstream broke off the response, before an answer began or after.
         (200, JSON, "", End::UpstreamFailed, no, failed),
         (200, JSON, &success[..30], End::UpstreamFailed, no, failed),
         (200, JSON, &success[..44], End::UpstreamFailed, yes, allowed),
@@ -63,7 +63,7 @@ fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
         (200, EVENTS, "id: 1\ndata:\n\n", End::UpstreamFailed, unknown, allowed),
         (200, "text/plain", "", End::UpstreamFailed, no, failed),
         (200, "text/plain", "x", End::UpstreamFailed, unknown, allowed),
-        // The client left, with the result in its hands or before it.
+        // The client disconnected, after it got the result or before.
         (200, JSON, &success[..44], End::ClientDisconnected, yes, allowed),
         (200, JSON, &success[..20], End::ClientDisconnected, unknown, cancelled),
         (200, EVENTS, &event(tool_error), End::ClientDisconnected, no, failed),

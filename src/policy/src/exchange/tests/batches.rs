@@ -1,4 +1,4 @@
-//! Batches: each message decided, answered and charged for itself, and nothing that could be read in two ways.
+//! Batches: each message is decided, answered and charged separately, and ambiguous batches are refused.
 
 use super::*;
 use crate::window::slot;
@@ -47,7 +47,7 @@ fn refused_messages_are_answered_here_and_the_rest_is_forwarded_in_order() {
         {"jsonrpc": "2.0", "method": "notifications/message"},
         answered(json!(4)),
         {"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": ""}},
-        // Of nothing that was sent: refused here, never asked, answered before.
+        // No answers to sent messages: refused here, unknown, or answered before.
         answered(json!("2")),
         answered(json!(9)),
         {"jsonrpc": "2.0", "id": 4, "result": {"tools": [{"name": "wipe"}]}},
@@ -63,7 +63,7 @@ fn refused_messages_are_answered_here_and_the_rest_is_forwarded_in_order() {
     assert_eq!(merged[2]["error"]["code"], 40401);
     assert_eq!(merged[4]["result"]["tools"], json!([{"name": "search"}]));
     assert_eq!(merged[5]["error"]["code"], -32600);
-    // The tool's own window had room for one.
+    // The tool's own window had one permit.
     assert_eq!(merged[6]["error"]["code"], 42901);
 
     let finished = exchange.finish_all(End::Complete, "e", gate.now());
@@ -120,7 +120,7 @@ fn failed_calls_are_not_charged_in_either_form_of_answer() {
         };
         let post = Action::Post { credits: Credits::new(5).unwrap() };
         let finished = exchange.finish_all(End::Complete, "e", gate.now());
-        // Of the first, no answer came.
+        // The first got no answer.
         assert_eq!(actions(finished), [post, Action::Void, post], "{in_events}");
         let finished = exchange.finish_all(End::UpstreamFailed, "e", gate.now());
         assert_eq!(actions(finished), [Action::Void, Action::Void, post], "{in_events}");
@@ -192,7 +192,7 @@ fn ambiguous_batches_are_refused_as_a_whole() {
         let (status, answer) = gate.request_with("POST", "/mcp", Some(body.as_bytes()), &headers).refusal();
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(code)), "{body}");
     }
-    // What is no message among others is refused alone.
+    // An element that is not a message is refused alone.
     let doubled = r#"{"jsonrpc":"2.0","id":2,"method":"ping","Method":"tools/call"}"#;
     let body = format!("[{},{doubled},[{}]]", ping("1"), ping("3"));
     let headers = [("mcp-protocol-version", "2025-03-26")];
@@ -250,7 +250,7 @@ fn a_client_that_disconnects_before_a_decision_is_charged_nothing() {
     let finished = exchange.finish_all(End::ClientDisconnected, "e", gate.now());
     assert_eq!(finished.len(), 2);
     assert_eq!(finished[0].settlement.as_ref().map(|one| one.action), Some(Action::Void));
-    // The second's answer is still to come; whoever hears it gives it back.
+    // The second answer is still to come; its reservation is refunded when it arrives.
     assert!(finished[1].settlement.is_none());
 }
 
@@ -275,10 +275,10 @@ fn calls_without_an_answer_are_charged() {
     assert_eq!(charged(&exchange, End::Complete), [5, 0]);
     assert_eq!(charged(&exchange, End::ClientDisconnected), [5, 0]);
     assert_eq!(charged(&exchange, End::UpstreamFailed), [0, 0]);
-    // A client may ask for the rest of a stream with ids.
+    // A client may request the rest of a stream with ids.
     exchange.watch(b"id: 1\n\n");
     assert_eq!(charged(&exchange, End::UpstreamFailed), [5, 0]);
-    // A second answer to one id, which is not passed on, takes the proof away.
+    // A second answer to one id, which is not passed on, makes the result unclear.
     assert_eq!(exchange.filter_chunk(event.as_bytes(), true, now).unwrap(), b"\n");
     assert_eq!(charged(&exchange, End::Complete), [5, 5]);
 
@@ -290,7 +290,7 @@ fn calls_without_an_answer_are_charged() {
         exchange.response_headers(status, &[(b"location", location.as_bytes())], false, now);
         assert_eq!(charged(&exchange, End::Complete), [credits; 2], "{status} {location}");
     }
-    // What is not passed on because it can't be read has run all the same.
+    // A call whose answer is not passed on because it can't be read has run all the same.
     let mut exchange = sent();
     let plan = exchange.response_headers(200, &[(b"content-type", b"text/html")], false, now);
     assert!(matches!(plan.body, BodyPlan::Refuse(reply) if reply.status == 502));

@@ -1,4 +1,4 @@
-//! The gate's own tools: who may call them, with what, what comes of it, and where lists show them.
+//! The gate's own tools: who may call them, their arguments, their results, and where lists show them.
 
 use super::*;
 use crate::rules::gate_tools::Kind as GateKind;
@@ -129,7 +129,7 @@ fn keys_that_may_not_call_gate_tools_do_not_see_them() {
         assert_eq!(gate.call("request_key", json!({"service_name": "ci"})).refusal().0, status);
         assert_eq!(listed(&mut gate, json!({}), r#"{"id":1,"result":{"tools":[]}}"#), seen);
     }
-    // Without the policy's word there are none.
+    // Without the setting in the policy there are none.
     assert_eq!(Gate::new().call("request_key", json!({"service_name": "ci"})).refusal().0, 404);
     assert_eq!(listed(&mut Gate::new(), json!({}), r#"{"id":1,"result":{"tools":[]}}"#), [""; 0]);
 }
@@ -186,7 +186,7 @@ fn parent_and_child_keys_share_the_parents_limits() {
     };
     let parent = gate.key.clone().unwrap().record.clone();
     let second = KeyRecord { key_id: KeyId::parse("key_3").unwrap(), ..child() };
-    // Two of each child's own, five of all together.
+    // Two of each child key's own limit, five of all together.
     assert!(ask(&mut gate, child()) && ask(&mut gate, child()) && !ask(&mut gate, child()));
     assert!(ask(&mut gate, second.clone()) && ask(&mut gate, second.clone()));
     assert!(ask(&mut gate, parent.clone()));

@@ -4,7 +4,7 @@ use super::*;
 use crate::window::share;
 
 impl Gate {
-    /// The ledger gives `self.share` permits of each limit; `None`: it does not answer.
+    /// The ledger grants `self.share` permits of each limit; `None`: it does not answer.
     pub(super) fn answer_shares(&mut self, rules: &[LimitRule]) -> SharesAnswered {
         let fingerprint = self.key.as_ref().unwrap().fingerprint;
         let Some(permits) = self.share else { return SharesAnswered::Unavailable };
@@ -134,7 +134,7 @@ fn a_whole_share_asks_for_no_more() {
     assert_eq!(gate.shares_asked, 1);
 }
 
-/// Decides GETs that come at the same moment to one worker, on which those that wait for more of a limit ask together.
+/// Decides GETs that arrive at the same moment at one worker, where those that wait for more of a limit share one ask.
 /// Returns how many pass.
 fn pass_together(gate: &mut Gate, calls: usize) -> usize {
     let (key, now) = (gate.key.clone().unwrap(), gate.now());
@@ -200,7 +200,7 @@ fn waiting_for_a_tools_global_limit_uses_one_permit_of_the_key() {
     gate.call("search", json!({})).forwarded();
     gate.now_ms += 300;
     gate.share = Some(3);
-    // Of a batch too, each message takes its own.
+    // In a batch too, each message takes its own permit.
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{}}}"#;
     let batch = format!("[{call},{}]", call.replace("\"id\":1", "\"id\":2"));
     let version = [("mcp-protocol-version", "2025-03-26")];
@@ -260,7 +260,7 @@ fn without_the_ledger_the_only_envoy_gives_the_whole_limit_and_one_of_two_its_ha
     gate.share = None;
     let (count, (status, body)) = admitted(&mut gate);
     assert_eq!((count, status), (4, 429), "{body}");
-    // It goes on with its half, also when its share has long ended.
+    // It continues with its half, even long after its share has expired.
     gate.now_ms += 600_000;
     let (count, (status, body)) = admitted(&mut gate);
     assert_eq!((count, status), (5, 429), "{body}");

@@ -1,4 +1,4 @@
-//! Heads, paths and names that some servers read otherwise than they are written.
+//! Headers, paths and names that some servers read differently.
 
 use super::super::*;
 use super::{Decided, Gate, document, record};
@@ -64,7 +64,7 @@ fn reserved_headers_are_recognised_in_every_spelling() {
 }
 
 proptest! {
-    /// What reads as a reserved name where only letters and digits are known is reserved.
+    /// A name is reserved if it equals a reserved name when only letters and digits count.
     #[test]
     fn no_separator_hides_a_reserved_name(
         separators in proptest::collection::vec("[-_.!#$%&\'*+^`|~]", 3),
@@ -151,7 +151,7 @@ fn a_body_that_servers_could_decode_differently_is_refused() {
     }
 }
 
-/// The usual policy, with a service for all that no other has, and a rule for all that is not listed.
+/// The usual policy, with a catch-all service and a rule for unlisted tools.
 fn document_with_catch_all() -> serde_json::Value {
     let mut document = document();
     let rule = json!({"risk": "read_only"});

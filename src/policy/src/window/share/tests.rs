@@ -1,4 +1,4 @@
-//! Shares of several Envoys, judged by a ledger of a few lines: no interval ever sees more than the limit.
+//! Shares of several Envoys, checked by a minimal ledger: no interval ever has more than the limit.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -66,7 +66,7 @@ fn concurrent_asks_of_workers_are_equal_and_either_answer_counts() {
     assert_eq!(second, first);
     answer(&mut value, &first, 8, 1_002);
     (0..8).for_each(|_| assert!(take(&mut value, &rule, 1_003)));
-    // The second answer brings no more, and does not keep anybody from asking again.
+    // The second answer brings no more, and does not prevent another ask.
     answer(&mut value, &second, 8, 1_004);
     assert!(!take(&mut value, &rule, 1_005));
     let third = asked(&mut value, &rule, 1_006).unwrap();
@@ -113,7 +113,7 @@ fn a_release_returns_half_of_the_permits_that_the_window_does_not_hold() {
     assert!(!take(&mut value, &rule, 30));
 }
 
-/// One of several Envoys, with what is on its way to and from it.
+/// One of several Envoys, with its messages in transit.
 #[derive(Default)]
 struct Envoy {
     value: Vec<u8>,
@@ -127,7 +127,7 @@ enum Event {
     Call,
     Ask,
     Release,
-    /// The ledger hears what was sent, in any order; its answer arrives or is lost.
+    /// The ledger gets what was sent, in any order; its answer arrives or is lost.
     Hear {
         pick: usize,
         is_lost: bool,

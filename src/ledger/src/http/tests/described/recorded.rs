@@ -1,4 +1,4 @@
-//! What is asked of a new ledger, in this order: each operation once with success and once to be refused.
+//! The requests to a new ledger, in this order: each operation once with success and once with a refusal.
 
 use super::recorder::{Ask, Recorder};
 use crate::fixture::{Bench, POLICY, pace};
@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Of every operation. The ledger must be new, so that counts and positions are the same each time.
+/// Requests for every operation. The ledger must be new, so that counts and positions are the same each time.
 pub(super) async fn examples(bench: &Bench) -> Examples {
     let mut recorder = Recorder::new(bench);
     audit_of_a_new_ledger(&mut recorder).await;
@@ -173,7 +173,7 @@ async fn filter_keys(recorder: &mut Recorder<'_>) {
     recorder.problem("POST /v1/filter-keys/{id}/revoke", body_for("flt_none", reason("unused")), 404).await;
 }
 
-/// What Envoys report, and what is then seen of it.
+/// The reports of Envoys, and what the API then shows.
 async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str) {
     let bench = recorder.bench;
     let ask = json!({"lease_id": "lease_west_1", "tenant_id": tenant, "credits": 10, "price": 1});
