@@ -60,7 +60,7 @@ pub const TABLE: &[(&str, Order)] = &[
             "metrics",
             "shared",
             "windows",
-            "purses",
+            "lease_slots",
             "feed",
             "report",
             "in_progress",

@@ -27,7 +27,7 @@ pub struct Metrics {
     pub cas_retries: Metric,
     /// Changes given up because their compare-and-swap was lost too often.
     pub cas_exhausted: Metric,
-    /// Refunds of leased credits that were lost, because the purse was gone.
+    /// Refunds of leased credits that were lost, because the lease was gone.
     pub lease_refunds_lost: Metric,
     /// Settlements and decisions that wait for delivery.
     pub queue_depth: Metric,

@@ -327,7 +327,7 @@ impl Worker {
         let now = host::monotonic_clock();
         self.read_date(now);
         self.metrics().flush();
-        self.outbox.borrow_mut().show(self.metrics());
+        self.outbox.borrow_mut().update_queue_depth(self.metrics());
         self.in_root(|| {
             self.apply_changes(now);
             if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {

@@ -17,7 +17,7 @@ fn at(ms: u64) -> Monotonic {
     Monotonic(ms)
 }
 
-/// A purse whose ask with the id 1 is under way.
+/// A value with a pending ask with the id 1.
 fn asking() -> Vec<u8> {
     let mut value = Vec::new();
     for call in 0..CALLS_TO_LEASE {
@@ -69,8 +69,8 @@ fn a_remainder_too_small_for_a_call_is_returned_once_a_later_lease_pays() {
     };
     assert_eq!([call(3, 2), call(3, 3), call(3, 4)], [Some(1), None, None]);
     assert_eq!([call(1, 5), call(3, 6), call(1, 7)], [Some(1), Some(4), Some(4)]);
-    let accounts = due(&value, at(20)).unwrap().1;
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    let statements = due(&value, at(20)).unwrap().1;
+    assert_eq!(statements, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
 }
 
 /// Two prices leave remainders that neither of them uses, and the ledger grants no more while an Envoy holds many.
@@ -83,12 +83,12 @@ fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
         let now = at(1_000 + call * 10 / 3);
         // A message takes some milliseconds to arrive; the ledger's answer is here before the next call.
         if call % 150 == 0 {
-            let (next, accounts) = due(&value, now).unwrap();
+            let (next, statements) = due(&value, now).unwrap();
             value = next;
-            for account in &accounts {
-                ledger.receive(account);
-                let deadline = (!account.closed).then_some(at(now.0 + TTL_MS));
-                value = acknowledged(&value, account, deadline, now).unwrap();
+            for statement in &statements {
+                ledger.receive(statement);
+                let deadline = (!statement.closed).then_some(at(now.0 + TTL_MS));
+                value = acknowledged(&value, statement, deadline, now).unwrap();
             }
         }
         let id = u128::from(call) + 1;
@@ -131,8 +131,8 @@ fn after_a_refusal_calls_reserve_exactly_for_a_while() {
 fn idle_leases_are_returned() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
-    let (value, accounts) = due(&value, at(IDLE_MS + 20)).unwrap();
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    let (value, statements) = due(&value, at(IDLE_MS + 20)).unwrap();
+    assert_eq!(statements, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
     let (_, spent) = spend(&value, TENANT, credits(1), 3, at(IDLE_MS + 30)).unwrap();
     assert_eq!(spent.lease, None);
 }
@@ -151,13 +151,13 @@ fn a_refund_after_the_closing_statement_is_reported() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let value = recalled(&value, TENANT, at(20)).unwrap();
-    let (value, accounts) = due(&value, at(20)).unwrap();
-    let value = acknowledged(&value, &accounts[0], None, at(30)).unwrap();
+    let (value, statements) = due(&value, at(20)).unwrap();
+    let value = acknowledged(&value, &statements[0], None, at(30)).unwrap();
     assert_eq!(due(&value, at(100)).unwrap().1, []);
     let (value, is_paid) = refund(&value, TENANT, 1, credits(4)).unwrap();
     assert!(is_paid);
-    let (_, accounts) = due(&value, at(110)).unwrap();
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 2, spent: 0, closed: true }]);
+    let (_, statements) = due(&value, at(110)).unwrap();
+    assert_eq!(statements, [Statement { tenant: TENANT, lease: 1, revision: 2, spent: 0, closed: true }]);
 }
 
 #[test]
@@ -195,22 +195,22 @@ impl Ledger {
         granted
     }
 
-    fn receive(&mut self, account: &Statement) {
+    fn receive(&mut self, statement: &Statement) {
         // Closed before it was asked for: the ask arrives late, and must find nothing.
-        let lease = self.leases.entry(account.lease).or_insert((0, 0, 0, true));
+        let lease = self.leases.entry(statement.lease).or_insert((0, 0, 0, true));
         let (granted, spent, revision, closed) = lease;
-        if account.revision <= *revision {
+        if statement.revision <= *revision {
             return;
         }
-        assert!(account.spent <= *granted, "more was spent than granted");
-        *revision = account.revision;
+        assert!(statement.spent <= *granted, "more was spent than granted");
+        *revision = statement.revision;
         if *closed {
-            self.available += *spent - account.spent;
-        } else if account.closed {
-            self.available += *granted - account.spent;
+            self.available += *spent - statement.spent;
+        } else if statement.closed {
+            self.available += *granted - statement.spent;
             *closed = true;
         }
-        *spent = account.spent;
+        *spent = statement.spent;
     }
 }
 
@@ -250,7 +250,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Both tenants' purses lie in one value. In the end, when all has been said, the ledger knows what was spent to the
+    /// The leases of both tenants are in one value. In the end, when all has been said, the ledger knows what was spent to the
     /// credit, whatever got lost on the way.
     #[test]
     fn all_spending_is_reported(events in prop::collection::vec(event(), 1..120)) {
@@ -261,13 +261,13 @@ proptest! {
         let mut now = 1_000u64;
         let mut next_id = 1u128;
         let say = |value: &mut Vec<u8>, ledger: &mut Ledger, now: u64, is_lost: bool, is_heard: bool| {
-            let (next, accounts) = due(value, at(now)).unwrap();
+            let (next, statements) = due(value, at(now)).unwrap();
             *value = next;
-            for account in accounts.iter().filter(|_| !is_lost) {
-                ledger.receive(account);
+            for statement in statements.iter().filter(|_| !is_lost) {
+                ledger.receive(statement);
                 if is_heard {
-                    let deadline = (!account.closed).then_some(at(now + TTL_MS));
-                    *value = acknowledged(value, account, deadline, at(now)).unwrap();
+                    let deadline = (!statement.closed).then_some(at(now + TTL_MS));
+                    *value = acknowledged(value, statement, deadline, at(now)).unwrap();
                 }
             }
         };

@@ -114,7 +114,7 @@ fn command() -> impl Strategy<Value = Command> {
 
 /// What one Envoy really did with one lease.
 #[derive(Debug, Default, Clone, Copy)]
-struct Purse {
+struct HeldLease {
     granted: u64,
     spent: u64,
     closed: bool,
@@ -167,7 +167,7 @@ struct World {
     accounts: Accounts,
     journal: Vec<Transfer>,
     leases: BTreeMap<u8, Lease>,
-    purses: BTreeMap<u8, Purse>,
+    held: BTreeMap<u8, HeldLease>,
     network: Vec<(u8, Statement)>,
     model: BTreeMap<u8, Line>,
     granted: u64,
@@ -220,25 +220,25 @@ impl World {
                 prop_assert_eq!(opened, (1..=available).contains(&credits));
                 if opened {
                     self.leases.insert(id, lease);
-                    self.purses.insert(id, Purse { granted: credits, ..Purse::default() });
+                    self.held.insert(id, HeldLease { granted: credits, ..HeldLease::default() });
                     let ends_ms = now.as_millis() + TTL * 1000;
                     let line = Line { granted: credits, newest: None, ends_ms, closed: false, lost: false };
                     self.model.insert(id, line);
                 }
             }
             Command::Spend { id, credits } => {
-                if let Some(purse) = self.purses.get_mut(&id).filter(|purse| !purse.closed) {
-                    purse.spent = (purse.spent + credits).min(purse.granted);
+                if let Some(lease) = self.held.get_mut(&id).filter(|lease| !lease.closed) {
+                    lease.spent = (lease.spent + credits).min(lease.granted);
                 }
             }
             Command::Fail { id, credits } => {
-                if let Some(purse) = self.purses.get_mut(&id) {
-                    purse.spent = purse.spent.saturating_sub(credits);
+                if let Some(lease) = self.held.get_mut(&id) {
+                    lease.spent = lease.spent.saturating_sub(credits);
                 }
             }
             Command::Close { id } => {
-                if let Some(purse) = self.purses.get_mut(&id) {
-                    purse.closed = true;
+                if let Some(lease) = self.held.get_mut(&id) {
+                    lease.closed = true;
                 }
             }
             Command::Write { id } => self.write(id),
@@ -267,9 +267,9 @@ impl World {
     }
 
     fn write(&mut self, id: u8) {
-        let (Some(purse), Some(lease)) = (self.purses.get_mut(&id), self.leases.get(&id)) else { return };
-        purse.revision += 1;
-        self.network.push((id, account_of(lease, purse.revision, purse.spent, purse.closed)));
+        let (Some(held), Some(lease)) = (self.held.get_mut(&id), self.leases.get(&id)) else { return };
+        held.revision += 1;
+        self.network.push((id, account_of(lease, held.revision, held.spent, held.closed)));
     }
 
     fn deliver(&mut self, id: u8, sent: &Statement, now: Timestamp) -> Result<(), TestCaseError> {
@@ -302,13 +302,13 @@ impl World {
         }
         let signed = [granted, available, pending, posted].map(|sum| i64::try_from(sum).unwrap());
         prop_assert_eq!([-signed[0], signed[1], signed[2], signed[3]], sums);
-        for (id, purse) in self.purses.iter().filter(|_| !self.forged) {
+        for (id, lease) in self.held.iter().filter(|_| !self.forged) {
             let line = &self.model[id];
             prop_assert!(
-                purse.spent <= line.posted() + line.pending(),
+                lease.spent <= line.posted() + line.pending(),
                 "what lease {} really spent is not covered: {:?} {:?}",
                 id,
-                purse,
+                lease,
                 line
             );
         }
@@ -336,14 +336,14 @@ fn live(commands: &[Command]) -> Result<(), TestCaseError> {
         return Ok(());
     }
     // Every Envoy closes in the end, and its last account arrives, if only by a retry.
-    for id in world.purses.keys().copied().collect::<Vec<_>>() {
+    for id in world.held.keys().copied().collect::<Vec<_>>() {
         world.apply(Command::Close { id }, now)?;
         world.write(id);
         let (_, last) = world.network.last().cloned().unwrap();
         world.deliver(id, &last, now)?;
         world.check()?;
     }
-    let spent = world.purses.values().map(|purse| purse.spent).sum::<u64>();
+    let spent = world.held.values().map(|lease| lease.spent).sum::<u64>();
     let balance = world.accounts.balance();
     prop_assert_eq!([balance.pending.get(), balance.posted.get()], [0, spent]);
     Ok(())

@@ -18,7 +18,7 @@ const CLIENTS: usize = 4;
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default, Clone)]
-struct Purse {
+struct HeldLease {
     id: String,
     granted: u64,
     spent: u64,
@@ -31,7 +31,7 @@ struct Envoy {
     instance: String,
     tenant: String,
     key: String,
-    purse: Mutex<Option<Purse>>,
+    lease: Mutex<Option<HeldLease>>,
     asking: AtomicBool,
     /// The recalls received: a lease that was asked for before the last recall is returned when it arrives.
     recalls: AtomicU64,
@@ -47,7 +47,7 @@ impl Envoy {
             instance: format!("i{number}"),
             tenant: tenant.to_owned(),
             key: key.to_owned(),
-            purse: Mutex::default(),
+            lease: Mutex::default(),
             asking: AtomicBool::new(false),
             recalls: AtomicU64::new(0),
             leased: AtomicU64::new(0),
@@ -68,15 +68,15 @@ impl Envoy {
 
     /// Spends one credit of the lease, if there is one left. True for the caller that must ask for the next lease.
     fn spend(&self) -> (bool, bool) {
-        let mut purse = self.purse.lock().unwrap();
-        let Some(purse) = purse.as_mut() else { return (false, true) };
-        let spends = purse.spent < purse.granted;
-        purse.spent += u64::from(spends);
-        (spends, purse.spent * 2 >= purse.granted)
+        let mut lease = self.lease.lock().unwrap();
+        let Some(lease) = lease.as_mut() else { return (false, true) };
+        let spends = lease.spent < lease.granted;
+        lease.spent += u64::from(spends);
+        (spends, lease.spent * 2 >= lease.granted)
     }
 
-    async fn close(&self, purse: Option<Purse>) {
-        if let Some(Purse { id, spent, revision, .. }) = purse {
+    async fn close(&self, lease: Option<HeldLease>) {
+        if let Some(HeldLease { id, spent, revision, .. }) = lease {
             let account = json!({"lease_id": id, "revision": revision + 1, "spent": spent, "closed": true});
             self.round(&json!({"accounts": [account]})).await;
         }
@@ -91,10 +91,10 @@ impl Envoy {
         let ask = json!({"lease_id": id, "tenant_id": self.tenant, "credits": LEASE_CREDITS, "price": 1});
         let granted = self.round(&json!({"asks": [ask]})).await["leases"][0]["credits"].as_u64().unwrap();
         if granted > 0 {
-            let new = Purse { id, granted, ..Purse::default() };
+            let new = HeldLease { id, granted, ..HeldLease::default() };
             let old = {
-                let mut purse = self.purse.lock().unwrap();
-                if self.recalls.load(Ordering::SeqCst) == recalls { purse.replace(new) } else { Some(new) }
+                let mut lease = self.lease.lock().unwrap();
+                if self.recalls.load(Ordering::SeqCst) == recalls { lease.replace(new) } else { Some(new) }
             };
             self.close(old).await;
         }
@@ -139,12 +139,12 @@ impl Envoy {
             let feed = self.bench.get(&format!("/filter/v1/changes?after={next}&wait_ms=300")).await;
             next = feed["next"].as_u64().unwrap();
             if feed["changes"].as_array().unwrap().iter().any(|change| change["kind"] == "recall") {
-                let purse = {
-                    let mut purse = self.purse.lock().unwrap();
+                let lease = {
+                    let mut lease = self.lease.lock().unwrap();
                     self.recalls.fetch_add(1, Ordering::SeqCst);
-                    purse.take()
+                    lease.take()
                 };
-                self.close(purse).await;
+                self.close(lease).await;
             }
         }
     }
@@ -190,8 +190,8 @@ async fn two_envoys_spend_a_tenants_credits_to_the_last_and_not_one_more() {
     let leased: u64 = envoys.iter().map(|envoy| envoy.leased.load(Ordering::SeqCst)).sum();
     assert!(leased > CREDITS / 2, "only {leased} of {CREDITS} were leased");
     for envoy in &envoys {
-        let purse = envoy.purse.lock().unwrap().take();
-        envoy.close(purse).await;
+        let lease = envoy.lease.lock().unwrap().take();
+        envoy.close(lease).await;
     }
     assert_eq!(bench.balance(&tenant).await, [CREDITS, 0, 0, CREDITS]);
 }
@@ -200,9 +200,9 @@ async fn two_envoys_spend_a_tenants_credits_to_the_last_and_not_one_more() {
 async fn unspent_credits_of_a_killed_envoy_are_accounted_for_exactly() {
     let (bench, tenant, envoys) = run(true).await;
     let succeeded = envoys[0].succeeded() + envoys[1].succeeded();
-    let purse = envoys[1].purse.lock().unwrap().take();
-    envoys[1].close(purse).await;
-    let rest = envoys[0].purse.lock().unwrap().take().map_or(0, |purse| purse.granted - purse.spent);
+    let lease = envoys[1].lease.lock().unwrap().take();
+    envoys[1].close(lease).await;
+    let rest = envoys[0].lease.lock().unwrap().take().map_or(0, |lease| lease.granted - lease.spent);
     assert_eq!(succeeded + rest, CREDITS, "{succeeded} calls, {rest} unspent");
 
     let database = Bench::config(&bench.directory).database;
