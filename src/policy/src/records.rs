@@ -318,17 +318,17 @@ mod tests {
     #[test]
     fn a_flood_without_a_key_is_one_count_a_minute() {
         let mut records = Records::default();
-        let (mut told, mut sent) = (Vec::new(), 0);
+        let (mut sent_batches, mut sent) = (Vec::new(), 0);
         for millis in (0..10 * MINUTE_MS).step_by(100) {
             for _ in 0..10 {
                 records.record(decision(None, 0, at(millis)), at(millis));
                 sent += 1;
             }
-            told.extend(records.take(false, at(millis)).map(|batch| (millis, batch)));
+            sent_batches.extend(records.take(false, at(millis)).map(|batch| (millis, batch)));
         }
-        let first = &told[0];
+        let first = &sent_batches[0];
         assert_eq!((first.0, first.1.counted[0].count), (1_000, 110));
-        let counted: Vec<&Counted> = told.iter().flat_map(|(_, batch)| &batch.counted).collect();
+        let counted: Vec<&Counted> = sent_batches.iter().flat_map(|(_, batch)| &batch.counted).collect();
         assert_eq!(counted.len(), 11, "{counted:?}");
         assert!(counted.iter().skip(1).is_sorted_by(|one, next| one.minute < next.minute), "{counted:?}");
         let left = records.take(false, at(12 * MINUTE_MS)).unwrap().counted;

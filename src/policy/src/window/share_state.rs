@@ -20,7 +20,7 @@ pub(super) struct Share {
     pub(super) no_ask_before_ms: u64,
     /// The permits beyond this share that no other Envoy was known to have used when the ledger last answered.
     pub(super) elsewhere: u32,
-    /// The permits that the ledger was last told this Envoy has used.
+    /// The permits that this Envoy has used, as last reported to the ledger.
     pub(super) reported: u32,
 }
 
@@ -30,8 +30,8 @@ impl Share {
         if now.0 < self.deadline_ms { self.permits } else { 0 }
     }
 
-    /// False if the share can be dropped. It is kept for one window longer than it is valid, because it also says how much
-    /// this Envoy may give while the ledger is away.
+    /// False if the share can be dropped. It is kept for one window longer than it is valid, because it also says how
+    /// much this Envoy may give while the ledger is unavailable.
     pub(super) fn is_needed(&self, window_seconds: u32, now: Monotonic) -> bool {
         let window_ms = u64::from(window_seconds).saturating_mul(1000);
         let deadline_ms = self.deadline_ms.saturating_add(window_ms);
@@ -46,7 +46,7 @@ impl Share {
             && now.0 >= self.asked_until_ms
     }
 
-    /// Makes everything that was said so far out of date.
+    /// Makes everything that was sent so far out of date.
     pub(super) fn revise(&mut self, now: Monotonic) {
         // The revision is at least the clock's time, so it also exceeds those of an earlier share that was dropped.
         self.revision = self.revision.saturating_add(1).max(now.0);

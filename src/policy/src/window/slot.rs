@@ -18,7 +18,7 @@ use crate::value::{Corrupt, chunk};
 use protocol::key::Limit;
 use std::num::NonZeroU64;
 
-/// How long it takes, at most, until permits that other Envoys do not need can be given here.
+/// The longest time until permits that other Envoys do not need can be given here.
 const RECALL_MS: u64 = 1000;
 /// The number of slots. It is fixed, so that the shared data of an Envoy is bounded.
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
@@ -28,7 +28,7 @@ pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
 /// It is computed for each request and not stored with each key, so it takes few steps and allocates nothing.
 pub fn name(fingerprint: u64) -> Name {
     let [low, high, ..] = (fingerprint % SLOTS).to_le_bytes();
-    // The slot's number in letters of five bits each.
+    // The slot's number as characters of five bits each.
     let [a, b, c] = [high >> 2, (high << 3) | (low >> 5), low].map(|five| b'@' | (five & 31));
     let mut name = *b"agentrelay/window/3/...";
     if let Some(letters) = name.last_chunk_mut() {
@@ -260,7 +260,7 @@ impl Entry {
             (false, _) => verdict.reset_ms,
             // An empty share can't tell when it will have permits again, so the client waits at least one second.
             (true, 0) => verdict.reset_ms.max(RECALL_MS),
-            // Other Envoys hold permits that they may not need, and are asked for them now.
+            // Other Envoys hold permits that they may not need; these are being recalled.
             (true, _) => RECALL_MS,
         };
         let remaining = verdict.remaining.saturating_add(elsewhere);
