@@ -34,6 +34,7 @@ mod settlement;
 mod steady;
 mod streams;
 mod unaccounted;
+mod whose_limits;
 
 /// A file that is not a module of a program would never run.
 #[test]

@@ -72,7 +72,7 @@ impl Ledger {
                 let changes = self.changes[after..].to_vec();
                 (is_over || !changes.is_empty()).then(|| {
                     self.heard += 1;
-                    json(200, &Changes { next: self.changes.len() as u64, reset: false, changes })
+                    json(200, &Changes { next: self.changes.len() as u64, reset: false, envoys: 1, changes })
                 })
             }
             api::RESOLVE_PATH => Some(self.resolve(&read(call))),

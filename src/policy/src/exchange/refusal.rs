@@ -133,20 +133,20 @@ impl Refusal {
             Origin::Tier | Origin::Key | Origin::Parent => "requests",
         };
         let whose = match (rule.origin, rule.per) {
-            (Origin::Parent, _) => "the key that requested this one",
-            (_, Per::Key) => "this key",
-            (_, Per::Agent) => "this agent",
-            (_, Per::Tenant) => "this tenant",
+            (Origin::Parent, _) => "the limit of the key that requested this one",
+            (_, Per::Key) => "this key's limit",
+            (_, Per::Agent) => "this agent's limit",
+            (_, Per::Tenant) => "this tenant's limit",
         };
-        let mut detail = format!(
-            "{whose} may make {permits} {what} in {window_seconds} s and has made as many; retry after {seconds} s"
-        );
-        if let Some(given) = given {
-            detail = format!(
-                "{whose} may make {permits} {what} in {window_seconds} s at all gates together; the ledger that divides \
-                 them does not answer, so this gate admits {given}, and these are used up; retry after {seconds} s"
-            );
-        }
+        let detail = match given {
+            None => format!(
+                "{whose} for {what}, {permits} in {window_seconds} s, is used up; retry after {seconds} s"
+            ),
+            Some(given) => format!(
+                "{whose} for {what} is {permits} in {window_seconds} s at all gates together; the ledger that divides it \
+                 does not answer, and this gate's share of {given} is used up; retry after {seconds} s"
+            ),
+        };
         Refusal::new(RATE_LIMITED, detail).retry_after(seconds)
     }
 

@@ -6,6 +6,7 @@ mod admission;
 mod answers;
 mod batches;
 mod gate_tools;
+mod http_arguments;
 mod leases;
 mod readings;
 mod sessions;
