@@ -173,7 +173,7 @@ fn a_short_window_admits_nearly_its_limit_under_constant_load() {
 }
 
 #[test]
-fn every_tier_has_its_own_limit_and_every_key_its_own_window() {
+fn every_tier_has_its_own_limit_and_every_tenant_its_own_window() {
     run(async {
         let gate = Gate::shared().await;
         for (tier, permits) in [("free", 20), ("hobby", 60), ("pro", 300), ("enterprise", 1000)] {
@@ -181,7 +181,9 @@ fn every_tier_has_its_own_limit_and_every_key_its_own_window() {
             let rate = agent.call(&mcp::search()).await.rate();
             assert_eq!((rate.limit, rate.remaining), (permits, permits - 1), "{tier}");
             let sibling = gate.key(&agent.tenant, NewKey::default()).await;
-            assert_eq!(sibling.call(&mcp::search()).await.rate().remaining, permits - 1, "{tier}");
+            assert_eq!(sibling.call(&mcp::search()).await.rate().remaining, permits - 2, "{tier}");
+            let other = gate.agent(tier).await;
+            assert_eq!(other.call(&mcp::search()).await.rate().remaining, permits - 1, "{tier}");
         }
         let hobby = gate.agent("hobby").await;
         let answers = at_once((0..70).map(|_| hobby.owned_call(mcp::search()))).await;

@@ -128,7 +128,7 @@ impl Refusal {
         let seconds = quota::seconds(wait_ms).max(1);
         let Limit { permits, window_seconds } = rule.limit;
         let what = match rule.origin {
-            Origin::Opening => "openings of connections",
+            Origin::Opening => "opening connections",
             Origin::Tool => "calls of this tool",
             Origin::Tier | Origin::Key | Origin::Parent => "requests",
         };
