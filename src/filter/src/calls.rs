@@ -32,26 +32,26 @@ pub enum Purpose {
     /// A batch of settlements and decisions.
     Report,
     /// A round about leases and shares.
-    Round(Asked),
+    Round(RoundContents),
     /// A key that an agent requested on a stream.
     Issue { stream_id: u32 },
 }
 
 /// The contents of a round in flight.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct RoundContents {
     pub sent: Monotonic,
     /// Tenant and lease id of each lease asked for.
     pub leases: Vec<(u64, LeaseId)>,
     pub accounts: Vec<Statement>,
-    pub shares: Vec<ShareOf>,
+    pub shares: Vec<ShareKey>,
     /// The owner of the limits for which streams wait.
     pub awaited: Option<u64>,
 }
 
 /// Identifies a share that was asked for.
 #[derive(Debug)]
-pub struct ShareOf {
+pub struct ShareKey {
     pub owner: u64,
     pub limit_id: u32,
     pub revision: u64,
@@ -153,7 +153,7 @@ impl Call {
     }
 
     /// Sends a round about leases and shares.
-    pub fn round(config: &Config, round: &Round, asked: Asked) -> Call {
+    pub fn round(config: &Config, round: &Round, asked: RoundContents) -> Call {
         Call::post(Purpose::Round(asked), LEASES_PATH, round, config.ledger_timeout_ms.into())
     }
 

@@ -13,11 +13,13 @@ use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::host;
+use crate::in_progress::InProgress;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
-use crate::under_way::UnderWay;
 use crate::windows;
-use policy::exchange::{Entered, Entering, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step};
+use policy::exchange::{
+    AdmissionAnswered, AdmissionRequest, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step,
+};
 use policy::key_table::KeyTable;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
@@ -64,18 +66,18 @@ pub struct Worker {
     waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
     lookups: Cell<(u64, u32)>,
     held: RefCell<HashMap<u64, u64>>,
-    under_way: RefCell<UnderWay>,
+    in_progress: RefCell<InProgress>,
     /// Credentials of exchanges in progress whose records are being fetched again, and since when.
-    doubted: RefCell<HashMap<KeyHash, Monotonic>>,
+    rechecks: RefCell<HashMap<KeyHash, Monotonic>>,
     /// Streams that wait for more permits of a key's global limits, by the key's fingerprint.
     awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
-    leases_looked_at: Cell<u64>,
+    leases_checked_ms: Cell<u64>,
     id_state: Cell<u64>,
     /// The wall-clock time, and the monotonic time at which it was read.
     date: Cell<Option<(Timestamp, Monotonic)>>,
     /// A call that a stream's callback passes to the root context, and the result of starting it.
-    hand_over: RefCell<Option<Call>>,
-    handed_over: Cell<Result<(), NotCalled>>,
+    call_for_root: RefCell<Option<Call>>,
+    call_result: Cell<Result<(), NotCalled>>,
     in_root: Cell<bool>,
 }
 
@@ -93,7 +95,7 @@ enum PolicyCall {
 /// A stream that waits for an answer.
 pub trait Waiting {
     /// Handles the answer, given as an event for the exchange. The active context is the stream's.
-    fn woken(&self, worker: &Worker, stream_id: u32, event: Event<'_>);
+    fn resume(&self, worker: &Worker, stream_id: u32, event: Event<'_>);
 }
 
 /// Passes the answer to the exchange that waited for it.
@@ -129,14 +131,14 @@ impl Worker {
             waiting: RefCell::default(),
             lookups: Cell::new((0, 0)),
             held: RefCell::default(),
-            under_way: RefCell::default(),
-            doubted: RefCell::default(),
+            in_progress: RefCell::default(),
+            rechecks: RefCell::default(),
             awaiting_shares: RefCell::default(),
-            leases_looked_at: Cell::new(0),
+            leases_checked_ms: Cell::new(0),
             id_state: Cell::new(u64::from_le_bytes(host::random())),
             date: Cell::new(None),
-            hand_over: RefCell::new(None),
-            handed_over: Cell::new(Ok(())),
+            call_for_root: RefCell::new(None),
+            call_result: Cell::new(Ok(())),
             in_root: Cell::new(false),
         }
     }
@@ -185,13 +187,13 @@ impl Worker {
     }
 
     /// Admits an exchange if its key is within its concurrency bounds.
-    pub fn enter_under_way(&self, stream_id: u32, key: &Arc<Key>, entering: Entering) -> Entered {
-        self.under_way.borrow_mut().enter(stream_id, key, entering)
+    pub fn admit(&self, stream_id: u32, key: &Arc<Key>, request: AdmissionRequest) -> AdmissionAnswered {
+        self.in_progress.borrow_mut().admit(stream_id, key, request)
     }
 
     /// Removes a stream.
     pub fn leave(&self, stream_id: u32) {
-        self.under_way.borrow_mut().leave(stream_id);
+        self.in_progress.borrow_mut().remove(stream_id);
         let mut streams = self.streams.borrow_mut();
         if !streams.is_empty() {
             streams.remove(&stream_id);
@@ -325,10 +327,10 @@ impl Worker {
     pub fn tick(&self) {
         let now = host::monotonic_clock();
         self.read_date(now);
-        self.metrics().tell();
-        self.outbox.borrow_mut().show(self.metrics());
+        self.metrics().flush();
+        self.outbox.borrow_mut().update_queue_depth(self.metrics());
         self.in_root(|| {
-            self.follow(now);
+            self.apply_changes(now);
             if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
                 self.fetch_policy(now);
             }
@@ -376,10 +378,10 @@ impl Worker {
     }
 
     /// Starts, in the root context, the call that a stream passed on.
-    pub fn take_over(&self) {
+    pub fn dispatch_passed_call(&self) {
         host::set_context(self.root_id);
-        if let Some(call) = self.hand_over.borrow_mut().take() {
-            self.handed_over.set(self.dispatch(call));
+        if let Some(call) = self.call_for_root.borrow_mut().take() {
+            self.call_result.set(self.dispatch(call));
         }
     }
 
@@ -398,10 +400,10 @@ impl Worker {
             host::set_context(stream_id);
             return outcome;
         }
-        self.hand_over.replace(Some(call));
-        self.handed_over.set(Err(NotCalled));
+        self.call_for_root.replace(Some(call));
+        self.call_result.set(Err(NotCalled));
         host::enter_root(self.root_id, stream_id);
-        self.handed_over.get()
+        self.call_result.get()
     }
 
     fn dispatch(&self, call: Call) -> Result<(), NotCalled> {
@@ -442,7 +444,9 @@ impl Worker {
                     PolicyCall::Settled
                 }
                 Err(invalid) => {
-                    log::error!("the ledger's policy is refused and the one in force stays: {invalid}");
+                    log::error!(
+                        "the ledger's policy is invalid, and the previous one stays in force: {invalid}"
+                    );
                     PolicyCall::Settled
                 }
             },
@@ -502,15 +506,16 @@ impl Worker {
     }
 
     fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
-        let is_heard = self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
-        let may_be_set_aside = match answered {
+        let is_delivered =
+            self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
+        let may_be_reserved = match answered {
             // The client disconnected during the call, so nobody will spend these credits.
-            ReserveAnswered::Reserved => !is_heard,
+            ReserveAnswered::Reserved => !is_delivered,
             // The request was refused, or allowed free of charge. If the ledger did reserve credits, release them.
             ReserveAnswered::Unavailable => true,
             ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded => false,
         };
-        if may_be_set_aside {
+        if may_be_reserved {
             let settlement = Settlement { reservation_id, action: Action::Void };
             self.outbox.borrow_mut().settle(settlement, self.metrics());
         }
@@ -520,7 +525,7 @@ impl Worker {
     fn wake(&self, stream_id: u32, event: Event<'_>) -> bool {
         let stream = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
         let Some(stream) = stream else { return false };
-        self.in_stream(stream_id, || stream.woken(self, stream_id, event));
+        self.in_stream(stream_id, || stream.resume(self, stream_id, event));
         true
     }
 

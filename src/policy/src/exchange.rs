@@ -6,6 +6,7 @@
 //! All checks that need no window come first. Then all windows are asked at once, so that a decision costs one
 //! compare-and-swap and the `retry-after` of a refusal takes every window into account.
 
+mod admission;
 mod batch;
 mod charge;
 mod classify;
@@ -17,8 +18,8 @@ mod refusal;
 mod request;
 mod response;
 mod session;
-mod under_way;
 
+pub use admission::{AdmissionAnswered, AdmissionRequest, CallId, Work};
 pub use charge::{Refund, Spending};
 pub use fields::Fields;
 pub use gate_tools::IssueAnswered;
@@ -26,7 +27,6 @@ pub use limits::SharesAnswered;
 pub use refusal::Reply;
 pub use request::{is_reserved_header, is_reserved_trailer};
 pub use response::{BodyPlan, End, Finished, HELD_BYTES_MAX, ResponsePlan};
-pub use under_way::{CallId, Entered, Entering, Work};
 
 use crate::authorize::Denial;
 use crate::credential::{Carrier, Headers};
@@ -73,13 +73,13 @@ pub enum Step {
         bytes_max: u32,
     },
     /// Ask the worker whether it admits the request, then call [`Exchange::entered`].
-    Enter(Entering),
+    Admit(AdmissionRequest),
     /// Ask all windows of the key at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
     AskWindows {
         /// The asks, one for each limit.
         asks: Vec<Ask>,
         /// The ledger did not answer an ask for shares just now.
-        is_away: bool,
+        is_unavailable: bool,
     },
     /// Ask the ledger for a larger share of these global limits, then call [`Exchange::shares_answered`].
     AskShares {
@@ -145,7 +145,7 @@ pub struct Exchange {
     /// Set if the body is a batch: each of its messages is an exchange of its own.
     batch: Option<Box<Batch>>,
     /// This exchange is one message of a batch, so its answer becomes part of the batch's answer.
-    is_of_batch: bool,
+    is_batch_message: bool,
 }
 
 /// What the request is about.
@@ -198,7 +198,7 @@ enum Phase {
         refusal: Option<Refusal>,
         rounds: Rounds,
         /// The ledger did not answer an ask for shares.
-        is_away: bool,
+        is_unavailable: bool,
     },
     Reserving,
     Issuing,
@@ -241,7 +241,7 @@ impl Exchange {
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,
-            is_of_batch: false,
+            is_batch_message: false,
         };
         if exchange.request.method == b"GET"
             && let Some(metadata) = exchange.asked_metadata()
@@ -297,14 +297,14 @@ impl Exchange {
     /// The body is larger than the gate may buffer.
     pub fn body_too_large(&mut self, bytes_max: u32) -> Step {
         self.refuse(match bytes_max {
-            0 => Refusal::body_unasked(),
+            0 => Refusal::body_not_allowed(),
             bytes_max => Refusal::body_too_large(bytes_max),
         })
     }
 
     /// Other requests of the key already hold so much of the buffer that this body does not fit.
-    pub fn too_much_held(&mut self, wait_seconds: u64) -> Step {
-        self.refuse(Refusal::too_much_held(wait_seconds))
+    pub fn too_many_bytes_held(&mut self, wait_seconds: u64) -> Step {
+        self.refuse(Refusal::too_many_bytes_held(wait_seconds))
     }
 
     /// The attempt to pay from a lease is over; `lease` is the lease that paid, if any.
@@ -320,8 +320,9 @@ impl Exchange {
 
     /// The ledger answered the reservation, or the call to it failed.
     pub fn reserve_answered(&mut self, answer: ReserveAnswered) -> Step {
-        let is_away = answer == ReserveAnswered::Unavailable;
-        if let Some(step) = self.answered_in_batch(is_away, |element| element.reserve_answered(answer)) {
+        let is_unavailable = answer == ReserveAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_unavailable, |element| element.reserve_answered(answer))
+        {
             return step;
         }
         let Subject::Tool(call) = &self.subject else { return self.refuse(Refusal::ledger_unavailable()) };
@@ -442,8 +443,9 @@ impl Exchange {
             (None, Work::Call | Work::Stream) => of_key.chain(of_tool).collect(),
         };
         let rounds = Rounds::default();
-        self.phase = Phase::AskingWindows { asks, verdicts: Vec::new(), refusal, rounds, is_away: false };
-        self.enter(work)
+        self.phase =
+            Phase::AskingWindows { asks, verdicts: Vec::new(), refusal, rounds, is_unavailable: false };
+        self.request_admission(work)
     }
 
     /// Pays from a lease if the tool allows it and the key has no budget to check; otherwise by a reservation.
@@ -486,7 +488,7 @@ impl Exchange {
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &'static str> {
         let keeps_credential = self.rules().is_some_and(|service| service.forward_credential);
         let credential = self.carrier.filter(|_| !keeps_credential).map(Carrier::header);
-        let claims = self.policy.tells_hosts().then_some(request::HOST_CLAIMS).into_iter().flatten();
+        let claims = self.policy.selects_by_host().then_some(request::HOST_OVERRIDES).into_iter().flatten();
         credential.into_iter().chain(self.session.header_to_remove()).chain(claims)
     }
 
@@ -511,13 +513,13 @@ impl Exchange {
         let refusal = if self.session().is_some() { refusal.within_session() } else { refusal };
         let form = match self.rules().map_or(Refusals::Http, |service| service.refusals) {
             // A JSON-RPC batch can't contain a problem document.
-            Refusals::Http if self.is_of_batch => Refusals::McpHttp,
+            Refusals::Http if self.is_batch_message => Refusals::McpHttp,
             form => form,
         };
         let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
         let mut reply = refusal.reply(form, self.message_id.as_deref(), is_tool_call, self.id);
         // The reply is complete now, unless the key's windows are still to be asked.
-        if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
+        if !self.is_batch_message && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
             self.add_rate_headers(&mut reply.headers);
             reply.has_rate_headers = true;

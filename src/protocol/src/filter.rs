@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_change_reads_as_it_was_written_and_has_no_other_fields() {
+    fn every_change_survives_serialisation_and_refuses_unknown_fields() {
         let key_id = KeyId::parse("key_1").unwrap();
         let tenant_id = crate::TenantId::parse("ten_1").unwrap();
         let version = PolicyVersion::parse("0a").unwrap();

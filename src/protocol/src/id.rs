@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_from_outside_is_refused_unless_it_is_short_and_plain() {
+    fn an_id_is_refused_unless_it_is_short_and_of_plain_characters() {
         for (text, accepted) in [
             ("key_0192", true),
             ("a-b_C9", true),

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_ends_with_what_it_says() {
+    fn a_row_omits_empty_fields_at_its_end() {
         let written = r#"[0,"0192f0c0-0000-7000-8000-000000000001",5,"rate_limited",429,null,1]"#;
         let row: Row = serde_json::from_str(written).unwrap();
         assert_eq!((row.credits, row.reserved, &row.lease_id, row.would_deny), (0, false, &None, None));

@@ -5,7 +5,7 @@ use super::parse;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::admin::{
-    Balance, Because, Budget, CorrectCredits, CreateTenant, Direction, GrantCredits, Patch, Tenant,
+    Balance, Budget, CorrectCredits, CreateTenant, Direction, GrantCredits, Patch, Reason, Tenant,
     UpdateTenant,
 };
 use protocol::{Credits, KeyId, ReservationId, TenantId};
@@ -180,10 +180,10 @@ impl Arguments {
                 show(&ledger.update_tenant(&id, &update, etag.as_deref()).await?, json)
             }
             Action::Suspend { id, reason, once } => {
-                show(&once.of(ledger).suspend_tenant(&id, &Because { reason }).await?, json)
+                show(&once.of(ledger).suspend_tenant(&id, &Reason { reason }).await?, json)
             }
             Action::Resume { id, reason, once } => {
-                show(&once.of(ledger).resume_tenant(&id, &Because { reason }).await?, json)
+                show(&once.of(ledger).resume_tenant(&id, &Reason { reason }).await?, json)
             }
             Action::Correct { id, direction, amount, reservation, key, reason, once } => {
                 let direction = match direction {

@@ -130,8 +130,8 @@ async fn lease(
         return Err(Refused::invalid(format!("envoy: must be at most {NAME_CHARS_MAX} characters")));
     }
     let (instance, envoy) = (round.instance, round.envoy.clone());
-    let starved = service.waiting.starved();
-    let take = AnswerRound { round, waiting_tenants: starved, actor: caller.id(), now: moment::now() };
+    let waiting_tenants = service.waiting.waiting_tenants();
+    let take = AnswerRound { round, waiting_tenants, actor: caller.id(), now: moment::now() };
     let taken = service.store.run(take).await?;
     for (lease_id, why) in taken.refused {
         service.metrics.lease_accounts_refused.inc();

@@ -12,7 +12,7 @@ pub fn counted_since(now: Timestamp) -> Timestamp {
     Timestamp::from_millis(now.as_millis().saturating_sub(COUNTED_MILLIS))
 }
 
-/// Notes that an Envoy asks for changes. All others hear at once of one that is new.
+/// Records that an Envoy asks for changes. A new one is reported to all others at once.
 #[derive(Debug, Clone)]
 pub struct See {
     pub instance: InstanceId,

@@ -163,7 +163,7 @@ impl Compiler {
                 if rule.resource.is_some() {
                     self.fault(
                         &format!("{path}.resource"),
-                        "what is not listed has no path template to name it",
+                        "unlisted tools have no path template that could name a resource; leave it out",
                     );
                 }
                 Some(self.tool(&path, "unlisted".to_owned(), *rule, service.kind, risks, tiers))
@@ -215,7 +215,7 @@ impl Compiler {
         }
         let metadata = Metadata::new(&oauth.resource, servers, &scopes);
         if metadata.is_none() {
-            let fault = "the URL by which clients know the service, without query";
+            let fault = "give the URL that clients use for the service, without a query";
             self.fault(&format!("{path}.resource"), fault);
         }
         metadata
@@ -324,7 +324,7 @@ impl Compiler {
                 shadow: requirement.shadow,
             }),
             None => {
-                self.fault(&format!("{path}.tier"), "is none of `tiers`");
+                self.fault(&format!("{path}.tier"), "is not one of `tiers`");
                 None
             }
         }
@@ -336,13 +336,15 @@ impl Compiler {
             return None;
         };
         if price.upstream_cost && kind == document::ServiceKind::Http {
-            self.fault(&format!("{path}.upstream_cost"), "only MCP results say their cost; leave it out");
+            self.fault(&format!("{path}.upstream_cost"), "only MCP results report their cost; leave it out");
         }
         let overrun = Credits::new(price.overrun_credits_max);
         let overruns = price.overrun_credits_max > 0;
         let mut refuse_overrun = |why| self.fault(&format!("{path}.overrun_credits_max"), why);
         if overruns && !price.upstream_cost {
-            refuse_overrun("only what the upstream says can be above the price; add `upstream_cost: true`");
+            refuse_overrun(
+                "only a cost that the upstream reports can exceed the price; add `upstream_cost: true`",
+            );
         }
         if overruns && price.reserve == Reserve::Leased {
             refuse_overrun("a call on leased credits can't cost more than its price; use `reserve: exact`");
@@ -357,7 +359,7 @@ impl Compiler {
         if let Some(times) = &price.times {
             let path = format!("{path}.times");
             if !times.values.contains_key(&times.default) {
-                self.fault(&format!("{path}.default"), "is none of `values`");
+                self.fault(&format!("{path}.default"), "is not one of `values`");
             }
             let path = format!("{path}.values");
             if times.values.values().any(|factor| *factor == 0) {

@@ -1,4 +1,4 @@
-//! Calls that nobody accounts for, over a real socket: charged, listed, given back, set right.
+//! Reservations without a settlement, over a real socket: charged, listed, refunded, corrected.
 
 use crate::fixture::{Bench, code, expect, new_uuid, pace, reserve_body, uuid_of};
 use reqwest::{Method, StatusCode};
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 impl Bench {
-    /// Makes a reservation of one second, and waits until its time is over.
-    pub(super) async fn forgotten(&self, id: &str, tenant: &str, key: &str, credits: u64) {
+    /// Makes a reservation of one second, and waits until it expires.
+    pub(super) async fn expired_reservation(&self, id: &str, tenant: &str, key: &str, credits: u64) {
         let before = self.balance(tenant).await[3];
         self.post("/filter/v1/reserve", reserve_body(id, key, credits, 1), StatusCode::CREATED).await;
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -27,12 +27,12 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_accounts_for_is_charged_listed_and_given_back_once() {
+async fn unsettled_reservations_are_charged_listed_and_refunded_once() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
-    bench.forgotten("r1", &tenant, &key, 10).await;
-    bench.forgotten("r2", &tenant, &key, 20).await;
+    bench.expired_reservation("r1", &tenant, &key, 10).await;
+    bench.expired_reservation("r2", &tenant, &key, 20).await;
     assert_eq!(bench.balance(&tenant).await, [100, 70, 0, 30]);
     let listed = bench.reservations(&format!("state=unaccounted&tenant_id={tenant}")).await;
     assert_eq!(listed.len(), 2, "{listed:?}");
@@ -69,7 +69,7 @@ async fn what_nobody_accounts_for_is_charged_listed_and_given_back_once() {
     assert_eq!(given["balance"]["posted"], 20);
     let again = bench.correct(&tenant, &back, StatusCode::CONFLICT).await;
     assert_eq!(code(&again), "conflict");
-    // Its account comes all the same: what was given back stays so.
+    // Its settlement arrives later: the refund stays.
     assert_eq!(bench.settle("r1", json!({"action": "post", "credits": 10})).await["settled"], 1);
     assert_eq!(bench.settle("r2", json!({"action": "void"})).await["settled"], 1);
     assert_eq!(bench.balance(&tenant).await, [100, 100, 0, 0]);
@@ -81,7 +81,7 @@ async fn what_nobody_accounts_for_is_charged_listed_and_given_back_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_correction_says_what_it_is_for_in_one_way_and_only_of_a_refund() {
+async fn only_a_refund_names_a_reservation_or_a_key_and_only_one_of_them() {
     let bench = Bench::start().await;
     let (tenant, other) = (bench.tenant(100).await, bench.tenant(100).await);
     let (key, _) = bench.key(&tenant).await;
@@ -122,9 +122,9 @@ async fn a_correction_says_what_it_is_for_in_one_way_and_only_of_a_refund() {
     );
 }
 
-/// A budget of 20 is charged 20, all of it is given back, and 5 are asked for.
+/// A budget of 20 is charged 20, all of it is refunded, and 5 are reserved.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_correction_gives_back_is_free_in_the_budget_again() {
+async fn a_corrections_refund_is_free_in_the_budget_again() {
     let bench = Bench::start().await;
     for named in [json!({}), json!({"reservation_id": true}), json!({"key_id": true})] {
         for whose in ["tenants", "keys"] {
@@ -154,16 +154,16 @@ async fn what_a_correction_gives_back_is_free_in_the_budget_again() {
     }
 }
 
-/// What nobody accounts for is spent; an account that says otherwise makes it free again.
+/// An unsettled reservation counts as spent; a late settlement frees the difference.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_budget_counts_what_nobody_accounts_for() {
+async fn a_budget_counts_calls_without_a_settlement() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     let (key, _) = bench.key(&tenant).await;
     let path = format!("/v1/keys/{key}");
     let budget = json!({"budget": 20, "reason": "pilot"});
     expect(bench.request(Method::PATCH, &path).json(&budget).send().await.unwrap(), StatusCode::OK).await;
-    bench.forgotten("r1", &tenant, &key, 20).await;
+    bench.expired_reservation("r1", &tenant, &key, 20).await;
     expect(bench.reserve("r2", &key, 5).await, StatusCode::PAYMENT_REQUIRED).await;
     bench.settle("r1", json!({"action": "post", "credits": 12})).await;
     assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 12);

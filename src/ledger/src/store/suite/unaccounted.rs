@@ -1,4 +1,4 @@
-//! What every store must keep of reservations whose time ended without an account of them, and of what is given back.
+//! What every store must do with reservations that expired without a settlement, and with refunds.
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_key, payer, reserve, settle};
 use crate::book::{self, State};
@@ -15,11 +15,11 @@ use protocol::api_key::KeyHash;
 use protocol::filter::Action;
 use protocol::{Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
 
-/// The whole part of the suite.
+/// All tests of this part of the suite.
 pub(super) async fn run(fresh: &impl Fresh) {
-    what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh).await;
-    what_was_voided_before_it_was_made_is_never_set_aside(fresh).await;
-    what_is_given_back_is_free_in_the_budgets_from_which_it_was_spent(fresh).await;
+    unsettled_reservations_are_listed_until_they_are_corrected(fresh).await;
+    a_reservation_voided_before_it_was_made_is_never_reserved(fresh).await;
+    refunds_are_free_again_in_the_budgets_that_paid(fresh).await;
 }
 
 fn reservation_id(id: &str) -> ReservationId {
@@ -58,7 +58,7 @@ fn refund(tenant_id: &TenantId, of: Refunded, amount: u64, now: Timestamp) -> Co
     }
 }
 
-async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl Fresh) {
+async fn unsettled_reservations_are_listed_until_they_are_corrected(fresh: &impl Fresh) {
     let (store, guard) = fresh.open();
     let store = store.as_ref();
     let (tenant, key) = payer(store, 100).await;
@@ -77,7 +77,7 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
         ReservationFilter { tenant_id: Some(other.clone()), limit: 9, ..ReservationFilter::default() };
     assert_eq!(store.reservations(of_other).await.unwrap(), []);
 
-    // Accounts come late, twice, and one after another way of it was told.
+    // Settlements arrive late, twice, and with two different results.
     for (id, action, settled) in [
         ("r1", Action::Post { credits: credits(10) }, 1),
         ("r1", Action::Post { credits: credits(10) }, 0),
@@ -91,7 +91,7 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
         let delivered = store.run(settle(id, action, at(70))).await.unwrap();
         assert_eq!(delivered.answer.settled, settled, "{id} {action:?}");
     }
-    // An administrator gives back one as a whole, one in part; an account of that one comes.
+    // An administrator refunds one fully and one in part; a settlement of the second arrives.
     let of = |id: &str| Refunded::Reservation(reservation_id(id));
     store.run(refund(&tenant, of("r4"), 10, at(71))).await.unwrap();
     store.run(refund(&tenant, of("r5"), 4, at(71))).await.unwrap();
@@ -114,16 +114,19 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
     assert_lawful(held);
     assert_eq!((held.available, held.pending, held.posted), (credits(61), Credits::ZERO, credits(39)));
 
-    let told = async |kind: &str| {
+    let count_of = async |kind: &str| {
         let filter = AuditFilter { kind: Some(kind.to_owned()), limit: 20, ..AuditFilter::default() };
         store.audit(filter).await.unwrap().len()
     };
-    assert_eq!((told("unaccounted").await, told("correction").await), (6, 4));
-    assert_eq!((told("credits_corrected").await, told("expired").await, told("voided").await), (2, 0, 0));
+    assert_eq!((count_of("unaccounted").await, count_of("correction").await), (6, 4));
+    assert_eq!(
+        (count_of("credits_corrected").await, count_of("expired").await, count_of("voided").await),
+        (2, 0, 0)
+    );
     assert_eq!(fresh.broken_laws(&guard), Vec::<String>::new());
 }
 
-async fn what_was_voided_before_it_was_made_is_never_set_aside(fresh: &impl Fresh) {
+async fn a_reservation_voided_before_it_was_made_is_never_reserved(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant, key) = payer(store.as_ref(), 10).await;
     for _ in 0..2 {
@@ -138,14 +141,14 @@ async fn what_was_voided_before_it_was_made_is_never_set_aside(fresh: &impl Fres
         tokio::join!(store.run(settle("r2", Action::Void, at(1))), store.run(reserve("r2", &key, 5, at(1))));
     assert!(voided.is_ok() && refused.is_err(), "{refused:?}");
     assert_eq!(balance(store.as_ref(), &tenant).await.available, credits(10));
-    // A request is not that long on its way.
+    // No request is in transit for so long.
     store.run(ForgetOld { now: at(3500) }).await.unwrap();
     assert!(store.run(reserve("r1", &key, 5, at(3500))).await.is_err());
     store.run(ForgetOld { now: at(3700) }).await.unwrap();
     assert!(store.run(reserve("r1", &key, 5, at(3700))).await.is_ok());
 }
 
-async fn what_is_given_back_is_free_in_the_budgets_from_which_it_was_spent(fresh: &impl Fresh) {
+async fn refunds_are_free_again_in_the_budgets_that_paid(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let store = store.as_ref();
     let (tenant, key) = payer(store, 1000).await;
@@ -175,15 +178,15 @@ async fn what_is_given_back_is_free_in_the_budgets_from_which_it_was_spent(fresh
     assert_eq!((all(then).await, all(now).await), ((20, [0, 20], 20), (32, [20, 12], 5)));
     let refund = |of, amount| store.run(refund(&tenant, of, amount, now.plus_seconds(70)));
 
-    // A reservation has its key and its month; the parent of its key is freed with it.
+    // A reservation has its key and its month; its credits are also freed for the key's parent.
     refund(Refunded::Reservation(reservation_id("old")), 12).await.unwrap();
     assert_eq!((all(then).await, all(now).await), ((8, [0, 8], 8), (32, [20, 12], 5)));
-    // An account that comes late too.
+    // A settlement that arrives late too.
     store.run(settle("old", Action::Void, now)).await.unwrap();
     assert_eq!(all(then).await, (0, [0, 0], 0));
     refund(Refunded::Key(child.clone()), 1).await.unwrap();
     assert_eq!(all(now).await, (31, [20, 11], 4));
-    // Nobody says for what: then no key has spent more than the tenant, whosever calls it was for.
+    // Without a reservation or key: then no key has spent more than the tenant, whichever key made the calls.
     refund(Refunded::Anything, 11).await.unwrap();
     assert_eq!(all(now).await, (20, [20, 11], 4));
     refund(Refunded::Anything, 18).await.unwrap();

@@ -1,4 +1,4 @@
-//! What is asked of a new ledger, in this order: each operation once with success and once to be refused.
+//! The requests to a new ledger, in this order: each operation once with success and once with a refusal.
 
 use super::recorder::{Ask, Recorder};
 use crate::fixture::{Bench, POLICY, pace, report_body};
@@ -14,7 +14,7 @@ const FORGOTTEN: &str = "01900000-0000-7000-8000-0000000000a3";
 const REPORTED: &str = "01900000-0000-7000-8000-0000000000a4";
 const BATCH: &str = "01900000-0000-7000-8000-0000000000a5";
 
-/// Of every operation. The ledger must be new, so that counts and positions are the same each time.
+/// Requests for every operation. The ledger must be new, so that counts and positions are the same each time.
 pub(super) async fn examples(bench: &Bench) -> Examples {
     let mut recorder = Recorder::new(bench);
     audit_of_a_new_ledger(&mut recorder).await;
@@ -179,7 +179,7 @@ async fn filter_keys(recorder: &mut Recorder<'_>) {
     recorder.problem("POST /v1/filter-keys/{id}/revoke", body_for("flt_none", reason("unused")), 404).await;
 }
 
-/// What Envoys report, and what is then seen of it.
+/// The reports of Envoys, and what the API then shows.
 async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str) {
     let bench = recorder.bench;
     let ask = json!({"lease_id": LEASE, "tenant_id": tenant, "credits": 10, "price": 1});
@@ -187,7 +187,7 @@ async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str
     bench.post("/filter/v1/leases", round, StatusCode::OK).await;
     recorder.answer("GET /v1/leases", query("?state=open")).await;
     recorder.problem("GET /v1/leases", query("?state=gone"), 400).await;
-    bench.forgotten(FORGOTTEN, tenant, key, 5).await;
+    bench.expired_reservation(FORGOTTEN, tenant, key, 5).await;
     recorder.answer("GET /v1/reservations", query("?state=unaccounted")).await;
     recorder.problem("GET /v1/reservations", query("?state=gone"), 400).await;
     let mut decision = decision("allowed", key, tenant, "search", 1);
