@@ -29,6 +29,7 @@ pub struct Client {
     base: Url,
     authorization: HeaderValue,
     repeating: Option<String>,
+    pub(crate) allows_unknown: bool,
 }
 
 impl Client {
@@ -55,13 +56,18 @@ impl Client {
             .timeout(TRY_TIMEOUT)
             .build()
             .map_err(|error| Error::Configuration(format!("can't create an HTTP client: {error}")))?;
-        Ok(Client { http, base, authorization, repeating: None })
+        Ok(Client { http, base, authorization, repeating: None, allows_unknown: false })
     }
 
     /// The same client with this `Idempotency-Key` for its POSTs, instead of a new one for each: to repeat a change that an
     /// earlier process may have made. 1 to 255 visible ASCII characters.
     pub fn repeating(&self, idempotency_key: String) -> Client {
         Client { repeating: Some(idempotency_key), ..self.clone() }
+    }
+
+    /// The same client, whose keys may name scopes, services and tools that the policy in force lacks.
+    pub fn allowing_unknown(&self) -> Client {
+        Client { allows_unknown: true, ..self.clone() }
     }
 
     /// True if `admin_key` has the form of an admin credential, to detect a wrong paste.
