@@ -314,9 +314,6 @@ pub struct CreateKey {
     /// The agent it belongs to, one of the tenant's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
-    /// Absent, or `admin`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<KeySource>,
     /// The most that it may spend in a calendar month (UTC).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Credits>,

@@ -331,7 +331,6 @@ impl Create {
             concurrency: self.concurrency,
             expires_at: self.expires,
             agent_id: self.agent,
-            source: None,
             budget: self.budget,
         };
         (create, self.once)

@@ -3,7 +3,7 @@
 use crate::http::problem::Refused;
 use protocol::Timestamp;
 use protocol::admin::{CreateKey, UpdateKey};
-use protocol::key::{Concurrency, Grant, KeySource, Limit};
+use protocol::key::{Concurrency, Grant, Limit};
 use protocol::text::unseen;
 use serde_json::{Value, json};
 
@@ -31,7 +31,6 @@ pub(in crate::http) fn bounds(field: &str) -> Option<Value> {
             "items": {"type": "string", "maxLength": NAME_CHARS_MAX, "pattern": WORD},
         }),
         "services" | "tools" | "resources" => json!({"maxItems": GRANTS_MAX}),
-        "source" => json!({"enum": ["admin", null]}),
         "limits" => json!({"maxItems": LIMITS_MAX}),
         "grace_seconds" => json!({"maximum": GRACE_SECONDS_MAX}),
         "amount" => json!({"minimum": 1}),
@@ -76,7 +75,6 @@ pub(super) fn key(key: &CreateKey, now: Timestamp) -> Result<(), Refused> {
     grants("resources", key.resources.as_deref())?;
     limits(key.limits.as_deref().unwrap_or_default())?;
     concurrency(key.concurrency.as_ref())?;
-    source(key.source)?;
     end(key.expires_at, now)
 }
 
@@ -90,17 +88,6 @@ pub(super) fn update(update: &UpdateKey, now: Timestamp) -> Result<(), Refused> 
     limits(update.limits.as_deref().unwrap_or_default())?;
     concurrency(update.concurrency.set())?;
     end(update.expires_at.set().copied(), now)
-}
-
-/// The other sources are facts about keys that the gate or another key made.
-fn source(source: Option<KeySource>) -> Result<(), Refused> {
-    match source {
-        None | Some(KeySource::Admin) => Ok(()),
-        Some(_) => Err(Refused::invalid(
-            "source: a key that an administrator makes is `admin`; leave it out. `mcp` and `delegation` are keys that other keys \
-             asked for",
-        )),
-    }
 }
 
 fn scopes(scopes: &[String]) -> Result<(), Refused> {

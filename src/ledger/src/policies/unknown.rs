@@ -102,11 +102,7 @@ mod tests {
     fn each_name_that_the_policy_lacks_is_named_with_the_nearest_that_it_has() {
         let (scopes, services) = (["read".to_owned(), "raed".to_owned()], grants(&["stduio", "billing"]));
         let tools = grants(&["image_generat", "Search"]);
-        let used = Used {
-            scopes: &scopes,
-            services: Some(&services),
-            tools: Some(&tools),
-        };
+        let used = Used { scopes: &scopes, services: Some(&services), tools: Some(&tools) };
         assert_eq!(
             unknown(&sample(), used, Used::default()),
             [

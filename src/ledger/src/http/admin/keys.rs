@@ -96,11 +96,8 @@ pub(super) async fn create(
     let now = moment::now();
     check::key(&create, now)?;
     of_own_tenant(&caller, &create.tenant_id)?;
-    let used = Used {
-        scopes: &create.scopes,
-        services: create.services.as_deref(),
-        tools: create.tools.as_deref(),
-    };
+    let used =
+        Used { scopes: &create.scopes, services: create.services.as_deref(), tools: create.tools.as_deref() };
     names.check(&service, used, Used::default()).await?;
     let secret = moment::new_secret(Kind::Agent)?;
     let key = key::Key {
@@ -217,11 +214,7 @@ pub(super) async fn update(
         services: update.services.set().map(Vec::as_slice),
         tools: update.tools.set().map(Vec::as_slice),
     };
-    let before = Used {
-        scopes: &key.scopes,
-        services: key.services.as_deref(),
-        tools: key.tools.as_deref(),
-    };
+    let before = Used { scopes: &key.scopes, services: key.services.as_deref(), tools: key.tools.as_deref() };
     names.check(&service, used, before).await?;
     let key::Key { id: key_id, version, .. } = key;
     let if_version = if_match(&headers, &version.to_string())?.then_some(version);

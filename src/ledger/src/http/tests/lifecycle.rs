@@ -178,9 +178,8 @@ async fn administrators_cannot_say_that_another_key_asked_for_theirs() {
     let key = |source: &str| json!({"tenant_id": tenant, "name": "ci", "scopes": [], "source": source});
     for source in ["mcp", "delegation"] {
         let refused = bench.post("/v1/keys", key(source), StatusCode::BAD_REQUEST).await;
-        assert!(refused["detail"].as_str().unwrap().starts_with("source: "), "{refused}");
+        assert!(refused["detail"].as_str().unwrap().contains("`source`"), "{refused}");
     }
-    assert_eq!(bench.post("/v1/keys", key("admin"), StatusCode::CREATED).await["source"], "admin");
 }
 
 #[tokio::test(flavor = "multi_thread")]
