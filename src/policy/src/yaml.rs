@@ -4,6 +4,9 @@ use crate::Invalid;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
+mod place;
+pub use place::{Place, place};
+
 /// The largest document after its aliases are expanded: four times the largest file.
 const SIZE_MAX: usize = 16 << 20;
 /// The size that each value counts in addition to its text.

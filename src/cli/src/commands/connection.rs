@@ -32,6 +32,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The ledger's client, if there is an admin key: for commands that can do without.
+    pub fn open_if_given(&self) -> anyhow::Result<Option<Client>> {
+        self.admin_key.is_some().then(|| self.open()).transpose()
+    }
+
     /// The ledger's client.
     pub fn open(&self) -> anyhow::Result<Client> {
         let Some(admin_key) = &self.admin_key else {

@@ -51,8 +51,8 @@ pub enum Fault {
 /// Parses and checks YAML or JSON.
 pub fn parse(text: &str) -> Result<InForce, Fault> {
     let document = policy::yaml::to_json(text).map_err(Fault::Invalid)?;
-    let policy = Policy::from_json(document.as_bytes()).map_err(Fault::Invalid)?;
-    in_force(policy, document)
+    let policy = Policy::from_json(document.as_bytes());
+    in_force(policy.map_err(|invalid| Fault::Invalid(invalid.placed(text)))?, document)
 }
 
 fn in_force(policy: Policy, document: String) -> Result<InForce, Fault> {
@@ -99,5 +99,6 @@ mod tests {
     fn a_faulty_text_is_refused_with_its_path() {
         let Err(fault) = parse("tiers: {free: {rank: 0, colour: red}}") else { panic!("it was taken") };
         assert!(fault.to_string().contains("tiers.free.colour"), "{fault}");
+        assert!(fault.to_string().ends_with("(line 1, column 24)"), "{fault}");
     }
 }

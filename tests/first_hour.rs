@@ -1,0 +1,19 @@
+//! The first hour of an operator: names that are mistyped, a policy that does not do what it says, ports in use, an own server
+//! behind the gate by copy and paste, and what `doctor` says of all that.
+
+#[path = "first_hour/names.rs"]
+mod names;
+
+use harness::ledger::{Served, directory, embedded};
+use std::process::Output;
+
+/// What a command printed, on both ways out.
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+async fn served(name: &str) -> Served {
+    let directory = directory(name);
+    let database = embedded(&directory);
+    Served::start(directory, &database, 1).await
+}
