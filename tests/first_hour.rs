@@ -3,6 +3,8 @@
 
 #[path = "first_hour/names.rs"]
 mod names;
+#[path = "first_hour/ports.rs"]
+mod ports;
 
 use harness::ledger::{Served, directory, embedded};
 use std::process::Output;

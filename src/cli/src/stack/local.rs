@@ -3,7 +3,8 @@
 use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstream};
 use serde::Serialize;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +74,30 @@ pub struct Pids {
     pub envoys: Vec<u32>,
 }
 
+/// The port of the gate with this index; 0 for a free one.
+fn gate_port(first: u16, index: u16) -> Result<u16, Error> {
+    let port = if first == 0 { Some(0) } else { first.checked_add(index) };
+    port.ok_or_else(|| {
+        Error::Setup(format!(
+            "--port {first} leaves no port for gate {}; begin lower",
+            index.saturating_add(1)
+        ))
+    })
+}
+
+/// Refuses a port on which somebody listens. Envoy would not: its listeners set SO_REUSEPORT, so that a second Envoy shares the
+/// port, and each of two gates with their own ledgers gets a part of the connections.
+fn check_free(port: u16) -> Result<(), Error> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(cause) if cause.kind() == ErrorKind::AddrInUse => Err(Error::Setup(format!(
+            "port {port} is in use, perhaps by another `agentrelay up`: stop that one, or give another --port (0 selects a free \
+             one)"
+        ))),
+        Err(cause) => Err(Error::Setup(format!("the gate can't listen on port {port}: {cause}"))),
+    }
+}
+
 impl Stack {
     /// Starts everything, and returns when every gate serves. Calls `say` for each step.
     pub async fn start(options: StackOptions, mut say: impl FnMut(&str)) -> Result<Stack, Error> {
@@ -81,6 +106,9 @@ impl Stack {
         let state_dir = fs::canonicalize(state).map_err(Error::file(state))?;
         let database =
             options.database.unwrap_or_else(|| format!("sqlite:{}", state_dir.join("ledger.db").display()));
+        let ports =
+            (0..options.envoys).map(|index| gate_port(options.port, index)).collect::<Result<Vec<_>, _>>()?;
+        ports.iter().try_for_each(|port| check_free(*port))?;
         let credentials = Credentials::open(&options.program, &database, &state_dir)?;
 
         say("starting the ledger");
@@ -95,15 +123,9 @@ impl Stack {
         .await?;
 
         let mut envoys = Vec::new();
-        for index in 0..options.envoys {
-            let name = format!("envoy-{}", index.saturating_add(1));
+        for (index, port) in (1..).zip(ports) {
+            let name = format!("envoy-{index}");
             say(&format!("starting {name}"));
-            let port = match options.port {
-                0 => 0,
-                first => first
-                    .checked_add(index)
-                    .ok_or_else(|| Error::Setup(format!("no port is left for {name} after {first}")))?,
-            };
             let envoy = Envoy::start(EnvoyOptions {
                 envoy: options.envoy.clone(),
                 wasm: options.wasm.clone(),
