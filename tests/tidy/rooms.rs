@@ -27,6 +27,7 @@ pub const TABLE: &[(&str, Order)] = &[
         Listed(&[
             "value",
             "ordered",
+            "plain",
             "json",
             "credential",
             "session",

@@ -21,7 +21,10 @@ mod trusted;
 mod up;
 mod usage;
 
+use crate::output;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use protocol::api_key::{self, Kind};
+use std::ffi::OsString;
 
 /// The gate for agents' tools: who may call what, how often, and at what price.
 #[derive(Parser)]
@@ -61,6 +64,17 @@ enum Command {
 impl Cli {
     /// Reads the command line. Prints help or an error and exits if needed.
     pub fn read() -> Cli {
+        // Other programs see the command line of this one, and the text of a refusal would repeat the secret.
+        let is_secret = |word: &OsString| {
+            let word = word.as_encoded_bytes();
+            [Kind::Agent, Kind::Filter].into_iter().any(|kind| api_key::is_well_formed(kind, word))
+        };
+        if std::env::args_os().any(|word| is_secret(&word)) {
+            output::note(
+                "error: a key's secret stands on the command line; give its id, key_..., as `agentrelay keys list` shows it",
+            );
+            std::process::exit(2);
+        }
         let mut program = examples::distribute(Cli::command());
         let matches = program.clone().get_matches();
         Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())

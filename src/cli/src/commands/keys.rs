@@ -14,7 +14,7 @@ use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
-  agentrelay keys create --tenant ten_... --name builds --scope read --resource project:42@2027-01-01T00:00:00Z
+  agentrelay keys create --tenant ten_... --name builds --scope read --resource project:42@2027-01-01
   agentrelay keys create --tenant ten_... --name mail --scope read --resource user:bob@example.com --resource 'a,b'
   agentrelay keys create --tenant ten_... --name later --no-tools --idempotency-key later-1
   agentrelay keys create --tenant ten_... --name soon --scope translate --allow-unknown   # a policy to come has it
@@ -44,10 +44,10 @@ enum Action {
     /// List keys
     List {
         /// Keys of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         /// Keys of this agent only
-        #[arg(long, value_parser = AgentId::parse)]
+        #[arg(long, value_parser = parse::of_agent)]
         agent: Option<AgentId>,
         /// Keys in this state only
         #[arg(long, value_enum)]
@@ -61,7 +61,7 @@ enum Action {
     /// Expire a key now; unlike a revoked key it can get a new expiry
     Expire {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
         /// The reason, for the audit trail
         #[arg(long)]
@@ -72,19 +72,19 @@ enum Action {
     /// Show a key's budget and spending of this month
     Budget {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
     },
     /// Show one key, without its secret
     Show {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
     },
     /// Give a key a new secret, shown only once
     Rotate {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
         /// How long the old secret keeps working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -98,7 +98,7 @@ enum Action {
     /// Revoke a key; this is final
     Revoke {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
         /// The reason, for the audit trail
         #[arg(long)]
@@ -111,7 +111,7 @@ enum Action {
 #[derive(Args)]
 struct Create {
     /// The tenant that pays, ten_...
-    #[arg(long, value_parser = TenantId::parse)]
+    #[arg(long, value_parser = parse::tenant)]
     tenant: TenantId,
     /// Display name
     #[arg(long)]
@@ -143,11 +143,11 @@ struct Create {
     /// Most running requests and open streams on one worker of an Envoy, in addition to the tier's bounds, such as 20/2
     #[arg(long, value_name = "REQUESTS/STREAMS", value_parser = parse::concurrency)]
     concurrency: Option<Concurrency>,
-    /// When the key expires, such as 2027-01-01T00:00:00Z
+    /// When the key expires, such as 2027-01-01 or 2027-01-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     expires: Option<Timestamp>,
     /// The agent it belongs to, agt_...
-    #[arg(long, value_parser = AgentId::parse)]
+    #[arg(long, value_parser = parse::of_agent)]
     agent: Option<AgentId>,
     /// Take names that the policy in force lacks, for a policy to come
     #[arg(long)]
@@ -162,7 +162,7 @@ struct Create {
 #[derive(Args)]
 struct Update {
     /// The key, key_...
-    #[arg(value_parser = KeyId::parse)]
+    #[arg(value_parser = parse::key)]
     id: KeyId,
     /// New name
     #[arg(long)]

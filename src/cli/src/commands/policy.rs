@@ -6,7 +6,7 @@ mod diff;
 use super::connection::{self, Connection, all};
 use super::parse;
 use crate::output;
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use client::UsageQuery;
 use policy::{Invalid, Policy};
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
   agentrelay policy tools
   agentrelay policy diff policy.yaml
   agentrelay policy apply policy.yaml --if-match 5f1c...
-  agentrelay policy shadow-report --from 2026-11-01T00:00:00Z")]
+  agentrelay policy shadow-report --from 2026-11-01")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -68,7 +68,7 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         to: Option<Timestamp>,
         /// Of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         /// Of this tool only
         #[arg(long)]
@@ -86,9 +86,7 @@ impl Arguments {
             Action::Check { file } => check::run(&file, &self.connection).await,
             Action::Diff { file } => {
                 let text = read(&file)?;
-                let (_, after) = valid(&text).map_err(|invalid| {
-                    anyhow::anyhow!("{} is not a valid policy:\n{}", file.display(), invalid.placed(&text))
-                })?;
+                let (_, after) = valid(&text).map_err(|invalid| not_valid(&file, &invalid.placed(&text)))?;
                 let ledger = self.connection.open()?;
                 let in_force = ledger.policy().await?;
                 let leaving = match ledger.check_policy(text).await {
@@ -183,7 +181,19 @@ impl Arguments {
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))
+    let bytes = fs::read(file).with_context(|| format!("{} can't be read", file.display()))?;
+    String::from_utf8(bytes).map_err(|_| anyhow!("{} is not a text in UTF-8", file.display()))
+}
+
+/// An error with all faults, if the file is not a policy.
+pub(super) fn readable(file: &Path) -> anyhow::Result<()> {
+    let text = read(file)?;
+    valid(&text).map_err(|invalid| not_valid(file, &invalid.placed(&text)))?;
+    Ok(())
+}
+
+fn not_valid(file: &Path, invalid: &Invalid) -> anyhow::Error {
+    anyhow!("{} is not a valid policy:\n{invalid}", file.display())
 }
 
 /// The policy and its document, if it is one.

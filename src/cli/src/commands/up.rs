@@ -1,5 +1,6 @@
 //! `agentrelay up`: ledger, Envoy and filter on this machine, for a real upstream.
 
+use super::policy;
 use crate::output;
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -7,7 +8,11 @@ use cli::signals::Signals;
 use cli::stack::{EnvoyBinary, Stack, StackOptions, Upstream, write_private};
 use std::env;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// How every wasm module begins.
+const WASM: &[u8; 4] = b"\0asm";
 
 /// Run ledger, Envoy and filter on this machine until Ctrl-C
 #[derive(Args)]
@@ -66,8 +71,12 @@ impl Arguments {
 
     async fn run_in(self, state_dir: PathBuf, signals: &mut Signals) -> anyhow::Result<()> {
         let program = env::current_exe().context("the path of this program is unknown")?;
+        // Before anything starts, so that a mistake is told as such and not by the end of a log.
+        policy::readable(&self.policy)?;
+        let envoy = EnvoyBinary::locate(&self.environment)?;
+        envoy.version().await?;
         let options = StackOptions {
-            envoy: EnvoyBinary::locate(&self.environment)?,
+            envoy,
             wasm: find_wasm(self.wasm, &program)?,
             program,
             policy: self.policy,
@@ -123,10 +132,12 @@ fn announce(stack: &Stack, ready_file: Option<&Path>) -> anyhow::Result<()> {
 /// The filter: as given, next to this program, or where cargo puts it for a program in `target/PROFILE`.
 fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
-        let there = given.is_file();
-        return there
-            .then_some(given.clone())
-            .ok_or_else(|| anyhow!("{}: there is no such file", given.display()));
+        let mut begin = [0; WASM.len()];
+        let read = fs::File::open(&given).and_then(|mut file| file.read(&mut begin));
+        read.with_context(|| format!("the filter {} can't be read", given.display()))?;
+        return (begin == *WASM).then_some(given.clone()).ok_or_else(|| {
+            anyhow!("{} is not a wasm module; `cargo wasm` builds the filter", given.display())
+        });
     }
     let beside = program.with_file_name("agentrelay.wasm");
     let target = program.parent().and_then(Path::parent);

@@ -21,6 +21,9 @@ impl FromStr for Upstream {
                 "upstream {text:?}: {what}; write it as http://host:port or https://host:port"
             ))
         };
+        if !text.contains("://") {
+            return Err(wrong("the scheme is missing"));
+        }
         let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
         let tls = match url.scheme() {
             "http" => false,

@@ -3,6 +3,7 @@
 
 use super::document::InForce;
 use super::names::{Names, names};
+use policy::plain::nearest;
 use protocol::admin::NameKind;
 use protocol::key::Grant;
 use std::collections::BTreeSet;
@@ -67,16 +68,6 @@ fn check(field: &str, kind: NameKind, name: &str, known: &Names, faults: &mut Ve
         None => format!("it has {}", listed(&all)),
     };
     faults.push(format!("{field}: the policy in force has no {kind} `{name}`; {instead}"));
-}
-
-/// The known name that was probably meant: at most a third of its letters differ, whatever their case.
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let folded = name.to_lowercase();
-    let distance = |known: &str| strsim::damerau_levenshtein(&folded, &known.to_lowercase());
-    let (near, distance) =
-        known.iter().map(|known| (*known, distance(known))).min_by_key(|(_, distance)| *distance)?;
-    let letters = name.chars().count().max(near.chars().count());
-    (distance.saturating_mul(3) <= letters.max(3)).then_some(near)
 }
 
 fn listed(names: &[&str]) -> String {

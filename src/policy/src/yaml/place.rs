@@ -20,13 +20,17 @@ pub struct Place {
     pub column: usize,
 }
 
-/// The place of a fault, which begins with its path as in [`crate::Invalid::faults`]. None if the text can't be read as
-/// YAML; the fault then says itself where.
+/// The place of a fault, which begins with its path as in [`crate::Invalid::faults`]. If the text can't be read as YAML, where
+/// reading ended.
 pub fn place(text: &str, fault: &str) -> Option<Place> {
-    let document: Value = serde_yaml_ng::from_str(text).ok()?;
-    let mut steps = Vec::new();
-    follow(&document, fault, &mut steps);
-    let end = To(&steps).deserialize(serde_yaml_ng::Deserializer::from_str(text)).err()?;
+    let end = match serde_yaml_ng::from_str::<Value>(text) {
+        Err(end) => end,
+        Ok(document) => {
+            let mut steps = Vec::new();
+            follow(&document, fault, &mut steps);
+            To(&steps).deserialize(serde_yaml_ng::Deserializer::from_str(text)).err()?
+        }
+    };
     let location = end.location()?;
     Some(Place { line: location.line(), column: location.column() })
 }
@@ -205,6 +209,6 @@ services:
         ] {
             assert_eq!(place(POLICY, fault), Some(Place { line, column }), "{fault}");
         }
-        assert_eq!(place("tiers: [", "tiers: x"), None);
+        assert_eq!(place("tiers: [", "policy: x"), Some(Place { line: 2, column: 1 }));
     }
 }

@@ -10,6 +10,7 @@ const ANY: &str = "any-1";
 /// One line for each, with its path first.
 pub(super) fn rules(policy: &Policy, document: &Value) -> Vec<String> {
     let mut findings = Vec::new();
+    nothing("", document, &mut findings);
     for (index, service) in policy.services().iter().enumerate() {
         let hosts = hosts(document, &service.name);
         of_service(policy, index, service, &hosts, &mut findings);
@@ -18,6 +19,25 @@ pub(super) fn rules(policy: &Policy, document: &Value) -> Vec<String> {
         }
     }
     findings
+}
+
+/// Fields without a value, which count as left out: a tool with an empty `price` is free.
+fn nothing(path: &str, value: &Value, findings: &mut Vec<String>) {
+    let fields: Vec<(String, &Value)> = match value {
+        Value::Null => {
+            findings.push(format!("{path}: has no value and counts as left out; write one, or leave it out"));
+            return;
+        }
+        Value::Object(fields) => {
+            let dot = if path.is_empty() { "" } else { "." };
+            fields.iter().map(|(name, value)| (format!("{path}{dot}{name}"), value)).collect()
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(place, value)| (format!("{path}[{place}]"), value)).collect()
+        }
+        _ => return,
+    };
+    fields.into_iter().for_each(|(path, value)| nothing(&path, value, findings));
 }
 
 fn hosts(document: &Value, service: &str) -> Vec<String> {
@@ -196,6 +216,15 @@ mod tests {
                 "services.a.tools.image.requires[1].value: the price knows no quality `ultra_pls`, only standard, ultra_plus, so no \
                  such call gets here",
             ]
+        );
+    }
+
+    #[test]
+    fn an_empty_price_is_found() {
+        let tool = "  a: {kind: mcp, path: /mcp, tools: {image: {risk: read_only, price: }}}\n";
+        assert_eq!(
+            found(tool),
+            ["services.a.tools.image.price: has no value and counts as left out; write one, or leave it out"]
         );
     }
 
