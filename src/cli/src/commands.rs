@@ -16,6 +16,7 @@ mod parse;
 mod policy;
 mod reservations;
 mod serve;
+mod shell;
 mod tenants;
 mod trusted;
 mod up;
@@ -59,6 +60,13 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     Ledger(ledger::Arguments),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+/// The whole command line, with the examples of each command.
+fn program() -> clap::Command {
+    examples::distribute(Cli::command())
 }
 
 impl Cli {
@@ -75,7 +83,7 @@ impl Cli {
             );
             std::process::exit(2);
         }
-        let mut program = examples::distribute(Cli::command());
+        let mut program = program();
         let matches = program.clone().get_matches();
         Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())
     }
@@ -96,6 +104,8 @@ impl Cli {
             Command::Backup(arguments) => arguments.run().await,
             Command::Restore(arguments) => arguments.run().await,
             Command::Ledger(arguments) => arguments.run().await,
+            Command::Completions(arguments) => arguments.run(),
+            Command::Man(arguments) => arguments.run(),
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
             Command::Policy(arguments) => arguments.run().await,

