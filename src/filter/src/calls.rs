@@ -5,7 +5,6 @@ use crate::host;
 use policy::exchange::{IssueAnswered, ReserveAnswered};
 use policy::lease::Statement;
 use policy::window::Monotonic;
-use protocol::ReservationId;
 use protocol::api_key::KeyHash;
 use protocol::filter::{
     self as api, IssueRequest, Issued, Report, ReserveAnswer, ReserveRequest, ResolveRequest,
@@ -13,6 +12,7 @@ use protocol::filter::{
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
+use protocol::{InstanceId, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 use serde::de::DeserializeOwned;
@@ -45,12 +45,14 @@ pub struct Asked {
     pub leases: Vec<(u64, u128)>,
     pub accounts: Vec<Statement>,
     pub shares: Vec<ShareOf>,
+    /// The owner of the limits for which streams wait.
+    pub awaited: Option<u64>,
 }
 
 /// Identifies a share that was asked for.
 #[derive(Debug)]
 pub struct ShareOf {
-    pub fingerprint: u64,
+    pub owner: u64,
     pub limit_id: u32,
     pub revision: u64,
 }
@@ -118,11 +120,11 @@ impl Call {
     }
 
     /// Fetches changes after a position. The ledger holds the call open for up to `wait_ms`.
-    pub fn changes(config: &Config, after: Option<u64>, wait_ms: u64) -> Call {
-        let path = match after {
-            Some(after) => format!("{}?after={after}&wait_ms={wait_ms}", api::CHANGES_PATH),
-            None => api::CHANGES_PATH.to_owned(),
-        };
+    pub fn changes(config: &Config, instance: &InstanceId, after: Option<u64>, wait_ms: u64) -> Call {
+        let mut path = format!("{}?instance={instance}", api::CHANGES_PATH);
+        if let Some(after) = after {
+            path.push_str(&format!("&after={after}&wait_ms={wait_ms}"));
+        }
         Call::get(Purpose::Changes, path, wait_ms.saturating_add(u64::from(config.ledger_timeout_ms)))
     }
 

@@ -25,6 +25,9 @@ struct Log {
     position: Option<u64>,
     /// Monotonic time at which the ledger last confirmed that the log is complete.
     confirmed_ms: u64,
+    /// The number of Envoys that the ledger last named.
+    #[serde(default)]
+    envoys: u32,
     changes: Vec<Change>,
     /// How often all caches had to be dropped.
     resets: u64,
@@ -75,6 +78,11 @@ impl Feed {
     /// When the ledger last confirmed that all changes are known.
     pub fn confirmed(&self) -> Monotonic {
         Monotonic(self.log.confirmed_ms)
+    }
+
+    /// The number of Envoys that the ledger last named; 0 before it named any.
+    pub fn envoys(&self) -> u32 {
+        self.log.envoys
     }
 
     /// Reads the changes that the listener has written since the last call.
@@ -132,6 +140,7 @@ impl Feed {
             log.changes.drain(..excess);
             log.position = Some(answer.next);
             log.confirmed_ms = now.0;
+            log.envoys = answer.envoys;
             let bytes = serde_json::to_vec(&log).unwrap_or_default();
             match host::swap_shared(LOG, &read, &bytes) {
                 Ok(true) => {

@@ -158,8 +158,8 @@ impl HttpContext for Stream {
             return Action::Continue;
         }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
-        if let Some((fingerprint, asks)) = exchange.unseen_windows()
-            && let Ok(verdicts) = windows::look(fingerprint, &asks)
+        if let Some(asks) = exchange.unseen_windows()
+            && let Ok(verdicts) = windows::look(&asks, &self.worker.fleet(false), self.worker.metrics())
         {
             exchange.windows_seen(&asks, &verdicts);
         }
@@ -343,12 +343,9 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             let key = exchange.key()?.clone();
             Some(exchange.entered(worker.enter_under_way(id, &key, entering)))
         }
-        Step::AskWindows { asks } => {
-            let asked = match exchange.key() {
-                Some(key) => windows::ask(key, &asks, now.monotonic, worker.metrics()),
-                None => Err(windows::Unavailable),
-            };
-            Some(match asked {
+        Step::AskWindows { asks, is_away } => {
+            let fleet = worker.fleet(is_away);
+            Some(match windows::ask(&asks, &fleet, now.monotonic, worker.metrics()) {
                 Ok(verdicts) => {
                     let ending = windows::ending(&asks, &verdicts);
                     if let (false, Some(key)) = (ending.is_empty(), exchange.key()) {

@@ -3,71 +3,86 @@
 use crate::host;
 use crate::metrics::Metrics;
 use crate::shared;
-use policy::Key;
 use policy::limit::LimitRule;
 use policy::unknown_keys;
 use policy::value::Corrupt;
+use policy::window::owners::{self, Slots};
+use policy::window::share::{self, Given};
 use policy::window::slot::{self, Ask};
-use policy::window::{Monotonic, Verdict, share};
+use policy::window::{Fleet, Monotonic, Verdict};
 use protocol::api_key::KeyHash;
 
 /// The windows can't be read: shared data is unavailable, or every compare-and-swap was lost. Never admits a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unavailable;
 
-/// Takes permits from a key's windows.
-pub fn ask(key: &Key, asks: &[Ask], now: Monotonic, metrics: &Metrics) -> Result<Vec<Verdict>, Unavailable> {
-    if asks.is_empty() {
-        return Ok(Vec::new());
+/// Shared data, as the windows of a request use it.
+struct Shared<'m> {
+    now: Monotonic,
+    metrics: &'m Metrics,
+}
+
+impl Slots for Shared<'_> {
+    fn change<A>(
+        &self,
+        owner: u64,
+        change: impl Fn(&[u8], Monotonic) -> Result<(Vec<u8>, A), Corrupt>,
+    ) -> Option<A> {
+        shared::change(&slot::name(owner), self.now, self.metrics, |value, now| change(value, now).ok())
     }
-    let take = |value: &[u8], now| slot::take(value, key.fingerprint, asks, now).ok();
-    shared::change(&slot::name(key.fingerprint), now, metrics, take).ok_or(Unavailable)
+
+    fn read<A>(&self, owner: u64, read: impl FnOnce(&[u8], Monotonic) -> Result<A, Corrupt>) -> Option<A> {
+        read(&host::shared(&slot::name(owner)).bytes, self.now).ok()
+    }
+}
+
+/// Takes permits from the windows of a request.
+pub fn ask(
+    asks: &[Ask],
+    fleet: &Fleet,
+    now: Monotonic,
+    metrics: &Metrics,
+) -> Result<Vec<Verdict>, Unavailable> {
+    owners::take(&Shared { now, metrics }, asks, fleet).ok_or(Unavailable)
+}
+
+/// Reads the windows of a request without taking permits.
+pub fn look(asks: &[Ask], fleet: &Fleet, metrics: &Metrics) -> Result<Vec<Verdict>, Unavailable> {
+    owners::peek(&Shared { now: host::monotonic_clock(), metrics }, asks, fleet).ok_or(Unavailable)
 }
 
 /// The global limits whose shares must be renewed.
 pub fn ending(asks: &[Ask], verdicts: &[Verdict]) -> Vec<LimitRule> {
     let ending = asks.iter().zip(verdicts).filter(|(_, verdict)| verdict.ends_soon);
-    ending.map(|(ask, _)| ask.rule.clone()).collect()
+    ending.map(|(ask, _)| ask.rule).collect()
 }
 
 /// What to ask the ledger for a global limit; `None` if asking now is useless.
-pub fn ask_share(fingerprint: u64, rule: &LimitRule, metrics: &Metrics) -> Option<share::Ask> {
-    change(fingerprint, metrics, |value, now| share::ask(value, fingerprint, rule, now))
+pub fn ask_share(owner: u64, rule: &LimitRule, metrics: &Metrics) -> Option<share::Ask> {
+    change(owner, metrics, |value, now| share::ask(value, owner, rule, now))
 }
 
 /// What to give back of a global limit that other Envoys need; `None` if this Envoy can spare nothing.
-pub fn release_share(fingerprint: u64, limit_id: u32, metrics: &Metrics) -> Option<share::Ask> {
-    change(fingerprint, metrics, |value, now| share::release(value, fingerprint, limit_id, now))
+pub fn release_share(owner: u64, limit_id: u32, metrics: &Metrics) -> Option<share::Ask> {
+    change(owner, metrics, |value, now| share::release(value, owner, limit_id, now))
 }
 
-/// Applies the ledger's answer (revision and permits) about a share.
-pub fn share_given(
-    fingerprint: u64,
-    limit_id: u32,
-    answer: (u64, u32),
-    deadline: Monotonic,
-    metrics: &Metrics,
-) {
-    change(fingerprint, metrics, |value, now| {
-        let next = share::given(value, fingerprint, limit_id, answer, deadline, now)?;
+/// Applies the ledger's answer about a share.
+pub fn share_given(owner: u64, limit_id: u32, answer: &Given, metrics: &Metrics) {
+    change(owner, metrics, |value, now| {
+        let next = share::given(value, owner, limit_id, answer, now)?;
         Ok(next.map(|next| (next, ())))
     });
 }
 
-/// Changes the slot of one key.
+/// Changes the windows of one owner.
 fn change<A>(
-    fingerprint: u64,
+    owner: u64,
     metrics: &Metrics,
     change: impl Fn(&[u8], Monotonic) -> Result<Option<(Vec<u8>, A)>, Corrupt>,
 ) -> Option<A> {
     let now = host::monotonic_clock();
-    shared::change(&slot::name(fingerprint), now, metrics, |value, now| change(value, now).ok()?)
-}
-
-/// Reads a key's windows without taking permits.
-pub fn look(fingerprint: u64, asks: &[Ask]) -> Result<Vec<Verdict>, Unavailable> {
-    let read = host::shared(&slot::name(fingerprint));
-    slot::peek(&read.bytes, fingerprint, asks, host::monotonic_clock()).map_err(|_| Unavailable)
+    shared::change(&slot::name(owner), now, metrics, |value, now| change(value, now).ok()?)
 }
 
 /// True if the ledger recently did not know this hash.

@@ -3,6 +3,7 @@
 //! Ledger calls run in the root context, so that their answers are handled even if the stream that asked has ended:
 //! a resolved key is still cached, and an unused reservation is released.
 
+mod changes;
 mod leases;
 mod revoked;
 
@@ -10,18 +11,18 @@ pub use leases::Shares;
 
 use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
-use crate::feed::{Feed, News};
+use crate::feed::Feed;
 use crate::host;
 use crate::metrics::Metrics;
 use crate::report::Outbox;
 use crate::under_way::UnderWay;
 use crate::windows;
 use policy::exchange::{Entered, Entering, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step};
-use policy::key_table::{Changed, KeyTable};
+use policy::key_table::KeyTable;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
 use protocol::api_key::KeyHash;
-use protocol::filter::{Action, Change, Changes, IssueRequest, ReportAnswer, ReserveRequest, Settlement};
+use protocol::filter::{Action, IssueRequest, ReportAnswer, ReserveRequest, Settlement};
 use protocol::{BatchId, ReservationId, Timestamp, uuid};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -43,8 +44,6 @@ const HELD_BYTES_MAX: u64 = 8 << 20;
 const SMALL_BYTES_MAX: u64 = 32 << 10;
 const HELD_BYTES_SMALL: u64 = 2 << 20;
 const POLICY_RETRY_MS: u64 = 250;
-/// Maximum time for which one call to the change feed stays open.
-const LISTEN_MS_MAX: u64 = 15_000;
 
 /// The state that all callbacks of one VM share.
 pub struct Worker {
@@ -455,72 +454,6 @@ impl Worker {
             _ => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
         };
         self.policy_call.set(next);
-    }
-
-    fn listen(&self, now: Monotonic) {
-        if !self.feed.borrow_mut().should_listen(now) {
-            return;
-        }
-        let wait_ms = (self.stale_ms() / 2).clamp(500, LISTEN_MS_MAX);
-        let call = Call::changes(&self.config.borrow(), self.feed.borrow().position(), wait_ms);
-        if self.dispatch(call).is_err() {
-            self.feed.borrow_mut().lost(now);
-        }
-    }
-
-    fn changes_answered(&self, answer: &Answer, now: Monotonic) {
-        let Some(mut changes) = answer.read::<Changes>(&[200]) else {
-            self.metrics().feed_lost.add(1);
-            self.feed.borrow_mut().lost(now);
-            return;
-        };
-        changes.changes.retain(|change| !self.call_back(change));
-        self.feed.borrow_mut().heard(changes, now);
-        self.follow(now);
-        self.listen(now);
-    }
-
-    /// Handles a recall for the whole Envoy; returns false if the change is not a recall. Recalls are not passed on to
-    /// other VMs: under contention there are many of them, and none invalidates a cached key.
-    fn call_back(&self, change: &Change) -> bool {
-        match change {
-            Change::Recall { tenant_id } => self.recalled(tenant_id),
-            Change::Share { key_id, limit_id } => self.share_recalled(key_id, *limit_id),
-            Change::Key { .. } | Change::Tenant { .. } | Change::Policy { .. } => return false,
-        }
-        self.metrics().changes.add(1);
-        true
-    }
-
-    fn follow(&self, now: Monotonic) {
-        let news = self.feed.borrow_mut().follow();
-        let changes = match news {
-            News::Nothing => return,
-            News::Everything => {
-                self.metrics().keys.add(self.keys.borrow_mut().clear());
-                self.ask_for_policy(now);
-                Vec::new()
-            }
-            News::Changed(changes) => changes,
-        };
-        self.changes_applied.set(self.changes_applied.get().saturating_add(1));
-        let mut changed = Changed::default();
-        for change in changes {
-            self.metrics().changes.add(1);
-            match change {
-                Change::Key { key_id } => drop(changed.keys.insert(key_id)),
-                Change::Tenant { tenant_id } => drop(changed.tenants.insert(tenant_id)),
-                Change::Policy { .. } => self.ask_for_policy(now),
-                // The listener has already handled these.
-                Change::Recall { .. } | Change::Share { .. } => {}
-            }
-        }
-        self.metrics().keys.add(self.keys.borrow_mut().drop_changed(&changed));
-    }
-
-    /// Fetches the policy at the next tick, even if a call is in flight: its answer may be older than the change.
-    fn ask_for_policy(&self, now: Monotonic) {
-        self.policy_call.set(PolicyCall::Due { at_ms: now.0 });
     }
 
     fn deliver(&self, now: Monotonic) {

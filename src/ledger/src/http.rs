@@ -31,6 +31,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use feed::Noted;
 use problem::{Code, Refused};
 use protocol::session::SessionSecret;
 use rate::Rates;
@@ -70,6 +71,7 @@ pub(crate) struct Service {
     credential_cache: CredentialCache,
     rates: Rates,
     waiting: Waiting,
+    envoys_noted: Noted,
     document: Value,
 }
 
@@ -85,7 +87,8 @@ impl Service {
     pub(crate) fn new(parts: Parts) -> Arc<Service> {
         let document = document::of(&admin::endpoints(), &document::examples());
         let (credential_cache, rates) = (CredentialCache::default(), Rates::default());
-        Arc::new(Service { parts, credential_cache, rates, waiting: Waiting::default(), document })
+        let (waiting, envoys_noted) = (Waiting::default(), Noted::default());
+        Arc::new(Service { parts, credential_cache, rates, waiting, envoys_noted, document })
     }
 
     fn policy(&self) -> Arc<InForce> {

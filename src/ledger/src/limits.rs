@@ -1,3 +1,4 @@
 //! Limits that hold across all Envoys.
 
+pub mod fleet;
 pub mod shares;

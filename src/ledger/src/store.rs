@@ -9,6 +9,7 @@ pub(crate) mod audit;
 mod changes;
 mod credentials;
 pub mod database;
+mod envoys;
 mod generate;
 mod handle;
 mod keys;

@@ -81,6 +81,36 @@ pub(crate) struct Limit {
     pub(crate) shadow: bool,
     #[serde(default)]
     pub(crate) global: bool,
+    #[serde(default)]
+    pub(crate) per: Per,
+    #[serde(default)]
+    pub(crate) on_ledger_outage: Option<LimitOutage>,
+}
+
+/// Whose requests a limit counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Per {
+    /// Those of each key. A key that another key asked for counts as that one.
+    #[default]
+    Key,
+    /// Those of all keys of one agent. A key without an agent counts by itself.
+    Agent,
+    /// Those of all keys of one tenant.
+    Tenant,
+}
+
+/// What a global limit admits while the ledger does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitOutage {
+    /// On each Envoy the permits divided by the number of Envoys last known.
+    #[default]
+    FairShare,
+    /// What each Envoy was already given, until that ends; then nothing.
+    Deny,
+    /// On each Envoy all permits.
+    Allow,
 }
 
 #[derive(Debug, Deserialize)]

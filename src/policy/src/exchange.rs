@@ -78,6 +78,8 @@ pub enum Step {
     AskWindows {
         /// The asks, one for each limit.
         asks: Vec<Ask>,
+        /// The ledger did not answer an ask for shares just now.
+        is_away: bool,
     },
     /// Ask the ledger for a larger share of these global limits, then call [`Exchange::shares_answered`].
     AskShares {
@@ -195,6 +197,8 @@ enum Phase {
         verdicts: Vec<Verdict>,
         refusal: Option<Refusal>,
         rounds: Rounds,
+        /// The ledger did not answer an ask for shares.
+        is_away: bool,
     },
     Reserving,
     Issuing,
@@ -421,7 +425,12 @@ impl Exchange {
         self.would_deny = authorization.would_deny;
         let refusal = refusal.or_else(|| authorization.denial.as_ref().map(Refusal::denied));
 
-        let ask = |rule: &LimitRule, stage: Stage| Ask { rule: rule.clone(), stage, enforced: !rule.shadow };
+        let ask = |rule: &LimitRule, stage: Stage| Ask {
+            rule: *rule,
+            owner: key.owner(rule.per),
+            stage,
+            enforced: !rule.shadow,
+        };
         let of_key = tier.limits.iter().chain(&key.limits).map(|rule| ask(rule, Stage::Key));
         let of_tool = tool.iter().flat_map(|tool| &tool.limits).map(|rule| ask(rule, Stage::Tool));
         // A request that is refused anyway counts against the key's limits only. It must not use up the tool's window.
@@ -431,7 +440,8 @@ impl Exchange {
             (None, Work::Resumption | Work::Nothing) => Vec::new(),
             (None, Work::Call | Work::Stream) => of_key.chain(of_tool).collect(),
         };
-        self.phase = Phase::AskingWindows { asks, verdicts: Vec::new(), refusal, rounds: Rounds::default() };
+        let rounds = Rounds::default();
+        self.phase = Phase::AskingWindows { asks, verdicts: Vec::new(), refusal, rounds, is_away: false };
         self.enter(work)
     }
 

@@ -1,8 +1,9 @@
 //! A key record, prepared for decisions.
 
-use crate::limit::LimitRule;
+use crate::document::Per;
+use crate::limit::{LimitRule, Origin};
 use protocol::key::{Concurrency, Grant, KeyRecord, KeyState};
-use protocol::{KeyId, Timestamp, key::Limit};
+use protocol::{AgentId, KeyId, OwnerId, Timestamp, key::Limit};
 use sha2::{Digest, Sha256};
 
 /// A key that the ledger knows.
@@ -15,6 +16,8 @@ pub struct Key {
     pub fingerprint: u64,
     /// Identifies the tenant in packed leases, in the same way.
     pub tenant: u64,
+    /// Identifies the agent whose windows count its requests, or the key if it has none.
+    agent: u64,
     /// The key's own limits, and those of its parent.
     pub limits: Box<[LimitRule]>,
     /// How much it and its parent may have under way on one worker, if their records say so.
@@ -27,11 +30,12 @@ impl Key {
     /// Prepares a record. A limit that is out of bounds is set to the nearest bound; its window is never longer than a day.
     pub fn new(mut record: KeyRecord) -> Key {
         let limits = match &record.parent {
-            None => rules("own", &record.limits).into(),
+            None => rules(Origin::Key, "own", &record.limits).into(),
             // All children together may do no more than their parent; each child's own limits have separate windows.
             Some(parent) => {
                 let subject = format!("own of {}", record.key_id);
-                [rules("own", &parent.limits), rules(&subject, &record.limits)].concat().into()
+                let of_parent = rules(Origin::Parent, "own", &parent.limits);
+                [of_parent, rules(Origin::Key, &subject, &record.limits)].concat().into()
             }
         };
         let own =
@@ -46,6 +50,7 @@ impl Key {
         Key {
             scopes: (record.scopes.len() != 1).then(|| record.scopes.join(" ").into()),
             fingerprint: own,
+            agent: counted_agent(&record).map_or(own, |agent| fingerprint(agent.as_str())),
             tenant: fingerprint(record.tenant_id.as_str()),
             limits,
             concurrency: record
@@ -60,6 +65,24 @@ impl Key {
     /// The key whose windows count its requests: itself, or its parent.
     pub fn counted_as(&self) -> &KeyId {
         self.record.parent.as_ref().map_or(&self.record.key_id, |parent| &parent.key_id)
+    }
+
+    /// Identifies the owner of a limit's windows in shared data.
+    pub fn owner(&self, per: Per) -> u64 {
+        match per {
+            Per::Key => self.fingerprint,
+            Per::Agent => self.agent,
+            Per::Tenant => self.tenant,
+        }
+    }
+
+    /// The owner of a limit's windows, as the ledger knows it.
+    pub fn owner_id(&self, per: Per) -> OwnerId {
+        match (per, counted_agent(&self.record)) {
+            (Per::Tenant, _) => (&self.record.tenant_id).into(),
+            (Per::Agent, Some(agent)) => agent.into(),
+            (Per::Agent, None) | (Per::Key, _) => self.counted_as().into(),
+        }
     }
 
     /// The headers that tell the upstream who sent the request.
@@ -82,6 +105,11 @@ impl Key {
     }
 }
 
+/// The agent whose windows count the key's requests: its own, or its parent's.
+fn counted_agent(record: &KeyRecord) -> Option<&AgentId> {
+    record.parent.as_ref().map_or(&record.agent_id, |parent| &parent.agent_id).as_ref()
+}
+
 /// An active key with the scope `read`, for tests.
 #[cfg(test)]
 pub(crate) fn record(key_id: &str, tenant_id: &str) -> KeyRecord {
@@ -98,7 +126,7 @@ pub fn fingerprint(id: &str) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn rules(subject: &str, limits: &[Limit]) -> Vec<LimitRule> {
+fn rules(origin: Origin, subject: &str, limits: &[Limit]) -> Vec<LimitRule> {
     let mut rules: Vec<LimitRule> = Vec::with_capacity(limits.len());
     for limit in limits {
         let limit = Limit {
@@ -108,7 +136,7 @@ fn rules(subject: &str, limits: &[Limit]) -> Vec<LimitRule> {
         match rules.iter_mut().find(|rule| rule.limit.window_seconds == limit.window_seconds) {
             // If one request asked a window twice, it would be counted twice.
             Some(rule) => rule.limit.permits = rule.limit.permits.min(limit.permits),
-            None => rules.push(LimitRule::new(subject, limit)),
+            None => rules.push(LimitRule::new(origin, Per::Key, subject, limit)),
         }
     }
     rules

@@ -157,6 +157,7 @@ mod tests {
     fn key(id: &str, tenant: &str, parent: Option<&str>) -> Arc<Key> {
         Arc::new(Key::new(KeyRecord {
             parent: parent.map(|id| Parent {
+                agent_id: None,
                 key_id: KeyId::parse(id).unwrap(),
                 limits: vec![],
                 concurrency: None,

@@ -7,10 +7,13 @@
 //!
 //! [`slot`] packs the windows of many keys into one value of shared data.
 
+mod fleet;
+pub mod owners;
 pub mod share;
 mod share_state;
 pub mod slot;
 
+pub use fleet::{FEED_WAIT_MS_MAX, Fleet};
 use protocol::key::Limit;
 
 /// The number of cells of a window. A full window opens again at most 1/64 of its length late.
@@ -33,14 +36,19 @@ pub struct Verdict {
     pub admitted: bool,
     /// The permits that this Envoy may give within one window.
     pub permits: u32,
-    /// The permits that are left now.
+    /// The permits that are left now. For a global limit these are the permits that are left of this Envoy's share, and those
+    /// that it may still ask for.
     pub remaining: u32,
     /// Milliseconds until at least one more permit is free than now; 0 if none is taken.
     pub reset_ms: u64,
     /// The limit is global, and this Envoy could get more of its permits from the ledger.
     pub is_short: bool,
+    /// The limit is global and the ledger has not answered for long, so this Envoy gives what `on_ledger_outage` says.
+    pub is_away: bool,
     /// The share of a global limit must be renewed soon.
     pub ends_soon: bool,
+    /// The cell that holds the permit, if one was taken.
+    pub cell: u64,
 }
 
 impl Window {
@@ -48,14 +56,22 @@ impl Window {
     pub fn take(&mut self, limit: &Limit, now: Monotonic) -> Verdict {
         let now = self.advance(limit, now);
         let admitted = self.used() < limit.permits;
+        let cell = now.0.checked_div(cell_ms(limit)).unwrap_or(0);
         if admitted {
-            let cell = now.0.checked_div(cell_ms(limit)).unwrap_or(0);
             match self.cells.last_mut() {
                 Some((newest, count)) if *newest == cell => *count = count.saturating_add(1),
                 _ => self.cells.push((cell, 1)),
             }
         }
-        self.verdict(limit, now, admitted)
+        Verdict { cell, ..self.verdict(limit, now, admitted) }
+    }
+
+    /// Removes one permit from the cell that holds it, unless it has left the window.
+    pub fn give_back(&mut self, cell: u64) {
+        if let Some((_, count)) = self.cells.iter_mut().find(|(own, _)| *own == cell) {
+            *count = count.saturating_sub(1);
+        }
+        self.cells.retain(|(_, count)| *count > 0);
     }
 
     /// What [`Window::take`] would answer, without taking a permit.

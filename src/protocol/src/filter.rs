@@ -8,7 +8,7 @@
 //! | `POST /filter/v1/keys` [`IssueRequest`] | 201 [`Issued`], 402 too many keys, 403 the key may not ask for one |
 //! | `POST /filter/v1/report` [`Report`] | 200 [`ReportAnswer`], once the report is durable |
 //! | `POST /filter/v1/leases` [`crate::lease::Round`] | 200 [`crate::lease::RoundAnswer`], once the round is durable |
-//! | `GET /filter/v1/changes?after=N&wait_ms=M` | 200 [`Changes`], held open until a change comes or the wait ends |
+//! | `GET /filter/v1/changes?instance=I&after=N&wait_ms=M` | 200 [`Changes`], held open until a change comes or the wait ends |
 
 use crate::api_key::KeyHash;
 use crate::audit::{Counted, Decision};
@@ -234,10 +234,15 @@ pub enum Change {
     },
     /// Another Envoy needs permits of a global limit: every Envoy must return the permits that it does not use.
     Share {
-        /// The key that the limit belongs to.
-        key_id: KeyId,
+        /// Whose limit it is.
+        owner: crate::OwnerId,
         /// The limit, as the policy identifies it.
         limit_id: u32,
+    },
+    /// An Envoy has joined: the number of Envoys in the answer has changed.
+    Envoy {
+        /// The run of the Envoy.
+        instance: crate::InstanceId,
     },
     /// The contents of [`PolicyAnswer`] have changed.
     Policy {
@@ -254,8 +259,10 @@ struct ChangeForm {
     kind: ChangeKind,
     key_id: Option<KeyId>,
     tenant_id: Option<crate::TenantId>,
+    owner: Option<crate::OwnerId>,
     limit_id: Option<u32>,
     version: Option<PolicyVersion>,
+    instance: Option<crate::InstanceId>,
 }
 
 #[derive(Deserialize)]
@@ -265,6 +272,7 @@ enum ChangeKind {
     Tenant,
     Recall,
     Share,
+    Envoy,
     Policy,
 }
 
@@ -272,15 +280,24 @@ impl TryFrom<ChangeForm> for Change {
     type Error = &'static str;
 
     fn try_from(form: ChangeForm) -> Result<Change, &'static str> {
-        let ChangeForm { kind, key_id, tenant_id, limit_id, version } = form;
-        match (kind, key_id, tenant_id, limit_id, version) {
-            (ChangeKind::Key, Some(key_id), None, None, None) => Ok(Change::Key { key_id }),
-            (ChangeKind::Tenant, None, Some(tenant_id), None, None) => Ok(Change::Tenant { tenant_id }),
-            (ChangeKind::Recall, None, Some(tenant_id), None, None) => Ok(Change::Recall { tenant_id }),
-            (ChangeKind::Share, Some(key_id), None, Some(limit_id), None) => {
-                Ok(Change::Share { key_id, limit_id })
+        let ChangeForm { kind, key_id, tenant_id, owner, limit_id, version, instance } = form;
+        match (kind, key_id, tenant_id, (owner, limit_id), version, instance) {
+            (ChangeKind::Key, Some(key_id), None, (None, None), None, None) => Ok(Change::Key { key_id }),
+            (ChangeKind::Tenant, None, Some(tenant_id), (None, None), None, None) => {
+                Ok(Change::Tenant { tenant_id })
             }
-            (ChangeKind::Policy, None, None, None, Some(version)) => Ok(Change::Policy { version }),
+            (ChangeKind::Recall, None, Some(tenant_id), (None, None), None, None) => {
+                Ok(Change::Recall { tenant_id })
+            }
+            (ChangeKind::Share, None, None, (Some(owner), Some(limit_id)), None, None) => {
+                Ok(Change::Share { owner, limit_id })
+            }
+            (ChangeKind::Envoy, None, None, (None, None), None, Some(instance)) => {
+                Ok(Change::Envoy { instance })
+            }
+            (ChangeKind::Policy, None, None, (None, None), Some(version), None) => {
+                Ok(Change::Policy { version })
+            }
             _ => Err("a change has the fields of its kind, and no other"),
         }
     }
@@ -294,6 +311,8 @@ pub struct Changes {
     pub next: u64,
     /// True if the ledger no longer has all changes after the requested position: drop all cached key records.
     pub reset: bool,
+    /// How many Envoys follow the feed, the one that asks included.
+    pub envoys: u32,
     /// The changes, in the order in which they happened.
     pub changes: Vec<Change>,
 }
@@ -311,7 +330,8 @@ mod tests {
             Change::Key { key_id: key_id.clone() },
             Change::Tenant { tenant_id: tenant_id.clone() },
             Change::Recall { tenant_id },
-            Change::Share { key_id, limit_id: 7 },
+            Change::Share { owner: (&key_id).into(), limit_id: 7 },
+            Change::Envoy { instance: crate::InstanceId::parse("i1").unwrap() },
             Change::Policy { version },
         ];
         let text = serde_json::to_string(&changes).unwrap();
@@ -323,6 +343,8 @@ mod tests {
             r#"{"kind":"key"}"#,
             r#"{"kind":"key","tenant_id":"ten_1"}"#,
             r#"{"kind":"key","key_id":"key_1","limit_id":7}"#,
+            r#"{"kind":"key","key_id":"key_1","owner":"key_1"}"#,
+            r#"{"kind":"share","owner":"key_1"}"#,
             r#"{"kind":"key","key_id":"key_1","other":7}"#,
             r#"{"kind":"other","key_id":"key_1"}"#,
             r#"{"key_id":"key_1"}"#,

@@ -89,6 +89,8 @@ ids! {
     LeaseId,
     /// One run of one Envoy. A UUIDv7 created by the filter.
     InstanceId,
+    /// Whose requests a limit counts together: the id of a key, an agent or a tenant.
+    OwnerId,
     /// One immutable movement of credits.
     TransferId,
     /// One audit event. For a decision this is also the request's id.
@@ -98,6 +100,18 @@ ids! {
     /// The content hash of a policy document, in hexadecimal.
     PolicyVersion,
 }
+
+macro_rules! owners {
+    ($($name:ident),+) => {$(
+        impl From<&$name> for OwnerId {
+            fn from(id: &$name) -> OwnerId {
+                OwnerId(id.0.clone())
+            }
+        }
+    )+};
+}
+
+owners!(KeyId, AgentId, TenantId);
 
 macro_rules! of_uuids {
     ($($name:ident),+) => {$(

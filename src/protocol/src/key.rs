@@ -55,6 +55,9 @@ pub struct KeyRecord {
 pub struct Parent {
     /// The key.
     pub key_id: KeyId,
+    /// The agent that the parent belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
     /// The parent's own limits, which apply to both keys together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,

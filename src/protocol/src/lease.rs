@@ -20,7 +20,7 @@
 //! to other Envoys one window later.
 
 use crate::key::Limit;
-use crate::{Credits, InstanceId, KeyId, LeaseId, TenantId};
+use crate::{Credits, InstanceId, LeaseId, OwnerId, TenantId};
 use serde::{Deserialize, Serialize};
 
 /// Path of leases.
@@ -79,18 +79,20 @@ pub struct Statement {
     pub closed: bool,
 }
 
-/// Lowers an Envoy's share of a key's limit to `keep`, and asks for more.
+/// Lowers an Envoy's share of a limit to `keep`, and asks for more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShareAsk {
-    /// The key that the limit belongs to.
-    pub key_id: KeyId,
+    /// Whose limit it is.
+    pub owner: OwnerId,
     /// The limit, as the policy identifies it.
     pub limit_id: u32,
     /// The whole limit, over all Envoys.
     pub limit: Limit,
     /// Increases with each round about this share.
     pub revision: u64,
+    /// The permits that this Envoy gave within the window that ends now.
+    pub used: u32,
     /// The permits that this Envoy uses at most until the answer arrives.
     pub keep: u32,
     /// The total number of permits wanted.
@@ -129,12 +131,14 @@ pub struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
-    /// The key that the limit belongs to.
-    pub key_id: KeyId,
+    /// Whose limit it is.
+    pub owner: OwnerId,
     /// The limit.
     pub limit_id: u32,
     /// The revision of the ask that this answers.
     pub revision: u64,
     /// The permits that this Envoy may now give per window.
     pub permits: u32,
+    /// The permits of the limit beyond this share that no other Envoy is known to have used. It may ask for them.
+    pub elsewhere: u32,
 }

@@ -30,7 +30,7 @@ mod time;
 
 pub use credits::Credits;
 pub use id::{
-    AgentId, BatchId, CredentialId, EventId, InstanceId, InvalidId, KeyId, LeaseId, PolicyVersion,
+    AgentId, BatchId, CredentialId, EventId, InstanceId, InvalidId, KeyId, LeaseId, OwnerId, PolicyVersion,
     ReservationId, TenantId, TransferId,
 };
 pub use time::{InvalidTimestamp, Month, Timestamp};

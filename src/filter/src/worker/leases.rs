@@ -11,9 +11,10 @@ use policy::exchange::{Refund, SharesAnswered, Spending};
 use policy::key::fingerprint;
 use policy::lease::{Statement, slot};
 use policy::limit::LimitRule;
-use policy::window::{Monotonic, share};
+use policy::window::Monotonic;
+use policy::window::share::{self, Given};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
-use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId};
+use protocol::{Credits, InstanceId, LeaseId, OwnerId, TenantId};
 
 /// How often the purses are checked for statements that are due.
 const LOOK_MS: u64 = 500;
@@ -56,15 +57,18 @@ impl Worker {
         }
     }
 
-    /// Asks for more permits of the key's global limits. Requests of one key on one worker share one call.
+    /// Asks for more permits of a request's global limits. Requests of one owner on one worker share one call.
     pub fn ask_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Shares {
-        if let Some(streams) = self.awaiting_shares.borrow_mut().get_mut(&key.fingerprint) {
+        let Some(owner) = rules.first().map(|rule| key.owner(rule.per)) else {
+            return Shares::Answered(SharesAnswered::Nothing);
+        };
+        if let Some(streams) = self.awaiting_shares.borrow_mut().get_mut(&owner) {
             streams.push(stream_id);
             return Shares::Waiting;
         }
-        match self.say_shares(key, rules, stream_id) {
+        match self.say_shares(key, rules, owner, stream_id) {
             Ok(true) => {
-                self.awaiting_shares.borrow_mut().insert(key.fingerprint, vec![stream_id]);
+                self.awaiting_shares.borrow_mut().insert(owner, vec![stream_id]);
                 Shares::Waiting
             }
             Ok(false) => Shares::Answered(SharesAnswered::Nothing),
@@ -74,25 +78,29 @@ impl Worker {
 
     /// Renews shares that expire soon, while they are still valid.
     pub fn renew_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) {
-        if !self.awaiting_shares.borrow().contains_key(&key.fingerprint)
-            && matches!(self.say_shares(key, rules, stream_id), Ok(true))
+        let Some(owner) = rules.first().map(|rule| key.owner(rule.per)) else { return };
+        if !self.awaiting_shares.borrow().contains_key(&owner)
+            && matches!(self.say_shares(key, rules, owner, stream_id), Ok(true))
         {
-            self.awaiting_shares.borrow_mut().insert(key.fingerprint, Vec::new());
+            self.awaiting_shares.borrow_mut().insert(owner, Vec::new());
         }
     }
 
     /// Sends a round about shares. Returns false if there is nothing to ask, because the ledger recently had no more permits.
-    fn say_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) -> Result<bool, NotCalled> {
-        let mut asked = self.asked();
+    fn say_shares(
+        &self,
+        key: &Key,
+        rules: &[LimitRule],
+        awaited: u64,
+        stream_id: u32,
+    ) -> Result<bool, NotCalled> {
+        let mut asked = Asked { awaited: Some(awaited), ..self.asked() };
         let mut shares = Vec::with_capacity(rules.len());
         for rule in rules {
-            let Some(ask) = windows::ask_share(key.fingerprint, rule, self.metrics()) else { continue };
-            asked.shares.push(ShareOf {
-                fingerprint: key.fingerprint,
-                limit_id: ask.limit_id,
-                revision: ask.revision,
-            });
-            shares.push(share_ask(key.counted_as().clone(), &ask));
+            let owner = key.owner(rule.per);
+            let Some(ask) = windows::ask_share(owner, rule, self.metrics()) else { continue };
+            asked.shares.push(ShareOf { owner, limit_id: ask.limit_id, revision: ask.revision });
+            shares.push(share_ask(key.owner_id(rule.per), &ask));
         }
         if shares.is_empty() {
             return Ok(false);
@@ -119,12 +127,12 @@ impl Worker {
     }
 
     /// Returns unused permits of a limit, because another Envoy's calls need them.
-    pub(super) fn share_recalled(&self, key_id: &KeyId, limit_id: u32) {
-        let fingerprint = fingerprint(key_id.as_str());
-        let Some(ask) = windows::release_share(fingerprint, limit_id, self.metrics()) else { return };
-        let shares = vec![ShareOf { fingerprint, limit_id, revision: ask.revision }];
+    pub(super) fn share_recalled(&self, owner_id: &OwnerId, limit_id: u32) {
+        let owner = fingerprint(owner_id.as_str());
+        let Some(ask) = windows::release_share(owner, limit_id, self.metrics()) else { return };
+        let shares = vec![ShareOf { owner, limit_id, revision: ask.revision }];
         let Ok(round) = self.round() else { return };
-        let round = Round { shares: vec![share_ask(key_id.clone(), &ask)], ..round };
+        let round = Round { shares: vec![share_ask(owner_id.clone(), &ask)], ..round };
         // If this call is lost, the ledger overestimates this Envoy's share until the next round, which is safe.
         let _ = self.dispatch(Call::round(&self.config.borrow(), &round, Asked { shares, ..self.asked() }));
     }
@@ -154,12 +162,11 @@ impl Worker {
             self.take_round(&asked, answer);
         }
         let shares = if answer.is_some() { SharesAnswered::Changed } else { SharesAnswered::Unavailable };
-        for share in asked.shares {
-            // Remove the entry before waking the streams: a woken stream may have to ask again.
-            let streams = self.awaiting_shares.borrow_mut().remove(&share.fingerprint).unwrap_or_default();
-            for stream_id in streams {
-                self.wake(stream_id, Box::new(move |exchange| exchange.shares_answered(shares)));
-            }
+        let Some(owner) = asked.awaited else { return };
+        // Remove the entry before waking the streams: a woken stream may have to ask again.
+        let streams = self.awaiting_shares.borrow_mut().remove(&owner).unwrap_or_default();
+        for stream_id in streams {
+            self.wake(stream_id, Box::new(move |exchange| exchange.shares_answered(shares)));
         }
     }
 
@@ -184,11 +191,12 @@ impl Worker {
             let given = answer.shares.iter().find(|given| {
                 given.limit_id == share.limit_id
                     && given.revision == share.revision
-                    && fingerprint(given.key_id.as_str()) == share.fingerprint
+                    && fingerprint(given.owner.as_str()) == share.owner
             });
-            if let Some(given) = given {
-                let (metrics, answer) = (self.metrics(), (given.revision, given.permits));
-                windows::share_given(share.fingerprint, share.limit_id, answer, share_deadline, metrics);
+            if let Some(api::Share { revision, permits, elsewhere, .. }) = given {
+                let (revision, permits, elsewhere) = (*revision, *permits, *elsewhere);
+                let answer = Given { revision, permits, elsewhere, deadline: share_deadline };
+                windows::share_given(share.owner, share.limit_id, &answer, self.metrics());
             }
         }
     }
@@ -199,23 +207,29 @@ impl Worker {
 
     /// An empty round. Fails if shared data is unavailable, because the instance id that all workers use is stored there.
     fn round(&self) -> Result<Round, NotCalled> {
-        let new = || InstanceId::of_uuid(self.new_id(host::wall_clock()));
         Ok(Round {
-            instance: purses::instance(new, self.metrics()).ok_or(NotCalled)?,
+            instance: self.instance()?,
             envoy: self.node().to_string(),
             asks: Vec::new(),
             accounts: Vec::new(),
             shares: Vec::new(),
         })
     }
+
+    /// The id of this run of this Envoy.
+    pub(super) fn instance(&self) -> Result<InstanceId, NotCalled> {
+        let new = || InstanceId::of_uuid(self.new_id(host::wall_clock()));
+        purses::instance(new, self.metrics()).ok_or(NotCalled)
+    }
 }
 
-fn share_ask(key_id: KeyId, ask: &share::Ask) -> ShareAsk {
+fn share_ask(owner: OwnerId, ask: &share::Ask) -> ShareAsk {
     ShareAsk {
-        key_id,
+        owner,
         limit_id: ask.limit_id,
         limit: ask.limit,
         revision: ask.revision,
+        used: ask.used,
         keep: ask.keep,
         wanted: ask.wanted,
     }

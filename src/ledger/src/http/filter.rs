@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use protocol::InstanceId;
 use protocol::audit::Counted;
 use protocol::filter::{
     CHANGES_PATH, Changes, KEYS_PATH, POLICY_PATH, PolicyAnswer, REPORT_PATH, RESERVE_PATH, RESOLVE_PATH,
@@ -146,6 +147,7 @@ async fn lease(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FeedParams {
+    instance: Option<InstanceId>,
     after: Option<u64>,
     #[serde(default)]
     wait_ms: u64,
@@ -155,7 +157,8 @@ async fn feed(
     State(service): State<Arc<Service>>,
     Params(params): Params<FeedParams>,
 ) -> Result<Json<Changes>, Refused> {
-    let wait = Duration::from_millis(params.wait_ms);
+    let FeedParams { instance, after, wait_ms } = params;
+    let ask = feed::Ask { instance, after, wait: Duration::from_millis(wait_ms) };
     let stopping = service.stopping.clone();
-    Ok(Json(feed::after(service.store.as_ref(), params.after, wait, stopping).await?))
+    Ok(Json(feed::answer(service.store.as_ref(), &service.envoys_noted, ask, stopping).await?))
 }

@@ -253,14 +253,33 @@ async fn the_change_feed_wakes_at_once_resumes_after_a_restart_and_resets_strang
     assert_eq!(feed["changes"], json!([{"kind": "key", "key_id": key}]));
     let next = feed["next"].as_u64().unwrap();
     let nothing = bench.get(&format!("/filter/v1/changes?after={next}&wait_ms=10")).await;
-    assert_eq!(nothing, json!({"next": next, "reset": false, "changes": []}));
+    assert_eq!(nothing, json!({"next": next, "reset": false, "envoys": 0, "changes": []}));
 
     let bench = bench.restart().await;
     assert_eq!(bench.get(&path).await["changes"], feed["changes"]);
     for stranger in [0, next + 1, u64::MAX] {
         let answer = bench.get(&format!("/filter/v1/changes?after={stranger}&wait_ms=20000")).await;
-        assert_eq!(answer, json!({"next": next, "reset": true, "changes": []}), "{stranger}");
+        assert_eq!(answer, json!({"next": next, "reset": true, "envoys": 0, "changes": []}), "{stranger}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_envoy_hears_at_once_of_one_that_joins() {
+    let bench = Bench::start().await;
+    let first = bench.get("/filter/v1/changes?instance=i1").await;
+    assert_eq!(first["envoys"], 1);
+    let after = first["next"].as_u64().unwrap();
+    let poll = format!("/filter/v1/changes?instance=i1&after={after}&wait_ms=20000");
+    let began = Instant::now();
+    let (feed, joined) = tokio::join!(bench.get(&poll), bench.get("/filter/v1/changes?instance=i2"));
+    assert!(began.elapsed() < Duration::from_secs(15), "the long poll did not wake");
+    assert_eq!((&feed["envoys"], &joined["envoys"]), (&json!(2), &json!(2)));
+    assert_eq!(feed["changes"], json!([{"kind": "envoy", "instance": "i2"}]));
+    // One that asks again, here or at a ledger that has just started, has not joined.
+    let next = feed["next"].as_u64().unwrap();
+    let bench = bench.restart().await;
+    let again = bench.get(&format!("/filter/v1/changes?instance=i2&after={next}&wait_ms=10")).await;
+    assert_eq!(again, json!({"next": next, "reset": false, "envoys": 2, "changes": []}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

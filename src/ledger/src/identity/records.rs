@@ -38,7 +38,12 @@ fn limit_to_parent(mut record: KeyRecord, key: Key) -> KeyRecord {
     record.services = intersect(record.services, key.services);
     record.tools = intersect(record.tools, key.tools);
     record.resources = intersect(record.resources, key.resources);
-    record.parent = Some(key::Parent { key_id: key.id, limits: key.limits, concurrency: key.concurrency });
+    record.parent = Some(key::Parent {
+        key_id: key.id,
+        agent_id: key.agent_id,
+        limits: key.limits,
+        concurrency: key.concurrency,
+    });
     record
 }
 

@@ -25,10 +25,21 @@ const RECALL_EVERY_MILLIS: u64 = 200;
 
 /// Records the permits that an Envoy keeps, and grants it free ones.
 pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timestamp) -> Answer {
-    let ShareAsk { key_id, limit_id, limit, revision, keep, wanted } = ask;
-    let at = ShareKey { key_id: key_id.clone(), limit_id: *limit_id, instance: instance.clone() };
-    let answer =
-        |permits| Answer { key_id: key_id.clone(), limit_id: *limit_id, revision: *revision, permits };
+    let ShareAsk { owner, limit_id, limit, revision, used, keep, wanted } = ask;
+    let at = ShareKey { owner: owner.clone(), limit_id: *limit_id, instance: instance.clone() };
+    let of_limit = || rows.shares_of(owner, *limit_id).filter(|(_, share)| share.expires_at > now);
+    let sum_of_others = |count: fn(&Share) -> u32| {
+        let others = of_limit().filter(|(other, _)| *other != instance);
+        others.fold(0u32, |sum, (_, share)| sum.saturating_add(count(share)))
+    };
+    let others_used = sum_of_others(|share| share.used.min(share.permits));
+    let answer = |permits: u32| Answer {
+        owner: owner.clone(),
+        limit_id: *limit_id,
+        revision: *revision,
+        permits,
+        elsewhere: limit.permits.saturating_sub(permits).saturating_sub(others_used),
+    };
     let known = rows.shares.get(&at).filter(|share| share.expires_at > now);
     let window_millis = u64::from(limit.window_seconds).saturating_mul(1000);
     let lasts_millis = TTL_MILLIS.saturating_add(window_millis).saturating_add(MARGIN_MILLIS);
@@ -45,27 +56,29 @@ pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timest
     }
     // An Envoy can't keep more than it was granted.
     let held = known.map_or(0, |known| known.permits.min(*keep));
-    let of_limit = || rows.shares_of(key_id, *limit_id).filter(|(_, share)| share.expires_at > now);
-    let others = of_limit()
-        .filter(|(other, _)| *other != instance)
-        .fold(0u32, |sum, (_, share)| sum.saturating_add(share.permits));
+    let others = sum_of_others(|share| share.permits);
     let called_at = of_limit().filter_map(|(_, share)| share.called_at).max();
     let left = limit.permits.saturating_sub(others);
     let pool = left.saturating_sub(held);
-    let wanted = (*wanted).min(limit.permits);
+    // An Envoy that asks gets its fair share at once, so that it can go on with it if the ledger goes away.
+    let fair = if wanted > keep { limit.permits.checked_div(rows.envoys_seen).unwrap_or(0) } else { 0 };
+    let wanted = (*wanted).max(fair).min(limit.permits);
     let missing = wanted.saturating_sub(held);
-    let most = (pool / 2).max(limit.permits / LEAST_PART).max(1);
+    let least = fair.saturating_sub(held).max(limit.permits / LEAST_PART).max(1);
+    let most = (pool / 2).max(least);
     // A lowered limit may leave less than what the Envoy holds.
     let permits = held.saturating_add(missing.min(most).min(pool)).min(left);
 
     let is_short = others > 0 && missing > pool;
     let recalls = is_short && called_at.is_none_or(|at| now.millis_since(at) >= RECALL_EVERY_MILLIS);
     if recalls {
-        rows.change(Change::Share { key_id: key_id.clone(), limit_id: *limit_id }, now);
+        rows.change(Change::Share { owner: owner.clone(), limit_id: *limit_id }, now);
     }
     let own_recall = rows.shares.get(&at).and_then(|share| share.called_at);
+    let answered = answer(permits);
     let share = Share {
         permits,
+        used: *used,
         revision: *revision,
         window_seconds: limit.window_seconds,
         renewed_at: now,
@@ -73,5 +86,5 @@ pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timest
         called_at: if recalls { Some(now) } else { own_recall },
     };
     rows.put_share(at, share);
-    answer(permits)
+    answered
 }

@@ -1,11 +1,11 @@
 //! Shares of global limits.
 
-use protocol::{InstanceId, KeyId, Timestamp};
+use protocol::{InstanceId, OwnerId, Timestamp};
 
-/// An Envoy and a limit.
+/// An Envoy and a limit of a key, an agent or a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShareKey {
-    pub key_id: KeyId,
+    pub owner: OwnerId,
     pub limit_id: u32,
     /// The process of the Envoy that holds it.
     pub instance: InstanceId,
@@ -16,6 +16,8 @@ pub struct ShareKey {
 pub struct Share {
     /// The permits that it may admit in any window.
     pub permits: u32,
+    /// How many its window held when it last said so.
+    pub used: u32,
     /// The number of the newest round.
     pub revision: u64,
     /// The limit's window.

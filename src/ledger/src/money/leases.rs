@@ -3,6 +3,7 @@
 
 use crate::book::lease::{self, Lease};
 use crate::book::{self, Step, Transfer, TransferKind};
+use crate::limits::fleet;
 use crate::limits::shares;
 use crate::model::event::{Event, Kind, LEDGER};
 use crate::money::budgets;
@@ -73,7 +74,10 @@ impl Operation for AnswerRound {
             needs.leases_of.insert(ask.tenant_id.clone());
             needs.spending_of.insert((ask.tenant_id.clone(), self.now.month()));
         }
-        needs.shares.extend(shares.iter().map(|ask| (ask.key_id.clone(), ask.limit_id)));
+        needs.shares.extend(shares.iter().map(|ask| (ask.owner.clone(), ask.limit_id)));
+        if !shares.is_empty() {
+            needs.envoys_seen_since = Some(fleet::counted_since(self.now));
+        }
     }
 
     fn apply(self, rows: &mut Rows) -> Result<RoundDone, Refusal> {

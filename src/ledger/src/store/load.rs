@@ -2,8 +2,8 @@
 
 use super::sql::{Connection, Result};
 use super::{
-    agents, audit, credentials, keys, leases, policies, replays, reservations, sessions, shares, spending,
-    tenants,
+    agents, audit, credentials, envoys, keys, leases, policies, replays, reservations, sessions, shares,
+    spending, tenants,
 };
 use crate::transaction::{Needs, Rows};
 
@@ -16,6 +16,7 @@ pub fn load(connection: &Connection, needs: &Needs) -> Result<Rows> {
     keys::load_family(connection, needs, &mut rows)?;
     leases::load(connection, needs, &mut rows, &mut payers)?;
     shares::load(connection, needs, &mut rows)?;
+    envoys::load(connection, needs, &mut rows)?;
     tenants::load(connection, &payers, &mut rows)?;
     replays::load(connection, needs, &mut rows)?;
     policies::load(connection, needs, &mut rows)?;

@@ -2,8 +2,8 @@
 
 use super::sql::{Connection, Result};
 use super::{
-    agents, audit, changes, credentials, keys, leases, policies, replays, reservations, sessions, shares,
-    spending, tenants, transfers, usage,
+    agents, audit, changes, credentials, envoys, keys, leases, policies, replays, reservations, sessions,
+    shares, spending, tenants, transfers, usage,
 };
 use crate::transaction::Rows;
 
@@ -14,6 +14,7 @@ pub fn save(connection: &Connection, rows: &Rows) -> Result<Option<u64>> {
     reservations::save(connection, rows)?;
     leases::save(connection, rows)?;
     shares::save(connection, rows)?;
+    envoys::save(connection, rows)?;
     transfers::save(connection, rows)?;
     audit::save(connection, rows)?;
     usage::save(connection, rows)?;

@@ -5,18 +5,18 @@ use super::sql::{Connection, Result, params};
 use crate::model::share::{Share, ShareKey};
 use crate::transaction::{Needs, Rows};
 
-columns!(ShareKey { fixed: key_id, limit_id, instance; changing: ; });
+columns!(ShareKey { fixed: owner, limit_id, instance; changing: ; });
 columns!(Share {
     fixed: ;
-    changing: permits, revision, window_seconds, renewed_at, expires_at, called_at;
+    changing: permits, used, revision, window_seconds, renewed_at, expires_at, called_at;
 });
 
-const SHARES: Table<(ShareKey, Share)> = Table::new("shares", &["key_id", "limit_id", "instance"]);
+const SHARES: Table<(ShareKey, Share)> = Table::new("shares", &["owner", "limit_id", "instance"]);
 
 pub(super) fn load(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
-    for (key_id, limit_id) in &needs.shares {
-        let of_limit = "WHERE key_id = ? AND limit_id = ?";
-        for (at, share) in SHARES.all(connection, of_limit, &params![key_id, limit_id])? {
+    for (owner, limit_id) in &needs.shares {
+        let of_limit = "WHERE owner = ? AND limit_id = ?";
+        for (at, share) in SHARES.all(connection, of_limit, &params![owner, limit_id])? {
             rows.load_share(at, share);
         }
     }

@@ -8,8 +8,8 @@ use protocol::audit::{Digest, Outcome};
 use protocol::filter::Change;
 use protocol::key::{Concurrency, Grant, KeySource, Limit};
 use protocol::{
-    AgentId, CredentialId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, PolicyVersion, ReservationId,
-    TenantId, Timestamp, TransferId,
+    AgentId, CredentialId, Credits, EventId, InstanceId, KeyId, LeaseId, Month, OwnerId, PolicyVersion,
+    ReservationId, TenantId, Timestamp, TransferId,
 };
 use serde_json::value::RawValue;
 
@@ -41,6 +41,7 @@ texts!(
     InstanceId,
     KeyId,
     LeaseId,
+    OwnerId,
     PolicyVersion,
     ReservationId,
     TenantId,

@@ -1,7 +1,9 @@
 //! The rows that a transaction's operations read.
 
 use crate::model::replay::ReplayKey;
-use protocol::{AgentId, EventId, KeyId, LeaseId, Month, ReservationId, TenantId, Timestamp};
+use protocol::{
+    AgentId, EventId, InstanceId, KeyId, LeaseId, Month, OwnerId, ReservationId, TenantId, Timestamp,
+};
 use std::collections::BTreeSet;
 
 /// The rows that a transaction's operations read. Tenants and accounts of the keys, reservations and leases named here are
@@ -43,8 +45,12 @@ pub struct Needs {
     pub leases_of_keys: BTreeSet<KeyId>,
     /// Open leases that are due at this time, and how many at most.
     pub leases_due: Option<(Timestamp, u32)>,
-    /// Every share of these limits of these keys.
-    pub shares: BTreeSet<(KeyId, u32)>,
+    /// Every share of these limits of these owners.
+    pub shares: BTreeSet<(OwnerId, u32)>,
+    /// Envoys that follow the change feed.
+    pub envoys: BTreeSet<InstanceId>,
+    /// How many Envoys followed the change feed after this time.
+    pub envoys_seen_since: Option<Timestamp>,
     /// The newest checkpoint of the audit trail.
     pub checkpoint: bool,
     /// The public keys that signed checkpoints.

@@ -21,8 +21,8 @@ use protocol::audit::{Counted, Decision};
 use protocol::filter::Change;
 use protocol::session::SessionSecret;
 use protocol::{
-    AgentId, Credits, EventId, InstanceId, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp,
-    TransferId,
+    AgentId, Credits, EventId, InstanceId, KeyId, LeaseId, OwnerId, PolicyVersion, ReservationId, TenantId,
+    Timestamp, TransferId,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -73,7 +73,11 @@ pub struct Rows {
     pub leases_due: Vec<LeaseId>,
     /// Only added by [`Rows::load_share`] and [`Rows::put_share`], which maintain `sharers`.
     pub shares: Table<ShareKey, Share>,
-    sharers: HashMap<(KeyId, u32), BTreeSet<InstanceId>>,
+    sharers: HashMap<(OwnerId, u32), BTreeSet<InstanceId>>,
+    /// Envoys that follow the change feed, and when each last did.
+    pub envoys: Table<InstanceId, Timestamp>,
+    /// How many of all Envoys do, as it was loaded.
+    pub envoys_seen: u32,
     /// Delete shares that ended before this, and ids that were voided or closed before this.
     pub forget_ended_before: Option<Timestamp>,
     /// Stored answers to `Idempotency-Key`s.
@@ -185,22 +189,22 @@ impl Rows {
 
     /// Adds a share that the database has.
     pub fn load_share(&mut self, at: ShareKey, share: Share) {
-        self.sharers.entry((at.key_id.clone(), at.limit_id)).or_default().insert(at.instance.clone());
+        self.sharers.entry((at.owner.clone(), at.limit_id)).or_default().insert(at.instance.clone());
         self.shares.load(at, share);
     }
 
     /// Adds or replaces a share.
     pub fn put_share(&mut self, at: ShareKey, share: Share) {
-        self.sharers.entry((at.key_id.clone(), at.limit_id)).or_default().insert(at.instance.clone());
+        self.sharers.entry((at.owner.clone(), at.limit_id)).or_default().insert(at.instance.clone());
         self.shares.insert(at, share);
     }
 
     /// The shares of a key's limit, by Envoy.
-    pub fn shares_of(&self, key_id: &KeyId, limit_id: u32) -> impl Iterator<Item = (&InstanceId, &Share)> {
-        let instances = self.sharers.get(&(key_id.clone(), limit_id)).into_iter().flatten();
-        let key_id = key_id.clone();
+    pub fn shares_of(&self, owner: &OwnerId, limit_id: u32) -> impl Iterator<Item = (&InstanceId, &Share)> {
+        let instances = self.sharers.get(&(owner.clone(), limit_id)).into_iter().flatten();
+        let owner = owner.clone();
         instances.filter_map(move |instance| {
-            let at = ShareKey { key_id: key_id.clone(), limit_id, instance: instance.clone() };
+            let at = ShareKey { owner: owner.clone(), limit_id, instance: instance.clone() };
             Some((instance, self.shares.get(&at)?))
         })
     }

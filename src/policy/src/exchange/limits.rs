@@ -54,7 +54,7 @@ impl Exchange {
             return step;
         }
         let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
-        let Phase::AskingWindows { asks, mut verdicts, refusal, mut rounds } = phase else {
+        let Phase::AskingWindows { asks, mut verdicts, refusal, mut rounds, is_away } = phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
         verdicts.extend_from_slice(answered);
@@ -62,17 +62,18 @@ impl Exchange {
         let refusing = || answers().filter(|(ask, verdict)| ask.enforced && !verdict.admitted);
         let refused = |stage: Stage| refusing().any(|(ask, _)| ask.stage == stage);
         let permits = verdicts.iter().map(|verdict| u64::from(verdict.permits)).sum();
-        if refusing().next().is_some()
-            && refusing().all(|(_, verdict)| verdict.is_short)
-            && rounds.go_on(permits)
-        {
-            let rules = refusing().map(|(ask, _)| ask.rule.clone()).collect();
+        let is_short = refusing().next().is_some() && refusing().all(|(_, verdict)| verdict.is_short);
+        if is_short && !is_away && rounds.go_on(permits) {
+            let rules = refusing().map(|(ask, _)| ask.rule).collect();
             // A stage that was admitted has taken its permits and must not take them again.
             let is_taken = |ask: &&Ask| ask.stage == Stage::Key && !refused(Stage::Key);
             let taken = asks.iter().filter(is_taken).count();
             verdicts.truncate(taken);
-            self.phase = Phase::AskingWindows { asks, verdicts, refusal, rounds };
+            self.phase = Phase::AskingWindows { asks, verdicts, refusal, rounds, is_away };
             return Step::AskShares { rules };
+        }
+        if is_away && refusing().any(|(ask, _)| ask.rule.needs_ledger()) {
+            return self.refuse(Refusal::ledger_unavailable());
         }
         self.quotas = quota::quotas(&asks, &verdicts);
         // A retry only helps when every window has room, including the tool's.
@@ -83,21 +84,27 @@ impl Exchange {
         if answers().any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted) {
             self.would_deny.get_or_insert(Outcome::RateLimited);
         }
-        if refused(Stage::Opening) {
-            return self.refuse(Refusal::rate_limited("key for opening connections", wait_ms));
+        let limited = |stage: Stage| {
+            let of_stage = refusing().filter(|(ask, _)| ask.stage == stage);
+            let (ask, verdict) = of_stage.max_by_key(|(_, verdict)| verdict.reset_ms)?;
+            let given = (is_away || verdict.is_away).then_some(verdict.permits).filter(|_| ask.rule.global);
+            Some(Refusal::rate_limited(&ask.rule, given, wait_ms))
+        };
+        if let Some(limited) = limited(Stage::Opening) {
+            return self.refuse(limited);
         }
         if asks.iter().any(|ask| ask.stage == Stage::Opening) {
             // An opening takes nothing from the limits on calls, and its answer reports those limits.
             self.quotas = Vec::new();
         }
-        if refused(Stage::Key) {
-            return self.refuse(Refusal::rate_limited("key", wait_ms));
+        if let Some(limited) = limited(Stage::Key) {
+            return self.refuse(limited);
         }
         if let Some(refusal) = refusal {
             return self.refuse(refusal);
         }
-        if refused(Stage::Tool) {
-            return self.refuse(Refusal::rate_limited("tool", wait_ms));
+        if let Some(limited) = limited(Stage::Tool) {
+            return self.refuse(limited);
         }
         match &self.subject {
             Subject::Tool(call) if !call.price.is_zero() => self.pay(),
@@ -112,17 +119,16 @@ impl Exchange {
         if let Some(step) = self.answered_in_batch(is_away, |element| element.shares_answered(answer)) {
             return step;
         }
-        let Phase::AskingWindows { asks, verdicts, rounds, .. } = &mut self.phase else {
+        let Phase::AskingWindows { asks, verdicts, rounds, is_away, .. } = &mut self.phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
         match answer {
-            // A limit across all Envoys can't be enforced without the ledger.
-            SharesAnswered::Unavailable => return self.refuse(Refusal::ledger_unavailable()),
+            SharesAnswered::Unavailable => *is_away = true,
             SharesAnswered::Nothing => rounds.end(),
             SharesAnswered::Changed => {}
         }
-        let asks = asks.iter().skip(verdicts.len()).cloned().collect();
-        Step::AskWindows { asks }
+        let asks = asks.iter().skip(verdicts.len()).copied().collect();
+        Step::AskWindows { asks, is_away: *is_away }
     }
 
     /// The windows could not be asked. The request is never admitted.

@@ -2,13 +2,13 @@
 
 use super::fields::Fields;
 use crate::window::Verdict;
-use crate::window::slot::{Ask, Stage};
+use crate::window::slot::Ask;
 use protocol::key::Limit;
 
 /// One limit and what is left of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Quota {
-    stage: Stage,
+    name: &'static str,
     limit: Limit,
     remaining: u32,
     reset_seconds: u32,
@@ -20,9 +20,10 @@ pub(super) fn quotas(asks: &[Ask], verdicts: &[Verdict]) -> Vec<Quota> {
         .zip(verdicts)
         .filter(|(ask, _)| !ask.rule.shadow)
         .map(|(ask, verdict)| Quota {
-            stage: ask.stage,
+            name: ask.rule.name(),
             limit: ask.rule.limit,
-            remaining: verdict.remaining,
+            // What other Envoys hold is no help to a request that is refused now.
+            remaining: if ask.enforced && !verdict.admitted { 0 } else { verdict.remaining },
             reset_seconds: u32::try_from(seconds(verdict.reset_ms)).unwrap_or(u32::MAX),
         })
         .collect()
@@ -77,12 +78,9 @@ impl Quota {
         if place > 0 {
             text.push_str(", ");
         }
-        let name = match self.stage {
-            Stage::Opening => "\"opening-",
-            Stage::Key => "\"key-",
-            Stage::Tool => "\"tool-",
-        };
-        number_into(text, name, self.limit.window_seconds);
+        text.push('"');
+        text.push_str(self.name);
+        number_into(text, "-", self.limit.window_seconds);
         text.push_str("s\"");
     }
 }

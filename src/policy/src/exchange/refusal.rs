@@ -5,12 +5,15 @@
 use super::{Fields, quota};
 use crate::authorize::Denial;
 use crate::credential;
+use crate::document::Per;
 use crate::document::Refusals;
 use crate::json::write::{object, quoted};
+use crate::limit::{LimitRule, Origin};
 use crate::mcp;
 use crate::oauth::Metadata;
 use crate::price::UnknownValue;
 use protocol::audit::Outcome;
+use protocol::key::Limit;
 use protocol::problem::{MEDIA_TYPE, Problem};
 use protocol::{Credits, EventId};
 
@@ -120,9 +123,30 @@ impl Refusal {
         Refusal::new(UNAUTHENTICATED, detail).with_challenge("Bearer error=\"invalid_token\"")
     }
 
-    pub(super) fn rate_limited(subject: &str, wait_ms: u64) -> Refusal {
+    /// `given` are the permits that this Envoy gives of a global limit while the ledger does not answer.
+    pub(super) fn rate_limited(rule: &LimitRule, given: Option<u32>, wait_ms: u64) -> Refusal {
         let seconds = quota::seconds(wait_ms).max(1);
-        let detail = format!("the limit of this {subject} is reached; retry after {seconds} s");
+        let Limit { permits, window_seconds } = rule.limit;
+        let what = match rule.origin {
+            Origin::Opening => "openings of connections",
+            Origin::Tool => "calls of this tool",
+            Origin::Tier | Origin::Key | Origin::Parent => "requests",
+        };
+        let whose = match (rule.origin, rule.per) {
+            (Origin::Parent, _) => "the key that requested this one",
+            (_, Per::Key) => "this key",
+            (_, Per::Agent) => "this agent",
+            (_, Per::Tenant) => "this tenant",
+        };
+        let mut detail = format!(
+            "{whose} may make {permits} {what} in {window_seconds} s and has made as many; retry after {seconds} s"
+        );
+        if let Some(given) = given {
+            detail = format!(
+                "{whose} may make {permits} {what} in {window_seconds} s at all gates together; the ledger that divides \
+                 them does not answer, so this gate admits {given}, and these are used up; retry after {seconds} s"
+            );
+        }
         Refusal::new(RATE_LIMITED, detail).retry_after(seconds)
     }
 

@@ -97,16 +97,16 @@ pub struct Finished {
 
 impl Exchange {
     /// The windows to read without taking permits, so that a response sent before they were asked can report them.
-    pub fn unseen_windows(&self) -> Option<(u64, Vec<Ask>)> {
+    pub fn unseen_windows(&self) -> Option<Vec<Ask>> {
         let key = self.key.as_ref().filter(|_| self.quotas.is_empty())?;
         let tier = self.policy.tier(&key.record.tier)?;
         let asks = tier
             .limits
             .iter()
             .chain(&key.limits)
-            .map(|rule| Ask { rule: rule.clone(), stage: Stage::Key, enforced: false })
+            .map(|rule| Ask { rule: *rule, owner: key.owner(rule.per), stage: Stage::Key, enforced: false })
             .collect();
-        Some((key.fingerprint, asks))
+        Some(asks)
     }
 
     /// The verdicts of [`Exchange::unseen_windows`].

@@ -11,6 +11,7 @@ mod sessions;
 mod under_way;
 
 use super::*;
+use crate::window::Fleet;
 use crate::window::slot;
 use protocol::KeyId;
 use protocol::api_key::{self, Kind};
@@ -32,6 +33,9 @@ struct Gate {
     spent: Vec<Spending>,
     /// The permits of global limits that the ledger gives.
     share: Option<u32>,
+    fleet: Fleet,
+    /// What the ledger says of the permits beyond this Envoy's share.
+    elsewhere: u32,
     shares_asked: u32,
     issues: IssueAnswered,
     asked: Vec<IssueRequest>,
@@ -114,6 +118,8 @@ impl Gate {
             spent: Vec::new(),
             share: None,
             shares_asked: 0,
+            fleet: Fleet::default(),
+            elsewhere: 0,
             issues: IssueAnswered::Unavailable,
             asked: Vec::new(),
             entering: Vec::new(),
@@ -170,10 +176,10 @@ impl Gate {
                     }
                 }
                 Step::ReadBody { .. } => exchange.body(body.unwrap(), self.now()),
-                Step::AskWindows { asks } => {
+                Step::AskWindows { asks, is_away } => {
                     let fingerprint = self.key.as_ref().unwrap().fingerprint;
-                    let (next, verdicts) =
-                        slot::take(&self.slot, fingerprint, &asks, Monotonic(self.now_ms)).unwrap();
+                    let (now, fleet) = (Monotonic(self.now_ms), Fleet { is_away, ..self.fleet });
+                    let (next, verdicts) = slot::take(&self.slot, fingerprint, &asks, &fleet, now).unwrap();
                     self.slot = next;
                     exchange.windows_asked(&verdicts)
                 }

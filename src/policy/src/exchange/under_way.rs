@@ -115,6 +115,6 @@ impl Exchange {
         if asks.is_empty() {
             return self.windows_asked(&[]);
         }
-        Step::AskWindows { asks: asks.clone() }
+        Step::AskWindows { asks: asks.clone(), is_away: false }
     }
 }

@@ -1,9 +1,9 @@
 //! Compiles the document into rules. Everything is checked, and every fault is reported with its path.
 
 use super::{BODY_BYTES_MAX, Policy, Service, ServiceKind, Tier};
-use crate::document::{self, Invalid, Refusals, Reserve, Risk};
+use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk};
 use crate::http::Router;
-use crate::limit::LimitRule;
+use crate::limit::{LimitRule, Origin};
 use crate::oauth::{self, Metadata};
 use crate::ordered;
 use crate::price::Price;
@@ -50,10 +50,10 @@ impl Compiler {
         for (name, tier) in document.tiers {
             let path = format!("tiers.{name}");
             self.name(&path, &name);
-            let limits = self.limits(&path, "key", tier.limits);
+            let limits = self.limits(&path, (Origin::Tier, "key"), tier.limits);
             let most = limits.iter().map(|rule| rule.limit.permits).max().unwrap_or(Limit::PERMITS_MAX);
             let limit = Limit { permits: most.max(OPENINGS_MIN), window_seconds: OPENINGS_MIN };
-            let openings = LimitRule::new("opening", limit);
+            let openings = LimitRule::new(Origin::Opening, Per::Key, "opening", limit);
             let concurrency = tier.concurrency;
             if !concurrency.is_in_bounds() {
                 self.fault(
@@ -239,7 +239,7 @@ impl Compiler {
             resource: tool.resource,
             // The subject is the tool's path. So tools of the same name in two services have separate windows, and no tool can
             // have the same subject as the key itself.
-            limits: self.limits(path, path, tool.limits),
+            limits: self.limits(path, (Origin::Tool, path), tool.limits),
             price: tool.price.and_then(|price| self.price(&format!("{path}.price"), price, kind)),
             on_unknown: tool.on_unknown.unwrap_or_default(),
             requires,
@@ -346,20 +346,30 @@ impl Compiler {
         })
     }
 
-    fn limits(&mut self, path: &str, subject: &str, limits: Vec<document::Limit>) -> Vec<LimitRule> {
+    fn limits(
+        &mut self,
+        path: &str,
+        (origin, subject): (Origin, &str),
+        limits: Vec<document::Limit>,
+    ) -> Vec<LimitRule> {
         let mut rules: Vec<LimitRule> = Vec::with_capacity(limits.len());
         for (index, rule) in limits.into_iter().enumerate() {
             let path = format!("{path}.limits[{index}]");
-            let limit = Limit { permits: rule.permits, window_seconds: rule.window.seconds };
+            let document::Limit { permits, window, shadow, global, per, on_ledger_outage } = rule;
+            let limit = Limit { permits, window_seconds: window.seconds };
             if !limit.is_in_bounds() {
                 self.fault(&path, "permits from 1 to 1000000, window from 1s to 1d");
             }
-            let (shadow, global) = (rule.shadow, rule.global);
-            let rule = LimitRule { shadow, global, ..LimitRule::new(subject, limit) };
-            if rules.iter().any(|other| other.id == rule.id) {
-                self.fault(&path, "has the same window as another one; keep the stricter");
+            if on_ledger_outage.is_some() && !global {
+                let fault = "only a limit with `global: true` needs the ledger; leave it out";
+                self.fault(&format!("{path}.on_ledger_outage"), fault);
             }
-            rules.push(rule);
+            let on_ledger_outage = on_ledger_outage.unwrap_or_default();
+            let rule = LimitRule::new(origin, per, subject, limit);
+            if rules.iter().any(|other| other.id == rule.id) {
+                self.fault(&path, "has the same window and `per` as another one; keep the stricter");
+            }
+            rules.push(LimitRule { shadow, global, on_ledger_outage, ..rule });
         }
         rules
     }

@@ -27,6 +27,8 @@ pub struct Ask {
     pub limit: Limit,
     /// Grows with each ask.
     pub revision: u64,
+    /// The permits that its window holds.
+    pub used: u32,
     /// The permits to which this Envoy limits itself from now on.
     pub keep: u32,
     /// The total number of permits that it would like to have.
@@ -64,20 +66,33 @@ pub fn ask(
                 share.revise(now);
                 share.asked_until_ms = now.0.saturating_add(ASK_MS);
             }
+            share.reported = used;
             let (limit, revision) = (rule.limit, share.revision);
-            Some(Ask { limit_id: rule.id, limit, revision, keep, wanted })
+            Some(Ask { limit_id: rule.id, limit, revision, used, keep, wanted })
         },
         Some(&rule.limit),
     )
 }
 
-/// The ledger answered the ask with this revision. An answer to an older ask is ignored.
+/// The ledger's answer to an ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// The revision of the ask. An answer to an older ask is ignored.
+    pub revision: u64,
+    /// The permits that this Envoy may give.
+    pub permits: u32,
+    /// The permits beyond these that no other Envoy is known to have used.
+    pub elsewhere: u32,
+    /// When the share ends.
+    pub deadline: Monotonic,
+}
+
+/// The ledger answered an ask.
 pub fn given(
     value: &[u8],
     fingerprint: u64,
     limit_id: u32,
-    (revision, permits): (u64, u32),
-    deadline: Monotonic,
+    answer: &Given,
     now: Monotonic,
 ) -> Result<Option<Vec<u8>>, Corrupt> {
     let changed = slot::change_share(
@@ -86,15 +101,16 @@ pub fn given(
         limit_id,
         now,
         |share, _| {
-            let Some(share) = share.as_mut().filter(|share| share.revision == revision) else {
+            let Some(share) = share.as_mut().filter(|share| share.revision == answer.revision) else {
                 return Some(());
             };
             // Only the first of the answers to one ask shows whether the ledger had more.
-            if share.asked_until_ms != 0 && permits <= share.permits(now) {
+            if share.asked_until_ms != 0 && answer.permits <= share.permits(now) {
                 share.dry_until_ms = now.0.saturating_add(DRY_MS);
             }
-            share.permits = permits;
-            share.deadline_ms = deadline.0;
+            share.permits = answer.permits;
+            share.elsewhere = answer.elsewhere;
+            share.deadline_ms = answer.deadline.0;
             share.asked_until_ms = 0;
             Some(())
         },
@@ -103,7 +119,8 @@ pub fn given(
     Ok(changed.map(|(next, ())| next))
 }
 
-/// Another Envoy needs permits: returns half of those that the window does not hold. `None` if there are none to return.
+/// Another Envoy needs permits: returns half of those that the window does not hold. `None` if there are none to return and
+/// the ledger knows how many are used.
 pub fn release(
     value: &[u8],
     fingerprint: u64,
@@ -120,14 +137,16 @@ pub fn release(
             let limit = Limit { permits: share.limit, window_seconds: entry.window_seconds };
             let (held, used) = (share.permits(now), entry.window.used_at(&limit, now));
             let keep = used.saturating_add(held.saturating_sub(used) / 2);
-            if keep >= held {
+            if held == 0 || (keep >= held && used == share.reported) {
                 return None;
             }
+            let keep = keep.min(held);
             share.permits = keep;
+            share.reported = used;
             share.revise(now);
             // The share has changed, so the answer to a pending ask is out of date.
             share.asked_until_ms = 0;
-            Some(Ask { limit_id, limit, revision: share.revision, keep, wanted: keep })
+            Some(Ask { limit_id, limit, revision: share.revision, used, keep, wanted: keep })
         },
         None,
     )

@@ -3,7 +3,7 @@
 use super::Monotonic;
 
 /// The size of [`Share::bytes`].
-const BYTES: usize = 40;
+const BYTES: usize = 48;
 
 /// A share of a global limit.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub(super) struct Share {
     pub(super) asked_until_ms: u64,
     /// The ledger has no more permits before this time.
     pub(super) dry_until_ms: u64,
+    /// The permits beyond this share that no other Envoy was known to have used when the ledger last answered.
+    pub(super) elsewhere: u32,
+    /// The permits that the ledger was last told this Envoy has used.
+    pub(super) reported: u32,
 }
 
 impl Share {
@@ -26,9 +30,12 @@ impl Share {
         if now.0 < self.deadline_ms { self.permits } else { 0 }
     }
 
-    /// False if the share can be dropped.
-    pub(super) fn matters(&self, now: Monotonic) -> bool {
-        now.0 < self.deadline_ms.max(self.asked_until_ms).max(self.dry_until_ms)
+    /// False if the share can be dropped. It is kept for one window longer than it is valid, because it also says how much
+    /// this Envoy may give while the ledger is away.
+    pub(super) fn matters(&self, window_seconds: u32, now: Monotonic) -> bool {
+        let window_ms = u64::from(window_seconds).saturating_mul(1000);
+        let deadline_ms = self.deadline_ms.saturating_add(window_ms);
+        now.0 < deadline_ms.max(self.asked_until_ms).max(self.dry_until_ms)
     }
 
     /// True if the share must be asked for again soon, or it expires.
@@ -47,22 +54,31 @@ impl Share {
 
     /// Reads the bytes that [`Share::bytes`] wrote.
     pub(super) fn read(bytes: &[u8; BYTES]) -> Share {
-        let [counts, revision, deadline_ms, asked_until_ms, dry_until_ms] = std::array::from_fn(|place| {
-            bytes.as_chunks::<8>().0.get(place).map_or(0, |number| u64::from_le_bytes(*number))
-        });
-        let limit = u32::try_from(counts & u64::from(u32::MAX)).unwrap_or(0);
-        let permits = u32::try_from(counts >> 32).unwrap_or(0);
-        Share { limit, permits, revision, deadline_ms, asked_until_ms, dry_until_ms }
+        let [counts, revision, deadline_ms, asked_until_ms, dry_until_ms, known] =
+            std::array::from_fn(|place| {
+                bytes.as_chunks::<8>().0.get(place).map_or(0, |number| u64::from_le_bytes(*number))
+            });
+        let (limit, permits) = halves(counts);
+        let (elsewhere, reported) = halves(known);
+        Share { limit, permits, revision, deadline_ms, asked_until_ms, dry_until_ms, elsewhere, reported }
     }
 
-    /// Its bytes in a slot: limit u32, permits u32, and then the other fields in order, each u64.
+    /// Its bytes in a slot: limit u32, permits u32, then revision and the three times, each u64, then elsewhere u32 and
+    /// reported u32.
     pub(super) fn bytes(&self) -> [u8; BYTES] {
         let counts = u64::from(self.limit) | (u64::from(self.permits) << 32);
-        let numbers = [counts, self.revision, self.deadline_ms, self.asked_until_ms, self.dry_until_ms];
+        let known = u64::from(self.elsewhere) | (u64::from(self.reported) << 32);
+        let numbers =
+            [counts, self.revision, self.deadline_ms, self.asked_until_ms, self.dry_until_ms, known];
         let mut bytes = [0; BYTES];
         for (place, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
             *place = number.to_le_bytes();
         }
         bytes
     }
+}
+
+fn halves(number: u64) -> (u32, u32) {
+    let half = |number: u64| u32::try_from(number & u64::from(u32::MAX)).unwrap_or(0);
+    (half(number), half(number >> 32))
 }

@@ -12,12 +12,14 @@
 //! count u24, and then the share, if there is one, as `share_state` writes it.
 
 use super::share_state::Share;
-use super::{CELLS, Monotonic, Verdict, Window};
+use super::{CELLS, Fleet, Monotonic, Verdict, Window};
 use crate::limit::LimitRule;
 use crate::value::{Corrupt, chunk};
 use protocol::key::Limit;
 use std::num::NonZeroU64;
 
+/// How long it takes, at most, until permits that other Envoys do not need can be given here.
+const RECALL_MS: u64 = 1000;
 /// The number of slots. It is fixed, so that the shared data of an Envoy is bounded.
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
 
@@ -28,7 +30,7 @@ pub fn name(fingerprint: u64) -> Name {
     let [low, high, ..] = (fingerprint % SLOTS).to_le_bytes();
     // The slot's number in letters of five bits each.
     let [a, b, c] = [high >> 2, (high << 3) | (low >> 5), low].map(|five| b'@' | (five & 31));
-    let mut name = *b"agentrelay/window/2/...";
+    let mut name = *b"agentrelay/window/3/...";
     if let Some(letters) = name.last_chunk_mut() {
         *letters = [a, b, c];
     }
@@ -49,10 +51,12 @@ impl std::ops::Deref for Name {
 }
 
 /// One limit that a request must be within.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask {
     /// The limit.
     pub rule: LimitRule,
+    /// Identifies the owner of its windows: a key, an agent or a tenant.
+    pub owner: u64,
     /// If an ask of an earlier stage is refused, asks of later stages take nothing.
     pub stage: Stage,
     /// True if a refusal by this limit refuses the request.
@@ -77,6 +81,7 @@ pub fn take(
     value: &[u8],
     fingerprint: u64,
     asks: &[Ask],
+    fleet: &Fleet,
     now: Monotonic,
 ) -> Result<(Vec<u8>, Vec<Verdict>), Corrupt> {
     let (mut next, mut own) = split(value, fingerprint, now)?;
@@ -85,10 +90,12 @@ pub fn take(
     for stage in [Stage::Opening, Stage::Key, Stage::Tool] {
         let of_stage = || asks.iter().enumerate().filter(move |(_, ask)| ask.stage == stage);
         refused = refused
-            || of_stage().any(|(_, ask)| ask.enforced && !own.entry(&ask.rule).has_room(&ask.rule, now));
+            || of_stage()
+                .any(|(_, ask)| ask.enforced && !own.entry(&ask.rule).has_room(&ask.rule, fleet, now));
         for (index, ask) in of_stage() {
             let entry = own.entry(&ask.rule);
-            let verdict = if refused { entry.peek(&ask.rule, now) } else { entry.take(&ask.rule, now) };
+            let verdict =
+                if refused { entry.peek(&ask.rule, fleet, now) } else { entry.take(&ask.rule, fleet, now) };
             if let Some(place) = verdicts.get_mut(index) {
                 *place = verdict;
             }
@@ -99,9 +106,37 @@ pub fn take(
 }
 
 /// What [`take`] would answer, without taking permits.
-pub fn peek(value: &[u8], fingerprint: u64, asks: &[Ask], now: Monotonic) -> Result<Vec<Verdict>, Corrupt> {
+pub fn peek(
+    value: &[u8],
+    fingerprint: u64,
+    asks: &[Ask],
+    fleet: &Fleet,
+    now: Monotonic,
+) -> Result<Vec<Verdict>, Corrupt> {
     let (_, mut own) = split(value, fingerprint, now)?;
-    Ok(asks.iter().map(|ask| own.entry(&ask.rule).peek(&ask.rule, now)).collect())
+    Ok(asks.iter().map(|ask| own.entry(&ask.rule).peek(&ask.rule, fleet, now)).collect())
+}
+
+/// Gives back what [`take`] took with these verdicts. Returns the slot's next value, and what [`peek`] answers then.
+pub(super) fn give_back(
+    value: &[u8],
+    fingerprint: u64,
+    asks: &[Ask],
+    taken: &[Verdict],
+    fleet: &Fleet,
+    now: Monotonic,
+) -> Result<(Vec<u8>, Vec<Verdict>), Corrupt> {
+    let (mut next, mut own) = split(value, fingerprint, now)?;
+    let give_back = |(ask, taken): (&Ask, &Verdict)| {
+        let entry = own.entry(&ask.rule);
+        if taken.admitted {
+            entry.counted.window.give_back(taken.cell);
+        }
+        entry.peek(&ask.rule, fleet, now)
+    };
+    let verdicts = asks.iter().zip(taken).map(give_back).collect();
+    own.write(&mut next, fingerprint, now);
+    Ok((next, verdicts))
 }
 
 /// Changes the share of one window and returns what `change` returns. If that is `None`, nothing changes.
@@ -167,7 +202,7 @@ impl Own {
     fn write(self, value: &mut Vec<u8>, fingerprint: u64, now: Monotonic) {
         for entry in self.0 {
             let is_idle = entry.counted.window.is_idle(&kept_for(entry.counted.window_seconds), now);
-            let share = entry.share.filter(|share| share.matters(now));
+            let share = entry.share.filter(|share| share.matters(entry.counted.window_seconds, now));
             if !is_idle || share.is_some() {
                 write(value, fingerprint, &Entry { share, ..entry });
             }
@@ -176,37 +211,60 @@ impl Own {
 }
 
 impl Entry {
-    fn take(&mut self, rule: &LimitRule, now: Monotonic) -> Verdict {
-        let verdict = self.counted.window.take(&self.limit(rule, now), now);
-        self.with_share(verdict, rule, now)
+    fn take(&mut self, rule: &LimitRule, fleet: &Fleet, now: Monotonic) -> Verdict {
+        let verdict = self.counted.window.take(&self.limit(rule, fleet, now), now);
+        self.with_share(verdict, rule, fleet, now)
     }
 
-    fn has_room(&mut self, rule: &LimitRule, now: Monotonic) -> bool {
-        let limit = self.limit(rule, now);
+    fn has_room(&mut self, rule: &LimitRule, fleet: &Fleet, now: Monotonic) -> bool {
+        let limit = self.limit(rule, fleet, now);
         self.counted.window.used_at(&limit, now) < limit.permits
     }
 
-    fn peek(&mut self, rule: &LimitRule, now: Monotonic) -> Verdict {
-        let verdict = self.counted.window.peek(&self.limit(rule, now), now);
-        self.with_share(verdict, rule, now)
+    fn peek(&mut self, rule: &LimitRule, fleet: &Fleet, now: Monotonic) -> Verdict {
+        let verdict = self.counted.window.peek(&self.limit(rule, fleet, now), now);
+        self.with_share(verdict, rule, fleet, now)
     }
 
     /// The part of the limit that this Envoy may give.
-    fn limit(&self, rule: &LimitRule, now: Monotonic) -> Limit {
-        if rule.global { Limit { permits: self.permits(rule, now), ..rule.limit } } else { rule.limit }
+    fn limit(&self, rule: &LimitRule, fleet: &Fleet, now: Monotonic) -> Limit {
+        if !rule.global {
+            return rule.limit;
+        }
+        Limit { permits: fleet.permits(rule, self.share.as_ref(), now), ..rule.limit }
     }
 
-    fn permits(&self, rule: &LimitRule, now: Monotonic) -> u32 {
-        self.share.as_ref().map_or(0, |share| share.permits(now)).min(rule.limit.permits)
-    }
-
-    fn with_share(&self, verdict: Verdict, rule: &LimitRule, now: Monotonic) -> Verdict {
-        let is_short = rule.global && self.permits(rule, now) < rule.limit.permits;
-        // An empty share can't tell when it will have permits again, so the client waits at least one second.
-        let wait_ms = if is_short && !verdict.admitted { 1000 } else { 0 };
-        let verdict = Verdict { reset_ms: verdict.reset_ms.max(wait_ms), ..verdict };
-        let ends_soon = rule.global && self.share.is_some_and(|share| share.ends_soon(now));
-        Verdict { is_short, ends_soon, ..verdict }
+    /// Adds what the share of a global limit says to the verdict on this Envoy's window.
+    fn with_share(&mut self, verdict: Verdict, rule: &LimitRule, fleet: &Fleet, now: Monotonic) -> Verdict {
+        if !rule.global {
+            return verdict;
+        }
+        if fleet.is_lost(now) {
+            let rises_in_ms = fleet.rises_in_ms(rule, now);
+            let no_permits = verdict.permits == 0 && !verdict.admitted;
+            let wait_ms = match rises_in_ms {
+                0 => u64::from(rule.limit.window_seconds).saturating_mul(1000),
+                wait_ms => wait_ms,
+            };
+            let reset_ms = if no_permits { wait_ms } else { verdict.reset_ms };
+            return Verdict { reset_ms, is_away: true, ..verdict };
+        }
+        let is_short = verdict.permits < rule.limit.permits;
+        let ends_soon = self.share.is_some_and(|share| share.ends_soon(now));
+        // Without a share nothing is known of other Envoys.
+        let known = self.share.filter(|share| now.0 < share.deadline_ms);
+        let held = self.counted.window.used_at(&rule.limit, now).max(verdict.permits);
+        let beyond = rule.limit.permits.saturating_sub(held);
+        let elsewhere = known.map_or(beyond, |share| share.elsewhere.min(beyond));
+        let reset_ms = match (is_short && !verdict.admitted, elsewhere) {
+            (false, _) => verdict.reset_ms,
+            // An empty share can't tell when it will have permits again, so the client waits at least one second.
+            (true, 0) => verdict.reset_ms.max(RECALL_MS),
+            // Other Envoys hold permits that they may not need, and are asked for them now.
+            (true, _) => RECALL_MS,
+        };
+        let remaining = verdict.remaining.saturating_add(elsewhere);
+        Verdict { remaining, reset_ms, is_short, ends_soon, ..verdict }
     }
 }
 
@@ -238,7 +296,7 @@ fn split(value: &[u8], fingerprint: u64, now: Monotonic) -> Result<(Vec<u8>, Own
             let counted = Counted { window_seconds, window: read_cells(newest, cells)? };
             own.0.push(Entry { id, counted, share });
         } else if super::leaves_at(newest, &kept_for(window_seconds)) > now.0
-            || share.is_some_and(|share| share.matters(now))
+            || share.is_some_and(|share| share.matters(window_seconds, now))
         {
             let length = before.len().checked_sub(rest.len()).ok_or(Corrupt)?;
             others.extend_from_slice(before.get(..length).ok_or(Corrupt)?);

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 const PER_MINUTE_20: Limit = Limit { permits: 20, window_seconds: 60 };
 
 fn ask(id: u32, limit: Limit, stage: Stage) -> Ask {
-    Ask { rule: LimitRule { id, limit, shadow: false, global: false }, stage, enforced: true }
+    Ask { rule: LimitRule::plain(id, limit), owner: 7, stage, enforced: true }
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_refused_tool_costs_a_permit_of_the_key_and_a_refused_key_costs_the_tool_not
     let mut value = Vec::new();
     let mut seen = Vec::new();
     for _ in 0..4 {
-        let (next, verdicts) = slot::take(&value, 7, &asks, Monotonic(5)).unwrap();
+        let (next, verdicts) = slot::take(&value, 7, &asks, &Fleet::default(), Monotonic(5)).unwrap();
         value = next;
         seen.push(verdicts.iter().map(|verdict| (verdict.admitted, verdict.remaining)).collect::<Vec<_>>());
     }
@@ -58,13 +58,13 @@ fn a_slot_forgets_idle_keys_and_keeps_busy_ones() {
     let asks = [ask(1, PER_MINUTE_20, Stage::Key)];
     let mut value = Vec::new();
     for key in 0..50 {
-        value = slot::take(&value, key, &asks, Monotonic(0)).unwrap().0;
+        value = slot::take(&value, key, &asks, &Fleet::default(), Monotonic(0)).unwrap().0;
     }
     let full = value.len();
-    value = slot::take(&value, 3, &asks, Monotonic(30_000)).unwrap().0;
-    value = slot::take(&value, 99, &asks, Monotonic(70_000)).unwrap().0;
+    value = slot::take(&value, 3, &asks, &Fleet::default(), Monotonic(30_000)).unwrap().0;
+    value = slot::take(&value, 99, &asks, &Fleet::default(), Monotonic(70_000)).unwrap().0;
     assert!(value.len() < full / 10, "{} of {full}", value.len());
-    let kept = slot::peek(&value, 3, &asks, Monotonic(70_000)).unwrap();
+    let kept = slot::peek(&value, 3, &asks, &Fleet::default(), Monotonic(70_000)).unwrap();
     assert_eq!(kept[0].remaining, 19);
 }
 
@@ -73,16 +73,20 @@ fn each_slot_has_a_name_of_its_own() {
     let slots = slot::SLOTS.get();
     let names: std::collections::BTreeSet<slot::Name> = (0..slots).map(slot::name).collect();
     assert_eq!(names.len(), 16_384);
-    assert!(names.iter().all(|name| name.starts_with("agentrelay/window/2/")));
+    assert!(names.iter().all(|name| name.starts_with("agentrelay/window/3/")));
     assert_eq!(slot::name(2026 + 3 * slots), slot::name(2026));
 }
 
 #[test]
 fn bytes_that_are_no_slot_are_refused_not_guessed() {
     let asks = [ask(1, PER_MINUTE_20, Stage::Key)];
-    let value = slot::take(&[], 1, &asks, Monotonic(0)).unwrap().0;
+    let value = slot::take(&[], 1, &asks, &Fleet::default(), Monotonic(0)).unwrap().0;
     for length in 1..value.len() {
-        assert_eq!(slot::take(&value[..length], 1, &asks, Monotonic(0)), Err(Corrupt), "{length}");
+        assert_eq!(
+            slot::take(&value[..length], 1, &asks, &Fleet::default(), Monotonic(0)),
+            Err(Corrupt),
+            "{length}"
+        );
     }
 }
 
@@ -150,7 +154,8 @@ proptest! {
         let mut asks: Vec<Ask> = Vec::new();
         for (index, (permits, window_seconds)) in limits.into_iter().enumerate() {
             asks.push(Ask {
-                rule: LimitRule { id: index as u32, limit: Limit { permits, window_seconds }, shadow: false, global: false },
+                rule: LimitRule::plain(index as u32, Limit { permits, window_seconds }),
+                owner: 7,
                 stage: Stage::Key,
                 enforced: false,
             });
@@ -159,9 +164,9 @@ proptest! {
         let mut value = Vec::new();
         for (index, now) in times.into_iter().enumerate() {
             if let Some(other) = others.get(index) {
-                value = slot::take(&value, 100 + other, &asks, Monotonic(now)).unwrap().0;
+                value = slot::take(&value, 100 + other, &asks, &Fleet::default(), Monotonic(now)).unwrap().0;
             }
-            let (next, verdicts) = slot::take(&value, 7, &asks, Monotonic(now)).unwrap();
+            let (next, verdicts) = slot::take(&value, 7, &asks, &Fleet::default(), Monotonic(now)).unwrap();
             value = next;
             for ((ask, window), verdict) in asks.iter().zip(&mut plain).zip(&verdicts) {
                 prop_assert_eq!(window.take(&ask.rule.limit, Monotonic(now)), *verdict);

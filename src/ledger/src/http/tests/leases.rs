@@ -336,29 +336,31 @@ async fn a_limit_is_shared_out_and_envoys_hear_who_needs_more() {
     let share = async |instance: &str, revision: u64, keep: u64, wanted: u64| {
         let limit = json!({"permits": 100, "window_seconds": 60});
         let ask = json!({
-            "key_id": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": revision, "keep": keep,
-            "wanted": wanted,
+            "owner": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": revision, "used": keep / 2,
+            "keep": keep, "wanted": wanted,
         });
         let answer = bench.round(instance, &json!({"shares": [ask]})).await;
         assert_eq!(answer["share_ttl_ms"], 120_000);
         let share = &answer["shares"][0];
-        assert_eq!([&share["key_id"], &share["revision"]], [&json!("key_1"), &json!(revision)]);
-        share["permits"].as_u64().unwrap()
+        assert_eq!([&share["owner"], &share["revision"]], [&json!("key_1"), &json!(revision)]);
+        (share["permits"].as_u64().unwrap(), share["elsewhere"].as_u64().unwrap())
     };
-    assert_eq!(share("i1", 1, 0, 100).await, 50);
-    assert_eq!(share("i1", 2, 50, 100).await, 75);
-    assert_eq!(share("i1", 2, 50, 100).await, 75);
+    assert_eq!(share("i1", 1, 0, 100).await, (50, 50));
+    assert_eq!(share("i1", 2, 50, 100).await, (75, 25));
+    assert_eq!(share("i1", 2, 50, 100).await, (75, 25));
     let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
-    assert_eq!(share("i2", 1, 0, 60).await, 12);
+    // The first Envoy used 25 of its 75.
+    assert_eq!(share("i2", 1, 0, 60).await, (12, 63));
     let feed = bench.get(&format!("/filter/v1/changes?after={after}")).await;
-    assert_eq!(feed["changes"], json!([{"kind": "share", "key_id": "key_1", "limit_id": 4_000_000_000_u32}]));
-    assert_eq!(share("i1", 3, 10, 10).await, 10);
-    assert_eq!(share("i1", 1, 50, 100).await, 10);
-    assert_eq!(share("i2", 2, 12, 60).await, 51);
+    assert_eq!(feed["changes"], json!([{"kind": "share", "owner": "key_1", "limit_id": 4_000_000_000_u32}]));
+    assert_eq!(share("i1", 3, 10, 10).await, (10, 90));
+    assert_eq!(share("i1", 1, 50, 100).await, (10, 90));
+    assert_eq!(share("i2", 2, 12, 60).await, (51, 44));
     let bench = bench.restart().await;
     let limit = json!({"permits": 100, "window_seconds": 60});
     let ask = json!({
-        "key_id": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": 1, "keep": 0, "wanted": 100,
+        "owner": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": 1, "used": 0, "keep": 0,
+        "wanted": 100,
     });
     let third = bench.round("i3", &json!({"shares": [ask]})).await;
     assert_eq!(third["shares"][0]["permits"], 19);

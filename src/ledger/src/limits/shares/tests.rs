@@ -9,15 +9,15 @@ use policy::window::{Monotonic, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use protocol::KeyId;
+use protocol::OwnerId;
 use protocol::key::Limit;
 
 const LIMIT: Limit = Limit { permits: 40, window_seconds: 60 };
 /// More permits than any window has, to see how many it gave.
 const ENDLESS: Limit = Limit { permits: Limit::PERMITS_MAX, window_seconds: 60 };
 
-fn key() -> KeyId {
-    KeyId::parse("key_1").unwrap()
+fn key() -> OwnerId {
+    OwnerId::parse("key_1").unwrap()
 }
 
 /// A filter's half of the contract, for one limit.
@@ -57,8 +57,15 @@ impl Envoy {
         self.share = self.share(now_ms).min(holds.saturating_add(spare));
         let keep = self.share.max(holds);
         self.revision += 1;
-        let ask =
-            ShareAsk { key_id: key(), limit_id: 7, limit: LIMIT, revision: self.revision, keep, wanted };
+        let ask = ShareAsk {
+            owner: key(),
+            limit_id: 7,
+            limit: LIMIT,
+            revision: self.revision,
+            used: holds,
+            keep,
+            wanted,
+        };
         self.asked = Some(ask.clone());
         Message { ask, sent_ms: now_ms }
     }
@@ -161,7 +168,14 @@ struct World {
 impl World {
     fn new() -> World {
         let now_ms = 1_700_000_000_000;
-        World { envoys: (0..ENVOYS).map(Envoy::new).collect(), now_ms, runs: ENVOYS, ..World::default() }
+        let rows = fleet_of(3);
+        World {
+            rows,
+            envoys: (0..ENVOYS).map(Envoy::new).collect(),
+            now_ms,
+            runs: ENVOYS,
+            ..World::default()
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -270,6 +284,13 @@ fn the_shares_follow_the_traffic() {
     world.check().unwrap();
 }
 
+/// The rows as they are loaded while so many Envoys follow the feed.
+fn fleet_of(envoys: u32) -> Rows {
+    let mut rows = Rows::default();
+    rows.envoys_seen = envoys;
+    rows
+}
+
 fn rows_with(permits: [u32; 2], now: Timestamp) -> Rows {
     let mut rows = Rows::default();
     for (number, wanted) in permits.into_iter().enumerate() {
@@ -298,7 +319,7 @@ fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
         calls.push(rows.changes.len());
     }
     assert_eq!(calls, [1, 1, 1, 2, 2, 3]);
-    assert_eq!(rows.changes[0].0, Change::Share { key_id: key(), limit_id: 7 });
+    assert_eq!(rows.changes[0].0, Change::Share { owner: key(), limit_id: 7 });
     assert_eq!(second.share, 10);
 }
 
@@ -329,7 +350,8 @@ fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = rows_with([25, 15], now);
     let ask = |limit: Limit, revision, keep| ShareAsk {
-        key_id: key(),
+        owner: key(),
+        used: 0,
         limit_id: 7,
         limit,
         revision,
@@ -347,4 +369,19 @@ fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
     let third = InstanceId::parse("i2").unwrap();
     assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 1, 40), just_before).permits, 10);
     assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 2, 40), ended).permits, 25);
+}
+
+#[test]
+fn an_envoy_that_asks_gets_its_fair_share_at_once_and_one_that_returns_permits_does_not() {
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let mut rows = fleet_of(2);
+    let mut envoys = [Envoy::new(0), Envoy::new(1)];
+    for envoy in &mut envoys {
+        let ask = envoy.ask(40, 8, now.as_millis()).ask;
+        let answer = grant(&mut rows, &envoy.instance, &ask, now);
+        envoy.answered(&answer, now.as_millis());
+    }
+    assert_eq!((envoys[0].share, envoys[1].share), (20, 20));
+    let returned = envoys[0].ask(5, 5, now.as_millis()).ask;
+    assert_eq!(grant(&mut rows, &envoys[0].instance, &returned, now).permits, 5);
 }

@@ -34,7 +34,7 @@ pub(crate) fn account(id: &str, revision: u64, spent: u64, closed: bool) -> Stat
 
 pub(crate) fn share(key_id: &KeyId, revision: u64, keep: u32, wanted: u32) -> ShareAsk {
     let limit = Limit { permits: 100, window_seconds: 60 };
-    ShareAsk { key_id: key_id.clone(), limit_id: 7, limit, revision, keep, wanted }
+    ShareAsk { owner: key_id.into(), limit_id: 7, limit, revision, used: keep, keep, wanted }
 }
 
 pub(crate) fn round(instance: &str, now: Timestamp) -> AnswerRound {

@@ -235,8 +235,8 @@ fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
     loop {
         step = match step {
             Step::Enter(_) => exchange.entered(Entered::Admitted),
-            Step::AskWindows { asks } => {
-                let (_, verdicts) = slot::take(&[], 1, &asks, Monotonic(5)).unwrap();
+            Step::AskWindows { asks, .. } => {
+                let (_, verdicts) = slot::take(&[], 1, &asks, &Fleet::default(), Monotonic(5)).unwrap();
                 exchange.windows_asked(&verdicts)
             }
             Step::Reserve(_) if reserved == 0 => {

@@ -25,6 +25,7 @@ fn issued() -> IssueAnswered {
 
 fn child() -> KeyRecord {
     let parent = Parent {
+        agent_id: None,
         concurrency: None,
         key_id: KeyId::parse("key_1").unwrap(),
         limits: vec![Limit { permits: 5, window_seconds: 60 }],

@@ -13,9 +13,10 @@ impl Gate {
             let Some((next, ask)) = share::ask(&self.slot, fingerprint, rule, now).unwrap() else {
                 return SharesAnswered::Nothing;
             };
-            let answer = (ask.revision, permits.min(ask.wanted));
+            let (revision, permits) = (ask.revision, permits.min(ask.wanted));
             let deadline = Monotonic(self.now_ms + 120_000);
-            let next = share::given(&next, fingerprint, rule.id, answer, deadline, now).unwrap();
+            let answer = share::Given { revision, permits, elsewhere: self.elsewhere, deadline };
+            let next = share::given(&next, fingerprint, rule.id, &answer, now).unwrap();
             self.slot = next.unwrap();
         }
         SharesAnswered::Changed
@@ -153,9 +154,10 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
                 match step {
                     Step::FindKey(_) => next = Some(exchange.key_found(key.clone(), now)),
                     Step::Enter(_) => next = Some(exchange.entered(Entered::Admitted)),
-                    Step::AskWindows { asks } => {
+                    Step::AskWindows { asks, .. } => {
                         let (slot, verdicts) =
-                            slot::take(&gate.slot, key.fingerprint, &asks, now.monotonic).unwrap();
+                            slot::take(&gate.slot, key.fingerprint, &asks, &Fleet::default(), now.monotonic)
+                                .unwrap();
                         gate.slot = slot;
                         next = Some(exchange.windows_asked(&verdicts));
                     }
@@ -212,9 +214,27 @@ fn who_waits_for_a_tools_global_limit_takes_one_permit_of_the_keys_own() {
     assert!(gate.shares_asked >= 3);
 }
 
+fn on_ledger_outage(permits: u32, outage: &str) -> Gate {
+    let limit = json!({"permits": permits, "window": "60s", "global": true, "on_ledger_outage": outage});
+    let mut document = document();
+    document["tiers"]["pro"]["limits"] = json!([limit]);
+    Gate::with(document, record())
+}
+
+/// How many of many calls are forwarded, and the refusal of the last.
+fn admitted(gate: &mut Gate) -> (u32, (u16, Value)) {
+    let mut count = 0;
+    loop {
+        match gate.call("draw", json!({})) {
+            Decided::Forwarded(..) => count += 1,
+            refused @ Decided::Refused(_) => return (count, refused.refusal()),
+        }
+    }
+}
+
 #[test]
-fn without_the_ledger_a_global_limit_lasts_as_long_as_its_share() {
-    let mut gate = global(100);
+fn without_the_ledger_a_limit_that_denies_lasts_as_long_as_its_share() {
+    let mut gate = on_ledger_outage(100, "deny");
     assert_eq!(gate.call("draw", json!({})).refusal().0, 503);
     gate.share = Some(50);
     gate.call("draw", json!({})).forwarded();
@@ -223,4 +243,52 @@ fn without_the_ledger_a_global_limit_lasts_as_long_as_its_share() {
     gate.call("draw", json!({})).forwarded();
     gate.now_ms += 2_000;
     assert_eq!(gate.call("draw", json!({})).refusal().0, 503);
+}
+
+#[test]
+fn without_the_ledger_the_only_envoy_gives_the_whole_limit_and_one_of_two_its_half() {
+    let mut gate = global(10);
+    gate.fleet = Fleet { envoys: 1, confirmed: Monotonic(gate.now_ms), is_away: false };
+    let (count, (status, body)) = admitted(&mut gate);
+    assert_eq!((count, status), (10, 429), "{body}");
+    assert!(body.to_string().contains("does not answer"), "{body}");
+
+    let mut gate = global(10);
+    gate.fleet = Fleet { envoys: 2, confirmed: Monotonic(gate.now_ms), is_away: false };
+    gate.share = Some(5);
+    gate.call("draw", json!({})).forwarded();
+    gate.share = None;
+    let (count, (status, body)) = admitted(&mut gate);
+    assert_eq!((count, status), (4, 429), "{body}");
+    // It goes on with its half, also when its share has long ended.
+    gate.now_ms += 600_000;
+    let (count, (status, body)) = admitted(&mut gate);
+    assert_eq!((count, status), (5, 429), "{body}");
+    assert!(body.to_string().contains("admits 5"), "{body}");
+}
+
+#[test]
+fn without_the_ledger_a_limit_that_allows_gives_all_permits_here() {
+    let mut gate = on_ledger_outage(10, "allow");
+    gate.fleet = Fleet { envoys: 2, confirmed: Monotonic(gate.now_ms), is_away: false };
+    assert_eq!(admitted(&mut gate).0, 10);
+}
+
+#[test]
+fn what_other_envoys_have_not_used_is_still_there_for_the_caller() {
+    let mut gate = global(20);
+    gate.elsewhere = 12;
+    gate.share = Some(8);
+    let set = |decided: Decided| {
+        let (mut exchange, _) = decided.forwarded();
+        let plan = exchange.response_headers(200, &[], true, gate_now());
+        plan.set.iter().find(|(name, _)| *name == "x-ratelimit-remaining").map(|(_, value)| value.to_owned())
+    };
+    for left in [19, 18, 17] {
+        assert_eq!(set(gate.call("draw", json!({}))), Some(left.to_string()));
+    }
+}
+
+fn gate_now() -> Now {
+    Gate::new().now()
 }

@@ -71,8 +71,12 @@ fn a_request_asks_to_be_under_way_as_what_it_is() {
     document["services"]["ci"]["upgrades"] = json!(true);
     document["tiers"]["pro"]["concurrency"] = json!({"requests": 7});
     let concurrency = |requests, streams| Some(Concurrency { requests, streams });
-    let parent =
-        Parent { key_id: KeyId::parse("key_0").unwrap(), limits: vec![], concurrency: concurrency(9, 3) };
+    let parent = Parent {
+        key_id: KeyId::parse("key_0").unwrap(),
+        agent_id: None,
+        limits: vec![],
+        concurrency: concurrency(9, 3),
+    };
     let own = KeyRecord { concurrency: concurrency(5, 30), parent: Some(parent), ..record() };
     let mut gate = Gate::with(document, own);
     let listen = r#"{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen"}"#;

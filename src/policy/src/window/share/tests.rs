@@ -3,6 +3,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
+use crate::window::Fleet;
 use crate::window::slot::{Ask as WindowAsk, Stage};
 use proptest::prelude::*;
 
@@ -10,12 +11,12 @@ const KEY: u64 = 7;
 const TTL_MS: u64 = 120_000;
 
 fn rule(permits: u32, window_seconds: u32) -> LimitRule {
-    LimitRule { id: 1, limit: Limit { permits, window_seconds }, shadow: false, global: true }
+    LimitRule { global: true, ..LimitRule::plain(1, Limit { permits, window_seconds }) }
 }
 
 fn take(value: &mut Vec<u8>, rule: &LimitRule, now: u64) -> bool {
-    let asks = [WindowAsk { rule: rule.clone(), stage: Stage::Key, enforced: true }];
-    let (next, verdicts) = slot::take(value, KEY, &asks, Monotonic(now)).unwrap();
+    let asks = [WindowAsk { rule: *rule, owner: KEY, stage: Stage::Key, enforced: true }];
+    let (next, verdicts) = slot::take(value, KEY, &asks, &Fleet::default(), Monotonic(now)).unwrap();
     *value = next;
     verdicts[0].admitted
 }
@@ -27,8 +28,9 @@ fn asked(value: &mut Vec<u8>, rule: &LimitRule, now: u64) -> Option<Ask> {
 }
 
 fn give(value: &mut Vec<u8>, ask: &Ask, permits: u32, now: u64) {
-    let answer = (ask.revision, permits);
-    let next = given(value, KEY, 1, answer, Monotonic(now + TTL_MS), Monotonic(now)).unwrap();
+    let (revision, deadline) = (ask.revision, Monotonic(now + TTL_MS));
+    let answer = Given { revision, permits, elsewhere: 0, deadline };
+    let next = given(value, KEY, 1, &answer, Monotonic(now)).unwrap();
     *value = next.unwrap();
 }
 
@@ -182,9 +184,9 @@ proptest! {
                         envoy.recorded = kept.max(ask.wanted.min(rule.limit.permits - others));
                     }
                     if !is_lost && ask.revision == envoy.revision {
-                        let next = given(
-                            &envoy.value, KEY, 1, (ask.revision, envoy.recorded), Monotonic(now + TTL_MS), Monotonic(now)
-                        ).unwrap();
+                        let (permits, deadline) = (envoy.recorded, Monotonic(now + TTL_MS));
+                        let answer = Given { revision: ask.revision, permits, elsewhere: 0, deadline };
+                        let next = given(&envoy.value, KEY, 1, &answer, Monotonic(now)).unwrap();
                         envoy.value = next.unwrap_or_else(|| envoy.value.clone());
                     }
                 }

@@ -1,0 +1,86 @@
+//! The change feed: one VM of this Envoy asks the ledger for changes, and every VM applies them.
+
+use super::{PolicyCall, Worker};
+use crate::calls::{Answer, Call};
+use crate::feed::News;
+use policy::key_table::Changed;
+use policy::window::{FEED_WAIT_MS_MAX, Fleet, Monotonic};
+use protocol::filter::{Change, Changes};
+
+impl Worker {
+    /// What this Envoy knows of the other Envoys. `is_away` means that the ledger did not answer just now.
+    pub fn fleet(&self, is_away: bool) -> Fleet {
+        let feed = self.feed.borrow();
+        Fleet { envoys: feed.envoys(), confirmed: feed.confirmed(), is_away }
+    }
+
+    pub(super) fn listen(&self, now: Monotonic) {
+        if !self.feed.borrow_mut().should_listen(now) {
+            return;
+        }
+        let wait_ms = (self.stale_ms() / 2).clamp(500, FEED_WAIT_MS_MAX);
+        let call = self.instance().map(|instance| {
+            Call::changes(&self.config.borrow(), &instance, self.feed.borrow().position(), wait_ms)
+        });
+        if call.and_then(|call| self.dispatch(call)).is_err() {
+            self.feed.borrow_mut().lost(now);
+        }
+    }
+
+    pub(super) fn changes_answered(&self, answer: &Answer, now: Monotonic) {
+        let Some(mut changes) = answer.read::<Changes>(&[200]) else {
+            self.metrics().feed_lost.add(1);
+            self.feed.borrow_mut().lost(now);
+            return;
+        };
+        changes.changes.retain(|change| !self.call_back(change));
+        self.feed.borrow_mut().heard(changes, now);
+        self.follow(now);
+        self.listen(now);
+    }
+
+    /// Handles a recall for the whole Envoy; returns false if the change invalidates a cached key or the policy. Only those
+    /// are passed on to other VMs: under contention there are many recalls.
+    fn call_back(&self, change: &Change) -> bool {
+        match change {
+            Change::Recall { tenant_id } => self.recalled(tenant_id),
+            Change::Share { owner, limit_id } => self.share_recalled(owner, *limit_id),
+            // The number of Envoys is in each answer.
+            Change::Envoy { .. } => {}
+            Change::Key { .. } | Change::Tenant { .. } | Change::Policy { .. } => return false,
+        }
+        self.metrics().changes.add(1);
+        true
+    }
+
+    pub(super) fn follow(&self, now: Monotonic) {
+        let news = self.feed.borrow_mut().follow();
+        let changes = match news {
+            News::Nothing => return,
+            News::Everything => {
+                self.metrics().keys.add(self.keys.borrow_mut().clear());
+                self.ask_for_policy(now);
+                Vec::new()
+            }
+            News::Changed(changes) => changes,
+        };
+        self.changes_applied.set(self.changes_applied.get().saturating_add(1));
+        let mut changed = Changed::default();
+        for change in changes {
+            self.metrics().changes.add(1);
+            match change {
+                Change::Key { key_id } => drop(changed.keys.insert(key_id)),
+                Change::Tenant { tenant_id } => drop(changed.tenants.insert(tenant_id)),
+                Change::Policy { .. } => self.ask_for_policy(now),
+                // The listener has already handled these.
+                Change::Recall { .. } | Change::Share { .. } | Change::Envoy { .. } => {}
+            }
+        }
+        self.metrics().keys.add(self.keys.borrow_mut().drop_changed(&changed));
+    }
+
+    /// Fetches the policy at the next tick, even if a call is in flight: its answer may be older than the change.
+    fn ask_for_policy(&self, now: Monotonic) {
+        self.policy_call.set(PolicyCall::Due { at_ms: now.0 });
+    }
+}
