@@ -5,6 +5,8 @@
 mod mistakes;
 #[path = "first_hour/names.rs"]
 mod names;
+#[path = "first_hour/own_server.rs"]
+mod own_server;
 #[path = "first_hour/ports.rs"]
 mod ports;
 

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. The exit status is 0 only if the command succeeded.
 
 mod commands;
+mod mcp;
 mod output;
 
 use std::io;

