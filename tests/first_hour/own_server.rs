@@ -21,14 +21,12 @@ fn a_policy_is_proposed_for_what_any_server_lists() {
     run(async {
         let directory = files::gate_directory();
         let sessions = Server::upstream("mcp_server.py", &["--sse", "--sessions"]).await;
-        let (python, express, go, rust) =
-            (Server::python().await, Server::express().await, Server::go().await, Server::rust().await);
+        let (python, express, go) = (Server::python().await, Server::express().await, Server::go().await);
         for (name, url) in [
             ("python", format!("{}/mcp", python.url())),
             ("sessions", format!("{}/mcp", sessions.url())),
             ("typescript", format!("{}/sdk", express.url())),
             ("go", format!("{}/sdk", go.url())),
-            ("rust", format!("{}/sdk", rust.url())),
         ] {
             let file = format!("{name}.yaml");
             let made =

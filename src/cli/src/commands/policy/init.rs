@@ -113,14 +113,14 @@ fn policy(server: &Server, from: &Url, name: &str) -> String {
 #
 #   agentrelay policy check policy.yaml --against {from}
 
-# Plans. `rank` orders them; a tenant has one.
+# Plans. `rank` orders them; a tenant has one, and all its keys share its limits.
 tiers:
   free:
     rank: 0
-    limits: [{{permits: 20, window: 60s}}]
+    limits: [{{permits: 20, window: 60s, per: tenant}}]
   pro:
     rank: 1
-    limits: [{{permits: 300, window: 60s}}]
+    limits: [{{permits: 300, window: 60s, per: tenant}}]
 
 # The scope that a key needs for each risk.
 risks:
