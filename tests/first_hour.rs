@@ -1,6 +1,8 @@
 //! The first hour of an operator: names that are mistyped, a policy that does not do what it says, ports in use, an own server
 //! behind the gate by copy and paste, and what `doctor` says of all that.
 
+#[path = "first_hour/doctor.rs"]
+mod doctor;
 #[path = "first_hour/mistakes.rs"]
 mod mistakes;
 #[path = "first_hour/names.rs"]
@@ -9,6 +11,9 @@ mod names;
 mod own_server;
 #[path = "first_hour/ports.rs"]
 mod ports;
+
+#[path = "first_hour/stack.rs"]
+mod stack;
 
 use harness::ledger::{Served, directory, embedded};
 use std::process::Output;

@@ -375,8 +375,8 @@ fn services(bench: &mut Bench) {
         bench.mistake(what, line, &[]);
     }
     for (what, line, environment) in [
-        ("An upstream has no scheme", "up --policy shipped.yaml --upstream 127.0.0.1:9000", vec![]),
-        ("An upstream has a path", "up --policy shipped.yaml --upstream http://127.0.0.1:9000/mcp", vec![]),
+        ("An upstream has no scheme", "up --policy shipped.yaml --upstream 127.0.0.1:1", vec![]),
+        ("An upstream has a path", "up --policy shipped.yaml --upstream http://127.0.0.1:1/mcp", vec![]),
         (
             "The gate's port is in use",
             "up --policy shipped.yaml --upstream http://SERVER --wasm FILTER --port TAKEN",

@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod connection;
 mod database;
+mod doctor;
 mod examples;
 mod filter_keys;
 mod init;
@@ -32,6 +33,7 @@ use std::ffi::OsString;
 #[command(name = "agentrelay", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   agentrelay up --policy envoy/policy.yaml --upstream http://127.0.0.1:9000
+  agentrelay doctor
   agentrelay tenants create --name Acme --tier pro --credits 1000
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
   agentrelay usage --group-by tool
@@ -47,6 +49,7 @@ enum Command {
     Init(init::Arguments),
     Serve(serve::Arguments),
     Up(Box<up::Arguments>),
+    Doctor(Box<doctor::Arguments>),
     Tenants(tenants::Arguments),
     Keys(keys::Arguments),
     Agents(agents::Arguments),
@@ -94,6 +97,7 @@ impl Cli {
             Command::Init(arguments) => arguments.run().await,
             Command::Serve(arguments) => arguments.run().await,
             Command::Up(arguments) => arguments.run().await,
+            Command::Doctor(arguments) => arguments.run().await,
             Command::Tenants(arguments) => arguments.run().await,
             Command::Keys(arguments) => arguments.run().await,
             Command::Agents(arguments) => arguments.run().await,

@@ -37,5 +37,5 @@ mod transport;
 pub use calls::{AuditQuery, KeyQuery, UsageGroup, UsageQuery};
 pub use error::{Error, in_words};
 pub use export::Export;
-pub use tls::http;
+pub use tls::{http, trusting};
 pub use transport::{Client, Tagged};

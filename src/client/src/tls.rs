@@ -12,7 +12,7 @@ pub fn http() -> ClientBuilder {
 }
 
 /// A builder that trusts these root certificates, in PEM, in addition to the system's.
-pub(crate) fn trusting(authorities: Option<&[u8]>) -> Result<ClientBuilder, Error> {
+pub fn trusting(authorities: Option<&[u8]>) -> Result<ClientBuilder, Error> {
     let Some(pem) = authorities else { return Ok(http()) };
     let certificates = Certificate::from_pem_bundle(pem)
         .map_err(|error| Error::Configuration(format!("the root certificates can't be used: {error}")))?;

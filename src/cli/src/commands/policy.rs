@@ -3,7 +3,7 @@
 mod check;
 mod diff;
 mod init;
-mod live;
+pub(super) mod live;
 
 use super::connection::{self, Connection, all};
 use super::parse;

@@ -151,7 +151,7 @@ fn announce(stack: &Stack, ready_file: Option<&Path>, as_json: bool) -> anyhow::
 }
 
 /// The filter: as given, next to this program, or where cargo puts it for a program in `target/PROFILE`.
-fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
         let mut begin = [0; WASM.len()];
         let read = fs::File::open(&given).and_then(|mut file| file.read(&mut begin));

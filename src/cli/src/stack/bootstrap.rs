@@ -45,6 +45,14 @@ pub(super) fn render(settings: &Settings<'_>) -> Result<Value, Error> {
     Ok(bootstrap)
 }
 
+/// The shipped file with this filter, as text, for an Envoy that only validates it.
+pub fn for_validation(wasm: &Path) -> Result<String, Error> {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    let upstream = "http://127.0.0.1:1".parse()?;
+    let settings = Settings { node_id: "validation", wasm, port: 0, ledger: nowhere, upstream: &upstream };
+    serde_yaml_ng::to_string(&render(&settings)?).map_err(|error| Error::Setup(error.to_string()))
+}
+
 /// Sets the upstream of the shipped route, and copies cluster and route for each service that has its own.
 fn route(bootstrap: &mut Value, upstreams: &Upstreams) -> Result<(), Error> {
     let cluster = field(bootstrap, UPSTREAM)?.clone();

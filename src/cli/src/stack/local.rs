@@ -173,6 +173,10 @@ impl Stack {
             });
             envoys.push(envoy.await?);
         }
+        if let Some(first) = envoys.first() {
+            let file = state_dir.join("gate.address");
+            fs::write(&file, first.gateway.to_string()).map_err(Error::file(&file))?;
+        }
         let upstreams = ask(&options.upstream).await?;
         Ok(Stack { ledger, envoys, credentials, upstreams, state_dir })
     }

@@ -8,15 +8,23 @@ use reqwest::Url;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// `URL`, or `SERVICE=URL`.
 #[derive(Debug, Clone)]
-pub(super) struct Against {
+pub struct Against {
     service: Option<String>,
     url: Url,
 }
 
-pub(super) fn against(text: &str) -> Result<Against, String> {
+impl fmt::Display for Against {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+/// Parses it.
+pub fn against(text: &str) -> Result<Against, String> {
     let (service, url) = match text.split_once('=') {
         Some((service, url)) if !service.contains(':') => (Some(service.to_owned()), url),
         _ => (None, text),
@@ -26,7 +34,7 @@ pub(super) fn against(text: &str) -> Result<Against, String> {
 }
 
 /// One line for each difference, with its path first.
-pub(super) async fn differences(
+pub async fn differences(
     policy: &Policy,
     against: &Against,
     headers: &HeaderMap,
