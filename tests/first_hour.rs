@@ -12,6 +12,8 @@ mod own_server;
 #[path = "first_hour/ports.rs"]
 mod ports;
 
+#[path = "first_hour/readme.rs"]
+mod readme;
 #[path = "first_hour/stack.rs"]
 mod stack;
 

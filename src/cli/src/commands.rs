@@ -4,6 +4,7 @@ mod admin_keys;
 mod agents;
 mod audit;
 mod backup;
+mod call;
 mod connection;
 mod database;
 mod doctor;
@@ -50,6 +51,7 @@ enum Command {
     Serve(serve::Arguments),
     Up(Box<up::Arguments>),
     Doctor(Box<doctor::Arguments>),
+    Call(call::Arguments),
     Tenants(tenants::Arguments),
     Keys(keys::Arguments),
     Agents(agents::Arguments),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Serve(arguments) => arguments.run().await,
             Command::Up(arguments) => arguments.run().await,
             Command::Doctor(arguments) => arguments.run().await,
+            Command::Call(arguments) => arguments.run().await,
             Command::Tenants(arguments) => arguments.run().await,
             Command::Keys(arguments) => arguments.run().await,
             Command::Agents(arguments) => arguments.run().await,

@@ -1,4 +1,5 @@
-//! A client that asks an MCP server over HTTP who it is and which tools it has, in either era of the protocol. It calls no tool.
+//! A client that asks an MCP server over HTTP who it is and which tools it has, in either era of the protocol, and
+//! calls one.
 
 mod answer;
 
@@ -66,8 +67,7 @@ pub struct Hints {
 
 /// Asks the server at this URL, with these headers in each request.
 pub async fn ask(url: &Url, headers: &HeaderMap) -> anyhow::Result<Server> {
-    let http = client::http().no_proxy().timeout(TIMEOUT).build().context("no HTTP client can be made")?;
-    let mut session = Session { http, url: url.clone(), headers: headers.clone(), modern: false, id: 0 };
+    let mut session = Session::new(url, headers)?;
     let about = session.open().await.with_context(|| format!("{url} was asked for its tools"))?;
     let tools = session.tools().await.with_context(|| format!("{url} was asked for its tools"));
     session.close().await;
@@ -78,6 +78,19 @@ pub async fn ask(url: &Url, headers: &HeaderMap) -> anyhow::Result<Server> {
         instructions: text("/instructions"),
         tools: tools?,
     })
+}
+
+/// The result of one call of a tool, in a session of its own.
+pub async fn call(url: &Url, headers: &HeaderMap, tool: &str, arguments: Value) -> anyhow::Result<Value> {
+    let mut session = Session::new(url, headers)?;
+    session.open().await?;
+    let params = json!({"name": tool, "arguments": arguments});
+    if session.modern {
+        session.headers.insert("mcp-name", HeaderValue::from_str(tool)?);
+    }
+    let result = session.request("tools/call", params).await;
+    session.close().await;
+    Ok(result?.1)
 }
 
 /// A header as it is written on a command line: `NAME: VALUE`.
@@ -100,6 +113,12 @@ struct Session {
 }
 
 impl Session {
+    fn new(url: &Url, headers: &HeaderMap) -> anyhow::Result<Session> {
+        let http =
+            client::http().no_proxy().timeout(TIMEOUT).build().context("no HTTP client can be made")?;
+        Ok(Session { http, url: url.clone(), headers: headers.clone(), modern: false, id: 0 })
+    }
+
     /// What the server says of itself. A server that knows no `initialize` is asked in the modern era.
     async fn open(&mut self) -> anyhow::Result<Value> {
         let info = json!({"name": "agentrelay", "version": env!("CARGO_PKG_VERSION")});
