@@ -88,14 +88,6 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_of_the_readme_is_taken() {
-        let readme = include_str!("../../../../README.md");
-        let behind = readme.split_once("In `policy.yaml`:\n\n```\n").unwrap().1;
-        let policy = parse(behind.split_once("```").unwrap().0).unwrap();
-        assert!(policy.policy.tier("free").is_some());
-    }
-
-    #[test]
     fn a_faulty_text_is_refused_with_its_path() {
         let Err(fault) = parse("tiers: {free: {rank: 0, colour: red}}") else { panic!("it was taken") };
         assert!(fault.to_string().contains("tiers.free.colour"), "{fault}");
