@@ -7,6 +7,7 @@ mod conformance;
 mod daemon;
 mod durability;
 mod failover;
+mod first_hour;
 mod free_rides;
 mod fuzz;
 mod gate_tools;

@@ -27,6 +27,7 @@ pub const TABLE: &[(&str, Order)] = &[
         Listed(&[
             "value",
             "ordered",
+            "plain",
             "json",
             "credential",
             "session",
@@ -71,7 +72,7 @@ pub const TABLE: &[(&str, Order)] = &[
         ]),
     ),
     ("client", Listed(&["error", "tls", "export", "transport", "calls"])),
-    ("cli", Listed(&["signals", "output", "stack", "commands"])),
+    ("cli", Listed(&["signals", "output", "mcp", "stack", "commands"])),
     (
         "ledger",
         Named(&[

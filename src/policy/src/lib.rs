@@ -28,6 +28,8 @@ pub mod limit;
 pub mod mcp;
 pub mod oauth;
 mod ordered;
+#[cfg(any(test, feature = "yaml"))]
+pub mod plain;
 pub mod price;
 pub mod reading;
 pub mod records;

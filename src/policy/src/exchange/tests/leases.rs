@@ -304,7 +304,7 @@ fn a_key_that_can_not_be_looked_up_is_refused_unless_the_policy_says_what_it_may
         let mut gate = Gate::with(document, record());
         gate.key = None;
         gate.not_found = KeyNotFound::Unavailable;
-        gate.fleet = Fleet { envoys: 1, confirmed: Monotonic(gate.now_ms - away_ms), is_away: false };
+        gate.fleet = Fleet { envoys: 1, confirmed: Monotonic(gate.now_ms - away_ms), is_unavailable: false };
         gate
     };
     let allow = || json!({"unknown_keys_on_ledger_outage": {"tier": "free", "scopes": ["read"]}});
