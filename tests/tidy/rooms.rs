@@ -107,6 +107,7 @@ pub const TABLE: &[(&str, Order)] = &[
                 &[
                     "identity",
                     "money",
+                    "limits",
                     "audit",
                     "policies",
                     "deliveries",
@@ -123,6 +124,7 @@ pub const TABLE: &[(&str, Order)] = &[
                 &[
                     "identity",
                     "money",
+                    "limits",
                     "audit",
                     "policies",
                     "deliveries",
