@@ -91,6 +91,6 @@ mod tests {
     fn an_invalid_text_is_refused_with_its_path() {
         let Err(fault) = parse("tiers: {free: {rank: 0, colour: red}}") else { panic!("it was taken") };
         assert!(fault.to_string().contains("tiers.free.colour"), "{fault}");
-        assert!(fault.to_string().ends_with("(line 1, column 24)"), "{fault}");
+        assert!(fault.to_string().ends_with("(line 1, column 25)"), "{fault}");
     }
 }

@@ -108,6 +108,6 @@ pub(super) async fn running(admin: &Url) -> Vec<Finding> {
             "take an Envoy with envoy.wasm.runtime.v8",
         )
     }];
-    findings.push(manifest::tree(&admin.to_string(), &dump));
+    findings.push(manifest::tree(admin.as_ref(), &dump));
     findings
 }

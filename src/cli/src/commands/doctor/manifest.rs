@@ -78,13 +78,38 @@ pub(super) fn tree(name: &str, configuration: &Value) -> Finding {
     )
 }
 
+/// Envoy Gateway's own names for flags: its name and value, and the flag that it sets.
+const GATEWAY: [(&str, &str, &str); 3] = [
+    ("escapedSlashesAction", "RejectRequest", "path_with_escaped_slashes_action"),
+    ("disableMergeSlashes", "false", "merge_slashes"),
+    ("withUnderscoresAction", "RejectRequest", "headers_with_underscores_action"),
+];
+/// What Envoy Gateway sets by itself.
+const GATEWAY_OWN: [&str; 2] = ["use_remote_address", "normalize_path"];
+const GATEWAY_API: &str = "gateway.envoyproxy.io/";
+
 /// Every flag of the table with its value, as text.
-fn collect<'v>(value: &'v Value, found: &mut Vec<(&'v str, String)>) {
+fn collect(value: &Value, found: &mut Vec<(&'static str, String)>) {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let flag = |name: &str| FLAGS.iter().find(|(flag, _, _)| *flag == name);
     match value {
         Value::Object(fields) => {
+            // A JSON patch names the field by its path.
+            let patched = fields.get("path").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+            if let (Some((name, _, _)), Some(value)) = (patched.and_then(flag), fields.get("value")) {
+                found.push((name, text(value)));
+            }
+            if fields.get("apiVersion").is_some_and(|version| text(version).starts_with(GATEWAY_API)) {
+                found.extend(GATEWAY_OWN.map(|name| (name, "true".to_owned())));
+            }
             for (name, value) in fields {
-                if FLAGS.iter().any(|(flag, _, _)| flag == name) {
-                    found.push((name, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+                if let Some((name, _, _)) = flag(name) {
+                    found.push((name, text(value)));
+                }
+                if let Some((_, right, name)) = GATEWAY.iter().find(|(own, _, _)| own == name) {
+                    let expected = flag(name).map_or("", |(_, expected, _)| expected);
+                    let value = text(value);
+                    found.push((name, if value == *right { expected.to_owned() } else { value }));
                 }
                 collect(value, found);
             }

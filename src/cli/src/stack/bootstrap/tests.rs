@@ -4,6 +4,9 @@ use super::*;
 
 mod manifests;
 
+const ROUTE: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools/routes/0/route";
+
 fn rendered(upstream: &str) -> Value {
     render(&Settings {
         node_id: "gate-7",
@@ -54,7 +57,7 @@ fn a_tls_upstream_is_verified_by_its_name() {
     let tls = field(&mut bootstrap, &format!("{UPSTREAM}/transport_socket/typed_config")).unwrap();
     assert_eq!(tls.get("sni").unwrap(), "tools.example.com");
     assert_eq!(
-        field(&mut bootstrap, &format!("{ROUTES}/0/route")).unwrap().get("host_rewrite_literal").unwrap(),
+        field(&mut bootstrap, ROUTE).unwrap().get("host_rewrite_literal").unwrap(),
         "tools.example.com"
     );
 }
