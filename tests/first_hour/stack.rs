@@ -123,7 +123,7 @@ services:
         assert!(sum.text().contains("Invalid Host"), "{sum:?}");
         let found = mcp::post(&mcp::call("search", json!({}))).key(key).send(gate).await;
         assert_eq!(found.status, 200, "{found:?}");
-        assert_eq!(second.ran().await, ["search"]);
+        assert_eq!(second.executed().await, ["search"]);
         let away = harness::Request::get("/away/x").key(key).send(gate).await;
         assert_eq!(away.status, 503, "{away:?}");
     });

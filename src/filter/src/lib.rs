@@ -13,13 +13,13 @@ mod calls;
 mod config;
 mod feed;
 mod host;
+mod in_progress;
+mod lease_slots;
 mod metrics;
-mod purses;
 mod report;
 mod root;
 mod shared;
 mod stream;
-mod under_way;
 mod windows;
 mod worker;
 

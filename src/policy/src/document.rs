@@ -54,11 +54,24 @@ pub(crate) struct Document {
 pub(crate) struct Settings {
     pub(crate) key_stale: Span,
     pub(crate) reservation_ttl: Span,
+    pub(crate) unknown_keys_on_ledger_outage: Option<Unverified>,
+}
+
+/// What a caller may do whose key can't be looked up because the ledger is away.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unverified {
+    pub(crate) tier: String,
+    pub(crate) scopes: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { key_stale: Span { seconds: 120 }, reservation_ttl: Span { seconds: 120 } }
+        Settings {
+            key_stale: Span { seconds: 120 },
+            reservation_ttl: Span { seconds: 120 },
+            unknown_keys_on_ledger_outage: None,
+        }
     }
 }
 

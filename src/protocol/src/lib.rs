@@ -31,6 +31,6 @@ mod time;
 pub use credits::Credits;
 pub use id::{
     AgentId, BatchId, CredentialId, EventId, InstanceId, InvalidId, KeyId, LeaseId, OwnerId, PolicyVersion,
-    ReservationId, TenantId, TransferId,
+    ReservationId, TenantId, TransferId, is_plain_id,
 };
 pub use time::{InvalidTimestamp, Month, Timestamp};

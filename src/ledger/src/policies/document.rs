@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_that_users_copy_is_taken_and_its_tables_are_kept_verbatim() {
+    fn the_shipped_policy_is_accepted_and_its_tables_are_returned_verbatim() {
         let policy = parse(include_str!("../../../../envoy/policy.yaml")).unwrap();
         assert!(policy.policy.tier("enterprise").is_some());
         for table in ["tiers", "services"] {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_faulty_text_is_refused_with_its_path() {
+    fn an_invalid_text_is_refused_with_its_path() {
         let Err(fault) = parse("tiers: {free: {rank: 0, colour: red}}") else { panic!("it was taken") };
         assert!(fault.to_string().contains("tiers.free.colour"), "{fault}");
         assert!(fault.to_string().ends_with("(line 1, column 25)"), "{fault}");

@@ -5,7 +5,7 @@ use crate::commands::connection::Connection;
 use crate::mcp;
 use policy::Policy;
 use policy::rules::ServiceKind;
-use protocol::admin::{CreateKey, RevokeKey};
+use protocol::admin::{CreateKey, Reason};
 use protocol::api_key::{self, Kind};
 use protocol::{KeyId, TenantId, Timestamp};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -138,7 +138,7 @@ async fn trip(gate: &Url, policy: &Policy, connection: &Connection, tenant: &Ten
         let ledger = connection.open()?;
         let key = ledger.create_key(&create).await?;
         let listed = list(gate, service.path(), &key.secret).await;
-        let because = RevokeKey { reason: "made by `agentrelay doctor` for one call".into() };
+        let because = Reason { reason: "made by `agentrelay doctor` for one call".into() };
         let id: &KeyId = &key.key.id;
         ledger.revoke_key(id, &because).await?;
         listed
