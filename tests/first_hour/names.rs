@@ -46,7 +46,7 @@ fn a_check_says_where_in_the_file_a_fault_is_and_which_rules_do_nothing() {
         let served = served("check").await;
         let file = served.directory.join("other.yaml");
         let path = file.to_str().unwrap();
-        let shipped = fs::read_to_string(harness::files::shipped_policy()).unwrap();
+        let shipped = include_str!("sample.yaml");
         let check = |text: &str| {
             fs::write(&file, text).unwrap();
             let output = served.operator(&["policy", "check", path]);
@@ -56,7 +56,7 @@ fn a_check_says_where_in_the_file_a_fault_is_and_which_rules_do_nothing() {
             let before = text.split_once(part).unwrap_or_else(|| panic!("no {part}")).0;
             before.lines().count()
         };
-        let (ok, text) = check(&shipped);
+        let (ok, text) = check(shipped);
         assert!(ok, "{text}");
 
         // Faults, by line and column.
@@ -100,7 +100,7 @@ fn a_check_says_where_in_the_file_a_fault_is_and_which_rules_do_nothing() {
         let made = served.operator(&["tenants", "create", "--name", "G", "--tier", "gold", "--json"]);
         let tenant: Value = serde_json::from_slice(&made.stdout).unwrap();
         for _ in 0..2 {
-            let (ok, text) = check(&shipped);
+            let (ok, text) = check(shipped);
             let lacks = format!("tier gold is used by 1 tenants: {}", tenant["id"].as_str().unwrap());
             assert!(!ok && text.contains(&lacks), "{text}");
             // Also where the policy in force lacks it already.
@@ -110,7 +110,7 @@ fn a_check_says_where_in_the_file_a_fault_is_and_which_rules_do_nothing() {
         let checked: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(
             (&checked["valid"], &checked["findings"][0]["line"]),
-            (&json!(true), &json!(line_of(&shipped, "tiers:\n") + 1))
+            (&json!(true), &json!(line_of(shipped, "tiers:\n") + 1))
         );
     });
 }
