@@ -85,8 +85,12 @@ impl Answer {
 
     /// True if the answer is the ledger's own problem document with this status and code.
     fn is_problem(&self, status: u16, code: &str) -> bool {
-        let is_it = |problem: Problem| problem.kind == Problem::urn(code);
-        self.read(&[status]).is_some_and(is_it)
+        self.problem(status, code).is_some()
+    }
+
+    /// The ledger's own problem document, if the answer is one with this status and code.
+    fn problem(&self, status: u16, code: &str) -> Option<Problem> {
+        self.read(&[status]).filter(|problem: &Problem| problem.kind == Problem::urn(code))
     }
 }
 
@@ -213,9 +217,12 @@ pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
 pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
     match answer.read(&[200, 201]) {
         Some(ReserveAnswer { reservation_id, .. }) if reservation_id == *asked => ReserveAnswered::Reserved,
-        None if answer.is_problem(402, "quota_exceeded") => ReserveAnswered::QuotaExceeded,
-        None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
-        _ => ReserveAnswered::Unavailable,
+        None => match answer.problem(402, "quota_exceeded") {
+            Some(problem) => ReserveAnswered::QuotaExceeded(problem.shortfall),
+            None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
+            None => ReserveAnswered::Unavailable,
+        },
+        Some(_) => ReserveAnswered::Unavailable,
     }
 }
 

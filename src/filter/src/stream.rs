@@ -113,7 +113,10 @@ impl HttpContext for Stream {
         let head: usize = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
         state.head_bytes = STREAM_BYTES.saturating_add(u64::try_from(head).unwrap_or(u64::MAX));
         let now = self.worker.now();
-        let id = EventId::of_uuid(self.worker.new_id(now.wall));
+        // The last four digits tell the messages of a batch apart; see `Exchange::begin_batch`.
+        let id = EventId::of_uuid(self.worker.new_id(now.wall) & !0xffff);
+        // The id that Envoy made is replaced, so that the access log, the upstream, the client and the audit trail have one.
+        host::set_header(MapType::HttpRequestHeaders, exchange::REQUEST_ID, id.as_str());
         let Some(policy) = self.worker.policy() else {
             state.gate = Gate::Answered;
             host::reply(&exchange::not_ready(&id));

@@ -507,7 +507,7 @@ impl Worker {
             ReserveAnswered::Reserved => !is_heard,
             // The request was refused, or allowed free of charge. If the ledger did reserve credits, release them.
             ReserveAnswered::Unavailable => true,
-            ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded => false,
+            ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded(_) => false,
         };
         if may_be_set_aside {
             let settlement = Settlement { reservation_id, action: Action::Void };

@@ -54,11 +54,14 @@ pub(crate) struct Document {
 pub(crate) struct Settings {
     pub(crate) key_stale: Span,
     pub(crate) reservation_ttl: Span,
+    pub(crate) contact: Option<String>,
+    pub(crate) upgrade_url: Option<String>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { key_stale: Span { seconds: 120 }, reservation_ttl: Span { seconds: 120 } }
+        let two_minutes = Span { seconds: 120 };
+        Settings { key_stale: two_minutes, reservation_ttl: two_minutes, contact: None, upgrade_url: None }
     }
 }
 

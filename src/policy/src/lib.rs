@@ -30,6 +30,7 @@ pub mod oauth;
 mod ordered;
 pub mod price;
 pub mod reading;
+pub mod reason;
 pub mod records;
 pub mod rules;
 pub mod scope;

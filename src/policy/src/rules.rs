@@ -30,6 +30,17 @@ pub struct Policy {
     services: Vec<Service>,
     /// The secrets that bind sessions, oldest first. They are not part of the policy document; the ledger sends them with it.
     pub session_secrets: Vec<SessionSecret>,
+    /// Whom refusals name.
+    pub help: Help,
+}
+
+/// Where refusals send the client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Help {
+    /// Whom to ask.
+    pub contact: Option<String>,
+    /// Where to get a higher tier or credits.
+    pub upgrade_url: Option<String>,
 }
 
 /// A plan of a tenant.

@@ -1,5 +1,6 @@
 //! RFC 9457 problem details: the format of all errors from the ledger and from the gate's HTTP services.
 
+use crate::reason::Shortfall;
 use serde::{Deserialize, Serialize};
 
 /// Media type of a [`Problem`].
@@ -22,6 +23,15 @@ pub struct Problem {
     /// The request, as logs and audit know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// What is left, if there are too few credits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortfall: Option<Shortfall>,
+    /// Whom to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
+    /// Where to get a higher tier or credits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade_url: Option<String>,
 }
 
 impl Problem {

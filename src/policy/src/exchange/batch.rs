@@ -7,10 +7,10 @@
 
 use super::charge::Charge;
 use super::refusal::Refusal;
+use super::response;
 use super::{
     Exchange, Fields, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
 };
-use super::{quota, response};
 use crate::credential::Headers;
 use crate::document::Refusals;
 use crate::json;
@@ -19,7 +19,7 @@ use crate::mcp::answer::{Form, Reader};
 use crate::mcp::id;
 use crate::mcp::list::{self, Unreadable};
 use crate::mcp::sse::{self, ListFilter};
-use crate::rules::ServiceKind;
+use crate::rules::{Help, ServiceKind};
 use protocol::EventId;
 use protocol::audit::Outcome;
 use response::{BodyPlan, End, Finished, ResponsePlan};
@@ -104,8 +104,8 @@ impl Batch {
     }
 
     /// Turns Envoy's own error into an answer for each message that wants one, next to the gate's own answers.
-    pub(super) fn failed_by(&self, refusal: &Refusal, id: &EventId) -> Reply {
-        let said = |message_id| refusal.clone().reply(Refusals::McpHttp, message_id, false, id);
+    pub(super) fn failed_by(&self, refusal: &Refusal, id: &EventId, help: &Help) -> Reply {
+        let said = |message_id| refusal.clone().reply(Refusals::McpHttp, message_id, false, id, help);
         let wanted = self.elements.iter().filter(|element| element.wants_answer);
         let texts: Vec<Vec<u8>> = wanted
             .map(|element| match &element.reply {
@@ -235,7 +235,8 @@ impl Exchange {
         Some(self.go_on(step))
     }
 
-    /// The exchange of one message. Its id is the request's id with its last four digits replaced by the index.
+    /// The exchange of one message. Its id is the request's id with its last four digits replaced by the index. Those of a
+    /// request's id are zeros, so the first message has the request's id.
     fn of_message(&self, index: usize) -> Option<Exchange> {
         let id = self.id.as_str();
         let id = format!("{}{index:04x}", id.get(..id.len().checked_sub(4)?)?);
@@ -253,6 +254,7 @@ impl Exchange {
             subject: Subject::Unknown,
             quotas: Vec::new(),
             would_deny: None,
+            reason: None,
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,
@@ -344,7 +346,7 @@ impl Exchange {
         now: Now,
     ) -> ResponsePlan {
         let mut set = Fields::for_response();
-        quota::add_headers(&mut set, &self.quotas, true);
+        self.add_headers(&mut set);
         let form = response::form_of(headers);
         let is_bare = ends || status == 202;
         let Some(batch) = self.batch.as_deref_mut() else {

@@ -7,6 +7,7 @@ mod batches;
 mod gate_tools;
 mod leases;
 mod readings;
+mod refusals;
 mod sessions;
 mod under_way;
 
@@ -41,6 +42,8 @@ struct Gate {
     asked: Vec<IssueRequest>,
     entering: Vec<Entering>,
     entered: Entered,
+    /// Why the last request was refused.
+    reason: Option<Box<Reason>>,
 }
 
 enum Decided {
@@ -124,6 +127,7 @@ impl Gate {
             asked: Vec::new(),
             entering: Vec::new(),
             entered: Entered::Admitted,
+            reason: None,
         }
     }
 
@@ -200,7 +204,10 @@ impl Gate {
                     exchange.issue_answered(self.issues.clone())
                 }
                 Step::Forward { body } => return Decided::Forwarded(Box::new(exchange), body),
-                Step::Refuse(reply) => return Decided::Refused(reply),
+                Step::Refuse(reply) => {
+                    self.reason = exchange.reason.take();
+                    return Decided::Refused(reply);
+                }
             }
         }
     }
@@ -282,7 +289,7 @@ fn refusals_come_in_their_fixed_order() {
     assert_eq!(gate.call("draw", json!({"q": "b"})).refusal().1["error"]["code"], 40301);
     free.scopes = vec!["generate".into(), "read".into()];
     let mut gate = Gate::with(document(), free);
-    gate.ledger = ReserveAnswered::QuotaExceeded;
+    gate.ledger = ReserveAnswered::QuotaExceeded(None);
     assert_eq!(gate.call("draw", json!({"q": "b"})).refusal().1["error"]["code"], 40302);
     assert_eq!(gate.call("draw", json!({"q": "a"})).refusal().1["error"]["code"], 40201);
     gate.ledger = ReserveAnswered::Unavailable;
@@ -436,7 +443,7 @@ fn a_service_may_ask_for_refusals_that_the_model_can_read() {
     let mut document = document();
     document["services"]["studio"]["refusals"] = json!("mcp-tool");
     let mut gate = Gate::with(document, record());
-    gate.ledger = ReserveAnswered::QuotaExceeded;
+    gate.ledger = ReserveAnswered::QuotaExceeded(None);
     let (status, answer) = gate.call("draw", json!({})).refusal();
     assert_eq!((status, &answer["result"]["isError"]), (200, &json!(true)));
     assert_eq!(answer["result"]["_meta"]["agentrelay/refusal"]["reason"], "quota_exceeded");

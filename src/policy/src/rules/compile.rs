@@ -1,6 +1,6 @@
 //! Compiles the document into rules. Everything is checked, and every fault is reported with its path.
 
-use super::{BODY_BYTES_MAX, Policy, Service, ServiceKind, Tier};
+use super::{BODY_BYTES_MAX, Help, Policy, Service, ServiceKind, Tier};
 use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk};
 use crate::http::Router;
 use crate::limit::{LimitRule, Origin};
@@ -77,11 +77,25 @@ impl Compiler {
             tiers,
             services,
             session_secrets: Vec::new(),
+            help: self.help(document.settings.contact, document.settings.upgrade_url),
         };
         if !(1..=3600).contains(&policy.reservation_ttl_seconds) {
             self.fault("settings.reservation_ttl", "from 1s to 1h");
         }
         if self.faults.is_empty() { Ok(policy) } else { Err(Invalid::all(self.faults)) }
+    }
+
+    fn help(&mut self, contact: Option<String>, upgrade_url: Option<String>) -> Help {
+        let is_line = |text: &String| (1..=200).contains(&text.len()) && !text.contains(char::is_control);
+        if contact.as_ref().is_some_and(|contact| !is_line(contact)) {
+            self.fault("settings.contact", "one line of 1 to 200 bytes, such as an address");
+        }
+        let is_url =
+            |url: &String| is_line(url) && oauth::without_scheme(url).is_some() && !url.contains(' ');
+        if upgrade_url.as_ref().is_some_and(|url| !is_url(url)) {
+            self.fault("settings.upgrade_url", "a URL with https:// or http://, of at most 200 bytes");
+        }
+        Help { contact, upgrade_url }
     }
 
     fn service(
