@@ -7,6 +7,7 @@ mod backup;
 mod connection;
 mod database;
 mod examples;
+mod explain;
 mod filter_keys;
 mod init;
 mod keys;
@@ -52,6 +53,7 @@ enum Command {
     FilterKeys(filter_keys::Arguments),
     Usage(usage::Arguments),
     Audit(audit::Arguments),
+    Explain(explain::Arguments),
     Policy(policy::Arguments),
     Backup(backup::Backup),
     Restore(backup::Restore),
@@ -84,6 +86,7 @@ impl Cli {
             Command::Ledger(arguments) => arguments.run().await,
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
+            Command::Explain(arguments) => arguments.run().await,
             Command::Policy(arguments) => arguments.run().await,
         }
     }

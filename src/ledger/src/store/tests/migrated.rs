@@ -10,11 +10,11 @@ use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::unaccounted::listed;
 use crate::store::suite::{assert_lawful, at, balance, credits, reserve, settle};
-use crate::store::{Store, schema};
+use crate::store::{AuditFilter, Store, schema};
 use protocol::admin::ReservationState;
 use protocol::api_key::KeyHash;
 use protocol::filter::Action;
-use protocol::{Credits, KeyId, TenantId};
+use protocol::{Credits, EventId, KeyId, TenantId};
 use std::sync::Arc;
 
 /// What a ledger of the first release wrote: a tenant with 100 credits, a key, one pending reservation of 10; and two
@@ -91,6 +91,16 @@ async fn from_release(release: usize, database: &Database) {
     assert_eq!((found.key.id, found.key.name.as_str()), (key.clone(), "ci"));
     let kept = store.changes(*store.newest_change().borrow() - 1, 10).await.unwrap();
     assert_eq!(kept.changes.len(), 1);
+
+    // What earlier releases wrote is found by what it is about.
+    let of_request = AuditFilter {
+        request_id: EventId::parse("old").ok(),
+        key_id: Some(key.clone()),
+        limit: 10,
+        ..AuditFilter::default()
+    };
+    let of_request = store.audit(of_request).await.unwrap();
+    assert_eq!(of_request.iter().map(|row| row.sequence).collect::<Vec<_>>(), [2]);
 
     // What earlier releases gave back stays so until it is asked for; what expires from now on is charged.
     let given_back = listed(store.as_ref(), Some(ReservationState::Returned)).await;
