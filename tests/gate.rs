@@ -6,6 +6,7 @@ mod batches;
 mod conformance;
 mod daemon;
 mod durability;
+mod explained;
 mod failover;
 mod free_rides;
 mod fuzz;
