@@ -119,7 +119,7 @@ fn every_refusal_is_explained_by_the_rule_that_decided() {
                 "limit",
                 "fewer than 1 in 60 s",
                 "1 in 60 s",
-                "may make 1 requests in 60 s (limit of its own)",
+                "this key's limit for requests, 1 in 60 s, is used up",
             ),
             (
                 tools.call(&mcp::image("standard")).await,

@@ -36,6 +36,7 @@ mod steady;
 mod streams;
 mod unaccounted;
 mod under_way;
+mod whose_limits;
 
 /// A file that no program has as a module would never run.
 #[test]

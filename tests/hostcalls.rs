@@ -12,7 +12,7 @@ mod ledger;
 mod vm;
 
 use harness::{files, policy};
-use protocol::KeyId;
+use protocol::OwnerId;
 use protocol::filter::Change;
 use protocol::key::Limit;
 use serde_yaml_ng::Value;
@@ -199,7 +199,7 @@ fn a_recall_among_more_changes_than_are_kept_is_heard() {
     let spent = spend_from_leases(&mut gate, &key);
     assert!(spent > 0);
     gate.ledger.changes.push(Change::Recall { tenant_id: vm::tenant_id() });
-    let other = Change::Key { key_id: KeyId::parse("key_1").expect("it is an id") };
+    let other = Change::Key { key_id: protocol::KeyId::parse("key_1").expect("it is an id") };
     gate.ledger.changes.extend((0..300).map(|_| other.clone()));
     gate.pass(100);
     let accounts: Vec<_> = gate.ledger.accounts.values().collect();
@@ -212,7 +212,7 @@ fn changes_that_can_not_be_passed_on_are_asked_for_again_in_time() {
     let mut gate = shipped();
     gate.refuse_writes("agentrelay/feed/1/log");
     let before = gate.ledger.heard;
-    gate.ledger.changes.push(Change::Key { key_id: KeyId::parse("key_1").expect("it is an id") });
+    gate.ledger.changes.push(Change::Key { key_id: protocol::KeyId::parse("key_1").expect("it is an id") });
     gate.pass(3_000);
     let heard = gate.ledger.heard - before;
     assert!((3..=7).contains(&heard), "{heard} times in 3 s");

@@ -103,7 +103,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
             Step::FindKey(_) => exchange.key_found(key.clone(), now),
             Step::ReadBody { .. } => exchange.body(case.request().as_bytes(), now),
             Step::Enter(_) => exchange.entered(Entered::Admitted),
-            Step::AskWindows { asks } => {
+            Step::AskWindows { asks, .. } => {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
                 exchange.windows_asked(&vec![open; asks.len()])
             }

@@ -133,7 +133,7 @@ impl NewKey {
         self
     }
 
-    pub(crate) fn body(self, tenant: &TenantId) -> CreateKey {
+    pub fn body(self, tenant: &TenantId) -> CreateKey {
         CreateKey {
             tenant_id: tenant.clone(),
             name: "test".into(),

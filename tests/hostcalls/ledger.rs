@@ -72,7 +72,7 @@ impl Ledger {
                 let changes = self.changes[after..].to_vec();
                 (is_over || !changes.is_empty()).then(|| {
                     self.heard += 1;
-                    json(200, &Changes { next: self.changes.len() as u64, reset: false, changes })
+                    json(200, &Changes { next: self.changes.len() as u64, reset: false, envoys: 1, changes })
                 })
             }
             api::RESOLVE_PATH => Some(self.resolve(&read(call))),
@@ -96,7 +96,7 @@ impl Ledger {
             None => {
                 let title = "Not found".to_owned();
                 let kind = Problem::urn("not_found");
-                json(404, &Problem { kind, status: 404, title, detail: None, request_id: None })
+                json(404, &Problem { kind, status: 404, title, ..Problem::default() })
             }
         }
     }

@@ -407,16 +407,18 @@ impl Exchange {
     /// How much body the gate must buffer to decide; `None` if the headers are enough.
     fn body_bytes_max(&self) -> Option<u32> {
         let service = self.rules()?;
-        let has_body = matches!(service.kind, ServiceKind::Mcp(_))
-            && !self.request.is_upgrade
-            && !self.request.ends_with_headers;
+        if self.request.is_upgrade || self.request.ends_with_headers {
+            return None;
+        }
+        if let ServiceKind::Http(router) = &service.kind {
+            return self.has_deciding_body(service, router).then_some(service.body_bytes_max);
+        }
         match self.request.method.as_slice() {
             b"POST" => Some(service.body_bytes_max),
             // A body is not allowed here: a server that reads the body before the method could find a call in it.
             b"GET" | b"DELETE" => Some(0),
             _ => None,
         }
-        .filter(|_| has_body)
     }
 
     fn classify(&mut self, body: &[u8], now: Now) -> Step {

@@ -1,5 +1,7 @@
 //! Recognises HTTP calls: accepts only paths that every server reads alike, and finds routes by method and path template.
 
+pub mod arguments;
+
 use crate::json;
 use crate::ordered;
 use crate::reading::is_blank;

@@ -11,7 +11,7 @@ pub(crate) use objects::Objects;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The deepest nesting of arrays and objects that is accepted.
@@ -77,6 +77,11 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// The members of an object by name, each as it is written. `None` if the text is not an object.
+pub(crate) fn members(text: &str) -> Option<BTreeMap<Cow<'_, str>, &RawValue>> {
+    serde_json::from_str(text).ok()
+}
 
 /// Checks that `bytes` are one JSON value that every parser reads alike.
 pub fn check(bytes: &[u8]) -> Result<(), Fault> {

@@ -264,8 +264,8 @@ fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
     let name = text(params.name.ok_or_else(missing)?, "params.name")?.into_owned();
     let mut arguments = BTreeMap::new();
     if let Some(raw) = params.arguments {
-        let raw: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(raw.get())
-            .map_err(|_| Fault::new(INVALID_PARAMS, "`params.arguments` must be an object"))?;
+        let raw = json::members(raw.get())
+            .ok_or_else(|| Fault::new(INVALID_PARAMS, "`params.arguments` must be an object"))?;
         for (name, value) in raw {
             arguments.insert(name.into_owned(), serde_json::from_str::<String>(value.get()).ok());
         }

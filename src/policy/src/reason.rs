@@ -23,27 +23,26 @@ pub fn cause(reason: &Reason) -> String {
             format!("this call needs tier {needed} or higher; this tenant has tier {had}")
         }
         Reason::UnknownTier { had } => format!("this tenant has tier {had}, which the policy does not know"),
-        Reason::Limit { of, name, per, permits, window_seconds, global, given, .. } => {
+        Reason::Limit { of, name, per, permits, window_seconds, given, .. } => {
             let what = match of.as_str() {
                 "opening" => "openings of connections",
                 "tool" => "calls of this tool",
                 _ => "requests",
             };
-            let whose = if of == "parent" { "the key that requested this one" } else { per.as_str() };
-            let this = if of == "parent" { "" } else { "this " };
-            let of = match (of.as_str(), name) {
-                ("tier" | "opening", Some(tier)) => format!("of tier {tier}"),
-                ("tool", Some(tool)) => format!("of tool {tool}"),
-                _ => "of its own".to_owned(),
+            let whose = match (of.as_str(), per.as_str()) {
+                ("parent", _) => "the limit of the key that requested this one".to_owned(),
+                (_, per) => format!("this {per}'s limit"),
             };
-            let gates = if *global { " at all gates together" } else { "" };
-            let limit =
-                format!("{this}{whose} may make {permits} {what} in {window_seconds} s{gates} (limit {of})");
+            let by = match (of.as_str(), name) {
+                ("tier" | "opening", Some(tier)) => format!(" by tier {tier}"),
+                ("tool", Some(tool)) => format!(" by tool {tool}"),
+                _ => String::new(),
+            };
             match given {
-                None => format!("{limit} and has made as many"),
+                None => format!("{whose} for {what}, {permits} in {window_seconds} s{by}, is used up"),
                 Some(given) => format!(
-                    "{limit}; the ledger that divides them does not answer, so this gate admits {given}, and these \
-                     are used up"
+                    "{whose} for {what}{by} is {permits} in {window_seconds} s at all gates together; the ledger that divides \
+                     it does not answer, and this gate's share of {given} is used up"
                 ),
             }
         }

@@ -26,6 +26,17 @@ pub struct Tool {
     pub requires: Vec<Requirement>,
 }
 
+impl Tool {
+    /// The arguments that decide the price or the tier of a call.
+    pub fn deciding_arguments(&self) -> impl Iterator<Item = &str> {
+        let of_price =
+            self.price.as_ref().and_then(|price| price.times.as_ref()).map(|times| &times.argument);
+        let of_tiers =
+            self.requires.iter().filter_map(|tier| tier.when.as_ref()).map(|(argument, _)| argument);
+        of_price.into_iter().chain(of_tiers).map(String::as_str)
+    }
+}
+
 /// A tier that a call needs: always, or only with one value of one argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {

@@ -8,7 +8,7 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// One error. `type` is stable and is what programs match on.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Problem {
     /// A URN such as `urn:agentrelay:problem:rate_limited`.
     #[serde(rename = "type")]

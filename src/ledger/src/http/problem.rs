@@ -127,8 +127,7 @@ impl Refused {
             detail: Some(detail),
             request_id: Some(request_id.to_owned()),
             shortfall,
-            contact: None,
-            upgrade_url: None,
+            ..Problem::default()
         };
         let mut response = (code.status(), Json(body)).into_response();
         let headers = response.headers_mut();

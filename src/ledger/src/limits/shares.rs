@@ -69,7 +69,8 @@ pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timest
     // A lowered limit may leave less than what the Envoy holds.
     let permits = held.saturating_add(missing.min(most).min(pool)).min(left);
 
-    let is_short = others > 0 && missing > pool;
+    // It can admit nothing more. What it would like to have in addition is not worth taking from others.
+    let is_short = others > 0 && permits <= *used;
     let recalls = is_short && called_at.is_none_or(|at| now.millis_since(at) >= RECALL_EVERY_MILLIS);
     if recalls {
         rows.change(Change::Share { owner: owner.clone(), limit_id: *limit_id }, now);

@@ -4,7 +4,7 @@ use super::refusal::Refusal;
 use super::{Exchange, Lists, Subject, ToolCall, Work};
 use crate::authorize::{self, Authorization};
 use crate::document::{OnUnknown, Reserve};
-use crate::http::{self, Match};
+use crate::http::{self, Match, Router};
 use crate::json;
 use crate::key::Key;
 use crate::mcp::list::Page;
@@ -90,22 +90,56 @@ impl Exchange {
                 self.within_session(self.recognise_mcp(policy, key, service, tools, body, now))
             }
             ServiceKind::Http(router) => {
-                let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
-                let found = match router.find(&self.request.method, below) {
-                    Ok(found) => found,
-                    Err(http::Ambiguous) if service.unlisted.is_some() => return ambiguous(),
-                    Err(http::Ambiguous) => None,
-                };
+                let Ok(found) = self.route(service, router, path) else { return ambiguous() };
                 let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());
                 let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
+                let arguments = match self.http_arguments(rule, body) {
+                    Ok(arguments) => arguments,
+                    Err(refusal) => return Classified::refused(refusal),
+                };
                 // Only a key that is limited to named resources needs to know which resource this is.
                 let is_held = key.record.resources.is_some();
                 let resource = found.filter(|_| is_held).and_then(|found| found.resource());
-                let call = (rule, resource.as_deref(), &BTreeMap::new());
+                let call = (rule, resource.as_deref(), &arguments);
                 let work = if self.request.is_upgrade { Work::Stream } else { Work::Call };
                 Classified { work, ..Self::tool_call(policy, key, service, call, now) }
             }
         }
+    }
+
+    /// The route of an HTTP service that the request takes.
+    fn route<'r, 'p>(
+        &self,
+        service: &Service,
+        router: &'r Router,
+        path: &'p str,
+    ) -> Result<Option<Match<'r, 'p>>, http::Ambiguous> {
+        let below = path.strip_prefix(service.path().trim_end_matches('/')).unwrap_or(path);
+        match router.find(&self.request.method, below) {
+            // What could be another route is refused, unless no rule would let it pass anyway.
+            Err(http::Ambiguous) if service.unlisted.is_none() => Ok(None),
+            found => found,
+        }
+    }
+
+    /// True if the body of an HTTP call may hold arguments that decide its price or tier.
+    pub(super) fn has_deciding_body(&self, service: &Service, router: &Router) -> bool {
+        let path = http::plain_path(&self.request.target).ok();
+        let found = path.and_then(|path| self.route(service, router, path).ok().flatten());
+        let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());
+        rule.is_some_and(|rule| rule.deciding_arguments().next().is_some())
+    }
+
+    fn http_arguments(&self, rule: &Tool, body: &[u8]) -> Result<BTreeMap<String, Option<String>>, Refusal> {
+        let wanted: Vec<&str> = rule.deciding_arguments().collect();
+        if wanted.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        if let Some(refusal) = (!body.is_empty()).then(|| self.request.encoding_fault()).flatten() {
+            return Err(refusal);
+        }
+        http::arguments::read(&wanted, &self.request.target, body)
+            .map_err(|fault| Refusal::invalid_request(fault.to_string()))
     }
 
     fn recognise_mcp<'p>(
@@ -231,14 +265,8 @@ impl Exchange {
 
 /// An argument that decides the price or the tier but is written in different case. A server that ignores case would use it.
 fn misspelt<'r>(rule: &'r Tool, arguments: &BTreeMap<String, Option<String>>) -> Option<&'r str> {
-    let of_price = rule.price.as_ref().and_then(|price| price.times.as_ref()).map(|times| &times.argument);
-    let of_tiers = rule.requires.iter().filter_map(|tier| tier.when.as_ref()).map(|(argument, _)| argument);
     let is_other = |own: &str, given: &str| given != own && json::is_same_folded(own, given);
-    of_price
-        .into_iter()
-        .chain(of_tiers)
-        .map(String::as_str)
-        .find(|own| arguments.keys().any(|given| is_other(own, given)))
+    rule.deciding_arguments().find(|own| arguments.keys().any(|given| is_other(own, given)))
 }
 
 fn price_of(

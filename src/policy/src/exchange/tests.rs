@@ -5,6 +5,7 @@
 mod answers;
 mod batches;
 mod gate_tools;
+mod http_arguments;
 mod leases;
 mod readings;
 mod refusals;

@@ -244,7 +244,7 @@ impl Compiler {
             .into_iter()
             .enumerate()
             .filter_map(|(index, requirement)| {
-                self.requirement(&format!("{path}.requires[{index}]"), requirement, kind, tiers)
+                self.requirement(&format!("{path}.requires[{index}]"), requirement, tiers)
             })
             .collect();
         Tool {
@@ -281,15 +281,10 @@ impl Compiler {
         &mut self,
         path: &str,
         requirement: document::Requirement,
-        kind: document::ServiceKind,
         tiers: &BTreeMap<String, Tier>,
     ) -> Option<Requirement> {
         let when = match (requirement.argument, requirement.value) {
             (None, None) => None,
-            (Some(_), Some(_)) if kind == document::ServiceKind::Http => {
-                self.fault(path, "only MCP tools have arguments; leave `argument` and `value` out");
-                return None;
-            }
             (Some(argument), Some(value)) => Some((argument, value)),
             _ => {
                 self.fault(path, "give `argument` and `value` together, or neither for every call");
@@ -336,9 +331,6 @@ impl Compiler {
         });
         if let Some(times) = &price.times {
             let path = format!("{path}.times");
-            if kind == document::ServiceKind::Http {
-                self.fault(&path, "only MCP tools have arguments; leave it out");
-            }
             if !times.values.contains_key(&times.default) {
                 self.fault(&format!("{path}.default"), "is none of `values`");
             }

@@ -183,14 +183,39 @@ fn every_fault_names_its_path() {
         ),
         (
             "/services/ci/tools/GET ~1a",
-            json!({"risk": "read_only", "price": {"credits": 1, "times": {"argument": "q", "values": {"a": 1}, "default": "a"}}}),
-            "services.ci.tools.GET /a.price.times: only MCP tools",
+            json!({"risk": "read_only", "price": {"credits": 1, "upstream_cost": true}}),
+            "services.ci.tools.GET /a.price.upstream_cost: only MCP results",
+        ),
+        (
+            "/tiers/pro/limits",
+            json!([{"permits": 1, "window": "60s", "on_ledger_outage": "deny"}]),
+            "tiers.pro.limits[0].on_ledger_outage: only a limit with `global: true`",
+        ),
+        (
+            "/tiers/pro/limits",
+            json!([{"permits": 1, "window": "60s", "per": "tenant"}, {"permits": 2, "window": "60s", "per": "tenant"}]),
+            "tiers.pro.limits[1]: has the same window and `per`",
         ),
         ("/settings", json!({"reservation_ttl": "2h"}), "settings.reservation_ttl: from"),
     ] {
         let found = faults(pointer, value);
         assert!(found.iter().any(|fault| fault.starts_with(path)), "{pointer}: {found:?}");
     }
+}
+
+#[test]
+fn limits_of_one_window_may_differ_in_whose_requests_they_count() {
+    let mut document = sound();
+    document["tiers"]["pro"]["limits"] = serde_json::json!([
+        {"permits": 1, "window": "60s"},
+        {"permits": 5, "window": "60s", "per": "agent"},
+        {"permits": 9, "window": "60s", "per": "tenant", "global": true, "on_ledger_outage": "allow"},
+    ]);
+    let policy = Policy::from_json(document.to_string().as_bytes()).unwrap();
+    let limits = &policy.tier("pro").unwrap().limits;
+    let names: Vec<&str> = limits.iter().map(LimitRule::name).collect();
+    assert_eq!(names, ["key", "agent", "tenant"]);
+    assert!(limits[0].id != limits[1].id && limits[1].id != limits[2].id);
 }
 
 #[test]

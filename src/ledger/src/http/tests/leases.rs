@@ -336,7 +336,7 @@ async fn a_limit_is_shared_out_and_envoys_hear_who_needs_more() {
     let share = async |instance: &str, revision: u64, keep: u64, wanted: u64| {
         let limit = json!({"permits": 100, "window_seconds": 60});
         let ask = json!({
-            "owner": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": revision, "used": keep / 2,
+            "owner": "key_1", "limit_id": 4_000_000_000_u32, "limit": limit, "revision": revision, "used": keep,
             "keep": keep, "wanted": wanted,
         });
         let answer = bench.round(instance, &json!({"shares": [ask]})).await;
@@ -349,13 +349,19 @@ async fn a_limit_is_shared_out_and_envoys_hear_who_needs_more() {
     assert_eq!(share("i1", 2, 50, 100).await, (75, 25));
     assert_eq!(share("i1", 2, 50, 100).await, (75, 25));
     let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
-    // The first Envoy used 25 of its 75.
-    assert_eq!(share("i2", 1, 0, 60).await, (12, 63));
+    // The first Envoy used 50 of its 75.
+    assert_eq!(share("i2", 1, 0, 60).await, (12, 38));
+    for (revision, keep, permits) in [(2, 12, 18), (3, 18, 24), (4, 24, 25)] {
+        assert_eq!(share("i2", revision, keep, 60).await.0, permits);
+    }
+    assert_eq!(bench.get(&format!("/filter/v1/changes?after={after}")).await["changes"], json!([]));
+    // It has used all that there is.
+    assert_eq!(share("i2", 5, 25, 60).await, (25, 25));
     let feed = bench.get(&format!("/filter/v1/changes?after={after}")).await;
     assert_eq!(feed["changes"], json!([{"kind": "share", "owner": "key_1", "limit_id": 4_000_000_000_u32}]));
-    assert_eq!(share("i1", 3, 10, 10).await, (10, 90));
-    assert_eq!(share("i1", 1, 50, 100).await, (10, 90));
-    assert_eq!(share("i2", 2, 12, 60).await, (51, 44));
+    assert_eq!(share("i1", 3, 10, 10).await, (10, 65));
+    assert_eq!(share("i1", 1, 50, 100).await, (10, 65));
+    assert_eq!(share("i2", 6, 25, 60).await, (57, 33));
     let bench = bench.restart().await;
     let limit = json!({"permits": 100, "window_seconds": 60});
     let ask = json!({
@@ -363,5 +369,5 @@ async fn a_limit_is_shared_out_and_envoys_hear_who_needs_more() {
         "wanted": 100,
     });
     let third = bench.round("i3", &json!({"shares": [ask]})).await;
-    assert_eq!(third["shares"][0]["permits"], 19);
+    assert_eq!(third["shares"][0]["permits"], 16);
 }

@@ -310,17 +310,24 @@ fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = rows_with([30, 0], now);
     let mut second = Envoy::new(1);
+    let mut ask = |rows: &mut Rows, at: Timestamp| {
+        // It uses all that it has.
+        while second.call(at.as_millis()) {}
+        let ask = second.ask(40, 40, at.as_millis()).ask;
+        let answer = grant(rows, &second.instance, &ask, at);
+        second.answered(&answer, at.as_millis());
+        second.share
+    };
+    // As long as there are free permits, nobody has to return any.
+    while ask(&mut rows, now) < 10 {}
+    assert!(rows.changes.is_empty());
     let mut calls = Vec::new();
     for millis in [0, 100, 199, 200, 300, 500] {
-        let at = now.plus_millis(millis);
-        let ask = second.ask(40, 40, at.as_millis()).ask;
-        let answer = grant(&mut rows, &second.instance, &ask, at);
-        second.answered(&answer, at.as_millis());
+        assert_eq!(ask(&mut rows, now.plus_millis(millis)), 10);
         calls.push(rows.changes.len());
     }
     assert_eq!(calls, [1, 1, 1, 2, 2, 3]);
     assert_eq!(rows.changes[0].0, Change::Share { owner: key(), limit_id: 7 });
-    assert_eq!(second.share, 10);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn every_refusal_names_its_cause_a_remedy_and_when() {
                 after(gate, |gate| gate.method("prompts/list"))
             },
             &[
-                "this key may make 3 requests in 60 s (limit of tier free) and has made as many",
+                "this key's limit for requests, 3 in 60 s by tier free, is used up",
                 "move the tenant to a tier with a higher limit",
                 "Retry after 6",
                 "Upgrade: https://acme.test/upgrade",
@@ -67,7 +67,11 @@ fn every_refusal_names_its_cause_a_remedy_and_when() {
                 gate.call("search", json!({})).forwarded();
                 after(gate, |gate| gate.call("search", json!({})))
             },
-            &["1 calls of this tool in 10 s (limit of tool search)", "send fewer", "Retry after 1"],
+            &[
+                "this key's limit for calls of this tool, 1 in 10 s by tool search, is used up",
+                "send fewer",
+                "Retry after 1",
+            ],
             "limit",
         ),
         case(
