@@ -12,9 +12,11 @@ use protocol::filter::{
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
+use protocol::reason::Shortfall;
 use protocol::{InstanceId, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
@@ -89,9 +91,18 @@ impl Answer {
     }
 
     /// The ledger's own problem document, if the answer is one with this status and code.
-    fn problem(&self, status: u16, code: &str) -> Option<Problem> {
-        self.read(&[status]).filter(|problem: &Problem| problem.kind == Problem::urn(code))
+    fn problem(&self, status: u16, code: &str) -> Option<Told> {
+        self.read(&[status]).filter(|problem: &Told| problem.kind == Problem::urn(code))
     }
+}
+
+/// What the filter reads of a [`Problem`].
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    shortfall: Option<Shortfall>,
 }
 
 /// The ledger could not be called.
@@ -239,6 +250,6 @@ pub fn issued(answer: &Answer) -> IssueAnswered {
 
 /// True if the ledger itself rejected a batch permanently, so that sending it again is useless.
 pub fn is_refused(answer: &Answer) -> bool {
-    let is_its_own = |problem: Problem| problem.kind.starts_with(&Problem::urn(""));
+    let is_its_own = |problem: Told| problem.kind.starts_with(&Problem::urn(""));
     answer.read(&[400, 413, 422]).is_some_and(is_its_own)
 }

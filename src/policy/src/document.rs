@@ -103,6 +103,17 @@ pub enum Per {
     Tenant,
 }
 
+impl Per {
+    /// Its name in a policy.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Per::Key => "key",
+            Per::Agent => "agent",
+            Per::Tenant => "tenant",
+        }
+    }
+}
+
 /// What a global limit admits while the ledger does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -179,6 +190,20 @@ pub(crate) struct Service {
     pub(crate) gate_tools: BTreeMap<String, Tool>,
     #[serde(default)]
     pub(crate) show_terms: bool,
+    #[serde(default)]
+    pub(crate) terms: Option<Terms>,
+}
+
+/// Where lists tell a tool's price, limits and scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Terms {
+    /// Nowhere.
+    Hide,
+    /// In `_meta`, for programs.
+    Meta,
+    /// There, and in the description, for models and people.
+    Describe,
 }
 
 /// Where the clients of a service get credentials.

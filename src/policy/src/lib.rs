@@ -28,6 +28,7 @@ pub mod limit;
 pub mod mcp;
 pub mod oauth;
 mod ordered;
+pub mod outage;
 pub mod price;
 pub mod reading;
 pub mod reason;

@@ -1,6 +1,6 @@
 //! The policy in force: parsed, checked as a whole, and shaped for decisions. There is no invalid [`Policy`].
 
-use crate::document::{self, Invalid, Refusals};
+use crate::document::{self, Invalid, Refusals, Terms};
 use crate::http::{self, Router};
 use crate::limit::LimitRule;
 use crate::oauth::Metadata;
@@ -86,8 +86,8 @@ pub struct Service {
     pub resources: Option<Names>,
     /// The gate's own tools that this service offers in addition to its own.
     pub gate_tools: Vec<GateTool>,
-    /// Lists tell what each tool costs, how often it may be called and which scopes it needs.
-    pub show_terms: bool,
+    /// Whether lists tell what each tool costs, how often it may be called and what it needs.
+    pub terms: Terms,
     /// The server distinguishes paths that differ only in case.
     pub case_sensitive: bool,
     /// How calls are recognised.

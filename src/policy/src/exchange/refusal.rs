@@ -6,7 +6,7 @@
 use super::{Fields, quota};
 use crate::authorize::Denial;
 use crate::credential;
-use crate::document::{Per, Refusals};
+use crate::document::Refusals;
 use crate::json::write::{object, quoted};
 use crate::limit::{LimitRule, Origin};
 use crate::mcp;
@@ -173,15 +173,10 @@ impl Refusal {
             Origin::Parent => ("parent", None),
             Origin::Tool => ("tool", tool),
         };
-        let per = match rule.per {
-            Per::Key => "key",
-            Per::Agent => "agent",
-            Per::Tenant => "tenant",
-        };
         let reason = Reason::Limit {
             of: of.to_owned(),
             name: name.map(bounded),
-            per: per.to_owned(),
+            per: rule.per.name().to_owned(),
             permits,
             window_seconds,
             global: rule.global,

@@ -1,7 +1,7 @@
 //! Compiles the document into rules. Everything is checked, and every fault is reported with its path.
 
 use super::{BODY_BYTES_MAX, Help, Policy, Service, ServiceKind, Tier};
-use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk};
+use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk, Terms};
 use crate::http::Router;
 use crate::limit::{LimitRule, Origin};
 use crate::oauth::{self, Metadata};
@@ -157,6 +157,9 @@ impl Compiler {
                 ServiceKind::Http(router)
             }
         };
+        if service.show_terms && service.terms.is_some() {
+            self.fault(&format!("{path}.show_terms"), "`terms` says it; leave this out");
+        }
         let gate_tools = self.gate_tools(&path, &mut service, &kind, risks, tiers);
         Service {
             refusals,
@@ -170,7 +173,7 @@ impl Compiler {
             prompts: self.names(&format!("{path}.prompts"), service.kind, service.prompts, risks),
             resources: self.names(&format!("{path}.resources"), service.kind, service.resources, risks),
             gate_tools,
-            show_terms: service.show_terms,
+            terms: service.terms.unwrap_or(if service.show_terms { Terms::Meta } else { Terms::Hide }),
             case_sensitive: service.case_sensitive,
             kind,
             hosts: service.hosts,
