@@ -12,8 +12,8 @@ use protocol::filter::{
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
-use protocol::reason::Shortfall;
-use protocol::{InstanceId, ReservationId};
+use protocol::reason::{Purse, Shortfall};
+use protocol::{Credits, InstanceId, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 use serde::Deserialize;
@@ -102,7 +102,9 @@ struct Told {
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
-    shortfall: Option<Shortfall>,
+    available: Option<Credits>,
+    #[serde(default)]
+    purse: Option<Purse>,
 }
 
 /// The ledger could not be called.
@@ -229,7 +231,10 @@ pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
     match answer.read(&[200, 201]) {
         Some(ReserveAnswer { reservation_id, .. }) if reservation_id == *asked => ReserveAnswered::Reserved,
         None => match answer.problem(402, "quota_exceeded") {
-            Some(problem) => ReserveAnswered::QuotaExceeded(problem.shortfall),
+            Some(Told { available: Some(available), purse: Some(purse), .. }) => {
+                ReserveAnswered::QuotaExceeded(Some(Shortfall { available, purse }))
+            }
+            Some(_) => ReserveAnswered::QuotaExceeded(None),
             None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
             None => ReserveAnswered::Unavailable,
         },

@@ -31,17 +31,15 @@ struct Trouble {
     is_mine: Cell<bool>,
 }
 
-impl Trouble {
-    fn fails(&self, name: &str, now: Monotonic, metrics: &Metrics) -> Option<Line> {
-        self.is_mine.set(true);
-        shared::change(name, now, metrics, |value, now| Some(outage::failed(value, now))).flatten()
-    }
+type Step = fn(&[u8], Monotonic) -> Option<(Vec<u8>, Option<Line>)>;
 
-    fn ends(&self, name: &str, now: Monotonic, metrics: &Metrics) -> Option<Line> {
-        if !self.is_mine.take() {
+impl Trouble {
+    fn is(&self, there: bool, name: &str, metrics: &Metrics) -> Option<Line> {
+        if !self.is_mine.replace(there) && !there {
             return None;
         }
-        shared::change(name, now, metrics, outage::succeeded).flatten()
+        let step: Step = if there { outage::failed } else { outage::succeeded };
+        shared::change(name, host::monotonic_clock(), metrics, step).flatten()
     }
 }
 
@@ -51,15 +49,10 @@ const REFUSED: &str = "agentrelay/reach/1/refused";
 impl Reach {
     /// A call to the ledger, in this cluster of Envoy's, has ended.
     pub fn ended(&self, how: Ended, cluster: &str, metrics: &Metrics) {
-        let now = host::monotonic_clock();
-        let answered = match how {
-            Ended::Unanswered => self.unanswered.fails(UNANSWERED, now, metrics),
-            Ended::Refused | Ended::Answered => self.unanswered.ends(UNANSWERED, now, metrics),
-        };
+        let answered = self.unanswered.is(how == Ended::Unanswered, UNANSWERED, metrics);
         let accepted = match how {
             Ended::Unanswered => None,
-            Ended::Refused => self.refused.fails(REFUSED, now, metrics),
-            Ended::Answered => self.refused.ends(REFUSED, now, metrics),
+            how => self.refused.is(how == Ended::Refused, REFUSED, metrics),
         };
         match answered {
             Some(Line::Failing(Failures { calls, seconds })) => log::warn!(

@@ -5,11 +5,10 @@
 use crate::host::{Metric, metric};
 use protocol::audit::{Decision, Outcome};
 use proxy_wasm::types::MetricType;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 
 const SERVICES_MAX: usize = 50;
-const TOOLS_MAX: usize = 500;
+const TOOLS_MAX: usize = 200;
 const OTHER: &str = "other";
 /// A stream that a server keeps open says nothing about how fast it is.
 const STREAM: &str = "GET stream";
@@ -17,23 +16,20 @@ const STREAM: &str = "GET stream";
 /// Counts by service.
 #[derive(Default)]
 pub struct Served {
-    services: RefCell<Services>,
-}
-
-#[derive(Default)]
-struct Services {
-    by_name: BTreeMap<String, Service>,
+    services: RefCell<Vec<Service>>,
     /// Tools of all services.
-    tools: usize,
+    tools: Cell<usize>,
 }
 
 struct Service {
+    name: String,
     /// Each defined when it is first needed.
     latencies: [Option<Metric>; Outcome::ALL.len()],
-    tools: BTreeMap<String, Tool>,
+    tools: Vec<Tool>,
 }
 
 struct Tool {
+    name: String,
     metric: Metric,
     untold: i64,
 }
@@ -41,50 +37,63 @@ struct Tool {
 impl Served {
     /// Counts a decision on a request of a service.
     pub fn count(&self, decision: &Decision) {
-        let Some(service) = &decision.service else { return };
-        let services = &mut *self.services.borrow_mut();
-        let is_room = services.by_name.len() < SERVICES_MAX;
-        let service = known(&services.by_name, service, is_room);
-        if !services.by_name.contains_key(service) {
-            let new = Service { latencies: [None; Outcome::ALL.len()], tools: BTreeMap::new() };
-            services.by_name.insert(service.to_owned(), new);
-        }
-        let Some(of) = services.by_name.get_mut(service) else { return };
+        let Some(asked) = &decision.service else { return };
+        let mut services = self.services.borrow_mut();
+        let place = services.iter().position(|service| service.name == *asked).unwrap_or_else(|| {
+            let is_full = services.len() >= SERVICES_MAX;
+            let name = if is_full { OTHER.to_owned() } else { asked.clone() };
+            let known = services.iter().position(|service| service.name == name);
+            known.unwrap_or_else(|| {
+                services.push(Service { name, latencies: [None; Outcome::ALL.len()], tools: Vec::new() });
+                services.len().saturating_sub(1)
+            })
+        });
+        let Some(service) = services.get_mut(place) else { return };
         let tool = decision.tool.as_deref().unwrap_or(OTHER);
-        let place = Outcome::ALL.iter().position(|outcome| *outcome == decision.outcome);
-        if let Some(latency) = place.and_then(|place| of.latencies.get_mut(place)).filter(|_| tool != STREAM)
-        {
-            let define = || {
-                let outcome = decision.outcome;
-                let name = format!("agentrelay_latency_ms.service={service}.outcome={outcome}");
-                metric(MetricType::Histogram, &name)
-            };
-            latency.get_or_insert_with(define).record(decision.duration_ms);
+        if tool != STREAM {
+            service.took(decision.outcome, decision.duration_ms);
         }
-        let tool = known(&of.tools, tool, services.tools < TOOLS_MAX);
-        if !of.tools.contains_key(tool) {
-            let name = format!("agentrelay_calls.service={service}.tool={}", plain(tool));
-            of.tools.insert(tool.to_owned(), Tool { metric: metric(MetricType::Counter, &name), untold: 0 });
-            services.tools = services.tools.saturating_add(1);
-        }
-        if let Some(tool) = of.tools.get_mut(tool) {
-            tool.untold = tool.untold.saturating_add(1);
-        }
+        service.called(tool, &self.tools);
     }
 
     /// Passes to Envoy the calls counted since the last time.
     pub fn tell(&self) {
-        for service in self.services.borrow_mut().by_name.values_mut() {
-            for tool in service.tools.values_mut().filter(|tool| tool.untold > 0) {
-                tool.metric.add(std::mem::take(&mut tool.untold));
-            }
+        let mut services = self.services.borrow_mut();
+        for tool in services.iter_mut().flat_map(|service| &mut service.tools).filter(|tool| tool.untold > 0)
+        {
+            tool.metric.add(std::mem::take(&mut tool.untold));
         }
     }
 }
 
-/// The name under which something is counted.
-fn known<'n, V>(names: &BTreeMap<String, V>, name: &'n str, is_room: bool) -> &'n str {
-    if is_room || names.contains_key(name) { name } else { OTHER }
+impl Service {
+    fn took(&mut self, outcome: Outcome, millis: u64) {
+        let place = Outcome::ALL.iter().position(|known| *known == outcome);
+        let Some(latency) = place.and_then(|place| self.latencies.get_mut(place)) else { return };
+        let service = &self.name;
+        let define = || {
+            let name = format!("agentrelay_latency_ms.service={service}.outcome={outcome}");
+            metric(MetricType::Histogram, &name)
+        };
+        latency.get_or_insert_with(define).record(millis);
+    }
+
+    fn called(&mut self, asked: &str, tools: &Cell<usize>) {
+        let find = |known: &[Tool], name: &str| known.iter().position(|tool| tool.name == name);
+        let name = if tools.get() < TOOLS_MAX { asked } else { OTHER };
+        let place = find(&self.tools, asked).or_else(|| find(&self.tools, name)).unwrap_or_else(|| {
+            let metric = metric(
+                MetricType::Counter,
+                &format!("agentrelay_calls.service={}.tool={}", self.name, plain(name)),
+            );
+            tools.set(tools.get().saturating_add(1));
+            self.tools.push(Tool { name: name.to_owned(), metric, untold: 0 });
+            self.tools.len().saturating_sub(1)
+        });
+        if let Some(tool) = self.tools.get_mut(place) {
+            tool.untold = tool.untold.saturating_add(1);
+        }
+    }
 }
 
 /// A name without what has a meaning in the names of stats.

@@ -52,6 +52,7 @@ use refusal::Refusal;
 use request::Request;
 use session::Session;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// The two clocks, read once for each event.
@@ -141,8 +142,8 @@ pub struct Exchange {
     subject: Subject,
     quotas: Vec<Quota>,
     would_deny: Option<Outcome>,
-    /// The rule that refused the request.
-    reason: Option<Box<Reason>>,
+    /// The rule that refused the request, until the exchange is finished.
+    reason: RefCell<Option<Box<Reason>>>,
     phase: Phase,
     response: response::Progress,
     /// Set if the body is a batch: each of its messages is an exchange of its own.
@@ -245,7 +246,7 @@ impl Exchange {
             subject: Subject::Unknown,
             quotas: Vec::new(),
             would_deny: None,
-            reason: None,
+            reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,
@@ -513,10 +514,10 @@ impl Exchange {
         own.into_iter().flatten().chain(identity.map(|(name, value)| (name, Cow::Borrowed(value))))
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Step {
+    fn refuse(&mut self, mut refusal: Refusal) -> Step {
         self.phase = Phase::Refused(refusal.outcome);
         // What has no key is only counted.
-        self.reason = self.key.as_ref().map(|_| refusal.reason());
+        self.reason = RefCell::new(self.key.as_ref().map(|_| refusal.reason()));
         let oauth = self.rules().and_then(|service| service.oauth.as_ref());
         let refusal = refusal.with_metadata(oauth);
         let refusal = if self.session().is_some() { refusal.within_session() } else { refusal };

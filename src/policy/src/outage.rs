@@ -57,7 +57,7 @@ impl State {
 }
 
 /// A call failed. Returns the next state, and the line to write if one is due.
-pub fn failed(value: &[u8], now: Monotonic) -> (Vec<u8>, Option<Line>) {
+pub fn failed(value: &[u8], now: Monotonic) -> Option<(Vec<u8>, Option<Line>)> {
     let mut state = State::read(value);
     if state.since_ms == 0 {
         state.since_ms = now.0;
@@ -67,12 +67,12 @@ pub fn failed(value: &[u8], now: Monotonic) -> (Vec<u8>, Option<Line>) {
     }
     state.calls = state.calls.saturating_add(1);
     if now.0 < state.say_at_ms {
-        return (state.write(), None);
+        return Some((state.write(), None));
     }
     state.wait_ms = state.wait_ms.saturating_mul(2).clamp(WAIT_MS_MIN, WAIT_MS_MAX);
     state.say_at_ms = now.0.saturating_add(state.wait_ms);
     state.said = 1;
-    (state.write(), Some(Line::Failing(state.failures(now))))
+    Some((state.write(), Some(Line::Failing(state.failures(now)))))
 }
 
 /// A call succeeded. `None` if nothing failed before.
@@ -96,7 +96,7 @@ mod tests {
     fn it_is_said_once_then_at_doubling_intervals_and_when_it_is_over() {
         let (mut state, mut said) = (Vec::new(), Vec::new());
         for millis in (1_000_000..1_100_000).step_by(100) {
-            let (next, line) = failed(&state, Monotonic(millis));
+            let (next, line) = failed(&state, Monotonic(millis)).unwrap();
             state = next;
             said.extend(line.map(|line| (millis - 1_000_000, line)));
         }
@@ -114,7 +114,7 @@ mod tests {
         let (mut state, mut lines, mut counted) = (Vec::new(), 0, 0);
         for round in 0..600u64 {
             let now = Monotonic(1_000_000 + round * 1_000);
-            let (failing, first) = failed(&state, now);
+            let (failing, first) = failed(&state, now).unwrap();
             let (calm, second) = succeeded(&failing, now).unwrap();
             state = calm;
             lines += [first, second].into_iter().flatten().count();
@@ -125,7 +125,7 @@ mod tests {
         assert!(lines <= 20, "{lines}");
         assert_eq!(counted + State::read(&state).calls, 600);
         // After a calm it is said at once.
-        let (_, line) = failed(&state, Monotonic(10_000_000));
+        let (_, line) = failed(&state, Monotonic(10_000_000)).unwrap();
         assert!(matches!(line, Some(Line::Failing(_))));
     }
 }

@@ -1,6 +1,7 @@
 //! RFC 9457 problem details: the format of all errors from the ledger and from the gate's HTTP services.
 
-use crate::reason::Shortfall;
+use crate::Credits;
+use crate::reason::Purse;
 use serde::{Deserialize, Serialize};
 
 /// Media type of a [`Problem`].
@@ -23,9 +24,12 @@ pub struct Problem {
     /// The request, as logs and audit know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// What is left, if there are too few credits.
+    /// The credits that are left, if there are too few.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shortfall: Option<Shortfall>,
+    pub available: Option<Credits>,
+    /// Where there are too few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purse: Option<Purse>,
     /// Whom to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,

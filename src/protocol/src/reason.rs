@@ -106,8 +106,7 @@ pub enum Purse {
 }
 
 /// How many credits there are for a call that costs more.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortfall {
     /// The credits that are left.
     pub available: Credits,

@@ -126,7 +126,8 @@ impl Refused {
             title: code.title().to_owned(),
             detail: Some(detail),
             request_id: Some(request_id.to_owned()),
-            shortfall,
+            available: shortfall.map(|left| left.available),
+            purse: shortfall.map(|left| left.purse),
             ..Problem::default()
         };
         let mut response = (code.status(), Json(body)).into_response();

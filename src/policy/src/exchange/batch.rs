@@ -24,6 +24,7 @@ use protocol::EventId;
 use protocol::audit::Outcome;
 use response::{BodyPlan, End, Finished, ResponsePlan};
 use serde_json::value::RawValue;
+use std::cell::RefCell;
 
 /// Each message can cost one call to the ledger. These calls run one after the other before anything goes upstream.
 const MESSAGES_MAX: usize = 32;
@@ -105,7 +106,7 @@ impl Batch {
 
     /// Turns Envoy's own error into an answer for each message that wants one, next to the gate's own answers.
     pub(super) fn failed_by(&self, refusal: &Refusal, id: &EventId, help: &Help) -> Reply {
-        let said = |message_id| refusal.clone().reply(Refusals::McpHttp, message_id, false, id, help);
+        let said = |message_id| refusal.reply(Refusals::McpHttp, message_id, false, id, help);
         let wanted = self.elements.iter().filter(|element| element.wants_answer);
         let texts: Vec<Vec<u8>> = wanted
             .map(|element| match &element.reply {
@@ -254,7 +255,7 @@ impl Exchange {
             subject: Subject::Unknown,
             quotas: Vec::new(),
             would_deny: None,
-            reason: None,
+            reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,

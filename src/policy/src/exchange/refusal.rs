@@ -36,7 +36,7 @@ pub struct Reply {
 }
 
 /// Why a request is refused, independent of the form in which the client is told.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) outcome: Outcome,
     status: u16,
@@ -118,8 +118,8 @@ impl Refusal {
     }
 
     /// The reason, for the audit log.
-    pub(super) fn reason(&self) -> Box<Reason> {
-        self.reason.clone().unwrap_or_else(|| Box::new(Reason::check(&self.detail)))
+    pub(super) fn reason(&mut self) -> Box<Reason> {
+        self.reason.take().unwrap_or_else(|| Box::new(Reason::check(&self.detail)))
     }
 
     fn of_protocol(kind: Kind, detail: impl Into<String>) -> Refusal {
@@ -355,7 +355,7 @@ impl Refusal {
 
     /// Writes the refusal in the given form.
     pub(super) fn reply(
-        self,
+        &self,
         form: Refusals,
         message_id: Option<&str>,
         is_tool_call: bool,
@@ -398,9 +398,9 @@ impl Refusal {
             title: self.title.to_owned(),
             detail: Some(self.advice(help)),
             request_id: Some(id.to_string()),
-            shortfall: None,
             contact: help.contact.clone(),
             upgrade_url: help.upgrade_url.clone(),
+            ..Problem::default()
         };
         serde_json::to_string(&problem).unwrap_or_default()
     }

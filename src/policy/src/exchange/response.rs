@@ -276,7 +276,7 @@ impl Exchange {
             at: self.began.wall,
             outcome,
             would_deny: self.would_deny,
-            reason: self.reason.clone(),
+            reason: self.reason.take(),
             key_id: record.map(|record| record.key_id.clone()),
             tenant_id: record.map(|record| record.tenant_id.clone()),
             agent_id: record.and_then(|record| record.agent_id.clone()),
