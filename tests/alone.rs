@@ -1,4 +1,5 @@
-//! What measures time, or floods a gate: nothing runs beside this program, and of its tests one at a time has the machine.
+//! Tests that measure time or flood a gate. No other test program runs at the same time, and one such test runs at a
+//! time.
 
 mod connections;
 mod floods;
@@ -7,5 +8,5 @@ mod revocation;
 mod several_ledgers;
 mod steady_records;
 
-/// Who holds it has the machine. What only waits goes on without.
+/// Held by the one test that uses the machine. Tests that only wait run without it.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,5 +1,5 @@
-//! Batches of 2025-03-26: what is refused is answered by the gate and never reaches the upstream, what is allowed does,
-//! and what went upstream is charged unless it was seen to fail.
+//! Batches of protocol version 2025-03-26: the gate answers refused messages itself, allowed messages reach the
+//! upstream, and what went upstream is charged unless it was seen to fail.
 
 use harness::agent::NewKey;
 use harness::http1::Connection;
@@ -42,7 +42,7 @@ fn sorted(mut ids: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn refused_elements_answer_with_errors_and_allowed_ones_go_on() {
+fn refused_messages_get_errors_and_allowed_ones_are_forwarded() {
     run(async {
         let gate = Gate::shared().await;
         let batch = json!([
@@ -82,7 +82,7 @@ fn refused_elements_answer_with_errors_and_allowed_ones_go_on() {
 }
 
 #[test]
-fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
+fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
     run(async {
         let gate = Gate::shared().await;
         let batch =
@@ -95,7 +95,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
             ("rpc-error", 0),
             ("status=500", 0),
             ("close-mid-body", 0),
-            // It is not passed on, for it can't be read; but it ran.
+            // The answer is not passed on, because it can't be parsed; but the call ran.
             ("gzip", 6),
             ("sse-empty", 6),
         ] {
@@ -104,7 +104,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
             let settled = gate.settled(&agent).await;
             assert_eq!((settled.posted.get(), settled.available.get()), (charged, 1000 - charged), "{words}");
         }
-        // Credits for the first alone.
+        // Enough credits for the first call only.
         let poor = gate.agent_with("pro", 5, NewKey::default()).await;
         let response = send(&poor, &batch, "").await;
         let answers = answers(&response);
@@ -135,7 +135,7 @@ fn each_element_counts_against_the_limit() {
 }
 
 #[test]
-fn what_is_left_of_a_batch_arrives_in_any_framing() {
+fn the_allowed_messages_of_a_batch_arrive_in_any_framing() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -158,7 +158,7 @@ fn what_is_left_of_a_batch_arrives_in_any_framing() {
 }
 
 #[test]
-fn a_client_that_leaves_pays_for_what_went_upstream() {
+fn a_client_that_disconnects_pays_for_what_went_upstream() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;

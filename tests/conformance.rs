@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 
-/// How each check ended, by scenario and name of the check, in the order in which the suite made them.
+/// The result of each check, by scenario and name of the check, in the order in which the suite ran them.
 type Results = BTreeMap<(String, String), Vec<String>>;
 
 #[test]
@@ -21,7 +21,7 @@ fn the_modern_era_is_the_same_through_the_gate() {
     run(same_through_the_gate("2026-07-28", 37));
 }
 
-/// `passing` scenarios and more pass without the gate, or the comparison would say nothing.
+/// At least `passing` scenarios must pass without the gate; otherwise the comparison would prove nothing.
 async fn same_through_the_gate(revision: &str, passing: usize) {
     let server = Server::start_program("fixture_server", &[]).await;
     let gate = Gate::options()
@@ -54,7 +54,7 @@ async fn same_through_the_gate(revision: &str, passing: usize) {
     gate.assert_healthy().await;
 }
 
-/// Runs the scenarios that a revision requires, and those that it only looks at.
+/// Runs the scenarios that a revision requires, and those that are informative.
 async fn results(revision: &str, url: &str, name: &str) -> Results {
     let directory = files::process_directory().join(format!("{revision}-{name}"));
     let place = directory.to_string_lossy();

@@ -1,4 +1,4 @@
-//! Floods of connections to the ledger: who has shown a credential, and few connections, keeps being served.
+//! Floods of connections to the ledger: peers with a credential, and peers with few connections, are still served.
 
 use harness::agent::NewKey;
 use harness::{Agent, Gate, Request, mcp, run};
@@ -12,12 +12,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
-/// As many as closed the ledger for 75 s, when all shared one room.
+/// This many connections blocked the ledger for 75 s when all connections were in one group.
 const FLOOD: usize = 4200;
-/// What the others' requests take at most while it lasts.
+/// The longest time that other requests may take meanwhile.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Opens connections without end until it is stopped, and keeps the newest of them open.
+/// Opens connections until it is stopped, and keeps the newest of them open.
 struct Flood {
     stop: Arc<AtomicBool>,
     opened: Arc<AtomicUsize>,
@@ -25,7 +25,8 @@ struct Flood {
 }
 
 impl Flood {
-    /// From these addresses, each connection with these first bytes. Where they are a request, its answer is awaited.
+    /// Opens connections from these addresses, each with these first bytes. If they are a request, it waits for the
+    /// answer.
     async fn start(to: SocketAddr, from: Vec<IpAddr>, bytes: Vec<u8>, keep: usize) -> Flood {
         let (stop, opened) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let task = tokio::spawn({
@@ -54,7 +55,7 @@ impl Flood {
         flood
     }
 
-    /// Ends it; how many of its connections the ledger has left open.
+    /// Stops it. Returns how many of its connections the ledger has left open.
     async fn stop(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let held = self.task.await.unwrap();
@@ -92,7 +93,7 @@ fn get(path: &str, secret: &str) -> Vec<u8> {
     Request::get(path).key(secret).head()
 }
 
-/// Operators make keys, filters find them, reserve and settle.
+/// Operators create keys; filters look them up, reserve and settle.
 async fn assert_all_are_served(gate: &Gate) {
     for _ in 0..10 {
         let began = Instant::now();
@@ -106,7 +107,7 @@ async fn assert_all_are_served(gate: &Gate) {
 }
 
 #[test]
-fn connections_without_a_credential_keep_nobody_out() {
+fn connections_without_a_credential_block_nobody() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
@@ -130,7 +131,7 @@ fn connections_without_a_credential_keep_nobody_out() {
 }
 
 #[test]
-fn a_connection_without_a_credential_ends_soon() {
+fn a_connection_without_a_credential_is_closed_soon() {
     run(async {
         let gate = Gate::options().start().await;
         let began = Instant::now();
@@ -143,7 +144,7 @@ fn a_connection_without_a_credential_ends_soon() {
             .await;
         }
         assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
-        // With a credential it stays.
+        // A connection with a credential stays open.
         let admin = get("/v1/tenants", &gate.credentials().admin_key);
         let stream = open(local(1), gate.ledger_address, &admin).await.unwrap();
         harness::wait(Duration::from_secs(12)).await;
@@ -152,7 +153,7 @@ fn a_connection_without_a_credential_ends_soon() {
 }
 
 #[test]
-fn a_flood_of_one_filter_closes_no_other_and_no_operator() {
+fn a_flood_from_one_filter_closes_no_connection_of_others() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
@@ -168,7 +169,7 @@ fn a_flood_of_one_filter_closes_no_other_and_no_operator() {
 }
 
 #[test]
-fn a_flood_of_one_operator_closes_no_other_and_no_filter() {
+fn a_flood_from_one_operator_closes_no_connection_of_others() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;

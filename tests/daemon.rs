@@ -1,4 +1,5 @@
-//! `agentrelay serve` as a service: certificates that are renewed, signals, a database that is away at first, the unit.
+//! `agentrelay serve` as a service: renewed certificates, signals, a database that is unavailable at first, the systemd
+//! unit.
 
 use harness::clock::{apart, eventually};
 use harness::ledger::{directory, embedded};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use throwaway::Throwaway;
 use tokio::process::{Child, Command};
 
-/// A running `serve`, with what it said so far in a file.
+/// A running `serve`, with its output in a file.
 struct Daemon {
     process: Child,
     directory: PathBuf,
@@ -52,7 +53,7 @@ impl Daemon {
         fs::read_to_string(self.directory.join("log")).unwrap()
     }
 
-    async fn said(&self, words: &str) {
+    async fn wait_for_log(&self, words: &str) {
         eventually(words, async || if self.log().contains(words) { Ok(()) } else { Err(self.log()) }).await;
     }
 
@@ -68,7 +69,7 @@ fn pair() -> (String, String) {
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
-/// A client that trusts these certificates alone, and opens a connection for each request.
+/// A client that trusts only these certificates, and opens a connection for each request.
 fn trusting(certificates: &[&str]) -> reqwest::Client {
     let certificates = certificates.iter().map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).unwrap());
     client::http().no_proxy().pool_max_idle_per_host(0).tls_certs_only(certificates).build().unwrap()
@@ -110,7 +111,7 @@ fn a_renewed_certificate_is_served_without_a_restart_or_a_lost_request() {
         let only = pairs.each_ref().map(|(certificate, _)| trusting(&[certificate]));
         serves(&only[0], address).await.unwrap();
 
-        // Somebody calls all the time, and trusts all of them.
+        // One client sends requests all the time and trusts all certificates.
         let all = trusting(&pairs.each_ref().map(|(certificate, _)| certificate.as_str()));
         let stop = Arc::new(AtomicBool::new(false));
         let calling = tokio::spawn({
@@ -128,9 +129,9 @@ fn a_renewed_certificate_is_served_without_a_restart_or_a_lost_request() {
         eventually("the second is served", async || serves(&only[1], address).await).await;
         assert!(serves(&only[0], address).await.is_err(), "the first is served too");
 
-        // Half of a pair, and then text, are no certificate.
+        // A certificate without its key, and a text, are not valid certificates.
         deliver("half", &(pairs[2].0.clone(), pairs[0].1.clone()));
-        daemon.said("the changed certificate can't be used").await;
+        daemon.wait_for_log("the changed certificate can't be used").await;
         serves(&only[1], address).await.unwrap();
         deliver("text", &("certificate".to_owned(), pairs[2].1.clone()));
         daemon.hang_up().await;
@@ -141,10 +142,10 @@ fn a_renewed_certificate_is_served_without_a_restart_or_a_lost_request() {
         .await;
         serves(&only[1], address).await.unwrap();
 
-        // Nor is a key that is not there.
+        // A missing key is not valid either.
         deliver("without", &pairs[2]);
         fs::remove_file(secret.join("without/tls.key")).unwrap();
-        daemon.said("No such file").await;
+        daemon.wait_for_log("No such file").await;
         serves(&only[1], address).await.unwrap();
 
         deliver("third", &pairs[2]);
@@ -157,7 +158,7 @@ fn a_renewed_certificate_is_served_without_a_restart_or_a_lost_request() {
 }
 
 #[test]
-fn a_hang_up_ends_no_service() {
+fn a_hangup_signal_ends_no_service() {
     run(async {
         let here = directory("signals");
         let database = embedded(&here);
@@ -177,7 +178,7 @@ fn a_hang_up_ends_no_service() {
 }
 
 #[test]
-fn it_waits_for_a_database_that_is_away() {
+fn start_waits_for_an_unavailable_database() {
     run(async {
         let mut server = apart(|| Throwaway::start().unwrap());
         let [database, empty] = apart(|| [(); 2].map(|()| server.database().unwrap()));
@@ -185,15 +186,15 @@ fn it_waits_for_a_database_that_is_away() {
         assert!(agentrelay(&["init", "--database", &database]).await.status.success());
         apart(|| server.pause());
         let mut daemon = Daemon::start(&here, &database, &[]);
-        daemon.said("trying again in 2 s").await;
-        // Nothing is there to be read again yet, and that is no reason to end.
+        daemon.wait_for_log("trying again in 2 s").await;
+        // There are no files to reload yet, and the signal must not end the process.
         daemon.hang_up().await;
-        daemon.said("trying again in 4 s").await;
+        daemon.wait_for_log("trying again in 4 s").await;
         assert!(daemon.process.try_wait().unwrap().is_none(), "{}", daemon.log());
         apart(|| server.resume().unwrap());
         daemon.address().await;
 
-        // What does not pass by itself ends it at once, and says why.
+        // An error that does not pass by itself ends the process at once, with the reason.
         let mut daemon = Daemon::start(&directory("never-initialised"), &empty, &[]);
         let status = tokio::time::timeout(Duration::from_secs(30), daemon.process.wait()).await.unwrap();
         assert!(!status.unwrap().success());
@@ -218,7 +219,7 @@ fn the_units_commands_run_in_their_order() {
         assert!(enable.starts_with("systemctl enable --now agentrelay"), "{enable}");
         let init = init.split("agentrelay agentrelay ").nth(1).expect("it runs as the service's user");
 
-        // The unit has made its empty directory, and is started again and again until there is a database.
+        // The unit has created its empty directory, and is restarted until there is a database.
         let here = directory("unit");
         let state = here.join("state");
         fs::create_dir(&state).unwrap();

@@ -1,4 +1,4 @@
-//! What the ledger was told and answered stays, whatever becomes of its process, its database and its disk.
+//! Acknowledged writes survive any failure of the process, the database and the disk.
 
 #[path = "durability/backups.rs"]
 mod backups;

@@ -6,16 +6,16 @@ mod pooler;
 
 use harness::clock::{apart, eventually_within, run_within};
 use harness::ledger::{Served, directory};
-use protocol::admin::{KeyWithSecret, RevokeKey};
+use protocol::admin::{KeyWithSecret, Reason};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use throwaway::Throwaway;
 
-/// Writes are taken again so long after another server takes them.
-const RECOVERS: Duration = Duration::from_secs(5);
-/// What is revoked is refused within this time.
+/// After another server accepts writes, the ledger accepts writes within this time.
+const RECOVERY_TIME_MAX: Duration = Duration::from_secs(5);
+/// A revoked key is refused within this time.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single round says more than this: a machine that others use stands still now and then.
+/// No single round proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(40);
 const DEADLINE: Duration = Duration::from_secs(240);
 
@@ -30,7 +30,7 @@ fn pair() -> (Throwaway, Throwaway, String) {
     (one, other, both)
 }
 
-/// Waits until the standby has all that the primary was told.
+/// Waits until the standby has received everything from the primary.
 async fn caught_up(primary: &Throwaway, standby: &Throwaway) {
     let written = apart(|| primary.ask("SELECT pg_current_wal_lsn()::text")).expect("the primary answers");
     let select = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}')::text");
@@ -41,7 +41,7 @@ async fn caught_up(primary: &Throwaway, standby: &Throwaway) {
     .await;
 }
 
-/// How long it takes until this ledger takes a write.
+/// How long it takes until this ledger accepts a write.
 async fn writes(served: &Served, ledger: usize, key: &KeyWithSecret) -> Duration {
     let began = Instant::now();
     eventually_within(STALLED, "a reservation is made", async || {
@@ -55,7 +55,7 @@ async fn writes(served: &Served, ledger: usize, key: &KeyWithSecret) -> Duration
     began.elapsed()
 }
 
-/// What a ledger says of the key: its state, or `unavailable`, where it does not say that it is ready.
+/// What a ledger reports about the key: its state, or `unavailable` if the ledger is not ready.
 async fn state(served: &Served, ledger: usize, key: &KeyWithSecret) -> String {
     served.filter(ledger).resolve(&key.secret).await.unwrap_or_else(|| "unavailable".to_owned())
 }
@@ -63,13 +63,13 @@ async fn state(served: &Served, ledger: usize, key: &KeyWithSecret) -> String {
 async fn revoke(served: &Served, key: &KeyWithSecret) {
     served
         .admin()
-        .revoke_key(&key.key.id, &RevokeKey { reason: "failover".into() })
+        .revoke_key(&key.key.id, &Reason { reason: "failover".into() })
         .await
         .expect("a key can be revoked");
 }
 
-/// From its bound on no ledger calls a revoked key active.
-async fn stays_revoked(served: &Served, key: &KeyWithSecret, time: Duration) {
+/// Checks that after the bound no ledger reports a revoked key as active.
+async fn assert_stays_revoked(served: &Served, key: &KeyWithSecret, time: Duration) {
     harness::wait(BOUND).await;
     let began = Instant::now();
     while began.elapsed() < time {
@@ -101,22 +101,22 @@ fn two_ledgers_write_again_and_refuse_what_is_revoked_after_a_failover_and_back(
             let both = tokio::join!(writes(&served, 0, &payer), writes(&served, 1, &payer));
             times.push(both.0.max(both.1));
             revoke(&served, &key).await;
-            stays_revoked(&served, &key, BOUND).await;
+            assert_stays_revoked(&served, &key, BOUND).await;
             for ledger in 0..2 {
                 assert_eq!(state(&served, ledger, &key).await, "revoked");
                 assert_eq!(served.ready(ledger).await, 200);
             }
             apart(|| one.follow(&other).expect("the old primary can follow"));
-            // And back.
+            // And back again.
             std::mem::swap(&mut one, &mut other);
         }
-        assert!(times.iter().any(|time| *time < RECOVERS), "{times:?}");
+        assert!(times.iter().any(|time| *time < RECOVERY_TIME_MAX), "{times:?}");
         assert_eq!(served.broken_laws().await, Vec::<String>::new());
     });
 }
 
 #[test]
-fn a_primary_that_hangs_is_left_for_the_promoted_standby_and_not_asked_again() {
+fn a_hanging_primary_is_replaced_by_the_promoted_standby() {
     let (mut one, other, both) = pair();
     run_within(DEADLINE, async {
         let served = Served::start(directory("hangs"), &both, 2).await;
@@ -130,9 +130,9 @@ fn a_primary_that_hangs_is_left_for_the_promoted_standby_and_not_asked_again() {
         let times = tokio::join!(writes(&served, 0, &payer), writes(&served, 1, &payer));
         eprintln!("writes after {times:?}");
         revoke(&served, &key).await;
-        // The old one comes back and takes writes too: nobody fenced it.
+        // The old primary comes back and accepts writes too, because it was not fenced.
         apart(|| one.freeze(false).expect("the primary can go on"));
-        stays_revoked(&served, &key, BOUND).await;
+        assert_stays_revoked(&served, &key, BOUND).await;
         for ledger in 0..2 {
             assert_eq!(state(&served, ledger, &key).await, "revoked");
         }
@@ -140,7 +140,7 @@ fn a_primary_that_hangs_is_left_for_the_promoted_standby_and_not_asked_again() {
 }
 
 #[test]
-fn a_ledger_whose_only_primary_hangs_says_that_it_is_not_ready_and_recovers_by_itself() {
+fn a_ledger_whose_primary_hangs_is_not_ready_and_recovers_by_itself() {
     let mut server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run_within(DEADLINE, async {
@@ -164,7 +164,7 @@ fn a_ledger_whose_only_primary_hangs_says_that_it_is_not_ready_and_recovers_by_i
 }
 
 #[test]
-fn a_primary_that_turns_read_only_is_not_ready_until_it_takes_writes_again() {
+fn a_read_only_primary_is_not_ready_until_it_accepts_writes() {
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run_within(DEADLINE, async {
@@ -185,7 +185,7 @@ fn a_primary_that_turns_read_only_is_not_ready_until_it_takes_writes_again() {
 }
 
 #[test]
-fn connections_that_an_administrator_ends_are_opened_again() {
+fn connections_closed_by_a_database_administrator_are_opened_again() {
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run_within(DEADLINE, async {
@@ -200,7 +200,7 @@ fn connections_that_an_administrator_ends_are_opened_again() {
 }
 
 #[test]
-fn a_standby_by_itself_is_refused_with_what_to_write() {
+fn a_standby_alone_is_refused_with_the_url_to_use() {
     let (_one, other, both) = pair();
     run_within(DEADLINE, async {
         let served = Served::start(directory("standby"), &both, 1).await;
@@ -211,7 +211,7 @@ fn a_standby_by_itself_is_refused_with_what_to_write() {
     });
 }
 
-/// What `agentrelay serve` says that can't start on that database.
+/// The output of `agentrelay serve` if it can't start on that database.
 async fn refused(served: &Served, database: &str) -> String {
     let mut command = tokio::process::Command::new(harness::files::program());
     command.args(["serve", "--listen", "127.0.0.1:0", "--database", database]).kill_on_drop(true);

@@ -1,4 +1,4 @@
-//! Many requests: memory and the ledger's load stay bounded, and valid keys are served.
+//! Floods of requests: memory and the load on the ledger stay bounded, and valid keys are served.
 
 use harness::agent::unknown_secret;
 use harness::clock::eventually;
@@ -10,25 +10,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What one worker asks the ledger at most; `LOOKUPS_PER_SECOND` of the filter.
+/// The most lookups of one worker per second; `LOOKUPS_PER_SECOND` of the filter.
 const LOOKUPS_PER_SECOND: u64 = 1000;
 const WORKERS: u64 = 2;
 const FLOODS_MAX: usize = 5;
 
-/// Calls with 12,000 random keys, and the statuses of their answers.
+/// Calls with 12,000 random keys. Returns the statuses of their answers.
 async fn flood(gate: SocketAddr) -> Vec<u16> {
     let clients = (0..20).map(|_| async move {
         let client = Arc::new(Http2::open(gate).await);
         let mut statuses = Vec::new();
         for _ in 0..12 {
-            // Many at a time: one after the other, the ledger might keep up with them.
+            // Many at a time: the ledger might keep up with sequential requests.
             let asked = (0..50).map(|_| {
                 let client = Arc::clone(&client);
                 async move { client.send(mcp::post(&mcp::search()).key(&unknown_secret())).await }
             });
             for response in at_once(asked).await {
                 let response = response.unwrap();
-                // 401 once the ledger does not know it, 503 where no more lookups are made for now.
+                // 401 if the ledger does not know the key, 503 if no more lookups are made now.
                 assert!(matches!(response.status, 401 | 503), "{response:?}");
                 statuses.push(response.status);
             }
@@ -43,19 +43,19 @@ async fn caller(gate: &Gate) -> Agent {
 }
 
 #[test]
-fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
+fn a_flood_of_random_keys_is_cheap_and_valid_keys_are_served() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
         let agent = caller(&gate).await;
-        // On every worker, and after the change feed has told of it: from then on nobody need be asked about it.
-        gate.learn(&agent).await;
+        // Cached on every worker, after the change feed has reported the key, so that no more lookups are needed.
+        gate.cache_key(&agent).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
         let memory = gate.stat("server.memory_allocated").await;
 
         let began = Instant::now();
         let (mut refused, mut not_looked_up, mut served) = (0, 0, 0);
-        // On a machine that stands still for a while the ledger may keep up with a flood.
+        // If the machine stalls, the ledger may keep up with the flood.
         for _ in 0..FLOODS_MAX {
             let flood = tokio::spawn(flood(gate.address));
             while !flood.is_finished() {
@@ -86,7 +86,7 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
         assert!(grown < 64 << 20, "memory grew by {grown} bytes");
         gate.assert_serving(&agent).await;
 
-        // New keys are found while the flood is not yet forgotten.
+        // New keys are found during the flood.
         let fresh = caller(&gate).await;
         eventually("a new key is known", async || match fresh.call(&mcp::search()).await.status {
             200 => Ok(()),
@@ -97,7 +97,7 @@ fn a_flood_of_random_keys_costs_little_and_valid_keys_are_served() {
 }
 
 #[test]
-fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
+fn a_repeated_unknown_key_rarely_calls_the_ledger() {
     let _turn = crate::TURN.blocking_lock();
     run(async {
         let gate = Gate::options().start().await;
@@ -111,7 +111,7 @@ fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
         }
         let resolves = gate.ledger_calls("/filter/v1/resolve").await;
         assert!(resolves <= 10, "{resolves} lookups for one key");
-        // Malformed ones never get there.
+        // Malformed keys never reach the ledger.
         for n in 0..50 {
             let refused = call(format!("ark_{n}"), gate.address).await;
             refused.assert_refused(401, "auth_denied");
@@ -121,24 +121,24 @@ fn the_same_unknown_key_again_and_again_asks_the_ledger_seldom() {
     });
 }
 
-/// What a process has in memory.
+/// The resident memory of a process.
 fn resident_bytes(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// Requests of one key whose bodies never end, and requests with large heads, hold no more than a key may.
+/// Requests of one key whose bodies never end, and requests with large headers, hold no more bytes than a key may.
 #[test]
-fn what_one_key_leaves_unfinished_takes_bounded_memory() {
+fn unfinished_requests_of_one_key_use_bounded_memory() {
     let _turn = crate::TURN.blocking_lock();
     const UNFINISHED: usize = 3000;
     run(async {
         let gate = Gate::options().start().await;
         let (greedy, other) = (caller(&gate).await, caller(&gate).await);
-        gate.learn(&greedy).await;
-        gate.learn(&other).await;
-        // The last are larger than a head may be: Envoy answers them before the filter.
+        gate.cache_key(&greedy).await;
+        gate.cache_key(&other).await;
+        // The last requests have larger headers than allowed: Envoy answers them before the filter.
         for (head_bytes, body_bytes, status) in [(0, 15_000, 429), (12_000, 1_000, 429), (40_000, 1_000, 431)]
         {
             let before = gate.stat("server.memory_allocated").await;
@@ -151,7 +151,7 @@ fn what_one_key_leaves_unfinished_takes_bounded_memory() {
                     .header("content-length", "16000")
                     .header("x-large", "x".repeat(head_bytes));
                 let mut connection = Connection::open(gate.address).await;
-                // What is refused early is closed, perhaps before all of it is written.
+                // An early refusal closes the connection, perhaps before all of the request is written.
                 let _ = connection.write(&[request.head(), vec![b' '; body_bytes]].concat()).await;
                 connections.push(connection);
             }
@@ -162,7 +162,7 @@ fn what_one_key_leaves_unfinished_takes_bounded_memory() {
                 refused += 1;
             }
             assert_eq!(refused, 500);
-            // What was refused is let go within a second, in which its client may read why.
+            // A refused request is released within a second, in which its client may read the reason.
             eventually("what is held is bounded", async || {
                 let held = gate.stat("http.gate.downstream_rq_active").await;
                 let grown = gate.stat("server.memory_allocated").await.saturating_sub(before);
@@ -172,14 +172,14 @@ fn what_one_key_leaves_unfinished_takes_bounded_memory() {
                 if held < 1000 && grown < 48 << 20 { Ok(()) } else { Err(seen) }
             })
             .await;
-            // What was refused was in it for a second, and Envoy's allocator keeps what is free again.
+            // Refused requests were held for a second, and Envoy's allocator keeps the freed memory.
             let grown = resident_bytes(gate.envoy.pid()).saturating_sub(resident_before);
             eprintln!(
                 "{UNFINISHED} heads of {head_bytes} with {body_bytes} bytes: {} MiB RSS more",
                 grown >> 20
             );
             assert!(grown < 256 << 20, "RSS grew by {grown} bytes");
-            // Others notice nothing.
+            // Other keys are not affected.
             other.call(&mcp::search()).await.assert_allowed();
             drop(connections);
         }

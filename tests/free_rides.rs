@@ -1,4 +1,5 @@
-//! Ways by which results were had for nothing, with official servers behind the gate: each ends with the credits posted.
+//! Ways in which results could be had without payment, with official servers behind the gate: each ends with the
+//! credits posted.
 
 use harness::clock::eventually;
 use harness::http1::Connection;
@@ -6,7 +7,7 @@ use harness::python::Server;
 use harness::{Agent, Gate, Request, Response, mcp, node, run};
 use protocol::audit::Outcome;
 
-/// Ids that a server may write back in another way, as another type, or not at all.
+/// Ids that a server may write back differently, as another type, or not at all.
 const IDS: [&str; 9] = [
     "7",
     "-0",
@@ -19,9 +20,9 @@ const IDS: [&str; 9] = [
     "\"\"",
 ];
 
-/// The version in which servers begin a stream with an event that can be asked from.
+/// The version in which servers begin a stream with an event from which it can be resumed.
 const VERSION: &str = "2025-11-25";
-/// Servers of the Python SDK answer no other.
+/// The only version that servers of the Python SDK answer.
 const HOST: &str = "127.0.0.1:0";
 
 fn image(id: &str, prompt: &str) -> String {
@@ -66,7 +67,7 @@ impl Session {
         self.agent.send(self.post(body)).await
     }
 
-    /// Sends a call and stays connected.
+    /// Sends a call and keeps the connection open.
     async fn begin(&self, body: &str) -> Connection {
         let mut connection = Connection::open(self.agent.gate).await;
         connection.write(&self.agent.with_key(self.post(body)).head()).await.unwrap();
@@ -83,12 +84,12 @@ async fn pending(gate: &Gate, agent: &Agent, credits: u64) {
     .await;
 }
 
-async fn behind(server: &Server) -> Gate {
+async fn gate_for(server: &Server) -> Gate {
     Gate::options().upstream(&server.url).start().await
 }
 
 #[test]
-fn whatever_a_server_makes_of_an_id_its_result_is_paid() {
+fn results_are_charged_however_a_server_rewrites_the_id() {
     run(async {
         for server in [
             node::server("typescript_server", &[]).await,
@@ -98,13 +99,13 @@ fn whatever_a_server_makes_of_an_id_its_result_is_paid() {
             Server::start(&[]).await,
             Server::start(&["--sse", "--sessions"]).await,
         ] {
-            let gate = behind(&server).await;
+            let gate = gate_for(&server).await;
             let mut paid = 0;
             for id in IDS {
                 let agent = gate.agent("pro").await;
                 let session = Session::open(&agent).await;
                 let answer = session.send(&image(id, "a lighthouse")).await;
-                // Some refuse ids that others take.
+                // Some servers refuse ids that others accept.
                 let credits =
                     if answer.status == 200 && answer.text().contains("\"content\"") { 5 } else { 0 };
                 assert!(
@@ -121,10 +122,10 @@ fn whatever_a_server_makes_of_an_id_its_result_is_paid() {
 }
 
 #[test]
-fn a_result_that_goes_to_another_calls_stream_is_paid() {
+fn a_result_on_another_calls_stream_is_charged() {
     run(async {
         let server = node::server("typescript_server", &[]).await;
-        let gate = behind(&server).await;
+        let gate = gate_for(&server).await;
         let agent = gate.agent("pro").await;
         let session = Session::open(&agent).await;
         let mut priced = session.begin(&image("7", "hold")).await;
@@ -132,7 +133,7 @@ fn a_result_that_goes_to_another_calls_stream_is_paid() {
         let mut free = session.begin(&call("7", "search", r#"{"query":"release"}"#)).await;
         free.read_until(b"\r\n").await.unwrap();
         if !free.so_far().starts_with("HTTP/1.1 200") {
-            // A gate may refuse an id that is under way; that is no free ride either.
+            // A gate may refuse an id that is in progress; that is not a free call either.
             session.send(&call("8", "search", r#"{"query":"release"}"#)).await;
         }
         tokio::select! {
@@ -147,23 +148,23 @@ fn a_result_that_goes_to_another_calls_stream_is_paid() {
 }
 
 #[test]
-fn a_result_that_is_fetched_later_is_paid_however_often_that_is_done() {
+fn a_result_fetched_later_is_charged_once_however_often_it_is_fetched() {
     run(async {
         let server = node::server("typescript_server", &[]).await;
-        let mut gate = behind(&server).await;
+        let mut gate = gate_for(&server).await;
         let other = gate.another_envoy().await;
         let agent = gate.agent("pro").await;
         for round in 1..=3 {
             let session = Session::open(&agent).await;
             let mut priced = session.begin(&image("7", "hold")).await;
-            // The server names an event at once, by which the rest of the stream can be asked for.
+            // The server sends an event id at once, from which the rest of the stream can be requested.
             priced.read_until(b"data: ").await.unwrap();
             let event = priced.so_far().lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
             let event = event.unwrap_or_else(|| panic!("{}", priced.so_far()));
             drop(priced);
             gate.decisions(&agent, Outcome::Cancelled, round).await;
             session.send(&call("8", "search", r#"{"query":"release"}"#)).await;
-            // Where nothing is known of the call.
+            // From a gate that knows nothing of the call.
             for gate in [other, other] {
                 let get = session.within(Request::get(mcp::PATH).header("accept", "text/event-stream"));
                 let get = agent.with_key(get.header("last-event-id", &event));

@@ -1,4 +1,4 @@
-//! What fuzzing found worth keeping still holds. How to fuzz on is in tests/fuzz/Cargo.toml.
+//! Replays the inputs that fuzzing found. tests/fuzz/Cargo.toml says how to continue fuzzing.
 
 use harness::files;
 use std::fs;

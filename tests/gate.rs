@@ -1,8 +1,8 @@
-//! What the gate promises, each kind in a file that is a module here: one program, so that one link builds them all.
-//!
-//! They run beside each other and mostly wait. What has to have the machine for itself is in `alone.rs`.
+//! The promises of the gate, each kind in a file that is a module here: one program, so that all of them need only one
+//! link step. They run in parallel and mostly wait. Tests that need the machine for themselves are in `alone.rs`.
 
 mod batches;
+mod concurrency;
 mod conformance;
 mod daemon;
 mod durability;
@@ -35,10 +35,9 @@ mod settlement;
 mod steady;
 mod streams;
 mod unaccounted;
-mod under_way;
 mod whose_limits;
 
-/// A file that no program has as a module would never run.
+/// A file that is not a module of a program would never run.
 #[test]
 fn every_file_of_tests_is_part_of_a_program() {
     let tests = harness::files::root().join("tests");

@@ -1,5 +1,5 @@
-//! The gate's own tools: real clients find them behind the server's in every form of list and call them, nothing of it
-//! reaches the upstream, and no key that they issue does more or lives longer than the one that asked.
+//! The gate's own tools: real clients find them after the server's in every form of list and call them, no part of a
+//! call reaches the upstream, and no issued key may do more or lasts longer than the key that requested it.
 
 use client::KeyQuery;
 use harness::agent::NewKey;
@@ -8,7 +8,7 @@ use harness::python::Server;
 use harness::sdks::Sdk;
 use harness::{Agent, Gate, Request, mcp, policy, run};
 use protocol::KeyId;
-use protocol::admin::{Because, RevokeKey, RotateKey};
+use protocol::admin::{Reason, RotateKey};
 use protocol::key::{KeySource, KeyState};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -33,7 +33,7 @@ fn names(list: &Value) -> Vec<&str> {
     tools.iter().map(|tool| tool["name"].as_str().unwrap()).collect()
 }
 
-/// Asks for a key, which is given.
+/// Requests a key that must be issued.
 async fn child(parent: &Agent, arguments: Value) -> (Agent, Value) {
     let answer = parent.call(&mcp::call("request_key", arguments)).await;
     answer.assert_allowed();
@@ -66,7 +66,7 @@ fn every_client_lists_them_and_calls_with_the_key_that_it_was_given() {
 }
 
 #[test]
-fn every_form_of_list_has_them_and_nothing_of_a_call_goes_upstream() {
+fn gate_tools_are_in_every_form_of_list_and_their_calls_never_go_upstream() {
     run(async {
         let gate = gate().await;
         let agent = gate.agent("pro").await;
@@ -95,7 +95,7 @@ fn every_form_of_list_has_them_and_nothing_of_a_call_goes_upstream() {
             answer.rate();
             gate.assert_unseen(&answer.marker);
         }
-        // Headers that lie about these calls are refused as for others.
+        // Headers that do not match these calls are refused as for other calls.
         let lying = mcp::modern(mcp::call("request_key", json!({"service_name": "ci"})));
         assert_eq!(agent.send(lying.header("mcp-name", "search")).await.code(), Some(-32020));
         gate.assert_serving(&agent).await;
@@ -103,7 +103,7 @@ fn every_form_of_list_has_them_and_nothing_of_a_call_goes_upstream() {
 }
 
 #[test]
-fn lists_say_what_each_tool_costs_where_the_policy_says_so() {
+fn lists_show_what_each_tool_costs_if_show_terms_is_set() {
     run(async {
         let saying = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["studio"]["show_terms"] = policy::yaml("true");
@@ -128,7 +128,7 @@ fn lists_say_what_each_tool_costs_where_the_policy_says_so() {
 }
 
 #[test]
-fn services_are_those_that_the_key_may_use() {
+fn services_are_only_those_that_the_key_may_use() {
     run(async {
         let gate = gate().await;
         for (key, expected) in [
@@ -145,7 +145,7 @@ fn services_are_those_that_the_key_may_use() {
 }
 
 #[test]
-fn an_issued_key_is_known_by_its_agent_and_to_nobody_else() {
+fn an_issued_key_is_identified_by_its_agent_everywhere() {
     run(async {
         let gate = gate().await;
         let parent = gate.agent("pro").await;
@@ -177,7 +177,7 @@ fn an_issued_key_is_known_by_its_agent_and_to_nobody_else() {
 }
 
 #[test]
-fn a_child_that_asks_for_more_gets_none() {
+fn a_child_key_that_requests_more_gets_no_more_than_its_parent() {
     run(async {
         let gate = gate().await;
         let restricted =
@@ -214,7 +214,7 @@ fn a_child_that_asks_for_more_gets_none() {
 }
 
 #[test]
-fn many_children_do_no_more_than_their_parent() {
+fn many_child_keys_may_do_no_more_than_their_parent() {
     run(async {
         let gate = gate().await;
         let parent = gate.agent_with("enterprise", 0, NewKey::default().limit(10, 60)).await;
@@ -222,7 +222,7 @@ fn many_children_do_no_more_than_their_parent() {
         for _ in 0..4 {
             callers.push(child(&parent, json!({"service_name": "studio"})).await.0);
         }
-        // The children cost four of the ten.
+        // The child keys cost four of the ten.
         let mut allowed = 0;
         for round in 0..5 {
             for caller in &callers {
@@ -242,7 +242,7 @@ fn many_children_do_no_more_than_their_parent() {
 }
 
 #[test]
-fn a_child_dies_with_its_parent_on_every_worker() {
+fn a_child_key_ends_with_its_parent_on_every_worker() {
     run(async {
         let gate = gate().await;
         for end in ["revoke", "expire", "rotate", "suspend"] {
@@ -251,18 +251,18 @@ fn a_child_dies_with_its_parent_on_every_worker() {
             for _ in 0..20 {
                 child.call(&mcp::search()).await.assert_allowed();
             }
-            let because = Because { reason: "test".into() };
+            let reason = Reason { reason: "test".into() };
             match end {
                 "revoke" => {
-                    let reason = RevokeKey { reason: "test".into() };
+                    let reason = Reason { reason: "test".into() };
                     drop(gate.admin.revoke_key(&parent.key, &reason).await.unwrap());
                 }
-                "expire" => drop(gate.admin.expire_key(&parent.key, &because).await.unwrap()),
+                "expire" => drop(gate.admin.expire_key(&parent.key, &reason).await.unwrap()),
                 "rotate" => {
                     let rotation = RotateKey { grace_seconds: 0, reason: None };
                     drop(gate.admin.rotate_key(&parent.key, &rotation).await.unwrap());
                 }
-                _ => drop(gate.admin.suspend_tenant(&parent.tenant, &because).await.unwrap()),
+                _ => drop(gate.admin.suspend_tenant(&parent.tenant, &reason).await.unwrap()),
             }
             refused_by_all(&child).await;
             let refused = parent.call(&mcp::call("request_key", json!({"service_name": "studio"}))).await;
@@ -274,7 +274,7 @@ fn a_child_dies_with_its_parent_on_every_worker() {
 }
 
 #[test]
-fn a_child_spends_its_parents_budget() {
+fn a_child_key_spends_its_parents_budget() {
     run(async {
         let gate = gate().await;
         let parent = gate.agent("pro").await;
@@ -297,7 +297,7 @@ fn without_the_ledger_no_key_is_issued_and_none_twice() {
     run(async {
         let mut gate = Gate::options().policy(offering).shipped_timeout().start().await;
         let parent = gate.agent("pro").await;
-        gate.learn(&parent).await;
+        gate.cache_key(&parent).await;
         gate.pause_ledger();
         let call = mcp::call("request_key", json!({"service_name": "studio"}));
         let refused = parent.call(&call).await;

@@ -1,8 +1,8 @@
-//! What a request costs in calls from the filter to Envoy. A hostcall that is one too many shows here, by name, before
-//! any benchmark could tell it from noise.
+//! The cost of a request in hostcalls, the calls from the filter to Envoy. An unneeded hostcall shows here, by name,
+//! before any benchmark could distinguish it from noise.
 //!
-//! The filter as it is built runs in an interpreter, against a host that counts. The tables are golden files:
-//! `UPDATE=1 scripts/test hostcalls` rewrites them, and the reader of the diff decides.
+//! The built filter runs in an interpreter, against a host that counts. The tables are golden files: `UPDATE=1
+//! scripts/test hostcalls` rewrites them, and the reader of the diff decides.
 
 #[path = "hostcalls/host.rs"]
 mod host;
@@ -63,7 +63,7 @@ fn table(exchanged: &Exchanged) -> String {
     table
 }
 
-/// Holds an exchange to its golden table.
+/// Compares an exchange with its golden table.
 fn assert_golden(name: &str, exchanged: &Exchanged) {
     println!("{name}: {} fuel, {:?}", exchanged.fuel.values().sum::<u64>(), exchanged.fuel);
     let path = files::root().join(format!("tests/golden/hostcalls/{name}.txt"));
@@ -81,10 +81,11 @@ fn assert_golden(name: &str, exchanged: &Exchanged) {
     );
 }
 
-/// The third of three: the first finds no key, and the second may find queues empty that are not so under load.
+/// The third of three: the first finds no cached key, and the second may find queues empty that are not empty under
+/// load.
 fn third(gate: &mut Vm, request: &Request) -> Exchanged {
     gate.exchange(request);
-    gate.pass(2000);
+    gate.advance_ms(2000);
     gate.exchange(request);
     gate.exchange(request)
 }
@@ -105,7 +106,7 @@ fn a_leased_call_with_a_lease_at_hand() {
     let key = gate.key("enterprise", &["read", "generate"], Vec::new());
     let request = Request::call(&key, "summarize");
     third(&mut gate, &request);
-    // Who calls now and then has no lease.
+    // A tenant with few calls has no lease.
     (0..4).for_each(|_| drop(gate.exchange(&request)));
     let exchanged = gate.exchange(&request);
     assert_eq!(exchanged.status, 200);
@@ -122,7 +123,7 @@ fn an_exact_call() {
     assert_eq!(exchanged.status, 200);
     assert_forwarded(&exchanged, &key);
     assert_golden("exact-call", &exchanged);
-    gate.pass(2000);
+    gate.advance_ms(2000);
     assert_eq!(gate.ledger.settlements, 3);
 }
 
@@ -172,20 +173,20 @@ fn assert_refused(exchanged: &Exchanged, status: u32, kind: &str) {
     assert!(body.contains(&format!("urn:agentrelay:problem:{kind}")), "{body}");
 }
 
-/// Sends leased calls until some are paid from a lease, and says how many are.
+/// Sends leased calls until some are paid from a lease. Returns how many are.
 fn spend_from_leases(gate: &mut Vm, key: &str) -> u64 {
     let request = Request::call(key, "summarize");
     (0..12).for_each(|_| assert_eq!(gate.exchange(&request).status, 200));
-    gate.pass(100);
+    gate.advance_ms(100);
     12 - gate.ledger.reserved
 }
 
 #[test]
-fn what_calls_back_leases_or_shares_makes_no_vm_forget_its_keys() {
+fn recalls_of_leases_or_shares_keep_cached_keys() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read"], Vec::new());
     let share = || Change::Share { owner: OwnerId::parse("key_1").expect("it is an id"), limit_id: 1 };
-    // They are heard while the key's lookup is under way.
+    // They arrive while the key's lookup is in progress.
     gate.ledger.changes.extend((0..300).map(|_| share()));
     gate.exchange(&Request::get(&key));
     gate.exchange(&Request::get(&key));
@@ -193,7 +194,7 @@ fn what_calls_back_leases_or_shares_makes_no_vm_forget_its_keys() {
 }
 
 #[test]
-fn a_recall_among_more_changes_than_are_kept_is_heard() {
+fn a_recall_among_more_changes_than_are_kept_is_handled() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read", "generate"], Vec::new());
     let spent = spend_from_leases(&mut gate, &key);
@@ -201,46 +202,47 @@ fn a_recall_among_more_changes_than_are_kept_is_heard() {
     gate.ledger.changes.push(Change::Recall { tenant_id: vm::tenant_id() });
     let other = Change::Key { key_id: protocol::KeyId::parse("key_1").expect("it is an id") };
     gate.ledger.changes.extend((0..300).map(|_| other.clone()));
-    gate.pass(100);
+    gate.advance_ms(100);
     let accounts: Vec<_> = gate.ledger.accounts.values().collect();
     assert!(!accounts.is_empty() && accounts.iter().all(|account| account.closed), "{accounts:?}");
     assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
 }
 
 #[test]
-fn changes_that_can_not_be_passed_on_are_asked_for_again_in_time() {
+fn changes_that_can_not_be_stored_are_requested_again() {
     let mut gate = shipped();
     gate.refuse_writes("agentrelay/feed/1/log");
     let before = gate.ledger.heard;
     gate.ledger.changes.push(Change::Key { key_id: protocol::KeyId::parse("key_1").expect("it is an id") });
-    gate.pass(3_000);
+    gate.advance_ms(3_000);
     let heard = gate.ledger.heard - before;
     assert!((3..=7).contains(&heard), "{heard} times in 3 s");
 }
 
 #[test]
-fn a_vm_that_ends_leaves_to_the_next_what_it_spent_from_leases() {
+fn a_new_vm_reports_what_an_ended_vm_spent_from_leases() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read", "generate"], Vec::new());
     let spent = spend_from_leases(&mut gate, &key);
     assert!(spent > 0);
     assert!(gate.ledger.accounts.is_empty(), "it has accounted already: {:?}", gate.ledger.accounts);
     let mut gate = gate.reload();
-    // It takes over the feed, and then says what is due; who rests gives back.
-    gate.pass(10_000);
+    // It takes over the feed, and then reports what is due; idle leases are returned.
+    gate.advance_ms(10_000);
     let accounts: Vec<_> = gate.ledger.accounts.values().collect();
     assert!(accounts.iter().all(|account| account.closed), "{accounts:?}");
     assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
 }
 
-/// A policy whose limits are far away.
-fn generous(policy: &mut Value) {
+/// A policy with limits that no test reaches.
+fn with_high_limits(policy: &mut Value) {
     policy::limit_tier(policy, "enterprise", 1_000_000, "60s");
     policy["services"]["ci"]["tools"]["GET /projects/{project}/builds"]["limits"] =
         policy::yaml("[{permits: 1000000, window: 60s}]");
 }
 
-/// Sends requests, 100 in a second, and returns the bytes of memory and the values of shared data that are then in use.
+/// Sends 100 requests per second. Returns the bytes of memory and the number of shared data values that are then in
+/// use.
 fn send(
     gate: &mut Vm,
     requests: usize,
@@ -250,37 +252,37 @@ fn send(
     for _ in 0..requests {
         let request = request(gate);
         assert_eq!(gate.exchange(&request).status, status);
-        gate.pass(10);
+        gate.advance_ms(10);
     }
     (gate.memory_bytes(), gate.shared())
 }
 
 #[test]
 fn memory_does_not_grow_with_requests() {
-    let mut gate = gate(generous);
+    let mut gate = gate(with_high_limits);
     let key = gate.key("enterprise", &["read"], Vec::new());
     let request = Request::get(&key);
     let early = send(&mut gate, 1_000, 200, |_| request.clone());
     let late = send(&mut gate, 9_000, 200, |_| request.clone());
     assert_eq!(early, late, "after 1,000 requests, and after 10,000");
-    gate.pass(2000);
+    gate.advance_ms(2000);
     assert_eq!((gate.ledger.decisions, gate.ledger.lookups), (10_000, 1));
 }
 
 #[test]
 fn memory_does_not_grow_with_calls_that_wait_for_the_ledger() {
-    let mut gate = gate(generous);
+    let mut gate = gate(with_high_limits);
     let key = gate.key("enterprise", &["generate"], Vec::new());
     let request = Request::call(&key, "image_generate");
     let early = send(&mut gate, 1_000, 200, |_| request.clone());
     let late = send(&mut gate, 2_000, 200, |_| request.clone());
     assert_eq!(early, late, "after 1,000 calls, and after 3,000");
-    gate.pass(2000);
+    gate.advance_ms(2000);
     assert_eq!((gate.ledger.decisions, gate.ledger.settlements), (3_000, 3_000));
 }
 
 #[test]
-fn unknown_keys_have_no_room_in_the_worker() {
+fn unknown_keys_are_not_cached_in_the_worker() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read"], Vec::new());
     gate.exchange(&Request::get(&key));
@@ -297,7 +299,7 @@ fn unknown_keys_have_no_room_in_the_worker() {
 #[test]
 fn known_keys_are_looked_up_once_and_kept_once() {
     const KEYS: usize = 2_000;
-    let mut gate = gate(generous);
+    let mut gate = gate(with_high_limits);
     let scopes = ["read", "generate"];
     let keys: Vec<String> = (0..KEYS).map(|_| gate.key("enterprise", &scopes, Vec::new())).collect();
     let mut round = keys.iter().cycle();
@@ -313,6 +315,6 @@ fn known_keys_are_looked_up_once_and_kept_once() {
     );
     assert_eq!((early.1, early.2), (2_000, KEYS));
     let each = (early.0 - few) / (KEYS - 100);
-    // The table has just doubled, so it counts for more here than where it is fuller.
+    // The table has just doubled, so a key uses more here than in a fuller table.
     assert!(each <= 560, "{each} bytes of memory for each key");
 }

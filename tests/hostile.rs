@@ -1,5 +1,5 @@
-//! What a hostile client must not manage. Each case ends in the right refusal, nothing of it reaches the upstream, the
-//! gate stays alive, and the next valid request is served.
+//! Attacks by a hostile client. Each case ends in the right refusal, no part of it reaches the upstream, the gate stays
+//! alive, and the next valid request is served.
 
 #[path = "hostile/bodies.rs"]
 mod bodies;
@@ -12,7 +12,7 @@ mod paths;
 
 use harness::{Agent, Gate};
 
-/// A caller whose limit is far away.
+/// A caller with a limit that no test reaches.
 async fn caller(gate: &Gate) -> Agent {
     gate.agent("enterprise").await
 }

@@ -1,4 +1,4 @@
-//! The REST service: limited, scoped and billed by method and path template, as MCP tools are by name.
+//! The REST service: limited, scoped and charged by method and path template, as MCP tools are by name.
 
 use harness::agent::{NewKey, from_now};
 use harness::clock::eventually;
@@ -37,7 +37,7 @@ fn each_endpoint_has_its_own_limit() {
                 assert_eq!(refused.rate().limit, u64::try_from(permits).unwrap());
                 gate.assert_unseen(&refused.marker);
             }
-            // Another endpoint of the same key still has room.
+            // Another endpoint of the same key still has permits.
             let other = if path.ends_with("builds") { "/42/jobs/7/log" } else { "/42/builds" };
             assert_eq!(send(&agent, "GET", other).await.status, 200, "{method} {path}");
         }
@@ -54,7 +54,7 @@ fn an_endpoint_is_one_tool_whatever_its_variables_are() {
             assert_eq!(send(&agent, "GET", &format!("/{project}/jobs/{project}/log")).await.status, 200);
         }
         send(&agent, "GET", "/another/jobs/1/log").await.assert_refused(429, "rate_limited");
-        // HEAD is answered by the route of GET and counts as it.
+        // The route of GET answers HEAD and counts it.
         let head = send(&agent, "HEAD", "/another/jobs/1/log").await;
         assert_eq!((head.status, head.body.len()), (429, 0), "{head:?}");
         gate.assert_unseen(&head.marker);
@@ -140,7 +140,7 @@ fn a_path_that_no_rule_matches_is_refused() {
             if refused.status == 404 {
                 refused.assert_refused(404, "unknown_tool");
             } else {
-                // Envoy itself does not know such a method.
+                // Envoy itself refuses such a method.
                 assert_eq!((method, refused.status), ("get", 400), "{method} {target}: {refused:?}");
             }
             gate.assert_unseen(&refused.marker);
@@ -161,7 +161,7 @@ fn refusals_are_problems_that_programs_can_read() {
         assert_eq!(problem["type"], "urn:agentrelay:problem:insufficient_scope");
         assert_eq!(problem["status"], 403);
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
-        // The id is the one that the audit knows.
+        // The audit trail has the same id.
         let decision = gate.decisions(&agent, Outcome::InsufficientScope, 1).await.remove(0);
         assert_eq!(decision["id"], problem["request_id"], "{decision}");
         assert_eq!(decision["tool"], "GET /projects/{project}/builds");
@@ -170,7 +170,7 @@ fn refusals_are_problems_that_programs_can_read() {
 }
 
 #[test]
-fn a_priced_endpoint_is_billed_by_its_status() {
+fn a_priced_endpoint_is_charged_by_its_status() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
@@ -188,7 +188,7 @@ fn a_priced_endpoint_is_billed_by_its_status() {
             ("status=404", 404, 9),
             ("close", 503, 9),
             ("close-after-headers", 200, 9),
-            // Some of the answer came.
+            // A part of the answer was sent.
             ("close-mid-body", 200, 18),
             ("status=201", 201, 27),
             ("sse", 200, 36),
@@ -206,7 +206,7 @@ fn a_priced_endpoint_is_billed_by_its_status() {
     });
 }
 
-/// More than Envoy holds for a request that is not decided.
+/// More bytes than Envoy buffers for an undecided request.
 fn large_body() -> Vec<u8> {
     (0..5_000_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect()
 }
@@ -216,8 +216,8 @@ fn a_body_of_any_size_streams_through() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("enterprise", 0, NewKey::with_scopes(&["read", "trigger"])).await;
-        gate.learn(&agent).await;
-        // Decided on its headers, so nothing needs to be held, however large.
+        gate.cache_key(&agent).await;
+        // It is decided on its headers, so nothing is buffered, whatever its size.
         let body = large_body();
         let answer = agent.send(Request::post(format!("{BASE}/1/trigger")).body(&body)).await;
         assert_eq!(answer.status, 200, "{}", answer.status);
@@ -228,10 +228,11 @@ fn a_body_of_any_size_streams_through() {
     });
 }
 
-/// While the ledger is asked Envoy holds what comes, and it holds no more than its buffer (in the only mode in which a
-/// filter can hold headers and body together). So such an upload is whole or refused, and passes when it is sent again.
+/// During a ledger call Envoy buffers what arrives, and no more than its buffer holds (in the only mode in which a
+/// filter can hold headers and body together). So such an upload is forwarded completely or refused, and passes when it
+/// is sent again.
 #[test]
-fn a_large_body_that_must_wait_for_the_ledger_is_whole_or_refused() {
+fn a_large_body_that_waits_for_the_ledger_is_forwarded_completely_or_refused() {
     run(async {
         let gate = Gate::shared().await;
         let body = large_body();
@@ -244,20 +245,20 @@ fn a_large_body_that_must_wait_for_the_ledger_is_whole_or_refused() {
                 answer.assert_refused(413, "invalid_request");
                 gate.assert_unseen(&answer.marker);
             }
-            gate.learn(&agent).await;
+            gate.cache_key(&agent).await;
             let again = agent.send(Request::post(format!("{BASE}/1/trigger")).body(&body)).await;
             assert_eq!(again.status, 200, "{again:?}");
         }
     });
 }
 
-/// The filter of a gate that serves no MCP, where holding headers without the body is enough.
+/// The filter of a gate without MCP services, where holding the headers without the body is enough.
 const HOLDS_BODIES: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config/config/\
     allow_on_headers_stop_iteration";
 
 #[test]
-fn a_gate_for_http_alone_lets_a_large_priced_body_wait_for_the_ledger() {
+fn a_gate_with_http_services_only_holds_a_large_priced_body_for_the_ledger() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
@@ -272,7 +273,7 @@ fn a_gate_for_http_alone_lets_a_large_priced_body_wait_for_the_ledger() {
             .await;
         let agent = gate.agent_with("pro", 18, NewKey::with_scopes(&["trigger"])).await;
         let body = large_body();
-        // The first of them waits for the key too, and the third for the refusal.
+        // The first request also waits for the key, and the third for the refusal.
         for (status, arrives) in [(200, true), (200, true), (402, false)] {
             let answer = agent.send(Request::post(format!("{BASE}/1/trigger")).body(&body)).await;
             assert_eq!(answer.status, status, "{answer:?}");

@@ -1,4 +1,4 @@
-//! Who asked: the upstream learns it from the gate and from nobody else, and never sees the credential.
+//! Identity: the upstream learns from the gate alone who sent a request, and never sees the credential.
 
 use harness::agent::{NewKey, unknown_secret};
 use harness::http2::Http2;
@@ -15,7 +15,7 @@ fn assert_names(seen: &Seen, agent: &Agent, tier: &str, tool: &str) {
     assert!(seen.header("x-agentrelay-request-id").is_some(), "{seen:?}");
 }
 
-/// The secret is nowhere in what arrived.
+/// Checks that the secret is nowhere in the request that arrived.
 fn assert_without(seen: &Seen, secret: &str) {
     assert!(
         !format!(
@@ -91,7 +91,7 @@ fn identity_headers_of_the_client_never_arrive() {
 }
 
 #[test]
-fn names_that_read_alike_never_arrive_either() {
+fn lookalikes_of_reserved_headers_never_arrive() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -101,7 +101,7 @@ fn names_that_read_alike_never_arrive_either() {
             assert_eq!(response.status, 400, "{name}: {response:?}");
             gate.assert_unseen(&response.marker);
         }
-        // And where an operator allows them, the filter takes the gate's own names out all the same.
+        // If an operator allows them, the filter still removes the gate's own names.
         let lenient = Gate::options().envoy(allow_underscores).start().await;
         let agent = lenient.agent("pro").await;
         for name in ["x_agentrelay_key_id", "x-agentrelay_tier", "x_agentrelay-tool", "X_AGENTRELAY_SCOPES"] {
@@ -149,11 +149,11 @@ fn identity_in_trailers_never_arrives() {
 }
 
 #[test]
-fn what_is_not_the_gates_passes_unchanged() {
+fn other_traffic_passes_unchanged() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        // Spacing, order, escapes and unknown members of the body are the client's.
+        // Spacing, order, escapes and unknown members of the body stay as the client wrote them.
         let body = br#"{ "id":0,"jsonrpc":"2.0", "method":"tools/call","params":{"name":"se\u0061rch","arguments":{"query":"\u00e9"},"x":1.50}}"#;
         let request = Request::post("/mcp?a=1&a=2&b=%20c")
             .header("content-type", "application/json")
@@ -192,7 +192,7 @@ fn headers_that_change_what_was_decided_never_arrive() {
             assert_eq!(response.status, 200, "{name}: {response:?}");
             assert_eq!(gate.upstream.the_one(&response.marker).all(name), [""; 0]);
         }
-        // A client that could ask Envoy for retries would run a call several times for the price of one.
+        // A client that could ask Envoy for retries could run a call several times for one price.
         let request = mcp::post(&mcp::search())
             .upstream("status=503")
             .header("x-envoy-retry-on", "5xx")
@@ -277,7 +277,7 @@ fn exactly_one_valid_credential_is_needed() {
             assert!(!refused.text().contains(secret), "{case}");
             gate.assert_unseen(&refused.marker);
         }
-        // Never in the query, also beside nothing else.
+        // Never in the query, even without another credential.
         for target in [
             format!("/mcp?api_key={secret}"),
             format!("/mcp?x-api-key={secret}&authorization=Bearer%20{secret}"),

@@ -1,4 +1,4 @@
-//! Credits on lease and limits over several Envoys: no call pays the ledger a visit, and nothing is spent twice.
+//! Leased credits and global limits over several Envoys: calls need no ledger call each, and nothing is spent twice.
 
 use harness::agent::NewKey;
 use harness::clock::{eventually, eventually_within, run_within};
@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 8;
-/// Storms come one after the other: what they show depends on their rate.
-static STORM: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// One burst runs at a time, because the results depend on its rate.
+static BURST: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 const MINUTES: Duration = Duration::from_secs(900);
 
 fn summarize() -> Value {
     mcp::call("summarize", json!({"text": "a long story"}))
 }
 
-/// A gate of two Envoys with two workers each, on which nobody is refused for the rate.
+/// A gate of two Envoys with two workers each, whose rate limits no test reaches.
 async fn two_envoys() -> (Gate, [SocketAddr; 2]) {
     let mut gate = Gate::options()
         .policy(|policy| policy::limit_tier(policy, "enterprise", 1_000_000, "60s"))
@@ -30,13 +30,13 @@ async fn two_envoys() -> (Gate, [SocketAddr; 2]) {
     (gate, envoys)
 }
 
-/// A gate whose tier `pro` is held to 300 calls a minute over all Envoys.
+/// A gate whose tier `pro` is limited to 300 calls a minute over all Envoys.
 async fn with_a_global_limit() -> Gate {
     let limits = || policy::yaml("[{permits: 300, window: 60s, global: true}]");
     Gate::options().policy(move |policy| policy["tiers"]["pro"]["limits"] = limits()).start().await
 }
 
-/// What parallel clients were answered.
+/// The answers of parallel clients.
 #[derive(Default)]
 struct Tally {
     sent: AtomicU64,
@@ -67,8 +67,8 @@ impl Tally {
     }
 }
 
-/// Calls from so many clients at once, each on a connection of its own to every Envoy in turn, until `calls` were sent.
-async fn storm(agent: &Agent, envoys: &[SocketAddr], calls: u64) -> Arc<Tally> {
+/// Sends calls from so many clients at once, each with a connection to every Envoy in turn, until `calls` were sent.
+async fn send_burst(agent: &Agent, envoys: &[SocketAddr], calls: u64) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
     let clients = (0..CLIENTS).map(|client| {
         let (tally, agent, envoys) = (tally.clone(), agent.clone(), envoys.to_vec());
@@ -101,7 +101,7 @@ async fn storm(agent: &Agent, envoys: &[SocketAddr], calls: u64) -> Arc<Tally> {
     tally
 }
 
-/// Calls until there is a lease, and says how many passed. The first calls reserve exactly.
+/// Calls until there is a lease, and returns how many passed. The first calls reserve exactly.
 async fn until_leased(gate: &Gate, agent: &Agent) -> u64 {
     let mut passed = 0;
     loop {
@@ -134,16 +134,16 @@ async fn leases(gate: &Gate, agent: &Agent) -> Vec<Lease> {
 #[test]
 fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
     run_within(MINUTES, async {
-        let _alone = STORM.lock().await;
+        let _alone = BURST.lock().await;
         let (gate, envoys) = two_envoys().await;
         for round in 1..=10 {
             let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
             let began = Instant::now();
-            let tally = storm(&agent, &envoys, 10_400).await;
+            let tally = send_burst(&agent, &envoys, 10_400).await;
             let (mut passed, refused, broken) = tally.counts();
             assert_eq!((passed + refused, broken), (10_400, 0), "round {round}");
-            // Who comes while the last credits are on their way back from an Envoy, and waits in vain on a machine that stands
-            // still, is refused although they are there for the next.
+            // A call that comes while an Envoy returns the last credits, and waits too long because the machine stalls,
+            // is refused although the next call finds credits.
             for _ in 0..refused.saturating_sub(400) {
                 passed += u64::from(agent.call(&summarize()).await.status == 200);
             }
@@ -158,13 +158,13 @@ fn two_envoys_spend_ten_thousand_credits_and_not_one_more_ten_times() {
 }
 
 #[test]
-fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_says_how_much() {
+fn a_killed_envoy_costs_at_most_its_leases_and_the_ledger_reports_the_amount() {
     run_within(MINUTES, async {
-        let _alone = STORM.lock().await;
+        let _alone = BURST.lock().await;
         let (gate, envoys) = two_envoys().await;
         let agent = gate.agent_with("enterprise", 10_000, NewKey::default()).await;
         let victim = gate.siblings[0].pid().to_string();
-        let storm = storm(&agent, &envoys, 10_400);
+        let storm = send_burst(&agent, &envoys, 10_400);
         let kill = async {
             eventually_within(Duration::from_secs(60), "half of it is spent", async || {
                 let balance = gate.balance(&agent).await;
@@ -178,7 +178,7 @@ fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_say
         let (passed, refused, broken) = tally.counts();
         assert!(passed <= 10_000, "{passed} passed");
         assert!(broken >= 1, "nobody noticed the kill");
-        // Its leases are lost when their time is over: then nothing is pending, and all of it is explained.
+        // Its leases become lost when they expire: then nothing is pending, and everything is accounted for.
         let balance = eventually_within(Duration::from_secs(90), "its leases are lost", async || {
             let balance = gate.balance(&agent).await;
             if balance.pending.is_zero() { Ok(balance) } else { Err(format!("{balance:?}")) }
@@ -188,11 +188,12 @@ fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_say
         let lost: u64 = leases.iter().map(|lease| lease.lost.get()).sum();
         println!("{passed} passed, {refused} refused, {broken} broken, {lost} lost: {balance:?}");
         assert!(leases.iter().all(|lease| lease.state != LeaseState::Open));
-        // What was charged is what passed, what was answered to nobody any more, and what nobody can account for.
+        // The charge is the sum of the calls that passed, of those whose answer reached nobody, and of those without a
+        // statement.
         assert!(balance.posted.get() >= passed);
         assert!(balance.posted.get() <= passed + lost + broken, "{balance:?}");
         assert_eq!(balance.posted.get() + balance.available.get(), 10_000);
-        // And the tenant goes on.
+        // The tenant can go on.
         let rest = balance.available.get();
         for _ in 0..rest.min(20) {
             let answer = agent.call(&summarize()).await;
@@ -204,10 +205,10 @@ fn an_envoy_that_is_killed_costs_no_more_than_it_had_on_lease_and_the_ledger_say
 #[test]
 fn at_steady_load_a_thousand_leased_calls_cost_the_ledger_five_at_most() {
     run_within(MINUTES, async {
-        let _alone = STORM.lock().await;
+        let _alone = BURST.lock().await;
         let (gate, envoys) = two_envoys().await;
         let agent = gate.agent_with("enterprise", 1_000_000, NewKey::default()).await;
-        storm(&agent, &envoys, 4_000).await;
+        send_burst(&agent, &envoys, 4_000).await;
         let calls = async || {
             let mut sum = 0;
             for admin in [gate.envoy.admin, gate.siblings[0].admin] {
@@ -218,19 +219,20 @@ fn at_steady_load_a_thousand_leased_calls_cost_the_ledger_five_at_most() {
         };
         let before = calls().await;
         let began = Instant::now();
-        let tally = storm(&agent, &envoys, 12_000).await;
+        let tally = send_burst(&agent, &envoys, 12_000).await;
         assert_eq!(tally.counts(), (12_000, 0, 0));
         let (after, took) = (calls().await, began.elapsed().as_secs_f64());
         let calls = (after - before) as f64;
         let per_thousand = calls / 12.0;
         println!("{per_thousand:.1} ledger calls for 1,000 requests, at {:.0} requests/s", 12_000.0 / took);
-        // Leases are for a time, so a machine too slow for 1,500 requests/s needs as many calls for fewer requests.
+        // Leases last for a time, so a machine too slow for 1,500 requests/s needs as many ledger calls for fewer
+        // requests.
         assert!(per_thousand <= 5.0 || calls <= 7.5 * took, "{per_thousand}");
     });
 }
 
 #[test]
-fn what_failed_and_what_rests_goes_back() {
+fn failed_calls_and_idle_leases_are_returned() {
     run_within(MINUTES, async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -258,7 +260,7 @@ fn what_failed_and_what_rests_goes_back() {
 }
 
 #[test]
-fn a_call_that_fails_long_after_its_lease_went_back_is_refunded() {
+fn a_call_that_fails_long_after_its_lease_was_returned_is_refunded() {
     run_within(MINUTES, async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -324,7 +326,7 @@ fn a_global_limit_holds_over_two_envoys_and_its_shares_follow_the_traffic() {
 }
 
 #[test]
-fn calls_that_come_at_once_pass_while_a_global_limit_has_room_for_them() {
+fn concurrent_calls_pass_while_a_global_limit_has_permits() {
     run_within(MINUTES, async {
         let gate = with_a_global_limit().await;
         let agent = Arc::new(gate.agent("pro").await);
@@ -341,12 +343,12 @@ fn calls_that_come_at_once_pass_while_a_global_limit_has_room_for_them() {
 }
 
 #[test]
-fn without_the_ledger_a_lease_and_a_share_go_on_for_their_time() {
+fn without_the_ledger_a_lease_and_a_share_last_until_they_expire() {
     run_within(MINUTES, async {
         let mut gate = with_a_global_limit().await;
         let agent = gate.agent("pro").await;
-        // What is heard of the key's making makes the workers ask for it again.
-        gate.learn(&agent).await;
+        // The change feed reports the creation of the key, so the workers look it up again.
+        gate.cache_key(&agent).await;
         let passed = until_leased(&gate, &agent).await;
         eventually("there is a lease with something left", async || {
             let open = leases(&gate, &agent).await;

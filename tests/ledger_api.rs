@@ -1,4 +1,4 @@
-//! The ledger by itself, as its operators meet it: the whole command line against `agentrelay serve`, its API under
+//! The ledger alone, as its operators use it: the whole command line against `agentrelay serve`, its API under
 //! schemathesis, and no secret in anything that it leaves behind.
 
 use cli::stack::{Credentials, Ledger, LedgerOptions};
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A running ledger in a directory of its own.
+/// A running ledger in its own directory.
 struct Served {
     directory: PathBuf,
     credentials: Credentials,
@@ -194,7 +194,7 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     grep(&directory, &secrets);
 }
 
-/// What a key is given can be taken away again: all of it, or all but nothing.
+/// Everything that a key is given can be removed again, completely or down to one item.
 fn everything_is_cleared(served: &Served, key: &str) {
     let update =
         |arguments: &[&str]| served.json(&[&["keys", "update", key, "--reason", "test"], arguments].concat());
@@ -230,12 +230,12 @@ fn everything_is_cleared(served: &Served, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trail_is_held_to_the_key_of_its_ledger_and_those_that_the_operator_names() {
+async fn a_trail_is_verified_with_the_ledgers_key_and_those_that_the_operator_names() {
     let served = serve("trail").await;
     served.json(&["tenants", "create", "--name", "Acme", "--tier", "pro"]);
     let former = text(&served.json(&["audit", "key"])["public_key"]);
     let Served { directory, credentials, ledger } = served;
-    // It seals the rest before it ends. The next one finds no key beside its database and makes one.
+    // It seals the rest before it ends. The next one finds no key file next to its database and creates one.
     let options = ledger.stop().await;
     let key = directory.join("ledger.db.audit-key");
     fs::rename(&key, directory.join("former-audit-key")).expect("it has a key");
@@ -264,7 +264,7 @@ async fn a_trail_is_held_to_the_key_of_its_ledger_and_those_that_the_operator_na
     served.ledger.stop().await;
 }
 
-/// By the command line alone, and each was done: the ledger counted it.
+/// By the command line alone, and each must succeed: the ledger counted it.
 async fn every_operation_was_asked_for(served: &Served, metrics: &str) {
     let document: Value = serde_json::from_str(&served.get("/openapi.json").await).expect("it is JSON");
     let mut operations = 0;
@@ -284,7 +284,7 @@ async fn every_operation_was_asked_for(served: &Served, metrics: &str) {
     assert!(operations > 30, "{operations}");
 }
 
-/// The command that does what an operation of the API does. One without a command fails the test.
+/// The command for an operation of the API. An operation without a command fails the test.
 fn command_for(method: &str, path: &str) -> Vec<&'static str> {
     let words = match (method, path) {
         ("POST", "/v1/tenants") => "tenants create",
@@ -357,7 +357,7 @@ async fn a_command_takes_every_field_and_parameter_of_its_operation() {
     served.ledger.stop().await;
 }
 
-/// The names of its parameters and of what is in its body.
+/// The names of its parameters and of the fields of its body.
 fn fields(document: &Value, operation: &Value) -> Vec<String> {
     let parameters = operation["parameters"].as_array().expect("parameters").iter();
     let mut found: Vec<String> = parameters.map(|parameter| text(&parameter["name"])).collect();
@@ -373,10 +373,10 @@ fn fields(document: &Value, operation: &Value) -> Vec<String> {
     found
 }
 
-/// How the command line calls a field: by its own name, unless it is here.
+/// The option for a field: the field's own name, except for these.
 fn argument_for(field: &str) -> Option<String> {
     Some(match field {
-        // The lists are printed whole.
+        // Lists are printed completely.
         "cursor" | "limit" => return None,
         "id" | "amount" | "direction" | "file" => format!("<{}>", field.to_ascii_uppercase()),
         "tenant_id" | "key_id" | "agent_id" | "reservation_id" => {
@@ -425,7 +425,7 @@ fn audits(served: &Served) {
     assert!(String::from_utf8_lossy(&listed.stdout).contains("more work"));
 }
 
-/// The trail in pieces of a day: today's holds all of it, another day's nothing, and each verifies by itself.
+/// The trail in exports of one day: today's has everything, another day's nothing, and each verifies alone.
 fn by_day(served: &Served, trail: &str, key: &str) {
     let newest = trail.lines().rev().find_map(|line| {
         let line: Value = serde_json::from_str(line).expect("a line is JSON");
@@ -442,7 +442,7 @@ fn by_day(served: &Served, trail: &str, key: &str) {
         assert_eq!(online["day"], format!("{day}T00:00:00.000Z"));
     }
     assert!(!served.run(&["audit", "export", "--day", "yesterday"]).status.success());
-    // What was lost and what was removed is said, also where it is nothing.
+    // Dropped and removed rows are reported, also if there are none.
     let status = served.json(&["audit", "status"]);
     assert_eq!((&status["decisions_dropped"], &status["removed"]), (&Value::from(0), &Value::from(0)));
 }
@@ -456,7 +456,7 @@ fn backups(served: &Served) {
     assert_eq!(served.json(&["restore", "--from", copy, "--database", &restored]), copied);
 }
 
-/// No secret in any file but the two that keep the first keys.
+/// Checks that no secret is in any file but the two that keep the first keys.
 fn grep(directory: &Path, secrets: &[String]) {
     let mut searched = 0;
     for file in fs::read_dir(directory).expect("the directory can be read").flatten() {
@@ -466,7 +466,7 @@ fn grep(directory: &Path, secrets: &[String]) {
         let bytes = fs::read(file.path()).expect("the file can be read");
         searched += bytes.len();
         for secret in secrets {
-            // The entropy alone, so that a stripped prefix does not hide it.
+            // Only the random part, so that a removed prefix does not hide it.
             let body = secret.as_bytes().get(4..44).expect("a secret has 50 characters");
             let found = bytes.windows(body.len()).any(|window| window == body);
             assert!(!found, "a secret is in {}", file.path().display());
@@ -479,8 +479,8 @@ fn grep(directory: &Path, secrets: &[String]) {
 async fn schemathesis_finds_no_fault_of_the_server_and_no_break_of_the_schema() {
     let served = serve("schemathesis").await;
     served.id(&["tenants", "create", "--name", "Acme", "--tier", "pro"]);
-    // All but two: what is right in form can still name a tier or a thing that there is not, and who may see whose things
-    // is the ledger's own test over the same document.
+    // All checks but two: a valid body can still name a tier or an object that does not exist, and access between
+    // tenants is tested by the ledger's own tests over the same document.
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,\
                   response_headers_conformance,response_schema_conformance,unsupported_method,\
                   negative_data_rejection,missing_required_header,allow_header_conformance,use_after_free,\
@@ -490,9 +490,9 @@ async fn schemathesis_finds_no_fault_of_the_server_and_no_break_of_the_schema() 
         .args(["run", &format!("{}/openapi.json", served.ledger.url())])
         .args(["--header", &format!("Authorization: Bearer {}", served.credentials.admin_key)])
         .args(["--checks", checks, "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "30"])
-        // A machine that others use is slow now and then, which is no fault of the server.
+        // A shared machine is sometimes slow, which is not a fault of the server.
         .args(["--suppress-health-check", "too_slow", "--request-timeout", "60"])
-        // It would revoke the very credential that it asks with.
+        // It would revoke the credential that it uses.
         .args(["--exclude-path", "/v1/admin-keys/{id}/revoke", "--seed", "1", "--no-color"])
         .output()
         .expect("schemathesis can be run: run scripts/test, or set AGENTRELAY_ENVIRONMENT");
@@ -525,7 +525,7 @@ fn the_unit_and_the_image_start_the_ledger_with_options_that_it_has() {
     let image: Vec<String> = serde_json::from_str(image).expect("it is a list");
     let unit: Vec<String> = unit.split(' ').map(str::to_owned).collect();
     for arguments in [unit, image] {
-        // What comes before it is read first, so an option that there is not is still an error.
+        // Arguments before it are parsed first, so an unknown option is still an error.
         let output = Command::new(files::program()).args(&arguments).arg("--help").output();
         let output = output.expect("the program can be run");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! How often: limits hold exactly, slide, are told truly, and are the same over all workers.
+//! Rate limits hold exactly, slide, are reported correctly, and are the same over all workers.
 
 use harness::agent::NewKey;
 use harness::gate::at_once;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 /// Permits of the free tier in each minute.
 const FREE: usize = 20;
-/// A window is cut into 64 cells; a permit is back at most one cell late.
+/// A window has 64 cells; a permit returns at most one cell late.
 const CELLS: u64 = 64;
 
-/// Sends calls one after the other until one is refused; returns how many passed, and the refusal.
+/// Sends sequential calls until one is refused. Returns how many passed, and the refusal.
 async fn exhaust(agent: &Agent) -> (usize, Response) {
     let mut passed = 0;
     loop {
@@ -25,7 +25,7 @@ async fn exhaust(agent: &Agent) -> (usize, Response) {
 }
 
 #[test]
-fn the_free_tier_has_20_calls_a_minute_and_the_21st_is_told_truly_when_to_come_back() {
+fn the_free_tier_has_20_calls_a_minute_and_the_21st_gets_a_correct_retry_time() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("free").await;
@@ -89,7 +89,7 @@ fn parallel_clients_over_two_workers_get_exactly_20() {
         for (name, connections) in stats::envoy(gate.envoy.admin, "downstream_cx_total").await {
             assert!(connections > 0 || !name.contains(".worker_"), "{name}: {connections}");
         }
-        // No two calls were told the same number: they were counted one by one.
+        // No two calls were told the same remaining number, so they were counted one by one.
         let mut remaining: Vec<u64> = passed.iter().map(|answer| answer.rate().remaining).collect();
         remaining.sort_unstable();
         assert_eq!(remaining, (0..20).collect::<Vec<_>>());
@@ -97,7 +97,7 @@ fn parallel_clients_over_two_workers_get_exactly_20() {
     });
 }
 
-/// Sends calls all the time and returns when each admitted one was sent and answered.
+/// Sends calls all the time. Returns when each admitted one was sent and answered.
 async fn admitted_during(agent: &Agent, duration: Duration) -> Vec<(Instant, Instant)> {
     let began = Instant::now();
     let mut admitted = Vec::new();
@@ -114,9 +114,9 @@ async fn admitted_during(agent: &Agent, duration: Duration) -> Vec<(Instant, Ins
     admitted
 }
 
-/// No interval as long as the window holds more admissions than permits. A call was admitted at some time between
-/// being sent and being answered, so two calls are surely closer than the window only if the answer of the later came
-/// within it after the sending of the earlier.
+/// Checks that no interval as long as the window has more admissions than permits. A call was admitted at some time
+/// between being sent and being answered. So two calls are certainly closer than the window only if the later one was
+/// answered within the window after the earlier one was sent.
 fn assert_sliding(admitted: &[(Instant, Instant)], permits: usize, window: Duration) {
     for pair in admitted.windows(permits + 1) {
         let (first_sent, last_answered) = (pair[0].0, pair[permits].1);
@@ -126,12 +126,12 @@ fn assert_sliding(admitted: &[(Instant, Instant)], permits: usize, window: Durat
 }
 
 #[test]
-fn a_burst_across_the_edge_of_a_minute_finds_no_second_quota() {
+fn a_burst_across_the_edge_of_a_minute_gets_no_second_quota() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("free").await;
-        // Half of the quota, then the rest of it half a minute later: whatever clock a fixed window had, one of its
-        // edges lies in the minute that follows.
+        // Half of the quota, then the rest half a minute later: any fixed window would have an edge in the minute that
+        // follows.
         let mut admitted = Vec::new();
         for burst in 0..2 {
             for _ in 0..FREE / 2 {
@@ -145,14 +145,14 @@ fn a_burst_across_the_edge_of_a_minute_finds_no_second_quota() {
         }
         admitted.extend(admitted_during(&agent, Duration::from_secs(37)).await);
         assert_sliding(&admitted, FREE, Duration::from_secs(60));
-        // And the first half did come back, once, a minute after it was used.
+        // The first half came back, once, a minute after it was used.
         assert_eq!(admitted.len(), FREE + FREE / 2, "{admitted:?}");
         gate.assert_healthy().await;
     });
 }
 
 #[test]
-fn a_short_window_slides_under_constant_load_and_wastes_little() {
+fn a_short_window_admits_nearly_its_limit_under_constant_load() {
     run(async {
         let gate = Gate::options().policy(|policy| policy::limit_tier(policy, "free", 5, "2s")).start().await;
         let agent = gate.agent("free").await;
@@ -160,8 +160,8 @@ fn a_short_window_slides_under_constant_load_and_wastes_little() {
         let admitted = admitted_during(&agent, duration).await;
         let window = Duration::from_secs(2);
         assert_sliding(&admitted, 5, window);
-        // Six windows and a bit passed; a window reopens at most a cell late, and a poll later.
-        // On a machine that stands still for a while it is less.
+        // A little more than six windows passed; a window reopens at most a cell late, and a poll later. On a machine
+        // that stalls there are fewer calls.
         assert!(admitted.len() >= 20, "only {} were admitted", admitted.len());
         let late = window / u32::try_from(CELLS).unwrap() + Duration::from_millis(500);
         let mut apart: Vec<Duration> =
@@ -173,7 +173,7 @@ fn a_short_window_slides_under_constant_load_and_wastes_little() {
 }
 
 #[test]
-fn every_tier_has_its_own_figure_and_every_key_its_own_window() {
+fn every_tier_has_its_own_limit_and_every_tenant_its_own_window() {
     run(async {
         let gate = Gate::shared().await;
         for (tier, permits) in [("free", 20), ("hobby", 60), ("pro", 300), ("enterprise", 1000)] {
@@ -181,7 +181,9 @@ fn every_tier_has_its_own_figure_and_every_key_its_own_window() {
             let rate = agent.call(&mcp::search()).await.rate();
             assert_eq!((rate.limit, rate.remaining), (permits, permits - 1), "{tier}");
             let sibling = gate.key(&agent.tenant, NewKey::default()).await;
-            assert_eq!(sibling.call(&mcp::search()).await.rate().remaining, permits - 1, "{tier}");
+            assert_eq!(sibling.call(&mcp::search()).await.rate().remaining, permits - 2, "{tier}");
+            let other = gate.agent(tier).await;
+            assert_eq!(other.call(&mcp::search()).await.rate().remaining, permits - 1, "{tier}");
         }
         let hobby = gate.agent("hobby").await;
         let answers = at_once((0..70).map(|_| hobby.owned_call(mcp::search()))).await;
@@ -190,7 +192,7 @@ fn every_tier_has_its_own_figure_and_every_key_its_own_window() {
 }
 
 #[test]
-fn a_keys_own_limit_holds_beside_its_tiers() {
+fn a_keys_own_limit_applies_in_addition_to_its_tiers() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::default().limit(3, 60)).await;
@@ -210,7 +212,7 @@ fn every_kind_of_response_has_the_rate_headers() {
         let mut expected = 300;
         let mut check = |what: &str, status: u16, response: &Response| {
             assert_eq!(response.status, status, "{what}: {response:?}\n{}", response.text());
-            // What starts no work takes no permit, and says what is left all the same.
+            // Requests that start no work use no permit, and still report what is left.
             let is_free = ["initialize", "ping", "notification", "session end"].contains(&what);
             expected -= u64::from(!is_free);
             let rate = response.rate();
@@ -250,24 +252,24 @@ fn every_kind_of_response_has_the_rate_headers() {
     });
 }
 
-/// A call that this key is denied with 403: it has no scope for the trigger.
+/// A call that is denied to this key with 403: it lacks the scope for the trigger.
 async fn gate_free(gate: &Gate, agent: &Agent) -> Response {
-    agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await.also_unseen(gate)
+    agent.send(Request::post("/api/v1/mcp/projects/1/trigger")).await.and_not_upstream(gate)
 }
 
-trait AlsoUnseen {
-    fn also_unseen(self, gate: &Gate) -> Self;
+trait AndNotUpstream {
+    fn and_not_upstream(self, gate: &Gate) -> Self;
 }
 
-impl AlsoUnseen for Response {
-    fn also_unseen(self, gate: &Gate) -> Response {
+impl AndNotUpstream for Response {
+    fn and_not_upstream(self, gate: &Gate) -> Response {
         gate.assert_unseen(&self.marker);
         self
     }
 }
 
 #[test]
-fn refused_requests_take_no_permit_of_the_tools_window() {
+fn refused_requests_use_no_permit_of_the_tools_window() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate
@@ -311,12 +313,12 @@ fn a_limit_in_shadow_is_audited_and_not_enforced() {
 }
 
 #[test]
-fn a_rate_limited_key_learns_nothing_else_and_is_audited() {
+fn a_rate_limited_key_gets_no_other_information_and_is_audited() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("free", 0, NewKey::default().limit(1, 60)).await;
         agent.call(&mcp::search()).await.assert_allowed();
-        // 429 of the key comes before 400, 404, 403 and 402.
+        // The key's 429 comes before 400, 404, 403 and 402.
         agent.send(mcp::post_bytes(b"{")).await.assert_refused(429, "rate_limited");
         agent.call(&mcp::call("unlisted", serde_json::json!({}))).await.assert_refused(429, "rate_limited");
         agent.call(&mcp::image("ultra_plus")).await.assert_refused(429, "rate_limited");

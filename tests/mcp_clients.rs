@@ -1,5 +1,5 @@
-//! Real MCP clients and a real MCP server, PyPI `mcp`, in both eras: the gate is invisible to who may, and readable to
-//! who may not.
+//! Real MCP clients and a real MCP server, PyPI `mcp`, in both eras: the gate is invisible to allowed calls, and its
+//! refusals are readable.
 
 use harness::agent::NewKey;
 use harness::python::{Server, client};
@@ -12,7 +12,7 @@ async fn gate_before(server: &Server) -> Gate {
     Gate::options().upstream(&server.url).start().await
 }
 
-/// Connects and takes the steps; returns what they gave.
+/// Connects and takes the steps. Returns their results.
 async fn steps(gate: &Gate, agent: &Agent, mode: &str, steps: &[Value]) -> Vec<Value> {
     let url = format!("http://{}/mcp", gate.address);
     let mut answers = client(&url, &agent.secret, mode, steps).await;
@@ -108,7 +108,7 @@ fn failures_of_real_tools_are_refunded() {
 }
 
 #[test]
-fn applications_can_tell_refusals_apart() {
+fn applications_can_distinguish_refusals() {
     run(async {
         let server = Server::start(&[]).await;
         let gate = gate_before(&server).await;
@@ -150,7 +150,7 @@ fn a_client_can_connect_although_its_limit_is_reached() {
 }
 
 #[test]
-fn a_client_with_a_wrong_key_does_not_connect() {
+fn a_client_with_an_invalid_key_does_not_connect() {
     run(async {
         let server = Server::start(&[]).await;
         let gate = gate_before(&server).await;

@@ -1,7 +1,7 @@
-//! Every real MCP client: through the gate it lists and calls in each era that it speaks, and of each refusal its user
-//! sees as much as that client ever shows.
+//! Every real MCP client: through the gate it lists and calls in each era that it supports, and its user sees as much
+//! of each refusal as that client ever shows.
 //!
-//! reference: what clients do with HTTP statuses differs, which is why a service chooses the form of its refusals.
+//! Reference: clients treat HTTP statuses differently, so a service chooses the form of its refusals.
 
 use harness::agent::NewKey;
 use harness::clock::eventually;
@@ -46,7 +46,7 @@ fn assert_shown(client: (Sdk, Era), answer: &Value, words: &[&str]) {
     assert!(words.iter().any(|word| shown.contains(word)), "{client:?} shows none of {words:?}: {answer}");
 }
 
-/// Lists, calls one tool that is allowed, one that costs too much, and one whose tier lacks.
+/// Lists, calls one allowed tool, one that is too expensive, and one whose tier is missing.
 async fn allowed_and_refused(form: &'static str, assert_refusals: impl Fn((Sdk, Era), &Value, &Value)) {
     let (gate, _server) = gate(form).await;
     for client in clients() {
@@ -69,7 +69,7 @@ fn as_json_rpc_errors_refusals_are_shown_by_all_but_python_1() {
             assert_eq!(quota["error"]["code"], 40201, "{quota}");
             assert_eq!(tier["error"]["code"], 40302, "{tier}");
         }
-        // It knows the status at best, and gives the connection up.
+        // It knows at most the status, and closes the connection.
         Sdk::Python1 => {
             assert_shown(client, quota, &["402", "ClosedResourceError"]);
             assert_shown(client, tier, &["403", "ClosedResourceError"]);
@@ -95,7 +95,7 @@ fn as_tool_results_refusals_are_read_by_every_model() {
 #[test]
 fn as_problems_refusals_keep_their_status() {
     run(allowed_and_refused("http", |client, quota, tier| match client.0 {
-        // It makes an error of its own out of a body that is no JSON-RPC.
+        // It makes its own error out of a body that is not JSON-RPC.
         Sdk::Python2 => {
             assert_eq!(quota["error"]["code"], -32603, "{quota}");
             assert_eq!(tier["error"]["code"], -32603, "{tier}");
@@ -124,7 +124,7 @@ fn a_full_window_refuses_calls_and_never_a_connection() {
                     assert_eq!(refused["error"]["code"], 42901, "{refused}");
                     assert!(refused["error"]["data"]["retryAfterSeconds"].as_u64() >= Some(1), "{refused}");
                 }
-                // It asks for the list first, and may take a refused one for an empty one.
+                // It requests the list first, and may take a refusal of it for an empty list.
                 (Sdk::Inspector, _) => assert_shown(client, &refused, &["429", "tool_not_found"]),
                 (Sdk::Python1, _) => assert_shown(client, &refused, &["429", "ClosedResourceError"]),
                 _ => assert_shown(client, &refused, &["429"]),
@@ -146,7 +146,7 @@ fn a_missing_scope_is_a_typed_error_where_the_client_has_one() {
                 Sdk::TypeScript2 => "InsufficientScopeError",
                 Sdk::TypeScript1 => "insufficient_scope",
                 Sdk::Rust => "InsufficientScope",
-                // What the key may not call is not in its list.
+                // Tools that the key may not call are not in its list.
                 Sdk::Inspector => "tool_not_found",
             };
             assert_shown(client, &refused, &[words]);
@@ -163,14 +163,14 @@ fn a_tool_that_no_rule_names_is_refused_and_the_session_goes_on() {
             let agent = gate.agent_with("pro", 0, NewKey::default()).await;
             let unlisted = json!(["call", "unlisted", {"text": "x"}]);
             let answers = steps(&gate, &agent, client, &[search(), unlisted, search()]).await;
-            assert_shown(client, &answers[1], &["no rule of the policy names this tool"]);
+            assert_shown(client, &answers[1], &["the policy has no rule for this tool"]);
             for answer in [&answers[0], &answers[2]] {
                 assert_eq!(
                     answer["content"][0]["text"], "3 results for lighthouses",
                     "{client:?}: {answers:?}"
                 );
             }
-            // It is one session all the while: whoever takes it for lost begins another.
+            // It is one session all the time: a client that considered it lost would begin another.
             let began = eventually("both searches are in the audit trail", async || {
                 let rows = gate.audit(&agent).await;
                 let of = |tool: &str| rows.iter().filter(|row| row.detail["tool"] == tool).count();
@@ -190,7 +190,7 @@ fn no_client_gets_anything_with_an_unknown_key() {
         for client in clients() {
             let secret = harness::agent::unknown_secret();
             let answers = client.0.attempt(&url, &secret, client.1, &[json!(["list"])]).await;
-            // Some clients notice only at their first request that they are not let in.
+            // Some clients notice only at their first request that they are refused.
             let refused = answers.last().expect("an answer");
             assert!(refused.get("error").is_some(), "{client:?}: {answers:?}");
             assert!(!answers.iter().any(|answer| answer.get("tools").is_some()), "{client:?}: {answers:?}");

@@ -1,4 +1,5 @@
-//! MCP as servers really speak it: what no specification asks for, and none forbids, passes the gate and escapes no rule.
+//! MCP as real servers speak it: behaviour that no specification requires or forbids passes the gate and bypasses no
+//! rule.
 
 #[path = "mcp_servers/away.rs"]
 mod away;

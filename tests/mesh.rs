@@ -1,7 +1,8 @@
-//! The manifest for Envoy Gateway, by Envoy Gateway's own translator. `scripts/mesh` builds that and runs this; `cargo test` alone does not.
+//! The manifest for Envoy Gateway, translated by Envoy Gateway itself. `scripts/mesh` builds the translator and runs
+//! this; `cargo test` alone does not.
 //!
-//! The translator has no cache of Wasm modules, so it translates what happens where the filter can't be had: nothing may be
-//! served then, whatever the listeners are called and whether patches are allowed or not.
+//! The translator has no cache of Wasm modules, so its output is that of a Gateway that can't load the filter: nothing
+//! may be served then, whatever the names of the listeners, and with or without patches.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -80,14 +81,14 @@ fn all<'v>(value: &'v Value, name: &str, found: &mut Vec<&'v Value>) {
     }
 }
 
-/// The documents of this name in the listing, such as `httpRoutes`.
+/// The documents with this name in the output, such as `httpRoutes`.
 fn named<'v>(translated: &'v Value, name: &str) -> Vec<&'v Value> {
     let mut found = Vec::new();
     all(translated, name, &mut found);
     found
 }
 
-/// The routes to the tools: what answers, for each listener.
+/// The routes to the tools: what answers them, for each listener.
 fn actions(translated: &Value) -> Vec<String> {
     let mut hosts = named(translated, "virtualHosts");
     hosts.retain(|hosts| hosts[0]["name"].as_str().is_some_and(|name| name.starts_with("agentrelay/gate/")));
@@ -136,12 +137,12 @@ fn envoy_gateway_takes_over_what_the_manifest_says() {
 }
 
 #[test]
-fn where_the_filter_cant_be_had_nothing_is_served() {
+fn without_the_filter_nothing_is_served() {
     let renamed = SHIPPED.replace(LISTENER, "  - {name: renamed, protocol: HTTP, port: 80}\n");
     let second =
         SHIPPED.replace(LISTENER, &format!("{LISTENER}  - {{name: second, protocol: HTTP, port: 8080}}\n"));
     let https = SHIPPED.replace(LISTENER, &format!("{LISTENER}{HTTPS}")) + &certificate();
-    // What the translation is where patches are not allowed.
+    // The translation if patches are not allowed.
     let without_patches: Vec<&str> =
         SHIPPED.split("\n---\n").filter(|document| !document.contains("kind: EnvoyPatchPolicy")).collect();
     let without_patches = without_patches.join("\n---\n");

@@ -1,4 +1,4 @@
-//! What it costs: the price, charged once for what was not seen to fail, and never more than the tenant has.
+//! Charges: the price, charged once for calls that were not seen to fail, and never more than the tenant has.
 
 use client::{UsageGroup, UsageQuery};
 use harness::agent::NewKey;
@@ -81,7 +81,7 @@ fn a_tier_too_low_is_denied_before_the_quota_and_costs_nothing() {
     });
 }
 
-/// Calls once with this behaviour of the upstream; the call must be refunded whole.
+/// Calls once with this behaviour of the upstream; the call must be refunded completely.
 async fn assert_refunded(gate: &Gate, behaviour: &str, status: u16) {
     let agent = gate.agent("pro").await;
     let response = agent.send(mcp::post(&mcp::image("ultra")).upstream(behaviour)).await;
@@ -145,7 +145,7 @@ fn a_call_that_asks_for_more_input_is_not_charged_yet() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_answer_pays_for_the_call() {
+fn a_client_that_disconnects_before_the_answer_pays_for_the_call() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -169,11 +169,11 @@ fn a_client_that_leaves_before_the_answer_pays_for_the_call() {
 }
 
 #[test]
-fn a_client_that_leaves_while_the_reservation_is_on_its_way_is_refunded() {
+fn a_client_that_disconnects_during_the_reservation_is_refunded() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
-        // Known key: from now on the only thing that is awaited is the reservation.
+        // The key is cached: from now on only the reservation is awaited.
         agent.call(&mcp::search()).await.assert_allowed();
         let client = Http2::open(gate.address).await;
         let mut markers = Vec::new();
@@ -183,7 +183,7 @@ fn a_client_that_leaves_while_the_reservation_is_on_its_way_is_refunded() {
             let microseconds = round * 100;
             client.reset_after(request, harness::wait(Duration::from_micros(microseconds))).await.unwrap();
         }
-        // On a fast machine the last of them have gone upstream before their client leaves, and are paid.
+        // On a fast machine the last calls have gone upstream before their client disconnects, and are charged.
         let posted = eventually("what was reserved is settled", async || {
             let of_kind = async |kind: &str| rows(gate, &agent, kind).await.len();
             let (reserved, voided, posted) =
@@ -201,14 +201,14 @@ fn a_client_that_leaves_while_the_reservation_is_on_its_way_is_refunded() {
     });
 }
 
-/// The rows of a tenant's audit trail of this kind.
+/// The rows of this kind in a tenant's audit trail.
 async fn rows(gate: &Gate, agent: &Agent, kind: &str) -> Vec<Value> {
     let rows = gate.audit(agent).await;
     rows.into_iter().filter(|row| row.kind == kind).map(|row| row.detail).collect()
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_of_the_answer_has_had_it() {
+fn a_client_that_disconnects_within_the_answer_pays_for_it() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -228,9 +228,9 @@ fn a_free_tool_makes_no_ledger_call() {
     run(async {
         let gate = Gate::options().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
-        // Of this key one by each worker, of the one that `learn` makes and revokes up to three.
+        // One lookup of this key by each worker, and up to three of the key that `cache_key` creates and revokes.
         assert!((1..=8).contains(&resolved), "{resolved} lookups by two workers");
         for _ in 0..5 {
             let answers = at_once((0..40).map(|_| agent.owned_call(mcp::search()))).await;
@@ -273,7 +273,7 @@ fn a_hundred_credits_are_twenty_calls_of_five_and_not_one_more() {
 }
 
 #[test]
-fn credits_that_come_back_can_be_spent_again() {
+fn refunded_credits_can_be_spent_again() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 5, NewKey::default()).await;
@@ -304,7 +304,7 @@ fn all_keys_of_a_tenant_spend_the_same_credits() {
 }
 
 #[test]
-fn a_leased_tool_costs_its_price_too() {
+fn a_leased_tool_is_charged_its_price() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 3, NewKey::default()).await;

@@ -1,4 +1,4 @@
-//! Where credentials come from: said where the operator names an authorization server, and nowhere else.
+//! OAuth metadata: served if the operator names an authorization server, and not otherwise.
 
 use harness::agent::NewKey;
 use harness::{Gate, Request, mcp, policy, run};
@@ -7,7 +7,7 @@ use serde_json::json;
 const METADATA: &str = "/.well-known/oauth-protected-resource/mcp";
 
 #[test]
-fn clients_are_told_where_credentials_come_from() {
+fn clients_find_the_authorization_server() {
     run(async {
         let named = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["studio"]["oauth"] = policy::yaml(
@@ -37,7 +37,7 @@ fn clients_are_told_where_credentials_come_from() {
         let refused = reader.call(&mcp::image("standard")).await;
         let expected = format!("Bearer error=\"insufficient_scope\", scope=\"generate\", {url}");
         assert_eq!(refused.header("www-authenticate"), Some(expected.as_str()));
-        // Only that one document is public.
+        // Only this document is public.
         for request in [Request::post(METADATA).body(b"{}"), Request::get(format!("{METADATA}/x"))] {
             let refused = gate.send(request).await;
             assert_eq!(refused.status, 401, "{refused:?}");
@@ -48,7 +48,7 @@ fn clients_are_told_where_credentials_come_from() {
 }
 
 #[test]
-fn without_an_authorization_server_nothing_is_said() {
+fn without_an_authorization_server_no_metadata_is_served() {
     run(async {
         let gate = Gate::shared().await;
         let refused = gate.send(mcp::post(&mcp::search())).await;

@@ -1,4 +1,4 @@
-//! What operators see: numbers, logs, the command line. What nobody sees is in `secrets`.
+//! What operators see: metrics, logs, the command line. What nobody may see is in `secrets`.
 
 use harness::agent::NewKey;
 use harness::clock::eventually;
@@ -67,11 +67,11 @@ fn decisions_are_counted_by_outcome() {
         for part in ["callouts", "queue_depth", "queue_dropped", "cas_retries", "policy_loaded"] {
             assert!(prometheus.contains(&format!("agentrelay_{part}")), "no metric for {part}");
         }
-        // Cardinality belongs in the ledger.
+        // Metrics have no labels of high cardinality; the ledger has the details.
         for secret in [agent.key.as_str(), agent.tenant.as_str(), &agent.secret] {
             assert!(!prometheus.contains(secret), "{secret} is in a metric");
         }
-        // The ledger counts the same, once the decisions have been reported.
+        // The ledger counts the same after the decisions are reported.
         eventually("the ledger counts decisions", async || {
             let text = stats::ledger(gate.ledger_address).await;
             let is_there = |outcome: &str, count: u64| {
@@ -91,7 +91,7 @@ fn decisions_are_counted_by_outcome() {
 }
 
 #[test]
-fn the_access_log_says_who_what_and_how_it_ended() {
+fn the_access_log_has_key_tool_and_outcome() {
     run(async {
         let gate = Gate::options().start().await;
         let agent = one_of_each(&gate).await;
@@ -230,7 +230,7 @@ fn the_command_line_manages_tenants_and_keys() {
             }
         })
         .await;
-        // For people: tables with what was asked for.
+        // For people: tables with the requested columns.
         for (arguments, expected) in [
             (vec!["tenants", "list"], "Acme"),
             (vec!["keys", "list", "--tenant", tenant], "revoked"),
@@ -279,7 +279,7 @@ fn mistakes_on_the_command_line_are_explained() {
 }
 
 #[test]
-fn each_door_of_the_ledger_opens_to_its_own_credential_only() {
+fn each_api_of_the_ledger_accepts_only_its_own_kind_of_credential() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -316,7 +316,7 @@ fn each_door_of_the_ledger_opens_to_its_own_credential_only() {
 }
 
 #[test]
-fn up_runs_everything_and_leaves_nothing_running() {
+fn up_starts_everything_and_stops_everything() {
     run(async {
         let gate = Gate::shared().await;
         for signal in ["INT", "TERM"] {
@@ -370,7 +370,7 @@ fn up_runs_everything_and_leaves_nothing_running() {
             let status = harness::clock::in_time("it stops", up.wait()).await.unwrap().unwrap();
             assert!(status.success(), "{status}");
             for id in started {
-                // The kernel may take a moment to reap what was killed.
+                // The kernel may need a moment to reap a killed process.
                 harness::clock::eventually("the process is gone", async || {
                     let is_there = std::path::Path::new(&format!("/proc/{id}")).exists();
                     if is_there { Err(format!("process {id} still runs")) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! Without the ledger: priced calls are refused, free calls go on, and nothing that was acknowledged is lost.
+//! Ledger outages: priced calls are refused, free calls continue, and no acknowledged write is lost.
 
 use harness::clock::{eventually, eventually_within};
 use harness::gate::{GateOptions, at_once};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A gate whose reservations expire soon enough to be watched.
+/// A gate whose reservations expire soon enough for a test.
 async fn gate_with_short_reservations() -> Gate {
     with_short_reservations("4s").start().await
 }
@@ -22,7 +22,7 @@ fn with_short_reservations(time_to_live: &'static str) -> GateOptions {
     })
 }
 
-/// Callers that go on until they are told to stop.
+/// Callers that run until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     paid: Arc<AtomicU64>,
@@ -40,7 +40,8 @@ impl Load {
                     let answer = agent.call(&mcp::image("standard")).await;
                     paid.fetch_add(u64::from(answer.status == 200), Ordering::Relaxed);
                     answers.push(answer);
-                    // While the ledger is away refusals come at once: hundreds of thousands of them say no more.
+                    // While the ledger is unavailable, refusals come at once; hundreds of thousands of them would prove
+                    // no more.
                     wait(Duration::from_millis(5)).await;
                 }
                 answers
@@ -50,8 +51,8 @@ impl Load {
         Load { stop, paid, running }
     }
 
-    /// Waits until so many calls more have been paid.
-    async fn paid_more(&self, more: u64) {
+    /// Waits until so many more calls are charged.
+    async fn wait_for_paid_calls(&self, more: u64) {
         let wanted = self.paid.load(Ordering::Relaxed) + more;
         eventually("calls are paid", async || match self.paid.load(Ordering::Relaxed) {
             paid if paid >= wanted => Ok(()),
@@ -75,26 +76,26 @@ fn killing_the_ledger_under_load_loses_nothing_that_was_acknowledged() {
     run(async {
         let mut gate = gate_with_short_reservations().await;
         let agent = gate.agent_with("enterprise", 1_000_000, harness::NewKey::default()).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let mut answers = Vec::new();
         for round in 0..2 {
             let load = Load::start(&vec![agent.clone(); 8]);
-            load.paid_more(60).await;
+            load.wait_for_paid_calls(60).await;
             gate.kill_ledger();
             wait(Duration::from_millis(500)).await;
 
-            // Priced calls are refused, at once and with the truth about it.
+            // Priced calls are refused at once, with the true reason.
             let refused = agent.call(&mcp::image("standard")).await;
             refused.assert_refused(503, "ledger_unavailable");
             assert_eq!(refused.code(), Some(50301), "{refused:?}");
             gate.assert_unseen(&refused.marker);
-            // Free calls of a known key go on, on both workers.
+            // Free calls of a cached key continue, on both workers.
             let free = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
             free.iter().for_each(Response::assert_allowed);
-            // Longer than the reservations live in the second round: their commits come late.
+            // Longer than the reservations last in the second round, so their commits come late.
             wait(Duration::from_secs(if round == 0 { 1 } else { 6 })).await;
             gate.restart_ledger().await;
-            load.paid_more(30).await;
+            load.wait_for_paid_calls(30).await;
             answers.extend(load.stop().await);
         }
         let paid = answers.iter().filter(|answer| answer.status == 200).count();
@@ -117,7 +118,7 @@ fn killing_the_ledger_under_load_loses_nothing_that_was_acknowledged() {
     });
 }
 
-/// By the audit trail: what was reserved was posted, voided or found unaccounted, each exactly once.
+/// Checks in the audit trail that every reservation was posted, voided or expired, exactly once.
 async fn assert_every_reservation_ended(gate: &Gate, agent: &Agent) {
     let rows = gate.audit(agent).await;
     let ids = |kinds: &[&str]| {
@@ -139,7 +140,7 @@ fn a_ledger_that_hangs_is_an_outage_too() {
     run(async {
         let mut gate = with_short_reservations("4s").shipped_timeout().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         gate.pause_ledger();
         let began = Instant::now();
         let refused = agent.call(&mcp::image("ultra")).await;
@@ -148,7 +149,7 @@ fn a_ledger_that_hangs_is_an_outage_too() {
         gate.assert_unseen(&refused.marker);
         agent.call(&mcp::search()).await.assert_allowed();
         gate.resume_ledger();
-        // The reservation may have been made after all; nobody was served for it, so it comes back.
+        // The reservation may exist; nobody was served for it, so it is refunded.
         eventually("the credits are back", async || {
             let balance = gate.balance(&agent).await;
             if balance.available.get() == 1000 { Ok(()) } else { Err(format!("{balance:?}")) }
@@ -161,11 +162,11 @@ fn a_ledger_that_hangs_is_an_outage_too() {
 }
 
 #[test]
-fn an_unknown_key_is_not_let_in_because_nobody_can_be_asked() {
+fn an_uncached_key_is_refused_while_the_ledger_is_unavailable() {
     run(async {
         let mut gate = gate_with_short_reservations().await;
         let known = gate.agent("pro").await;
-        gate.learn(&known).await;
+        gate.cache_key(&known).await;
         let stranger = gate.agent("pro").await;
         gate.kill_ledger();
         let refused = stranger.call(&mcp::search()).await;
@@ -196,8 +197,8 @@ fn key_records_are_trusted_only_as_long_as_stated() {
             .start()
             .await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
-        // While the ledger is heard of they are trusted on.
+        gate.cache_key(&agent).await;
+        // While the feed confirms the records, they stay trusted.
         wait(Duration::from_secs(9)).await;
         let resolved = gate.ledger_calls("/filter/v1/resolve").await;
         let answers = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
@@ -222,7 +223,7 @@ fn key_records_are_trusted_only_as_long_as_stated() {
 }
 
 #[test]
-fn a_tool_may_be_let_through_uncharged_where_the_policy_says_so() {
+fn a_tool_passes_uncharged_during_an_outage_if_the_policy_says_so() {
     run(async {
         let mut gate = Gate::options()
             .policy(|policy| {
@@ -232,7 +233,7 @@ fn a_tool_may_be_let_through_uncharged_where_the_policy_says_so() {
             .start()
             .await;
         let agent = gate.agent("pro").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         gate.kill_ledger();
         let allowed = agent.call(&mcp::image("ultra")).await;
         allowed.assert_allowed();
@@ -248,7 +249,7 @@ fn a_tool_may_be_let_through_uncharged_where_the_policy_says_so() {
 #[test]
 fn a_long_answer_keeps_its_reservation_beyond_its_time_to_live() {
     run(async {
-        // Renewed in time also on a machine that stalls for some seconds.
+        // Renewed in time even if the machine stalls for some seconds.
         let gate = with_short_reservations("10s").start().await;
         let agent = gate.agent("pro").await;
         let request = mcp::post(&mcp::image("ultra")).upstream("delay-ms=25000");
@@ -303,7 +304,7 @@ fn a_changed_policy_is_in_force_without_a_restart() {
         })
         .await;
         let decisions = gate.decisions(&agent, Outcome::Allowed, usize::try_from(calls).unwrap()).await;
-        // Each was decided by one version, and its audit row says by which.
+        // Each was decided by one version, and its audit row names the version.
         let version = |price: u64| -> Vec<&Value> {
             let mut versions: Vec<&Value> = decisions
                 .iter()
@@ -317,7 +318,7 @@ fn a_changed_policy_is_in_force_without_a_restart() {
         assert_eq!(version(6).len(), 1);
         assert_ne!(version(5), version(6));
 
-        // A faulty file changes nothing.
+        // An invalid file changes nothing.
         let mut faulty = changed.clone();
         faulty["tiers"]["pro"]["limits"] = policy::yaml("[{permits: 0, window: 60s}]");
         gate.change_policy(&faulty);
@@ -339,11 +340,11 @@ const RESOLVE: &str = "/filter/v1/resolve";
 const REPORT: &str = "/filter/v1/report";
 
 #[test]
-fn strange_answers_to_a_reservation_are_an_outage_and_cost_nothing() {
+fn unexpected_answers_to_a_reservation_count_as_an_outage() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         for (what, fault) in relay::STRANGE {
             gate.relay().fail(RESERVE, fault);
             let answers = at_once((0..4).map(|_| agent.owned_call(mcp::image("standard")))).await;
@@ -352,7 +353,7 @@ fn strange_answers_to_a_reservation_are_an_outage_and_cost_nothing() {
                 refused.assert_refused(503, "ledger_unavailable");
                 gate.assert_unseen(&refused.marker);
             }
-            gate.relay().heal();
+            gate.relay().restore();
             gate.assert_serving(&agent).await;
         }
         agent.call(&mcp::image("standard")).await.assert_allowed();
@@ -361,19 +362,19 @@ fn strange_answers_to_a_reservation_are_an_outage_and_cost_nothing() {
 }
 
 #[test]
-fn a_reservation_whose_answer_is_lost_is_given_back() {
+fn a_reservation_whose_answer_is_lost_is_refunded() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         gate.relay().fail(RESERVE, Fault::LoseAnswer);
         let answers = at_once((0..10).map(|_| agent.owned_call(mcp::image("ultra")))).await;
         for refused in answers {
             refused.assert_refused(503, "ledger_unavailable");
             gate.assert_unseen(&refused.marker);
         }
-        gate.relay().heal();
-        // Long before the reservations would expire by themselves.
+        gate.relay().restore();
+        // Long before the reservations would expire.
         eventually("the credits are back", async || {
             let balance = gate.balance(&agent).await;
             if balance.available.get() == 1000 { Ok(()) } else { Err(format!("{balance:?}")) }
@@ -386,11 +387,11 @@ fn a_reservation_whose_answer_is_lost_is_given_back() {
 }
 
 #[test]
-fn strange_answers_about_a_key_let_nobody_in() {
+fn unexpected_answers_about_a_key_admit_nobody() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let known = gate.agent("enterprise").await;
-        gate.learn(&known).await;
+        gate.cache_key(&known).await;
         for (what, fault) in relay::STRANGE {
             let stranger = gate.agent("pro").await;
             gate.relay().fail(RESOLVE, fault);
@@ -398,7 +399,7 @@ fn strange_answers_about_a_key_let_nobody_in() {
             assert_eq!(refused.status, 503, "{what}: {refused:?}");
             refused.assert_refused(503, "ledger_unavailable");
             gate.assert_unseen(&refused.marker);
-            gate.relay().heal();
+            gate.relay().restore();
             gate.assert_serving(&known).await;
             eventually("the key is found", async || match stranger.call(&mcp::search()).await.status {
                 200 => Ok(()),
@@ -410,11 +411,11 @@ fn strange_answers_about_a_key_let_nobody_in() {
 }
 
 #[test]
-fn a_report_that_is_not_heard_is_delivered_again_and_counts_once() {
+fn a_report_without_an_answer_is_sent_again_and_counted_once() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let mut calls = 0;
         for fault in [Fault::Close, Fault::LoseAnswer, relay::STRANGE[2].1, relay::STRANGE[5].1] {
             gate.relay().fail(REPORT, fault);
@@ -422,9 +423,9 @@ fn a_report_that_is_not_heard_is_delivered_again_and_counts_once() {
                 agent.call(&mcp::image("standard")).await.assert_allowed();
                 calls += 1;
             }
-            // Some deliveries are tried and fail.
+            // Some deliveries are attempted and fail.
             wait(Duration::from_millis(700)).await;
-            gate.relay().heal();
+            gate.relay().restore();
             assert_eq!(gate.settled(&agent).await.posted.get(), calls * 5, "{fault:?}");
         }
         gate.decisions(&agent, Outcome::Allowed, usize::try_from(calls).unwrap() + 20).await;
@@ -434,23 +435,23 @@ fn a_report_that_is_not_heard_is_delivered_again_and_counts_once() {
 }
 
 #[test]
-fn a_lost_change_feed_is_found_again() {
+fn a_lost_change_feed_is_resumed() {
     run(async {
         let gate = Gate::options().relay().start().await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         for (what, fault) in relay::STRANGE {
             gate.relay().fail("/filter/v1/changes", fault);
             gate.relay().fail("/filter/v1/policy", fault);
-            // A change ends the poll that is held open, and the next one fails.
+            // A change ends the open poll, and the next poll fails.
             let passing = gate.agent("pro").await;
             wait(Duration::from_millis(300)).await;
             agent.call(&mcp::search()).await.assert_allowed();
-            gate.relay().heal();
+            gate.relay().restore();
             gate.assert_serving(&passing).await;
             assert!(!what.is_empty());
         }
-        let revocation = protocol::admin::RevokeKey { reason: "test".into() };
+        let revocation = protocol::admin::Reason { reason: "test".into() };
         gate.admin.revoke_key(&agent.key, &revocation).await.unwrap();
         eventually("the change is heard", async || match agent.call(&mcp::search()).await.status {
             401 => Ok(()),

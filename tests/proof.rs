@@ -1,12 +1,12 @@
-//! The rule of money, over random exchanges: credits posted are the prices of the calls that went upstream and were not
-//! proven to fail, and no result of a priced call is delivered unposted.
+//! The charging rule, over random exchanges: the credits posted are the prices of the calls that went upstream and were
+//! not proven to fail, and no result of a priced call is delivered without payment.
 //!
-//! The judge knows what an answer says because it wrote it; it reads nothing.
+//! The judge knows what an answer contains because it wrote it; it parses nothing.
 
 #[path = "proof/case.rs"]
 mod case;
 
-use ::policy::exchange::{End, Entered, Exchange, Now, ReserveAnswered, Step};
+use ::policy::exchange::{AdmissionAnswered, End, Exchange, Now, ReserveAnswered, Step};
 use ::policy::window::{Monotonic, Verdict};
 use ::policy::{Key, Policy};
 use base64::Engine;
@@ -17,7 +17,7 @@ use harness::http1::Connection;
 use harness::{Agent, Gate, Request, mcp, policy};
 use protocol::key::KeyRecord;
 use protocol::session::SessionSecret;
-use protocol::{EventId, Timestamp};
+use protocol::{EventId, LeaseId, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ const KEY: &str = r#"{"key_id": "key_1", "tenant_id": "ten_1", "tier": "free", "
     "source": "admin"}"#;
 
 #[test]
-fn what_is_posted_is_what_was_not_proven_to_fail() {
+fn every_call_not_proven_to_fail_is_posted() {
     let seed = seed();
     let mut policy = Policy::from_json(DOCUMENT.as_bytes()).unwrap();
     policy.session_secrets = vec![SessionSecret::new([7; 32], Timestamp::from_millis(0))];
@@ -71,7 +71,7 @@ fn what_is_posted_is_what_was_not_proven_to_fail() {
     assert!(posted > CASES_ALONE / 5 && failed > CASES_ALONE / 5, "{posted} posted, {failed} failed");
 }
 
-/// What the decision core alone charges, and gives back to whom it belongs.
+/// What the decision core alone charges and refunds.
 fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let secret = protocol::api_key::mint(protocol::api_key::Kind::Agent, || 7);
@@ -102,18 +102,18 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
         step = match step {
             Step::FindKey(_) => exchange.key_found(key.clone(), now),
             Step::ReadBody { .. } => exchange.body(case.request().as_bytes(), now),
-            Step::Enter(_) => exchange.entered(Entered::Admitted),
+            Step::Admit(_) => exchange.admission_answered(AdmissionAnswered::Admitted),
             Step::AskWindows { asks, .. } => {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
                 exchange.windows_asked(&vec![open; asks.len()])
             }
-            Step::Spend(_) => exchange.spent(Some(9)),
+            Step::Spend(_) => exchange.spent(Some(LeaseId::from_bits(9))),
             Step::Reserve(_) => exchange.reserve_answered(ReserveAnswered::Reserved),
             Step::Forward { .. } => break,
             other => panic!("{other:?}"),
         };
     }
-    let mut end = End::ClientLeft;
+    let mut end = End::ClientDisconnected;
     if case.ends != Ends::ClientLeavesAtOnce {
         let headers: Vec<(&[u8], &[u8])> =
             case.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
@@ -121,14 +121,14 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
         exchange.response_headers(case.status, &headers, body.is_empty() && case.ends == Ends::Whole, now);
         while !body.is_empty() {
             let (chunk, rest) = body.split_at(random.random_range(1..=body.len()));
-            exchange.body_came();
+            exchange.body_arrived();
             exchange.watch(chunk);
             body = rest;
         }
         end = match case.ends {
             Ends::Whole => End::Complete,
             Ends::UpstreamCloses => End::UpstreamFailed,
-            _ => End::ClientLeft,
+            _ => End::ClientDisconnected,
         };
     }
     let finished = exchange.finish_all(end, "e", now).remove(0);
@@ -145,7 +145,7 @@ fn alone(policy: &Arc<Policy>, key: &Arc<Key>, case: &Case, seed: u64) -> u64 {
     credits
 }
 
-/// Two Envoys on one ledger, on which each of the tools that cases call has a price of 5.
+/// Two Envoys on one ledger, with a price of 5 for each of the tools that cases call.
 async fn two_envoys() -> Gate {
     let mut gate = Gate::options()
         .policy(|policy| {
@@ -162,7 +162,7 @@ async fn two_envoys() -> Gate {
     gate
 }
 
-/// Carries a case through an Envoy, as far as its client stays.
+/// Runs a case through an Envoy, until its client disconnects.
 async fn through(agent: &Agent, upstream: &harness::upstream::Upstream, case: &Case) {
     let request = match case.service {
         Service::Http => Request::get("/api/v1/mcp/projects/1/builds"),
@@ -203,7 +203,7 @@ async fn through(agent: &Agent, upstream: &harness::upstream::Upstream, case: &C
 }
 
 #[test]
-fn two_envoys_post_what_was_not_proven_to_fail() {
+fn two_envoys_charge_every_call_not_proven_to_fail() {
     run_within(Duration::from_secs(900), async {
         let seed = seed();
         let gate = two_envoys().await;

@@ -1,4 +1,4 @@
-//! Prompts and resources: those that the policy names are there for whoever may read them, and all others are not.
+//! Prompts and resources: those that the policy names can be read with their scopes, and all others are hidden.
 
 use harness::agent::NewKey;
 use harness::python::Server;
@@ -20,7 +20,7 @@ async fn gate(server: &Server) -> Gate {
 
 /// Sends a request of the modern era to the real server behind the gate.
 async fn send(agent: &Agent, method: &str, params: Value) -> Response {
-    // The server serves hosts of this machine only, and wants a port.
+    // The server accepts only hosts of this machine, and requires a port.
     let request = mcp::modern(mcp::request(method, params.clone())).header("host", "localhost:1");
     agent
         .send(match params["uri"].as_str() {
@@ -62,7 +62,7 @@ fn lists_show_what_the_key_may_read() {
 }
 
 #[test]
-fn what_is_not_named_or_not_granted_can_not_be_read() {
+fn unnamed_or_ungranted_resources_can_not_be_read() {
     run(async {
         let server = Server::start_program("fixture_server", &[]).await;
         let gate = gate(&server).await;

@@ -5,17 +5,18 @@ use harness::gate::at_once;
 use harness::http1::Connection;
 use harness::relay::Fault;
 use harness::{Agent, Gate, NewKey, mcp, policy, run, stats, wait};
-use protocol::admin::RevokeKey;
+use protocol::admin::Reason;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// So many that p99 leaves out a moment or two in which the machine stood still.
+/// So many that the 99th percentile excludes a moment or two in which the machine stalled.
 const REVOCATIONS: usize = 200;
-/// The stated bound, from the moment the revocation is asked for.
+/// The promised bound, from the moment the revocation is requested.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single revocation says more than this: a machine that others use stands still now and then.
+/// No single revocation proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(30);
-/// Of each Envoy. A connection stays with one worker, which the kernel chooses: so many miss none.
+/// Connections to each Envoy. A connection stays with one worker, which the kernel chooses: with so many, each worker
+/// has some.
 const CONNECTIONS: usize = 12;
 /// Between two calls on one connection.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -28,7 +29,7 @@ async fn caller(gate: SocketAddr, agent: &Agent) -> Connection {
     connection
 }
 
-/// Calls until it is refused, and says when that was.
+/// Calls until it is refused, and returns when that was.
 async fn until_refused(mut connection: Connection, agent: Agent) -> Instant {
     let began = Instant::now();
     loop {
@@ -56,7 +57,7 @@ fn a_revocation_reaches_every_worker_of_two_envoys_within_two_seconds() {
         for _ in 0..REVOCATIONS {
             agents.push(gate.key(&first.tenant, NewKey::default()).await);
         }
-        // The feed says that keys were made, too; what is revoked is to be one that workers know and trust.
+        // The feed also reports new keys; the revoked key must be one that workers have cached and trust.
         wait(Duration::from_secs(1)).await;
         let mut waits = Vec::with_capacity(REVOCATIONS);
         for agent in agents {
@@ -69,7 +70,7 @@ fn a_revocation_reaches_every_worker_of_two_envoys_within_two_seconds() {
             let began = Instant::now();
             let calls = callers.into_iter().map(|connection| until_refused(connection, agent.clone()));
             let calls: Vec<_> = calls.map(tokio::spawn).collect();
-            gate.admin.revoke_key(&agent.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+            gate.admin.revoke_key(&agent.key, &Reason { reason: "test".into() }).await.unwrap();
             let mut slowest = Duration::ZERO;
             for call in calls {
                 slowest = slowest.max(call.await.unwrap() - began);
@@ -106,12 +107,12 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
             .start()
             .await;
         let agent = gate.agent("enterprise").await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let lost = async || gate.stat("wasmcustom.agentrelay_feed_lost").await;
         let before = lost().await;
-        // The feed alone: everything else of the ledger answers.
+        // Only the feed fails: everything else of the ledger answers.
         gate.relay().fail("/filter/v1/changes", Fault::Close);
-        // This change ends the poll that is held open. Nobody will hear of the next.
+        // This change ends the open poll. Nobody receives the next one.
         gate.agent("pro").await;
         eventually("the stat says that the feed is lost", async || match lost().await {
             count if count > before => Ok(()),
@@ -120,10 +121,10 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         .await;
         let at_once = at_once((0..20).map(|_| agent.owned_call(mcp::search()))).await;
         assert!(at_once.iter().all(|answer| answer.status == 200), "{at_once:?}");
-        gate.admin.revoke_key(&agent.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+        gate.admin.revoke_key(&agent.key, &Reason { reason: "test".into() }).await.unwrap();
         let revoked = Instant::now();
         let mut refused_in_a_row = 0;
-        // A worker looks at what it trusts when a call comes; the margin is for that and a slow machine.
+        // A worker checks its trust when a call comes; the margin is for that and for a slow machine.
         eventually_within(
             stale + Duration::from_secs(20),
             "every worker asks the ledger again",
@@ -136,12 +137,12 @@ fn without_the_feed_a_key_is_trusted_only_for_the_stated_time_and_a_stat_says_so
         .await;
         eprintln!("without the feed a revoked key was trusted for {:?}", revoked.elapsed());
 
-        // Found again, the feed is as fast as before, and the stat stands still.
-        gate.relay().heal();
+        // After the feed recovers it is as fast as before, and the stat does not grow.
+        gate.relay().restore();
         let other = gate.agent("enterprise").await;
-        gate.learn(&other).await;
+        gate.cache_key(&other).await;
         let found = lost().await;
-        gate.admin.revoke_key(&other.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+        gate.admin.revoke_key(&other.key, &Reason { reason: "test".into() }).await.unwrap();
         eventually_within(STALLED, "the change is heard", async || {
             match other.call(&mcp::search()).await.status {
                 401 => Ok(()),

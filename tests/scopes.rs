@@ -1,11 +1,11 @@
-//! Who may what: scopes, grants, and lists that show no more than a key may call.
+//! Permissions: scopes, grants, and lists that show only what a key may call.
 
 use harness::agent::{NewKey, from_now};
 use harness::clock::eventually;
 use harness::gate::refused_by_all;
 use harness::http1::Connection;
 use harness::{Agent, Gate, Request, Response, mcp, policy, run, wait};
-use protocol::admin::RevokeKey;
+use protocol::admin::Reason;
 use protocol::audit::Outcome;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -66,7 +66,7 @@ fn a_filtered_list_is_private_and_otherwise_what_the_server_said() {
 }
 
 #[test]
-fn a_list_in_events_shows_no_more() {
+fn a_list_in_an_event_stream_is_filtered_too() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::with_scopes(&["read"])).await;
@@ -84,14 +84,14 @@ fn a_list_in_events_shows_no_more() {
 }
 
 #[test]
-fn a_stream_that_stays_open_is_filtered_as_it_comes() {
+fn an_open_stream_is_filtered_event_by_event() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::with_scopes(&["read"])).await;
         let mut connection = Connection::open(gate.address).await;
         let request = agent.with_key(Request::get("/mcp").upstream("sse-open"));
         connection.write(&request.head()).await.unwrap();
-        // The server has not ended the stream and does not: what has come is here all the same.
+        // The server does not end the stream; what was sent arrives all the same.
         connection.read_until(b"\"search\"").await.unwrap();
         let text = connection.so_far();
         assert!(text.contains("notifications/progress") && !text.contains("image_generate"), "{text}");
@@ -112,7 +112,7 @@ fn a_list_that_cannot_be_filtered_is_not_passed_on() {
                 assert_eq!(answer.code(), Some(50201), "{}", answer.text());
                 answer.rate();
                 assert!(!answer.body.windows(8).any(|bytes| bytes == b"unlisted"), "{}", answer.text());
-                // It was asked for in a readable form.
+                // It was requested in a readable form.
                 assert_eq!(gate.upstream.the_one(&answer.marker).all("accept-encoding"), ["identity"]);
             }
         }
@@ -180,7 +180,7 @@ fn a_service_may_write_refusals_as_results_that_the_model_reads() {
                 gate.assert_unseen(&answer.marker);
             }
         }
-        // What is no tool call, and what nobody authenticated, is refused as ever.
+        // Requests that are not tool calls, or not authenticated, are refused as before.
         reader.call(&mcp::list()).await.assert_refused(429, "rate_limited");
         gate.send(mcp::post(&mcp::search())).await.assert_refused(401, "auth_denied");
     });
@@ -223,7 +223,7 @@ fn all_scopes_that_are_needed_are_named() {
 }
 
 #[test]
-fn what_the_policy_does_not_list_is_not_there() {
+fn unlisted_tools_and_paths_are_not_found() {
     run(async {
         let gate = Gate::shared().await;
         let all = NewKey::with_scopes(&["read", "generate", "admin", "trigger"]);
@@ -247,7 +247,7 @@ fn what_the_policy_does_not_list_is_not_there() {
 }
 
 #[test]
-fn unlisted_tools_pass_where_the_policy_says_so_and_under_its_rule() {
+fn unlisted_tools_pass_under_the_policys_rule_for_them() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {
@@ -269,7 +269,7 @@ fn unlisted_tools_pass_where_the_policy_says_so_and_under_its_rule() {
 }
 
 #[test]
-fn a_key_is_held_to_its_services_and_tools() {
+fn a_key_is_restricted_to_its_services_and_tools() {
     run(async {
         let gate = Gate::shared().await;
         let scopes = || NewKey::with_scopes(&["read", "generate"]);
@@ -334,14 +334,14 @@ fn a_revoked_key_is_refused_by_every_worker() {
         for _ in 0..20 {
             agent.call(&mcp::search()).await.assert_allowed();
         }
-        gate.admin.revoke_key(&agent.key, &RevokeKey { reason: "test".into() }).await.unwrap();
+        gate.admin.revoke_key(&agent.key, &Reason { reason: "test".into() }).await.unwrap();
         refused_by_all(&agent).await;
         gate.assert_serving(&sibling).await;
     });
 }
 
 #[test]
-fn a_rotated_key_has_a_new_secret_and_the_old_one_its_grace() {
+fn a_rotated_key_has_a_new_secret_and_the_old_one_a_grace_period() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("enterprise").await;

@@ -1,5 +1,5 @@
-//! No secret is anywhere but in its owner's hands: a real run makes every kind of secret, and whatever it left behind is
-//! searched for each of them.
+//! No secret is anywhere except with its owner: a real run creates every kind of secret, and everything it left behind
+//! is searched for each of them.
 
 use harness::agent::unknown_secret;
 use harness::{Gate, Request, eventually, mcp, run, stats};
@@ -13,7 +13,7 @@ use std::process::Command;
 use throwaway::Throwaway;
 
 const PROMPT: &str = "a-very-private-prompt";
-/// Part of the database's URL where that is PostgreSQL.
+/// A part of the database's URL if that is PostgreSQL.
 const PASSWORD: &str = "a-very-private-password";
 
 #[test]
@@ -59,7 +59,7 @@ async fn places(gate: &Gate) -> BTreeMap<String, Vec<u8>> {
     places
 }
 
-/// Makes every kind of secret and uses it rightly and wrongly. What was left behind, and the secrets.
+/// Creates every kind of secret and uses it correctly and incorrectly. Returns what was left behind, and the secrets.
 async fn used(gate: &Gate) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
     let (one, other) = (gate.agent("hobby").await, gate.agent("pro").await);
     let rotated =
@@ -104,7 +104,7 @@ async fn used(gate: &Gate) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
     ] {
         answers.push(request.send(gate.address).await);
     }
-    // The ledger is asked with the wrong key, in the wrong place, and with a key in its address.
+    // The ledger is called with the wrong key, in the wrong place, and with a key in its address.
     for request in [
         Request::get("/v1/tenants").key(&one.secret),
         Request::get("/filter/v1/policy").key(&credentials.admin_key),
@@ -138,7 +138,7 @@ async fn used(gate: &Gate) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
     }
     places.insert("the ledger's /metrics".into(), stats::ledger(gate.ledger_address).await.into_bytes());
     for (number, answer) in answers.iter().enumerate() {
-        // A tool may tell its caller what it was given.
+        // A tool may return to its caller what it was given.
         if answer.status != 200 {
             places.insert(format!("answer {number}"), format!("{answer:?}").into_bytes());
         }
@@ -149,7 +149,7 @@ async fn used(gate: &Gate) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
     (places, secrets)
 }
 
-/// Every file but those that are there to keep a secret.
+/// Every file except those whose purpose is to keep a secret.
 fn files(directory: &Path, places: &mut BTreeMap<String, Vec<u8>>) {
     for entry in fs::read_dir(directory).expect("the directory can be read").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -160,7 +160,7 @@ fn files(directory: &Path, places: &mut BTreeMap<String, Vec<u8>>) {
     }
 }
 
-/// What the audit trail is signed with.
+/// The key that signs the audit trail.
 fn audit_key(directory: &Path) -> String {
     let files = fs::read_dir(directory).expect("the directory can be read").flatten();
     let mut keys = files.filter(|file| file.file_name().to_string_lossy().ends_with("audit-key"));
@@ -174,9 +174,9 @@ fn search(places: &BTreeMap<String, Vec<u8>>, secrets: &[String]) {
     let is_in = |bytes: &[u8], part: &str| bytes.windows(part.len()).any(|window| window == part.as_bytes());
     for (place, bytes) in places {
         for secret in secrets {
-            // The entropy alone, and a part of it: a stripped prefix or a damaged end is as good to a thief.
+            // The random part alone, and a half of it: a removed prefix or a damaged end does not help.
             for part in [&secret[4..44], &secret[10..30]] {
-                // A refused client may be told which address it asked for, but by nobody else.
+                // A refused client may be told which address it requested, but nobody else.
                 assert!(!is_in(bytes, part), "a secret is in {place}: {}", String::from_utf8_lossy(bytes));
             }
         }

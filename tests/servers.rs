@@ -1,7 +1,7 @@
-//! What the gate reads is what the server reads: forms that servers read differently are sent to real ones directly, and
-//! through the gate by a key that may not do what some of them make of it.
+//! What the gate reads is what the server reads: forms that servers read differently are sent to real servers directly,
+//! and through the gate with a key that may not do what some servers read.
 //!
-//! `servers/README.md` tells what each server made of the forms when it was asked directly; UPDATE=1 writes it anew.
+//! `servers/README.md` has the results of each server without the gate; UPDATE=1 rewrites it.
 
 #[path = "servers/forms.rs"]
 mod forms;
@@ -15,8 +15,8 @@ use harness::{Agent, Gate, files, mcp, policy, run};
 use std::fs;
 use std::sync::Mutex;
 
-/// The gate before a server whose MCP endpoint is at this path. The key of the tests may read: call `search` (not
-/// deeply), read `docs://*` but nothing private, and use what is not listed.
+/// A gate in front of a server whose MCP endpoint is at this path. The tests' key may call `search` (except deeply),
+/// read `docs://*` except private ones, and use what is not listed.
 async fn gate(server: &Server, path: &'static str) -> Gate {
     let edit = move |policy: &mut serde_yaml_ng::Value| {
         policy::limit_tier(policy, "free", 100_000, "60s");
@@ -33,34 +33,34 @@ async fn gate(server: &Server, path: &'static str) -> Gate {
     Gate::options().upstream(server.url()).policy(edit).start().await
 }
 
-fn is_dear(what: &str) -> bool {
+fn is_expensive(what: &str) -> bool {
     what.starts_with("image_generate")
         || what.starts_with("trigger")
         || ["search deep", "read private/one"].contains(&what)
 }
 
-/// What the server carried out since then.
+/// What the server executed since then.
 async fn since(server: &Server, before: usize) -> Vec<String> {
-    server.ran().await.split_off(before)
+    server.executed().await.split_off(before)
 }
 
-/// Sends each form to the server and through the gate. Returns those that the server itself took for what the key may
-/// not do.
-async fn dear_forms(server: &Server, gate: &Gate, agent: &Agent, forms: Vec<Form>) -> Vec<String> {
+/// Sends each form to the server and through the gate. Returns those that the server itself read as something that the
+/// key may not do.
+async fn expensive_forms(server: &Server, gate: &Gate, agent: &Agent, forms: Vec<Form>) -> Vec<String> {
     let mut dear = Vec::new();
     for Form { shown, request } in forms {
         let request = request.header("host", "localhost:1");
-        let before = server.ran().await.len();
-        // Some break the connection off.
+        let before = server.executed().await.len();
+        // Some servers close the connection.
         let _ = request.clone().try_send(server.address).await;
         let ran = since(server, before).await;
-        if ran.iter().any(|what| is_dear(what)) {
+        if ran.iter().any(|what| is_expensive(what)) {
             dear.push(shown.clone());
         }
         let before = before + ran.len();
         let answer = agent.with_key(request).try_send(gate.address).await;
         let ran = since(server, before).await;
-        assert!(!ran.iter().any(|what| is_dear(what)), "{shown}: {ran:?} {answer:?}");
+        assert!(!ran.iter().any(|what| is_expensive(what)), "{shown}: {ran:?} {answer:?}");
     }
     dear
 }
@@ -95,33 +95,33 @@ fn compare(title: &str, rows: &[(&str, Vec<String>)]) {
     }
 }
 
-/// What a server at this path makes of each kind of form.
+/// The results of a server at this path for each kind of form.
 async fn examine(title: &str, server: &Server, path: &'static str) {
     let gate = gate(server, path).await;
     let agent = gate.agent_with("free", 0, NewKey::with_scopes(&["read"])).await;
-    // The control: what is plain does pass, and what is dear runs where nobody refuses it.
+    // The control: a plain request passes, and an expensive one runs if nobody refuses it.
     let plain = forms::post(path, &mcp::search().to_string()).header("host", "localhost:1");
-    let before = server.ran().await.len();
+    let before = server.executed().await.len();
     let answer = agent.with_key(plain).send(gate.address).await;
     answer.assert_allowed();
     assert_eq!(since(server, before).await, ["search"]);
-    // Names of arguments are the tool's own.
+    // Names of arguments belong to the tool.
     let own = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"N":1,"n":2}}}"#;
     let answer =
         agent.with_key(forms::post(path, own).header("host", "localhost:1")).send(gate.address).await;
     answer.assert_allowed();
     let direct = forms::post(path, &mcp::call("image_generate", serde_json::json!({})).to_string());
     direct.header("host", "localhost:1").send(server.address).await;
-    assert!(is_dear(server.ran().await.last().expect("something ran")));
+    assert!(is_expensive(server.executed().await.last().expect("something ran")));
 
     let mut rows = vec![
-        ("content type", dear_forms(server, &gate, &agent, forms::content_types(path)).await),
-        ("names of members", dear_forms(server, &gate, &agent, forms::names(path)).await),
-        ("URI of a resource", dear_forms(server, &gate, &agent, forms::uris(path)).await),
-        ("path of the endpoint", dear_forms(server, &gate, &agent, forms::endpoints(path)).await),
+        ("content type", expensive_forms(server, &gate, &agent, forms::content_types(path)).await),
+        ("names of members", expensive_forms(server, &gate, &agent, forms::names(path)).await),
+        ("URI of a resource", expensive_forms(server, &gate, &agent, forms::uris(path)).await),
+        ("path of the endpoint", expensive_forms(server, &gate, &agent, forms::endpoints(path)).await),
     ];
     if path == "/mcp" && title != "PyPI mcp" {
-        rows.push(("path of a route", dear_forms(server, &gate, &agent, forms::routes()).await));
+        rows.push(("path of a route", expensive_forms(server, &gate, &agent, forms::routes()).await));
         let granted = NewKey::with_scopes(&["trigger"]).resource("project:a", None);
         let granted = gate.agent_with("free", 0, granted).await;
         forms_of_a_grant(server, &gate, &granted).await;
@@ -130,10 +130,10 @@ async fn examine(title: &str, server: &Server, path: &'static str) {
     compare(title, &rows);
 }
 
-/// A key that is held to one project triggers no other, however that is written.
+/// A key that is restricted to one project triggers no other, however the path is written.
 async fn forms_of_a_grant(server: &Server, gate: &Gate, granted: &Agent) {
     for project in forms::resource_values("a") {
-        let before = server.ran().await.len();
+        let before = server.executed().await.len();
         let request = harness::Request::post(format!("/api/projects/{project}/trigger"));
         let answer = granted.with_key(request.body(b"{}")).try_send(gate.address).await;
         let ran = since(server, before).await;

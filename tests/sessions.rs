@@ -1,4 +1,4 @@
-//! A session belongs to the tenant and service that it was begun by: to everybody else it is gone, whatever they send.
+//! A session belongs to the tenant and service that began it: for everybody else it does not exist, whatever they send.
 
 use harness::agent::NewKey;
 use harness::clock::eventually;
@@ -19,7 +19,7 @@ fn get() -> Request {
     Request::get(mcp::PATH).header("accept", "text/event-stream")
 }
 
-/// All that clients send in a session, as they send it.
+/// Every message of a session, as clients send it.
 fn sent() -> Vec<(&'static str, Request)> {
     let answer = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
     let batch = json!([mcp::search(), {"jsonrpc": "2.0", "id": "b", "method": "ping"}]);
@@ -37,7 +37,7 @@ fn sent() -> Vec<(&'static str, Request)> {
     ]
 }
 
-/// Ids as servers make them, and as none does though MCP allows it.
+/// Ids as servers make them, and unusual ones that MCP allows.
 fn ids() -> Vec<String> {
     let visible: String = ('!'..='~').collect();
     let mut random = rand::rng();
@@ -61,13 +61,13 @@ fn ids() -> Vec<String> {
     ids
 }
 
-async fn assert_lives(agent: &Agent, gate: &Gate, session: &str, id: &str) {
+async fn assert_session_works(agent: &Agent, gate: &Gate, session: &str, id: &str) {
     let answer = agent.send(mcp::post(&mcp::search()).header(NAME, session)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(gate.upstream.the_one(&answer.marker).header(NAME).as_deref(), Some(id));
 }
 
-fn assert_gone(what: &str, answer: &Response) {
+fn assert_session_refused(what: &str, answer: &Response) {
     assert_eq!(answer.status, 404, "{what}: {answer:?}");
     let body = answer.json();
     let first = if body.is_array() { &body[0] } else { &body };
@@ -94,7 +94,7 @@ fn the_upstream_sees_its_own_id_and_the_client_another() {
 }
 
 #[test]
-fn every_answer_names_the_session_as_its_client_knows_it() {
+fn every_answer_has_the_clients_session_id() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("enterprise").await;
@@ -102,21 +102,21 @@ fn every_answer_names_the_session_as_its_client_knows_it() {
         for (what, request) in sent() {
             for words in ["", "sse", "status=500", "status=404", "chunked", "gzip status=400"] {
                 let request = request.clone().header(NAME, &session).header(SESSION, "s.1");
-                // Another id beside it is no second way in.
+                // A second id does not give access.
                 let request = request.header(SESSION, "s.2").upstream(words);
                 let answer = agent.send(request).await;
-                // What can't be read is the gate's own answer.
+                // An unreadable answer is replaced by the gate's own.
                 if answer.header(NAME).is_some() || answer.status != 502 {
                     assert_eq!(answer.header(NAME), Some(session.as_str()), "{what}, {words}: {answer:?}");
                 }
             }
         }
-        // No client could send these back, so none gets them.
+        // No client could send these back, so no client gets them.
         for id in [b"".as_slice(), b"a b", b"\xc3\xa9", b"a\tb", b"\xff\xfe"] {
             let answer = agent.send(mcp::post(&mcp::initialize()).header(SESSION, id)).await;
             assert_eq!((answer.status, answer.header(NAME)), (200, None), "{answer:?}");
         }
-        // An HTTP service may use the name as it likes.
+        // An HTTP service may use the header as it likes.
         let request =
             Request::get("/api/v1/mcp/projects/1/builds").header(NAME, "s.1").header(SESSION, "s.2");
         let answer = agent.send(request).await;
@@ -127,7 +127,7 @@ fn every_answer_names_the_session_as_its_client_knows_it() {
 }
 
 #[test]
-fn another_tenants_session_is_gone_and_lives_on_for_its_own() {
+fn another_tenants_session_is_refused_and_continues_for_its_owner() {
     run(async {
         let gate = Gate::shared().await;
         let (owner, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
@@ -135,16 +135,16 @@ fn another_tenants_session_is_gone_and_lives_on_for_its_own() {
         let session = owner.session("s.1").await;
         for (what, request) in sent() {
             let answer = other.send(request.header(NAME, &session)).await;
-            assert_gone(what, &answer);
+            assert_session_refused(what, &answer);
             gate.assert_unseen(&answer.marker);
             assert!(answer.header("ratelimit").is_some(), "{what}: {answer:?}");
             for own in [&owner, &colleague] {
-                assert_lives(own, gate, &session, "s.1").await;
+                assert_session_works(own, gate, &session, "s.1").await;
             }
         }
         let answer = other.send(mcp::post(&mcp::search()).header(NAME, &session)).await;
         assert_eq!(answer.json()["id"], 1, "{answer:?}");
-        // Nothing was paid, all was counted, and the trail shows no way into a session.
+        // Nothing was charged, everything was counted, and the trail contains no valid session id.
         let refused = sent().len() + 2;
         let decisions = gate.decisions(&other, Outcome::InvalidRequest, refused).await;
         assert!(decisions.iter().all(|decision| decision["status"] == 404), "{decisions:?}");
@@ -158,7 +158,7 @@ fn another_tenants_session_is_gone_and_lives_on_for_its_own() {
 }
 
 #[test]
-fn what_is_refused_for_its_session_takes_from_the_keys_window() {
+fn requests_refused_for_their_session_use_the_keys_window() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("pro", 0, NewKey::default().limit(2, 600)).await;
@@ -185,15 +185,15 @@ fn another_service_of_the_tenant_does_not_know_the_session() {
         let session = agent.session("s.1").await;
         for (what, request) in sent() {
             let answer = agent.send(request.target("/other").header(NAME, &session)).await;
-            assert_gone(what, &answer);
+            assert_session_refused(what, &answer);
             gate.assert_unseen(&answer.marker);
         }
-        assert_lives(&agent, &gate, &session, "s.1").await;
+        assert_session_works(&agent, &gate, &session, "s.1").await;
     });
 }
 
 #[test]
-fn no_altered_id_is_one_of_a_session() {
+fn no_altered_id_is_accepted_as_a_session() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| policy::limit_tier(policy, "enterprise", 100_000, "60s"))
@@ -234,7 +234,7 @@ fn no_altered_id_is_one_of_a_session() {
         ] {
             altered.push(text.into_bytes());
         }
-        // Blanks around a header's value are none of it, and a client may send no controls.
+        // Blanks around a header's value are not part of it, and a client may send no control characters.
         altered.retain(|bytes| {
             bytes.trim_ascii() == bytes
                 && bytes != session.as_bytes()
@@ -244,16 +244,16 @@ fn no_altered_id_is_one_of_a_session() {
         for bytes in altered {
             let shown = String::from_utf8_lossy(&bytes).into_owned();
             let answer = agent.send(mcp::post(&mcp::search()).header(NAME, &bytes)).await;
-            assert_gone(&shown, &answer);
+            assert_session_refused(&shown, &answer);
             gate.assert_unseen(&answer.marker);
         }
-        assert_lives(&agent, &gate, &session, "Abc.9-z").await;
+        assert_session_works(&agent, &gate, &session, "Abc.9-z").await;
         gate.assert_healthy().await;
     });
 }
 
 #[test]
-fn a_session_is_named_once_and_in_one_spelling() {
+fn a_session_header_given_twice_or_in_another_spelling_is_refused() {
     run(async {
         let gate = Gate::shared().await;
         let (owner, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
@@ -281,7 +281,7 @@ fn a_session_is_named_once_and_in_one_spelling() {
                 }
             }
         }
-        // Some servers take trailers for headers.
+        // Some servers read trailers as headers.
         for name in [NAME, "mcp.session.id"] {
             let body = mcp::search().to_string();
             let request = mcp::post(&mcp::search()).chunks([body.as_bytes()]).trailer(name, b"s.1");
@@ -294,7 +294,7 @@ fn a_session_is_named_once_and_in_one_spelling() {
 }
 
 #[test]
-fn where_there_are_no_sessions_an_id_is_ignored() {
+fn session_ids_are_ignored_in_versions_without_sessions() {
     run(async {
         let gate = Gate::shared().await;
         let (owner, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
@@ -308,7 +308,7 @@ fn where_there_are_no_sessions_an_id_is_ignored() {
             let answer = agent.send(mcp::modern(mcp::search()).header(NAME, value)).await;
             assert_eq!(answer.status, 200, "{answer:?}");
             assert_eq!(gate.upstream.the_one(&answer.marker).header(NAME).as_deref(), expected);
-            // The version that a client claims makes no way in.
+            // The version that a client claims does not give access.
             let resumed = get()
                 .header("mcp-protocol-version", mcp::MODERN)
                 .header("last-event-id", "5")
@@ -320,7 +320,7 @@ fn where_there_are_no_sessions_an_id_is_ignored() {
 }
 
 #[test]
-fn a_stream_without_a_session_is_resumed_by_nobody() {
+fn a_stream_without_a_session_can_not_be_resumed() {
     run(async {
         let server = node::server("stateless_events", &[]).await;
         let gate = Gate::options().upstream(&server.url).start().await;
@@ -331,7 +331,7 @@ fn a_stream_without_a_session_is_resumed_by_nobody() {
         assert!(events.contains("3 results for lighthouses"), "{answer:?}");
         let event =
             events.lines().find_map(|line| line.strip_prefix("id: ")).expect("an event's id").to_owned();
-        // The server gives it to whoever names the event.
+        // The server sends it to any client that names the event.
         let upstream = server.url.trim_start_matches("http://").parse().unwrap();
         let mut leak = Connection::open(upstream).await;
         let resumed = || get().header("mcp-protocol-version", "2025-11-25").header("last-event-id", &event);
@@ -365,9 +365,9 @@ fn every_client_keeps_its_session() {
             for answer in &answers[1..] {
                 assert_eq!(answer["content"][0]["text"], "3 results for lighthouses", "{sdk:?}: {answers:?}");
             }
-            // All of it was one session, but for the one client that connects anew for each step.
+            // All of it was one session, except for the client that connects again for each step.
             let sessions = if sdk == Sdk::Inspector { 3 } else { 1 };
-            // Each worker reports for itself, so a search may be there before the call that began its session.
+            // Each worker reports separately, so a search may be recorded before the call that began its session.
             let began = eventually("all of it is in the audit trail", async || {
                 let rows = gate.audit(&agent).await;
                 let of = |tool: &str| rows.iter().filter(|row| row.detail["tool"] == tool).count();
@@ -381,24 +381,24 @@ fn every_client_keeps_its_session() {
 }
 
 #[test]
-fn a_session_goes_on_through_envoys_restarts_and_rotation_and_ends_with_its_secret() {
+fn a_session_survives_restarts_and_rotation_and_ends_with_its_secret() {
     run(async {
         let mut gate = Gate::options().start().await;
         let agent = gate.agent("enterprise").await;
         let first = agent.session("s.1").await;
         let at = |gate| Agent { gate, ..agent.clone() };
         let second = at(gate.another_envoy().await);
-        assert_lives(&second, &gate, &first, "s.1").await;
+        assert_session_works(&second, &gate, &first, "s.1").await;
         assert_eq!(second.session("s.1").await, first, "all Envoys sign by one secret");
 
-        // A week later the ledger has made the next one, which does not sign yet.
+        // A week later the ledger has created the next secret, which does not sign yet.
         gate.kill_ledger();
         age(&gate, "signs_from = signs_from - 7 * 86400000");
         gate.restart_ledger().await;
         let third = at(gate.another_envoy().await);
-        assert_lives(&third, &gate, &first, "s.1").await;
+        assert_session_works(&third, &gate, &first, "s.1").await;
         assert_eq!(third.session("s.1").await, first);
-        // An Envoy whose time has come signs by it, and those where it has not verify it.
+        // An Envoy whose time has come signs with it, and the others verify it.
         gate.kill_ledger();
         age(&gate, "signs_from = signs_from - 7200000");
         gate.restart_ledger().await;
@@ -412,10 +412,10 @@ fn a_session_goes_on_through_envoys_restarts_and_rotation_and_ends_with_its_secr
                     if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
                 })
                 .await;
-                assert_lives(envoy, &gate, session, "s.1").await;
+                assert_session_works(envoy, &gate, session, "s.1").await;
             }
         }
-        // When its secret is over the first one is gone, everywhere, and the next one is not.
+        // When its secret expires the first session ends everywhere, and the next one does not.
         gate.kill_ledger();
         age(&gate, "signs_from = signs_from - 8 * 86400000");
         gate.restart_ledger().await;
@@ -427,7 +427,7 @@ fn a_session_goes_on_through_envoys_restarts_and_rotation_and_ends_with_its_secr
                 if gone_in_a_row >= 12 { Ok(()) } else { Err(format!("{answer:?}")) }
             })
             .await;
-            assert_lives(envoy, &gate, &next, "s.1").await;
+            assert_session_works(envoy, &gate, &next, "s.1").await;
         }
         // They are in the ledger's rows, and in what a filter gets, and nowhere else.
         let mut places = gate.ledger_log() + &gate.envoy_log();
@@ -444,7 +444,7 @@ fn a_session_goes_on_through_envoys_restarts_and_rotation_and_ends_with_its_secr
     });
 }
 
-/// Lets time pass in the ledger's rows.
+/// Moves the ledger's rows into the past.
 fn age(gate: &Gate, change: &str) {
     sqlite(gate, &format!("UPDATE session_secrets SET {change}"));
 }

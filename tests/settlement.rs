@@ -1,5 +1,6 @@
-//! Charges follow what really happened: all that went upstream is paid unless it was seen to fail, calls in several
-//! rounds once, costs as the upstream tells them, and LLM tokens are in the record. `proof` ranges over the forms.
+//! Charges follow what really happened: every call that went upstream is charged unless it was seen to fail, calls in
+//! several rounds once, costs as the upstream reports them, and LLM tokens are recorded. `proof` covers all forms of
+//! answers.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -26,7 +27,7 @@ async fn call_without_result(agent: &Agent, session: Option<&str>, id: u64) {
     agent.send(call).await.assert_allowed();
 }
 
-/// The stream of a session on which the result of a call comes.
+/// The stream of a session on which the result of a call arrives.
 async fn stream_with_result(agent: &Agent, session: Option<&str>, words: &str) -> Response {
     let stream = Request::get(mcp::PATH).header("accept", "text/event-stream").upstream(words);
     let resumed = session.iter().fold(stream, |stream, _| stream.header("last-event-id", "1"));
@@ -37,7 +38,7 @@ fn within(request: Request, session: Option<&str>) -> Request {
     session.iter().fold(request, |request, session| request.header("mcp-session-id", *session))
 }
 
-/// Sends a call and stays connected.
+/// Sends a call and keeps the connection open.
 async fn begin(agent: &Agent, call: Request, body: &[u8]) -> Connection {
     let call = agent.with_key(call);
     let mut connection = Connection::open(agent.gate).await;
@@ -46,7 +47,7 @@ async fn begin(agent: &Agent, call: Request, body: &[u8]) -> Connection {
     connection
 }
 
-async fn reached(gate: &Gate, marker: &str) {
+async fn wait_until_upstream(gate: &Gate, marker: &str) {
     eventually("the call is upstream", async || match gate.upstream.seen(marker).len() {
         1 => Ok(()),
         other => Err(format!("{other} calls")),
@@ -63,14 +64,14 @@ async fn pending(gate: &Gate, agent: &Agent, credits: u64) {
 }
 
 #[test]
-fn what_comes_on_other_streams_settles_nothing() {
+fn results_on_other_streams_settle_nothing() {
     run(async {
         let mut gate = Gate::options().start().await;
         let other = gate.another_envoy().await;
         let agent = gate.agent("enterprise").await;
         let at_other = Agent { gate: other, ..agent.clone() };
         let own = agent.session(format!("s-{}", agent.key)).await;
-        // More than a table could remember, and the one id again and again; an error that comes elsewhere gives nothing back.
+        // More ids than a table could remember, and one id again and again; an error on another stream refunds nothing.
         for call in 0..70_u64 {
             let session = Some(own.as_str()).filter(|_| call % 3 != 0);
             let id = if call % 2 == 0 { 7 } else { call };
@@ -92,7 +93,7 @@ fn what_comes_on_other_streams_settles_nothing() {
 }
 
 #[test]
-fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
+fn disconnecting_before_the_first_byte_is_charged_exact_and_leased() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -101,7 +102,7 @@ fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
             let call = within(mcp::post(&image(3)), session).upstream("hang");
             let marker = call.marker().to_owned();
             let connection = begin(&agent, call, image(3).to_string().as_bytes()).await;
-            reached(gate, &marker).await;
+            wait_until_upstream(gate, &marker).await;
             drop(connection);
             let decision = gate.decisions(&agent, Outcome::Cancelled, round).await.remove(0);
             assert_eq!(decision["credits"], 5, "{decision}");
@@ -119,7 +120,7 @@ fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
             let call = within(mcp::post(&summarize), Some(&own)).upstream(words);
             let marker = call.marker().to_owned();
             let mut connection = begin(&agent, call, summarize.to_string().as_bytes()).await;
-            reached(gate, &marker).await;
+            wait_until_upstream(gate, &marker).await;
             if words != "hang" {
                 connection.response().await.unwrap();
             }
@@ -133,9 +134,9 @@ fn leaving_before_the_first_byte_is_paid_on_either_way_of_paying() {
 }
 
 #[test]
-fn a_call_that_never_left_is_not_charged_however_it_ended() {
+fn a_call_that_was_never_sent_upstream_is_not_charged() {
     run(async {
-        // Connections to it wait for ever, as to a host that drops them.
+        // Connections to it never complete, as with a host that drops packets.
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let listener = socket.listen(1).unwrap();
@@ -146,7 +147,7 @@ fn a_call_that_never_left_is_not_charged_however_it_ended() {
         {
             waiting.push(connection.unwrap());
         }
-        // Longer than two calls take on a busy machine: they wait for one attempt to connect if one worker has both.
+        // Longer than two calls take on a busy machine: they wait for one connection attempt if one worker has both.
         let edit = |bootstrap: &mut _| {
             let timeout = "static_resources/clusters/upstream/connect_timeout";
             *cli::stack::bootstrap::field(bootstrap, timeout).expect("it is set") = policy::yaml("15s");
@@ -163,11 +164,11 @@ fn a_call_that_never_left_is_not_charged_however_it_ended() {
             let settled = gate.settled(&agent).await;
             assert_eq!((settled.available.get(), settled.posted.get()), (1000, 0));
         }
-        // Who waits is told that the upstream is away.
+        // Waiting clients are told that the upstream is unavailable.
         let refused = agent.call(&mcp::image("standard")).await;
         assert_eq!(refused.status, 503, "{refused:?}");
         assert_eq!(gate.settled(&agent).await.available.get(), 1000);
-        // An attempt of the other worker may still be under way: the next call would join it, and fail with it.
+        // An attempt of the other worker may still be in progress: the next call would join it, and fail with it.
         eventually("no attempt to connect is left", async || {
             match gate.stat("cluster.upstream.upstream_cx_active").await {
                 0 => Ok(()),
@@ -175,7 +176,7 @@ fn a_call_that_never_left_is_not_charged_however_it_ended() {
             }
         })
         .await;
-        // Once it has the request, leaving is paid for.
+        // Once the upstream has the request, disconnecting is charged.
         drop(waiting);
         let (call_came, mut calls) = tokio::sync::mpsc::unbounded_channel();
         let serving = tokio::spawn(async move {
@@ -200,9 +201,9 @@ fn a_call_that_never_left_is_not_charged_however_it_ended() {
 }
 
 #[test]
-fn only_the_upstream_that_breaks_off_pays_for_it() {
+fn only_an_interruption_by_the_upstream_is_refunded() {
     run(async {
-        // Envoy's own limits on streams are none of the upstream's.
+        // Envoy's own limits on streams do not count as upstream failures.
         let gate = Gate::options()
             .policy(|policy| {
                 policy["services"]["ci"]["tools"]["GET /projects/{project}/builds"]["price"] =
@@ -266,7 +267,7 @@ fn only_the_upstream_that_breaks_off_pays_for_it() {
 }
 
 #[test]
-fn a_client_that_spoils_its_own_request_pays_for_it() {
+fn a_client_that_sends_an_incomplete_request_pays_for_it() {
     run(async {
         const ROUTE: &str = "POST /projects/{project}/trigger";
         let gate = Gate::options()
@@ -280,7 +281,8 @@ fn a_client_that_spoils_its_own_request_pays_for_it() {
             })
             .start()
             .await;
-        // Its handler runs on the head alone. Then come no chunk, bad ends of one, bad trailers, nothing, or the client leaves.
+        // Its handler runs after the headers. Then there is no chunk, a bad end of one, a bad trailer, nothing, or the
+        // client disconnects.
         let spoilt =
             ["zz\r\n", "1\r\nxZZ", "fffffffffffffffff\r\n", "0\r\nno trailer\r\n\r\n", "1\r\nx\r\n", ""];
         for rest in spoilt {
@@ -290,7 +292,7 @@ fn a_client_that_spoils_its_own_request_pays_for_it() {
             let marker = call.marker().to_owned();
             let mut connection = Connection::open(agent.gate).await;
             connection.write(&call.head()).await.unwrap();
-            reached(&gate, &marker).await;
+            wait_until_upstream(&gate, &marker).await;
             connection.write(rest.as_bytes()).await.unwrap();
             if !rest.is_empty() {
                 let answer = connection.response().await.unwrap();
@@ -325,7 +327,7 @@ fn a_redirect_to_the_last_slash_is_charged_where_the_call_is_repeated() {
 }
 
 #[test]
-fn a_tool_may_refund_what_ended_unseen() {
+fn a_tool_may_refund_calls_with_an_unknown_result() {
     run(async {
         let refunding = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["studio"]["tools"]["image_generate"]["on_unknown"] = policy::yaml("refund");
@@ -352,7 +354,7 @@ fn a_tool_may_refund_what_ended_unseen() {
             let call = mcp::post(&mcp::image("standard")).upstream(words);
             let marker = call.marker().to_owned();
             let mut connection = begin(&agent, call, body.as_bytes()).await;
-            reached(&gate, &marker).await;
+            wait_until_upstream(&gate, &marker).await;
             if let Some(seen) = seen {
                 connection.read_until(seen.as_bytes()).await.unwrap();
             }
@@ -368,7 +370,7 @@ fn a_call_that_becomes_a_task_is_charged_once_and_what_follows_is_not() {
     run(async {
         let gate = Gate::shared().await;
         for (behaviour, modern) in [("task", true), ("legacy-task", false)] {
-            // How it ends changes nothing: only a client that asks would let the gate see it.
+            // Its end changes nothing: the gate would see it only if the client asked.
             for end in ["", "is-error"] {
                 let agent = gate.agent("pro").await;
                 let send = async |message: Value, words: &str| {
@@ -431,7 +433,7 @@ fn reported_usage_is_in_the_record() {
 }
 
 #[test]
-fn usage_of_http_services_is_read_where_the_policy_says_so() {
+fn usage_of_http_services_is_read_if_the_policy_says_so() {
     run(async {
         let reading = |policy: &mut serde_yaml_ng::Value| {
             policy["services"]["ci"]["usage_tokens"] = policy::yaml("true");
@@ -491,7 +493,7 @@ fn a_cost_above_the_price_is_charged_up_to_the_overrun_that_the_policy_allows() 
             (100, "cost=500", 30),
             (100, "", 20),
             (100, "cost=25 is-error", 0),
-            // Only 4 are left beside what was set aside: they are taken, and no debt is made.
+            // Only 4 credits are left besides the reservation: they are charged, and no debt is made.
             (24, "cost=30", 24),
         ] {
             let agent = gate.agent_with("pro", held, NewKey::default()).await;
@@ -517,13 +519,14 @@ fn the_first_event_is_not_held_back() {
         }
         direct.sort_unstable();
         through.sort_unstable();
-        // The quickest: others on a busy machine say nothing. The stream stays open, so nothing waited for its end.
+        // The fastest: the others prove nothing on a busy machine. The stream stays open, so nothing waited for its
+        // end.
         let added = through[0].saturating_sub(direct[0]);
         assert!(added < Duration::from_millis(15), "the gate adds {added:?} to {:?}", direct[0]);
     });
 }
 
-/// How long until the first event of a stream that stays open.
+/// The time until the first event of a stream that stays open.
 async fn first_event(address: std::net::SocketAddr, request: Request) -> Duration {
     let request = request.upstream("sse-open");
     let mut connection = Connection::open(address).await;

@@ -1,9 +1,10 @@
-//! Two ledgers on one PostgreSQL, each with an Envoy of two workers: what one ledger is told, both Envoys do.
+//! Two ledgers on one PostgreSQL, each with an Envoy of two workers: a change at one ledger takes effect on both
+//! Envoys.
 
 use cli::stack::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions};
 use client::Client;
 use harness::clock::{eventually, eventually_within};
-use harness::gate::patient;
+use harness::gate::with_long_ledger_timeout;
 use harness::reaper::Reaper;
 use harness::upstream::Upstream;
 use harness::{Agent, files, mcp, policy, run};
@@ -15,11 +16,11 @@ use std::time::{Duration, Instant};
 use throwaway::Throwaway;
 
 const BOUND: Duration = Duration::from_secs(2);
-/// No single round says more than this: a machine that others use stands still now and then.
+/// No single round proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(30);
 const ROUNDS: usize = 5;
 
-/// A ledger with its own copy of the policy file, and an Envoy that asks only it.
+/// A ledger with its own copy of the policy file, and an Envoy that calls only this ledger.
 struct Side {
     ledger: Ledger,
     envoy: Envoy,
@@ -50,13 +51,13 @@ async fn side(name: &str, database: &str, credentials: &Credentials, upstream: &
         state_dir,
         name: "envoy".to_owned(),
         port: 0,
-        edit: Some(Box::new(patient)),
+        edit: Some(Box::new(with_long_ledger_timeout)),
     });
     let envoy = envoy.await.unwrap_or_else(|error| panic!("Envoy: {error}"));
     Side { ledger, envoy, policy }
 }
 
-/// The shipped policy, with `search` for keys that may read or for those that may administer.
+/// The shipped policy, with `search` for keys with the scope `read`, or for those with the scope `admin`.
 fn with_search_for(scope: &str) -> String {
     let mut policy = policy::shipped();
     policy["services"]["studio"]["tools"]["search"]["scopes"] = policy::yaml(&format!("[{scope}]"));
@@ -64,9 +65,9 @@ fn with_search_for(scope: &str) -> String {
 }
 
 #[test]
-fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by() {
+fn a_policy_put_in_force_at_one_ledger_is_used_by_every_envoy() {
     let _turn = crate::TURN.blocking_lock();
-    // Its client blocks, so it is asked where nothing else waits.
+    // Its client blocks, so it runs on its own thread.
     let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
     let database = server.database().unwrap_or_else(|error| panic!("{error}"));
     run(async {
@@ -94,7 +95,7 @@ fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by()
 
         let mut waits = Vec::new();
         for round in 0..ROUNDS {
-            // Each ledger is told in turn; the files say something else all the time.
+            // Each ledger gets a policy in turn; the files say something else all the time.
             let (scope, status) = if round % 2 == 0 { ("admin", 403) } else { ("read", 200) };
             let began = Instant::now();
             let put = admins[round % 2].replace_policy(with_search_for(scope), None).await;
@@ -118,7 +119,7 @@ fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by()
         eprintln!("{ROUNDS} policies to both Envoys of both ledgers: {waits:?}");
         assert!(waits[ROUNDS / 2] <= BOUND, "half of them took longer than {BOUND:?}");
 
-        // An edit of one ledger's file is the same for all.
+        // An edit of one ledger's file applies to all.
         fs::write(&sides[1].policy, with_search_for("trigger")).expect("it can be written");
         for agent in &agents {
             eventually("the edited file holds on both", async || {
@@ -135,7 +136,7 @@ fn a_policy_given_to_one_ledger_is_what_every_envoy_of_every_ledger_decides_by()
     });
 }
 
-/// The same key, as it calls each gate.
+/// The same key, as a caller of each gate.
 async fn agents(admin: &Client, sides: &[Side; 2]) -> [Agent; 2] {
     let tenant =
         CreateTenant { name: "Acme".to_owned(), tier: "enterprise".to_owned(), credits: None, budget: None };

@@ -1,4 +1,4 @@
-//! What an operator meets in a year with a ledger.
+//! Events of a year of operating a ledger.
 
 #[path = "steady/exports.rs"]
 mod exports;

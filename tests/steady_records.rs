@@ -1,5 +1,5 @@
-//! What the ledger keeps in an operator's real year. Rows that can't be stored, and clocks that are wrong, are asked of both
-//! databases in the ledger's own tests (`one_that_cannot_be_stored...`, `a_clock_that_is_ahead...`).
+//! What the ledger stores in a year of operation. Rows that can't be stored, and wrong clocks, are tested on both
+//! databases in the ledger's own tests (`a_write_that_fails_is_refused_alone`, `a_clock_that_is_ahead...`).
 
 #[path = "steady_records/floods.rs"]
 mod floods;

@@ -1,4 +1,4 @@
-//! Streams stay streams: whatever their length, and however their client reads, they take no memory.
+//! Streams are not buffered: whatever their length, and however slowly their client reads, they use no memory.
 
 use harness::clock::eventually;
 use harness::http1::Connection;
@@ -26,7 +26,7 @@ fn a_long_answer_takes_no_more_memory_than_a_short_one() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_or_never_takes_no_memory() {
+fn a_client_that_reads_slowly_or_never_uses_no_memory() {
     const PAUSED: &str = "cluster.upstream.upstream_flow_control_paused_reading_total";
     run(async {
         let gate = Gate::options().workers(1).start().await;
@@ -35,7 +35,7 @@ fn a_client_that_reads_slowly_or_never_takes_no_memory() {
         agent.send(Request::get(mcp::PATH).upstream("sse events=1000")).await.assert_allowed();
         let before = peak_bytes(gate.envoy.pid());
         let mut connections = Vec::new();
-        // A call's answer, which passes watched, and a stream that is rewritten, of 40 MB each.
+        // A call's answer, which is watched, and a stream that is rewritten, of 40 MB each.
         let call = agent.post(&mcp::image("standard")).upstream("sse events=40000");
         let stream = agent.with_key(Request::get(mcp::PATH).upstream("sse events=40000"));
         for (request, body, reads) in [
@@ -58,15 +58,15 @@ fn a_client_that_reads_slowly_or_never_takes_no_memory() {
             .await;
             connections.push(connection);
         }
-        // All four hang half read; what they hold is bounded by Envoy's buffers.
+        // All four hang half read; Envoy's buffers bound what they hold.
         let held = peak_bytes(gate.envoy.pid()) - before;
         assert!(held < 32_000_000, "four answers of 40 MB hold {held} bytes");
         gate.assert_serving(&agent).await;
         drop(connections);
-        // None of the two calls had brought its result: leaving does not make them free.
+        // Neither call had delivered its result: disconnecting does not make them free.
         gate.decisions(&agent, Outcome::Cancelled, 2).await;
         assert_eq!(gate.settled(&agent).await.posted.get(), 15);
-        // Who reads slowly gets all of it.
+        // A slow reader gets all of it.
         let mut connection = Connection::open(gate.address).await;
         let last = agent.post(&mcp::image("standard")).upstream("sse events=2000");
         connection.write(&last.head()).await.unwrap();
@@ -82,7 +82,7 @@ fn a_client_that_reads_slowly_or_never_takes_no_memory() {
     });
 }
 
-/// The most memory that a process ever had.
+/// The peak memory of a process.
 fn peak_bytes(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();

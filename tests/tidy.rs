@@ -1,4 +1,4 @@
-//! House rules that no compiler knows.
+//! House rules that the compiler does not check.
 
 #[path = "tidy/rooms.rs"]
 mod rooms;
@@ -61,7 +61,7 @@ fn rust_files() -> Vec<(String, String)> {
     paths.map(|path| (path.clone(), read(&path))).collect()
 }
 
-/// The names in a crate's tree of dependencies, for the target that the filter is built for.
+/// The names in a crate's dependency tree, for the target of the filter.
 fn tree(package: &str, depth: &str) -> BTreeSet<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -84,7 +84,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 fn the_filter_depends_on_what_it_may_and_nothing_else() {
     let own = ["base64", "log", "policy", "protocol", "proxy-wasm", "serde", "serde_json", "sha2"];
     assert_eq!(tree("filter", "1"), set(&own));
-    // What those bring with them: small, pure, and none of it knows a socket, a file or a clock.
+    // Their own dependencies: small, pure, and without sockets, files or clocks.
     let pure = [
         "allocator-api2",
         "block-buffer",
@@ -152,14 +152,14 @@ fn rooms_use_what_the_table_says_and_form_no_circle() {
     assert!(faults.is_empty(), "tests/tidy/rooms.rs holds the table.\n{}", faults.join("\n"));
 }
 
-/// `UPDATE=1 cargo test --package tests --test tidy` draws it anew.
+/// `UPDATE=1 cargo test --package tests --test tidy` draws it again.
 #[test]
 fn the_graph_of_the_rooms_is_drawn_as_it_is() {
     const BEGIN: &str =
         "<!-- rooms: drawn from the source text by `UPDATE=1 cargo test --package tests --test tidy` -->\n";
     const END: &str = "<!-- end of rooms -->";
     let crates = ["protocol", "policy", "filter", "ledger", "client", "cli"];
-    let drawn = crates.map(|name| rooms::drawn(name, rooms(name))).join("\n");
+    let drawn = crates.map(|name| rooms::diagram(name, rooms(name))).join("\n");
     let path = "docs/architecture.md";
     let text = read(path);
     let (before, rest) = text.split_once(BEGIN).expect("it has the mark at which the rooms begin");
@@ -249,8 +249,8 @@ fn product_code_cannot_reach_a_panic() {
     for lint in ["unwrap_used", "expect_used", "panic", "indexing_slicing", "arithmetic_side_effects"] {
         assert!(manifest.contains(&format!("{lint} = \"deny\"")), "{lint} is not denied");
     }
-    // Exceptions are made for one item, with a reason above it, and never for the lints that are about panics in the
-    // two crates that run inside Envoy.
+    // Exceptions are allowed for one item, with a reason above it, and never for the lints about panics in the two
+    // crates that run inside Envoy.
     for (path, text) in rust_files() {
         let is_inside =
             path.starts_with("src/filter/") || path.starts_with("src/policy/src") && !path.contains("tests");
@@ -266,7 +266,7 @@ fn tests_wait_for_things_and_not_for_time() {
     let sleep = ["sle", "ep("].concat();
     for (path, text) in rust_files() {
         let is_test = path.starts_with("tests/") || path.contains("/tests");
-        // The one place that may, an upstream that is slow on request, and what runs PostgreSQL.
+        // The one place that may sleep, an upstream that is slow on request, and the code that runs PostgreSQL.
         let may = ["tests/harness/clock.rs", "tests/harness/upstream/answer.rs", "tests/throwaway/lib.rs"]
             .contains(&path.as_str());
         assert!(!is_test || may || !text.contains(&sleep), "{path} sleeps");
@@ -274,7 +274,7 @@ fn tests_wait_for_things_and_not_for_time() {
 }
 
 #[test]
-fn nothing_is_put_off_or_skipped() {
+fn no_stubs_or_skipped_tests() {
     let words = [
         ["to", "do!("].concat(),
         ["unimpl", "emented!("].concat(),
@@ -307,8 +307,8 @@ fn nothing_knows_this_machine_or_a_package_registry() {
     }
 }
 
-/// Nothing counts on what a cache happens to hold: the crates of a target that was never built are not there on a fresh
-/// machine. `scripts/check --fresh` shows the rest of this.
+/// Nothing relies on what a cache happens to contain: on a fresh machine there are no crates of targets that were never
+/// built. `scripts/check --fresh` checks the rest.
 #[test]
 fn nothing_asks_for_a_cache_alone() {
     let word = ["--off", "line"].concat();
@@ -338,7 +338,7 @@ fn tests_take_free_ports() {
             for host in ["127.0.0.1:", "localhost:", "[::1]:"] {
                 for rest in line.split(host).skip(1) {
                     let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                    // Port 1 stands for one on which nobody listens.
+                    // Port 1 stands for a port on which nobody listens.
                     let is_free = matches!(port.as_str(), "" | "0" | "1");
                     assert!(is_free, "{path}:{}: port {port} may be taken", number + 1);
                 }
@@ -348,7 +348,7 @@ fn tests_take_free_ports() {
 }
 
 #[test]
-fn the_words_of_the_house_are_used() {
+fn only_qualified_words_are_used() {
     let bare = ["tok", "en"].concat();
     let known = [format!("invalid_{bare}"), format!("progress{}{}", bare[..1].to_uppercase(), &bare[1..])];
     for (path, text) in rust_files() {

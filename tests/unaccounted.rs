@@ -1,4 +1,4 @@
-//! Calls of which nothing is heard before their reservation's time is over: charged, listed, given back or set right.
+//! Calls without a settlement before their reservation expires: charged, listed, refunded or corrected.
 
 use harness::agent::NewKey;
 use harness::clock::eventually;
@@ -28,7 +28,7 @@ async fn kinds(gate: &Gate, agent: &Agent, kind: &str) -> usize {
     gate.audit(agent).await.iter().filter(|row| row.kind == kind).count()
 }
 
-/// Waits until so much is charged and nothing is set aside.
+/// Waits until so much is charged and nothing is reserved.
 async fn charged(gate: &Gate, agent: &Agent, credits: u64) {
     eventually("the credits are charged", async || {
         let balance = gate.balance(agent).await;
@@ -39,7 +39,7 @@ async fn charged(gate: &Gate, agent: &Agent, credits: u64) {
 }
 
 #[test]
-fn an_envoy_that_is_killed_leaves_its_exact_calls_charged_and_listed_until_they_are_given_back() {
+fn exact_calls_of_a_killed_envoy_are_charged_and_listed_until_refunded() {
     run(async {
         let mut gate = gate().await;
         let sibling = gate.another_envoy().await;
@@ -91,12 +91,12 @@ fn an_envoy_that_is_killed_leaves_its_exact_calls_charged_and_listed_until_they_
 }
 
 #[test]
-fn a_settlement_that_comes_too_late_sets_the_charge_right_once() {
+fn a_late_settlement_corrects_the_charge_once() {
     run(async {
         let gate = gate().await;
         let agent = gate.agent_with("enterprise", 1000, NewKey::default()).await;
-        gate.learn(&agent).await;
-        // Calls end, some proven to have failed, and nobody tells the ledger.
+        gate.cache_key(&agent).await;
+        // Calls end, some proven to have failed, and the ledger gets no settlements.
         gate.relay().fail(REPORT, Fault::Close);
         let calls = (0..12).map(|number| {
             let quality = if number % 2 == 0 { "standard" } else { "ultra" };
@@ -112,7 +112,7 @@ fn a_settlement_that_comes_too_late_sets_the_charge_right_once() {
         assert_eq!(unaccounted.len(), 12);
         assert!(unaccounted.iter().all(|one| one.charged == one.reserved && !one.charged.is_zero()));
 
-        // Then it is told, and some of it more than once: at first the answers are lost.
+        // Then it gets them, some more than once: at first the answers are lost.
         gate.relay().fail(REPORT, Fault::LoseAnswer);
         eventually("some of it is told", async || match kinds(&gate, &agent, "correction").await {
             0 => Err("nothing yet".to_owned()),
@@ -120,7 +120,7 @@ fn a_settlement_that_comes_too_late_sets_the_charge_right_once() {
         })
         .await;
         wait(Duration::from_millis(700)).await;
-        gate.relay().heal();
+        gate.relay().restore();
         let served = 4 * 5 + 4 * 25;
         charged(&gate, &agent, served).await;
         agent.call(&mcp::image("standard")).await.assert_allowed();
@@ -134,7 +134,7 @@ fn a_settlement_that_comes_too_late_sets_the_charge_right_once() {
         .await;
         let corrected = listed(&gate, &agent, ReservationState::Corrected).await;
         let given_back = corrected.iter().filter(|one| one.charged == Credits::ZERO).count();
-        // On a machine that stands still the last call's time may be over too before its account has come.
+        // If the machine stalls, the last call's reservation may expire too before its settlement arrives.
         let count = corrected.len();
         assert!(matches!(count, 12 | 13) && given_back == 4, "{corrected:?}");
         assert_eq!(kinds(&gate, &agent, "unaccounted").await, count);

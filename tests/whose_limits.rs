@@ -189,14 +189,14 @@ fn without_the_ledger_two_envoys_give_half_of_a_global_limit_each_and_say_so() {
         let envoys = [gate.address, gate.another_envoy().await];
         let agent = gate.agent("pro").await;
         // What is heard of the key's making makes the workers ask for it again.
-        gate.learn(&gate.agent("enterprise").await).await;
+        gate.cache_key(&gate.agent("enterprise").await).await;
         let callers = envoys.map(|envoy| at(&agent, envoy));
         for caller in &callers {
             caller.call(&mcp::search()).await.assert_allowed();
         }
         gate.kill_ledger();
         for caller in &callers {
-            let (more, refused) = passed(&[caller.clone()]).await;
+            let (more, refused) = passed(std::slice::from_ref(caller)).await;
             assert_eq!(more, 9);
             refused.assert_refused(429, "rate_limited");
             let text = refused.text();
@@ -209,12 +209,12 @@ fn without_the_ledger_two_envoys_give_half_of_a_global_limit_each_and_say_so() {
         for round in 0..8 {
             wait(Duration::from_secs(22)).await;
             for caller in &callers {
-                assert_eq!(passed(&[caller.clone()]).await.0, 10, "round {round}");
+                assert_eq!(passed(std::slice::from_ref(caller)).await.0, 10, "round {round}");
             }
         }
         gate.restart_ledger().await;
         harness::clock::eventually("one Envoy gets more than its half again", async || {
-            match passed(&[callers[0].clone()]).await.0 {
+            match passed(&callers[..1]).await.0 {
                 more if more > 10 => Ok(()),
                 more => {
                     wait(Duration::from_secs(21)).await;
@@ -237,7 +237,7 @@ fn without_the_ledger_a_limit_may_deny_or_allow() {
             let mut gate = Gate::options().policy(limits).workers(1).start().await;
             let envoys = [gate.address, gate.another_envoy().await];
             let agent = gate.agent("pro").await;
-            gate.learn(&gate.agent("enterprise").await).await;
+            gate.cache_key(&gate.agent("enterprise").await).await;
             let callers = envoys.map(|envoy| at(&agent, envoy));
             for caller in &callers {
                 caller.call(&mcp::search()).await.assert_allowed();
@@ -245,7 +245,7 @@ fn without_the_ledger_a_limit_may_deny_or_allow() {
             gate.kill_ledger();
             let mut total = 0;
             for caller in &callers {
-                let (more, refused) = passed(&[caller.clone()]).await;
+                let (more, refused) = passed(std::slice::from_ref(caller)).await;
                 assert_eq!(refused.status, status, "{outage}: {refused:?}");
                 total += more;
             }
@@ -284,5 +284,45 @@ fn no_two_limits_of_one_response_have_the_same_name() {
             .collect();
         assert_eq!(names.len(), 6, "{answer:?}");
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 6, "{names:?}");
+    });
+}
+
+#[test]
+fn without_the_ledger_unknown_keys_are_refused_unless_the_policy_says_what_they_may_do() {
+    run_within(MINUTES, async {
+        let edit = |policy: &mut serde_yaml_ng::Value| {
+            policy["settings"]["unknown_keys_on_ledger_outage"] =
+                policy::yaml("{tier: free, scopes: [read]}");
+        };
+        let mut gate = Gate::options().policy(edit).start().await;
+        let [known, unknown, other] =
+            [gate.agent("pro").await, gate.agent("pro").await, gate.agent("pro").await];
+        gate.cache_key(&known).await;
+        gate.kill_ledger();
+        unknown.call(&mcp::search()).await.assert_refused(503, "ledger_unavailable");
+        // Only an outage lets them in, not a call to the ledger that failed.
+        harness::clock::eventually_within(Duration::from_secs(60), "they are let in", async || match unknown
+            .call(&mcp::search())
+            .await
+            .status
+        {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        })
+        .await;
+        // All of them are one caller, of that tier, which may do no more than its scopes.
+        let refused = unknown.call(&mcp::image("standard")).await;
+        refused.assert_refused(403, "insufficient_scope");
+        let (passed, refused) = passed(&[unknown.clone(), other.clone()]).await;
+        assert!(passed < 20, "{passed}");
+        refused.assert_refused(429, "rate_limited");
+        // With the ledger each is known by itself again.
+        gate.restart_ledger().await;
+        harness::clock::eventually_within(Duration::from_secs(60), "it is known", async || {
+            let answer = unknown.call(&mcp::image("standard")).await;
+            if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+        gate.assert_healthy().await;
     });
 }

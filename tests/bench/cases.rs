@@ -1,4 +1,4 @@
-//! What takes turns: a gate, a request, and the answer it must get.
+//! The cases of the comparison: a gate, a request, and the answer it must give.
 
 use crate::gate::{Filters, Gate, Other, Site};
 use crate::load::Load;
@@ -13,7 +13,7 @@ use std::rc::Rc;
 /// What a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A GET that the policy's HTTP service has for free.
+    /// A GET of a free route of the policy's HTTP service.
     Get,
     /// An MCP `tools/call` of 300 bytes.
     Mcp,
@@ -28,15 +28,15 @@ pub struct Case {
     pub title: &'static str,
     /// What is sent.
     pub kind: Kind,
-    /// The Envoy it is sent to. Calls that cost something after their answer have one of their own.
+    /// The Envoy that gets the request. Calls with later cost, such as settlements, have an Envoy of their own.
     pub gate: &'static str,
-    /// What must be answered.
+    /// The status of a correct answer.
     pub status: u16,
-    /// The most that Envoy's CPU time per request may be, against bare Envoy.
+    /// The highest ratio of Envoy's CPU time per request to that of bare Envoy.
     pub target: Option<f64>,
 }
 
-/// A key that nobody knows: who lets it pass does not do what it is measured for.
+/// An unknown key: a gate that admits it does not do the work that is measured.
 const UNKNOWN: &str = "unknown";
 
 /// All of them, in the order of the table.
@@ -69,7 +69,7 @@ const fn case(
 }
 
 impl Case {
-    /// The one it is measured against.
+    /// The case that this one is compared with.
     pub fn reference(&self) -> &'static str {
         match self.kind {
             Kind::Get => "bare-get",
@@ -77,7 +77,7 @@ impl Case {
         }
     }
 
-    /// The most that half of the requests may take over one connection, against bare Envoy.
+    /// The highest ratio of the median latency over one connection to that of bare Envoy.
     pub fn target_p50(&self) -> Option<f64> {
         match self.name {
             "free" => Some(1.1),
@@ -86,13 +86,13 @@ impl Case {
         }
     }
 
-    /// True if the gate is the product.
-    pub fn is_ours(&self) -> bool {
+    /// True if the gate is AgentRelay.
+    pub fn is_agentrelay(&self) -> bool {
         self.title.starts_with("AgentRelay")
     }
 }
 
-/// Those with these names and what they are measured against; all if none is named.
+/// The cases with these names, and those they are compared with; all cases if no name is given.
 pub fn select(names: &[String]) -> anyhow::Result<Vec<Case>> {
     for name in names {
         let known: Vec<_> = CASES.iter().map(|case| case.name).collect();
@@ -104,24 +104,24 @@ pub fn select(names: &[String]) -> anyhow::Result<Vec<Case>> {
     Ok(CASES.iter().filter(|case| is_wanted(case) || references.contains(&case.name)).copied().collect())
 }
 
-/// All cases, ready for their turns.
+/// All cases, ready to run.
 pub struct Ready {
     /// Each of them.
     pub cases: Vec<Player>,
-    /// A key that may do all of it.
+    /// A key with all permissions.
     pub key: String,
     _services: Option<Services>,
 }
 
-/// One case.
+/// A case that is ready to run.
 pub struct Player {
-    /// Which.
+    /// The case.
     pub case: Case,
-    /// What is sent where.
+    /// The requests and where to send them.
     pub load: Load,
     /// The Envoy.
     pub gate: Rc<Gate>,
-    /// Processes that work for it, other than its Envoy.
+    /// Processes that work for this case, other than its Envoy.
     pub services: Vec<u32>,
 }
 
@@ -168,7 +168,7 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
         }
         let services = match &services {
             Some(services) if case.gate == "services" => services.pids(),
-            _ if case.is_ours() => vec![relay.pid()],
+            _ if case.is_agentrelay() => vec![relay.pid()],
             _ => Vec::new(),
         };
         let load = Load { gate: gate.address, requests: Rc::new(vec![request]), status: Some(case.status) };

@@ -1,7 +1,7 @@
-//! One run: every case takes its turn in every round, in random order, on Envoys that are all up at the same time.
+//! One run: in every round every case runs once, in random order, on Envoys that all run at the same time.
 //!
-//! What disturbs one turn (other work on this machine, a slower clock) disturbs its neighbours alike, so a case is
-//! compared with bare Envoy in the same round and the median over all rounds is shown.
+//! Disturbances (other work on this machine, a slower clock) affect neighbouring measurements alike. So each case is
+//! compared with bare Envoy in the same round, and the median over all rounds is reported.
 
 use crate::cases::{self, Player};
 use crate::gate::Site;
@@ -47,28 +47,28 @@ pub struct Options {
     built: Built,
 }
 
-/// What one case showed in one round.
+/// The measurements of one case in one round.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Turn {
-    /// Which round, from 1.
+    /// The number of the round, from 1.
     pub round: u32,
-    /// Which case.
+    /// The case.
     pub case: &'static str,
     /// Envoy's CPU time for each request, over several connections.
     pub cpu_us: f64,
-    /// The same over one.
+    /// The same over one connection.
     pub cpu_single_us: f64,
     /// CPU time of the services behind it for each request, over several connections.
     pub services_cpu_us: f64,
-    /// Over several connections.
+    /// Requests per second over several connections.
     pub requests_per_second: f64,
     /// Latency over several connections.
     pub p50_us: f64,
-    /// The same.
+    /// The 99th percentile of the same.
     pub p99_us: f64,
     /// Latency over one connection.
     pub p50_single_us: f64,
-    /// The same.
+    /// The 99th percentile of the same.
     pub p99_single_us: f64,
 }
 
@@ -78,7 +78,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let built = &options.built;
     let envoy = built.check()?;
     let cores = Cores::choose()?;
-    cores.leave_envoy_alone()?;
+    cores.avoid_envoy_core()?;
     let scratch = built.directory()?;
     let upstream = load::upstream().await?;
     let access_log = !options.no_access_log;
@@ -88,7 +88,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let ready = cases::start(&site, built, &cases, &relay).await?;
     cores.stay()?;
 
-    // V8 compiles what runs often again, better; connections and caches fill.
+    // V8 optimises code that runs often, and connections and caches fill.
     for one in &ready.cases {
         one.load.run(options.connections, options.requests).await.with_context(|| one.case.name)?;
     }
@@ -114,7 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let text = table::markdown(&rows, memory, options.rounds, options.connections);
     println!("{text}");
-    keep(&options, &Kept { turns, memory, rows }, &text)?;
+    keep(&options, &RawResults { turns, memory, rows }, &text)?;
     scratch.remove();
     Ok(())
 }
@@ -145,14 +145,14 @@ async fn turn(round: u32, player: &Player, options: &Options) -> anyhow::Result<
 }
 
 #[derive(Serialize)]
-struct Kept {
+struct RawResults {
     turns: Vec<Turn>,
     memory: Option<Memory>,
     rows: Vec<summary::Row>,
 }
 
-/// Raw numbers, what was made of them, the table and the plot.
-fn keep(options: &Options, kept: &Kept, text: &str) -> anyhow::Result<()> {
+/// Writes the raw numbers, the rows, the table and the plot.
+fn keep(options: &Options, kept: &RawResults, text: &str) -> anyhow::Result<()> {
     let output = &options.built.output;
     fs::write(output.join("envoy.json"), serde_json::to_string_pretty(kept)?)?;
     fs::write(output.join("envoy.md"), text)?;

@@ -1,4 +1,4 @@
-//! One Envoy: the shipped configuration, with the shipped filter or with what others would put in its place.
+//! One Envoy: the shipped configuration, with the shipped filter or with an alternative in its place.
 
 use crate::load;
 use crate::process::{Cores, Running, cpu_ns, rss_kib, tied};
@@ -17,18 +17,18 @@ const MANAGER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
 /// The filter reports every 100 ms.
 const SETTLED_AFTER: Duration = Duration::from_millis(150);
 const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// How many of the filter's machines decide by a policy: one per worker and the main thread's.
+/// The number of VMs of the filter that have loaded a policy: one per worker, and the main thread's.
 const POLICY_LOADED: &str = "wasmcustom.agentrelay_policy_loaded";
 /// Settlements and decisions that the ledger has not acknowledged.
 const QUEUE_DEPTH: &str = "wasmcustom.agentrelay_queue_depth";
 
-/// What stands between client and upstream.
+/// What filters the requests between client and upstream.
 pub enum Filters {
-    /// Nothing but the router.
+    /// Only the router.
     Bare,
-    /// Envoy's own filters, or the SDK's emptiest one.
+    /// Envoy's own filters, or an empty filter on the SDK.
     Other(Box<Other>),
-    /// The product.
+    /// AgentRelay.
     AgentRelay {
         /// `agentrelay.wasm`.
         wasm: PathBuf,
@@ -49,7 +49,7 @@ pub struct Other {
 }
 
 impl Other {
-    /// Reads one; `values` are put where their names stand.
+    /// Reads a file; `values` replace their placeholders.
     pub fn read(text: &str, values: &[(&str, &str)]) -> anyhow::Result<Filters> {
         let text = values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
         let mut value: Value = serde_yaml_ng::from_str(&text)?;
@@ -57,7 +57,7 @@ impl Other {
         Ok(Filters::Other(Box::new(serde_yaml_ng::from_value(value)?)))
     }
 
-    /// Sets where a cluster of it is.
+    /// Sets the address of one of its clusters.
     pub fn point(filters: &mut Filters, cluster: &str, address: SocketAddr) -> anyhow::Result<()> {
         let Filters::Other(other) = filters else { bail!("only other gates have clusters of their own") };
         let mut clusters = Value::Sequence(std::mem::take(&mut other.clusters));
@@ -71,13 +71,13 @@ impl Other {
 
 /// What all Envoys of a run share.
 pub struct Site {
-    /// The Envoy.
+    /// The path of Envoy.
     pub envoy: EnvoyBinary,
-    /// Where files are written.
+    /// The directory for files.
     pub directory: PathBuf,
-    /// Which core is whose.
+    /// The assignment of cores.
     pub cores: Cores,
-    /// The tools.
+    /// The upstream with the tools.
     pub upstream: SocketAddr,
     /// As shipped: every request is a line of JSON.
     pub access_log: bool,
@@ -94,7 +94,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Starts it and waits until it serves, by a policy where it has one.
+    /// Starts it and waits until it serves, with a policy if it needs one.
     pub async fn start(site: &Site, name: &str, filters: Filters, workers: u32) -> anyhow::Result<Gate> {
         let file = |extension: &str| site.directory.join(format!("{name}.{extension}"));
         let (configuration, admin_file, log) = (file("yaml"), file("admin"), file("log"));
@@ -138,23 +138,22 @@ impl Gate {
         rss_kib(self.process.id())
     }
 
-    /// Its counters and gauges whose names start with this.
+    /// The counters and gauges whose names start with this.
     pub async fn stats(&self, prefix: &str) -> anyhow::Result<Vec<(String, u64)>> {
         let text = load::get(self.admin, &format!("/stats?filter=^{prefix}")).await?;
         let pairs = text.lines().filter_map(|line| line.split_once(": "));
         Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
     }
 
-    /// One of them, 0 if it is not there.
+    /// One counter or gauge; 0 if it does not exist.
     pub async fn stat(&self, name: &str) -> anyhow::Result<u64> {
         let stats = self.stats(name).await?;
         Ok(stats.into_iter().find(|(own, _)| own == name).map_or(0, |(_, value)| value))
     }
 
-    /// CPU time so far, once the ledger has heard of every call, so that a call's later cost is counted with it.
-    ///
-    /// Looking costs Envoy some of the time that is measured, hence first a wait that is usually long enough, and the
-    /// look after the reading.
+    /// CPU time so far, after the ledger has acknowledged every call, so that the later cost of a call is included.
+    /// Checking this costs Envoy CPU time too. So it first waits for as long as delivery usually takes, reads the CPU
+    /// time, and checks afterwards.
     pub async fn settled_cpu_ns(&self) -> anyhow::Result<u64> {
         if !self.settles {
             return self.cpu_ns();
@@ -172,13 +171,13 @@ impl Gate {
         }
     }
 
-    /// Forgets the access log so far: a run would fill a disk.
+    /// Empties the access log, which would otherwise fill the disk during a run.
     pub fn truncate_log(&self) -> anyhow::Result<()> {
         Ok(File::options().write(true).open(&self.log)?.set_len(0)?)
     }
 }
 
-/// `envoy/envoy.yaml` with other addresses and, but for the product, other filters.
+/// `envoy/envoy.yaml` with other addresses and, except for AgentRelay, other filters.
 fn configure(site: &Site, name: &str, filters: &Filters) -> anyhow::Result<Value> {
     let mut tree: Value = serde_yaml_ng::from_str(SHIPPED)?;
     *field(&mut tree, "node/id")? = name.into();
@@ -244,7 +243,7 @@ fn remove(tree: &mut Value, name: &str) {
     mapping.map(|mapping| mapping.remove(name));
 }
 
-/// Where the gate and the admin interface listen, once it serves.
+/// The addresses of the gate and of the admin interface, once it serves.
 async fn probe(admin_file: &Path, machines: u64) -> anyhow::Result<(SocketAddr, SocketAddr)> {
     let admin: SocketAddr = fs::read_to_string(admin_file)?.trim().parse()?;
     load::get(admin, "/ready").await?;

@@ -1,9 +1,10 @@
-//! How fast the ledger is beside what its database can do at all, measured in the same run.
+//! The throughput of the ledger compared with that of its bare database, measured in the same run.
 //!
-//! Three contestants take turns, each on a fresh database on the same disk, so that a slow moment of the machine hits
-//! them all: the ledger's store, with many callers who each reserve and commit; the same rows written by plain batched
-//! transactions (`ceiling`), as many operations in each as there are callers; and the same rows in a transaction for
-//! each call. All wait for the disk (fsync) as the ledger does. Ratios are medians of the rounds' ratios.
+//! Three contestants run in turn, each on a new database on the same disk, so that a slow moment of the machine affects
+//! all of them: the ledger's store with many concurrent callers that each reserve and commit; the same rows written in
+//! plain batched transactions (`ceiling`), with as many operations per transaction as there are callers; and the same
+//! rows with one transaction per call. All of them wait for fsync as the ledger does. Ratios are medians of the ratios
+//! of all rounds.
 
 mod ceiling;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use throwaway::Throwaway;
 
 /// Credits that a call reserves and is charged.
 const CREDITS: u64 = 5;
-/// What each tenant starts with: enough for any run.
+/// The credits of each tenant: enough for any run.
 const GRANTED: u64 = 1_000_000_000_000;
 
 /// Which database to measure.
@@ -72,7 +73,7 @@ impl Options {
 /// Pairs per second in one round.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Round {
-    /// The ledger.
+    /// Pairs per second of the ledger's store.
     pub ledger: f64,
     /// Plain batched transactions.
     pub ceiling: f64,
@@ -89,7 +90,7 @@ pub struct Latency {
     pub p95_ms: f64,
     /// 99 % waited no longer.
     pub p99_ms: f64,
-    /// None waited longer.
+    /// The maximum.
     pub max_ms: f64,
 }
 
@@ -102,7 +103,7 @@ pub struct Report {
     pub callers: u32,
     /// Each round.
     pub rounds: Vec<Round>,
-    /// Medians over the rounds.
+    /// The medians over the rounds.
     pub median: Round,
     /// Median of the ledger's share of the ceiling.
     pub of_ceiling: f64,
@@ -114,7 +115,7 @@ pub struct Report {
     pub commit: Latency,
 }
 
-/// Measures, and prints. Blocks; not to be called where other tasks wait.
+/// Measures, and prints the results. Blocks the thread.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let kinds = options.store.map_or(vec![Kind::Sqlite, Kind::Postgres], |kind| vec![kind]);
     for kind in kinds {
@@ -133,7 +134,7 @@ fn measure(kind: Kind, options: &Options) -> anyhow::Result<Report> {
     let mut waits = Waits::default();
     for number in 1..=options.rounds {
         eprintln!("{}: round {number} of {}", name(kind), options.rounds);
-        // Whoever is first in one round is last in the next, so that none has the better place.
+        // The order is reversed in every other round, so that no contestant always runs first.
         let order = if number % 2 == 1 { [0, 1, 2] } else { [2, 1, 0] };
         let mut round = Round { ledger: 0.0, ceiling: 0.0, one_by_one: 0.0 };
         for contestant in order {
@@ -196,7 +197,7 @@ fn print(report: &Report) {
     println!("{:>16}  {:.1} times faster (median of rounds)", "one by one", report.times_one_by_one);
 }
 
-/// Where fresh databases come from.
+/// Where new databases are created.
 enum Place<'o> {
     Directory(&'o Path),
     Server(Box<Throwaway>),
@@ -215,7 +216,7 @@ impl Place<'_> {
     }
 }
 
-/// Who pays, and by which key.
+/// A tenant and its key.
 #[derive(Debug, Clone)]
 struct Payer {
     tenant_id: TenantId,
@@ -234,7 +235,7 @@ fn prepare(database: &Database, tenants: u32) -> anyhow::Result<Vec<Payer>> {
     })
 }
 
-/// Runs `work` with a ledger, and closes that.
+/// Runs `work` with a ledger, and then closes the ledger.
 fn with_ledger<T, F: Future<Output = anyhow::Result<T>>>(
     database: &Database,
     work: impl FnOnce(Arc<Direct>) -> F,
@@ -252,7 +253,7 @@ struct Waits {
     commit: Vec<Duration>,
 }
 
-/// The ledger's turn: every caller reserves and commits, again and again. Pairs per second.
+/// The ledger's part: every caller repeats reserve and commit. Returns pairs per second.
 fn ledger(
     database: &Database,
     options: &Options,
@@ -307,7 +308,6 @@ async fn call(ledger: Arc<Direct>, key_id: KeyId, began: Instant, turn: Duration
             batch_id: BatchId::parse(&ceiling::fresh())?,
             envoy: "bench".to_owned(),
             settlements: vec![Settlement { reservation_id: id, action: Action::Post { credits } }],
-            decisions: Vec::new(),
             subjects: Vec::new(),
             rows: Vec::new(),
             counted: Vec::new(),
@@ -315,7 +315,7 @@ async fn call(ledger: Arc<Direct>, key_id: KeyId, began: Instant, turn: Duration
         };
         ledger.deliver(batch).await?;
         waits.commit.push(asked.elapsed());
-        // Looked at last, so that on a slow machine, too, each caller has something to tell.
+        // Checked at the end of a turn, so that each caller has at least one result even on a slow machine.
         if began.elapsed() >= turn {
             return Ok(waits);
         }

@@ -1,7 +1,6 @@
-//! The clients and the tools behind the gate: both on one thread, so that all of Envoy's company shares one core.
-//!
-//! Requests are bytes that were made before, answers are read no further than their status and length: what is
-//! measured is Envoy, and this side must not be what it waits for. Every answer's status is checked.
+//! The clients and the tools behind the gate, both on one thread, so that everything but Envoy shares one core.
+//! Requests are prepared in advance, and of answers only status and length are read, so that this side does not limit
+//! the measurement. The status of every answer is checked.
 
 use anyhow::{Context, bail, ensure};
 use std::cell::Cell;
@@ -15,14 +14,14 @@ use tokio::task::JoinSet;
 
 const CHUNKED: &[u8] = b"transfer-encoding: chunked";
 
-/// One request, again and again.
+/// A request that is repeated.
 #[derive(Clone)]
 pub struct Load {
     /// The gate.
     pub gate: SocketAddr,
-    /// The requests as bytes, in turn; one is enough.
+    /// The requests as bytes, sent in turn.
     pub requests: Rc<Vec<Vec<u8>>>,
-    /// What must be answered; if nothing must, other answers are counted.
+    /// The required status; without it, statuses are counted.
     pub status: Option<u16>,
 }
 
@@ -35,44 +34,44 @@ pub enum Until {
     Time(Duration),
 }
 
-/// What one load showed.
+/// The result of one load.
 pub struct Measured {
-    /// From the first request to the last answer.
+    /// The time from the first request to the last answer.
     pub seconds: f64,
-    /// Of each request, sorted.
+    /// The latency of each request, sorted.
     pub latencies_us: Vec<f32>,
-    /// How many requests each connection got through.
+    /// The number of requests of each connection.
     pub by_connection: Vec<usize>,
-    /// How many answers had which status.
+    /// The number of answers by status.
     pub statuses: BTreeMap<u16, usize>,
 }
 
 impl Measured {
-    /// How many requests there were.
+    /// The number of requests.
     pub fn count(&self) -> usize {
         self.latencies_us.len()
     }
 
-    /// The latency that this share of the requests stays below, such as 0.99.
+    /// The latency quantile, such as 0.99.
     pub fn quantile_us(&self, share: f64) -> f64 {
         let last = self.latencies_us.len().saturating_sub(1);
         let index = (last as f64 * share).round() as usize;
         self.latencies_us.get(index).copied().map_or(f64::NAN, f64::from)
     }
 
-    /// How many in a second.
+    /// Requests per second.
     pub fn per_second(&self) -> f64 {
         self.count() as f64 / self.seconds
     }
 }
 
 impl Load {
-    /// Sends so many requests over so many connections, each of which sends its next when it has its answer.
+    /// Sends so many requests over so many connections. Each connection sends its next request after its answer.
     pub async fn run(&self, connections: usize, count: usize) -> anyhow::Result<Measured> {
         self.until(connections, Until::Count(count)).await
     }
 
-    /// The same until something else.
+    /// The same with another condition for the end.
     pub async fn until(&self, connections: usize, until: Until) -> anyhow::Result<Measured> {
         let mut open = Vec::new();
         for _ in 0..connections {
@@ -108,8 +107,8 @@ impl Load {
         mut connection: Connection,
         next: Rc<Cell<usize>>,
         until: Until,
-    ) -> anyhow::Result<Own> {
-        let mut own = Own { latencies_us: Vec::new(), statuses: BTreeMap::new() };
+    ) -> anyhow::Result<ConnectionResult> {
+        let mut own = ConnectionResult { latencies_us: Vec::new(), statuses: BTreeMap::new() };
         let began = Instant::now();
         loop {
             let number = next.replace(next.get() + 1);
@@ -134,8 +133,8 @@ impl Load {
     }
 }
 
-/// What one connection showed.
-struct Own {
+/// The result of one connection.
+struct ConnectionResult {
     latencies_us: Vec<f32>,
     statuses: BTreeMap<u16, usize>,
 }
@@ -171,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// What was read last.
+    /// The bytes read last.
     pub fn last(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
@@ -188,7 +187,7 @@ impl Connection {
     }
 }
 
-/// A message whose head has arrived.
+/// A message whose header section has arrived.
 struct Message {
     /// Where its head ends.
     head: usize,
@@ -211,7 +210,7 @@ impl Message {
     }
 }
 
-/// Where the last chunk ends, if it is there; on the way, the chunks.
+/// The end of the last chunk, if it has arrived. Collects the chunks.
 fn chunks(bytes: &[u8], mut at: usize, mut each: impl FnMut(&[u8])) -> Option<usize> {
     loop {
         let line = bytes.get(at..)?.windows(2).position(|window| window == b"\r\n")?;
@@ -224,7 +223,7 @@ fn chunks(bytes: &[u8], mut at: usize, mut each: impl FnMut(&[u8])) -> Option<us
     }
 }
 
-/// What follows `name` in a head, without regard to the case of either.
+/// The value of `name` in a header section, ignoring case.
 fn header<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let found = |line: &[u8]| line.len() >= name.len() && line[..name.len()].eq_ignore_ascii_case(name);
     let mut lines = head.split(|byte| *byte == b'\n');
@@ -274,7 +273,7 @@ fn answer(json: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// One GET past all gates, such as of Envoy's admin interface: the body of a good answer.
+/// Sends one GET without any gate, such as to Envoy's admin interface. Returns the body of a successful answer.
 pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<String> {
     let mut connection = Connection::open(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
@@ -289,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_ends_where_its_head_says() {
+    fn a_message_ends_as_its_headers_say() {
         let ends = |text: &str| Message::read(text.as_bytes()).map(|message| message.length);
         assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"), None);
         assert_eq!(ends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), Some(40));

@@ -1,8 +1,8 @@
-//! `scripts/bench envoy`, `scale` and `ledger`: what the gate costs beside what users would put in its place, and what the ledger
-//! does beside its bare database.
+//! `scripts/bench envoy`, `scale` and `ledger`: the cost of the gate compared with alternatives, and the throughput of
+//! the ledger compared with its bare database.
 //!
-//! Reading order: `compare` is one run in turns, `cases` what takes turns, `gate` how an Envoy is started, `load` the
-//! clients and the tools, `process` the kernel's account of what was used, `table` and `plot` what is shown.
+//! Reading order: `compare` is one run, `cases` lists what is measured, `gate` starts an Envoy, `load` is the clients
+//! and the tools, `process` reads the kernel's accounting, `table` and `plot` show the results.
 
 mod cases;
 mod compare;
@@ -49,7 +49,7 @@ enum What {
     Checks(services::Checks),
 }
 
-/// What was built before, and where results go.
+/// The built programs, and where results are written.
 #[derive(Args, Clone)]
 pub struct Built {
     /// The filter
@@ -73,7 +73,7 @@ pub struct Built {
 }
 
 impl Built {
-    /// Whether all is there, before an Envoy says it in its own words; the Envoy.
+    /// Checks that all programs exist, and returns the path of Envoy.
     fn check(&self) -> anyhow::Result<EnvoyBinary> {
         for file in [&self.wasm, &self.noop, &self.program].into_iter().chain(&self.ratelimit) {
             fs::metadata(file).with_context(|| format!("{}: run scripts/bench", file.display()))?;
@@ -89,7 +89,7 @@ impl Built {
     }
 }
 
-/// Removed when a run has ended well.
+/// Removes it after a successful run.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -102,7 +102,7 @@ impl Scratch {
     }
 }
 
-/// Lets time pass in which somebody else works.
+/// Waits while other processes work.
 async fn pause(time: Duration) {
     let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
 }

@@ -1,4 +1,4 @@
-//! What the filter takes of memory: for itself, and for each worker.
+//! The memory that the filter uses: once, and for each worker.
 
 use crate::cases::{Kind, request};
 use crate::gate::{Filters, Gate, Site};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const MANY: u32 = 5;
 
-/// In MiB.
+/// Measurements in MiB.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Memory {
     /// Envoy without a filter, one worker.
@@ -23,7 +23,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Of fresh Envoys that have served some requests on every worker.
+    /// Measured on new Envoys that have served some requests on every worker.
     pub async fn measure(site: &Site, relay: &Relay, key: &str) -> anyhow::Result<Memory> {
         let bare = resident(site, "rss-bare", Filters::Bare, 1, key).await?;
         let bare_many = resident(site, "rss-bare-many", Filters::Bare, MANY, key).await?;
@@ -33,7 +33,7 @@ impl Memory {
         Ok(Memory { bare, with_filter, further_worker })
     }
 
-    /// What the first worker takes, with the main thread's copy of the filter.
+    /// What the first worker uses, including the main thread's copy of the filter.
     pub fn first_worker(&self) -> f64 {
         self.with_filter - self.bare
     }
@@ -43,8 +43,8 @@ async fn resident(site: &Site, name: &str, filters: Filters, workers: u32, key: 
     let gate = Gate::start(site, name, filters, workers).await?;
     let requests = Rc::new(vec![request(Kind::Get, key, "")]);
     let load = Load { gate: gate.address, requests, status: Some(200) };
-    // Every worker gets some of so many connections, and as much to do as another Envoy's only one. V8 frees what
-    // compiling took a little later.
+    // With so many connections every worker gets some, and each has as much to do as the only worker of another Envoy.
+    // V8 frees the memory of the compiler a little later.
     for _ in 0..4 {
         load.run(64, 2000 * usize::try_from(workers)?).await?;
         pause(Duration::from_millis(500)).await;

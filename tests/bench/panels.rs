@@ -1,4 +1,4 @@
-//! Small drawings of cost against size, side by side.
+//! Small plots of cost against size, side by side.
 
 use crate::plot::document;
 use serde::Serialize;
@@ -12,11 +12,11 @@ const TOP: f64 = 54.0;
 const RIGHT: f64 = 34.0;
 const BOTTOM: f64 = 44.0;
 
-/// One drawing.
+/// One plot.
 #[derive(Debug, Clone, Serialize)]
 pub struct Panel {
     title: &'static str,
-    /// What is larger to the right.
+    /// The label of the horizontal axis.
     size: &'static str,
     points: Vec<(f64, f64)>,
 }
@@ -28,7 +28,7 @@ impl Panel {
     }
 }
 
-/// All of them.
+/// All plots as one drawing.
 pub fn draw(panels: &[&Panel]) -> String {
     let mut body = String::new();
     for (number, panel) in panels.iter().enumerate() {
@@ -77,7 +77,7 @@ fn one(panel: &Panel) -> String {
     svg
 }
 
-/// In few digits.
+/// Formats a number with few digits.
 fn short(number: f64) -> String {
     match number {
         number if number >= 1e6 => format!("{}M", trimmed(number / 1e6)),

@@ -8,7 +8,7 @@ const LABELS: f64 = 290.0;
 const ROW: f64 = 28.0;
 const BAR: f64 = 16.0;
 
-/// Colours by class, for both kinds of pages; nothing but the text and the bars has any.
+/// Colours by class, for light and dark pages; only the text and the bars have a class.
 pub const STYLE: &str = "<style>\
 text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif;fill:#3d444d}\
 .head{font-weight:600;font-size:14px;fill:#1f2328}.soft{fill:#6e7781;font-size:12px}.value{font-weight:600}\
@@ -63,7 +63,7 @@ pub fn bars(rows: &[Row], rounds: u32) -> String {
 fn bar(row: &Row, top: f64, scale: f64) -> String {
     let middle = top + ROW / 2.0;
     let class = match row {
-        row if row.is_ours => "ours",
+        row if row.is_agentrelay => "ours",
         row if row.case.starts_with("bare") => "bare",
         _ => "other",
     };
@@ -100,7 +100,7 @@ fn bar(row: &Row, top: f64, scale: f64) -> String {
     svg
 }
 
-/// A whole drawing.
+/// A complete drawing.
 pub fn document(width: f64, height: f64, body: &str) -> String {
     format!(
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0} {height:.0}" width="{width:.0}" height="{height:.0}">

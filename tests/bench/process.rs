@@ -1,4 +1,4 @@
-//! Other processes: what they use, by the kernel's own account, and on which core they may.
+//! Other processes: their usage as the kernel accounts it, and the cores they may use.
 
 use anyhow::{Context, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -8,12 +8,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Which core is whose.
+/// The assignment of cores.
 #[derive(Debug, Clone, Copy)]
 pub struct Cores {
-    /// Envoy's alone.
+    /// For Envoy only.
     pub envoy: usize,
-    /// The load's and the tools'. Services share it with them where there are only two.
+    /// For the load and the tools. Services share it with them if there are only two cores.
     pub load: usize,
     /// Envoys may use every core, because they have several workers.
     pub envoy_roams: bool,
@@ -33,12 +33,12 @@ impl Cores {
         Ok(Cores { envoy, load, envoy_roams: false, services, all })
     }
 
-    /// From now on this thread, and what it starts, stays away from Envoy's core.
-    pub fn leave_envoy_alone(&self) -> anyhow::Result<()> {
+    /// Keeps this thread and the processes that it starts off Envoy's core.
+    pub fn avoid_envoy_core(&self) -> anyhow::Result<()> {
         Ok(sched_setaffinity(None, &self.services)?)
     }
 
-    /// This thread belongs to the load.
+    /// Pins this thread to the core of the load.
     pub fn stay(&self) -> anyhow::Result<()> {
         Ok(sched_setaffinity(None, &only(self.load))?)
     }
@@ -49,12 +49,12 @@ impl Cores {
         self.on(&cores, || spawn(command, log))
     }
 
-    /// Starts a process that stays away from Envoy's core.
+    /// Starts a process that does not use Envoy's core.
     pub fn spawn_service(&self, command: &mut Command, log: &Path) -> anyhow::Result<Running> {
         self.on(&self.services, || spawn(command, log))
     }
 
-    /// Does something whose children inherit these cores: a child has those of the thread that starts it.
+    /// Runs something whose child processes inherit these cores: a child gets the cores of the thread that starts it.
     fn on<Answer>(
         &self,
         cores: &CpuSet,
@@ -74,15 +74,15 @@ fn only(core: usize) -> CpuSet {
     set
 }
 
-/// A command that the kernel ends when this program ends, however that is: a run may be killed, and what it left behind
-/// would disturb the next one.
+/// A command that the kernel kills when this program ends in any way. Otherwise a killed run would leave processes that
+/// disturb the next one.
 pub fn tied(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
     command
 }
 
-/// A program that is [`tied`], for what can only be told a path.
+/// A script that starts a program as [`tied`] does, for callers that accept only a path.
 pub fn tied_program(program: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
     let script = directory.join("program");
     let program = fs::canonicalize(program)?;
@@ -125,8 +125,8 @@ impl Drop for Running {
     }
 }
 
-/// Time on a core so far, of all threads, in nanoseconds: user and system. `/proc/PID/stat` says the same in ticks of
-/// 10 ms, which is what is left where the kernel keeps no finer account.
+/// CPU time so far, of all threads, user and system, in nanoseconds. `/proc/PID/stat` has the same in ticks of 10 ms
+/// and is used if the kernel has no finer accounting.
 pub fn cpu_ns(process: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
@@ -140,7 +140,7 @@ pub fn cpu_ns(process: u32) -> anyhow::Result<u64> {
 
 fn ticks_ns(process: u32) -> anyhow::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The second field is the name in brackets, which may hold anything.
+    // The second field is the name in parentheses, which may contain anything.
     let fields = stat.rsplit(") ").next().unwrap_or_default();
     let ticks = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
     Ok(ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second()))

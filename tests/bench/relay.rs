@@ -1,4 +1,4 @@
-//! The ledger behind AgentRelay's gates, and who calls.
+//! The ledger behind AgentRelay's gates, and its tenants and keys.
 
 use crate::gate::{Filters, Site};
 use crate::load;
@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const POLICY: &str = include_str!("../../envoy/policy.yaml");
-/// The most that a policy may say. Windows are written, moved and counted as any, and nothing is refused.
+/// The highest limit that a policy may have. Its windows are written, moved and counted as usual, and no request is
+/// refused.
 const PERMITS: u32 = 1_000_000;
 /// More than any run spends.
 const CREDITS: u64 = 1_000_000_000_000;
@@ -81,7 +82,7 @@ impl Relay {
         &self.filter_key
     }
 
-    /// Stops it in order and starts it again; how long it took from its start until it was ready.
+    /// Stops it gracefully and starts it again. Returns how long it took from the start until it was ready.
     pub async fn restart(&mut self) -> anyhow::Result<Duration> {
         let ledger = self.ledger.take().context("the ledger runs")?;
         let options = ledger.stop().await;

@@ -1,6 +1,6 @@
-//! What happens when there is more of it: keys in the ledger, active keys, unknown keys, workers, Envoys.
+//! How cost grows with size: keys in the ledger, active keys, unknown keys, workers, Envoys.
 //!
-//! One ledger is filled step by step; everything is asked of it and of Envoys in front of it at each size.
+//! One ledger is filled step by step; at each size it and Envoys in front of it are measured.
 
 mod active;
 mod envoys;
@@ -21,7 +21,7 @@ use serde::Serialize;
 use std::fs;
 use std::path::PathBuf;
 
-/// How far to go.
+/// The sizes to reach.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scripts/bench scale
@@ -44,14 +44,14 @@ pub struct Options {
     built: Built,
 }
 
-/// What can be left out.
+/// The parts of the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Keys in the ledger
     Ledger,
     /// Active keys in one Envoy
     Active,
-    /// Keys that nobody knows
+    /// Unknown keys
     Flood,
     /// Workers on one key
     Workers,
@@ -59,16 +59,16 @@ enum Part {
     Envoys,
 }
 
-/// One table, and what of it is drawn.
+/// One table, and its plots.
 #[derive(Serialize)]
 pub struct Section {
-    /// What it is about.
+    /// The title.
     pub title: &'static str,
     /// Names of columns.
     pub columns: Vec<&'static str>,
     /// Numbers as they are shown.
     pub rows: Vec<Vec<String>>,
-    /// What was seen to break, or come near, with its number.
+    /// Failures or near failures that were observed, with their numbers.
     pub breaks: Vec<String>,
     /// Drawings.
     pub panels: Vec<Panel>,
@@ -88,7 +88,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let built = &options.built;
     let envoy = built.check()?;
     let cores = Cores::choose()?;
-    cores.leave_envoy_alone()?;
+    cores.avoid_envoy_core()?;
     let scratch = built.directory()?;
     let upstream = load::upstream().await?;
     let mut site = Site { envoy, directory: scratch.path().to_owned(), cores, upstream, access_log: true };

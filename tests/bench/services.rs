@@ -1,7 +1,8 @@
-//! What a gate of services asks: a rate limit service with Redis, and an authorization service.
+//! The services that alternatives to the filter call: a rate limit service with Redis, and an authorization service.
 //!
-//! The rate limit service is Envoy's reference where Go could build it, else a small one of this program. The
-//! authorization service is always this program's: no more than it must be, so that what is seen is the hop.
+//! The rate limit service is Envoy's reference service if Go could build it, otherwise a small one in this program. The
+//! authorization service is always in this program and does the minimum, so that the measurement shows the cost of the
+//! network hop.
 
 use crate::gate::Site;
 use crate::process::{Running, tied};
@@ -90,7 +91,7 @@ async fn reference_service(
         "domain: bench\ndescriptors:\n- key: key\n  rate_limit: {{unit: minute, requests_per_unit: {PERMITS}}}\n"
     );
     fs::write(configuration.join("bench.yaml"), text)?;
-    // It can't say which ports it took, so it is told ones that were free a moment ago.
+    // It can't report its ports, so it gets ports that were free a moment ago.
     let free = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
     let (http, grpc, debug) = (free()?, free()?, free()?);
     let log = site.directory.join("ratelimit.log");
@@ -116,7 +117,7 @@ async fn reference_service(
     Ok((process, grpc))
 }
 
-/// Asks again and again until there is an answer.
+/// Retries until there is an answer.
 async fn until<Answer>(
     what: &str,
     mut probe: impl AsyncFnMut() -> anyhow::Result<Answer>,
@@ -131,7 +132,7 @@ async fn until<Answer>(
     }
 }
 
-/// How this program serves both, as a process of its own.
+/// Runs both services in a process of its own.
 #[derive(Args)]
 pub struct Checks {
     /// The one key that is known
@@ -207,7 +208,7 @@ impl Known {
             field(entry, 1) == b"authorization" && field(entry, 2) == self.bearer.as_bytes()
         });
         if is_known {
-            // Status OK, and one header for the upstream that says who it is.
+            // Status OK, and one header for the upstream that identifies the caller.
             let header = [write(1, b"x-tenant"), write(2, b"bench")].concat();
             return [write(1, b""), write(3, &write(2, &write(1, &header)))].concat();
         }
@@ -238,7 +239,7 @@ fn field(message: &[u8], number: u64) -> &[u8] {
     fields(message).find(|(own, _)| *own == number).map_or(&[], |(_, value)| value)
 }
 
-/// A message's fields with a length; the others are passed over.
+/// The length-delimited fields of a message; other fields are skipped.
 fn fields(mut message: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     std::iter::from_fn(move || {
         loop {

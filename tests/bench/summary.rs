@@ -1,22 +1,22 @@
-//! From turns to rows: medians of ratios within a round, and how far they spread.
+//! From measurements to rows: medians of ratios within a round, and their spread.
 
 use crate::cases::Case;
 use crate::compare::Turn;
 use serde::Serialize;
 
-/// A median with the range that holds eight of ten rounds.
+/// A median with the range that contains eight of ten rounds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Spread {
-    /// One of ten is lower.
+    /// One of ten values is lower.
     pub low: f64,
-    /// Half of them are lower.
+    /// Half of the values are lower.
     pub median: f64,
-    /// One of ten is higher.
+    /// One of ten values is higher.
     pub high: f64,
 }
 
 impl Spread {
-    /// Of any numbers.
+    /// The spread of these values.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Spread {
         let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -24,7 +24,7 @@ impl Spread {
     }
 }
 
-/// Between two neighbours where it falls between them.
+/// Interpolates between neighbours.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let place = last as f64 * share;
@@ -32,42 +32,42 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
-/// What is said of one case.
+/// The summary of one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// Which.
+    /// The case.
     pub case: &'static str,
     /// Its name in tables.
     pub title: &'static str,
-    /// True if it is the product.
-    pub is_ours: bool,
-    /// The most that `cpu` may be.
+    /// True if the gate is AgentRelay.
+    pub is_agentrelay: bool,
+    /// The bound for `cpu`.
     pub target: Option<f64>,
-    /// The most that `p50_single` may be.
+    /// The bound for `p50_single`.
     pub target_p50: Option<f64>,
     /// Envoy's CPU time per request in microseconds.
     pub cpu_us: Spread,
-    /// The same against bare Envoy.
+    /// The ratio to bare Envoy.
     pub cpu: Spread,
     /// The same over one connection.
     pub cpu_single: Spread,
     /// CPU time of other processes per request in microseconds.
     pub services_cpu_us: Spread,
-    /// Over several connections.
+    /// Requests per second over several connections.
     pub requests_per_second: Spread,
-    /// Against bare Envoy.
+    /// The ratio to bare Envoy.
     pub throughput: Spread,
-    /// Latency over one connection in microseconds.
+    /// Median latency over one connection in microseconds.
     pub p50_single_us: Spread,
-    /// The same against bare Envoy.
+    /// The ratio to bare Envoy.
     pub p50_single: Spread,
-    /// Latency over one connection in microseconds, beyond that of bare Envoy.
+    /// Median latency over one connection in microseconds, minus that of bare Envoy.
     pub p50_added_us: Spread,
-    /// The same.
+    /// The 99th percentile of the same.
     pub p99_added_us: Spread,
-    /// Latency over several connections in microseconds.
+    /// Median latency over several connections in microseconds.
     pub p50_us: Spread,
-    /// The same.
+    /// The 99th percentile of the same.
     pub p99_us: Spread,
 }
 
@@ -91,7 +91,7 @@ fn row(case: &Case, turns: &[Turn]) -> Row {
     Row {
         case: case.name,
         title: case.title,
-        is_ours: case.is_ours(),
+        is_agentrelay: case.is_agentrelay(),
         target: case.target,
         target_p50: case.target_p50(),
         cpu_us: own(|turn| turn.cpu_us),
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_holds_eight_of_ten() {
+    fn a_spread_covers_eight_of_ten_values() {
         let spread = Spread::of((0..=10).rev().map(f64::from));
         assert_eq!((spread.low, spread.median, spread.high), (1.0, 5.0, 9.0));
         let between = Spread::of([1.0, 2.0]);

@@ -1,4 +1,4 @@
-//! What is printed: one line for each case, to be pasted where it is read.
+//! Prints the table: one line for each case, for the documents.
 
 use crate::memory::Memory;
 use crate::summary::{Row, Spread};

@@ -1,4 +1,4 @@
-//! Backup and restore as an operator runs them. PostgreSQL has tools of its own, and the commands say which.
+//! Backup and restore as an operator runs them. For PostgreSQL, the commands print its own tools to use.
 
 use harness::ledger::{Served, directory, embedded};
 use harness::{files, run};
@@ -9,12 +9,12 @@ fn agentrelay(arguments: &[&str]) -> Output {
     Command::new(files::program()).args(arguments).output().expect("the program can be run")
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
-fn a_backup_of_a_running_embedded_ledger_is_whole() {
+fn a_backup_of_a_running_embedded_ledger_is_complete() {
     run(async {
         let place = directory("backup");
         let served = Served::start(place.clone(), &embedded(&place), 1).await;
@@ -26,13 +26,13 @@ fn a_backup_of_a_running_embedded_ledger_is_whole() {
             .env("AGENTRELAY_DATABASE", &served.database)
             .output()
             .expect("the program can be run");
-        assert!(made.status.success(), "{}", said(&made));
+        assert!(made.status.success(), "{}", output_text(&made));
         assert_eq!(served.filter(0).reserve("r2", &key.key.id, 5, 60).await, Some(201));
         let restored = format!("sqlite:{}", place.join("restored.db").display());
         let made = agentrelay(&["restore", "--from", &copy, "--database", &restored]);
-        assert!(made.status.success(), "{}", said(&made));
+        assert!(made.status.success(), "{}", output_text(&made));
         let check = agentrelay(&["ledger", "check", "--database", &restored]);
-        assert!(check.status.success(), "{}", said(&check));
+        assert!(check.status.success(), "{}", output_text(&check));
         assert_eq!(served.balance(&tenant).await.pending.get(), 10);
     });
 }
@@ -60,20 +60,20 @@ fn for_postgresql_the_commands_name_its_own_tools_which_do_it() {
             assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
             assert!(refused.stdout.is_empty(), "{arguments:?}");
             for tool in ["pg_dump", "pg_restore"] {
-                assert!(said(&refused).contains(tool), "{arguments:?}: {}", said(&refused));
+                assert!(output_text(&refused).contains(tool), "{arguments:?}: {}", output_text(&refused));
             }
         }
         assert!(!place.join("ledger.dump").exists());
 
-        // What they name works, while the ledger runs.
+        // The printed commands work while the ledger runs.
         let tool = |name: &str, arguments: &[&str]| {
             let output = Command::new(server.program(name)).args(arguments).output().expect("it can be run");
-            assert!(output.status.success(), "{name}: {}", said(&output));
+            assert!(output.status.success(), "{name}: {}", output_text(&output));
         };
         tool("pg_dump", &["--format=custom", "--dbname", &database, "--file", &file]);
         tool("pg_restore", &["--exit-on-error", "--dbname", &other, &file]);
         let check = agentrelay(&["ledger", "check", "--database", &other]);
-        assert!(check.status.success(), "{}", said(&check));
+        assert!(check.status.success(), "{}", output_text(&check));
         drop(served);
         tokio::task::spawn_blocking(move || drop(server)).await.unwrap();
     });

@@ -1,7 +1,6 @@
-//! A disk that is full, for real: a small one, mounted where only this test sees it, on which the database lives.
-//!
-//! This program runs itself again in a mount namespace of its own (`unshare`), which takes root, or `sudo` where we are
-//! not. The disk goes with the last process there, however it ends.
+//! A disk that is really full: a small file system, mounted where only this test sees it, with the database on it. This
+//! program runs itself again in its own mount namespace (`unshare`), which needs root, or `sudo` if the user is not
+//! root. The mount ends with the last process in the namespace.
 
 use super::load::{Load, assert_kept};
 use harness::clock::{eventually_within, run_within};
@@ -12,14 +11,14 @@ use std::process::Command;
 use std::time::Duration;
 use throwaway::{Options, Throwaway};
 
-/// Tells the process inside of the namespace which test it is.
+/// Tells the process inside the namespace which test to run.
 const INSIDE: &str = "DISK_INSIDE";
-/// The disk of an embedded database, and of a server, which needs some 40 MiB for itself.
+/// The size of the disk for an embedded database, and for a server, which itself needs some 40 MiB.
 const EMBEDDED_MIB: u32 = 24;
 const SERVER_MIB: u32 = 96;
-/// For one step.
+/// The deadline for one step.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Free when the load begins.
+/// Free space when the load begins.
 const LEFT_KIB: u64 = 4096;
 
 #[test]
@@ -82,7 +81,7 @@ fn on_a_disk(test: &str, mib: u32, inside: impl FnOnce(&Path)) {
     eprint!("{}", said(&output.stderr));
 }
 
-/// Fills the disk under load, looks, makes room, and looks again.
+/// Fills the disk under load, checks, frees space, and checks again.
 async fn fill_and_free(served: &mut Served, disk: &Path, mut server: Option<Throwaway>) {
     let (_, key) = served.payer(1_000_000_000).await;
     let filler = disk.join("filler");
@@ -91,7 +90,7 @@ async fn fill_and_free(served: &mut Served, disk: &Path, mut server: Option<Thro
     fill(&filler, free_kib(disk).saturating_sub(LEFT_KIB));
     let mut refused = load.refused();
     for round in 0..3 {
-        // What is left is taken a little at a time, while the ledger writes.
+        // The rest is filled in small steps while the ledger writes.
         eventually_within(DEADLINE, "writes are refused, and readyz says no", async || {
             fill(&filler, 64);
             let (status, seen) = (served.ready(0).await, load.refused());
@@ -107,7 +106,7 @@ async fn fill_and_free(served: &mut Served, disk: &Path, mut server: Option<Thro
         assert_eq!(served.filter(0).status("/healthz").await, 200);
         fs::remove_file(&filler).expect("the filler is there");
         eventually_within(DEADLINE, "it is ready again, by itself", async || {
-            server = revived(server.take()).await;
+            server = started_again(server.take()).await;
             match served.ready(0).await {
                 200 => Ok(()),
                 status => Err(format!("{status}")),
@@ -127,14 +126,14 @@ async fn fill_and_free(served: &mut Served, disk: &Path, mut server: Option<Thro
     eprintln!("{} writes were acknowledged around a full disk, and all are there", told.count());
 }
 
-/// PostgreSQL stops for good where its log can't be written even at a new start. Its unit starts it again.
-async fn revived(server: Option<Throwaway>) -> Option<Throwaway> {
+/// PostgreSQL stops permanently if it can't write its log at a restart. Its unit would start it again.
+async fn started_again(server: Option<Throwaway>) -> Option<Throwaway> {
     let mut server = server?;
-    let revive = tokio::task::spawn_blocking(move || server.revive().map(|()| server));
-    Some(revive.await.expect("no panic").unwrap_or_else(|error| panic!("{error}")))
+    let start_again = tokio::task::spawn_blocking(move || server.start_again().map(|()| server));
+    Some(start_again.await.expect("no panic").unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// Adds so much to a file, or as much as there is room for.
+/// Appends so much to a file, or as much as fits.
 fn fill(file: &Path, kib: u64) {
     use std::io::Write;
     let mut file = fs::File::options().create(true).append(true).open(file).expect("it can be opened");

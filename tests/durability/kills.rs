@@ -1,5 +1,5 @@
 //! `kill -9` at random moments under load, of the real `agentrelay serve` and of the real PostgreSQL: no acknowledged
-//! write is lost and every law holds.
+//! write is lost and every invariant holds.
 
 use super::load::{Load, assert_kept};
 use harness::clock::{apart, run_within};
@@ -10,15 +10,15 @@ use rand::{Rng, SeedableRng};
 use std::time::Duration;
 use throwaway::Throwaway;
 
-/// Repeats the moments of one run.
+/// The seed that repeats the moments of one run.
 const SEED_VARIABLE: &str = "KILL_SEED";
 /// How many processes are killed, on each database.
 const KILLS: u32 = 100;
-/// A process is killed at most so long after it was of use.
+/// A process is killed at most this long after it was ready.
 const MILLIS_MAX: u64 = 120;
-/// Starting processes a hundred times takes a minute, or some on a busy machine.
+/// Starting processes a hundred times takes a minute, or several on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// Every law is asked after so many kills, for that reads every row.
+/// The invariants are checked after this many kills, because a check reads every row.
 const LAWS_EVERY: u32 = 10;
 
 fn seed() -> u64 {
@@ -42,7 +42,7 @@ fn on_sqlite_no_kill_of_the_ledger_loses_an_acknowledged_write_or_breaks_a_law()
             wait(Duration::from_millis(random.random_range(0..MILLIS_MAX))).await;
             served.kill(0);
             if kill.is_multiple_of(LAWS_EVERY) {
-                // While nobody uses the file.
+                // Checked while no process uses the file.
                 let broken = served.broken_laws().await;
                 assert!(broken.is_empty(), "after kill {kill}, {SEED_VARIABLE}={seed}: {broken:?}");
             }
@@ -73,7 +73,8 @@ fn on_postgresql_no_kill_of_either_ledger_or_of_the_server_loses_an_acknowledged
         for kill in 1..=KILLS {
             load.more(1).await;
             wait(Duration::from_millis(random.random_range(0..MILLIS_MAX))).await;
-            // Mostly a ledger, while the other goes on; now and then a process of the server, or all of it.
+            // Mostly one ledger is killed while the other continues; sometimes a process of the server, or the whole
+            // server.
             match random.random_range(0..20) {
                 0 => {
                     killed[2] += 1;

@@ -1,6 +1,6 @@
-//! Filters that reserve and settle without a pause, and what they were answered.
+//! Filters that reserve and settle without a pause, and the answers that they got.
 
-use harness::ledger::{Filter, Served};
+use harness::ledger::{Filter, Served, uuid_of};
 use harness::wait;
 use protocol::KeyId;
 use rand::rngs::StdRng;
@@ -13,17 +13,17 @@ use std::time::Duration;
 
 /// Callers at the same time.
 const CALLERS: u64 = 8;
-/// Between two times that a ledger which is away is asked, and between two calls: what is written is read again by
-/// those who look for faults in it, so more is not better.
+/// The pause between retries while the ledger is unavailable, and between two calls. A shorter pause would not help,
+/// because all rows are read again by the checks.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What was acknowledged: the ledger answered that it is so.
+/// The writes that the ledger acknowledged.
 #[derive(Default)]
 pub struct Acknowledged {
     pub reserved: BTreeSet<String>,
     pub posted: BTreeSet<String>,
     pub voided: BTreeSet<String>,
-    /// Answers that said 503.
+    /// The number of 503 answers.
     pub refused: u64,
 }
 
@@ -33,18 +33,18 @@ impl Acknowledged {
     }
 }
 
-/// Callers that go on until they are told to stop.
+/// Callers that run until they are stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<Mutex<Acknowledged>>,
     callers: Vec<tokio::task::JoinHandle<()>>,
 }
 
-/// Names of reservations are of one process and never come twice.
+/// Names of reservations are unique within this process.
 static LOADS: AtomicU32 = AtomicU32::new(0);
 
 impl Load {
-    /// Each call goes to any of the ledgers, and its retries to any other.
+    /// Each call goes to a random ledger, and its retries to any ledger.
     pub fn start(filters: &[Filter], keys: &[KeyId], seed: u64) -> Load {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let load = LOADS.fetch_add(1, Ordering::Relaxed);
@@ -63,17 +63,17 @@ impl Load {
         Load { stop, acknowledged, callers }
     }
 
-    /// How much was acknowledged so far.
+    /// The number of acknowledged writes.
     pub fn count(&self) -> usize {
         self.acknowledged.lock().unwrap().count()
     }
 
-    /// How often the answer was 503 so far.
+    /// The number of 503 answers so far.
     pub fn refused(&self) -> u64 {
         self.acknowledged.lock().unwrap().refused
     }
 
-    /// Waits until so much more is acknowledged.
+    /// Waits until this many more writes are acknowledged.
     pub async fn more(&self, more: usize) {
         let wanted = self.count() + more;
         harness::eventually("writes are acknowledged", async || match self.count() {
@@ -112,13 +112,13 @@ impl Caller {
         while !self.stop.load(Ordering::Relaxed) {
             wait(PAUSE).await;
             number += 1;
-            let id = format!("r{}-{number}", self.name);
+            let id = uuid_of(&format!("r{}-{number}", self.name)).to_string();
             let key = self.keys[self.random.random_range(0..self.keys.len())].clone();
-            // Some are forgotten, and their settlements come late.
+            // Some are left to expire, and their settlements come late.
             let ttl_seconds = if self.random.random_range(0..10) == 0 { 1 } else { 60 };
             let reserved = self.ask(&id, &Question::Reserve { key, ttl_seconds }).await;
             match reserved {
-                Some(201) => self.told(|told| told.reserved.insert(id.clone())),
+                Some(201) => self.acknowledge(|told| told.reserved.insert(id.clone())),
                 // The tenant has no credits left.
                 Some(402) => continue,
                 Some(other) => panic!("{id}: {other}"),
@@ -131,7 +131,7 @@ impl Caller {
             };
             for _ in 0..self.random.random_range(1..=2) {
                 match self.ask(&id, &Question::Settle { post }).await {
-                    Some(200) => self.told(|told| match post {
+                    Some(200) => self.acknowledge(|told| match post {
                         Some(_) => told.posted.insert(id.clone()),
                         None => told.voided.insert(id.clone()),
                     }),
@@ -142,11 +142,11 @@ impl Caller {
         }
     }
 
-    fn told(&self, tell: impl FnOnce(&mut Acknowledged) -> bool) {
-        tell(&mut self.acknowledged.lock().unwrap());
+    fn acknowledge(&self, change: impl FnOnce(&mut Acknowledged) -> bool) {
+        change(&mut self.acknowledged.lock().unwrap());
     }
 
-    /// Asks until there is an answer that is final, or the load stops.
+    /// Retries until there is a final answer, or the load stops.
     async fn ask(&mut self, id: &str, question: &Question) -> Option<u16> {
         loop {
             let filter = &self.filters[self.random.random_range(0..self.filters.len())];
@@ -155,7 +155,7 @@ impl Caller {
                 Question::Settle { post } => filter.settle(id, *post).await,
             };
             match answer {
-                // A bound on the rate of one credential is no answer either.
+                // An answer about the request rate of the credential is not final either.
                 Some(429) | None => {}
                 Some(503) => self.acknowledged.lock().unwrap().refused += 1,
                 Some(status) => return Some(status),
@@ -168,7 +168,7 @@ impl Caller {
     }
 }
 
-/// All that was acknowledged is in the audit trail, and every law holds.
+/// Checks that every acknowledged write is in the audit trail, and that every invariant holds.
 pub async fn assert_kept(served: &Served, told: &Acknowledged, context: &str) {
     assert_eq!(served.broken_laws().await, Vec::<String>::new(), "{context}");
     let mut kinds: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -186,7 +186,7 @@ pub async fn assert_kept(served: &Served, told: &Acknowledged, context: &str) {
     }
 }
 
-/// The reservations of which the audit trail says this.
+/// The reservations for which the audit trail has this kind of row.
 async fn facts(served: &Served, kind: &str) -> BTreeSet<String> {
     let admin = served.admin();
     let query = client::AuditQuery { kind: Some(kind.to_owned()), ..client::AuditQuery::default() };

@@ -1,10 +1,10 @@
-//! `agentrelay ledger move` as an operator runs it: a ledger that was in use goes from SQLite to PostgreSQL whole, and
+//! `agentrelay ledger move` as an operator runs it: a used ledger moves from SQLite to PostgreSQL completely, and
 //! serves there; or it stays where it is and the command says why.
 
 use harness::clock::apart;
-use harness::ledger::{Served, directory, embedded};
+use harness::ledger::{Served, directory, embedded, uuid_of};
 use harness::{eventually, files, run};
-use protocol::admin::{Because, RotateKey};
+use protocol::admin::{Reason, RotateKey};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::{Command, Output};
@@ -25,7 +25,7 @@ fn refused(arguments: &[&str], why: &str) {
     assert!(!output.status.success() && said.contains(why), "{arguments:?}: {said}");
 }
 
-/// A ledger with all that a ledger can hold, stopped. Its tenants come back with what they hold.
+/// A stopped ledger with rows of every kind. Returns its tenants with their balances.
 async fn used() -> (Served, Vec<protocol::TenantId>, Vec<Value>) {
     let place = directory("moved");
     let database = embedded(&place);
@@ -42,15 +42,14 @@ async fn used() -> (Served, Vec<protocol::TenantId>, Vec<Value>) {
     assert_eq!(filter.settle("r10", None).await, Some(200));
     assert_eq!(filter.reserve("other", &second.key.id, 30, 3600).await, Some(201));
     let decision = json!({
-        "id": "d1", "at": "2026-11-22T20:00:00.000Z", "outcome": "allowed", "key_id": key.key.id,
+        "id": uuid_of("d1"), "at": "2026-11-22T20:00:00.000Z", "outcome": "allowed", "key_id": key.key.id,
         "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0, "status": 200,
         "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
     });
-    let batch = json!({"batch_id": "usage", "envoy": "e1", "decisions": [decision]});
-    assert_eq!(filter.post("/filter/v1/report", &batch).await, Some(200));
+    assert_eq!(filter.report("usage", [decision]).await, Some(200));
     let admin = served.admin();
     admin.rotate_key(&key.key.id, &RotateKey { grace_seconds: 3600, reason: None }).await.unwrap();
-    admin.suspend_tenant(&other, &Because { reason: "unpaid".into() }).await.unwrap();
+    admin.suspend_tenant(&other, &Reason { reason: "unpaid".into() }).await.unwrap();
     eventually("the audit trail is sealed", async || {
         let status = admin.audit_status().await.unwrap();
         if status.sealed == status.newest { Ok(()) } else { Err(format!("{status:?}")) }
@@ -61,7 +60,7 @@ async fn used() -> (Served, Vec<protocol::TenantId>, Vec<Value>) {
     (served, vec![tenant, other], seen)
 }
 
-/// What an operator sees of it.
+/// What an operator sees of the ledger.
 fn seen(served: &Served) -> Vec<Value> {
     let ask = |arguments: &[&str]| json_of(&served.operator(&[arguments, &["--json"]].concat()));
     let mut seen = vec![
@@ -91,7 +90,7 @@ async fn database(server: Throwaway) -> (Throwaway, String) {
 }
 
 #[test]
-fn a_ledger_moves_whole_and_goes_on_with_its_money_and_its_chain() {
+fn a_ledger_moves_completely_and_continues_with_its_money_and_chain() {
     run(async {
         let (mut served, tenants, before) = used().await;
         let from = served.database.clone();
@@ -109,13 +108,13 @@ fn a_ledger_moves_whole_and_goes_on_with_its_money_and_its_chain() {
         let check = agentrelay(&["ledger", "check", "--database", &to]);
         assert!(check.status.success(), "{check:?}");
 
-        // The key that signs the trail goes with it, as the operator's hands would carry it.
+        // The operator also copies the key that signs the trail.
         fs::rename(served.directory.join("ledger.db.audit-key"), served.directory.join("audit-key")).unwrap();
         served.database = to;
         served.run(0).await;
         assert_eq!(seen(&served), before);
         let filter = served.filter(0);
-        // What was pending is settled there, what was settled is known there, and a late message moves nothing twice.
+        // Pending reservations can be settled there, settled ones are known, and a late message moves nothing twice.
         assert_eq!(filter.settle("r11", Some(5)).await, Some(200));
         assert_eq!(filter.settle("r3", Some(3)).await, Some(200));
         let held = served.balance(&tenants[0]).await;
@@ -136,7 +135,7 @@ fn a_ledger_moves_whole_and_goes_on_with_its_money_and_its_chain() {
             verified["rows"].as_u64() > Some(60) && verified["checkpoints"].as_u64() > Some(1),
             "{verified}"
         );
-        // The old one is as it was.
+        // The old ledger is unchanged.
         assert!(agentrelay(&["ledger", "check", "--database", &from]).status.success());
         drop(served);
         apart(|| drop(server));
@@ -144,21 +143,21 @@ fn a_ledger_moves_whole_and_goes_on_with_its_money_and_its_chain() {
 }
 
 #[test]
-fn a_ledger_whose_chain_was_tampered_with_is_not_moved_in_silence() {
+fn moving_a_ledger_with_a_tampered_chain_is_refused() {
     run(async {
         let (served, ..) = used().await;
         let (server, to) = database(server().await).await;
         tamper(&served, "UPDATE audit SET actor = 'me' WHERE sequence = 7");
         refused(&["ledger", "check", "--database", &served.database], "row 7 was changed");
         refused(&["ledger", "move", "--from", &served.database, "--to", &to], "row 7 was changed");
-        // Nothing of it is there, so that nobody takes it for a ledger.
+        // Nothing remains there, so that nobody mistakes it for a ledger.
         refused(&["ledger", "check", "--database", &to], "not initialised");
         drop(served);
         apart(|| drop(server));
     });
 }
 
-/// As somebody with the file and without the ledger would.
+/// As someone who has the file but not the ledger could do.
 fn tamper(served: &Served, sql: &str) {
     let file = served.directory.join("ledger.db");
     let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()";

@@ -30,7 +30,7 @@ fn program() -> PathBuf {
 
 impl Pooler {
     async fn start(server: &Throwaway, mode: &str) -> Pooler {
-        // Its user must be able to enter.
+        // Its user must be able to access the directory.
         let state =
             tempfile::Builder::new().prefix("agentrelay-pooler-").tempdir().expect("a directory").keep();
         let port =
@@ -45,7 +45,7 @@ impl Pooler {
             users.display()
         );
         fs::write(&settings, text).expect("it can be written");
-        // It refuses to be root.
+        // It refuses to run as root.
         let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata("/proc/self").expect("Linux")) == 0;
         let mut command = Command::new(program());
         if is_root {
@@ -75,7 +75,7 @@ fn server() -> (Throwaway, String) {
 }
 
 #[test]
-fn a_pooler_that_keeps_sessions_works_within_the_connections_that_were_stated() {
+fn a_session_pooler_works_within_the_configured_connections() {
     let (server, database) = server();
     run_within(DEADLINE, async {
         let pooler = Pooler::start(&server, "session").await;
@@ -94,7 +94,7 @@ fn a_pooler_that_keeps_sessions_works_within_the_connections_that_were_stated() 
 }
 
 #[test]
-fn a_pooler_that_mixes_connections_is_refused_with_its_reason() {
+fn a_transaction_pooler_is_refused_with_the_reason() {
     let (server, database) = server();
     run_within(DEADLINE, async {
         let served = Served::start(directory("transaction-pool"), &database, 1).await;

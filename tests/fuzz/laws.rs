@@ -1,6 +1,6 @@
-//! What must hold of every input, for the fuzz targets and for the test that replays their corpora.
+//! Properties that must hold for every input, for the fuzz targets and for the test that replays their corpora.
 
-use policy::exchange::{BodyPlan, End, Entered, Exchange, Now, ReserveAnswered, Step};
+use policy::exchange::{AdmissionAnswered, BodyPlan, End, Exchange, Now, ReserveAnswered, Step};
 use policy::mcp::answer::{Form, Reader};
 use policy::mcp::list::View;
 use policy::mcp::sse::ListFilter;
@@ -13,7 +13,7 @@ use protocol::{EventId, Timestamp};
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};
 
-/// A server that reads a message with less care sees no call that the gate did not see.
+/// A server that parses a message less strictly finds no call that the gate did not see.
 ///
 /// The first byte chooses the headers, the rest is the body.
 pub fn a_message_has_one_meaning(input: &[u8]) {
@@ -52,8 +52,8 @@ pub fn a_message_has_one_meaning(input: &[u8]) {
     }
 }
 
-/// Whatever a body holds, and however it is batched, no call goes upstream that the key may not make, none is answered
-/// twice, and every priced one is reserved.
+/// Whatever a body contains, and however it is batched: no call goes upstream that the key may not make, none is
+/// answered twice, and every priced call is reserved.
 ///
 /// The first byte chooses the headers, the rest is the body. The key may call `search`, which is free, and `draw`.
 pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
@@ -76,7 +76,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
     let mut reserved = 0usize;
     let replaced = loop {
         step = match step {
-            Step::Enter(_) => exchange.entered(Entered::Admitted),
+            Step::Admit(_) => exchange.admission_answered(AdmissionAnswered::Admitted),
             Step::AskWindows { asks, .. } => {
                 let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
                 let verdicts = vec![open; asks.len()];
@@ -105,7 +105,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
         let named = |name: &str| {
             object.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
-        // As servers that know only floats tell them apart.
+        // As servers that use only floats compare them.
         ids.extend(named("id").map(|id| id.as_f64().map_or(id.to_string(), |id| (id + 0.0).to_string())));
         if named("method").and_then(Value::as_str) == Some("tools/call") {
             let tool = message["params"]["name"].as_str().expect("a call names its tool");
@@ -124,7 +124,7 @@ pub fn only_what_is_allowed_goes_upstream(input: &[u8]) {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), count, "ids are each one's own");
-    // The answers, in whatever order, come back whole; all but those that were sent are nobody's.
+    // The answers, in any order, are returned completely, and answers to messages that were not sent are dropped.
     let answers: Vec<Value> =
         messages.iter().rev().map(|message| json!({"id": message["id"], "result": {}})).collect();
     let content: (&[u8], &[u8]) = (b"content-type", b"application/json");
@@ -151,16 +151,17 @@ const DOCUMENT: &str = r#"{
 const KEY: &str = r#"{"key_id": "key_1", "tenant_id": "ten_1", "tier": "free", "state": "active", "scopes": ["read"],
     "source": "admin"}"#;
 
-/// Whatever the chunks, the same stream goes on, no list in it shows a hidden tool, and the same answers are found.
+/// Whatever the chunk sizes, the same stream is passed on, no list in it shows a hidden tool, and the same answers are
+/// found.
 ///
 /// The first byte is the size of the chunks, the rest is the stream. Tools whose name begins with `a` are visible.
 pub fn a_stream_shows_only_what_is_visible(input: &[u8]) {
     let Some((size, stream)) = input.split_first() else { return };
     let in_chunks = filtered(stream.chunks(usize::from(*size).max(1)));
     let whole = filtered([stream].into_iter());
-    // A fault is found by the end at the latest; how much was passed before it depends on the chunks.
+    // An error is found by the end at the latest; how much passed before it depends on the chunks.
     if let (Ok(whole), Ok(in_chunks)) = (&whole, &in_chunks) {
-        // A CRLF that comes in two chunks goes on as LF.
+        // A CRLF that is split between two chunks is passed on as LF.
         let lines = |passed: &[u8]| String::from_utf8_lossy(passed).replace("\r\n", "\n");
         assert_eq!(lines(whole), lines(in_chunks));
     }
@@ -186,7 +187,7 @@ pub fn a_stream_shows_only_what_is_visible(input: &[u8]) {
     assert_eq!(answers([stream].into_iter()), answers(stream.chunks(usize::from(*size).max(1))));
 }
 
-/// What passes, and whether it passed to its end.
+/// What is passed on, and whether the stream passed to its end.
 fn filtered<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Result<Vec<u8>, Vec<u8>> {
     let mut filter = ListFilter::default();
     let mut passed = Vec::new();
@@ -200,7 +201,7 @@ fn filtered<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> Result<Vec<u8>, Vec<u
     Ok(passed)
 }
 
-/// What is seen of the answer to the id 7.
+/// What the gate concludes from the answer to the id 7.
 fn answers<'s>(chunks: impl Iterator<Item = &'s [u8]>) -> String {
     let mut reader = Reader::new(Form::Events, Some("7"));
     chunks.for_each(|chunk| reader.feed(chunk));

@@ -1,4 +1,4 @@
-//! Callers: a key, and how it calls.
+//! Callers: a key, and how to call with it.
 
 use crate::http1::Request;
 use crate::mcp;
@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Agent {
     /// The gate it calls.
     pub gate: SocketAddr,
-    /// Who pays.
+    /// The tenant.
     pub tenant: TenantId,
     /// The key's id.
     pub key: KeyId,
@@ -50,7 +50,7 @@ impl Agent {
         self.with_key(request).send(self.gate).await
     }
 
-    /// Begins a session that the upstream knows by this id. What its clients get of it.
+    /// Begins a session to which the upstream gives this id. Returns the id that its clients get.
     pub async fn session(&self, id: impl AsRef<[u8]>) -> String {
         let opened = mcp::post(&mcp::initialize()).header(SESSION, id);
         let response = self.send(opened).await;
@@ -58,14 +58,14 @@ impl Agent {
         session.unwrap_or_else(|| panic!("no session: {response:?}")).to_owned()
     }
 
-    /// [`Agent::call`] for calls in parallel, which own what they need.
+    /// [`Agent::call`] for parallel calls, which must own their data.
     pub fn owned_call(&self, message: Value) -> impl Future<Output = Response> + Send + 'static + use<> {
         let agent = self.clone();
         async move { agent.call(&message).await }
     }
 }
 
-/// What a new key may do.
+/// The permissions of a new key.
 #[derive(Debug, Clone)]
 pub struct NewKey {
     scopes: Vec<String>,
@@ -97,37 +97,37 @@ impl NewKey {
         }
     }
 
-    /// Holds it to services.
+    /// Restricts it to services.
     pub fn services(mut self, names: &[&str]) -> NewKey {
         self.services = Some(names.iter().map(|name| grant(name, None)).collect());
         self
     }
 
-    /// Holds it to tools.
+    /// Restricts it to tools.
     pub fn tools(mut self, names: &[&str]) -> NewKey {
         self.tools = Some(names.iter().map(|name| grant(name, None)).collect());
         self
     }
 
-    /// Holds it to a resource, beside those it is held to already.
+    /// Restricts it to a resource, in addition to others.
     pub fn resource(mut self, name: &str, expires_at: Option<Timestamp>) -> NewKey {
         self.resources.get_or_insert_default().push(grant(name, expires_at));
         self
     }
 
-    /// Gives it a limit beside its tier's.
+    /// Adds a limit to those of its tier.
     pub fn limit(mut self, permits: u32, window_seconds: u32) -> NewKey {
         self.limits.get_or_insert_default().push(Limit { permits, window_seconds });
         self
     }
 
-    /// Bounds what it may have under way on a worker.
+    /// Limits the requests and streams that it may have in progress on a worker.
     pub fn concurrency(mut self, requests: u32, streams: u32) -> NewKey {
         self.concurrency = Some(Concurrency { requests, streams });
         self
     }
 
-    /// Ends it at a time.
+    /// Sets its expiry.
     pub fn expires_at(mut self, end: Timestamp) -> NewKey {
         self.expires_at = Some(end);
         self

@@ -1,6 +1,7 @@
-//! Time in tests: one runtime for all of them, deadlines, and waiting by looking again and again.
+//! Time in tests: one runtime for all of them, deadlines, and polling.
 //!
-//! The only place that sleeps. Tests wait for something, with a deadline, or for a time that the gate itself promised.
+//! The only place that sleeps. Tests wait for a condition, with a deadline, or for a time that the gate itself
+//! promised.
 
 use crate::files;
 use std::future::Future;
@@ -10,27 +11,27 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// For things that should be there at once but share two cores with other tests.
+/// For conditions that are met at once unless other tests use the two cores.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// No usual test takes longer; one that does hangs.
 const TEST_DEADLINE: Duration = Duration::from_secs(600);
 
-/// Lives as long as the test process, because gates and upstreams are shared by tests and outlive each of them.
+/// It lives as long as the test process, because gates and upstreams are shared by tests and outlive each of them.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     // More than there are cores: a test that blocks one must not stop the upstreams and clients of all others.
     Builder::new_multi_thread().worker_threads(8).enable_all().build().expect("threads can be started")
 });
 
-/// Runs one test. If it fails, says where the logs of its gates are.
+/// Runs one test. If it fails, prints where the logs of its gates are.
 pub fn run<Answer>(test: impl Future<Output = Answer>) -> Answer {
     run_within(TEST_DEADLINE, test)
 }
 
 /// The same for a test that does something a hundred times.
 pub fn run_within<Answer>(deadline: Duration, test: impl Future<Output = Answer>) -> Answer {
-    struct SayLogs;
-    impl Drop for SayLogs {
+    struct PrintLogs;
+    impl Drop for PrintLogs {
         fn drop(&mut self) {
             if thread::panicking() {
                 eprintln!("logs of Envoy and the ledger: {}", files::process_directory().display());
@@ -38,30 +39,30 @@ pub fn run_within<Answer>(deadline: Duration, test: impl Future<Output = Answer>
             }
         }
     }
-    let _say_logs = SayLogs;
+    let _say_logs = PrintLogs;
     let limited = async { tokio::time::timeout(deadline, test).await };
     RUNTIME.block_on(limited).expect("the test ends before its deadline")
 }
 
-/// Spawns something on a thread that outlives the test.
+/// Spawns a task that outlives the test.
 pub fn spawn<Answer: Send + 'static>(
     future: impl Future<Output = Answer> + Send + 'static,
 ) -> JoinHandle<Answer> {
     RUNTIME.spawn(future)
 }
 
-/// Runs what blocks, such as a client of PostgreSQL, on a thread where that is allowed, and waits for it.
+/// Runs blocking work, such as a PostgreSQL client, on a thread where that is allowed, and waits for it.
 pub fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(work).join())
         .unwrap_or_else(|failure| std::panic::resume_unwind(failure))
 }
 
-/// Asks again and again until there is an answer. Panics with what was missing last.
+/// Polls until there is an answer. Panics with what was missing last.
 pub async fn eventually<Answer>(what: &str, probe: impl AsyncFnMut() -> Result<Answer, String>) -> Answer {
     eventually_within(DEADLINE, what, probe).await
 }
 
-/// As [`eventually`], for what is promised within a time.
+/// Like [`eventually`], for a condition that is promised within a time.
 pub async fn eventually_within<Answer>(
     deadline: Duration,
     what: &str,
@@ -78,7 +79,7 @@ pub async fn eventually_within<Answer>(
     }
 }
 
-/// Lets a promised time pass, such as that of a `Retry-After`, doing nothing.
+/// Waits for a promised time, such as that of a `Retry-After`.
 pub async fn wait(promised: Duration) {
     tokio::time::sleep(promised).await;
 }

@@ -1,4 +1,4 @@
-//! Where things are: the workspace, what was built, and the directory of this test process with its logs.
+//! Paths: the workspace, the built programs, and the directory of this test process with its logs.
 
 use std::env;
 use std::fs;
@@ -51,7 +51,7 @@ fn profile_directory() -> PathBuf {
     program.ancestors().nth(2).expect("a test is in target/PROFILE/deps").to_owned()
 }
 
-/// The directory of this test process. Those of processes that have ended are removed on the way.
+/// The directory of this test process. Directories of ended processes are removed first.
 pub fn process_directory() -> &'static Path {
     static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
         let logs = profile_directory().join("test-logs");
@@ -72,7 +72,7 @@ pub fn process_directory() -> &'static Path {
     &DIRECTORY
 }
 
-/// Failures of the last hour can still be read after other tests have run.
+/// Logs of failures in the last hour are kept while other tests run.
 fn is_recent(directory: &Path) -> bool {
     let modified = fs::metadata(directory).and_then(|metadata| metadata.modified()).ok();
     modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age.as_secs() < 3600)
@@ -85,7 +85,7 @@ pub fn gate_directory() -> PathBuf {
     directory
 }
 
-/// Keeps the logs of this process: a test failed.
+/// Keeps the logs of this process, because a test failed.
 pub fn keep() {
     KEEP.store(true, Ordering::Relaxed);
     let _ = fs::write(process_directory().join("failed"), "");

@@ -1,6 +1,5 @@
-//! Stands before a gate and adds an api key to every request, for programs that can't send one.
-//!
-//! Bytes pass as they are, `Host` too; one header line is added to each request's head.
+//! A proxy in front of a gate that adds an api key to every request, for programs that can't send one. All bytes pass
+//! unchanged, including `Host`; one header line is added to each request.
 
 use crate::clock;
 use std::io;
@@ -17,7 +16,7 @@ pub async fn start(gate: SocketAddr, secret: &str) -> SocketAddr {
         while let Ok((client, _)) = listener.accept().await {
             let line = line.clone();
             tokio::spawn(async move {
-                // The programs break connections off; nothing is to be said about that.
+                // The programs close connections at any time, so errors are ignored.
                 let _ = forward(client, gate, &line).await;
             });
         }
@@ -47,14 +46,14 @@ async fn forward(client: TcpStream, gate: SocketAddr, line: &str) -> io::Result<
         }
         to_gate.shutdown().await
     };
-    // Whichever side ends first ends both: a client that left must be seen to have left.
+    // If one side closes, both are closed, so that the gate notices when the client disconnects.
     tokio::select! {
         ended = back => ended,
         ended = forth => ended,
     }
 }
 
-/// Reads one request's head; its length and that of its body. `None` at the end of the connection.
+/// Reads one request's header section. Returns its length and that of its body; `None` at the end of the connection.
 async fn head(
     from: &mut (impl AsyncReadExt + Unpin),
     held: &mut Vec<u8>,

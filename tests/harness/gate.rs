@@ -1,7 +1,7 @@
 //! A running gate: ledger, Envoy with the real filter and the shipped configuration, and an upstream behind it.
 //!
-//! Tests that do not disturb each other share one ([`Gate::shared`]): every test makes its own tenants and keys there.
-//! A test that kills something, changes the policy, or counts everything starts its own.
+//! Tests that do not disturb each other share one ([`Gate::shared`]) and create their own tenants and keys there. A
+//! test that kills something, changes the policy, or counts everything starts its own.
 
 use crate::agent::{Agent, NewKey};
 use crate::clock::{self, eventually};
@@ -14,7 +14,7 @@ use crate::stats;
 use crate::upstream::Upstream;
 use cli::stack::{Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions, bootstrap};
 use client::{AuditQuery, Client};
-use protocol::admin::{AuditRow, Balance, CreateTenant, RevokeKey};
+use protocol::admin::{AuditRow, Balance, CreateTenant, Reason};
 use protocol::audit::Outcome;
 use protocol::{Credits, TenantId};
 use serde_json::Value;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 
-/// Gates that start at the same time compile the same filter on the same two cores.
+/// Taken while a gate starts, because each one compiles the filter on the same two cores.
 static STARTING: Semaphore = Semaphore::const_new(2);
 static SHARED: OnceCell<Gate> = OnceCell::const_new();
 
@@ -34,11 +34,11 @@ static SHARED: OnceCell<Gate> = OnceCell::const_new();
 const CONFIGURATION: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config/config/\
     configuration/value";
-/// How long an Envoy of tests waits for the ledger. Two seconds, as shipped, pass on a machine that stalls.
+/// How long an Envoy of tests waits for the ledger. The shipped two seconds can pass on a machine that stalls.
 const LEDGER_TIMEOUT_MS: u32 = 15_000;
 
 /// Lets an Envoy wait longer for the ledger than the shipped configuration does.
-pub fn patient(bootstrap: &mut Yaml) {
+pub fn with_long_ledger_timeout(bootstrap: &mut Yaml) {
     let value = bootstrap::field(bootstrap, CONFIGURATION).expect("the shipped file configures the filter");
     let text = value.as_str().expect("the filter is configured by a string");
     let mut configuration: Value = serde_json::from_str(text).expect("the filter is configured by JSON");
@@ -46,7 +46,7 @@ pub fn patient(bootstrap: &mut Yaml) {
     *value = configuration.to_string().into();
 }
 
-/// How a gate differs from the usual one.
+/// Options of a gate that differ from the defaults.
 #[derive(Default)]
 pub struct GateOptions {
     policy: Option<Edit>,
@@ -71,13 +71,13 @@ impl GateOptions {
         self
     }
 
-    /// Worker threads of Envoy, 2 unless said.
+    /// Worker threads of Envoy; the default is 2.
     pub fn workers(mut self, workers: u32) -> GateOptions {
         self.workers = Some(workers);
         self
     }
 
-    /// Another upstream than the one that remembers.
+    /// Another upstream than the recording one.
     pub fn upstream(mut self, url: impl Into<String>) -> GateOptions {
         self.upstream = Some(url.into());
         self
@@ -95,16 +95,14 @@ impl GateOptions {
         self
     }
 
-    /// Waits for the ledger no longer than the shipped configuration does, for a test of a ledger that hangs.
+    /// Keeps the shipped timeout of ledger calls, for a test of a ledger that hangs.
     pub fn shipped_timeout(mut self) -> GateOptions {
         self.shipped_timeout = true;
         self
     }
 
-    /// Starts it.
-    ///
-    /// On a thread that lives as long as the process: Envoy asks the kernel for SIGTERM when the thread that started
-    /// it ends, and a test's own thread ends with the test.
+    /// Starts it, on a thread that lives as long as the process: Envoy asks the kernel for SIGTERM when the thread that
+    /// started it ends, and a test's own thread ends with the test.
     pub async fn start(self) -> Gate {
         clock::spawn(self.start_here())
             .await
@@ -147,7 +145,7 @@ impl GateOptions {
         let upstream = Upstream::start().await;
         let url = self.upstream.unwrap_or_else(|| upstream.url());
         let workers = self.workers.unwrap_or(2);
-        let behind = Behind {
+        let behind = Backend {
             ledger: relay.as_ref().map_or(ledger.address, |relay| relay.address),
             upstream: url,
             filter_key: credentials.filter_key.clone(),
@@ -177,8 +175,8 @@ impl GateOptions {
     }
 }
 
-/// What an Envoy has behind it.
-struct Behind {
+/// What Envoy connects to.
+struct Backend {
     ledger: SocketAddr,
     upstream: String,
     filter_key: String,
@@ -187,14 +185,14 @@ struct Behind {
     shipped_timeout: bool,
 }
 
-impl Behind {
+impl Backend {
     async fn envoy(&self, name: &str, edit: Option<Edit>) -> Envoy {
         let locate = || EnvoyBinary::locate(&files::environment());
         let binary = tokio::task::spawn_blocking(locate).await.expect("locating does not panic");
         let shipped_timeout = self.shipped_timeout;
         let edit: Edit = Box::new(move |bootstrap| {
             if !shipped_timeout {
-                patient(bootstrap);
+                with_long_ledger_timeout(bootstrap);
             }
             if let Some(edit) = edit {
                 edit(bootstrap);
@@ -229,11 +227,11 @@ fn write_policy(path: &Path, policy: &Yaml) -> PathBuf {
 
 /// A running gate. Dropping it ends its processes.
 pub struct Gate {
-    /// Where agents call.
+    /// The address that agents call.
     pub address: SocketAddr,
-    /// Where the ledger listens.
+    /// The address of the ledger.
     pub ledger_address: SocketAddr,
-    /// What is behind it.
+    /// The upstream.
     pub upstream: Upstream,
     relay: Option<Relay>,
     /// The ledger's admin API.
@@ -242,9 +240,9 @@ pub struct Gate {
     pub policy: PathBuf,
     /// The Envoy.
     pub envoy: Envoy,
-    /// Those that [`Gate::another_envoy`] started.
+    /// The Envoys that [`Gate::another_envoy`] started.
     pub siblings: Vec<Envoy>,
-    behind: Behind,
+    behind: Backend,
     ledger: Option<Ledger>,
     to_restart: Option<LedgerOptions>,
     credentials: Credentials,
@@ -252,7 +250,8 @@ pub struct Gate {
     directory: Directory,
 }
 
-/// Removed with the gate, unless a test failed. After the processes that write to it: fields drop in order.
+/// Removed with the gate, unless a test failed. It comes after the processes that write to it, because fields drop in
+/// order.
 struct Directory(PathBuf);
 
 impl Drop for Directory {
@@ -264,7 +263,7 @@ impl Drop for Directory {
 }
 
 impl Gate {
-    /// The usual gate, unless options say otherwise.
+    /// The default gate, with changes by options.
     pub fn options() -> GateOptions {
         GateOptions::default()
     }
@@ -274,7 +273,7 @@ impl Gate {
         SHARED.get_or_init(|| Gate::options().start()).await
     }
 
-    /// One more Envoy, with the same ledger and upstream behind it, and where agents call it.
+    /// Starts another Envoy with the same ledger and upstream. Returns the address that agents call.
     pub async fn another_envoy(&mut self) -> SocketAddr {
         let name = format!("envoy-{}", self.siblings.len() + 2);
         let envoy = self.behind.envoy(&name, None).await;
@@ -301,28 +300,27 @@ impl Gate {
         self.key(&tenant.id, key).await
     }
 
-    /// Lets every worker of every Envoy learn a key, so that from now on nobody has to be asked about it.
-    pub async fn learn(&self, agent: &Agent) {
-        self.hear_of_everything().await;
+    /// Makes every worker of every Envoy cache a key, so that no more lookups of it are needed.
+    pub async fn cache_key(&self, agent: &Agent) {
+        self.wait_for_all_changes().await;
         self.call_every_worker(agent).await;
     }
 
-    /// Lets every worker hear what the change feed says so far: soon after a key was made it tells, and the workers
-    /// forget what they knew of that key.
-    ///
-    /// The feed is in order, so a worker that heard of a key made and revoked now has heard of all before it.
-    async fn hear_of_everything(&self) {
+    /// Waits until every worker has applied all changes so far. The creation of a key is reported too, and then workers
+    /// drop the key from their caches. The feed is in order, so a worker that refuses a key created and revoked now has
+    /// applied all earlier changes.
+    async fn wait_for_all_changes(&self) {
         let sentinel = self.agent_with("enterprise", 0, NewKey::default()).await;
-        // Those that don't know it would ask the ledger about it, and refuse it without a word from the feed.
+        // Workers that have not cached it would look it up, and refuse it without a message from the feed.
         self.call_every_worker(&sentinel).await;
-        let revocation = RevokeKey { reason: "test".into() };
+        let revocation = Reason { reason: "test".into() };
         self.admin.revoke_key(&sentinel.key, &revocation).await.expect("a key can be revoked");
         for gate in self.gates() {
             refused_by_all(&Agent { gate, ..sentinel.clone() }).await;
         }
     }
 
-    /// Calls each Envoy so often that hardly a worker is left out: connections fall on them by chance.
+    /// Calls each Envoy so often that nearly every worker gets a call: connections are assigned to workers at random.
     async fn call_every_worker(&self, agent: &Agent) {
         let at = |gate| Agent { gate, ..agent.clone() };
         let callers = self.gates().into_iter().flat_map(|gate| vec![at(gate); 20]);
@@ -330,7 +328,7 @@ impl Gate {
         assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
     }
 
-    /// Where agents call each Envoy.
+    /// The addresses of all Envoys.
     fn gates(&self) -> Vec<SocketAddr> {
         let siblings = self.siblings.iter().map(|envoy| envoy.gateway);
         std::iter::once(self.address).chain(siblings).collect()
@@ -342,7 +340,7 @@ impl Gate {
         Agent { gate: self.address, tenant: tenant.clone(), key: made.key.id, secret: made.secret }
     }
 
-    /// What a tenant holds, whose law must hold at any moment.
+    /// The balance of a tenant, whose invariant must hold at any moment.
     pub async fn balance(&self, agent: &Agent) -> Balance {
         let balance = self.admin.balance(&agent.tenant).await.expect("a balance can be read");
         let sum = balance.available.get() + balance.pending.get() + balance.posted.get();
@@ -350,7 +348,7 @@ impl Gate {
         balance
     }
 
-    /// What a tenant holds when nothing is pending any more.
+    /// The balance of a tenant after nothing is pending any more.
     pub async fn settled(&self, agent: &Agent) -> Balance {
         eventually("all reservations are settled", async || {
             let balance = self.balance(agent).await;
@@ -387,7 +385,7 @@ impl Gate {
         .await
     }
 
-    /// Asserts that the gate serves a valid request and that nothing in it died on the way.
+    /// Asserts that the gate serves a valid request and that none of its processes has ended.
     #[track_caller]
     pub fn assert_serving<'a>(&'a self, agent: &'a Agent) -> impl Future<Output = ()> + 'a {
         let caller = std::panic::Location::caller();
@@ -399,7 +397,7 @@ impl Gate {
         }
     }
 
-    /// Asserts that no VM of the filter died.
+    /// Asserts that no VM of the filter has failed.
     pub async fn assert_healthy(&self) {
         for (name, value) in stats::envoy(self.envoy.admin, "vm_reload").await {
             assert_eq!(value, 0, "{name}: the filter died and was loaded again");
@@ -420,7 +418,7 @@ impl Gate {
         read_log(&self.directory.0.join("ledger.log"))
     }
 
-    /// The line of the access log of the request with this id, as Envoy named it.
+    /// The access log line of the request with this id.
     pub async fn access_log(&self, is_wanted: impl Fn(&Value) -> bool) -> Value {
         eventually("the access log has the request", async || {
             let log = self.envoy_log();
@@ -441,7 +439,7 @@ impl Gate {
         found.into_iter().find(|(own, _)| own == name).map_or(0, |(_, value)| value)
     }
 
-    /// The credentials to the ledger, which must never be seen anywhere.
+    /// The ledger's credentials, which must never appear anywhere.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
@@ -457,7 +455,7 @@ impl Gate {
         write_policy(&self.policy, policy);
     }
 
-    /// What is between Envoy and the ledger.
+    /// The relay between Envoy and the ledger.
     pub fn relay(&self) -> &Relay {
         self.relay.as_ref().expect("the gate was started with a relay")
     }
@@ -477,12 +475,12 @@ impl Gate {
         self.ledger = Some(ledger);
     }
 
-    /// Stops the ledger's process without ending it: connections stay, answers don't come.
+    /// Stops the ledger's process without ending it: connections stay open and get no answers.
     pub fn pause_ledger(&mut self) {
         self.signal_ledger("STOP");
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn resume_ledger(&mut self) {
         self.signal_ledger("CONT");
     }
@@ -493,7 +491,7 @@ impl Gate {
         assert!(status.expect("kill can be run").success());
     }
 
-    /// Sends bytes that may be no HTTP and gives the gate a moment to answer, which it need not.
+    /// Sends bytes that may not be HTTP and waits a moment for an answer, which may not come.
     pub async fn raw(&self, bytes: &[u8]) -> Option<crate::Response> {
         let mut connection = crate::http1::Connection::open(self.address).await;
         // The gate may close before it has read everything.
@@ -501,7 +499,7 @@ impl Gate {
         tokio::time::timeout(Duration::from_secs(1), connection.response()).await.ok()?.ok()
     }
 
-    /// Asserts that nothing of a request reached the upstream, also not later.
+    /// Asserts that no part of a request reaches the upstream, now or later.
     #[track_caller]
     pub fn assert_unseen(&self, marker: &str) {
         let seen = self.upstream.seen(marker);
@@ -514,9 +512,8 @@ impl Gate {
     }
 }
 
-/// Waits until every worker of an Envoy refuses a key.
-///
-/// Connections fall on the workers by chance: as many refusals in a row leave hardly one out.
+/// Waits until every worker of an Envoy refuses a key. Connections are assigned to workers at random; after this many
+/// refusals in a row hardly any worker is left out.
 pub async fn refused_by_all(agent: &Agent) {
     let mut refused_in_a_row = 0;
     eventually("every worker refuses the key", async || {
@@ -527,7 +524,7 @@ pub async fn refused_by_all(agent: &Agent) {
     .await;
 }
 
-/// What a trail holds, in short.
+/// A summary of a trail.
 fn seen(rows: &[AuditRow<Value>]) -> String {
     let mut counts = BTreeMap::<String, usize>::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: what is sent is exactly what the test says, right or wrong.
+//! HTTP/1.1 written by hand, so that exactly the bytes of the test are sent, valid or not.
 
 use crate::clock;
 use crate::response::Response;
@@ -8,19 +8,19 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Carries the marker by which the upstream tells whether it saw a request.
+/// Carries the marker by which the upstream finds a request.
 pub const MARKER: &str = "x-test-id";
 /// Tells the upstream how to misbehave.
 pub const BEHAVE: &str = "x-test";
 
-/// A request, sent as it is written.
+/// A request, sent exactly as given.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub(crate) method: String,
     pub(crate) target: Vec<u8>,
     pub(crate) headers: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) body: Body,
-    /// By which the upstream tells whether it saw this request.
+    /// The marker by which the upstream finds this request.
     pub marker: String,
     pub(crate) pause: Duration,
 }
@@ -34,7 +34,7 @@ pub(crate) enum Body {
 }
 
 impl Request {
-    /// Any method; the target is sent as these bytes.
+    /// A request with any method and target bytes.
     pub fn new(method: &str, target: impl AsRef<[u8]>) -> Request {
         let marker = format!("m{:016x}", rand::rng().random::<u64>());
         Request {
@@ -47,8 +47,8 @@ impl Request {
         }
     }
 
-    /// The same request under another marker.
-    pub fn marked_anew(mut self) -> Request {
+    /// The same request with another marker.
+    pub fn with_new_marker(mut self) -> Request {
         let anew = Request::get("/");
         for (name, value) in &mut self.headers {
             if name == MARKER.as_bytes() {
@@ -68,7 +68,7 @@ impl Request {
         Request::new("POST", target)
     }
 
-    /// The same request of another target.
+    /// The same request with another target.
     pub fn target(mut self, target: &str) -> Request {
         self.target = target.into();
         self
@@ -80,13 +80,13 @@ impl Request {
         self
     }
 
-    /// Takes a header away.
+    /// Removes a header.
     pub fn without(mut self, name: &str) -> Request {
         self.headers.retain(|(own, _)| own != name.as_bytes());
         self
     }
 
-    /// Adds the credential in the usual way.
+    /// Adds the credential as a bearer.
     pub fn key(self, secret: &str) -> Request {
         self.header("authorization", format!("Bearer {secret}"))
     }
@@ -118,13 +118,13 @@ impl Request {
         self
     }
 
-    /// Waits so long between the chunks.
+    /// Pauses between the chunks.
     pub fn slowly(mut self, pause: Duration) -> Request {
         self.pause = pause;
         self
     }
 
-    /// What the upstream would know it by.
+    /// The marker.
     pub fn marker(&self) -> &str {
         &self.marker
     }
@@ -135,13 +135,13 @@ impl Request {
         self.try_send(to).await.unwrap_or_else(|fault| panic!("{shown}: {fault}"))
     }
 
-    /// Sends it on a connection of its own; says what went wrong if no response came.
+    /// Sends it on its own connection. Returns an error if no response arrived.
     pub async fn try_send(self, to: SocketAddr) -> Result<Response, String> {
         let mut connection = Connection::open(to).await;
         connection.exchange(self).await
     }
 
-    /// The body, as it is sent behind [`Request::head`] by tests that do so by hand.
+    /// The body, for tests that send it by hand after [`Request::head`].
     pub fn body_bytes(&self) -> Vec<u8> {
         match &self.body {
             Body::Sized(body) => body.clone(),
@@ -149,7 +149,7 @@ impl Request {
         }
     }
 
-    /// The head as it is sent, for tests that send the rest by hand.
+    /// The header section, for tests that send the rest by hand.
     pub fn head(&self) -> Vec<u8> {
         let mut head = format!("{} ", self.method).into_bytes();
         head.extend_from_slice(&self.target);
@@ -200,7 +200,7 @@ impl Connection {
         let Connection { stream, read } = self;
         let (mut reader, mut writer) = stream.split();
         let send = async {
-            // A gate that refuses early stops reading; what it answered is read all the same.
+            // A gate that refuses early stops reading; its answer is read all the same.
             let _ = write_request(&mut writer, request).await;
             std::future::pending::<()>().await;
         };
@@ -217,17 +217,17 @@ impl Connection {
         clock::in_time("response", read_response(&mut reader, &mut self.read, false)).await?
     }
 
-    /// What has come and was not read as a response.
+    /// The bytes that arrived and are not part of a response yet.
     pub fn so_far(&self) -> String {
         String::from_utf8_lossy(&self.read).into_owned()
     }
 
-    /// Reads until these bytes have come.
+    /// Reads until these bytes have arrived.
     pub async fn read_until(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.read_while(|read| !read.windows(bytes.len()).any(|window| window == bytes)).await
     }
 
-    /// Reads until so many bytes of a body have come that is sent with its length.
+    /// Reads until so many bytes of a body with a length have arrived.
     pub async fn read_body(&mut self, bytes: usize) -> Result<(), String> {
         let body =
             |read: &[u8]| read.windows(4).position(|end| end == b"\r\n\r\n").map(|at| read.len() - at - 4);

@@ -23,7 +23,7 @@ impl Http2 {
         let stream = TcpStream::connect(to).await.unwrap_or_else(|error| panic!("connect to {to}: {error}"));
         let (send, connection) = h2::client::handshake(stream).await.expect("HTTP/2 is spoken");
         clock::spawn(async move {
-            // Ends with the test that holds the other half.
+            // The task ends when the test drops the other half.
             let _ = connection.await;
         });
         Http2 { send }
@@ -33,13 +33,13 @@ impl Http2 {
     pub async fn send(&self, request: Request) -> Result<Response, String> {
         let marker = request.marker.clone();
         let (response, mut stream) = self.begin(&request, None).await?;
-        // A gate that refuses early may end the stream; what it answered is read all the same.
+        // A gate that refuses early may reset the stream; its answer is read all the same.
         let _ = send_body(&mut stream, request).await;
         let answered = clock::in_time("response", read(response)).await??;
         Ok(Response { marker, ..answered })
     }
 
-    /// Sends head and body and gives the stream up as soon as `when` is over.
+    /// Sends headers and body and resets the stream as soon as `when` completes.
     pub async fn reset_after(&self, request: Request, when: impl Future<Output = ()>) -> Result<(), String> {
         let (response, mut stream) = self.begin(&request, None).await?;
         if let Body::Sized(body) = request.body {

@@ -1,5 +1,5 @@
-//! A ledger by itself: the real `agentrelay serve` in a directory of its own, on either database, and what filters and
-//! operators ask of it.
+//! A ledger without a gate: the real `agentrelay serve` in its own directory, on either database, and the calls that
+//! filters and operators make.
 
 use crate::agent::NewKey;
 use crate::files;
@@ -7,6 +7,9 @@ use crate::reaper::Reaper;
 use cli::stack::{Credentials, LedgerOptions};
 use client::Client;
 use protocol::admin::{Balance, CreateTenant, KeyWithSecret};
+use protocol::audit::Decision;
+use protocol::packed::Packed;
+use protocol::uuid::Uuid;
 use protocol::{Credits, KeyId, TenantId};
 use serde_json::{Value, json};
 use std::fs;
@@ -19,9 +22,9 @@ static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// A directory with a policy and the first credentials of a database, and the processes that serve it.
 pub struct Served {
-    /// Logs, keys, and the file of an embedded database.
+    /// Logs, key files, and the file of an embedded database.
     pub directory: PathBuf,
-    /// Where the rows are.
+    /// The URL of the database.
     pub database: String,
     /// The first credentials.
     pub credentials: Credentials,
@@ -36,7 +39,7 @@ pub fn embedded(directory: &std::path::Path) -> String {
     format!("sqlite:{}", directory.join("ledger.db").display())
 }
 
-/// A directory that is empty yet.
+/// An empty directory.
 pub fn directory(name: &str) -> PathBuf {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let directory = files::process_directory().join(format!("{name}-{number}"));
@@ -45,7 +48,7 @@ pub fn directory(name: &str) -> PathBuf {
 }
 
 impl Served {
-    /// Makes the database's tables and starts so many ledgers on it.
+    /// Initialises the database and starts so many ledgers on it.
     pub async fn start(directory: PathBuf, database: &str, ledgers: usize) -> Served {
         let policy = directory.join("policy.yaml");
         fs::copy(files::shipped_policy(), &policy).expect("the policy can be copied");
@@ -67,7 +70,7 @@ impl Served {
         served
     }
 
-    /// Starts one that has ended, where it was.
+    /// Restarts a ledger that has ended, with the same address.
     pub async fn run(&mut self, number: usize) {
         let options = LedgerOptions {
             program: files::program(),
@@ -100,7 +103,7 @@ impl Served {
         Client::new(&self.url(0), &self.credentials.admin_key).expect("the key is well formed")
     }
 
-    /// What filters ask of one of them.
+    /// The filter API of one ledger.
     pub fn filter(&self, number: usize) -> Filter {
         let http = client::http().no_proxy().timeout(std::time::Duration::from_secs(15)).build();
         Filter {
@@ -120,7 +123,7 @@ impl Served {
         (tenant.id, admin.create_key(&key).await.expect("a key can be made"))
     }
 
-    /// What a tenant holds, whose law must hold at any moment.
+    /// The balance of a tenant, whose invariant must hold at any moment.
     pub async fn balance(&self, tenant: &TenantId) -> Balance {
         let balance = self.admin().balance(tenant).await.expect("a balance can be read");
         let sum = balance.available.get() + balance.pending.get() + balance.posted.get();
@@ -128,7 +131,7 @@ impl Served {
         balance
     }
 
-    /// Runs `agentrelay` as an operator does, asking the first ledger.
+    /// Runs `agentrelay` as an operator does, with the address of the first ledger.
     pub fn operator(&self, arguments: &[&str]) -> Output {
         operator(&self.url(0), &self.credentials.admin_key, arguments)
     }
@@ -138,7 +141,7 @@ impl Served {
         self.filter(number).status("/readyz").await
     }
 
-    /// The laws that the rows break, asked of the database itself.
+    /// The invariants that the rows violate, checked in the database itself.
     pub async fn broken_laws(&self) -> Vec<String> {
         let database = self.database.parse().expect("a database");
         tokio::task::spawn_blocking(move || ledger::check(&database, None).expect("the rows can be read"))
@@ -157,7 +160,16 @@ pub fn operator(url: &str, admin_key: &str, arguments: &[&str]) -> Output {
         .expect("the program can be run")
 }
 
-/// What a filter asks of a ledger.
+/// The UUID that stands for a name such as `r1`, whose bytes it holds; a UUID stands for itself.
+pub fn uuid_of(name: &str) -> Uuid {
+    Uuid::parse(name).unwrap_or_else(|| {
+        let mut bytes = [0; 16];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Uuid::from_bits(u128::from_be_bytes(bytes))
+    })
+}
+
+/// Calls a ledger as a filter does.
 #[derive(Clone)]
 pub struct Filter {
     http: reqwest::Client,
@@ -169,7 +181,7 @@ impl Filter {
     /// The status of the answer to a reservation; `None` if there was no answer.
     pub async fn reserve(&self, id: &str, key: &KeyId, credits: u64, ttl_seconds: u32) -> Option<u16> {
         let body = json!({
-            "reservation_id": id, "key_id": key, "service": "studio", "tool": "image_generate",
+            "reservation_id": uuid_of(id), "key_id": key, "service": "studio", "tool": "image_generate",
             "credits": credits, "ttl_seconds": ttl_seconds, "policy_version": "v1",
         });
         self.post("/filter/v1/reserve", &body).await
@@ -177,11 +189,20 @@ impl Filter {
 
     /// The same for a settlement: `post` of so many credits, or `void`.
     pub async fn settle(&self, id: &str, post: Option<u64>) -> Option<u16> {
+        let id = uuid_of(id);
         let settlement = match post {
             Some(credits) => json!({"reservation_id": id, "action": "post", "credits": credits}),
             None => json!({"reservation_id": id, "action": "void"}),
         };
-        let batch = json!({"batch_id": format!("b-{id}"), "envoy": "e1", "settlements": [settlement]});
+        let batch = json!({"batch_id": id, "envoy": "e1", "settlements": [settlement]});
+        self.post("/filter/v1/report", &batch).await
+    }
+
+    /// The same for a report of decisions.
+    pub async fn report(&self, batch_id: &str, decisions: impl IntoIterator<Item = Value>) -> Option<u16> {
+        let decision = |decision| serde_json::from_value::<Decision>(decision).expect("it is a decision");
+        let Packed { subjects, rows } = decisions.into_iter().map(decision).collect();
+        let batch = json!({"batch_id": uuid_of(batch_id), "envoy": "e1", "subjects": subjects, "rows": rows});
         self.post("/filter/v1/report", &batch).await
     }
 
@@ -190,12 +211,12 @@ impl Filter {
         let request = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body);
         let answer = request.send().await.ok()?;
         let status = answer.status().as_u16();
-        // An answer counts when all of it has come.
+        // An answer counts only when it has arrived completely.
         answer.bytes().await.ok()?;
         Some(status)
     }
 
-    /// The state of the key with that secret; `None` if it was not told.
+    /// The state of the key with that secret; `None` if there was no answer.
     pub async fn resolve(&self, secret: &str) -> Option<String> {
         let body = json!({"hash": protocol::api_key::KeyHash::of(secret.as_bytes())});
         let request =

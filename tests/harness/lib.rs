@@ -1,9 +1,9 @@
-//! What the integration tests are made of: a running gate, an upstream that tells what reached it, and clients that
-//! can say things no library would let them say.
+//! The harness of the integration tests: a running gate, an upstream that records what reached it, and clients that can
+//! send what no library would send.
 //!
-//! Reading order: [`gate::Gate`] is what every test starts with, [`http1::Request`] what it sends,
-//! [`upstream::Upstream`] what it asks afterwards. Nothing here asserts a promise of the product beyond "still alive";
-//! promises are in the test files, one file for each kind.
+//! Reading order: [`gate::Gate`] starts every test, [`http1::Request`] is what it sends, [`upstream::Upstream`] is what
+//! it checks afterwards. Nothing here asserts a promise of the product beyond "still alive"; promises are in the test
+//! files, one file for each kind.
 
 pub mod agent;
 pub mod clock;

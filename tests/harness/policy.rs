@@ -1,4 +1,4 @@
-//! Policies that differ from the shipped one: edits of it, so that tests follow what users copy.
+//! Policies for tests, as edits of the shipped one, so that tests follow what users copy.
 
 use crate::files;
 use serde_yaml_ng::Value;

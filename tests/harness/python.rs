@@ -1,4 +1,4 @@
-//! The programs in Python: PyPI `mcp` as server and as client.
+//! The Python programs: PyPI `mcp` as server and as client.
 
 use crate::clock::in_time;
 use crate::files;
@@ -24,13 +24,13 @@ impl Server {
         Server::start_program("mcp_server", arguments).await
     }
 
-    /// Starts a server of `tests/upstreams` that says its port as `mcp_server.py` does.
+    /// Starts a server of `tests/upstreams` that prints its port as `mcp_server.py` does.
     pub async fn start_program(name: &str, arguments: &[&str]) -> Server {
         let mut command = python(&files::root().join(format!("tests/upstreams/{name}.py")));
         Server::start_command(name, command.args(arguments)).await
     }
 
-    /// Starts one by any command.
+    /// Starts a server by any command.
     pub async fn start_command(name: &str, command: &mut Command) -> Server {
         let log = files::process_directory().join(format!("{name}.log"));
         let mut child = command
@@ -48,9 +48,8 @@ impl Server {
     }
 }
 
-/// Runs `tests/clients/mcp_client.py` and returns what it says, a line of JSON.
-///
-/// `steps` are what it does after connecting: `["list"]`, or `["call", NAME, ARGUMENTS]`.
+/// Runs `tests/clients/mcp_client.py` and returns its output, a line of JSON. `steps` are its actions after connecting:
+/// `["list"]`, or `["call", NAME, ARGUMENTS]`.
 pub async fn client(url: &str, secret: &str, mode: &str, steps: &[Value]) -> Vec<Value> {
     let running = python(&files::root().join("tests/clients/mcp_client.py"))
         .args([url, mode])
@@ -63,7 +62,7 @@ pub async fn client(url: &str, secret: &str, mode: &str, steps: &[Value]) -> Vec
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// Runs a program of `tests`, such as `clients/events`, to its end, and returns what it says.
+/// Runs a program of `tests`, such as `clients/events`, to its end, and returns its output.
 pub async fn program(path: &str, arguments: &[&str]) -> Vec<u8> {
     let running = python(&files::root().join(format!("tests/{path}.py"))).args(arguments).output();
     let output =

@@ -1,7 +1,6 @@
-//! Ends the processes of a gate when the test process ends, however it ends.
-//!
-//! Gates that tests share are never dropped, and a test process may be killed. A shell that reads from a pipe notices:
-//! the kernel closes the pipe with the process that held it.
+//! Ends the processes of a gate when the test process ends in any way. Shared gates are never dropped, and a test
+//! process may be killed. A shell that reads from a pipe notices this: the kernel closes the pipe with the process that
+//! held it.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -25,7 +24,7 @@ impl Reaper {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C in a terminal goes to the test's group; this one has work to do then.
+            // Ctrl-C in a terminal signals the test's process group; this process must survive it.
             .process_group(0)
             .spawn()
             .expect("sh can be run");
@@ -40,7 +39,7 @@ impl Reaper {
 }
 
 impl Drop for Reaper {
-    /// The gate was dropped, which has ended its processes. Their ids may belong to others soon.
+    /// The gate was dropped and has ended its processes. Their ids may soon belong to other processes.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

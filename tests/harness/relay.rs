@@ -1,4 +1,4 @@
-//! Between Envoy and the ledger: passes calls on, or fails them in ways that a network or a broken ledger would.
+//! A proxy between Envoy and the ledger that passes calls on, or fails them as a network or a broken ledger would.
 
 use crate::clock;
 use crate::http1::Request;
@@ -9,20 +9,20 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What becomes of a call.
+/// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Closed before any answer; the ledger hears nothing.
+    /// Closed without an answer; the ledger gets no request.
     Close,
-    /// Never answered; the ledger hears nothing.
+    /// Never answered; the ledger gets no request.
     Hang,
-    /// The ledger does what it is asked to, and its answer is lost.
+    /// The ledger handles the request, and its answer is lost.
     LoseAnswer,
     /// These bytes, then closed.
     Answer(&'static str),
 }
 
-/// Names of the kinds of answer that no ledger gives.
+/// Names of answers that no ledger gives.
 pub const STRANGE: [(&str, Fault); 11] = [
     ("closed", Fault::Close),
     ("no HTTP", Fault::Answer("hello\r\n\r\n")),
@@ -61,7 +61,7 @@ impl Relay {
             while let Ok((stream, _)) = listener.accept().await {
                 let faults = shared.clone();
                 tokio::spawn(async move {
-                    // Connections that break are the point.
+                    // Broken connections are intended here.
                     let _ = serve(stream, ledger, &faults).await;
                 });
             }
@@ -69,13 +69,13 @@ impl Relay {
         Relay { address, faults }
     }
 
-    /// From now on calls of this path fail so.
+    /// From now on, calls of this path fail in this way.
     pub fn fail(&self, path: &str, fault: Fault) {
         self.faults.lock().expect("no test panics in here").push((path.to_owned(), fault));
     }
 
-    /// From now on everything passes.
-    pub fn heal(&self) {
+    /// From now on, all calls are passed on.
+    pub fn restore(&self) {
         self.faults.lock().expect("no test panics in here").clear();
     }
 }
@@ -109,7 +109,7 @@ async fn serve(
     Ok(())
 }
 
-/// The request as it came, but for its framing.
+/// The request as it came, except for its framing.
 fn forward(seen: &Seen) -> Request {
     let mut request = Request::new(&seen.method, &seen.target).without(crate::http1::MARKER);
     for (name, value) in &seen.headers {

@@ -1,4 +1,4 @@
-//! What came back, and the questions that most tests ask of it.
+//! Responses, and the checks that most tests make.
 
 use serde_json::Value;
 use std::fmt;
@@ -10,7 +10,7 @@ pub struct Response {
     pub status: u16,
     /// Header names in lowercase, with duplicates, in order.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// What came of the body.
+    /// The body as far as it arrived.
     pub body: Vec<u8>,
     /// Trailers.
     pub trailers: Vec<(String, Vec<u8>)>,
@@ -18,7 +18,7 @@ pub struct Response {
     pub is_complete: bool,
     /// Statuses of 1xx responses before this one.
     pub informational: Vec<u16>,
-    /// What the request was marked with; the upstream knows what it saw by it.
+    /// The marker of the request, by which the upstream finds it.
     pub marker: String,
 }
 
@@ -33,7 +33,7 @@ pub struct Rate {
     pub reset_seconds: u64,
 }
 
-/// As people read it: in failure messages.
+/// For failure messages.
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN_BYTES: usize = 1000;
@@ -47,7 +47,7 @@ impl fmt::Debug for Response {
 }
 
 impl Response {
-    /// The value of a header that is there at most once.
+    /// The value of a header that may occur at most once.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self.headers.iter().filter(|(own, _)| own == name);
         let value = values.next().map(|(_, value)| std::str::from_utf8(value).expect("the header is text"));
@@ -70,7 +70,7 @@ impl Response {
         self.json().pointer("/error/code").and_then(Value::as_i64)
     }
 
-    /// Why the gate refused, by either form of refusal.
+    /// The reason of the gate's refusal, in any form of refusal.
     pub fn reason(&self) -> Option<String> {
         let json = self.json();
         let problem = json.get("type").and_then(Value::as_str);
@@ -85,7 +85,7 @@ impl Response {
         value.parse().expect("Retry-After is in seconds")
     }
 
-    /// The rate headers, both kinds, which must be there and well formed.
+    /// The rate headers of both kinds, which must exist and be well formed.
     pub fn rate(&self) -> Rate {
         let number = |name: &str| {
             let value = self.header(name).unwrap_or_else(|| panic!("no {name}: {self:?}"));
@@ -121,7 +121,7 @@ impl Response {
         }
     }
 
-    /// Asserts an answer of a tool that went well.
+    /// Asserts a successful tool result.
     #[track_caller]
     pub fn assert_allowed(&self) {
         assert_eq!(self.status, 200, "{self:?}");

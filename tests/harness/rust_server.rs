@@ -1,4 +1,4 @@
-//! Servers of Rust: axum with serde alone at `/mcp`, and the MCP SDK at `/sdk`.
+//! Rust servers: axum with serde alone at `/mcp`, and the MCP SDK at `/sdk`.
 
 use crate::clock;
 use axum::extract::Path;
@@ -18,11 +18,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 
-/// What was carried out, in order.
+/// The calls that were executed, in order.
 #[derive(Clone, Default)]
-struct Ran(Arc<Mutex<Vec<String>>>);
+struct Executed(Arc<Mutex<Vec<String>>>);
 
-impl Ran {
+impl Executed {
     fn run(&self, what: &str) {
         self.0.lock().expect("no test panics in here").push(what.trim().to_owned());
     }
@@ -36,7 +36,7 @@ impl Ran {
     }
 }
 
-impl ServerHandler for Ran {
+impl ServerHandler for Executed {
     fn get_info(&self) -> ServerConfig {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().enable_resources().build())
     }
@@ -79,7 +79,7 @@ struct Params {
     notifications: Value,
 }
 
-async fn answer(ran: Ran, Json(message): Json<Message>) -> Json<Value> {
+async fn answer(ran: Executed, Json(message): Json<Message>) -> Json<Value> {
     let Message { id, method, params } = message;
     match method.as_str() {
         "tools/call" => ran.call(&params.name, params.arguments.get("depth")),
@@ -96,7 +96,7 @@ async fn answer(ran: Ran, Json(message): Json<Message>) -> Json<Value> {
 
 /// Starts them on a free port. They listen as long as the test process lives.
 pub(crate) async fn start() -> SocketAddr {
-    let ran = Ran::default();
+    let ran = Executed::default();
     let (sdk, mcp, trigger, told) = (ran.clone(), ran.clone(), ran.clone(), ran);
     let config =
         StreamableHttpServerConfig::default().with_legacy_session_mode(false).with_json_response(true);

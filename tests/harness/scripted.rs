@@ -1,4 +1,4 @@
-//! An upstream that answers exactly the bytes that a test gives it.
+//! An upstream that answers with exactly the bytes of the test.
 
 use crate::clock;
 use crate::upstream::{Seen, read};
@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What is answered, byte for byte, and what then becomes of the connection.
+/// The bytes of an answer, and what happens to the connection afterwards.
 pub struct Script {
     /// The bytes, in the pieces in which they are written.
     pub pieces: Vec<Vec<u8>>,
-    /// It is left open until the other side closes it, and else reset.
+    /// The connection stays open until the other side closes it; otherwise it is reset.
     pub stays_open: bool,
 }
 
@@ -26,7 +26,7 @@ impl Script {
         Script { pieces: vec![[head.as_bytes(), body].concat()], stays_open: true }
     }
 
-    /// A stream of events that is not over: what has come of it so far.
+    /// An unfinished stream of events: the beginning.
     pub fn events(so_far: &[u8]) -> Script {
         let head =
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -34,7 +34,7 @@ impl Script {
         Script { pieces: vec![head.to_vec(), chunk], stays_open: true }
     }
 
-    /// A stream of events that is over, in chunks of this size.
+    /// A complete stream of events, in chunks of this size.
     pub fn events_to_the_end(stream: &[u8], size: usize) -> Script {
         let mut script = Script::events(&stream[..size.min(stream.len())]);
         for chunk in stream.chunks(size).skip(1) {
@@ -64,7 +64,7 @@ impl Scripted {
             while let Ok((stream, _)) = listener.accept().await {
                 let (serving, answer) = (serving.clone(), answer.clone());
                 tokio::spawn(async move {
-                    // A connection that breaks is what many tests are about.
+                    // Broken connections are what many tests are about.
                     let _ = serving.serve(stream, &*answer).await;
                 });
             }

@@ -1,4 +1,4 @@
-//! Every MCP client that agents really use, behind one face: connect, take steps, tell what the user sees.
+//! The MCP clients that agents really use, behind one interface: connect, take steps, report what the user sees.
 
 use crate::clock::in_time;
 use crate::{files, mcp, node, python};
@@ -23,7 +23,7 @@ pub enum Sdk {
     TypeScript1,
     /// The crate `rmcp`.
     Rust,
-    /// The Inspector's command line. It connects anew for each step, and lists before it calls.
+    /// The Inspector's command line. It connects again for each step, and lists before it calls.
     Inspector,
 }
 
@@ -41,7 +41,7 @@ impl Sdk {
     pub const ALL: [Sdk; 6] =
         [Sdk::Python2, Sdk::Python1, Sdk::TypeScript2, Sdk::TypeScript1, Sdk::Rust, Sdk::Inspector];
 
-    /// The eras that it speaks.
+    /// The eras that it supports.
     pub fn eras(self) -> &'static [Era] {
         match self {
             Sdk::Python1 | Sdk::TypeScript1 => &[Era::Legacy],
@@ -49,8 +49,8 @@ impl Sdk {
         }
     }
 
-    /// Connects and takes steps: `["list"]` or `["call", NAME, ARGUMENTS]`. What each gave is the server's result, or
-    /// `{"error": ...}` with what the user is shown.
+    /// Connects and takes steps: `["list"]` or `["call", NAME, ARGUMENTS]`. Each result is the server's, or `{"error":
+    /// ...}` with what the user is shown.
     pub async fn steps(self, url: &str, secret: &str, era: Era, steps: &[Value]) -> Vec<Value> {
         let mut answers = self.attempt(url, secret, era, steps).await;
         if self == Sdk::Inspector {
@@ -63,7 +63,7 @@ impl Sdk {
         answers
     }
 
-    /// As [`Sdk::steps`], and it may fail to connect. All but the Inspector begin with what connecting gave.
+    /// Like [`Sdk::steps`], but it may fail to connect. All but the Inspector first report the result of connecting.
     pub async fn attempt(self, url: &str, secret: &str, era: Era, steps: &[Value]) -> Vec<Value> {
         let mode = match era {
             Era::Legacy => "legacy",
@@ -74,15 +74,19 @@ impl Sdk {
         match self {
             Sdk::Python2 => python::client(url, secret, mode, steps).await,
             Sdk::Python1 => python1(secret, &arguments).await,
-            Sdk::TypeScript2 => said(&node::client("typescript_v2", secret, &arguments).await.stdout),
-            Sdk::TypeScript1 => said(&node::client("typescript_v1", secret, &arguments).await.stdout),
+            Sdk::TypeScript2 => {
+                reported_lines(&node::client("typescript_v2", secret, &arguments).await.stdout)
+            }
+            Sdk::TypeScript1 => {
+                reported_lines(&node::client("typescript_v1", secret, &arguments).await.stdout)
+            }
             Sdk::Rust => rust(url, secret, era, steps).await,
             Sdk::Inspector => inspector(url, secret, era, steps).await,
         }
     }
 }
 
-fn said(output: &[u8]) -> Vec<Value> {
+fn reported_lines(output: &[u8]) -> Vec<Value> {
     serde_json::from_slice(output)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(output)))
 }
@@ -97,7 +101,7 @@ async fn python1(secret: &str, arguments: &[&str]) -> Vec<Value> {
         .kill_on_drop(true)
         .output();
     let output = in_time("the MCP client", running).await.expect("in time").expect("python can be run");
-    said(&output.stdout)
+    reported_lines(&output.stdout)
 }
 
 async fn rust(url: &str, secret: &str, era: Era, steps: &[Value]) -> Vec<Value> {

@@ -1,6 +1,5 @@
-//! The real servers that tests ask how they read: in JavaScript, Python, Go, Rust and Java, and lighttpd with CGI.
-//!
-//! Each tells in JSON what it carried out, apart from lighttpd, whose program tells its environment.
+//! The real servers that tests ask how they parse requests: in JavaScript, Python, Go, Rust and Java, and lighttpd with
+//! CGI. Each reports in JSON what it executed, except lighttpd, whose program reports its environment.
 
 use crate::clock::{self, in_time};
 use crate::http1::Request;
@@ -33,7 +32,7 @@ impl Server {
     pub async fn express() -> Server {
         let script = fs::read_to_string(source("express.mjs")).expect("the server can be read");
         let mut command = Command::new(node::program());
-        // Given as text, it finds packages from the working directory.
+        // Given as text, the program finds packages from the working directory.
         command.args(["--input-type=module", "--eval", &script]).current_dir(node::packages());
         Server::start("express", command).await
     }
@@ -96,9 +95,8 @@ impl Server {
         Server { address, _child: Some(child), _reaper: reaper }
     }
 
-    /// lighttpd, which runs `tests/servers/cgi.py` for every request.
-    ///
-    /// It has no way to say which free port it took, so the test listens and lighttpd serves one connection each.
+    /// lighttpd, which runs `tests/servers/cgi.py` for every request. It can't report which free port it took, so the
+    /// test listens and lighttpd serves one connection each.
     pub async fn lighttpd() -> Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
@@ -127,8 +125,8 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// What it has carried out so far, in order.
-    pub async fn ran(&self) -> Vec<String> {
+    /// The calls executed so far, in order.
+    pub async fn executed(&self) -> Vec<String> {
         let answer = Request::get("/ran").header("host", "localhost:1").send(self.address).await;
         serde_json::from_value(answer.json()).expect("a list of texts")
     }

@@ -1,4 +1,4 @@
-//! Numbers that Envoy and the ledger show to operators.
+//! Metrics that Envoy and the ledger show to operators.
 
 use crate::http1::Request;
 use serde_json::Value;

@@ -1,6 +1,5 @@
-//! The tools behind the gate: an HTTP/1.1 server that remembers exactly what reached it, and misbehaves on request.
-//!
-//! Speaks for every path. What it answers is in `answer`; this is the listening, reading and remembering.
+//! The tools behind the gate: an HTTP/1.1 server that records exactly what reached it, and misbehaves on request. It
+//! serves every path. Its answers are in `answer`; this module listens, reads and records.
 
 pub mod answer;
 pub(crate) mod read;
@@ -24,11 +23,11 @@ pub struct Seen {
     pub target: String,
     /// Names in lowercase, with duplicates, in order.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// What came of the body.
+    /// The body as far as it arrived.
     pub body: Vec<u8>,
     /// Trailers.
     pub trailers: Vec<(String, Vec<u8>)>,
-    /// The body came to its end.
+    /// The body is complete.
     pub is_complete: bool,
 }
 
@@ -39,7 +38,7 @@ impl Seen {
         named.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
     }
 
-    /// The value of a header that is there once.
+    /// The value of a header that occurs once.
     pub fn header(&self, name: &str) -> Option<String> {
         let values = self.all(name);
         assert!(values.len() < 2, "{name} arrived more than once: {self:?}");
@@ -79,7 +78,7 @@ impl Upstream {
                 stream.set_nodelay(true).expect("TCP_NODELAY can be set");
                 let upstream = serving.clone();
                 tokio::spawn(async move {
-                    // A connection that breaks is what many tests are about.
+                    // Broken connections are what many tests are about.
                     let _ = read::serve(stream, &upstream).await;
                 });
             }
@@ -92,7 +91,7 @@ impl Upstream {
         format!("http://{}", self.address)
     }
 
-    /// The requests with this marker that reached it, also those whose body never came.
+    /// The requests with this marker that reached it, also those without a complete body.
     pub fn seen(&self, marker: &str) -> Vec<Seen> {
         let is_marked = |seen: &&Seen| {
             seen.headers.iter().any(|(name, value)| name == MARKER && value == marker.as_bytes())

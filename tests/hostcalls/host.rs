@@ -1,7 +1,7 @@
-//! What Envoy is to the filter: every function that the module imports, each call of it counted.
+//! The host of the filter, in place of Envoy: every function that the module imports, with each call counted.
 //!
-//! It keeps the rules that the filter relies on (shared data, metrics, who a call concerns) and refuses by a trap what
-//! Envoy would refuse: a function that is not here, a stream's headers read from another context.
+//! It keeps the rules that the filter relies on (shared data, metrics, the active context). It traps on what Envoy
+//! would refuse: an unknown function, or a stream's headers read from another context.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use wasmi::{Caller, Error, Linker, Memory, TypedFunc};
@@ -16,14 +16,14 @@ const CAS_MISMATCH: u32 = 8;
 const INTERNAL_FAILURE: u32 = 10;
 /// The date on which every test begins.
 const BEGINS_NANOS: u64 = 1_790_000_000_000_000_000;
-/// Maps and buffers that belong to the stream, not to a call's answer.
+/// Maps and buffers that belong to the stream, not to the answer of a call.
 const STREAM_MAPS: u32 = 4;
 const STREAM_BUFFERS: u32 = 2;
 
 /// A call to the ledger.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// By which its answer is told apart.
+    /// The id of its answer.
     pub id: u32,
     pub headers: Pairs,
     pub body: Vec<u8>,
@@ -39,7 +39,7 @@ impl Call {
     }
 }
 
-/// An answer that the filter gave itself.
+/// A reply that the filter sent itself.
 #[derive(Debug, Clone)]
 pub struct LocalReply {
     pub status: u32,
@@ -50,29 +50,29 @@ pub struct LocalReply {
 /// The state behind the functions.
 #[derive(Default)]
 pub struct Host {
-    /// Since the test began.
+    /// Milliseconds since the test began.
     pub nanos: u64,
     pub maps: BTreeMap<u32, Pairs>,
     pub buffers: BTreeMap<u32, Vec<u8>>,
     pub shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
-    /// Name of a value of shared data that takes no writes.
+    /// The name of a shared data value that refuses writes.
     pub read_only: Option<&'static str>,
     pub metrics: Vec<(String, i64)>,
     pub calls: VecDeque<Call>,
     pub reply: Option<LocalReply>,
-    /// The held request may go on.
+    /// The held request was resumed.
     pub is_resumed: bool,
-    /// Lines of at least the level warn.
+    /// Log lines of at least the level warn.
     pub warnings: Vec<String>,
-    /// The stream that the maps and buffers are of.
+    /// The stream to which the maps and buffers belong.
     pub stream: u32,
-    /// The context that calls concern.
+    /// The active context.
     pub effective: u32,
-    /// The callback that runs.
+    /// The current callback.
     pub callback: &'static str,
     /// Calls by callback and name.
     pub counts: BTreeMap<(&'static str, &'static str), u64>,
-    /// What the host calls back and writes to.
+    /// The functions and the memory of the module.
     pub inside: Option<(Memory, TypedFunc<u32, u32>)>,
     environment: Vec<String>,
     revisions: u32,
@@ -81,12 +81,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host in whose environment these variables are, as `NAME=value`.
+    /// A host with these environment variables, as `NAME=value`.
     pub fn new(environment: Vec<String>) -> Host {
         Host { environment, ..Host::default() }
     }
 
-    /// What is left of a host when the VM on it has ended.
+    /// The host after the VM on it has ended, with its shared data.
     pub fn without_vm(self) -> Host {
         let Host { nanos, shared, environment, revisions, calls_started, drawn, .. } = self;
         Host { nanos, shared, environment, revisions, calls_started, drawn, ..Host::default() }
@@ -115,16 +115,16 @@ impl Host {
     }
 }
 
-/// How bytes go in and out of the module.
-trait Inside {
+/// Access to the memory of the module.
+trait GuestMemory {
     fn count(&mut self, name: &'static str);
     fn read(&self, address: u32, size: u32) -> Vec<u8>;
     fn write(&mut self, address: u32, bytes: &[u8]) -> Result<(), Error>;
-    /// Hands bytes over in memory that the module allocates, as Envoy does.
-    fn give(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error>;
+    /// Writes bytes into memory that the module allocates, as Envoy does.
+    fn write_bytes(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error>;
 }
 
-impl Inside for Guest<'_> {
+impl GuestMemory for Guest<'_> {
     fn count(&mut self, name: &'static str) {
         let host = self.data_mut();
         *host.counts.entry((host.callback, name)).or_default() += 1;
@@ -140,7 +140,7 @@ impl Inside for Guest<'_> {
         memory.write(self, address as usize, bytes).map_err(|error| Error::new(error.to_string()))
     }
 
-    fn give(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error> {
+    fn write_bytes(&mut self, bytes: &[u8], address: u32, size: u32) -> Result<u32, Error> {
         let mut place = 0;
         if !bytes.is_empty() {
             let (_, allocate) = self.data().inside.expect("the module has started");
@@ -153,7 +153,7 @@ impl Inside for Guest<'_> {
     }
 }
 
-/// Defines one function, which is counted whenever it is called.
+/// Defines one function, with each call counted.
 macro_rules! define {
     ($linker:ident, $module:literal, $name:ident, |$guest:ident, $($arg:ident: $kind:ty),*| $body:expr) => {
         $linker.func_wrap(
@@ -167,7 +167,7 @@ macro_rules! define {
     };
 }
 
-/// Everything that the module may import. What it imports beside is a trap when it is called.
+/// Everything that the module may import. Any other import traps when it is called.
 pub fn define(linker: &mut Linker<Host>) -> Result<(), Error> {
     headers(linker)?;
     stream(linker)?;
@@ -178,7 +178,7 @@ pub fn define(linker: &mut Linker<Host>) -> Result<(), Error> {
 fn headers(linker: &mut Linker<Host>) -> Result<(), Error> {
     define!(linker, "env", proxy_get_header_map_pairs, |guest, kind: u32, data: u32, size: u32| {
         let bytes = serialise(guest.data_mut().map(kind)?);
-        guest.give(&bytes, data, size)
+        guest.write_bytes(&bytes, data, size)
     });
     define!(
         linker,
@@ -188,7 +188,7 @@ fn headers(linker: &mut Linker<Host>) -> Result<(), Error> {
             let name = guest.read(name, name_size);
             let found = guest.data_mut().map(kind)?.iter().find(|(own, _)| *own == name).cloned();
             match found {
-                Some((_, value)) => guest.give(&value, data, size),
+                Some((_, value)) => guest.write_bytes(&value, data, size),
                 None => Ok(NOT_FOUND),
             }
         }
@@ -224,7 +224,7 @@ fn stream(linker: &mut Linker<Host>) -> Result<(), Error> {
             match buffer {
                 Some(buffer) => {
                     let rest = buffer.get(start as usize..).unwrap_or_default();
-                    guest.give(&rest[..rest.len().min(max as usize)], data, size)
+                    guest.write_bytes(&rest[..rest.len().min(max as usize)], data, size)
                 }
                 None => Ok(NOT_FOUND),
             }
@@ -272,7 +272,7 @@ fn stream(linker: &mut Linker<Host>) -> Result<(), Error> {
     });
     define!(linker, "env", proxy_get_property, |guest, path: u32, path_size: u32, data: u32, size: u32| {
         match guest.read(path, path_size).as_slice() {
-            b"xds\0node\0id" => guest.give(b"envoy-1", data, size),
+            b"xds\0node\0id" => guest.write_bytes(b"envoy-1", data, size),
             _ => Ok(NOT_FOUND),
         }
     });
@@ -319,7 +319,7 @@ fn shared(linker: &mut Linker<Host>) -> Result<(), Error> {
             match found {
                 Some((value, own)) => {
                     guest.write(revision, &own.to_le_bytes())?;
-                    guest.give(&value, data, size)
+                    guest.write_bytes(&value, data, size)
                 }
                 None => Ok(NOT_FOUND),
             }

@@ -1,4 +1,4 @@
-//! What the ledger is to the filter: it answers each call at once and as the real one would, without keeping books.
+//! The ledger of the filter: it answers each call at once and as the real one would, without accounts.
 
 use super::host::Call;
 use protocol::api_key::KeyHash;
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 
 /// The ledger.
 pub struct Ledger {
-    /// The policy as it is delivered.
+    /// The policy as the ledger sends it.
     pub policy: String,
     /// The keys it knows.
     pub keys: HashMap<KeyHash, KeyRecord>,
@@ -24,15 +24,15 @@ pub struct Ledger {
     pub decisions: usize,
     /// Settlements that were reported.
     pub settlements: usize,
-    /// Keys that were asked for.
+    /// The number of lookups.
     pub lookups: usize,
-    /// What changed, in order.
+    /// The changes, in order.
     pub changes: Vec<Change>,
     /// Reservations that were made.
     pub reserved: u64,
-    /// Times that the change feed was answered.
+    /// How often the change feed was answered.
     pub heard: usize,
-    /// The last account of each lease.
+    /// The last statement of each lease.
     pub accounts: BTreeMap<LeaseId, Statement>,
 }
 
@@ -101,19 +101,18 @@ impl Ledger {
         }
     }
 
-    fn report(&mut self, report: Report) -> Answer {
+    fn report(&mut self, mut report: Report) -> Answer {
         assert_eq!(report.decisions_dropped, 0);
-        let report = report.unpack().expect("rows have their subjects");
-        self.decisions += report.decisions.len();
+        let decisions = report.unpack().expect("rows have their subjects");
+        self.decisions += decisions.len();
         self.decisions += report.counted.iter().map(|counted| counted.count as usize).sum::<usize>();
         self.settlements += report.settlements.len();
-        let (settled, recorded) = (report.settlements.len() as u64, report.decisions.len() as u64);
+        let (settled, recorded) = (report.settlements.len() as u64, decisions.len() as u64);
         json(200, &ReportAnswer { settled, recorded })
     }
 
     fn lease(&mut self, round: Round) -> Answer {
-        self.accounts
-            .extend(round.accounts.iter().map(|account| (account.lease_id.clone(), account.clone())));
+        self.accounts.extend(round.accounts.iter().map(|account| (account.lease_id, account.clone())));
         let leases = round.asks.into_iter().map(|ask| Grant { lease_id: ask.lease_id, credits: ask.credits });
         let ended =
             round.accounts.into_iter().filter(|account| account.closed).map(|account| account.lease_id);

@@ -1,4 +1,4 @@
-//! One VM with the real filter in it, entered as Envoy enters it, beside a ledger that answers its calls.
+//! One VM with the real filter in it, called as Envoy calls it, with a ledger that answers its calls.
 
 use super::host::{self, Host, LocalReply, Pairs, draw};
 use super::ledger::{Answer, Ledger};
@@ -29,7 +29,7 @@ const RESPONSE_BODY: u32 = 1;
 const CALL_BODY: u32 = 4;
 const CONFIGURATION: u32 = 7;
 
-/// Compiled once for all tests, and all of it: otherwise the first to call a function pays for it.
+/// Compiled once for all tests, and completely: otherwise the first call of a function would include its compilation.
 static MODULE: LazyLock<Module> = LazyLock::new(|| {
     let mut config = Config::default();
     config.consume_fuel(true).compilation_mode(CompilationMode::Eager);
@@ -57,19 +57,19 @@ pub struct Request {
     answer: Vec<u8>,
 }
 
-/// What an exchange took, and how it ended.
+/// The cost of an exchange, and its result.
 #[derive(Debug, Clone)]
 pub struct Exchanged {
-    /// What the client got.
+    /// The response of the client.
     pub status: u32,
     /// Hostcalls by callback and name.
     pub counts: BTreeMap<(&'static str, &'static str), u64>,
-    /// What the interpreter meters, by callback: operators, but of whole blocks, also of those left early. Good to
-    /// compare, too high to count.
+    /// The interpreter's operators by callback. It counts whole blocks, also those left early, so the numbers are good
+    /// for comparison and too high as counts.
     pub fuel: BTreeMap<&'static str, u64>,
-    /// The filter's own answer, if it gave one.
+    /// The filter's own reply, if it sent one.
     pub reply: Option<LocalReply>,
-    /// What the upstream saw, if it saw anything.
+    /// The request of the upstream, if one was forwarded.
     pub forwarded: Option<Pairs>,
 }
 
@@ -101,7 +101,7 @@ impl Request {
     }
 }
 
-/// Who pays for all keys.
+/// The tenant of all keys.
 pub fn tenant_id() -> TenantId {
     TenantId::parse("ten_0199f1d2b3c4d5e6f700000001").expect("it is an id")
 }
@@ -120,7 +120,7 @@ fn head(secret: &str, own: &[(&str, &str)]) -> Pairs {
 }
 
 impl Vm {
-    /// Starts the filter as far as it serves: policy loaded, change feed heard.
+    /// Starts the filter until it serves: policy loaded, change feed read.
     pub fn start(policy: &str) -> Vm {
         let mut secrets = 0;
         let credential = api_key::mint(Kind::Filter, || draw(&mut secrets));
@@ -128,7 +128,7 @@ impl Vm {
         Vm::start_on(Host::new(environment), Ledger::new(policy.to_owned()), secrets)
     }
 
-    /// The VM ends as by a trap, and a new one takes its place.
+    /// Ends the VM as a trap would, and starts a new one.
     pub fn reload(self) -> Vm {
         Vm::start_on(self.store.into_data().without_vm(), self.ledger, self.secrets)
     }
@@ -144,7 +144,7 @@ impl Vm {
                 let refusal = format!("the host has no {name}");
                 let refuse =
                     move |_: wasmi::Caller<'_, Host>, _: &[_], _: &mut [_]| Err(Error::new(refusal.clone()));
-                // An error says that the host has it.
+                // An error means that the host has taken it.
                 let _ = linker.func_new(module, name, kind.clone(), refuse);
             }
         }
@@ -161,12 +161,12 @@ impl Vm {
         assert_eq!(vm.enter::<_, u32>("proxy_on_vm_start", ROOT, (ROOT, 0)), 1);
         assert_eq!(vm.enter::<_, u32>("proxy_on_configure", ROOT, (ROOT, 2)), 1);
         vm.answer_calls();
-        vm.pass(2 * TICK_MS);
+        vm.advance_ms(2 * TICK_MS);
         assert_eq!(vm.metric("agentrelay_policy_loaded"), 1);
         vm
     }
 
-    /// Makes a key that the ledger knows.
+    /// Creates a key in the ledger.
     pub fn key(&mut self, tier: &str, scopes: &[&str], limits: Vec<Limit>) -> String {
         let secret = self.secret();
         let number = self.ledger.keys.len();
@@ -191,13 +191,13 @@ impl Vm {
         secret
     }
 
-    /// A well-formed key that nobody knows.
+    /// A well-formed unknown key.
     pub fn secret(&mut self) -> String {
         api_key::mint(Kind::Agent, || draw(&mut self.secrets))
     }
 
-    /// Lets time pass, with the ticks that fall into it and answers to the calls they make.
-    pub fn pass(&mut self, millis: u64) {
+    /// Advances the time, with the ticks in it and the answers to the calls they make.
+    pub fn advance_ms(&mut self, millis: u64) {
         let end = self.store.data().nanos + millis * MILLI;
         loop {
             let nanos = self.store.data().nanos;
@@ -211,7 +211,7 @@ impl Vm {
         }
     }
 
-    /// Sends a request through, from its headers to the end of its context.
+    /// Sends a request through the filter, from its headers to the end of its context.
     pub fn exchange(&mut self, request: &Request) -> Exchanged {
         self.stream += 1;
         let id = self.stream;
@@ -265,7 +265,7 @@ impl Vm {
         self.enter::<_, ()>("proxy_on_delete", id, id);
     }
 
-    /// Answers the calls that the ledger answers by now, and those that follow from the answers.
+    /// Answers the calls that are due, and those that follow from the answers.
     fn answer_calls(&mut self) {
         let mut held = Vec::new();
         let mut answered = 0;
@@ -306,12 +306,12 @@ impl Vm {
         self.store.data().shared.len()
     }
 
-    /// From now, this value of shared data takes no writes.
+    /// From now on, this shared data value refuses writes.
     pub fn refuse_writes(&mut self, name: &'static str) {
         self.store.data_mut().read_only = Some(name);
     }
 
-    /// Calls what the module exports, as a callback that concerns this context.
+    /// Calls an export of the module, as a callback of this context.
     fn enter<P: WasmParams, R: WasmResults>(&mut self, name: &'static str, context_id: u32, params: P) -> R {
         let callback =
             self.instance.get_typed_func::<P, R>(&self.store, name).expect("the filter exports it");

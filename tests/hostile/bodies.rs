@@ -1,4 +1,4 @@
-//! Bodies that are too large, slow, cut off, or end where nobody looks.
+//! Bodies that are too large, slow, cut off, or end in unusual places.
 
 use super::caller;
 use harness::agent::{NewKey, unknown_secret};
@@ -12,7 +12,7 @@ use serde_json::json;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// A call with so many bytes of body in all.
+/// A call with a body of exactly so many bytes.
 fn padded(bytes: usize) -> Vec<u8> {
     let empty = mcp::call("search", json!({"query": ""})).to_string();
     mcp::call("search", json!({"query": "x".repeat(bytes - empty.len())})).to_string().into_bytes()
@@ -23,7 +23,7 @@ fn a_body_larger_than_what_is_held_is_refused() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         for bytes in [1_048_577, 1_200_000, 5_000_000] {
             let refused = agent.send(mcp::post_bytes(&padded(bytes))).await;
             refused.assert_refused(413, "invalid_request");
@@ -46,7 +46,7 @@ fn a_body_larger_than_what_is_held_is_refused() {
 }
 
 #[test]
-fn a_large_body_under_a_key_not_seen_before_is_refused_in_the_same_form() {
+fn a_large_body_with_an_uncached_key_is_refused_in_the_same_form() {
     run(async {
         let gate = Gate::shared().await;
         for round in 0..3 {
@@ -84,7 +84,7 @@ fn a_service_may_accept_smaller_bodies_only() {
 }
 
 #[test]
-fn chunks_do_not_hide_a_call() {
+fn chunked_encoding_does_not_hide_a_call() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("enterprise", 100, NewKey::with_scopes(&["read"])).await;
@@ -110,7 +110,7 @@ fn chunks_do_not_hide_a_call() {
 }
 
 #[test]
-fn a_slow_body_is_held_until_it_is_whole() {
+fn a_slow_body_is_held_until_it_is_complete() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent_with("enterprise", 100, NewKey::with_scopes(&["read"])).await;
@@ -129,7 +129,7 @@ fn a_slow_body_is_held_until_it_is_whole() {
         let mut connection = Connection::open(gate.address).await;
         connection.write(&allowed.head()).await.unwrap();
         connection.write((chunk(first) + &chunk(second)).as_bytes()).await.unwrap();
-        // Until the last part has come nothing is upstream, not even the head.
+        // Until the last part has arrived, nothing is upstream, not even the headers.
         let began = std::time::Instant::now();
         while began.elapsed() < Duration::from_millis(200) {
             gate.assert_unseen(&marker);
@@ -151,7 +151,7 @@ fn a_slow_body_is_held_until_it_is_whole() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing() {
+fn a_client_that_disconnects_within_its_body_is_not_forwarded_or_charged() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
@@ -247,7 +247,7 @@ fn expecting_100_continue_does_not_pass_anything_early() {
             let marker = request.marker().to_owned();
             let mut connection = Connection::open(gate.address).await;
             connection.write(&request.head()).await.unwrap();
-            // Envoy asks for the body; the decision is not made and nothing is upstream.
+            // Envoy asks for the body; nothing is decided yet, so nothing is upstream.
             connection.read_until(b"100 Continue").await.unwrap();
             gate.assert_unseen(&marker);
             connection.write(message.to_string().as_bytes()).await.unwrap();
@@ -285,7 +285,7 @@ fn one_key_cannot_fill_the_gate_with_held_bodies() {
             if let Ok(Ok(response)) =
                 tokio::time::timeout(Duration::from_millis(20), connection.response()).await
             {
-                // Others may have been held for too long on a slow machine.
+                // On a slow machine others may have been held for too long.
                 if response.status != 408 {
                     response.assert_refused(429, "rate_limited");
                     refused += 1;
@@ -299,13 +299,13 @@ fn one_key_cannot_fill_the_gate_with_held_bodies() {
 }
 
 #[test]
-fn nothing_passes_while_the_ledger_is_asked() {
+fn nothing_passes_during_a_ledger_call() {
     run(async {
         let gate = Gate::options().relay().shipped_timeout().start().await;
         let agent = caller(&gate).await;
-        gate.learn(&agent).await;
+        gate.cache_key(&agent).await;
         let client = Http2::open(gate.address).await;
-        // The answer is awaited in vain: whatever still comes of the request must not set it free.
+        // The answer never comes, and later parts of the request must not release it.
         gate.relay().fail("/filter/v1/reserve", Fault::Hang);
         gate.relay().fail("/filter/v1/resolve", Fault::Hang);
         let (priced, free) = (mcp::image("standard").to_string(), mcp::search().to_string());
@@ -326,7 +326,7 @@ fn nothing_passes_while_the_ledger_is_asked() {
             ];
             let sent = requests.into_iter().flat_map(|request| {
                 let (client, address) = (client.clone(), gate.address);
-                let over_h2 = request.clone().marked_anew();
+                let over_h2 = request.clone().with_new_marker();
                 let h1: Pin<Box<dyn Future<Output = Response> + Send>> = Box::pin(request.send(address));
                 let h2: Pin<Box<dyn Future<Output = Response> + Send>> =
                     Box::pin(async move { client.send(over_h2).await.unwrap() });
@@ -334,7 +334,7 @@ fn nothing_passes_while_the_ledger_is_asked() {
             });
             for (index, refused) in at_once(sent).await.into_iter().enumerate() {
                 if secret == agent.secret && index >= 10 {
-                    // A known key and a free call: nobody is asked.
+                    // A cached key and a free call: no ledger call is made.
                     assert_eq!(refused.status, 200, "{refused:?}");
                     continue;
                 }
@@ -342,7 +342,7 @@ fn nothing_passes_while_the_ledger_is_asked() {
                 gate.assert_unseen(&refused.marker);
             }
         }
-        gate.relay().heal();
+        gate.relay().restore();
         gate.assert_serving(&agent).await;
         eventually("the credits are back", async || {
             let balance = gate.balance(&agent).await;

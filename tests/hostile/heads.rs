@@ -1,4 +1,4 @@
-//! Header bytes, giant heads, upgrades, and requests that are smuggled in others.
+//! Header bytes, large headers, upgrades, and requests smuggled inside others.
 
 use super::caller;
 use harness::agent::{NewKey, unknown_secret};
@@ -7,11 +7,11 @@ use harness::http2::Http2;
 use harness::{Gate, Request, mcp, policy, run};
 
 #[test]
-fn header_bytes_that_are_no_text_do_no_harm() {
+fn header_bytes_that_are_not_text_are_harmless() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
-        // As a credential, or beside one.
+        // In a credential header, or next to one.
         for value in [b"Bearer \xff\xfe".as_slice(), b"\xff", b"Bearer ark_\xc3\x28", b"\x80Bearer x"] {
             for name in ["authorization", "x-api-key"] {
                 let refused = gate.send(mcp::post(&mcp::search()).header(name, value)).await;
@@ -87,7 +87,7 @@ fn upgrade(target: &str) -> Request {
 }
 
 #[test]
-fn a_websocket_upgrade_opens_nothing() {
+fn a_websocket_upgrade_is_refused() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
@@ -110,7 +110,7 @@ const MANAGER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config";
 
 #[test]
-fn an_upgrade_that_the_policy_allows_is_decided_on_its_headers_and_then_passes() {
+fn an_allowed_upgrade_is_decided_on_its_headers() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| policy["services"]["ci"]["upgrades"] = policy::yaml("true"))
@@ -165,7 +165,7 @@ fn an_upgrade_that_the_policy_allows_is_decided_on_its_headers_and_then_passes()
 }
 
 #[test]
-fn extended_connect_is_not_there_unless_envoy_is_told_so() {
+fn extended_connect_is_off_unless_envoy_is_configured() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
@@ -188,7 +188,7 @@ fn extended_connect_is_not_there_unless_envoy_is_told_so() {
 }
 
 #[test]
-fn smuggled_requests_are_not_found_by_either_side() {
+fn smuggled_requests_reach_neither_side() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;
@@ -217,7 +217,7 @@ fn smuggled_requests_are_not_found_by_either_side() {
             "\0\0\0\0".to_owned(),
         ];
         for case in cases {
-            // Any answer to the first request is fine, and so is a closed connection.
+            // Any answer to the first request is accepted, and so is a closed connection.
             let _ = gate.raw(case.as_bytes()).await;
             gate.assert_unseen("smuggled");
             gate.assert_serving(&agent).await;

@@ -1,10 +1,10 @@
-//! Messages that can be read in two ways, are no messages, or are several.
+//! Messages that can be read in two ways, are not messages, or are several.
 
 use super::caller;
 use harness::{Agent, Gate, Request, Response, mcp, run};
 use serde_json::json;
 
-/// Sends a body as an MCP message; it must be refused with this JSON-RPC code and reach nobody.
+/// Sends a body as an MCP message; it must be refused with this JSON-RPC code and not reach the upstream.
 async fn assert_no_message(gate: &Gate, agent: &Agent, what: &str, body: &[u8], code: i64) -> Response {
     let refused = agent.send(mcp::post_bytes(body)).await;
     assert_eq!(refused.status, 400, "{what}: {refused:?}");
@@ -149,7 +149,7 @@ fn a_refusal_echoes_the_id_exactly() {
 }
 
 #[test]
-fn a_batch_that_is_none_or_of_another_version_is_refused_as_a_whole() {
+fn an_invalid_batch_or_one_of_another_version_is_refused_as_a_whole() {
     run(async {
         let gate = Gate::shared().await;
         let agent = caller(gate).await;

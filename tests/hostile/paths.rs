@@ -1,14 +1,14 @@
-//! Ways around a rule that names a path.
+//! Attempts to bypass a rule for a path.
 
 use harness::agent::NewKey;
 use harness::http2::Http2;
 use harness::{Gate, Request, mcp, policy, run};
 
 #[test]
-fn path_tricks_lead_around_no_rule() {
+fn path_tricks_bypass_no_rule() {
     run(async {
         let gate = Gate::shared().await;
-        // May read and nothing else: the trigger must stay out of reach.
+        // A read-only key: the trigger must stay out of reach.
         let agent = gate
             .agent_with("enterprise", 100, NewKey::with_scopes(&["read"]).resource("project:1", None))
             .await;
@@ -63,7 +63,7 @@ fn path_tricks_lead_around_no_rule() {
                 gate.assert_unseen(&marker);
             }
         }
-        // Another project's, by the same tricks.
+        // Another project's trigger, by the same tricks.
         for target in [
             "/api/v1/mcp/projects/1/../2/builds",
             "/api/v1/mcp/projects/1/%2e%2e/2/builds",
@@ -75,7 +75,7 @@ fn path_tricks_lead_around_no_rule() {
             assert!(matches!(refused.status, 400 | 403 | 404), "{target}: {refused:?}");
             gate.assert_unseen(&refused.marker);
         }
-        // What Envoy makes plain is decided as what it then is, and that is also what arrives.
+        // A path that Envoy normalises is decided by its normal form, which is also what arrives.
         for target in [
             "//api/v1/mcp/projects/1/builds",
             "/api/v1/mcp/projects/2/../1/builds",
@@ -130,7 +130,7 @@ fn the_mcp_service_is_one_path_and_three_methods() {
 }
 
 #[test]
-fn a_get_has_no_body_in_which_a_call_could_hide() {
+fn a_get_with_a_body_is_refused() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("pro").await;
@@ -147,7 +147,7 @@ fn a_get_has_no_body_in_which_a_call_could_hide() {
 }
 
 #[test]
-fn a_host_that_decides_is_said_in_one_way() {
+fn a_host_that_selects_the_service_must_be_unambiguous() {
     run(async {
         let gate = Gate::options()
             .policy(|policy| {

@@ -1,4 +1,4 @@
-//! When the upstream is away, and when Envoy refuses by itself: nobody is shown Envoy's own words.
+//! Unavailable upstreams and Envoy's own refusals: no client sees Envoy's own text.
 
 use harness::http1::Connection;
 use harness::scripted::{Script, Scripted};
@@ -7,14 +7,14 @@ use protocol::audit::Outcome;
 use serde_json::{Value, json};
 use serde_yaml_ng::Value as Yaml;
 
-/// Says which fault a request is to meet.
+/// Names the fault of a request.
 const FAULT: &str = "x-fault";
 
 const VIRTUAL_HOST: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools";
 
-/// Puts routes before the shipped one that lead to clusters which fail in their own ways.
-fn faulty(bootstrap: &mut Yaml, broken: &str) {
+/// Adds routes, before the shipped one, to clusters that fail in different ways.
+fn with_failing_routes(bootstrap: &mut Yaml, broken: &str) {
     let mut routes: Vec<Yaml> = [
         ("refused", "{cluster: refused}"),
         ("unhealthy", "{cluster: unhealthy}"),
@@ -33,7 +33,7 @@ fn faulty(bootstrap: &mut Yaml, broken: &str) {
     })
     .into();
     let matcher = format!("{{prefix: /, headers: [{{name: {FAULT}, string_match: {{exact: no-route}}}}]}}");
-    // Envoy's bare 404 has no body at all.
+    // Envoy's own 404 has no body.
     routes.push(policy::yaml(&format!("{{match: {matcher}, direct_response: {{status: 404}}}}")));
     let host = cli::stack::bootstrap::field(bootstrap, VIRTUAL_HOST).unwrap();
     let shipped = host["routes"].as_sequence().unwrap().clone();
@@ -48,7 +48,7 @@ fn faulty(bootstrap: &mut Yaml, broken: &str) {
     };
     let broken: std::net::SocketAddr = broken.trim_start_matches("http://").parse().unwrap();
     for (name, kind, endpoints) in [
-        // Nobody listens on the port that is for discarding.
+        // Nobody listens on the discard port.
         ("refused", "STATIC", endpoint("127.0.0.1", 9)),
         ("unhealthy", "STATIC", "[]".to_owned()),
         ("no-dns", "STRICT_DNS", endpoint("no-such-host.invalid", 80)),
@@ -74,7 +74,7 @@ const FAULTS: [(&str, &[u16]); 9] = [
     ("no-route", &[404]),
 ];
 
-/// A gate whose requests meet the faults that they name, without or with the shipped `local_reply_config`.
+/// A gate whose requests get the faults that they name, without or with the shipped `local_reply_config`.
 async fn gate(form: &'static str, with_local_replies: bool) -> Gate {
     let broken = Scripted::start(|seen| match seen.header(FAULT).as_deref() {
         Some("reset") => Script { pieces: Vec::new(), stays_open: false },
@@ -89,7 +89,7 @@ async fn gate(form: &'static str, with_local_replies: bool) -> Gate {
                 policy::yaml("{risk: read_only, price: {credits: 3}}");
         })
         .envoy(move |bootstrap| {
-            faulty(bootstrap, &broken.url);
+            with_failing_routes(bootstrap, &broken.url);
             if !with_local_replies {
                 let manager = VIRTUAL_HOST.split("/route_config").next().unwrap();
                 let manager = cli::stack::bootstrap::field(bootstrap, manager).unwrap();
@@ -100,8 +100,8 @@ async fn gate(form: &'static str, with_local_replies: bool) -> Gate {
         .await
 }
 
-/// Nothing of what Envoy says of its own.
-fn assert_own_words(answer: &Response) {
+/// Asserts that the answer has none of Envoy's own text.
+fn assert_no_text_of_envoy(answer: &Response) {
     let text = answer.text();
     for word in ["upstream connect", "no healthy", "reset reason", "remote", "cluster", "timeout", "protocol"]
     {
@@ -113,7 +113,7 @@ fn assert_own_words(answer: &Response) {
 }
 
 #[test]
-fn an_upstream_that_is_away_is_said_in_the_services_form_and_costs_nothing() {
+fn an_unavailable_upstream_is_reported_in_the_services_form_and_costs_nothing() {
     run(async {
         for (form, with_local_replies) in
             [("mcp-http", true), ("mcp-http", false), ("mcp-tool", true), ("http", true)]
@@ -132,7 +132,7 @@ fn an_upstream_that_is_away_is_said_in_the_services_form_and_costs_nothing() {
                     assert!(statuses.contains(&answer.status), "{fault}: {answer:?}");
                     let status = answer.status;
                     answer.assert_refused(status, "upstream_error");
-                    assert_own_words(&answer);
+                    assert_no_text_of_envoy(&answer);
                     if form == "http" {
                         assert_eq!(
                             answer.header("content-type"),
@@ -159,7 +159,7 @@ fn an_upstream_that_is_away_is_said_in_the_services_form_and_costs_nothing() {
                 route.assert_refused(route.status, "upstream_error");
                 assert_eq!(route.header("content-type"), Some("application/problem+json"), "{route:?}");
                 assert_eq!(route.json()["status"], route.status);
-                assert_own_words(&route);
+                assert_no_text_of_envoy(&route);
                 assert_batch(&agent.send(batch().header(FAULT, fault)).await);
             }
             assert_eq!(gate.settled(&agent).await.posted.get(), 0, "{form}");
@@ -178,10 +178,10 @@ fn batch() -> Request {
     mcp::post(&batch).header("mcp-protocol-version", "2025-03-26")
 }
 
-/// Each message has its own answer, the refused one its own refusal.
+/// Each message gets its own answer, the refused one its own refusal.
 fn assert_batch(answer: &Response) {
     assert!(answer.status >= 400, "{answer:?}");
-    assert_own_words(answer);
+    assert_no_text_of_envoy(answer);
     let said: Vec<Value> = answer.json().as_array().unwrap_or_else(|| panic!("{answer:?}")).clone();
     let reason = |message: &Value| message["error"]["data"]["reason"].as_str().unwrap_or_default().to_owned();
     let said: Vec<(Value, String)> =
@@ -191,7 +191,7 @@ fn assert_batch(answer: &Response) {
 }
 
 #[test]
-fn what_the_upstream_says_itself_stays_as_it_is() {
+fn the_upstreams_own_errors_stay_unchanged() {
     run(async {
         let upstream = Scripted::start(|seen| {
             let status = seen.header("x-status").unwrap().parse().unwrap();
@@ -215,7 +215,7 @@ fn what_the_upstream_says_itself_stays_as_it_is() {
     });
 }
 
-/// What is answered to bytes that may be no whole request.
+/// The answer to bytes that may not be a complete request.
 async fn raw(gate: &Gate, bytes: &[u8]) -> Result<Response, String> {
     let mut connection = Connection::open(gate.address).await;
     // The gate may close before it has read everything.
@@ -261,7 +261,7 @@ fn envoys_own_refusals_before_the_gate_are_problems_too() {
             let answer = raw(&gate, request.as_bytes()).await;
             let answer = answer.unwrap_or_else(|fault| panic!("{shown}: {fault}"));
             assert_eq!(answer.status, status, "{shown}: {answer:?}");
-            assert_own_words(&answer);
+            assert_no_text_of_envoy(&answer);
             assert_eq!(answer.reason().as_deref(), Some("invalid_request"), "{shown}: {answer:?}");
             let kind = answer.header("content-type");
             if is_mcp {
@@ -272,7 +272,7 @@ fn envoys_own_refusals_before_the_gate_are_problems_too() {
                 assert_eq!(answer.json()["status"], status, "{shown}: {answer:?}");
             }
         }
-        // What the gate itself says is its own.
+        // The gate's own replies stay its own.
         let own = gate.send(mcp::post(&mcp::search())).await;
         own.assert_refused(401, "auth_denied");
         assert_eq!(own.header("content-type"), Some("application/json"));

@@ -9,7 +9,7 @@ use serde_yaml_ng::Value as Yaml;
 const MANAGER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config";
 
-/// The shipped file's own lines for browsers, for pages from any port of this machine.
+/// The shipped file's own settings for browsers, for pages from any port of this machine.
 fn with_cors(bootstrap: &mut Yaml) {
     let shipped = std::fs::read_to_string(files::root().join("envoy/envoy.yaml")).unwrap();
     let mut opened: Yaml = serde_yaml_ng::from_str(&shipped.replace("#cors ", "")).unwrap();
@@ -98,7 +98,7 @@ fn the_inspector_in_chromium_lists_calls_and_shows_refusals() {
 }
 
 #[test]
-fn a_preflight_is_answered_before_the_gate_and_other_pages_are_not_let_in() {
+fn a_preflight_is_answered_before_the_gate_and_other_origins_are_refused() {
     run(async {
         let gate = Gate::options().envoy(with_cors).start().await;
         let agent = gate.agent("hobby").await;

@@ -1,4 +1,4 @@
-//! Where servers answer: paths that end in a slash, their redirects, lists of any size, and clients' answers.
+//! The paths of servers: paths that end in a slash, their redirects, lists of any size, and clients' answers.
 
 use harness::clock::eventually;
 use harness::http2::Http2;
@@ -57,7 +57,7 @@ fn a_path_with_another_last_slash_falls_to_no_other_service() {
                     policy["services"]["studio"]["path"] = path.into();
                     let all =
                         format!("{{kind: http, path: {of_all}, unlisted: {{risk: read_only}}, tools: {{}}}}");
-                    // Before and behind it by name.
+                    // Before and after it by name.
                     for name in ["a", "z"] {
                         policy["services"][name] = policy::yaml(&all);
                     }
@@ -79,7 +79,7 @@ fn a_path_with_another_last_slash_falls_to_no_other_service() {
                 refused.assert_refused(405, "invalid_request");
                 gate.assert_unseen(&refused.marker);
             }
-            // The other one serves what is its own, with its slash or without.
+            // The other service serves its own paths, with and without a last slash.
             let other = of_all.trim_end_matches('/');
             for target in [format!("{other}/x"), format!("{other}/")] {
                 agent.send(Request::get(target)).await.assert_allowed();
@@ -89,7 +89,7 @@ fn a_path_with_another_last_slash_falls_to_no_other_service() {
 }
 
 #[test]
-fn a_list_above_what_can_be_held_is_a_502_in_the_services_form() {
+fn a_list_too_large_to_buffer_is_a_502_in_the_services_form() {
     run(async {
         let list = |bytes: usize| {
             let list = |padding: usize| {
@@ -149,7 +149,7 @@ fn a_list_above_what_can_be_held_is_a_502_in_the_services_form() {
 }
 
 #[test]
-fn what_clients_answer_passes_whatever_its_id() {
+fn answers_from_clients_pass_whatever_their_id() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("enterprise").await;

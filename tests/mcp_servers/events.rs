@@ -1,4 +1,4 @@
-//! Streams that are rewritten: clients see through the gate what they see without it, less what is hidden.
+//! Rewritten streams: clients see through the gate what they see without it, minus what is hidden.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,10 +12,10 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Names the stream that the upstream is to send, in hex.
+/// The stream that the upstream must send, in hexadecimal.
 const STREAM: &str = "x-stream";
 
-/// A gate before an upstream that sends the stream that the request asks for, in chunks of some size.
+/// A gate with an upstream that sends the stream that the request contains, in chunks of some size.
 async fn gate(script: fn(&[u8], usize) -> Script) -> Gate {
     let upstream = Scripted::start(move |seen| {
         let stream = seen.header(STREAM).expect("the request names its stream");
@@ -41,7 +41,7 @@ fn rewritten(agent: &Agent) -> [Request; 3] {
 }
 
 #[test]
-fn a_line_that_holds_no_data_passes_the_moment_it_has_come() {
+fn a_line_without_data_passes_at_once() {
     run(async {
         let gate = gate(|stream, _| Script::events(stream)).await;
         let agent = gate.agent("enterprise").await;
@@ -63,7 +63,7 @@ fn a_line_that_holds_no_data_passes_the_moment_it_has_come() {
                 let mut connection = Connection::open(gate.address).await;
                 connection.write(&request.head()).await.unwrap();
                 connection.write(&body).await.unwrap();
-                // Nothing more is sent, so what comes has come at once.
+                // Nothing more is sent, so everything that arrives arrived at once.
                 let came = connection.read_until(seen.as_bytes()).await;
                 assert!(came.is_ok(), "{sent:?} does not pass at once: {came:?}");
             }
@@ -72,7 +72,7 @@ fn a_line_that_holds_no_data_passes_the_moment_it_has_come() {
     });
 }
 
-/// Data that servers send, and some that none should.
+/// Data that servers send, and some that no server should send.
 const DATA: [&str; 22] = [
     "",
     "ping",
@@ -129,23 +129,23 @@ fn stream(random: &mut StdRng) -> Vec<u8> {
         for line in lines {
             stream.push_str(&line);
             let line_end = *line_ends.choose(random).unwrap();
-            // A CR before it would make one line end of the two.
+            // A CR before it would turn the two line ends into one.
             let is_half = line.is_empty() && stream.ends_with('\r') && line_end == "\n";
             stream.push_str(if is_half { "\r" } else { line_end });
         }
     }
-    // Some parsers wait for what is behind the last CR.
+    // Some parsers wait for the byte after the last CR.
     if stream.ends_with('\r') {
         stream.push_str(": end\n");
     }
-    // Half of an event is an event for some clients.
+    // Some clients accept half of an event as an event.
     if random.random_bool(0.3) {
         stream.push_str("data: {\"result\":{\"tools\":[{\"name\":\"unlisted\"},{\"name\":\"search\"}]}}");
     }
     stream.into_bytes()
 }
 
-/// Events as a key may see them.
+/// The events as a key may see them.
 fn shown(events: &Value) -> Vec<Value> {
     fn hide(message: &mut Value) {
         if let Some(tools) = message.pointer_mut("/result/tools").and_then(Value::as_array_mut) {
@@ -183,7 +183,7 @@ fn clients_parse_the_same_events_through_the_gate_less_what_is_hidden() {
                 "seed {seed}: cut: {:?} {answer:?}",
                 String::from_utf8_lossy(&stream)
             );
-            // The parser of Python does not know the BOM, and takes its line for none.
+            // Python's parser does not know the BOM, and ignores its line.
             let known = stream.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(&stream);
             direct.push(STANDARD.encode(known));
             through.push(STANDARD.encode(&answer.body));
@@ -236,7 +236,7 @@ fn a_batch_is_answered_among_events_of_other_kinds() {
 }
 
 #[test]
-fn what_may_hold_a_list_never_passes_unfiltered_whatever_its_event() {
+fn data_that_may_contain_a_list_never_passes_unfiltered_in_any_event() {
     run(async {
         let gate = gate(Script::events_to_the_end).await;
         let agent = gate.agent("enterprise").await;

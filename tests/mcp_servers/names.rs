@@ -1,4 +1,4 @@
-//! Tools by whatever name servers give them.
+//! Tools with any name that a server gives them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +8,7 @@ use harness::{Gate, files, mcp, policy, run};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-/// A name, and how the upstream is told of it.
+/// A name, and how the upstream gets it.
 fn names() -> Vec<(String, String)> {
     let mut names: Vec<(String, String)> = [
         ("files/read", "files/read"),
@@ -54,7 +54,7 @@ fn tools_are_named_priced_and_shown_by_whatever_name_their_server_gives_them() {
         }
         let calls = 2 * names.len() as u64;
         assert_eq!(gate.settled(&agent).await.posted.get(), 2 * calls);
-        // Neither in another case nor without its accent.
+        // Neither in different case nor without its accent.
         for other in ["Files/read", "files/read/", "cafe", "cafe\u{301}", "100%25"] {
             agent.call(&mcp::call(other, json!({}))).await.assert_refused(404, "unknown_tool");
         }

@@ -1,10 +1,10 @@
-//! One random exchange: what is asked, what the upstream answers in which form, who breaks off and when, and the judge.
+//! One random exchange: the request, the answer and its form, who disconnects and when, and the judge.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-/// What is called, and how it pays.
+/// The called tool, and how it is paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     Exact,
@@ -17,9 +17,9 @@ pub enum Service {
 pub enum Ends {
     Whole,
     UpstreamCloses,
-    /// With what was sent in its hands.
+    /// After the client got what was sent.
     ClientLeaves,
-    /// Before anything came.
+    /// Before anything arrived.
     ClientLeavesAtOnce,
 }
 
@@ -31,36 +31,36 @@ enum Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
+enum Content {
     Success,
     ToolError,
     RpcError,
     Input,
     /// A result and an error.
     Both,
-    /// An error that is given twice, or is none.
+    /// An error that is given twice, or has no valid value.
     Doubtful,
-    /// A result that says twice whether it is an error.
+    /// A result with two values of `isError`.
     DoubtfulResult,
     NullResult,
     Note,
 }
 
-impl Says {
+impl Content {
     fn has_result(self) -> bool {
-        !matches!(self, Says::RpcError | Says::Doubtful | Says::NullResult | Says::Note)
+        !matches!(self, Content::RpcError | Content::Doubtful | Content::NullResult | Content::Note)
     }
 }
 
 #[derive(Debug, Clone)]
 struct Message {
-    says: Says,
+    content: Content,
     is_own: bool,
-    /// Its id is a string, which the official clients take for the number that it writes.
+    /// Its id is a string, which the official clients read as the number in it.
     is_string: bool,
     start: usize,
     end: usize,
-    /// Where its result has begun, and where it is known that it is of another call.
+    /// Where its result begins, and where it is known to belong to another call.
     result_at: usize,
     other_at: usize,
 }
@@ -90,7 +90,7 @@ pub struct Case {
     pub piece_bytes: usize,
 }
 
-/// An id as the client writes it, as servers write it back, and ids that are others.
+/// An id as the client writes it, as servers write it back, and other ids.
 const IDS: [(&str, &[&str], &[&str]); 6] = [
     ("7", &["7", "7.0", "70e-1", "0.7E+1"], &["\"7\"", "8", "-7", "70"]),
     ("-0", &["0", "-0", "0.0", "0e9"], &["1", "\"0\"", "\"\""]),
@@ -237,28 +237,28 @@ impl Case {
     }
 
     fn message(&mut self, random: &mut StdRng, (_, own, others): &(&str, &[&str], &[&str])) -> Message {
-        let says = *[
-            Says::Success,
-            Says::Success,
-            Says::ToolError,
-            Says::ToolError,
-            Says::ToolError,
-            Says::RpcError,
-            Says::RpcError,
-            Says::RpcError,
-            Says::Input,
-            Says::Both,
-            Says::Doubtful,
-            Says::DoubtfulResult,
-            Says::NullResult,
-            Says::Note,
+        let content = *[
+            Content::Success,
+            Content::Success,
+            Content::ToolError,
+            Content::ToolError,
+            Content::ToolError,
+            Content::RpcError,
+            Content::RpcError,
+            Content::RpcError,
+            Content::Input,
+            Content::Both,
+            Content::Doubtful,
+            Content::DoubtfulResult,
+            Content::NullResult,
+            Content::Note,
         ]
         .choose(random)
         .expect("some");
-        let is_own = says != Says::Note && random.random_bool(0.8);
+        let is_own = content != Content::Note && random.random_bool(0.8);
         let id = match is_own {
             true => Some(one(random, own)),
-            false if says == Says::Note => None,
+            false if content == Content::Note => None,
             false => *[Some(one(random, others)), Some(one(random, others)), Some("null"), None]
                 .choose(random)
                 .expect("some"),
@@ -268,8 +268,8 @@ impl Case {
         let flag = one(random, &["isError", "isError", "is\\u0045rror"]);
         let mut members: Vec<(String, String)> = vec![("jsonrpc".into(), "\"2.0\"".into())];
         let mut give = |name: &str, value: String| members.push((name.to_owned(), value));
-        match says {
-            Says::Success => {
+        match content {
+            Content::Success => {
                 let flags = ["", ",\"isError\":false", ",\"isError\":null", ",\"isError\":\"true\""];
                 let more = one(random, &flags);
                 give("result", format!(r#"{{"content":[{{"isError":true,"error":{{}}}}]{more}}}"#));
@@ -277,31 +277,31 @@ impl Case {
                     give("error", "null".into());
                 }
             }
-            Says::ToolError if random.random_bool(0.5) => {
+            Content::ToolError if random.random_bool(0.5) => {
                 give("result", format!(r#"{{"content":[],"{flag}":true}}"#))
             }
-            Says::ToolError => {
+            Content::ToolError => {
                 give("result", format!(r#"{{"{flag}": true ,"content":[{{"isError":false}}]}}"#))
             }
-            Says::RpcError => {
+            Content::RpcError => {
                 give(error_name, error());
                 if random.random_bool(0.3) {
                     give("result", "null".into());
                 }
             }
-            Says::Input => give("result", r#"{"requestState":"1","resultType":"input_required"}"#.into()),
-            Says::Both => {
+            Content::Input => give("result", r#"{"requestState":"1","resultType":"input_required"}"#.into()),
+            Content::Both => {
                 give("error", error());
                 give("result", r#"{"content":[]}"#.into());
             }
-            Says::Doubtful if random.random_bool(0.5) => give("error", "\"boom\"".into()),
-            Says::Doubtful => {
+            Content::Doubtful if random.random_bool(0.5) => give("error", "\"boom\"".into()),
+            Content::Doubtful => {
                 give("error", error());
                 give(error_name, one(random, &["null", "{}"]).to_owned());
             }
-            Says::DoubtfulResult => give("result", format!(r#"{{"isError":true,"{flag}":true}}"#)),
-            Says::NullResult => give("result", "null".into()),
-            Says::Note => {
+            Content::DoubtfulResult => give("result", format!(r#"{{"isError":true,"{flag}":true}}"#)),
+            Content::NullResult => give("result", "null".into()),
+            Content::Note => {
                 give("method", "\"notifications/message\"".into());
                 give("params", r#"{"error":{},"result":{}}"#.into());
             }
@@ -320,16 +320,16 @@ impl Case {
             self.body.push_str(value);
             let is_of_other = !is_own && name.ends_with('d') && name != "method" && value != "null";
             if is_of_other {
-                // A number ends where something else begins.
+                // A number ends where the next part begins.
                 other_at = self.body.len() + usize::from(!value.starts_with('"'));
             }
         }
         self.body.push('}');
         let is_string = id.is_some_and(|id| id.starts_with('"'));
-        Message { says, is_own, is_string, start, end: self.body.len(), result_at, other_at }
+        Message { content, is_own, is_string, start, end: self.body.len(), result_at, other_at }
     }
 
-    /// The message that is sent, to a tool by the way it pays.
+    /// The message that is sent, to a tool by the way of payment.
     pub fn request(&self) -> String {
         let tool = if self.service == Service::Leased { "summarize" } else { "image_generate" };
         format!(
@@ -345,7 +345,7 @@ impl Case {
 
     /// What the upstream sends, byte for byte.
     pub fn response(&self) -> Vec<u8> {
-        // One byte more than ever comes, unless the whole body is to be the whole.
+        // One byte more than ever arrives, unless the body must be complete.
         let length = self.body.len() + usize::from(self.ends != Ends::Whole);
         let mut head = format!("HTTP/1.1 {} Status\r\ncontent-length: {length}\r\n", self.status);
         self.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
@@ -369,36 +369,36 @@ impl Case {
         let mut answers = Vec::new();
         for unit in &self.units {
             for message in &unit.messages {
-                let has_result = message.says.has_result() && self.cut >= message.result_at;
+                let has_result = message.content.has_result() && self.cut >= message.result_at;
                 if message.end > self.cut {
                     if has_result && (message.is_own || self.cut < message.other_at) {
                         return true;
                     }
                 } else if !message.is_own
                     && message.is_string
-                    && message.says.has_result()
+                    && message.content.has_result()
                     && !self.id.starts_with('"')
                 {
                     return true;
                 } else if message.is_own {
-                    answers.push((message.says, unit.end <= self.cut, unit.is_for_others));
+                    answers.push((message.content, unit.end <= self.cut, unit.is_for_others));
                 }
             }
         }
         let is_lost = closes && self.cut < self.resumable_at;
         match answers.as_slice() {
             [] => !is_lost,
-            [(Says::ToolError | Says::RpcError | Says::Input, true, false)] => false,
-            [(says, false, _)] if !says.has_result() => !is_lost,
+            [(Content::ToolError | Content::RpcError | Content::Input, true, false)] => false,
+            [(content, false, _)] if !content.has_result() => !is_lost,
             _ => true,
         }
     }
 
-    /// A client reads in it that the call succeeded.
+    /// True if a client reads in it that the call succeeded.
     pub fn delivers_a_result(&self) -> bool {
         let is_read = self.service != Service::Http && self.kind != Kind::Unread && self.status == 200;
         let read = self.units.iter().filter(|unit| unit.end <= self.cut).flat_map(|unit| &unit.messages);
-        let mut read = read.filter(|message| message.is_own && message.says == Says::Success);
+        let mut read = read.filter(|message| message.is_own && message.content == Content::Success);
         is_read && self.ends != Ends::ClientLeavesAtOnce && read.next().is_some()
     }
 }

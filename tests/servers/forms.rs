@@ -1,9 +1,9 @@
-//! Forms of requests that some server takes for another one: generated, each kind from the plain form.
+//! Forms of requests that some server reads as another request, generated from the plain form.
 
 use harness::Request;
 use serde_json::json;
 
-/// One form, and how the table names it.
+/// One form, and its name in the table.
 pub struct Form {
     pub shown: String,
     pub request: Request,
@@ -16,7 +16,7 @@ pub fn post(path: &str, body: &str) -> Request {
         .body(body.as_bytes())
 }
 
-/// Calls `search` as it stands, and `image_generate` where it is read as UTF-7.
+/// Calls `search` if read as UTF-8, and `image_generate` if read as UTF-7.
 const UTF_7: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"query":"x+ACIAfQ-,+ACI-name+ACI-:+ACI-image_generate+ACI-,+ACI-y+ACI-:+AHsAIg-z+ACI-:+ACI-"}}}"#;
 
 /// Content types by which a server reads UTF-7.
@@ -61,7 +61,7 @@ pub fn content_types(path: &str) -> Vec<Form> {
     values.into_iter().map(form).collect()
 }
 
-/// A name as a reader that ignores case would still know it.
+/// A name as a reader that ignores case would still recognise it.
 fn other_cases(name: &str) -> Vec<String> {
     let mut first = name.to_owned();
     if let Some(at) = name.find(|letter: char| letter.is_ascii_lowercase()) {
@@ -76,7 +76,7 @@ fn other_cases(name: &str) -> Vec<String> {
     forms
 }
 
-/// Messages that name what the key may do, and in another case what it may not.
+/// Messages that name what the key may do, and in different case what it may not.
 pub fn names(path: &str) -> Vec<Form> {
     let search =
         |params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
@@ -207,7 +207,7 @@ pub fn uris(path: &str) -> Vec<Form> {
     uris.into_iter().map(form).collect()
 }
 
-/// Paths that some server takes for this one.
+/// Paths that some server reads as this one.
 fn paths(plain: &str) -> Vec<String> {
     let mut paths = Vec::new();
     let segments: Vec<&str> = plain.split('/').skip(1).collect();
@@ -261,7 +261,7 @@ pub fn routes() -> Vec<Form> {
     forms
 }
 
-/// Values that some server takes for this one, and this one.
+/// Values that some server reads as this one, and this one.
 pub fn resource_values(plain: &str) -> Vec<String> {
     let letter = plain.as_bytes()[0];
     let mut values = vec![plain.to_owned(), plain.to_ascii_uppercase(), format!("%{letter:02x}")];

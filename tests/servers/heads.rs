@@ -1,10 +1,10 @@
-//! Names of headers, as a program behind lighttpd's CGI sees them: every character that is no letter or digit is `_`.
+//! Header names as a program behind lighttpd's CGI sees them: every character other than a letter or digit is `_`.
 
 use harness::http1::Connection;
 use harness::servers::Server;
 use harness::{Gate, Request, policy, run};
 
-/// What may stand in a header's name beside letters and digits.
+/// The characters of a header name other than letters and digits.
 const SEPARATORS: [char; 14] = ['-', '_', '.', '!', '#', '$', '%', '&', '\'', '*', '+', '^', '~', '|'];
 
 fn allow_underscores(bootstrap: &mut serde_yaml_ng::Value) {
@@ -14,13 +14,13 @@ fn allow_underscores(bootstrap: &mut serde_yaml_ng::Value) {
     options["headers_with_underscores_action"] = policy::yaml("ALLOW");
 }
 
-/// A name with another character where `-` was.
+/// The name with another character in place of `-`.
 fn written(name: &str) -> impl Iterator<Item = String> {
     SEPARATORS.into_iter().map(move |separator| name.replace('-', &separator.to_string()))
 }
 
 #[test]
-fn behind_cgi_no_name_reads_as_one_that_the_gate_sets_or_decides_by() {
+fn behind_cgi_no_header_is_read_as_one_that_the_gate_sets_or_checks() {
     run(async {
         let server = Server::lighttpd().await;
         let free = |policy: &mut serde_yaml_ng::Value| {
@@ -31,7 +31,7 @@ fn behind_cgi_no_name_reads_as_one_that_the_gate_sets_or_decides_by() {
         let gate = Gate::options().upstream(server.url()).policy(free).envoy(allow_underscores).start().await;
         let agent = gate.agent("pro").await;
         let environment = async |request: Request| agent.with_key(request).send(gate.address).await;
-        // The server itself is fooled by all of them.
+        // The server itself accepts all of them.
         for name in written("x-agentrelay-tenant-id") {
             let direct = Request::get("/x").header(&name, "ten_other").send(server.address).await;
             assert_eq!(direct.json()["HTTP_X_AGENTRELAY_TENANT_ID"], "ten_other", "{name}");
@@ -90,7 +90,7 @@ fn behind_cgi_no_name_reads_as_one_that_the_gate_sets_or_decides_by() {
             let refused = environment(Request::get("/x").header(&name, "other")).await;
             assert_eq!(refused.status, 401, "{name}: {refused:?}");
         }
-        // What is nobody's passes.
+        // Names that resemble no reserved name pass.
         let answer = environment(Request::get("/x").header("x.my.own", "kept")).await;
         assert_eq!(answer.json()["HTTP_X_MY_OWN"], "kept");
         gate.assert_healthy().await;
@@ -98,7 +98,7 @@ fn behind_cgi_no_name_reads_as_one_that_the_gate_sets_or_decides_by() {
 }
 
 #[test]
-fn no_trailer_takes_the_place_of_a_header_that_decides() {
+fn no_trailer_replaces_a_header_that_the_gate_checks() {
     run(async {
         let gate = Gate::options().envoy(allow_underscores).start().await;
         let agent = gate.agent("pro").await;

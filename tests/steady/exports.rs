@@ -1,35 +1,35 @@
-//! An answer that broke off is never taken for a whole one.
+//! An interrupted answer is never taken for a complete one.
 
 use super::on_both::Ledger;
 use harness::clock::apart;
+use harness::ledger::uuid_of;
 use harness::{eventually, run};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Rows enough that an export is far longer than what pipes and sockets hold.
+/// Enough rows that an export is far longer than the buffers of pipes and sockets.
 const ROWS: usize = 60_000;
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A trail of so many rows, all sealed.
-async fn fill(ledger: &Ledger, rows: usize) {
+async fn fill_trail(ledger: &Ledger, rows: usize) {
     let (tenant, key) = ledger.served.payer(1000).await;
     let filter = ledger.served.filter(0);
     for batch in 0..rows.div_ceil(1000) {
         let decision = |number: usize| {
             json!({
-                "id": format!("d{batch}-{number}"), "at": "2024-03-01T00:00:00.000Z", "outcome": "allowed",
+                "id": uuid_of(&format!("d{batch}-{number}")), "at": "2024-03-01T00:00:00.000Z", "outcome": "allowed",
                 "key_id": key.key.id, "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0,
                 "status": 200, "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
             })
         };
-        let decisions: Vec<Value> = (0..rows.min(1000)).map(decision).collect();
-        let batch = json!({"batch_id": format!("b{batch}"), "envoy": "e1", "decisions": decisions});
-        assert_eq!(filter.post("/filter/v1/report", &batch).await, Some(200));
+        let decisions = (0..rows.min(1000)).map(decision);
+        assert_eq!(filter.report(&format!("b{batch}"), decisions).await, Some(200));
     }
     eventually("the audit trail is sealed", async || {
         let status = ledger.served.admin().audit_status().await.unwrap();
@@ -38,7 +38,7 @@ async fn fill(ledger: &Ledger, rows: usize) {
     .await;
 }
 
-/// Begins an export, lets `fail` happen when some of it has come and the rest waits to be read, and reads on.
+/// Begins an export, calls `fail` when a part has arrived and the rest waits to be read, and reads on.
 async fn broken(admin: &client::Client, fail: impl AsyncFnOnce()) {
     let mut export = admin.export_audit(None).await.unwrap();
     assert!(export.piece().await.unwrap().is_some());
@@ -54,10 +54,10 @@ async fn broken(admin: &client::Client, fail: impl AsyncFnOnce()) {
 }
 
 #[test]
-fn an_export_whose_database_went_away_breaks_off() {
+fn an_export_is_cut_off_if_its_database_fails() {
     run(async {
         let mut ledger = Ledger::on_postgresql("export-postgresql").await;
-        fill(&ledger, ROWS).await;
+        fill_trail(&ledger, ROWS).await;
         let mut server = ledger.server.take();
         broken(&ledger.served.admin(), async || apart(|| server.as_mut().unwrap().pause())).await;
         ledger.server = server;
@@ -66,15 +66,15 @@ fn an_export_whose_database_went_away_breaks_off() {
 }
 
 #[test]
-fn an_export_whose_rows_can_not_be_read_any_more_breaks_off_for_every_reader() {
+fn an_export_with_unreadable_rows_is_cut_off_for_every_reader() {
     run(async {
         let mut ledger = Ledger::embedded("export").await;
-        fill(&ledger, ROWS).await;
+        fill_trail(&ledger, ROWS).await;
         let whole = ledger.served.directory.join("whole.jsonl").display().to_string();
         assert!(ledger.served.operator(&["audit", "export", "--to", &whole]).status.success());
         assert!(ledger.served.operator(&["audit", "verify", &whole]).status.success());
 
-        // The rows go while a reader holds the answer up, and come back.
+        // The rows are removed while a reader delays the answer, and restored.
         let file = ledger.served.directory.join("ledger.db");
         let alter = |from: &str, to: &str| {
             let sql = format!("ALTER TABLE {from} RENAME TO {to}");
@@ -85,22 +85,22 @@ fn an_export_whose_rows_can_not_be_read_any_more_breaks_off_for_every_reader() {
         broken(&ledger.served.admin(), async || alter("audit", "gone")).await;
         alter("gone", "audit");
 
-        // The command line says so, whether it prints or writes a file, which does not stay.
+        // The command line reports it, whether it prints or writes a file, and removes the file.
         let url = cut_off(&ledger.served.url(0), 2_000_000).await;
         let partial = ledger.served.directory.join("partial.jsonl");
         for to in [vec!["--to", partial.to_str().unwrap()], vec![]] {
             let arguments = [&["audit", "export"], to.as_slice()].concat();
             let output = harness::ledger::operator(&url, &ledger.served.credentials.admin_key, &arguments);
-            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-            assert!(said(&output).contains("is incomplete, ask again"), "{}", said(&output));
+            assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
+            assert!(output_text(&output).contains("is incomplete, ask again"), "{}", output_text(&output));
             assert!(!partial.exists());
         }
         let verified =
             harness::ledger::operator(&url, &ledger.served.credentials.admin_key, &["audit", "verify"]);
         assert!(
-            !verified.status.success() && said(&verified).contains("is incomplete"),
+            !verified.status.success() && output_text(&verified).contains("is incomplete"),
             "{}",
-            said(&verified)
+            output_text(&verified)
         );
 
         broken(&ledger.served.admin(), async || ledger.served.kill(0)).await;
@@ -109,10 +109,10 @@ fn an_export_whose_rows_can_not_be_read_any_more_breaks_off_for_every_reader() {
 }
 
 #[test]
-fn a_file_that_lacks_any_line_or_the_end_is_noticed() {
+fn a_file_that_lacks_a_line_or_its_end_is_detected() {
     run(async {
         let ledger = Ledger::embedded("export-lines").await;
-        fill(&ledger, 12).await;
+        fill_trail(&ledger, 12).await;
         let file = ledger.served.directory.join("export.jsonl");
         assert!(
             ledger.served.operator(&["audit", "export", "--to", file.to_str().unwrap()]).status.success()
@@ -135,7 +135,11 @@ fn a_file_that_lacks_any_line_or_the_end_is_noticed() {
             let half = lines[at].len() / 2;
             let torn = verified(&[&lines[..at], &[&lines[at][..half]]].concat());
             assert_eq!(torn.status.code(), Some(1), "torn in line {at}");
-            assert!(!said(&cut).is_empty() && !said(&without).is_empty() && !said(&torn).is_empty());
+            assert!(
+                !output_text(&cut).is_empty()
+                    && !output_text(&without).is_empty()
+                    && !output_text(&torn).is_empty()
+            );
         }
         ledger.end().await;
     });
@@ -146,7 +150,7 @@ fn verify(file: &Path) -> Output {
     verify.args(["audit", "verify"]).arg(file).output().expect("the program can be run")
 }
 
-/// Stands before a ledger and breaks each connection off after so many bytes of answers.
+/// A proxy in front of a ledger that closes each connection after so many bytes of answers.
 async fn cut_off(ledger: &str, bytes: u64) -> String {
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};

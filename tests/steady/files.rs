@@ -1,4 +1,4 @@
-//! The files that a ledger and its operator make: whole or not there, nobody else's, and what they were made as.
+//! Files of a ledger and its operator: complete or absent, private to their owner, with their mode kept.
 
 use super::on_both::Ledger;
 use harness::clock::apart;
@@ -15,7 +15,7 @@ fn agentrelay(arguments: &[&str]) -> Output {
     Command::new(files::program()).args(arguments).output().expect("the program can be run")
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -42,7 +42,7 @@ fn files_of_a_database_become_their_owners_alone() {
 }
 
 #[test]
-fn a_ledger_that_is_served_does_not_move() {
+fn a_running_ledger_can_not_be_moved() {
     run(async {
         let mut ledger = Ledger::embedded("move-served").await;
         ledger.served.payer(10).await;
@@ -51,21 +51,21 @@ fn a_ledger_that_is_served_does_not_move() {
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
             let to = server.database().unwrap();
             let refused = agentrelay(&["ledger", "move", "--from", &from, "--to", &to]);
-            assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
-            let words = said(&refused);
+            assert_eq!(refused.status.code(), Some(1), "{}", output_text(&refused));
+            let words = output_text(&refused);
             assert!(
                 words.contains("nothing was moved") && words.contains("is served by another process"),
                 "{words}"
             );
             let check = agentrelay(&["ledger", "check", "--database", &to]);
-            assert!(said(&check).contains("not initialised"), "{}", said(&check));
+            assert!(output_text(&check).contains("not initialised"), "{}", output_text(&check));
         });
         ledger.served.kill(0);
         ledger.end().await;
     });
 }
 
-/// Runs `agentrelay` as somebody who may only read what is in a read-only place, which root is not.
+/// Runs `agentrelay` as a user who may only read, in a read-only place, which does not apply to root.
 fn unprivileged(program: &Path, arguments: &[&str]) -> Output {
     const NOBODY: u32 = 65_534;
     let mut command = Command::new(program);
@@ -77,11 +77,11 @@ fn unprivileged(program: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_backup_is_whole_or_not_there_and_can_be_used_where_nothing_can_be_written() {
+fn a_backup_is_complete_or_absent_and_opens_on_a_read_only_disk() {
     run(async {
         let mut ledger = Ledger::embedded("backups").await;
         ledger.served.payer(10).await;
-        // In a place that everybody may enter: this program's own may lie below somebody's private one.
+        // In a place that everybody may enter: this program may be below a private directory.
         let outside = tempfile::tempdir().unwrap();
         fs::set_permissions(outside.path(), Permissions::from_mode(0o755)).unwrap();
         let place = outside.path().join("kept");
@@ -89,12 +89,12 @@ fn a_backup_is_whole_or_not_there_and_can_be_used_where_nothing_can_be_written()
         let copy = place.join("a copy%20?#.db");
         let made =
             agentrelay(&["backup", "--database", &ledger.served.database, "--to", copy.to_str().unwrap()]);
-        assert!(made.status.success(), "{}", said(&made));
+        assert!(made.status.success(), "{}", output_text(&made));
         assert_eq!(mode(&copy), 0o600);
         let beside: Vec<_> = fs::read_dir(&place).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(beside.len(), 1, "{beside:?}");
 
-        // The database of a stopped ledger has a log's mark in it, as backups of earlier releases have.
+        // The database of a stopped ledger is marked as using a log, as backups of earlier releases are.
         ledger.served.ledgers[0].take().unwrap().stop().await;
         let old = place.join("old.db");
         fs::copy(ledger.served.directory.join("ledger.db"), &old).unwrap();
@@ -114,20 +114,20 @@ fn a_backup_is_whole_or_not_there_and_can_be_used_where_nothing_can_be_written()
                 &program,
                 &["ledger", "check", "--database", &format!("sqlite:{}", file.display())],
             );
-            assert!(check.status.success(), "{}: {}", file.display(), said(&check));
+            assert!(check.status.success(), "{}: {}", file.display(), output_text(&check));
             let restored = format!("sqlite:{}", target.join(format!("restored-{number}.db")).display());
             let done = unprivileged(
                 &program,
                 &["restore", "--from", file.to_str().unwrap(), "--database", &restored],
             );
-            assert!(done.status.success(), "{}: {}", file.display(), said(&done));
+            assert!(done.status.success(), "{}: {}", file.display(), output_text(&done));
             let check = unprivileged(&program, &["ledger", "check", "--database", &restored]);
-            assert!(check.status.success(), "{}", said(&check));
+            assert!(check.status.success(), "{}", output_text(&check));
         }
         assert_eq!(fs::read_dir(&place).unwrap().count(), 2, "nothing was written there");
         fs::set_permissions(&place, Permissions::from_mode(0o700)).unwrap();
 
-        // One that fails leaves nothing that could be taken for a copy, and does not touch what was there.
+        // A failed backup leaves nothing that could be taken for a copy, and does not change what was there.
         let broken = ledger.served.directory.join("ledger.db");
         let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); \
                       c.execute(\"UPDATE audit SET actor = 'me' WHERE sequence = 1\"); c.commit()";
@@ -137,15 +137,15 @@ fn a_backup_is_whole_or_not_there_and_can_be_used_where_nothing_can_be_written()
         let output =
             agentrelay(&["backup", "--database", &ledger.served.database, "--to", to.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1));
-        assert!(said(&output).contains("row 1"), "{}", said(&output));
+        assert!(output_text(&output).contains("row 1"), "{}", output_text(&output));
         let restored = format!("sqlite:{}", failed.join("restored.db").display());
         let output = agentrelay(&["restore", "--from", broken.to_str().unwrap(), "--database", &restored]);
-        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
         assert_eq!(fs::read_dir(&failed).unwrap().count(), 0);
         fs::write(&to, "mine").unwrap();
         let output =
             agentrelay(&["backup", "--database", &ledger.served.database, "--to", to.to_str().unwrap()]);
-        assert!(said(&output).contains("exists already"), "{}", said(&output));
+        assert!(output_text(&output).contains("exists already"), "{}", output_text(&output));
         assert_eq!(fs::read_to_string(&to).unwrap(), "mine");
         ledger.end().await;
     });

@@ -1,4 +1,4 @@
-//! What people write for others to read holds nothing that is not seen, wherever it is written.
+//! Texts that people write for others contain no invisible characters, wherever they are written.
 
 use super::on_both::Ledger;
 use harness::ledger::{directory, embedded};
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 
-/// One of each kind: a line break, bidirectional controls, zero width, a filler, a tag, a private one, a selector.
+/// One of each kind: a line break, a bidirectional control, zero width, a filler, a tag, a private character, a
+/// selector.
 const HIDDEN: [char; 12] = [
     '\n',
     '\u{85}',
@@ -24,7 +25,7 @@ const HIDDEN: [char; 12] = [
 ];
 
 #[test]
-fn no_text_that_others_see_holds_what_is_not_seen() {
+fn no_visible_text_contains_invisible_characters() {
     run(async {
         let ledger = Ledger::embedded("names").await;
         let (tenant, key) = ledger.served.payer(100).await;
@@ -49,7 +50,7 @@ fn no_text_that_others_see_holds_what_is_not_seen() {
             body[field] = value;
             body
         };
-        // Every text that the API takes, with the place in it.
+        // Every text that the API accepts, with its place.
         type Body<'b> = Box<dyn Fn(&str) -> Value + 'b>;
         let cases: Vec<(&str, String, Body<'_>)> = vec![
             ("POST", "/v1/tenants".into(), Box::new(|text| json!({"name": text, "tier": "pro"}))),
@@ -98,7 +99,7 @@ fn no_text_that_others_see_holds_what_is_not_seen() {
                 );
             }
         }
-        // The same places take names of any script, the last of them by what ends the key.
+        // The same places accept names of any script. The last one ends the key.
         for (method, path, body) in &cases {
             let answer = send(method, path, &body("Zoë-日本語-می\u{200c}خواهم-👩\u{200d}💻")).await;
             assert!((200..300).contains(&answer.status), "{method} {path}: {}", answer.text());
@@ -108,7 +109,7 @@ fn no_text_that_others_see_holds_what_is_not_seen() {
 }
 
 #[test]
-fn neither_a_policy_nor_the_one_who_recovers_hides_anything() {
+fn neither_a_policy_nor_a_recovering_operator_can_hide_characters() {
     run(async {
         let place = directory("names-files");
         let file = place.join("policy.yaml");

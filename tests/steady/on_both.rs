@@ -4,7 +4,7 @@ use harness::clock::apart;
 use harness::ledger::{Served, directory, embedded};
 use throwaway::Throwaway;
 
-/// A ledger and, if its database is PostgreSQL, the server of that.
+/// A ledger and, for PostgreSQL, its server.
 pub struct Ledger {
     pub served: Served,
     pub server: Option<Throwaway>,
@@ -25,7 +25,7 @@ impl Ledger {
         Ledger { served: Served::start(directory(name), &database, 1).await, server: Some(server) }
     }
 
-    /// The server's client may not end where other tasks run.
+    /// The server's client must not be dropped on a thread that runs other tasks.
     pub async fn end(self) {
         let Ledger { served, server } = self;
         drop(served);

@@ -1,6 +1,7 @@
-//! Sums over periods that touch add up to the sum over both, in any zone, or the periods are refused.
+//! Sums over adjacent periods add up to the sum over both, in any time zone, or the periods are refused.
 
 use super::on_both::Ledger;
+use harness::ledger::uuid_of;
 use harness::{Request, run};
 use protocol::Timestamp;
 use rand::rngs::StdRng;
@@ -9,11 +10,11 @@ use serde_json::{Value, json};
 
 const QUARTER_MILLIS: u64 = 900_000;
 const HOUR_MILLIS: u64 = 3_600_000;
-/// 2024-03-01, so that no clock is behind it.
+/// 2024-03-01, so that no clock is earlier.
 const BEGIN_MILLIS: u64 = 1_709_251_200_000;
 const QUARTERS: u64 = 3 * 96;
 
-/// A moment as people write it who live so many minutes east of Greenwich.
+/// A moment as written so many minutes east of Greenwich.
 fn written(millis: u64, minutes_east: i64) -> String {
     let shift = minutes_east.unsigned_abs() * 60_000;
     let local = if minutes_east < 0 { millis - shift } else { millis + shift };
@@ -23,24 +24,22 @@ fn written(millis: u64, minutes_east: i64) -> String {
     format!("{}{sign}{hours:02}:{minutes:02}", text.trim_end_matches('Z'))
 }
 
-/// Calls at random times, and those times.
+/// Calls at random times. Returns the times.
 async fn called(ledger: &Ledger, random: &mut StdRng) -> Vec<u64> {
     let (tenant, key) = ledger.served.payer(1000).await;
     let times: Vec<u64> =
         (0..300).map(|_| BEGIN_MILLIS + random.random_range(0..QUARTERS * QUARTER_MILLIS)).collect();
-    let decisions: Vec<Value> = times
+    let decisions = times
         .iter()
         .enumerate()
         .map(|(number, at)| {
             json!({
-                "id": format!("d{number}"), "at": Timestamp::from_millis(*at), "outcome": "allowed",
+                "id": uuid_of(&format!("d{number}")), "at": Timestamp::from_millis(*at), "outcome": "allowed",
                 "key_id": key.key.id, "tenant_id": tenant, "service": "studio", "tool": "search", "credits": 0,
                 "status": 200, "duration_ms": 12, "would_deny": "tier_denied", "policy_version": "v1", "envoy": "e1",
             })
-        })
-        .collect();
-    let batch = json!({"batch_id": "usage", "envoy": "e1", "decisions": decisions});
-    assert_eq!(ledger.served.filter(0).post("/filter/v1/report", &batch).await, Some(200));
+        });
+    assert_eq!(ledger.served.filter(0).report("usage", decisions).await, Some(200));
     times
 }
 
@@ -52,7 +51,7 @@ async fn ask(ledger: &Ledger, path: &str, from: &str, to: &str) -> (u16, Value) 
     (answer.status, answer.json())
 }
 
-/// The calls of a period, or that it was refused as it had to be.
+/// The calls of a period, or `None` if the period was refused as it must be.
 async fn sum(ledger: &Ledger, path: &str, from: u64, to: u64, east: i64) -> Option<u64> {
     let (status, answer) = ask(ledger, path, &written(from, east), &written(to, east)).await;
     let cut = [("from", from), ("to", to)].into_iter().find(|(_, edge)| edge % HOUR_MILLIS != 0);
@@ -80,7 +79,7 @@ async fn adds_up(ledger: &Ledger) {
     for round in 0..60 {
         let path = if round % 2 == 0 { "/v1/usage" } else { "/v1/policy/shadow-report" };
         let east = [330, 345, -210, 0][random.random_range(0..4)];
-        // Half of them where every zone has an hour's begin or half of one, the others anywhere.
+        // Half of them at a full or half hour, which every zone has, the others anywhere.
         let step = if round % 3 == 0 { 1 } else { 4 };
         let mut edges =
             [0; 3].map(|_| BEGIN_MILLIS + random.random_range(0..=QUARTERS / step) * step * QUARTER_MILLIS);
@@ -127,7 +126,7 @@ fn periods_that_touch_add_up_or_are_refused() {
 }
 
 #[test]
-fn on_postgresql_periods_add_up_as_well() {
+fn on_postgresql_periods_add_up_too() {
     run(async {
         let ledger = Ledger::on_postgresql("periods-postgresql").await;
         adds_up(&ledger).await;

@@ -1,4 +1,4 @@
-//! What stored rows use leaves the policy only if somebody says so: by command, by API, by the file, at a start.
+//! Names in use are removed from the policy only with force: by command, by API, by the file, at a start.
 
 use super::on_both::Ledger;
 use harness::{eventually, policy, run, stats};
@@ -9,7 +9,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -44,7 +44,7 @@ fn extended() -> Yaml {
     extended
 }
 
-/// That policy without one of them: its path, what it is called, and which row uses it.
+/// That policy without one of them: its path, its name, and the row that uses it.
 fn lacking(users: &Value) -> Vec<(String, String, String)> {
     let mcp = mcp_service(&policy::shipped());
     let mut found = Vec::new();
@@ -65,7 +65,7 @@ async fn users(ledger: &Ledger) -> Value {
     let admin = ledger.served.admin();
     let (tenant, _) = ledger.served.payer(10).await;
     let gold = ledger.served.operator(&["tenants", "create", "--name", "G", "--tier", "gold", "--json"]);
-    assert!(gold.status.success(), "{}", said(&gold));
+    assert!(gold.status.success(), "{}", output_text(&gold));
     let gold: Value = serde_json::from_slice(&gold.stdout).unwrap();
     let key = async |body: Value| {
         let mut create = json!({"tenant_id": tenant, "name": "k", "scopes": ["read"]});
@@ -93,12 +93,12 @@ async fn refused_so_far(ledger: &Ledger) -> u64 {
     line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-async fn stays_until_forced(ledger: &mut Ledger) {
+async fn assert_stays_until_forced(ledger: &mut Ledger) {
     let file = ledger.served.directory.join("candidate.yaml");
     let candidate = file.display().to_string();
     fs::write(&file, text(&extended())).unwrap();
     let applied = ledger.served.operator(&["policy", "apply", &candidate]);
-    assert!(applied.status.success(), "{}", said(&applied));
+    assert!(applied.status.success(), "{}", output_text(&applied));
     let users = users(ledger).await;
     let own = ledger.served.directory.join("policy.yaml");
     let before = in_force(ledger).await;
@@ -110,12 +110,12 @@ async fn stays_until_forced(ledger: &mut Ledger) {
             shown.lines().any(|line| line.starts_with(&format!("! {name} ")) && line.contains(&user));
         assert!(diff.status.success() && is_named, "{shown}");
         let refused = ledger.served.operator(&["policy", "apply", &candidate]);
-        let words = said(&refused);
+        let words = output_text(&refused);
         assert_eq!(refused.status.code(), Some(1), "{words}");
         for part in [name.as_str(), &user, "is used by 1 ", "--force"] {
             assert!(words.contains(part), "{part}: {words}");
         }
-        // The same by the ledger's own file.
+        // The same with the ledger's own file.
         let count = refused_so_far(ledger).await;
         fs::write(&own, &lacking).unwrap();
         eventually("the file is refused", async || match refused_so_far(ledger).await {
@@ -127,39 +127,39 @@ async fn stays_until_forced(ledger: &mut Ledger) {
         let log = fs::read_to_string(ledger.served.directory.join("ledger-0.log")).unwrap();
         assert!(log.contains(&name) && log.contains(&user), "the log does not name {name}: {log}");
     }
-    // Also where it was edited while no ledger ran.
+    // Also if it was edited while no ledger ran.
     ledger.served.ledgers[0].take().unwrap().stop().await;
     ledger.served.run(0).await;
     assert_eq!((in_force(ledger).await, refused_so_far(ledger).await), (before, 1));
 
-    // What nobody uses leaves without a word.
+    // Unused names are removed without force.
     let mut unused = extended();
     without(&mut unused, &["tiers", "enterprise"]);
     fs::write(&file, text(&unused)).unwrap();
     let applied = ledger.served.operator(&["policy", "apply", &candidate]);
-    assert!(applied.status.success(), "{}", said(&applied));
+    assert!(applied.status.success(), "{}", output_text(&applied));
     let (lacking, ..) = lacking(&users).swap_remove(0);
     fs::write(&file, &lacking).unwrap();
     let forced = ledger.served.operator(&["policy", "apply", &candidate, "--force", "--json"]);
-    assert!(forced.status.success(), "{}", said(&forced));
+    assert!(forced.status.success(), "{}", output_text(&forced));
     let forced: Value = serde_json::from_slice(&forced.stdout).unwrap();
     assert_eq!(in_force(ledger).await, forced["version"]);
 }
 
 #[test]
-fn what_rows_use_leaves_the_policy_only_if_somebody_says_so() {
+fn names_in_use_are_removed_from_the_policy_only_with_force() {
     run(async {
         let mut ledger = Ledger::embedded("policies").await;
-        stays_until_forced(&mut ledger).await;
+        assert_stays_until_forced(&mut ledger).await;
         ledger.end().await;
     });
 }
 
 #[test]
-fn on_postgresql_it_leaves_only_if_somebody_says_so_as_well() {
+fn on_postgresql_names_in_use_are_removed_only_with_force() {
     run(async {
         let mut ledger = Ledger::on_postgresql("policies-postgresql").await;
-        stays_until_forced(&mut ledger).await;
+        assert_stays_until_forced(&mut ledger).await;
         ledger.end().await;
     });
 }
@@ -180,7 +180,7 @@ fn a_policy_file_that_is_applied_stays_a_link_and_keeps_its_mode() {
         let candidate = place.join("candidate.yaml");
         fs::write(&candidate, text(&extended())).unwrap();
         let applied = ledger.served.operator(&["policy", "apply", candidate.to_str().unwrap()]);
-        assert!(applied.status.success(), "{}", said(&applied));
+        assert!(applied.status.success(), "{}", output_text(&applied));
         assert_eq!(fs::read_link(&own).unwrap().to_str(), Some("kept/real.yaml"));
         assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_to_string(&target).unwrap(), text(&extended()));

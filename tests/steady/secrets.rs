@@ -1,4 +1,4 @@
-//! A secret that nobody got is none that anything depends on, and who has the database gets back in.
+//! A secret that nobody received protects nothing, and whoever has the database can recover access.
 
 use super::on_both::Ledger;
 use harness::clock::apart;
@@ -16,11 +16,11 @@ fn program(arguments: &[&str], stdout: impl Into<Stdio>) -> Output {
     command.spawn().expect("the program can be run").wait_with_output().expect("it ends")
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A device on which there is no room.
+/// A device without space.
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").expect("it can be opened")
 }
@@ -32,13 +32,13 @@ fn closed() -> OwnedFd {
     writer.into()
 }
 
-fn nowhere() -> File {
+fn dev_null() -> File {
     OpenOptions::new().write(true).open("/dev/null").expect("it can be opened")
 }
 
-/// Outputs that take no secret.
+/// Outputs that can't take a secret.
 fn closed_outputs() -> [(&'static str, Stdio); 3] {
-    [("full", full().into()), ("closed", closed().into()), ("nowhere", nowhere().into())]
+    [("full", full().into()), ("closed", closed().into()), ("nowhere", dev_null().into())]
 }
 
 fn init_again_after_it_failed(database: &str) -> Value {
@@ -46,51 +46,59 @@ fn init_again_after_it_failed(database: &str) -> Value {
         let arguments: Vec<&str> = ["init", "--database", database].into_iter().chain(json).collect();
         for (name, output) in closed_outputs() {
             let failed = program(&arguments, output);
-            assert_eq!(failed.status.code(), Some(1), "{name}: {}", said(&failed));
-            let is_explained =
-                said(&failed).contains("none was stored") || said(&failed).contains("/dev/null");
-            assert!(is_explained, "{name}: {}", said(&failed));
+            assert_eq!(failed.status.code(), Some(1), "{name}: {}", output_text(&failed));
+            let is_explained = output_text(&failed).contains("none was stored")
+                || output_text(&failed).contains("/dev/null");
+            assert!(is_explained, "{name}: {}", output_text(&failed));
         }
-        // Closed before it began.
+        // Closed before the command began.
         let shell = format!("exec \"$0\" {} >&-", arguments.join(" "));
         let failed = Command::new("sh").args(["-c", &shell]).arg(files::program()).output().expect("sh");
-        assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+        assert_eq!(failed.status.code(), Some(1), "{}", output_text(&failed));
     }
     let made = program(&["init", "--database", database, "--json"], Stdio::piped());
-    assert!(made.status.success(), "{}", said(&made));
+    assert!(made.status.success(), "{}", output_text(&made));
     let again = program(&["init", "--database", database], Stdio::piped());
-    assert!(said(&again).contains("already initialised") && again.stdout.is_empty(), "{}", said(&again));
+    assert!(
+        output_text(&again).contains("already initialised") && again.stdout.is_empty(),
+        "{}",
+        output_text(&again)
+    );
     serde_json::from_slice(&made.stdout).expect("JSON")
 }
 
 #[test]
-fn init_whose_output_is_lost_can_be_done_again() {
+fn init_can_be_repeated_if_its_output_is_lost() {
     run(async {
         let place = directory("init");
         let made = init_again_after_it_failed(&embedded(&place));
         assert!(made["admin_key"].as_str().unwrap().starts_with("ara_"));
 
-        // Kept in a directory they are delivered, whatever becomes of the output.
+        // In a directory they are delivered, whatever happens to the output.
         let other = format!("sqlite:{}", place.join("other.db").display());
         let state = place.join("state");
         let kept = ["init", "--database", &other, "--state", state.to_str().unwrap()];
         let done = program(&kept, full());
-        assert_eq!(done.status.code(), Some(1), "{}", said(&done));
-        assert!(said(&done).contains("both keys are in"), "{}", said(&done));
+        assert_eq!(done.status.code(), Some(1), "{}", output_text(&done));
+        assert!(output_text(&done).contains("both keys are in"), "{}", output_text(&done));
         assert!(state.join("admin-key").exists() && state.join("filter-key").exists());
-        // A directory that can't keep them leaves no database that nobody can enter.
+        // If the directory can't keep them, no database is left that nobody could use.
         let third = format!("sqlite:{}", place.join("third.db").display());
         std::fs::create_dir_all(place.join("odd/admin-key")).unwrap();
         let odd = place.join("odd");
         let failed =
             program(&["init", "--database", &third, "--state", odd.to_str().unwrap()], Stdio::piped());
-        assert!(!failed.status.success() && said(&failed).contains("none was stored"), "{}", said(&failed));
+        assert!(
+            !failed.status.success() && output_text(&failed).contains("none was stored"),
+            "{}",
+            output_text(&failed)
+        );
         assert!(program(&["init", "--database", &third], Stdio::piped()).status.success());
     });
 }
 
 #[test]
-fn on_postgresql_init_can_be_done_again_as_well() {
+fn on_postgresql_init_can_be_repeated_too() {
     run(async {
         apart(|| {
             let server = Throwaway::start().unwrap_or_else(|error| panic!("{error}"));
@@ -99,10 +107,10 @@ fn on_postgresql_init_can_be_done_again_as_well() {
     });
 }
 
-/// Each command that makes a secret by the API: none is made where the output is known to go nowhere, and otherwise the
-/// words say which one to undo, and that works.
+/// For each command that creates a secret by the API: none is created if the output is known to be lost, and otherwise
+/// the message says which secret to revoke, and that works.
 #[test]
-fn a_secret_that_can_not_be_printed_says_how_to_undo_it() {
+fn an_error_in_printing_a_secret_says_how_to_revoke_it() {
     run(async {
         let ledger = Ledger::embedded("secrets").await;
         let (tenant, key) = ledger.served.payer(10).await;
@@ -131,19 +139,19 @@ fn a_secret_that_can_not_be_printed_says_how_to_undo_it() {
             for json in [None, Some("--json")] {
                 let arguments: Vec<&str> = arguments.iter().copied().chain(json).collect();
                 let before = rows().await;
-                let refused = operator(&arguments, nowhere().into());
-                assert!(!refused.status.success(), "{arguments:?}: {}", said(&refused));
+                let refused = operator(&arguments, dev_null().into());
+                assert!(!refused.status.success(), "{arguments:?}: {}", output_text(&refused));
                 assert_eq!(rows().await, before, "{arguments:?} made something");
                 for output in [full().into(), closed().into()] {
                     let lost = operator(&arguments, output);
                     assert_eq!(lost.status.code(), Some(1), "{arguments:?}");
-                    let words = said(&lost);
+                    let words = output_text(&lost);
                     let (_, undo) = words.split_once("agentrelay ").unwrap_or_else(|| panic!("{words}"));
                     let undo = undo.lines().next().unwrap();
-                    // What the words say is what can be run.
+                    // The command in the message can be run.
                     let undo: Vec<&str> = undo.split(' ').collect();
                     let undone = operator(&undo, Stdio::piped());
-                    assert!(undone.status.success(), "{undo:?}: {}", said(&undone));
+                    assert!(undone.status.success(), "{undo:?}: {}", output_text(&undone));
                 }
             }
         }
@@ -151,23 +159,23 @@ fn a_secret_that_can_not_be_printed_says_how_to_undo_it() {
     });
 }
 
-async fn recovers(ledger: &mut Ledger) {
+async fn assert_recovers(ledger: &mut Ledger) {
     let database = ledger.served.database.clone();
     let recover = ["admin-keys", "recover", "--database", &database, "--reason", "all keys lost", "--json"];
     for (name, output) in closed_outputs() {
         assert!(!program(&recover, output).status.success(), "{name}");
     }
     let made = program(&recover, Stdio::piped());
-    assert!(made.status.success(), "{}", said(&made));
+    assert!(made.status.success(), "{}", output_text(&made));
     let made: Value = serde_json::from_slice(&made.stdout).expect("JSON");
     if ledger.server.is_none() {
         ledger.served.run(0).await;
     }
-    // It is an owner, which can withdraw the one that was lost; those that nobody got are not there.
+    // It is an owner, which can revoke the lost one; secrets that nobody received do not exist.
     let operator = |arguments: &[&str]| {
         let output =
             harness::ledger::operator(&ledger.served.url(0), made["secret"].as_str().unwrap(), arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        assert!(output.status.success(), "{arguments:?}: {}", output_text(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let keys: Value = serde_json::from_str(&operator(&["admin-keys", "list", "--json"])).unwrap();
@@ -185,23 +193,27 @@ async fn recovers(ledger: &mut Ledger) {
 }
 
 #[test]
-fn who_has_the_database_gets_back_in() {
+fn whoever_has_the_database_can_recover_admin_access() {
     run(async {
         let mut ledger = Ledger::embedded("recover").await;
         let recover = ["admin-keys", "recover", "--database", &ledger.served.database, "--reason", "lost"];
         let refused = program(&recover, Stdio::piped());
-        assert!(said(&refused).contains("is served by another process"), "{}", said(&refused));
+        assert!(output_text(&refused).contains("is served by another process"), "{}", output_text(&refused));
         assert!(!refused.status.success() && refused.stdout.is_empty());
         let other = format!("sqlite:{}", ledger.served.directory.join("none.db").display());
         let none =
             program(&["admin-keys", "recover", "--database", &other, "--reason", "lost"], Stdio::piped());
-        assert!(said(&none).contains("not initialised") && none.stdout.is_empty(), "{}", said(&none));
+        assert!(
+            output_text(&none).contains("not initialised") && none.stdout.is_empty(),
+            "{}",
+            output_text(&none)
+        );
         ledger.served.ledgers[0].take().unwrap().stop().await;
-        recovers(&mut ledger).await;
+        assert_recovers(&mut ledger).await;
         ledger.end().await;
 
         let mut ledger = Ledger::on_postgresql("recover-postgresql").await;
-        recovers(&mut ledger).await;
+        assert_recovers(&mut ledger).await;
         ledger.end().await;
     });
 }

@@ -1,10 +1,10 @@
-//! Refusals as fast as one connection gives them, while the ledger stands still: what was paid is on record, and a
-//! stranger decides nothing about storage.
+//! Refusals as fast as one connection gets them, while the ledger hangs: paid calls are recorded, and unauthenticated
+//! clients have no influence on storage.
 
 use harness::agent::{NewKey, unknown_secret};
 use harness::clock::{eventually_within, run_within};
 use harness::{Agent, Gate, Request, Response, mcp, policy, wait};
-use protocol::admin::RevokeKey;
+use protocol::admin::Reason;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,16 +18,16 @@ use tokio::task::JoinHandle;
 
 const BUILDS: &str = "/api/v1/mcp/projects/1/builds";
 const PAUSE: Duration = Duration::from_secs(10);
-/// More than a worker ever kept of all decisions.
+/// More than a worker keeps of all decisions.
 const REFUSALS: u64 = 30_000;
-/// Connections that send the same request. Envoy takes no requests in advance of answers.
+/// Connections that send the same request. Envoy does not pipeline.
 const CONNECTIONS: usize = 3;
 const MINUTES: Duration = Duration::from_secs(600);
-/// Counts of a minute are told when it is over.
-const TOLD_WITHIN: Duration = Duration::from_secs(180);
+/// Counts of a minute are reported when it is over.
+const REPORTED_WITHIN: Duration = Duration::from_secs(180);
 const STORAGE_BYTES_MAX: u64 = 1 << 20;
 
-/// A gate of one worker, whose queues take all of a flood, with a caller that has a lease.
+/// A gate of one worker, whose queues get the whole flood, with a caller that has a lease.
 async fn gate() -> (Gate, Agent) {
     let gate = Gate::options()
         .policy(|policy| policy::limit_tier(policy, "enterprise", 1_000_000, "60s"))
@@ -36,16 +36,16 @@ async fn gate() -> (Gate, Agent) {
         .start()
         .await;
     let agent = gate.agent_with("enterprise", 100_000, NewKey::default()).await;
-    gate.learn(&agent).await;
+    gate.cache_key(&agent).await;
     (gate, agent)
 }
 
 /// Answers of a flood by status.
 type Answers = BTreeMap<u16, u64>;
 
-/// Sends the same request on a connection of its own until it is told to stop.
+/// Sends the same request on its own connection until it is stopped.
 fn flood(gate: SocketAddr, request: &Request, stop: &Arc<AtomicBool>) -> JoinHandle<Answers> {
-    // Without a body: Envoy closes a connection on which it has answered before all of a request has come.
+    // Without a body: Envoy closes a connection if it answers before all of a request has arrived.
     let (sent, stop) = (request.head(), Arc::clone(stop));
     tokio::spawn(async move {
         let mut answers = Answers::new();
@@ -65,7 +65,7 @@ fn flood(gate: SocketAddr, request: &Request, stop: &Arc<AtomicBool>) -> JoinHan
     })
 }
 
-/// The statuses of all heads that are there.
+/// The statuses of all complete header sections.
 fn statuses(read: &[u8]) -> Vec<u16> {
     const BEGIN: &[u8] = b"HTTP/1.1 ";
     let begins = read.windows(BEGIN.len()).enumerate().filter(|(_, bytes)| *bytes == BEGIN);
@@ -77,7 +77,7 @@ fn summarize() -> Value {
     mcp::call("summarize", json!({"text": "a long story"}))
 }
 
-/// Calls that cost credits, some leased and some not, and the answers.
+/// Calls that cost credits, some leased and some exact. Returns the answers.
 fn paid_calls(agent: &Agent, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<Response>> {
     let (agent, stop) = (agent.clone(), Arc::clone(stop));
     tokio::spawn(async move {
@@ -93,7 +93,7 @@ fn paid_calls(agent: &Agent, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<Response>
     })
 }
 
-/// Bytes that all rows take, without what is free in the file.
+/// Bytes that all rows use, without free pages of the file.
 async fn stored(gate: &Gate, name: &str) -> u64 {
     let copy = gate.directory().join(name);
     let database = format!("sqlite:{}", gate.directory().join("ledger.db").display());
@@ -116,11 +116,11 @@ async fn items(gate: &Gate, path: &str) -> Vec<Value> {
     answer.json()["items"].as_array().expect("a page").clone()
 }
 
-/// Floods with these requests, pausing the ledger for 10 s in the middle of it, and what became of it.
+/// Floods with these requests, with the ledger paused for 10 s meanwhile. Returns the results.
 async fn flooded(gate: &mut Gate, agent: &Agent, requests: &[Request]) -> (Vec<Response>, Answers) {
     let (stop, stop_paying) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let paying = paid_calls(agent, &stop_paying);
-    // Long enough for a lease.
+    // Enough calls for a lease.
     wait(Duration::from_secs(3)).await;
     let all = requests.iter().flat_map(|request| [request; CONNECTIONS]);
     let floods: Vec<_> = all.map(|request| flood(gate.address, request, &stop)).collect();
@@ -154,15 +154,15 @@ async fn flooded(gate: &mut Gate, agent: &Agent, requests: &[Request]) -> (Vec<R
     (paying.await.expect("no panic"), answers)
 }
 
-/// Every call that passed is in the audit trail and in the sums of usage.
-async fn assert_on_record(gate: &Gate, agent: &Agent, answers: &[Response]) {
+/// Checks that every call that passed is in the audit trail and in the sums of usage.
+async fn assert_recorded(gate: &Gate, agent: &Agent, answers: &[Response]) {
     let id = |answer: &Response| {
         gate.upstream.the_one(&answer.marker).header("x-agentrelay-request-id").expect("it has an id")
     };
     let passed = answers.iter().filter(|answer| answer.status == 200);
     let passed: BTreeSet<String> = passed.map(id).collect();
     assert!(passed.len() > 50, "hardly a call was paid: {}", passed.len());
-    eventually_within(TOLD_WITHIN, "every paid call is in the audit trail and in usage", async || {
+    eventually_within(REPORTED_WITHIN, "every paid call is in the audit trail and in usage", async || {
         let rows = gate.audit(agent).await;
         let known: BTreeSet<String> = rows
             .iter()
@@ -175,7 +175,7 @@ async fn assert_on_record(gate: &Gate, agent: &Agent, answers: &[Response]) {
             .find(|row| row["outcome"] == "allowed")
             .map_or(0, |row| row["calls"].as_u64().expect("a number"));
         let lacking = passed.difference(&known).count();
-        // Learning the key was free, and is counted too.
+        // Caching the key took a free call, which is counted too.
         if lacking == 0 && counted >= passed.len() as u64 {
             Ok(())
         } else {
@@ -193,12 +193,9 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
         let (mut gate, agent) = gate().await;
         agent.call(&mcp::image("standard")).await.assert_allowed();
         let before = stored(&gate, "before.db").await;
-        // No key, none that is one, two that nobody has, and one that was revoked.
+        // No key, a malformed one, two unknown ones, and a revoked one.
         let former = gate.agent("free").await;
-        gate.admin
-            .revoke_key(&former.key, &RevokeKey { reason: "test".into() })
-            .await
-            .expect("it is revoked");
+        gate.admin.revoke_key(&former.key, &Reason { reason: "test".into() }).await.expect("it is revoked");
         let requests = [
             former.get(BUILDS),
             Request::get("/mcp"),
@@ -211,15 +208,15 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
         let (paid, refused) = flooded(&mut gate, &agent, &requests).await;
         drop(turn);
         assert!(refused.keys().all(|status| matches!(status, 401 | 404 | 503)), "{refused:?}");
-        assert_on_record(&gate, &agent, &paid).await;
+        assert_recorded(&gate, &agent, &paid).await;
 
-        // Not one by one, but none is forgotten.
+        // Not one by one, but none is missing.
         let sum: u64 = refused.values().sum();
         let counts = async |of: &str| {
             let rows = items(&gate, &format!("/v1/audit?kind=decisions_counted&limit=1000{of}")).await;
             (rows.len(), rows.iter().filter_map(|row| row["detail"]["count"].as_u64()).sum::<u64>())
         };
-        eventually_within(TOLD_WITHIN, "every refusal is counted", async || {
+        eventually_within(REPORTED_WITHIN, "every refusal is counted", async || {
             let (rows, counted) = counts("").await;
             let formers = counts(&format!("&actor={}", former.key)).await.1;
             assert!(rows < 60, "{rows} rows");
@@ -231,7 +228,7 @@ fn a_flood_without_a_key_costs_no_record_and_no_storage() {
                     .map_or(0, |row| row["calls"].as_u64().expect("calls"))
             };
             let summed = of(Value::Null) + of(json!(former.tenant));
-            // Gate::learn has revoked a key too, and asked the workers.
+            // Gate::cache_key has revoked a key too, and called the workers with it.
             let is_all = counted >= sum && summed <= counted && summed >= sum && formers > 1000;
             if is_all { Ok(()) } else { Err(format!("{sum}: {counted}, {formers}, {summed}")) }
         })
@@ -262,8 +259,8 @@ fn refusals_of_a_key_displace_no_paid_call() {
         let (paid, refused) = flooded(&mut gate, &agent, &requests).await;
         drop(turn);
         assert!(refused[&429] > REFUSALS, "{refused:?}");
-        assert_on_record(&gate, &agent, &paid).await;
-        // What was lost is said, and was the flood's own.
+        assert_recorded(&gate, &agent, &paid).await;
+        // The dropped decisions are reported, and all were of the flood.
         let lost = gate.stat("wasmcustom.agentrelay_queue_dropped").await;
         assert!(lost > 0, "the flood was none");
         gate.assert_serving(&agent).await;

@@ -1,6 +1,6 @@
-//! A PostgreSQL server of one's own, for tests and benchmarks: made from the installed binaries in a temporary
-//! directory, reached by a socket there, and gone when its owner goes, even if that is killed. It can be made to suffer:
-//! paused, killed, frozen, put on a small disk, followed by a standby.
+//! A temporary PostgreSQL server for tests and benchmarks: created from the installed binaries in a temporary
+//! directory, reached through a socket there, and removed when its owner ends, even if that is killed. Tests can pause,
+//! kill and freeze it, put it on a small disk, and add a standby.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -19,15 +19,15 @@ use tempfile::TempDir;
 const DEBIAN: &str = "/usr/lib/postgresql";
 /// Names another directory of binaries.
 const BIN_VARIABLE: &str = "AGENTRELAY_POSTGRES_BIN";
-/// Who the server runs as where we are root, which it refuses to be: the first of these that exists.
+/// The user that runs the server if the owner is root, which the server refuses: the first of these that exists.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long processes may take to notice that the server's first one is gone.
+/// How long processes may take to notice that the server's main process has ended.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Runs the server and waits for a word. At the end of input, which is when the owner has gone, it stops the server and
-/// removes the directory; the word `keep` leaves that.
+/// Runs the server and waits for input. At the end of input, when the owner has ended, it stops the server and removes
+/// the directory; the word `keep` keeps the directory.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
 directory=$1; shift
@@ -42,11 +42,11 @@ wait "$server"
 /// Why there is no server.
 #[derive(Debug)]
 pub enum Error {
-    /// The binaries are not there.
+    /// The binaries are missing.
     NotInstalled,
-    /// The operating system says no.
+    /// The operating system returned an error.
     Io(io::Error),
-    /// The server's own programs say no.
+    /// One of the server's own programs failed.
     Refused(String),
 }
 
@@ -72,12 +72,12 @@ impl From<io::Error> for Error {
     }
 }
 
-/// How a server differs from the usual one.
+/// Options of a server that differ from the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Where its directory is made, which may be a small disk; else where temporary files are.
+    /// Where its directory is created, which may be a small disk; otherwise in the directory for temporary files.
     pub within: Option<PathBuf>,
-    /// Listens on 127.0.0.1 too, by TLS alone, with this certificate and its key in PEM.
+    /// Also listens on 127.0.0.1, with TLS only, with this certificate and its key in PEM.
     pub tls: Option<(String, String)>,
 }
 
@@ -93,12 +93,12 @@ pub struct Throwaway {
 }
 
 impl Throwaway {
-    /// Makes and starts one. Blocks for a second or two.
+    /// Creates and starts a server. Blocks for a second or two.
     pub fn start() -> Result<Throwaway, Error> {
         Throwaway::with(&Options::default())
     }
 
-    /// The same, as it is wanted.
+    /// The same with options.
     pub fn with(options: &Options) -> Result<Throwaway, Error> {
         let programs = programs().ok_or(Error::NotInstalled)?;
         let within = options.within.clone().unwrap_or_else(std::env::temp_dir);
@@ -114,11 +114,11 @@ impl Throwaway {
             keeper: None,
             is_frozen: false,
         };
-        server.give(server.directory.path(), 0o700)?;
+        server.give_to_server_user(server.directory.path(), 0o700)?;
         let made = server
             .command(&server.programs.join("initdb"))
             .args(["--username=ledger", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
-            // On a small disk there is no room for the usual segments of 16 MiB.
+            // A small disk has no space for the usual segments of 16 MiB.
             .args(options.within.is_some().then_some("--wal-segsize=1"))
             .arg("--pgdata")
             .arg(server.data())
@@ -134,7 +134,7 @@ impl Throwaway {
         Ok(server)
     }
 
-    /// A standby that follows this server by streaming, in a directory of its own.
+    /// A standby that follows this server by streaming replication, in its own directory.
     pub fn standby(&self) -> Result<Throwaway, Error> {
         let directory = tempfile::Builder::new().prefix("agentrelay-pg-").tempdir()?;
         let mut standby = Throwaway {
@@ -146,12 +146,12 @@ impl Throwaway {
             keeper: None,
             is_frozen: false,
         };
-        standby.give(standby.directory.path(), 0o700)?;
+        standby.give_to_server_user(standby.directory.path(), 0o700)?;
         standby.follow(self)?;
         Ok(standby)
     }
 
-    /// Throws away what it holds, if anything, and follows that server from now on, where it was.
+    /// Deletes its data, if there is any, and follows that server from now on, at the same address.
     pub fn follow(&mut self, primary: &Throwaway) -> Result<(), Error> {
         self.end(b"keep\n");
         if self.data().exists() {
@@ -171,7 +171,7 @@ impl Throwaway {
         self.resume()
     }
 
-    /// Makes a standby take writes, and waits until it does.
+    /// Promotes a standby, and waits until it accepts writes.
     pub fn promote(&self) -> Result<(), Error> {
         self.ask("SELECT pg_promote()::text").map(drop)
     }
@@ -183,7 +183,7 @@ impl Throwaway {
         client.query_one(select, &[]).and_then(|row| row.try_get(0)).map_err(refused)
     }
 
-    /// Changes a setting for all that connect, and for those that are connected.
+    /// Changes a setting for all new and existing connections.
     pub fn set(&self, setting: &str, value: &str) -> Result<(), Error> {
         let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
         let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
@@ -191,7 +191,7 @@ impl Throwaway {
         client.batch_execute("SELECT pg_reload_conf()").map_err(refused)
     }
 
-    /// Stops all of its processes where they are: its sockets stay open, and nobody answers. `false` lets them go on.
+    /// Stops all of its processes with SIGSTOP: its sockets stay open, and nobody answers. `false` resumes them.
     pub fn freeze(&mut self, is_frozen: bool) -> Result<(), Error> {
         let main = fs::read_to_string(self.data().join("postmaster.pid"))?;
         let main = main.lines().next().unwrap_or_default();
@@ -199,7 +199,7 @@ impl Throwaway {
         self.is_frozen = is_frozen;
         let name = if is_frozen { "STOP" } else { "CONT" };
         for process in std::iter::once(main).chain(children.split_whitespace()) {
-            // One that has ended meanwhile is still as well.
+            // A process that has ended meanwhile is stopped as well.
             let _ = signal(process, name);
         }
         Ok(())
@@ -214,19 +214,19 @@ impl Throwaway {
         for (name, text) in [("server.crt", certificate), ("server.key", key)] {
             let file = self.data().join(name);
             fs::write(&file, text)?;
-            self.give(&file, 0o600)?;
+            self.give_to_server_user(&file, 0o600)?;
         }
         fs::write(
             self.data().join("pg_hba.conf"),
             "local all all trust\nhostssl all all 127.0.0.1/32 trust\n",
         )?;
-        // Free now; who takes it in between makes the start fail, which says so.
+        // Free now; if another process takes it meanwhile, the start fails with an error that says so.
         self.port = Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port());
         Ok(())
     }
 
-    /// To whom the server runs as.
-    fn give(&self, path: &Path, mode: u32) -> io::Result<()> {
+    /// Gives a file to the user that runs the server.
+    fn give_to_server_user(&self, path: &Path, mode: u32) -> io::Result<()> {
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         if let Some((user, group)) = self.account {
             chown(path, Some(user), Some(group))?;
@@ -234,12 +234,12 @@ impl Throwaway {
         Ok(())
     }
 
-    /// Where it listens beside its socket, if it speaks TLS.
+    /// The TCP address, if it speaks TLS.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// One of the programs that come with it, such as `pg_dump`.
+    /// One of the server's own programs, such as `pg_dump`.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
@@ -249,15 +249,15 @@ impl Throwaway {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// `kill -9` of the server, as by a machine that is short of memory. [`Throwaway::resume`] starts it again.
+    /// `kill -9` of the server, as when the machine is out of memory. [`Throwaway::resume`] starts it again.
     pub fn kill(&mut self) -> Result<(), Error> {
         let main = fs::read_to_string(self.data().join("postmaster.pid"))?;
         let main = main.lines().next().unwrap_or_default();
         let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap_or_default();
         kill(main)?;
         self.end(b"keep\n");
-        // They notice by themselves, and a new server does not start before: all but one that waits for what another took
-        // along to its end.
+        // They notice by themselves, and a new server does not start before that, except for a process that waits for
+        // data from one that is gone.
         let data = fs::canonicalize(self.data())?;
         let is_there = |child: &&str| {
             let within = fs::read_link(Path::new("/proc").join(child).join("cwd"));
@@ -267,17 +267,17 @@ impl Throwaway {
         while children.split_whitespace().any(|child| is_there(&child))
             && deadline.is_some_and(|deadline| Instant::now() < deadline)
         {
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
         for child in children.split_whitespace().filter(is_there) {
-            // One that ends meanwhile can't be killed.
+            // A process that ends meanwhile can't be killed.
             let _ = kill(child);
         }
         Ok(())
     }
 
-    /// Starts it if it has ended by itself, as its unit would: with no room for its log it gives up.
-    pub fn revive(&mut self) -> Result<(), Error> {
+    /// Starts the server if it has ended by itself, as its unit would: without space for its log it stops.
+    pub fn start_again(&mut self) -> Result<(), Error> {
         let main = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
         let is_running = main.lines().next().is_some_and(|main| Path::new("/proc").join(main).exists());
         if is_running {
@@ -287,7 +287,7 @@ impl Throwaway {
         self.resume()
     }
 
-    /// `kill -9` of a process that serves a ledger, after which PostgreSQL starts over by itself. False if none serves.
+    /// `kill -9` of a process that serves a ledger, after which PostgreSQL restarts by itself. False if there is none.
     pub fn kill_backend(&self, choice: u64) -> Result<bool, Error> {
         let refused = |cause: postgres::Error| Error::Refused(cause.to_string());
         let mut client = self.config("postgres").connect(postgres::NoTls).map_err(refused)?;
@@ -301,7 +301,7 @@ impl Throwaway {
         Ok(true)
     }
 
-    /// Starts it again after [`Throwaway::pause`], with all that it held.
+    /// Starts it again after [`Throwaway::pause`], with all its data.
     pub fn resume(&mut self) -> Result<(), Error> {
         let directory = self.directory.path();
         let mut keeper = self
@@ -326,25 +326,25 @@ impl Throwaway {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C in a terminal goes to the owner's group; the keeper stops the server in order then.
+            // Ctrl-C in a terminal signals the owner's group; the keeper then stops the server properly.
             .process_group(0)
             .spawn()?;
         let deadline = Instant::now().checked_add(START_TIMEOUT);
         loop {
-            // The socket is there before the server answers, so it is asked.
+            // The socket exists before the server answers, so a query is tried.
             let Err(cause) = self.config("postgres").connect(postgres::NoTls) else { break };
             let ended = keeper.try_wait()?.is_some();
             if ended || deadline.is_none_or(|deadline| Instant::now() > deadline) {
                 let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
                 return Err(Error::Refused(format!("{cause}\n{log}")));
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
         self.keeper = Some(keeper);
         Ok(())
     }
 
-    /// Stops it, as a database goes away; its data stays.
+    /// Stops it, as an unavailable database; its data stays.
     pub fn pause(&mut self) {
         self.end(b"keep\n");
     }
@@ -385,7 +385,7 @@ impl Throwaway {
     fn end(&mut self, word: &[u8]) {
         if let Some(mut keeper) = self.keeper.take() {
             if let Some(mut stdin) = keeper.stdin.take() {
-                // A keeper that has gone has nothing left to be told.
+                // A keeper that has ended needs no message.
                 let _ = stdin.write_all(word);
             }
             let _ = keeper.wait();
@@ -415,7 +415,7 @@ fn owner(file: &fs::Metadata) -> u32 {
     std::os::unix::fs::MetadataExt::uid(file)
 }
 
-/// User and group to run as.
+/// The user and group to run as.
 fn unprivileged() -> io::Result<Option<(u32, u32)>> {
     let accounts = fs::read_to_string("/etc/passwd")?;
     let account = |wanted: &str| {

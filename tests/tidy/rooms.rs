@@ -1,5 +1,5 @@
-//! The table of rooms: which top-level modules a crate has, and which of the others each may use. No circle is allowed, also
-//! not between modules inside one room, and there are no exceptions.
+//! The table of rooms: the top-level modules of each crate, and which others each may use. No circles are allowed, not
+//! even between modules inside one room, and there are no exceptions.
 
 use crate::source::Rooms;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub enum Order {
     /// Each room may use those before it.
     Listed(&'static [&'static str]),
-    /// Each room may use those that stand behind it, and needs all of them.
+    /// Each room may use those listed after it, and must use all of them.
     Named(&'static [(&'static str, &'static [&'static str])]),
 }
 use Order::{Listed, Named};
@@ -64,10 +64,10 @@ pub const TABLE: &[(&str, Order)] = &[
             "shared",
             "reach",
             "windows",
-            "purses",
+            "lease_slots",
             "feed",
             "report",
-            "under_way",
+            "in_progress",
             "calls",
             "worker",
             "stream",
@@ -142,7 +142,7 @@ pub const TABLE: &[(&str, Order)] = &[
     ),
 ];
 
-/// What is wrong with a crate's rooms.
+/// The faults in a crate's rooms.
 pub fn faults(name: &str, order: &Order, rooms: &Rooms) -> Vec<String> {
     let mut faults = rooms.faults.clone();
     faults.extend(circles(rooms).iter().map(|circle| {
@@ -194,11 +194,11 @@ pub fn faults(name: &str, order: &Order, rooms: &Rooms) -> Vec<String> {
     faults
 }
 
-/// The shortest circle through each arrow that is in one, from its first room by name back to it.
+/// The shortest circle through each arrow that is in one, starting and ending at its first room by name.
 fn circles(rooms: &Rooms) -> BTreeSet<Vec<String>> {
     let mut circles = BTreeSet::new();
     for (user, used) in rooms.arrows.keys() {
-        if let Some(mut circle) = way(rooms, used, user) {
+        if let Some(mut circle) = shortest_path(rooms, used, user) {
             let least = circle.iter().enumerate().min_by_key(|(_, room)| *room).map_or(0, |(place, _)| place);
             circle.rotate_left(least);
             circle.push(circle[0].clone());
@@ -208,8 +208,8 @@ fn circles(rooms: &Rooms) -> BTreeSet<Vec<String>> {
     circles
 }
 
-/// The shortest way along the arrows, both ends included.
-fn way(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
+/// The shortest path along the arrows, with both ends.
+fn shortest_path(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
     let mut reached = BTreeMap::from([(from, from)]);
     let mut next = VecDeque::from([from]);
     while let Some(room) = next.pop_front() {
@@ -229,12 +229,12 @@ fn way(rooms: &Rooms, from: &str, to: &str) -> Option<Vec<String>> {
     None
 }
 
-/// A graph of the rooms for `docs/architecture.md`. An arrow is left out where others lead to the same room.
-pub fn drawn(name: &str, mut rooms: Rooms) -> String {
+/// A graph of the rooms for `docs/architecture.md`. An arrow is left out if other arrows lead to the same room.
+pub fn diagram(name: &str, mut rooms: Rooms) -> String {
     rooms.arrows.retain(|(user, _), _| rooms.names.contains(user));
     for (arrow, place) in rooms.arrows.clone() {
         rooms.arrows.remove(&arrow);
-        if way(&rooms, &arrow.0, &arrow.1).is_none() {
+        if shortest_path(&rooms, &arrow.0, &arrow.1).is_none() {
             rooms.arrows.insert(arrow, place);
         }
     }

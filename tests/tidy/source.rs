@@ -1,5 +1,5 @@
-//! Reads from a crate's source text which of its top-level modules, its rooms, uses which other. What is compiled for tests
-//! alone does not count, and neither does the crate's root, which may use all.
+//! Reads from a crate's source text which of its top-level modules (its rooms) uses which others. Code for tests does
+//! not count, and neither does the crate's root, which may use all rooms.
 
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +11,10 @@ pub type Files = BTreeMap<String, String>;
 #[derive(Debug, Default)]
 pub struct Rooms {
     pub names: BTreeSet<String>,
-    /// Who uses whom, and a line that does. Modules inside one room are named with their room, as `exchange::batch`.
+    /// Which module uses which, and a line that does. Modules inside one room are named with their room, as
+    /// `exchange::batch`.
     pub arrows: BTreeMap<(String, String), String>,
-    /// What could not be read.
+    /// Parts that could not be read.
     pub faults: Vec<String>,
 }
 
@@ -30,7 +31,7 @@ impl Rooms {
         reader.resolve()
     }
 
-    /// A line by which one uses the other.
+    /// A line in which one uses the other.
     pub fn place(&self, user: &str, used: &str) -> &str {
         self.arrows.get(&(user.to_owned(), used.to_owned())).map_or("nowhere", String::as_str)
     }
@@ -54,7 +55,7 @@ struct Reader<'a> {
     found: Rooms,
     paths: Vec<Named>,
     modules: BTreeSet<Vec<String>>,
-    /// Names that a module passes on, by their paths, and which of its modules they come from.
+    /// Names that a module re-exports, by their paths, and which of its modules they come from.
     passed_on: BTreeMap<Vec<String>, String>,
 }
 
@@ -133,7 +134,7 @@ impl Reader<'_> {
                 Some("super") => {
                     at.pop();
                 }
-                // The library of a crate, as its program names it.
+                // A crate's library, as its program names it.
                 Some(own)
                     if own == self.name
                         && names.peek().is_some_and(|next| self.found.names.contains(*next)) =>
@@ -146,7 +147,7 @@ impl Reader<'_> {
                 at.pop();
             }
             at.extend(names.cloned());
-            // Down to where the two part: there they are siblings.
+            // Down to where the two paths part: there they are siblings.
             for depth in 0..module.len() {
                 let (parent, user) = (&module[..depth], &module[..=depth]);
                 match at.get(depth).and_then(|name| self.child(parent, name)) {
@@ -169,7 +170,7 @@ impl Reader<'_> {
         self.found
     }
 
-    /// The module inside another that has this name or passes it on.
+    /// The module inside another that has this name or re-exports it.
     fn child(&self, parent: &[String], name: &str) -> Option<Vec<String>> {
         let inside = |name: &str| [parent, &[name.to_owned()]].concat();
         let child = Some(inside(name)).filter(|child| self.modules.contains(child));
@@ -178,13 +179,13 @@ impl Reader<'_> {
     }
 }
 
-/// Whether an attribute keeps an item for tests alone.
+/// True if an attribute restricts an item to tests.
 fn is_for_tests(attribute: &TokenStream) -> bool {
     let text: String = attribute.to_string().split_whitespace().collect();
     text == "cfg(test)" || text.starts_with("cfg(all(test,")
 }
 
-/// What follows an item. A list of generics ends it too early, so that too much counts rather than too little.
+/// The text after an item. A list of generics ends it too early, so that too much counts rather than too little.
 fn after_item(mut rest: &[TokenTree]) -> &[TokenTree] {
     while let [first, after @ ..] = rest {
         rest = after;
@@ -202,7 +203,7 @@ fn is_separated(rest: &[TokenTree]) -> bool {
         if first.as_char() == ':' && first.spacing() == Spacing::Joint && second.as_char() == ':')
 }
 
-/// Reads a path, or all those that nested braces make of it, each with the name that it is known as. Returns what follows.
+/// Reads a path, or all paths of nested braces, each with the name by which it is known. Returns the text after it.
 fn paths<'a>(
     mut rest: &'a [TokenTree],
     before: &[String],

@@ -1,6 +1,6 @@
-//! The check of rooms, tried on small crates that are wrong.
+//! The check of rooms, tested on small crates with faults.
 
-use crate::rooms::{Order, drawn, faults};
+use crate::rooms::{Order, diagram, faults};
 use crate::source::{Files, Rooms};
 
 /// A crate named `house`, of files by their paths below its `src`.
@@ -10,7 +10,7 @@ fn house(files: &[(&str, &str)]) -> Rooms {
     Rooms::read("house", &files)
 }
 
-/// A crate of `hall` and `yard`, where `hall` holds the text.
+/// A crate of `hall` and `yard`, with this text in `hall`.
 fn hall(text: &str) -> Rooms {
     house(&[("lib.rs", "mod hall; mod yard; pub use yard::Tree;"), ("hall.rs", text), ("yard.rs", "")])
 }
@@ -23,7 +23,7 @@ fn assert_fault(order: &Order, rooms: &Rooms, parts: &[&str]) {
 }
 
 #[test]
-fn each_way_to_name_a_room_is_an_arrow() {
+fn every_form_of_use_counts_as_a_dependence() {
     for text in [
         "use crate::yard;",
         "use crate::yard::Tree;",
@@ -52,7 +52,7 @@ fn each_way_to_name_a_room_is_an_arrow() {
 }
 
 #[test]
-fn what_stays_inside_a_room_or_is_for_tests_is_none() {
+fn uses_within_a_room_or_in_tests_are_ignored() {
     for text in [
         "mod door { use super::Lock; use crate::hall::Lock; }",
         "use self::door::Lock; use std::fmt; use elsewhere::yard::Tree;",
@@ -95,7 +95,7 @@ fn a_program_and_its_library_are_one_crate() {
 }
 
 #[test]
-fn what_names_no_room_is_refused() {
+fn uses_of_no_known_room_are_refused() {
     for text in ["use crate::*;", "use super::*;", "use super as all;", "fn walk() { crate::walk() }"] {
         assert_fault(
             &Order::Listed(&["yard", "hall"]),
@@ -165,7 +165,7 @@ fn a_circle_inside_a_room_is_refused() {
         let circle = "hall::door → hall::lock → hall::door is a circle (src/house/src/hall/door.rs:1";
         assert_fault(&Order::Listed(&["hall"]), &rooms, &[circle]);
     }
-    // A module and what is inside it are one thing.
+    // A module and the modules inside it count as one.
     let text = "mod door { use super::Hall; use super::lock; } mod lock { use super::Hall; } use door::Door;";
     assert_eq!(faults("house", &Order::Listed(&["hall", "yard"]), &hall(text)), [""; 0]);
 }
@@ -181,8 +181,8 @@ fn a_graph_leaves_out_what_longer_ways_show() {
     ]);
     let graph =
         "### house\n\n```mermaid\nflowchart LR\n    gate\n    hall --> shed\n    shed --> yard\n```\n";
-    assert_eq!(drawn("house", rooms), graph);
+    assert_eq!(diagram("house", rooms), graph);
     assert!(
-        drawn("house", circle()).contains("hall --> shed\n    shed --> yard\n    yard --> gate & hall\n")
+        diagram("house", circle()).contains("hall --> shed\n    shed --> yard\n    yard --> gate & hall\n")
     );
 }

@@ -2,11 +2,11 @@
 
 use crate::{Client, Error, Export, Tagged};
 use protocol::admin::{
-    AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Because, Budget,
-    CorrectCredits, CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted,
-    Explanation, FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page,
-    PolicyChecked, PolicyInForce, Reservation, ReservationState, RevokeKey, RotateKey, ShadowRow, Tenant,
-    UpdateKey, UpdateTenant, UsageRow,
+    AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Budget, CorrectCredits,
+    CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted, Explanation,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page, PolicyChecked,
+    PolicyInForce, Reason, Reservation, ReservationState, RotateKey, ShadowRow, Tenant, UpdateKey,
+    UpdateTenant, UsageRow,
 };
 use protocol::audit::Outcome;
 use protocol::key::{KeySource, KeyState};
@@ -169,8 +169,8 @@ impl Client {
     }
 
     /// Revokes a key, finally.
-    pub async fn revoke_key(&self, id: &KeyId, revocation: &RevokeKey) -> Result<Key, Error> {
-        self.post(&format!("/v1/keys/{id}/revoke"), revocation).await
+    pub async fn revoke_key(&self, id: &KeyId, reason: &Reason) -> Result<Key, Error> {
+        self.post(&format!("/v1/keys/{id}/revoke"), reason).await
     }
 
     /// One page of sums of usage.
@@ -226,13 +226,13 @@ impl Client {
     }
 
     /// Suspends a tenant: its keys are refused.
-    pub async fn suspend_tenant(&self, id: &TenantId, because: &Because) -> Result<Tenant, Error> {
-        self.post(&format!("/v1/tenants/{id}/suspend"), because).await
+    pub async fn suspend_tenant(&self, id: &TenantId, reason: &Reason) -> Result<Tenant, Error> {
+        self.post(&format!("/v1/tenants/{id}/suspend"), reason).await
     }
 
     /// Resumes a tenant: its keys are accepted again.
-    pub async fn resume_tenant(&self, id: &TenantId, because: &Because) -> Result<Tenant, Error> {
-        self.post(&format!("/v1/tenants/{id}/resume"), because).await
+    pub async fn resume_tenant(&self, id: &TenantId, reason: &Reason) -> Result<Tenant, Error> {
+        self.post(&format!("/v1/tenants/{id}/resume"), reason).await
     }
 
     /// Refunds a charge or withdraws a grant.
@@ -275,8 +275,8 @@ impl Client {
     }
 
     /// Expires a key now.
-    pub async fn expire_key(&self, id: &KeyId, because: &Because) -> Result<Key, Error> {
-        self.post(&format!("/v1/keys/{id}/expire"), because).await
+    pub async fn expire_key(&self, id: &KeyId, reason: &Reason) -> Result<Key, Error> {
+        self.post(&format!("/v1/keys/{id}/expire"), reason).await
     }
 
     /// Registers an agent.
@@ -339,8 +339,8 @@ impl Client {
     }
 
     /// Revokes an administrator's key, finally.
-    pub async fn revoke_admin_key(&self, id: &CredentialId, because: &Because) -> Result<AdminKey, Error> {
-        self.post(&format!("/v1/admin-keys/{id}/revoke"), because).await
+    pub async fn revoke_admin_key(&self, id: &CredentialId, reason: &Reason) -> Result<AdminKey, Error> {
+        self.post(&format!("/v1/admin-keys/{id}/revoke"), reason).await
     }
 
     /// Creates a filter's key. Only this answer has its secret.
@@ -363,8 +363,8 @@ impl Client {
     }
 
     /// Revokes a filter's key, finally.
-    pub async fn revoke_filter_key(&self, id: &CredentialId, because: &Because) -> Result<FilterKey, Error> {
-        self.post(&format!("/v1/filter-keys/{id}/revoke"), because).await
+    pub async fn revoke_filter_key(&self, id: &CredentialId, reason: &Reason) -> Result<FilterKey, Error> {
+        self.post(&format!("/v1/filter-keys/{id}/revoke"), reason).await
     }
 
     /// The public keys that sign the audit trail.

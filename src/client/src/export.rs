@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_answer_is_read_to_its_end() {
+    fn only_a_complete_answer_is_read_to_its_end() {
         let mut lines = vec!["{\"a\":1}\n".to_owned(), "{\"a\":2}\n".to_owned(), "{\"a\":3}\n".to_owned()];
         let mut tally = Tally::default();
         lines.iter().for_each(|line| tally.add(line.as_bytes()));

@@ -13,7 +13,7 @@ use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
 use protocol::reason::{Purse, Shortfall};
-use protocol::{Credits, InstanceId, ReservationId};
+use protocol::{Credits, InstanceId, LeaseId, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
 use serde::Deserialize;
@@ -34,26 +34,26 @@ pub enum Purpose {
     /// A batch of settlements and decisions.
     Report,
     /// A round about leases and shares.
-    Round(Asked),
+    Round(RoundContents),
     /// A key that an agent requested on a stream.
     Issue { stream_id: u32 },
 }
 
 /// The contents of a round in flight.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct RoundContents {
     pub sent: Monotonic,
     /// Tenant and lease id of each lease asked for.
-    pub leases: Vec<(u64, u128)>,
+    pub leases: Vec<(u64, LeaseId)>,
     pub accounts: Vec<Statement>,
-    pub shares: Vec<ShareOf>,
+    pub shares: Vec<ShareKey>,
     /// The owner of the limits for which streams wait.
     pub awaited: Option<u64>,
 }
 
 /// Identifies a share that was asked for.
 #[derive(Debug)]
-pub struct ShareOf {
+pub struct ShareKey {
     pub owner: u64,
     pub limit_id: u32,
     pub revision: u64,
@@ -153,7 +153,7 @@ impl Call {
 
     /// Asks to reserve credits for a stream.
     pub fn reserve(config: &Config, stream_id: u32, request: &ReserveRequest) -> Call {
-        let purpose = Purpose::Reserve { stream_id, reservation_id: request.reservation_id.clone() };
+        let purpose = Purpose::Reserve { stream_id, reservation_id: request.reservation_id };
         Call::post(purpose, api::RESERVE_PATH, request, config.ledger_timeout_ms.into())
     }
 
@@ -170,7 +170,7 @@ impl Call {
     }
 
     /// Sends a round about leases and shares.
-    pub fn round(config: &Config, round: &Round, asked: Asked) -> Call {
+    pub fn round(config: &Config, round: &Round, asked: RoundContents) -> Call {
         Call::post(Purpose::Round(asked), LEASES_PATH, round, config.ledger_timeout_ms.into())
     }
 
@@ -227,9 +227,9 @@ pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
 
 /// Interprets the answer to a reserve call. Credits are reserved only if the ledger confirms this reservation id; any
 /// answer that is not the ledger's own leaves the result unknown.
-pub fn reserved(answer: &Answer, asked: &ReservationId) -> ReserveAnswered {
+pub fn reserved(answer: &Answer, asked: ReservationId) -> ReserveAnswered {
     match answer.read(&[200, 201]) {
-        Some(ReserveAnswer { reservation_id, .. }) if reservation_id == *asked => ReserveAnswered::Reserved,
+        Some(ReserveAnswer { reservation_id, .. }) if reservation_id == asked => ReserveAnswered::Reserved,
         None => match answer.problem(402, "quota_exceeded") {
             Some(Told { available: Some(available), purse: Some(purse), .. }) => {
                 ReserveAnswered::QuotaExceeded(Some(Shortfall { available, purse }))

@@ -42,18 +42,18 @@ pub struct Feed {
     log: Log,
     revision: u32,
     /// False until this VM first reads the log. Before that it may have missed changes.
-    has_followed: bool,
+    has_read: bool,
 }
 
 /// What a VM learns when it reads the log.
 #[derive(Debug, PartialEq)]
-pub enum News {
+pub enum Update {
     /// Nothing has changed.
-    Nothing,
+    None,
     /// These changes are new.
-    Changed(Vec<Change>),
+    Changes(Vec<Change>),
     /// Anything may have changed, so the VM must drop its caches.
-    Everything,
+    Reset,
 }
 
 impl Feed {
@@ -66,7 +66,7 @@ impl Feed {
             retry_at_ms: 0,
             log: Log::default(),
             revision: 0,
-            has_followed: false,
+            has_read: false,
         }
     }
 
@@ -86,25 +86,25 @@ impl Feed {
     }
 
     /// Reads the changes that the listener has written since the last call.
-    pub fn follow(&mut self) -> News {
+    pub fn read_changes(&mut self) -> Update {
         let read = host::shared(LOG);
         if read.bytes.is_empty() || read.revision() == self.revision {
-            return News::Nothing;
+            return Update::None;
         }
-        let Ok(log) = policy::json::read::<Log>(&read.bytes) else { return News::Nothing };
+        let Ok(log) = policy::json::read::<Log>(&read.bytes) else { return Update::None };
         self.revision = read.revision();
         let before = std::mem::replace(&mut self.log, log);
         let missed = usize::try_from(self.log.line.saturating_sub(before.line)).unwrap_or(usize::MAX);
-        let is_gap = !std::mem::replace(&mut self.has_followed, true)
+        let is_gap = !std::mem::replace(&mut self.has_read, true)
             || before.resets != self.log.resets
             || missed > self.log.changes.len();
         if is_gap {
-            return News::Everything;
+            return Update::Reset;
         }
         let known = self.log.changes.len().saturating_sub(missed);
         match self.log.changes.get(known..) {
-            Some(changes) if !changes.is_empty() => News::Changed(changes.to_vec()),
-            _ => News::Nothing,
+            Some(changes) if !changes.is_empty() => Update::Changes(changes.to_vec()),
+            _ => Update::None,
         }
     }
 
@@ -125,7 +125,7 @@ impl Feed {
 
     /// Passes the ledger's answer on to every VM. If shared data can't be written, the answer counts as lost and is
     /// requested again.
-    pub fn heard(&mut self, answer: Changes, now: Monotonic) {
+    pub fn received(&mut self, answer: Changes, now: Monotonic) {
         for _ in 0..8 {
             let read = host::shared(LOG);
             let mut log: Log = policy::json::read(&read.bytes).unwrap_or_default();
@@ -151,11 +151,11 @@ impl Feed {
                 Err(host::Refused(_)) => break,
             }
         }
-        self.lost(now);
+        self.retry_later(now);
     }
 
     /// Schedules a retry after the ledger did not answer.
-    pub fn lost(&mut self, now: Monotonic) {
+    pub fn retry_later(&mut self, now: Monotonic) {
         self.in_flight = false;
         self.retry_at_ms = now.0.saturating_add(RETRY_MS);
     }

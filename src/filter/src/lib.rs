@@ -13,15 +13,15 @@ mod calls;
 mod config;
 mod feed;
 mod host;
+mod in_progress;
+mod lease_slots;
 mod metrics;
-mod purses;
 mod reach;
 mod report;
 mod root;
 mod served;
 mod shared;
 mod stream;
-mod under_way;
 mod windows;
 mod worker;
 

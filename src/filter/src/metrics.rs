@@ -10,7 +10,7 @@ use std::cell::Cell;
 struct Counted {
     outcome: Outcome,
     metric: Metric,
-    untold: Cell<i64>,
+    unreported: Cell<i64>,
 }
 
 /// All metrics of the filter.
@@ -30,7 +30,7 @@ pub struct Metrics {
     pub cas_retries: Metric,
     /// Changes given up because their compare-and-swap was lost too often.
     pub cas_exhausted: Metric,
-    /// Refunds of leased credits that were lost, because the purse was gone.
+    /// Refunds of leased credits that were lost, because the lease was gone.
     pub lease_refunds_lost: Metric,
     /// Settlements and decisions that wait for delivery.
     pub queue_depth: Metric,
@@ -57,7 +57,7 @@ impl Metrics {
             decisions: Outcome::ALL.map(|outcome| Counted {
                 outcome,
                 metric: counter(&format!("agentrelay_decisions.outcome={outcome}")),
-                untold: Cell::new(0),
+                unreported: Cell::new(0),
             }),
             served: Served::default(),
             would_deny: counter("agentrelay_would_deny"),
@@ -78,17 +78,17 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision. [`Metrics::tell`] passes the count to Envoy.
+    /// Counts a decision. [`Metrics::flush`] passes the count to Envoy.
     pub fn decision(&self, outcome: Outcome) {
         if let Some(counted) = self.decisions.iter().find(|counted| counted.outcome == outcome) {
-            counted.untold.set(counted.untold.get().saturating_add(1));
+            counted.unreported.set(counted.unreported.get().saturating_add(1));
         }
     }
 
     /// Passes to Envoy the decisions counted since the last call.
-    pub fn tell(&self) {
-        for counted in self.decisions.iter().filter(|counted| counted.untold.get() > 0) {
-            counted.metric.add(counted.untold.take());
+    pub fn flush(&self) {
+        for counted in self.decisions.iter().filter(|counted| counted.unreported.get() > 0) {
+            counted.metric.add(counted.unreported.take());
         }
         self.served.tell();
     }

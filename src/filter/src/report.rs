@@ -6,10 +6,11 @@
 
 use crate::metrics::Metrics;
 use policy::exchange::Now;
-use policy::records::{Kept, Parcel, Records};
+use policy::records::{DecisionBatch, Recorded, Records};
 use policy::window::Monotonic;
 use protocol::audit::Decision;
 use protocol::filter::{Action, Report, Settlement};
+use protocol::packed::Packed;
 use protocol::{BatchId, ReservationId};
 use std::collections::{HashMap, VecDeque};
 
@@ -28,12 +29,12 @@ pub struct Outbox {
     in_flight: bool,
     retry_at_ms: u64,
     retry_ms: u64,
-    open: HashMap<ReservationId, Open>,
+    open: HashMap<ReservationId, OpenReservation>,
     /// The queue depth last reported to Envoy's stats.
-    shown: i64,
+    reported_depth: i64,
 }
 
-struct Open {
+struct OpenReservation {
     renew_at_ms: u64,
     ttl_seconds: u32,
 }
@@ -48,9 +49,9 @@ impl Outbox {
     /// Queues a decision, or counts it if it has no usable key.
     pub fn record(&mut self, decision: Decision, now: Now, metrics: &Metrics) {
         match self.records.record(decision, now) {
-            Kept::Queued | Kept::Counted => {}
-            Kept::First => self.show(metrics),
-            Kept::Lost { paid } => {
+            Recorded::Queued | Recorded::Counted => {}
+            Recorded::First => self.update_queue_depth(metrics),
+            Recorded::Lost { paid } => {
                 metrics.queue_dropped.add(1);
                 if paid {
                     metrics.paid_dropped.add(1);
@@ -61,7 +62,8 @@ impl Outbox {
 
     /// Renews a reservation regularly until it is settled, because its stream is still open.
     pub fn watch(&mut self, reservation_id: ReservationId, ttl_seconds: u32, now: Monotonic) {
-        self.open.insert(reservation_id, Open { renew_at_ms: half_of(ttl_seconds, now), ttl_seconds });
+        self.open
+            .insert(reservation_id, OpenReservation { renew_at_ms: half_of(ttl_seconds, now), ttl_seconds });
     }
 
     /// Queues the renewals that are due.
@@ -71,7 +73,7 @@ impl Outbox {
             if open.renew_at_ms <= now.0 {
                 open.renew_at_ms = half_of(open.ttl_seconds, now);
                 let action = Action::Renew { ttl_seconds: open.ttl_seconds };
-                due.push(Settlement { reservation_id: reservation_id.clone(), action });
+                due.push(Settlement { reservation_id: *reservation_id, action });
             }
         }
         due.into_iter().for_each(|settlement| self.queue(settlement, metrics));
@@ -89,13 +91,13 @@ impl Outbox {
         }
         if self.batch.is_none() {
             // Decisions wait until a batch is worthwhile; settlements are sent at once.
-            let parcel = self.records.take(!self.settlements.is_empty(), now)?;
-            let Parcel { subjects, rows, counted, lost: decisions_dropped } = parcel;
+            let decisions = self.records.take(!self.settlements.is_empty(), now)?;
+            let DecisionBatch { decisions: Packed { subjects, rows }, counted, lost: decisions_dropped } =
+                decisions;
             self.batch = Some(Report {
                 batch_id: batch_id(),
                 envoy: envoy.to_owned(),
                 settlements: self.settlements.drain(..self.settlements.len().min(BATCH_MAX)).collect(),
-                decisions: Vec::new(),
                 subjects,
                 rows,
                 counted,
@@ -112,7 +114,7 @@ impl Outbox {
         if arrived {
             self.retry_ms = 0;
             self.batch = None;
-            self.show(metrics);
+            self.update_queue_depth(metrics);
         } else {
             self.retry_ms = self.retry_ms.saturating_mul(2).clamp(RETRY_MS_MIN, RETRY_MS_MAX);
             self.retry_at_ms = now.0.saturating_add(self.retry_ms);
@@ -125,7 +127,7 @@ impl Outbox {
             let count = batch.settlements.len().saturating_add(batch.rows.len());
             metrics.queue_dropped.add(i64::try_from(count).unwrap_or(0));
             log::error!(
-                "the ledger refused batch {} with status {status}; its version may differ",
+                "the ledger refused batch {} with status {status}; run the same release of ledger and filter",
                 batch.batch_id
             );
         }
@@ -138,18 +140,18 @@ impl Outbox {
             return;
         }
         self.settlements.push_back(settlement);
-        self.show(metrics);
+        self.update_queue_depth(metrics);
     }
 
     /// Updates the queue depth in Envoy's stats: at once for the first queued decision, at the next tick for later ones.
-    pub fn show(&mut self, metrics: &Metrics) {
+    pub fn update_queue_depth(&mut self, metrics: &Metrics) {
         let in_batch = |batch: &Report| batch.settlements.len().saturating_add(batch.rows.len());
         let in_batch = self.batch.as_ref().map_or(0, in_batch);
         let waiting = self.settlements.len().saturating_add(self.records.waiting()).saturating_add(in_batch);
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-        if waiting != self.shown {
-            metrics.queue_depth.add(waiting.saturating_sub(self.shown));
-            self.shown = waiting;
+        if waiting != self.reported_depth {
+            metrics.queue_depth.add(waiting.saturating_sub(self.reported_depth));
+            self.reported_depth = waiting;
         }
     }
 }

@@ -50,7 +50,7 @@ impl RootContext for Root {
 
     /// Not called for an Envoy queue: see [`host::enter_root`].
     fn on_queue_ready(&mut self, _queue_id: u32) {
-        self.worker.take_over();
+        self.worker.dispatch_passed_call();
     }
 
     fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {

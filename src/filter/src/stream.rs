@@ -80,7 +80,7 @@ impl Stream {
     }
 
     /// Processes the request body received so far and returns the action for the callback.
-    fn body_came(&self, state: &mut State) -> Action {
+    fn body_arrived(&self, state: &mut State) -> Action {
         if state.gate == Gate::Held {
             let now = self.worker.now();
             if let Some(step) = read_body(&self.worker, state, now) {
@@ -113,13 +113,12 @@ impl HttpContext for Stream {
         let head: usize = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
         state.head_bytes = STREAM_BYTES.saturating_add(u64::try_from(head).unwrap_or(u64::MAX));
         let now = self.worker.now();
-        // The last four digits tell the messages of a batch apart; see `Exchange::begin_batch`.
-        let id = EventId::of_uuid(self.worker.new_id(now.wall) & !0xffff);
+        let id: EventId = self.worker.new_id(now.wall);
         // The id that Envoy made is replaced, so that the access log, the upstream, the client and the audit trail have one.
-        host::set_header(MapType::HttpRequestHeaders, exchange::REQUEST_ID, id.as_str());
+        host::set_header(MapType::HttpRequestHeaders, exchange::REQUEST_ID, &id.text());
         let Some(policy) = self.worker.policy() else {
             state.gate = Gate::Answered;
-            host::reply(&exchange::not_ready(&id));
+            host::reply(&exchange::not_ready(id));
             return Action::Pause;
         };
         let (exchange, step) = Exchange::begin(policy, id, &headers, ends, now);
@@ -139,7 +138,7 @@ impl HttpContext for Stream {
         if state.gate == Gate::Held {
             state.body_bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         }
-        self.body_came(&mut state)
+        self.body_arrived(&mut state)
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
@@ -150,7 +149,7 @@ impl HttpContext for Stream {
         let mut state = self.state.borrow_mut();
         // If the request has trailers, the body callback never gets the end of the stream.
         state.body_ended = true;
-        self.body_came(&mut state)
+        self.body_arrived(&mut state)
     }
 
     fn on_http_response_headers(&mut self, _count: usize, ends: bool) -> Action {
@@ -161,10 +160,10 @@ impl HttpContext for Stream {
             return Action::Continue;
         }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
-        if let Some(asks) = exchange.unseen_windows()
-            && let Ok(verdicts) = windows::look(&asks, &self.worker.fleet(false), self.worker.metrics())
+        if let Some(asks) = exchange.windows_to_read()
+            && let Ok(verdicts) = windows::peek(&asks, &self.worker.fleet(false), self.worker.metrics())
         {
-            exchange.windows_seen(&asks, &verdicts);
+            exchange.windows_read(&asks, &verdicts);
         }
         const KIND: MapType = MapType::HttpResponseHeaders;
         let map = exchange.reads_response_headers().then(|| host::header_map(KIND));
@@ -174,7 +173,7 @@ impl HttpContext for Stream {
             None => host::status(KIND),
         };
         let (status, now) = (status.unwrap_or(0), self.worker.now());
-        let plan = if exchange.is_answered_by_envoy(status, is_upstreams) {
+        let plan = if exchange.is_answered_by_envoy(status, is_from_upstream) {
             exchange.answered_by_envoy(status, state.body_ended, ends, now)
         } else {
             exchange.response_headers(status, &headers, ends, now)
@@ -219,7 +218,7 @@ impl HttpContext for Stream {
         }
         let Some(exchange) = &mut state.exchange else { return Action::Continue };
         if bytes > 0 {
-            exchange.body_came();
+            exchange.body_arrived();
         }
         match response {
             Response::Pass | Response::Replace => {}
@@ -276,7 +275,7 @@ impl HttpContext for Stream {
 
     fn on_log(&mut self) {
         let mut state = self.state.borrow_mut();
-        let_go(&self.worker, &mut state);
+        release_held_bytes(&self.worker, &mut state);
         let Some(exchange) = state.exchange.take() else { return };
         let end = end_of(&exchange, state.response_ended);
         self.worker.leave(self.id);
@@ -306,7 +305,7 @@ impl Stream {
 
 impl Waiting for RefCell<State> {
     /// All callbacks have returned Pause so far, so Envoy must be told to resume if the request is now allowed.
-    fn woken(&self, worker: &Worker, stream_id: u32, event: Event<'_>) {
+    fn resume(&self, worker: &Worker, stream_id: u32, event: Event<'_>) {
         let state = &mut *self.borrow_mut();
         let Some(exchange) = &mut state.exchange else { return };
         let step = event(exchange);
@@ -325,7 +324,7 @@ fn advance(worker: &Worker, id: u32, state: &mut State, mut step: Step, now: Now
         step = next;
     }
     if state.gate != Gate::Held {
-        let_go(worker, state);
+        release_held_bytes(worker, state);
     }
 }
 
@@ -335,24 +334,24 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
     match step {
         Step::FindKey(hash) => match worker.look_up(hash, id, now.monotonic) {
             Lookup::Found(key) => Some(exchange.key_found(key, now)),
-            Lookup::NotFound(why) => Some(exchange.key_not_found(why)),
+            Lookup::NotFound(why) => Some(exchange.key_not_found(why, &worker.fleet(false), now)),
             Lookup::Waiting => None,
         },
         Step::ReadBody { bytes_max } => {
             state.reading = Some(bytes_max);
             read_body(worker, state, now)
         }
-        Step::Enter(entering) => {
+        Step::Admit(request) => {
             let key = exchange.key()?.clone();
-            Some(exchange.entered(worker.enter_under_way(id, &key, entering)))
+            Some(exchange.admission_answered(worker.admit(id, &key, request)))
         }
-        Step::AskWindows { asks, is_away } => {
-            let fleet = worker.fleet(is_away);
+        Step::AskWindows { asks, is_unavailable } => {
+            let fleet = worker.fleet(is_unavailable);
             Some(match windows::ask(&asks, &fleet, now.monotonic, worker.metrics()) {
                 Ok(verdicts) => {
-                    let ending = windows::ending(&asks, &verdicts);
-                    if let (false, Some(key)) = (ending.is_empty(), exchange.key()) {
-                        worker.renew_shares(key, &ending, id);
+                    let expiring = windows::expiring_shares(&asks, &verdicts);
+                    if let (false, Some(key)) = (expiring.is_empty(), exchange.key()) {
+                        worker.renew_shares(key, &expiring, id);
                     }
                     exchange.windows_asked(&verdicts)
                 }
@@ -416,7 +415,7 @@ fn read_body(worker: &Worker, state: &mut State, now: Now) -> Option<Step> {
     let fingerprint = exchange.key()?.fingerprint;
     let holds = state.head_bytes.saturating_add(state.body_bytes);
     if !worker.hold(fingerprint, state.held, holds) {
-        return Some(exchange.too_much_held(BODY_SECONDS_MAX));
+        return Some(exchange.too_many_bytes_held(BODY_SECONDS_MAX));
     }
     state.held = holds;
     if !state.body_ended {
@@ -428,7 +427,7 @@ fn read_body(worker: &Worker, state: &mut State, now: Now) -> Option<Step> {
 }
 
 /// Releases the bytes that the stream counted against its key.
-fn let_go(worker: &Worker, state: &mut State) {
+fn release_held_bytes(worker: &Worker, state: &mut State) {
     if let Some(key) = state.exchange.as_ref().and_then(Exchange::key).filter(|_| state.held > 0) {
         worker.hold(key.fingerprint, state.held, 0);
         state.held = 0;
@@ -455,7 +454,7 @@ fn filter_held(worker: &Worker, exchange: &mut Exchange, body: &[u8]) -> Action 
 }
 
 /// True if the response came from the upstream, false if Envoy generated it.
-fn is_upstreams() -> bool {
+fn is_from_upstream() -> bool {
     host::property(&["response", "code_details"]).is_none_or(|details| details == b"via_upstream")
 }
 
@@ -463,12 +462,12 @@ fn is_upstreams() -> bool {
 /// that disconnects, or one of Envoy's own limits, must not make the call free.
 fn end_of(exchange: &Exchange, response_ended: bool) -> End {
     // Envoy sets this address as soon as it has a connection on which to send the request.
-    if exchange.may_not_have_left() && host::property(&["upstream", "local_address"]).is_none() {
-        return End::NeverLeft;
+    if exchange.may_not_be_sent() && host::property(&["upstream", "local_address"]).is_none() {
+        return End::NotSent;
     }
     if response_ended {
         return End::Complete;
     }
     let details = host::property(&["response", "code_details"]).unwrap_or_default();
-    if details.starts_with(b"upstream_reset") { End::UpstreamFailed } else { End::ClientLeft }
+    if details.starts_with(b"upstream_reset") { End::UpstreamFailed } else { End::ClientDisconnected }
 }

@@ -47,14 +47,14 @@ pub fn ask(
 }
 
 /// Reads the windows of a request without taking permits.
-pub fn look(asks: &[Ask], fleet: &Fleet, metrics: &Metrics) -> Result<Vec<Verdict>, Unavailable> {
+pub fn peek(asks: &[Ask], fleet: &Fleet, metrics: &Metrics) -> Result<Vec<Verdict>, Unavailable> {
     owners::peek(&Shared { now: host::monotonic_clock(), metrics }, asks, fleet).ok_or(Unavailable)
 }
 
 /// The global limits whose shares must be renewed.
-pub fn ending(asks: &[Ask], verdicts: &[Verdict]) -> Vec<LimitRule> {
-    let ending = asks.iter().zip(verdicts).filter(|(_, verdict)| verdict.ends_soon);
-    ending.map(|(ask, _)| ask.rule).collect()
+pub fn expiring_shares(asks: &[Ask], verdicts: &[Verdict]) -> Vec<LimitRule> {
+    let expiring = asks.iter().zip(verdicts).filter(|(_, verdict)| verdict.expires_soon);
+    expiring.map(|(ask, _)| ask.rule).collect()
 }
 
 /// What to ask the ledger for a global limit; `None` if asking now is useless.

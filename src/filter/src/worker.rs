@@ -13,18 +13,21 @@ use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::host;
+use crate::in_progress::InProgress;
 use crate::metrics::Metrics;
 use crate::reach::{Ended, Reach};
 use crate::report::Outbox;
-use crate::under_way::UnderWay;
 use crate::windows;
-use policy::exchange::{Entered, Entering, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step};
+use policy::exchange::{
+    AdmissionAnswered, AdmissionRequest, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step,
+};
 use policy::key_table::KeyTable;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
 use protocol::api_key::KeyHash;
 use protocol::filter::{Action, IssueRequest, ReportAnswer, ReserveRequest, Settlement};
-use protocol::{BatchId, ReservationId, Timestamp, uuid};
+use protocol::uuid::Uuid;
+use protocol::{ReservationId, Timestamp};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -65,18 +68,18 @@ pub struct Worker {
     waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
     lookups: Cell<(u64, u32)>,
     held: RefCell<HashMap<u64, u64>>,
-    under_way: RefCell<UnderWay>,
+    in_progress: RefCell<InProgress>,
     /// Credentials of exchanges in progress whose records are being fetched again, and since when.
-    doubted: RefCell<HashMap<KeyHash, Monotonic>>,
+    rechecks: RefCell<HashMap<KeyHash, Monotonic>>,
     /// Streams that wait for more permits of a key's global limits, by the key's fingerprint.
     awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
-    leases_looked_at: Cell<u64>,
+    leases_checked_ms: Cell<u64>,
     id_state: Cell<u64>,
     /// The wall-clock time, and the monotonic time at which it was read.
     date: Cell<Option<(Timestamp, Monotonic)>>,
     /// A call that a stream's callback passes to the root context, and the result of starting it.
-    hand_over: RefCell<Option<Call>>,
-    handed_over: Cell<Result<(), NotCalled>>,
+    call_for_root: RefCell<Option<Call>>,
+    call_result: Cell<Result<(), NotCalled>>,
     in_root: Cell<bool>,
 }
 
@@ -94,7 +97,7 @@ enum PolicyCall {
 /// A stream that waits for an answer.
 pub trait Waiting {
     /// Handles the answer, given as an event for the exchange. The active context is the stream's.
-    fn woken(&self, worker: &Worker, stream_id: u32, event: Event<'_>);
+    fn resume(&self, worker: &Worker, stream_id: u32, event: Event<'_>);
 }
 
 /// Passes the answer to the exchange that waited for it.
@@ -131,14 +134,14 @@ impl Worker {
             waiting: RefCell::default(),
             lookups: Cell::new((0, 0)),
             held: RefCell::default(),
-            under_way: RefCell::default(),
-            doubted: RefCell::default(),
+            in_progress: RefCell::default(),
+            rechecks: RefCell::default(),
             awaiting_shares: RefCell::default(),
-            leases_looked_at: Cell::new(0),
+            leases_checked_ms: Cell::new(0),
             id_state: Cell::new(u64::from_le_bytes(host::random())),
             date: Cell::new(None),
-            hand_over: RefCell::new(None),
-            handed_over: Cell::new(Ok(())),
+            call_for_root: RefCell::new(None),
+            call_result: Cell::new(Ok(())),
             in_root: Cell::new(false),
         }
     }
@@ -187,13 +190,13 @@ impl Worker {
     }
 
     /// Admits an exchange if its key is within its concurrency bounds.
-    pub fn enter_under_way(&self, stream_id: u32, key: &Arc<Key>, entering: Entering) -> Entered {
-        self.under_way.borrow_mut().enter(stream_id, key, entering)
+    pub fn admit(&self, stream_id: u32, key: &Arc<Key>, request: AdmissionRequest) -> AdmissionAnswered {
+        self.in_progress.borrow_mut().admit(stream_id, key, request)
     }
 
     /// Removes a stream.
     pub fn leave(&self, stream_id: u32) {
-        self.under_way.borrow_mut().leave(stream_id);
+        self.in_progress.borrow_mut().remove(stream_id);
         let mut streams = self.streams.borrow_mut();
         if !streams.is_empty() {
             streams.remove(&stream_id);
@@ -308,7 +311,7 @@ impl Worker {
 
     /// A new UUIDv7. The host seeds a SplitMix64 generator once: ids must be unique, but they need not be
     /// unpredictable.
-    pub fn new_id(&self, now: Timestamp) -> u128 {
+    pub fn new_id<Id: From<Uuid>>(&self, now: Timestamp) -> Id {
         let next = || {
             let state = self.id_state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
             self.id_state.set(state);
@@ -316,7 +319,7 @@ impl Worker {
             let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             u128::from(mixed ^ (mixed >> 31))
         };
-        uuid::v7(now, (next() << 64) | next())
+        Uuid::v7(now, (next() << 64) | next()).into()
     }
 
     /// This Envoy's node id, as used in reports.
@@ -328,10 +331,10 @@ impl Worker {
     pub fn tick(&self) {
         let now = host::monotonic_clock();
         self.read_date(now);
-        self.metrics().tell();
-        self.outbox.borrow_mut().show(self.metrics());
+        self.metrics().flush();
+        self.outbox.borrow_mut().update_queue_depth(self.metrics());
         self.in_root(|| {
-            self.follow(now);
+            self.apply_changes(now);
             if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
                 self.fetch_policy(now);
             }
@@ -360,7 +363,7 @@ impl Worker {
                 self.resolve_answered(hash, changes_applied, calls::resolved(&answer), now);
             }
             Purpose::Reserve { stream_id, reservation_id } => {
-                let answered = calls::reserved(&answer, &reservation_id);
+                let answered = calls::reserved(&answer, reservation_id);
                 self.reserve_answered(stream_id, reservation_id, answered);
             }
             Purpose::Round(asked) => self.round_answered(asked, &answer),
@@ -381,10 +384,10 @@ impl Worker {
     }
 
     /// Starts, in the root context, the call that a stream passed on.
-    pub fn take_over(&self) {
+    pub fn dispatch_passed_call(&self) {
         host::set_context(self.root_id);
-        if let Some(call) = self.hand_over.borrow_mut().take() {
-            self.handed_over.set(self.dispatch(call));
+        if let Some(call) = self.call_for_root.borrow_mut().take() {
+            self.call_result.set(self.dispatch(call));
         }
     }
 
@@ -403,10 +406,10 @@ impl Worker {
             host::set_context(stream_id);
             return outcome;
         }
-        self.hand_over.replace(Some(call));
-        self.handed_over.set(Err(NotCalled));
+        self.call_for_root.replace(Some(call));
+        self.call_result.set(Err(NotCalled));
         host::enter_root(self.root_id, stream_id);
-        self.handed_over.get()
+        self.call_result.get()
     }
 
     fn dispatch(&self, call: Call) -> Result<(), NotCalled> {
@@ -456,7 +459,9 @@ impl Worker {
                     PolicyCall::Settled
                 }
                 Err(invalid) => {
-                    log::error!("the ledger's policy is refused and the one in force stays: {invalid}");
+                    log::error!(
+                        "the ledger's policy is invalid, and the previous one stays in force: {invalid}"
+                    );
                     PolicyCall::Settled
                 }
             },
@@ -469,7 +474,7 @@ impl Worker {
     fn deliver(&self, now: Monotonic) {
         let node = self.node();
         let mut outbox = self.outbox.borrow_mut();
-        let batch_id = || BatchId::of_uuid(self.new_id(host::wall_clock()));
+        let batch_id = || self.new_id(host::wall_clock());
         let Some(batch) = outbox.next_batch(&node, batch_id, self.at(now)) else { return };
         let call = Call::report(&self.config.borrow(), batch);
         if self.dispatch(call).is_err() {
@@ -504,22 +509,23 @@ impl Worker {
             let found = found.clone();
             let event = |exchange: &mut Exchange| match found {
                 Ok(key) => exchange.key_found(key, self.now()),
-                Err(why) => exchange.key_not_found(why),
+                Err(why) => exchange.key_not_found(why, &self.fleet(false), self.now()),
             };
             self.wake(stream_id, Box::new(event));
         }
     }
 
     fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
-        let is_heard = self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
-        let may_be_set_aside = match answered {
+        let is_delivered =
+            self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
+        let may_be_reserved = match answered {
             // The client disconnected during the call, so nobody will spend these credits.
-            ReserveAnswered::Reserved => !is_heard,
+            ReserveAnswered::Reserved => !is_delivered,
             // The request was refused, or allowed free of charge. If the ledger did reserve credits, release them.
             ReserveAnswered::Unavailable => true,
             ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded(_) => false,
         };
-        if may_be_set_aside {
+        if may_be_reserved {
             let settlement = Settlement { reservation_id, action: Action::Void };
             self.outbox.borrow_mut().settle(settlement, self.metrics());
         }
@@ -529,7 +535,7 @@ impl Worker {
     fn wake(&self, stream_id: u32, event: Event<'_>) -> bool {
         let stream = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
         let Some(stream) = stream else { return false };
-        self.in_stream(stream_id, || stream.woken(self, stream_id, event));
+        self.in_stream(stream_id, || stream.resume(self, stream_id, event));
         true
     }
 

@@ -9,6 +9,7 @@ use crate::money::reservations::{self, Settled};
 use crate::transaction::{Needs, Operation, Refusal, Rows};
 use protocol::audit::{Counted, Decision};
 use protocol::filter::{Report, ReportAnswer};
+use protocol::packed::Unreadable;
 use protocol::{EventId, Month, ReservationId, Timestamp};
 use serde::Serialize;
 use serde_json::json;
@@ -20,7 +21,9 @@ const DECISIONS_DROPPED_MAX: u64 = 1_000_000_000;
 /// Applies one batch.
 #[derive(Clone)]
 pub struct Deliver {
+    /// The report without its decisions.
     pub report: Arc<Report>,
+    pub decisions: Arc<[Decision]>,
     /// The id of the filter's credential.
     pub actor: String,
     pub now: Timestamp,
@@ -44,28 +47,39 @@ struct Counts<'r> {
 }
 
 impl Deliver {
+    pub fn new(mut report: Report, actor: String, now: Timestamp) -> Result<Deliver, Unreadable> {
+        let decisions = report.unpack()?.into();
+        Ok(Deliver { report: Arc::new(report), decisions, actor, now })
+    }
+
     /// Splits the batch in two; `None` if it has a single item.
     pub fn halves(&self) -> Option<[Deliver; 2]> {
         let mut one = Report::clone(&self.report);
-        let other = Report { settlements: Vec::new(), decisions: Vec::new(), ..one.clone() };
-        let mut other = Report { counted: Vec::new(), decisions_dropped: 0, ..other };
+        let mut other =
+            Report { settlements: Vec::new(), counted: Vec::new(), decisions_dropped: 0, ..one.clone() };
         let counts = !one.counted.is_empty() || one.decisions_dropped > 0;
-        match (one.settlements.len(), one.decisions.len()) {
+        // How many decisions stay in the first half.
+        let stay = match (one.settlements.len(), self.decisions.len()) {
             (0, 0) => return None,
             (settlements, decisions) if counts || (settlements > 0 && decisions > 0) => {
                 // Counts stay together: a count's id is its place among them.
                 if counts {
                     other.settlements = std::mem::take(&mut one.settlements);
                 }
-                other.decisions = std::mem::take(&mut one.decisions);
+                0
             }
             (0, 1) | (1, 0) => return None,
             (settlements, decisions) => {
                 other.settlements = one.settlements.split_off(settlements / 2);
-                other.decisions = one.decisions.split_off(decisions / 2);
+                decisions / 2
             }
-        }
-        Some([one, other].map(|report| Deliver { report: Arc::new(report), ..self.clone() }))
+        };
+        let (first, then) = self.decisions.split_at_checked(stay)?;
+        Some([(one, first), (other, then)].map(|(report, decisions)| Deliver {
+            report: Arc::new(report),
+            decisions: decisions.into(),
+            ..self.clone()
+        }))
     }
 }
 
@@ -73,35 +87,34 @@ impl Operation for Deliver {
     type Answer = Delivered;
 
     fn needs(&self, needs: &mut Needs) {
-        let report = &self.report;
-        needs.reservations.extend(report.settlements.iter().map(|step| step.reservation_id.clone()));
-        needs.events.extend(report.decisions.iter().map(|decision| decision.id.clone()));
-        needs.keys.extend(report.decisions.iter().filter_map(|decision| decision.key_id.clone()));
+        let Deliver { report, decisions, now, .. } = self;
+        needs.reservations.extend(report.settlements.iter().map(|step| step.reservation_id));
+        needs.events.extend(decisions.iter().map(|decision| decision.id));
+        needs.keys.extend(decisions.iter().filter_map(|decision| decision.key_id.clone()));
         needs.spending.extend(
-            report
-                .decisions
+            decisions
                 .iter()
                 .filter(|decision| decision.lease_id.is_some())
-                .filter_map(|decision| Some((decision.key_id.clone()?, month(decision, self.now)))),
+                .filter_map(|decision| Some((decision.key_id.clone()?, month(decision, *now)))),
         );
-        needs.events.extend((0..report.counted.len()).filter_map(|place| counted_id(report, place)));
+        needs.events.extend((0..report.counted.len()).map(|place| counted_id(report, place)));
         if report.decisions_dropped > 0 {
-            needs.events.extend(dropped_id(report));
+            needs.events.insert(report.batch_id.into());
         }
     }
 
     fn apply(self, rows: &mut Rows) -> Result<Delivered, Refusal> {
-        let Deliver { report, actor, now } = self;
+        let Deliver { report, decisions, actor, now } = self;
         let mut answer = ReportAnswer { settled: 0, recorded: 0 };
         let mut refused = Vec::new();
         for settlement in &report.settlements {
             match reservations::settle(rows, settlement, now) {
                 Settled::Now => answer.settled = answer.settled.saturating_add(1),
                 Settled::Before => {}
-                why => refused.push((settlement.reservation_id.clone(), why)),
+                why => refused.push((settlement.reservation_id, why)),
             }
         }
-        for decision in &report.decisions {
+        for decision in decisions.iter() {
             if record(rows, decision, now) {
                 answer.recorded = answer.recorded.saturating_add(1);
             }
@@ -114,13 +127,14 @@ impl Operation for Deliver {
                 outcome: Some(counted.outcome),
                 ..Event::new(Kind::DecisionsCounted, now, actor, &detail)
             };
-            if counted_id(&report, place).is_some_and(|id| rows.record_once(id, event)) {
+            if rows.record_once(counted_id(&report, place), event) {
                 rows.count_many(counted, now);
             }
         }
-        if let (1.., Some(id)) = (report.decisions_dropped, dropped_id(&report)) {
+        if report.decisions_dropped > 0 {
             let detail = json!({"envoy": report.envoy, "count": report.decisions_dropped});
-            if rows.record_once(id, Event::new(Kind::DecisionsDropped, now, actor, &detail)) {
+            let event = Event::new(Kind::DecisionsDropped, now, actor, &detail);
+            if rows.record_once(report.batch_id.into(), event) {
                 let dropped = report.decisions_dropped.min(DECISIONS_DROPPED_MAX);
                 rows.decisions_dropped = rows.decisions_dropped.saturating_add(dropped);
             }
@@ -129,13 +143,9 @@ impl Operation for Deliver {
     }
 }
 
-fn dropped_id(report: &Report) -> Option<EventId> {
-    EventId::parse(report.batch_id.as_str()).ok()
-}
-
 /// A count has no id of its own: its place in the batch makes it idempotent.
-fn counted_id(report: &Report, place: usize) -> Option<EventId> {
-    EventId::parse(&format!("{}-{place}", report.batch_id)).ok()
+fn counted_id(report: &Report, place: usize) -> EventId {
+    EventId::from(report.batch_id).part(place)
 }
 
 /// The month in which a call began, at most the current one: an Envoy's fast clock can't spend next month's budget.
@@ -150,7 +160,7 @@ fn record(rows: &mut Rows, decision: &Decision, now: Timestamp) -> bool {
         outcome: Some(decision.outcome),
         ..Event::new(Kind::Decision, now, actor, decision)
     };
-    if !rows.record_once(decision.id.clone(), event) {
+    if !rows.record_once(decision.id, event) {
         return false;
     }
     rows.count(decision, now);

@@ -1,11 +1,13 @@
-//! For tests: a ledger on a database of its own, and what is asked of it over a real socket.
+//! For tests: a ledger on its own database, and requests to it over a real socket.
 //!
-//! The tests of the API know no database. They run on SQLite, and once more in a process that is told to take PostgreSQL,
+//! The tests of the API do not depend on the database. They run on SQLite, and again in a process that uses PostgreSQL,
 //! see [`on_postgresql`].
 
 use crate::{Config, Credentials, Database, Running, init, start};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed, TestCaseError, TestRunner};
+use protocol::audit::Decision;
+use protocol::packed::Packed;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tempfile::TempDir;
 use throwaway::Throwaway;
+use uuid::Uuid;
 
 pub(crate) const POLICY: &str = r#"
 tiers:
@@ -31,16 +34,16 @@ services:
       search: {risk: read_only}
 "#;
 
-/// Tells a process of tests to take PostgreSQL.
+/// Tells a process of tests to use PostgreSQL.
 const STORE: &str = "AGENTRELAY_TEST_STORE";
 const POSTGRES: &str = "postgres";
 
-/// True in the process that tests on PostgreSQL.
+/// True in the process that runs the tests on PostgreSQL.
 pub(crate) fn is_on_postgresql() -> bool {
     std::env::var(STORE).is_ok_and(|store| store == POSTGRES)
 }
 
-/// Runs the tests whose names begin so once more, on PostgreSQL, and says how many there were.
+/// Runs the tests whose names begin with this again, on PostgreSQL, and returns how many there were.
 pub(crate) fn on_postgresql(tests: &str) -> u32 {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([tests, "--test-threads=4"])
@@ -53,7 +56,7 @@ pub(crate) fn on_postgresql(tests: &str) -> u32 {
     passed.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// All that is in the database of a [`Bench`], if it is PostgreSQL's.
+/// All data in the database of a [`Bench`], if it is PostgreSQL.
 pub(crate) fn dump(directory: &TempDir) -> Option<Vec<u8>> {
     let url = std::fs::read_to_string(directory.path().join("database")).ok()?;
     let program = apart(|| server().program("pg_dump"));
@@ -73,12 +76,12 @@ pub(crate) fn server() -> Arc<Throwaway> {
     })
 }
 
-/// Runs what blocks on a thread where that is allowed.
+/// Runs blocking work on a thread where that is allowed.
 pub(crate) fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
-/// A ledger that serves, with both doors' credentials.
+/// A running ledger, with credentials for both of its APIs.
 pub(crate) struct Bench {
     pub(crate) directory: TempDir,
     pub(crate) credentials: Credentials,
@@ -93,7 +96,7 @@ impl Bench {
         Bench::start_in(directory, &database).await
     }
 
-    /// On a database that is empty yet.
+    /// On an empty database.
     pub(crate) async fn start_on(database: &Database) -> Bench {
         Bench::start_in(tempfile::tempdir().unwrap(), database).await
     }
@@ -108,7 +111,7 @@ impl Bench {
     }
 
     /// Another ledger on the same shared database, with this text in a policy file of its own.
-    pub(crate) async fn beside(&self, database: &Database, policy: &str) -> Bench {
+    pub(crate) async fn start_second(&self, database: &Database, policy: &str) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("policy.yaml"), policy).unwrap();
         let config = Config { database: database.clone(), ..Bench::config(&directory) };
@@ -129,12 +132,12 @@ impl Bench {
         if !is_on_postgresql() {
             return Database::Sqlite(directory.path().join("ledger.db"));
         }
-        // Goes with the process.
+        // It ends with the process.
         static SERVER: OnceLock<Arc<Throwaway>> = OnceLock::new();
         let kept = directory.path().join("database");
         let url = std::fs::read_to_string(&kept).unwrap_or_else(|_| {
             let url = apart(|| SERVER.get_or_init(server).database().unwrap());
-            // A restart finds the same one.
+            // A restart finds the same file.
             std::fs::write(&kept, &url).unwrap();
             url
         });
@@ -177,7 +180,7 @@ impl Bench {
         (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
     }
 
-    /// Asks as somebody else.
+    /// Uses another credential.
     pub(crate) async fn ask_as(&self, secret: &str, method: &Method, path: &str, body: &Value) -> Response {
         let url = format!("http://{}{path}", self.running.address);
         let request = self.client.request(method.clone(), url).bearer_auth(secret);
@@ -209,10 +212,9 @@ impl Bench {
     }
 
     pub(crate) async fn settle(&self, id: &str, action: Value) -> Value {
-        let mut settlement = json!({"reservation_id": id});
+        let mut settlement = json!({"reservation_id": uuid_of(id)});
         settlement.as_object_mut().unwrap().extend(action.as_object().unwrap().clone());
-        let body =
-            json!({"batch_id": crate::moment::new_name(""), "envoy": "e1", "settlements": [settlement]});
+        let body = json!({"batch_id": new_uuid(), "envoy": "e1", "settlements": [settlement]});
         self.post("/filter/v1/report", body, StatusCode::OK).await
     }
 
@@ -222,14 +224,37 @@ impl Bench {
     }
 }
 
+/// The UUID that stands for a name such as `r1`, whose bytes it holds; a UUID stands for itself. In the order of the names.
+pub(crate) fn uuid_of(name: &str) -> String {
+    if Uuid::parse_str(name).is_ok() {
+        return name.to_owned();
+    }
+    let mut bytes = [0; 16];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Uuid::from_bytes(bytes).to_string()
+}
+
+/// A new UUID.
+pub(crate) fn new_uuid() -> String {
+    Uuid::now_v7().to_string()
+}
+
 pub(crate) fn reserve_body(id: &str, key_id: &str, credits: u64, ttl_seconds: u32) -> Value {
     json!({
-        "reservation_id": id, "key_id": key_id, "service": "studio", "tool": "image_generate",
+        "reservation_id": uuid_of(id), "key_id": key_id, "service": "studio", "tool": "image_generate",
         "credits": credits, "ttl_seconds": ttl_seconds, "policy_version": "v1",
     })
 }
 
-/// Between two questions of a poll: without it a fast machine meets the bound on one credential's rate.
+/// A report of decisions.
+pub(crate) fn report_body(batch_id: &str, decisions: impl IntoIterator<Item = Value>) -> Value {
+    let decisions =
+        decisions.into_iter().map(|decision| serde_json::from_value::<Decision>(decision).unwrap());
+    let Packed { subjects, rows } = decisions.collect();
+    json!({"batch_id": uuid_of(batch_id), "envoy": "e1", "subjects": subjects, "rows": rows})
+}
+
+/// The pause between two polls: without it a fast machine reaches the rate limit of one credential.
 pub(crate) async fn pace() {
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
 }
@@ -242,12 +267,12 @@ pub(crate) async fn expect(response: Response, status: StatusCode) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// The stable code of a problem.
+/// The stable code of a problem document.
 pub(crate) fn code(problem: &Value) -> &str {
     problem["type"].as_str().unwrap().strip_prefix("urn:agentrelay:problem:").unwrap()
 }
 
-/// Judges so many random cases. A failure prints the seed, and the variable that repeats the run with it.
+/// Runs so many random cases. A failure prints the seed, and the variable that repeats the run with it.
 pub(crate) fn seeded<S: Strategy>(
     variable: &str,
     cases: u32,

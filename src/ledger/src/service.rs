@@ -189,12 +189,12 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let unwritten = |_| Error::Write(database.clone());
     store.run(RememberClock { now: moment::now() }).await.map_err(unwritten)?;
     let is_shared = matches!(database, Database::Postgres(_));
-    let policy = in_force::settle(store.as_ref(), policy, is_shared, &metrics, moment::now()).await.map_err(
-        |none| match none {
+    let policy = in_force::policy_at_start(store.as_ref(), policy, is_shared, &metrics, moment::now())
+        .await
+        .map_err(|none| match none {
             StartError::Unrecorded => Error::Write(database.clone()),
             StartError::Faulty(version, fault) => Error::PolicyKept(database.clone(), version, fault),
-        },
-    )?;
+        })?;
     let signer = signing_key::signer(&audit_key).map_err(|cause| Error::AuditKey(audit_key, cause))?;
     let signer = Arc::new(signer);
     let public_key = signer.public_key().to_owned();

@@ -26,7 +26,7 @@ pub enum Unavailable {
     #[error("the database does not answer")]
     Failed,
     /// Too many reports are running.
-    #[error("other reports are under way; ask again when they have finished")]
+    #[error("other reports are in progress; retry when they have finished")]
     ReportsWait,
     /// The report takes too long.
     #[error(

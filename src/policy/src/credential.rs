@@ -53,19 +53,19 @@ pub fn is_encoded(headers: &Headers<'_>) -> bool {
 
 /// The credentials of one request.
 #[derive(Debug, Default)]
-pub struct Sent<'h> {
+pub struct Credentials<'h> {
     first: Option<(Carrier, &'h [u8])>,
     several: bool,
 }
 
-impl<'h> Sent<'h> {
+impl<'h> Credentials<'h> {
     /// Adds a credential.
     pub fn add(&mut self, carrier: Carrier, value: &'h [u8]) {
         self.several |= self.first.replace((carrier, value)).is_some();
     }
 
     /// Adds a credential under a name that some servers read as that of a credential header.
-    pub fn add_disguised(&mut self) {
+    pub fn add_lookalike(&mut self) {
         self.several = true;
     }
 
@@ -111,7 +111,7 @@ mod tests {
         let (upper, lower, bare) = (bearer("BEARER"), bearer("bearer"), key.clone().into_bytes());
         let hash = KeyHash::of(key.as_bytes());
         let accepted = |headers: &[(Carrier, &[u8])]| {
-            let mut sent = Sent::default();
+            let mut sent = Credentials::default();
             headers.iter().for_each(|(carrier, value)| sent.add(*carrier, value));
             sent.find().map(|(hash, _)| hash)
         };

@@ -54,14 +54,29 @@ pub(crate) struct Document {
 pub(crate) struct Settings {
     pub(crate) key_stale: Span,
     pub(crate) reservation_ttl: Span,
+    pub(crate) unknown_keys_on_ledger_outage: Option<Unverified>,
     pub(crate) contact: Option<String>,
     pub(crate) upgrade_url: Option<String>,
+}
+
+/// What a caller may do whose key can't be looked up because the ledger is away.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Unverified {
+    pub(crate) tier: String,
+    pub(crate) scopes: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         let two_minutes = Span { seconds: 120 };
-        Settings { key_stale: two_minutes, reservation_ttl: two_minutes, contact: None, upgrade_url: None }
+        Settings {
+            key_stale: two_minutes,
+            reservation_ttl: two_minutes,
+            unknown_keys_on_ledger_outage: None,
+            contact: None,
+            upgrade_url: None,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! All checks that need no window come first. Then all windows are asked at once, so that a decision costs one
 //! compare-and-swap and the `retry-after` of a refusal takes every window into account.
 
+mod admission;
 mod batch;
 mod charge;
 mod classify;
@@ -17,8 +18,8 @@ mod refusal;
 mod request;
 mod response;
 mod session;
-mod under_way;
 
+pub use admission::{AdmissionAnswered, AdmissionRequest, CallId, Work};
 pub use charge::{Refund, Spending};
 pub use fields::Fields;
 pub use gate_tools::IssueAnswered;
@@ -26,7 +27,6 @@ pub use limits::SharesAnswered;
 pub use refusal::Reply;
 pub use request::{is_reserved_header, is_reserved_trailer};
 pub use response::{BodyPlan, End, Finished, HELD_BYTES_MAX, ResponsePlan};
-pub use under_way::{CallId, Entered, Entering, Work};
 
 use crate::authorize::Denial;
 use crate::credential::{Carrier, Headers};
@@ -36,7 +36,7 @@ use crate::limit::LimitRule;
 use crate::mcp::list::Page;
 use crate::rules::{Help, Policy, Service, ServiceKind};
 use crate::window::slot::{Ask, Stage};
-use crate::window::{Monotonic, Verdict};
+use crate::window::{Fleet, Monotonic, Verdict};
 use batch::Batch;
 use charge::Charge;
 use classify::Classified;
@@ -46,7 +46,7 @@ use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
 use protocol::filter::{IssueRequest, ReserveRequest};
 use protocol::reason::{Reason, Shortfall};
-use protocol::{Credits, EventId, ReservationId, Timestamp, uuid};
+use protocol::{Credits, EventId, LeaseId, ReservationId, Timestamp};
 use quota::Quota;
 use refusal::Refusal;
 use request::Request;
@@ -75,13 +75,13 @@ pub enum Step {
         bytes_max: u32,
     },
     /// Ask the worker whether it admits the request, then call [`Exchange::entered`].
-    Enter(Entering),
+    Admit(AdmissionRequest),
     /// Ask all windows of the key at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
     AskWindows {
         /// The asks, one for each limit.
         asks: Vec<Ask>,
         /// The ledger did not answer an ask for shares just now.
-        is_away: bool,
+        is_unavailable: bool,
     },
     /// Ask the ledger for a larger share of these global limits, then call [`Exchange::shares_answered`].
     AskShares {
@@ -149,7 +149,7 @@ pub struct Exchange {
     /// Set if the body is a batch: each of its messages is an exchange of its own.
     batch: Option<Box<Batch>>,
     /// This exchange is one message of a batch, so its answer becomes part of the batch's answer.
-    is_of_batch: bool,
+    is_batch_message: bool,
 }
 
 /// What the request is about.
@@ -202,7 +202,7 @@ enum Phase {
         refusal: Option<Refusal>,
         rounds: Rounds,
         /// The ledger did not answer an ask for shares.
-        is_away: bool,
+        is_unavailable: bool,
     },
     Reserving,
     Issuing,
@@ -214,10 +214,10 @@ enum Phase {
 pub const REQUEST_ID: &str = "x-request-id";
 
 /// The answer before the gate has a policy: from its start until it first reaches the ledger.
-pub fn not_ready(id: &EventId) -> Reply {
+pub fn not_ready(id: EventId) -> Reply {
     let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id, &Help::default());
     quota::add_headers(&mut reply.headers, &[], false);
-    reply.headers.push(REQUEST_ID, id.as_str());
+    reply.headers.push(REQUEST_ID, &id.text());
     reply
 }
 
@@ -250,7 +250,7 @@ impl Exchange {
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,
-            is_of_batch: false,
+            is_batch_message: false,
         };
         if exchange.request.method == b"GET"
             && let Some(metadata) = exchange.asked_metadata()
@@ -287,11 +287,15 @@ impl Exchange {
     }
 
     /// No key record was found.
-    pub fn key_not_found(&mut self, why: KeyNotFound) -> Step {
-        self.refuse(match why {
-            KeyNotFound::Unknown => Refusal::invalid_key(),
-            KeyNotFound::Unavailable => Refusal::ledger_unavailable(),
-        })
+    pub fn key_not_found(&mut self, why: KeyNotFound, fleet: &Fleet, now: Now) -> Step {
+        match (why, self.policy.unverified.clone()) {
+            (KeyNotFound::Unknown, _) => self.refuse(Refusal::invalid_key()),
+            // A ledger that is only busy, or a gate with too many lookups, is no outage.
+            (KeyNotFound::Unavailable, Some(caller)) if fleet.is_lost(now.monotonic) => {
+                self.key_found(caller, now)
+            }
+            (KeyNotFound::Unavailable, _) => self.refuse(Refusal::ledger_unavailable()),
+        }
     }
 
     /// The whole body has arrived.
@@ -302,18 +306,18 @@ impl Exchange {
     /// The body is larger than the gate may buffer.
     pub fn body_too_large(&mut self, bytes_max: u32) -> Step {
         self.refuse(match bytes_max {
-            0 => Refusal::body_unasked(),
+            0 => Refusal::body_not_allowed(),
             bytes_max => Refusal::body_too_large(bytes_max),
         })
     }
 
     /// Other requests of the key already hold so much of the buffer that this body does not fit.
-    pub fn too_much_held(&mut self, wait_seconds: u64) -> Step {
-        self.refuse(Refusal::too_much_held(wait_seconds))
+    pub fn too_many_bytes_held(&mut self, wait_seconds: u64) -> Step {
+        self.refuse(Refusal::too_many_bytes_held(wait_seconds))
     }
 
     /// The attempt to pay from a lease is over; `lease` is the lease that paid, if any.
-    pub fn spent(&mut self, lease: Option<u128>) -> Step {
+    pub fn spent(&mut self, lease: Option<LeaseId>) -> Step {
         if let Some(step) = self.in_batch(|element| element.spent(lease)) {
             return step;
         }
@@ -325,8 +329,9 @@ impl Exchange {
 
     /// The ledger answered the reservation, or the call to it failed.
     pub fn reserve_answered(&mut self, answer: ReserveAnswered) -> Step {
-        let is_away = answer == ReserveAnswered::Unavailable;
-        if let Some(step) = self.answered_in_batch(is_away, |element| element.reserve_answered(answer)) {
+        let is_unavailable = answer == ReserveAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_unavailable, |element| element.reserve_answered(answer))
+        {
             return step;
         }
         let Subject::Tool(call) = &self.subject else { return self.refuse(Refusal::ledger_unavailable()) };
@@ -343,8 +348,8 @@ impl Exchange {
     }
 
     /// The request's id.
-    pub fn id(&self) -> &EventId {
-        &self.id
+    pub fn id(&self) -> EventId {
+        self.id
     }
 
     /// The key, once it is known.
@@ -383,15 +388,10 @@ impl Exchange {
     fn reservation(&self) -> Option<(ReservationId, u32)> {
         match self.phase {
             Phase::Forwarded(Charge::Reserved(_)) => {
-                self.reservation_id().map(|id| (id, self.policy.reservation_ttl_seconds))
+                Some((self.id.into(), self.policy.reservation_ttl_seconds))
             }
             _ => None,
         }
-    }
-
-    /// The request id is also the reservation id. Both are ordered by time, and one id is enough to find the other.
-    fn reservation_id(&self) -> Option<ReservationId> {
-        ReservationId::parse(self.id.as_str()).ok()
     }
 
     /// The RFC 9728 document, if the request asks for it. It is public: clients read it before they have a credential.
@@ -452,24 +452,25 @@ impl Exchange {
             (None, Work::Call | Work::Stream) => of_key.chain(of_tool).collect(),
         };
         let rounds = Rounds::default();
-        self.phase = Phase::AskingWindows { asks, verdicts: Vec::new(), refusal, rounds, is_away: false };
-        self.enter(work)
+        self.phase =
+            Phase::AskingWindows { asks, verdicts: Vec::new(), refusal, rounds, is_unavailable: false };
+        self.request_admission(work)
     }
 
     /// Pays from a lease if the tool allows it and the key has no budget to check; otherwise by a reservation.
     fn pay(&mut self) -> Step {
-        match (&self.key, &self.subject, uuid::parse(self.id.as_str())) {
-            (Some(key), Subject::Tool(call), Some(request)) if call.is_leased && !key.record.has_budget => {
-                Step::Spend(Spending { tenant: key.tenant, price: call.price, request })
+        match (&self.key, &self.subject) {
+            (Some(key), Subject::Tool(call)) if call.is_leased && !key.record.has_budget => {
+                Step::Spend(Spending { tenant: key.tenant, price: call.price, request: self.id })
             }
             _ => self.reserve(),
         }
     }
 
     fn reserve(&mut self) -> Step {
-        let request = match (&self.key, self.rules(), &self.subject, self.reservation_id()) {
-            (Some(key), Some(service), Subject::Tool(call), Some(reservation_id)) => ReserveRequest {
-                reservation_id,
+        let request = match (&self.key, self.rules(), &self.subject) {
+            (Some(key), Some(service), Subject::Tool(call)) => ReserveRequest {
+                reservation_id: self.id.into(),
                 key_id: key.record.key_id.clone(),
                 service: service.name.clone(),
                 tool: call.name.clone(),
@@ -496,7 +497,7 @@ impl Exchange {
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &'static str> {
         let keeps_credential = self.rules().is_some_and(|service| service.forward_credential);
         let credential = self.carrier.filter(|_| !keeps_credential).map(Carrier::header);
-        let claims = self.policy.tells_hosts().then_some(request::HOST_CLAIMS).into_iter().flatten();
+        let claims = self.policy.selects_by_host().then_some(request::HOST_OVERRIDES).into_iter().flatten();
         credential.into_iter().chain(self.session.header_to_remove()).chain(claims)
     }
 
@@ -507,7 +508,7 @@ impl Exchange {
         let own = [
             is_read.then_some(("accept-encoding", Cow::Borrowed("identity"))),
             self.subject().map(|subject| ("x-agentrelay-tool", fields::escaped(subject))),
-            Some(("x-agentrelay-request-id", Cow::Borrowed(self.id.as_str()))),
+            Some(("x-agentrelay-request-id", Cow::Owned(self.id.to_string()))),
             self.session.header_to_set().map(|(name, id)| (name, Cow::Borrowed(id))),
         ];
         let identity = self.key.iter().flat_map(|key| key.identity());
@@ -523,14 +524,14 @@ impl Exchange {
         let refusal = if self.session().is_some() { refusal.within_session() } else { refusal };
         let form = match self.rules().map_or(Refusals::Http, |service| service.refusals) {
             // A JSON-RPC batch can't contain a problem document.
-            Refusals::Http if self.is_of_batch => Refusals::McpHttp,
+            Refusals::Http if self.is_batch_message => Refusals::McpHttp,
             form => form,
         };
         let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
         let mut reply =
-            refusal.reply(form, self.message_id.as_deref(), is_tool_call, &self.id, &self.policy.help);
+            refusal.reply(form, self.message_id.as_deref(), is_tool_call, self.id, &self.policy.help);
         // The reply is complete now, unless the key's windows are still to be asked.
-        if !self.is_of_batch && (self.key.is_none() || !self.quotas.is_empty()) {
+        if !self.is_batch_message && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
             self.add_headers(&mut reply.headers);
             reply.has_rate_headers = true;

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 /// The arguments of `request_key`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct KeyRequest {
     /// The service that the key is for.
     pub service: String,
     /// The lifetime of the key in seconds.
@@ -44,7 +44,7 @@ impl Kind {
 
 const LIST_SERVICES: &str = r#"{"name":"list_services","title":"List services","description":"Lists the services behind this gate that your api key may use.","inputSchema":{"type":"object","properties":{},"additionalProperties":false},"annotations":{"readOnlyHint":true,"destructiveHint":false,"idempotentHint":true,"openWorldHint":false}}"#;
 
-const REQUEST_KEY: &str = r#"{"name":"request_key","title":"Request an api key","description":"Issues a short-lived api key for one service. It may do no more than your own key, and ends with it.","inputSchema":{"type":"object","properties":{"service_name":{"type":"string","description":"One of those that list_services names."},"ttl_seconds":{"type":"integer","minimum":1,"maximum":86400,"default":3600,"description":"How long the key lives."},"rate_limit":{"type":"integer","minimum":1,"maximum":1000000,"default":60,"description":"Requests per minute, within the limits of your own key."}},"required":["service_name"],"additionalProperties":false},"annotations":{"readOnlyHint":false,"destructiveHint":false,"idempotentHint":false,"openWorldHint":false}}"#;
+const REQUEST_KEY: &str = r#"{"name":"request_key","title":"Request an api key","description":"Issues a short-lived api key for one service. It may do no more than your own key, and ends with it.","inputSchema":{"type":"object","properties":{"service_name":{"type":"string","description":"The name of a service that list_services returns."},"ttl_seconds":{"type":"integer","minimum":1,"maximum":86400,"default":3600,"description":"The lifetime of the key in seconds."},"rate_limit":{"type":"integer","minimum":1,"maximum":1000000,"default":60,"description":"Requests per minute, within the limits of your own key."}},"required":["service_name"],"additionalProperties":false},"annotations":{"readOnlyHint":false,"destructiveHint":false,"idempotentHint":false,"openWorldHint":false}}"#;
 
 /// The services that a key may use.
 pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Iterator<Item = &'p Service> {
@@ -52,7 +52,7 @@ pub fn services<'p>(policy: &'p Policy, key: &Key, now: Timestamp) -> impl Itera
 }
 
 /// The result of `list_services`.
-pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> String {
+pub fn list_services_result(policy: &Policy, key: &Key, now: Timestamp) -> String {
     let mut by_name = Vec::new();
     services(policy, key, now)
         .for_each(|service| ordered::insert(&mut by_name, service, |a, b| a.name.cmp(&b.name)));
@@ -64,7 +64,7 @@ pub fn listed(policy: &Policy, key: &Key, now: Timestamp) -> String {
 }
 
 /// The result of `request_key`. This is the only place where the secret appears.
-pub fn issued(asked: &Asked, key: &Issued, policy: &Policy) -> String {
+pub fn request_key_result(asked: &KeyRequest, key: &Issued, policy: &Policy) -> String {
     let service = policy.services().iter().find(|service| service.name == asked.service);
     let members = [
         ("api_key", quoted(&key.secret)),
@@ -155,24 +155,29 @@ fn result(content: &str) -> String {
 }
 
 /// Reads the arguments of `request_key` from a message that was recognised as a call of it. The error is shown to the caller.
-pub fn asked(body: &[u8], policy: &Policy, key: &Key, now: Timestamp) -> Result<Asked, String> {
+pub fn read_key_request(
+    body: &[u8],
+    policy: &Policy,
+    key: &Key,
+    now: Timestamp,
+) -> Result<KeyRequest, String> {
     let arguments = arguments(body);
     if let Some(name) =
         arguments.keys().find(|name| !["service_name", "ttl_seconds", "rate_limit"].contains(&name.as_ref()))
     {
         let name: String = name.chars().take(40).collect();
         return Err(format!(
-            "`{name}` is no argument of request_key; it takes service_name, ttl_seconds and rate_limit"
+            "`{name}` is not an argument of request_key; it takes service_name, ttl_seconds and rate_limit"
         ));
     }
     let service = arguments
         .get("service_name")
-        .ok_or("`service_name` is missing; name one that list_services shows")?;
+        .ok_or("`service_name` is missing; give one that list_services returns")?;
     let service: String =
         serde_json::from_str(service.get()).map_err(|_| "`service_name` must be a string")?;
     if !services(policy, key, now).any(|known| known.name == service) {
         return Err(
-            "`service_name` is no service that this key may use; list_services names those".to_owned()
+            "`service_name` is not a service that this key may use; list_services returns those".to_owned()
         );
     }
     let number = |name: &str, default: u32, most: u32| match arguments.get(name) {
@@ -182,7 +187,7 @@ pub fn asked(body: &[u8], policy: &Policy, key: &Key, now: Timestamp) -> Result<
             .filter(|number| (1..=most).contains(number))
             .ok_or_else(|| format!("`{name}` must be an integer from 1 to {most}")),
     };
-    Ok(Asked {
+    Ok(KeyRequest {
         ttl_seconds: number("ttl_seconds", TTL_SECONDS, IssueRequest::TTL_SECONDS_MAX)?,
         rate_limit: number("rate_limit", RATE_LIMIT, Limit::PERMITS_MAX)?,
         service,

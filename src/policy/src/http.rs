@@ -19,8 +19,8 @@ pub struct Ambiguous;
 impl fmt::Display for Ambiguous {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "the path holds an empty or dot segment, `;`, `\\`, or an escape that servers read differently, or is written \
-             unlike the one that the policy lists; write it in its plain form",
+            "the path contains an empty or dot segment, `;`, `\\`, or an escape that servers read differently, or it \
+             differs in spelling from the path in the policy; send the plain form",
         )
     }
 }
@@ -124,7 +124,7 @@ pub(crate) fn is_lenient(path: &str) -> bool {
 
 /// True if a segment matches a literal. The last segment may also have a format suffix (`builds.json`), which some
 /// frameworks remove.
-pub(crate) fn reads_as(segment: &str, literal: &str, is_last: bool) -> bool {
+pub(crate) fn matches_literal(segment: &str, literal: &str, is_last: bool) -> bool {
     let rest = segment.strip_prefix(literal);
     rest.is_some_and(|rest| rest.is_empty() || (is_last && rest.starts_with('.')))
 }
@@ -137,7 +137,7 @@ pub struct Router {
     /// The server distinguishes paths that differ only in case.
     keeps_case: bool,
     /// At least one literal is not written as the most lenient server reads it.
-    has_fancy: bool,
+    has_unusual_literals: bool,
 }
 
 #[derive(Debug)]
@@ -210,7 +210,7 @@ impl Router {
         if let Some(other) = routes.iter().find(|other| same(other)) {
             return Err(format!("matches the same paths as `{}`", other.tool.name));
         }
-        self.has_fancy |= !is_lenient(template);
+        self.has_unusual_literals |= !is_lenient(template);
         ordered::insert(routes, Route { method, segments, tool }, |a, b| a.segments.cmp(&b.segments));
         Ok(())
     }
@@ -228,21 +228,22 @@ impl Router {
             routes.iter().find(|route| route.method.as_bytes() == method && route.matches(path))
         });
         let is_plain = is_lenient(path) && !method.iter().any(u8::is_ascii_lowercase);
-        let read = if is_plain && !self.has_fancy { found } else { self.read(method, path) };
-        match (found, read) {
+        let lenient =
+            if is_plain && !self.has_unusual_literals { found } else { self.find_lenient(method, path) };
+        match (found, lenient) {
             (None, Some(_)) => Err(Ambiguous),
-            (Some(found), Some(read)) if !found.is_like(read) => Err(Ambiguous),
+            (Some(found), Some(lenient)) if !found.has_same_shape(lenient) => Err(Ambiguous),
             _ => Ok(found.map(|route| Match { route, path })),
         }
     }
 
     /// The route that the most lenient server would take.
-    fn read(&self, method: &[u8], path: &str) -> Option<&Route> {
+    fn find_lenient(&self, method: &[u8], path: &str) -> Option<&Route> {
         let method = if method.eq_ignore_ascii_case(b"HEAD") { b"GET".as_slice() } else { method };
         let lenient = lenient_segments(path, self.keeps_case);
         let has_method = |route: &&Route| route.method.as_bytes().eq_ignore_ascii_case(method);
         let mut routes = self.routes.get(&lenient.len())?.iter().filter(has_method);
-        routes.find(|route| route.reads(&lenient, self.keeps_case))
+        routes.find(|route| route.matches_lenient(&lenient, self.keeps_case))
     }
 }
 
@@ -263,18 +264,18 @@ impl Route {
     }
 
     /// True if a lenient server may read the path as one of this route's; it must have as many segments as the route.
-    fn reads(&self, lenient: &[String], keeps_case: bool) -> bool {
+    fn matches_lenient(&self, lenient: &[String], keeps_case: bool) -> bool {
         let last = lenient.len().saturating_sub(1);
         let mut pairs = lenient.iter().zip(&self.segments).enumerate();
         pairs.all(|(index, (segment, own))| match own {
             Segment::Variable(_) => true,
-            Segment::Literal(own) if keeps_case => reads_as(segment, own, index == last),
-            Segment::Literal(own) => reads_as(segment, &json::fold(own.into()), index == last),
+            Segment::Literal(own) if keeps_case => matches_literal(segment, own, index == last),
+            Segment::Literal(own) => matches_literal(segment, &json::fold(own.into()), index == last),
         })
     }
 
     /// True if both routes have literals and variables in the same places. A policy that lists both distinguishes them itself.
-    fn is_like(&self, other: &Route) -> bool {
+    fn has_same_shape(&self, other: &Route) -> bool {
         let mut pairs = self.segments.iter().zip(&other.segments);
         self.segments.len() == other.segments.len()
             && pairs.all(|(own, other)| std::mem::discriminant(own) == std::mem::discriminant(other))
@@ -296,11 +297,13 @@ fn parse_template(template: &str) -> Result<Vec<Segment>, String> {
     path.split('/')
         .map(|segment| match segment.strip_prefix('{').map(|rest| rest.strip_suffix('}')) {
             Some(Some(name)) if is_name(name) => Ok(Segment::Variable(name.to_owned())),
-            Some(_) => Err(format!("`{segment}` is no variable; write `{{name}}` as a whole segment")),
+            Some(_) => Err(format!("`{segment}` is not a variable; write `{{name}}` as a whole segment")),
             None if segment.is_empty() || plain_path(&[b"/", segment.as_bytes()].concat()).is_err() => {
                 Err(format!("`{segment}` can't be a segment; leave out blanks, escapes and trailing slashes"))
             }
-            None if segment.contains('%') => Err(format!("`{segment}` holds an escape; write it plainly")),
+            None if segment.contains('%') => {
+                Err(format!("`{segment}` contains an escape; write the character itself"))
+            }
             None => Ok(Segment::Literal(segment.to_owned())),
         })
         .collect()
@@ -343,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_path_with_one_reading_is_plain() {
+    fn only_an_unambiguous_path_is_plain() {
         for target in ["/", "/a", "/a/", "/a/b?x=/../y", "/a%20b", "/%C3%BC", "/a.b/..c", "/a:b@c"] {
             assert!(plain_path(target.as_bytes()).is_ok(), "{target}");
         }
@@ -424,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_some_servers_take_for_another_route_is_a_fault() {
+    fn paths_that_servers_may_read_as_another_route_are_refused() {
         let tools = || {
             vec![
                 tool("GET /projects/{project}/{what}", None),
@@ -474,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_cannot_work_is_a_fault() {
+    fn an_invalid_route_is_refused() {
         for name in [
             "GET",
             "FETCH /a",

@@ -69,7 +69,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Fault::Syntax => "the body is not one JSON value in UTF-8",
             Fault::DuplicateName => "the body gives a name twice in one object",
-            Fault::AmbiguousName => "the body writes a name of the protocol in other case",
+            Fault::AmbiguousName => "the body has a protocol name in different case",
             Fault::Prototype => "the body uses the name `__proto__`",
             Fault::TooDeep => "the body is nested deeper than 64 levels",
         })
@@ -164,8 +164,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
         }
         let mut names = BTreeSet::new();
         while let Some(Name(name)) = map.next_key()? {
-            let decides = self.place.iter().find(|(own, _)| is_same_folded(own, &name));
-            if decides.is_some_and(|(own, _)| *own != name) {
+            let relied_on = self.place.iter().find(|(own, _)| is_same_folded(own, &name));
+            if relied_on.is_some_and(|(own, _)| *own != name) {
                 return Err(self.fail(Fault::AmbiguousName));
             }
             if name == PROTOTYPE {
@@ -174,7 +174,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             if !names.insert(name) {
                 return Err(self.fail(Fault::DuplicateName));
             }
-            let Inner(place) = decides.map_or(NOTHING, |(_, inner)| *inner);
+            let Inner(place) = relied_on.map_or(NOTHING, |(_, inner)| *inner);
             map.next_value_seed(Walk { depth, place, fault: &mut *self.fault })?;
         }
         Ok(())
@@ -182,10 +182,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
 }
 
 /// True if an object gives each of these names at most once, and none of them in different case.
-pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
-    struct Once<'n>(&'n [&'n str]);
+pub(crate) fn names_unique(object: &str, names: &[&str]) -> bool {
+    struct Names<'n>(&'n [&'n str]);
 
-    impl<'de> Visitor<'de> for Once<'_> {
+    impl<'de> Visitor<'de> for Names<'_> {
         type Value = bool;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,20 +194,20 @@ pub(crate) fn names_once(object: &str, names: &[&str]) -> bool {
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
             let mut seen = Vec::with_capacity(self.0.len());
-            let mut is_once = true;
+            let mut is_unique = true;
             while let Some(Name(name)) = map.next_key()? {
                 map.next_value::<IgnoredAny>()?;
                 if let Some(own) = self.0.iter().find(|own| is_same_folded(own, &name)) {
-                    is_once &= *own == name && !seen.contains(own);
+                    is_unique &= *own == name && !seen.contains(own);
                     seen.push(own);
                 }
             }
-            Ok(is_once)
+            Ok(is_unique)
         }
     }
 
     let mut json = serde_json::Deserializer::from_str(object);
-    de::Deserializer::deserialize_map(&mut json, Once(names)).unwrap_or(false)
+    de::Deserializer::deserialize_map(&mut json, Names(names)).unwrap_or(false)
 }
 
 /// A name, borrowed from the input if it has no escapes.
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_is_an_object_at_any_depth() {
+    fn a_struct_is_read_from_an_object_only_at_any_depth() {
         #[derive(Debug, PartialEq, serde::Deserialize)]
         struct Inner {
             a: u32,

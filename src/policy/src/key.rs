@@ -20,7 +20,7 @@ pub struct Key {
     agent: u64,
     /// The key's own limits, and those of its parent.
     pub limits: Box<[LimitRule]>,
-    /// How much it and its parent may have under way on one worker, if their records say so.
+    /// The most requests and streams that it and its parent may have in progress on one worker, if their records say so.
     pub concurrency: Option<Concurrency>,
     /// The scopes as the upstream gets them; `None` if there is exactly one, which is then used directly.
     scopes: Option<Box<str>>,
@@ -63,7 +63,7 @@ impl Key {
     }
 
     /// The key whose windows count its requests: itself, or its parent.
-    pub fn counted_as(&self) -> &KeyId {
+    pub fn window_key_id(&self) -> &KeyId {
         self.record.parent.as_ref().map_or(&self.record.key_id, |parent| &parent.key_id)
     }
 
@@ -81,7 +81,7 @@ impl Key {
         match (per, counted_agent(&self.record)) {
             (Per::Tenant, _) => (&self.record.tenant_id).into(),
             (Per::Agent, Some(agent)) => agent.into(),
-            (Per::Agent, None) | (Per::Key, _) => self.counted_as().into(),
+            (Per::Agent, None) | (Per::Key, _) => self.window_key_id().into(),
         }
     }
 

@@ -30,9 +30,9 @@ struct Entry {
 /// Key records by hash.
 pub struct KeyTable {
     entries: Entries,
-    most: usize,
+    records_max: usize,
     /// The position at which the next sweep begins. It moves on, so that not always the same keys are dropped first.
-    hand: usize,
+    sweep_start: usize,
 }
 
 type Entries = HashMap<KeyHash, Entry, BuildHasherDefault<FirstBytes>>;
@@ -58,9 +58,9 @@ impl Hasher for FirstBytes {
 }
 
 impl KeyTable {
-    /// An empty table for at most `most` records.
-    pub fn new(most: usize) -> KeyTable {
-        KeyTable { entries: Entries::default(), most, hand: 0 }
+    /// An empty table for at records_max `records_max` records.
+    pub fn new(records_max: usize) -> KeyTable {
+        KeyTable { entries: Entries::default(), records_max, sweep_start: 0 }
     }
 
     /// The record, if it is not older than `stale_ms`. An answer of the change feed at `confirmed` renews all records, because
@@ -86,7 +86,7 @@ impl KeyTable {
             return 0;
         }
         let before = self.count();
-        if self.entries.len() >= self.most {
+        if self.entries.len() >= self.records_max {
             self.sweep();
         }
         self.entries.insert(hash, Entry { key, fetched, used: false });
@@ -111,23 +111,23 @@ impl KeyTable {
         self.drop_where(|_| true)
     }
 
-    fn drop_where(&mut self, goes: impl Fn(&Key) -> bool) -> i64 {
+    fn drop_where(&mut self, is_dropped: impl Fn(&Key) -> bool) -> i64 {
         let before = self.count();
-        self.entries.retain(|_, entry| !goes(&entry.key));
+        self.entries.retain(|_, entry| !is_dropped(&entry.key));
         self.count().saturating_sub(before)
     }
 
     /// Drops an eighth of the records: first those not found since the last sweep, then others if these are too few.
     fn sweep(&mut self) {
-        let part = self.most.div_ceil(SWEPT_PART);
+        let part = self.records_max.div_ceil(SWEPT_PART);
         let mut left = part;
-        for (also_used, from) in [(false, self.hand), (false, 0), (true, self.hand), (true, 0)] {
+        for (used_too, from) in [(false, self.sweep_start), (false, 0), (true, self.sweep_start), (true, 0)] {
             let mut place = 0_usize;
             self.entries.retain(|_, entry| {
-                let goes = left > 0 && place >= from && (also_used || !entry.used);
+                let is_dropped = left > 0 && place >= from && (used_too || !entry.used);
                 place = place.saturating_add(1);
-                left = left.saturating_sub(usize::from(goes));
-                !goes
+                left = left.saturating_sub(usize::from(is_dropped));
+                !is_dropped
             });
             if left == 0 {
                 break;
@@ -136,7 +136,7 @@ impl KeyTable {
         for entry in self.entries.values_mut() {
             entry.used = false;
         }
-        self.hand = self.hand.saturating_add(part).checked_rem(self.most).unwrap_or(0);
+        self.sweep_start = self.sweep_start.saturating_add(part).checked_rem(self.records_max).unwrap_or(0);
     }
 
     fn count(&self) -> i64 {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_gives_up_an_eighth_and_no_key_that_is_in_use() {
+    fn a_full_table_drops_an_eighth_and_no_key_that_is_in_use() {
         let mut table = full();
         // Half of the keys are in use, then all but four. Four is fewer than a sweep drops.
         for in_use in [0..32, 4..64] {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_whose_keys_are_all_in_use_keeps_most_of_them() {
+    fn a_table_of_keys_that_are_all_in_use_keeps_most_of_them() {
         let mut table = full();
         let mut lost = std::collections::BTreeSet::new();
         for round in 0..16 {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_seen_once_do_not_drive_out_one_that_is_used() {
+    fn keys_seen_once_do_not_displace_a_key_in_use() {
         let mut table = full();
         for n in 1000..5000 {
             assert!(find(&mut table, 7), "gone at {n}");
@@ -234,12 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn a_small_table_still_takes_keys() {
-        for most in 1..10 {
-            let mut table = KeyTable::new(most);
+    fn a_small_table_still_stores_keys() {
+        for records_max in 1..10 {
+            let mut table = KeyTable::new(records_max);
             let grown: i64 = (0..100).map(|n| add(&mut table, n)).sum();
             assert_eq!(usize::try_from(grown).unwrap(), table.entries.len());
-            assert!(table.entries.len() <= most);
+            assert!(table.entries.len() <= records_max);
             assert!(find(&mut table, 99));
         }
     }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_dropped_and_nothing_else() {
+    fn only_changed_records_are_dropped() {
         let mut table = KeyTable::new(MOST);
         let keys =
             [("a", "ten_1", None), ("b", "ten_1", Some("a")), ("c", "ten_1", None), ("d", "ten_2", None)];

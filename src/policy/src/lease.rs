@@ -1,9 +1,9 @@
-//! Leases of credits: what one Envoy may spend for its tenants without a call each, and how it accounts for that to the
+//! Leases of credits: what one Envoy may spend for its tenants without a call each, and how it statements for that to the
 //! ledger.
 //!
-//! All leases of a tenant form one `Purse`. Purses live in shared data, several in one value, and are changed by
-//! compare-and-swap. A purse measures its rate of spending and asks for the next lease before the current one is used up.
-//! Statements are made from the purse itself, so that they survive the VM that spent the credits.
+//! The leases of one tenant are kept together, those of several tenants in one value of shared data, and changed by
+//! compare-and-swap. The rate of spending is measured, and the next lease is asked for before the current one is used up.
+//! Statements are made from the shared data, so that they survive the VM that spent the credits.
 //!
 //! Nothing is spent from a lease after its deadline or after it is closed. So the ledger may reuse what a closing
 //! statement leaves, and even a hundred Envoys can't spend the same credit twice.
@@ -12,12 +12,12 @@ mod layout;
 
 use crate::value::Corrupt;
 use crate::window::Monotonic;
-use protocol::Credits;
+use protocol::{Credits, EventId, LeaseId};
 use std::num::NonZeroU64;
 
-/// The number of values that hold purses. It is fixed, so that the shared data of an Envoy is bounded.
+/// The number of values that hold leases. It is fixed, so that the shared data of an Envoy is bounded.
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(4096).unwrap();
-/// After this long without spending, a purse returns its leases.
+/// After this long without spending, a tenant's leases are returned.
 pub const IDLE_MS: u64 = 5_000;
 /// The interval between statements.
 pub const ACCOUNT_MS: u64 = 2_000;
@@ -28,25 +28,25 @@ const LASTS_SECONDS: u64 = 2;
 const CALLS_MIN: u64 = 16;
 /// A tenant with fewer calls than this within a second or two reserves exactly: the credits of a lease would stay unused.
 const CALLS_TO_LEASE: u64 = 4;
-/// A purse without leases is dropped after this time.
+/// The record of a tenant without leases is dropped after this time.
 const FORGET_MS: u64 = 2_000;
 /// An ask without an answer is given up after this time.
 const ASK_MS: u64 = 3_000;
 /// How long calls reserve exactly after the ledger had nothing to lease.
-const DRY_MS: u64 = 1_000;
+const NO_CREDITS_MS: u64 = 1_000;
 /// A statement that is not acknowledged is sent again after this time.
 const RESEND_MS: u64 = 1_000;
-/// How long a closed lease accepts refunds of calls that were still running, and how many such leases a purse keeps.
+/// How long a closed lease accepts refunds of calls that were still running, and how many such leases of a tenant are kept.
 const CLOSED_MS: u64 = 600_000;
 const CLOSED_MAX: usize = 4;
-/// A purse with this many leases asks for no more until the ledger acknowledges some.
+/// With this many leases of a tenant, no more is asked for until the ledger acknowledges some.
 const LEASES_MAX: usize = 32;
 /// A lease is renewed when less than this is left of its time.
 const RENEW_MS: u64 = 15_000;
 /// Spending stops this long before the deadline, because clocks drift.
 const MARGIN_MS: u64 = 1_000;
 
-/// The slot of a tenant's purse.
+/// The slot of a tenant's leases.
 pub fn slot(tenant: u64) -> u16 {
     u16::try_from(tenant % SLOTS).unwrap_or(0)
 }
@@ -58,15 +58,15 @@ pub fn name(slot: u16) -> String {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Lease {
-    id: u128,
+    id: LeaseId,
     granted: u64,
     /// Refunds of failed calls are subtracted.
     spent: u64,
     /// What the last statement said, and its revision; both are zero before the first statement.
-    told: u64,
+    reported: u64,
     revision: u64,
     /// The last revision that the ledger acknowledged.
-    known: u64,
+    acknowledged_revision: u64,
     /// When the last statement was sent.
     sent_ms: u64,
     /// Nothing is spent after this.
@@ -77,17 +77,17 @@ struct Lease {
 
 /// One tenant's leases in this Envoy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Purse {
+struct TenantLeases {
     tenant: u64,
-    /// The id of the lease that was asked for, and the time when the ask is given up; both are zero if none is pending.
-    asked: u128,
+    /// The lease that was asked for, while the ask is pending, and the time when the ask is given up, else zero.
+    asked: Option<LeaseId>,
     asked_until_ms: u64,
     /// The ledger has nothing to lease before this time.
-    dry_until_ms: u64,
+    no_ask_before_ms: u64,
     /// The second of the last spending, the credits spent in it, and those spent in the second before.
     second: u64,
-    this: u64,
-    last: u64,
+    spent_this_second: u64,
+    spent_last_second: u64,
     last_spent_ms: u64,
     leases: Vec<Lease>,
 }
@@ -95,10 +95,10 @@ struct Purse {
 /// The result of an attempt to spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spent {
-    /// The tenant had no purse here before.
+    /// The tenant had no leases here before.
     pub is_new: bool,
     /// The lease that paid; `None` if none could, and the call must reserve exactly.
-    pub lease: Option<u128>,
+    pub lease: Option<LeaseId>,
     /// Ask the ledger for a lease of this many credits, with the request's own id.
     pub ask: Option<Credits>,
 }
@@ -106,10 +106,10 @@ pub struct Spent {
 /// One statement to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statement {
-    /// The fingerprint of the purse's tenant.
+    /// The fingerprint of the tenant.
     pub tenant: u64,
     /// The lease.
-    pub lease: u128,
+    pub lease: LeaseId,
     /// Grows with each statement of the lease.
     pub revision: u64,
     /// All credits spent so far; refunds are subtracted.
@@ -124,89 +124,94 @@ pub fn spend(
     value: &[u8],
     tenant: u64,
     price: Credits,
-    request: u128,
+    request: EventId,
     now: Monotonic,
 ) -> Result<(Vec<u8>, Spent), Corrupt> {
-    change(value, tenant, |purse| {
-        let is_new = purse.last_spent_ms == 0;
-        let lease = purse.spend(price.get(), now);
-        Spent { is_new, lease, ask: purse.ask(price.get(), request, now) }
+    change(value, tenant, |held| {
+        let is_new = held.last_spent_ms == 0;
+        let lease = held.spend(price.get(), now);
+        Spent { is_new, lease, ask: held.ask(price.get(), request, now) }
     })
 }
 
 /// Returns credits that a call was charged too much. False if no lease is left that can take them.
-pub fn refund(value: &[u8], tenant: u64, lease: u128, credits: Credits) -> Result<(Vec<u8>, bool), Corrupt> {
-    change(value, tenant, |purse| purse.refund(lease, credits.get()))
+pub fn refund(
+    value: &[u8],
+    tenant: u64,
+    lease: LeaseId,
+    credits: Credits,
+) -> Result<(Vec<u8>, bool), Corrupt> {
+    change(value, tenant, |held| held.refund(lease, credits.get()))
 }
 
 /// The ledger granted a lease until `deadline`. No credits means that it has none to lease.
 pub fn granted(
     value: &[u8],
     tenant: u64,
-    lease: u128,
+    lease: LeaseId,
     credits: Credits,
     deadline: Monotonic,
     now: Monotonic,
 ) -> Result<Vec<u8>, Corrupt> {
-    change(value, tenant, |purse| purse.granted(lease, credits.get(), deadline, now)).map(|(next, ())| next)
+    change(value, tenant, |held| held.granted(lease, credits.get(), deadline, now)).map(|(next, ())| next)
 }
 
 /// The ledger acknowledged this statement: the lease is valid until `deadline`, or it has ended at the ledger.
 pub fn acknowledged(
     value: &[u8],
-    account: &Statement,
+    statement: &Statement,
     deadline: Option<Monotonic>,
     now: Monotonic,
 ) -> Result<Vec<u8>, Corrupt> {
-    change(value, account.tenant, |purse| purse.acknowledged(account, deadline, now)).map(|(next, ())| next)
+    change(value, statement.tenant, |held| held.acknowledged(statement, deadline, now)).map(|(next, ())| next)
 }
 
 /// The ledger recalls the leases of a tenant.
 pub fn recalled(value: &[u8], tenant: u64, now: Monotonic) -> Result<Vec<u8>, Corrupt> {
-    let mut purses = layout::read(value)?;
-    if let Some(purse) = purses.iter_mut().find(|purse| purse.tenant == tenant) {
-        purse.recalled(now);
+    let mut tenants = layout::read(value)?;
+    if let Some(held) = tenants.iter_mut().find(|held| held.tenant == tenant) {
+        held.recalled(now);
     }
-    Ok(layout::write(&purses))
+    Ok(layout::write(&tenants))
 }
 
-/// The statements that are due for the purses of one value, and the value after they are sent. Empty purses are dropped.
+/// The statements that are due for one value, and the value after they are sent. Tenants without leases are dropped.
 pub fn due(value: &[u8], now: Monotonic) -> Result<(Vec<u8>, Vec<Statement>), Corrupt> {
-    let mut purses = layout::read(value)?;
-    let mut accounts = Vec::new();
-    for purse in &mut purses {
-        purse.due(now, &mut accounts);
+    let mut tenants = layout::read(value)?;
+    let mut statements = Vec::new();
+    for held in &mut tenants {
+        held.due(now, &mut statements);
     }
-    purses.retain(|purse| !purse.is_over(now));
-    Ok((layout::write(&purses), accounts))
+    tenants.retain(|held| !held.can_be_dropped(now));
+    Ok((layout::write(&tenants), statements))
 }
 
 fn change<A>(
     value: &[u8],
     tenant: u64,
-    change: impl FnOnce(&mut Purse) -> A,
+    change: impl FnOnce(&mut TenantLeases) -> A,
 ) -> Result<(Vec<u8>, A), Corrupt> {
-    let mut purses = layout::read(value)?;
-    let place = purses.iter().position(|purse| purse.tenant == tenant).unwrap_or_else(|| {
-        purses.push(Purse { tenant, ..Purse::default() });
-        purses.len().saturating_sub(1)
+    let mut tenants = layout::read(value)?;
+    let place = tenants.iter().position(|held| held.tenant == tenant).unwrap_or_else(|| {
+        tenants.push(TenantLeases { tenant, ..TenantLeases::default() });
+        tenants.len().saturating_sub(1)
     });
-    // The purse exists: it was found or pushed above.
-    let purse = purses.get_mut(place).ok_or(Corrupt)?;
-    let answer = change(purse);
-    Ok((layout::write(&purses), answer))
+    // The tenant exists: it was found or pushed above.
+    let held = tenants.get_mut(place).ok_or(Corrupt)?;
+    let answer = change(held);
+    Ok((layout::write(&tenants), answer))
 }
 
-impl Purse {
-    fn spend(&mut self, price: u64, now: Monotonic) -> Option<u128> {
+impl TenantLeases {
+    fn spend(&mut self, price: u64, now: Monotonic) -> Option<LeaseId> {
         let second = now.0 / 1000;
         match second.saturating_sub(self.second) {
             0 => {}
-            1 => (self.last, self.this) = (self.this, 0),
-            _ => (self.last, self.this) = (0, 0),
+            1 => (self.spent_last_second, self.spent_this_second) = (self.spent_this_second, 0),
+            _ => (self.spent_last_second, self.spent_this_second) = (0, 0),
         }
         self.second = self.second.max(second);
-        self.this = self.this.saturating_add(price);
+        self.spent_this_second = self.spent_this_second.saturating_add(price);
         self.last_spent_ms = now.0.max(1);
         let place = self.leases.iter().position(|lease| lease.left(now) >= price)?;
         let (passed, rest) = self.leases.split_at_mut(place);
@@ -219,14 +224,16 @@ impl Purse {
     }
 
     /// The credits to ask for, if another lease is needed now.
-    fn ask(&mut self, price: u64, request: u128, now: Monotonic) -> Option<Credits> {
-        if now.0 < self.dry_until_ms || now.0 < self.asked_until_ms || self.leases.len() >= LEASES_MAX {
+    fn ask(&mut self, price: u64, request: EventId, now: Monotonic) -> Option<Credits> {
+        if now.0 < self.no_ask_before_ms || now.0 < self.asked_until_ms || self.leases.len() >= LEASES_MAX {
             return None;
         }
-        if self.this.saturating_add(self.last) < price.saturating_mul(CALLS_TO_LEASE) {
+        if self.spent_this_second.saturating_add(self.spent_last_second)
+            < price.saturating_mul(CALLS_TO_LEASE)
+        {
             return None;
         }
-        let rate = self.this.max(self.last);
+        let rate = self.spent_this_second.max(self.spent_last_second);
         let wanted = rate.saturating_mul(LASTS_SECONDS).max(price.saturating_mul(CALLS_MIN));
         let open = || self.leases.iter().filter(|lease| lease.left(now) > 0);
         let left = open().fold(0, |sum: u64, lease| sum.saturating_add(lease.left(now)));
@@ -235,22 +242,21 @@ impl Purse {
             return None;
         }
         let credits = Credits::new(wanted)?;
-        if self.asked != 0 {
-            self.abandon(now);
-        }
-        self.asked = request;
+        self.abandon(now);
+        self.asked = Some(request.into());
         self.asked_until_ms = now.0.saturating_add(ASK_MS);
         Some(credits)
     }
 
-    /// Gives up the pending ask. If the ledger received it, a closing statement tells it that nothing will be spent.
+    /// Gives up the pending ask, if there is one. If the ledger received it, a closing statement tells it that nothing will be
+    /// spent.
     fn abandon(&mut self, now: Monotonic) {
-        let id = std::mem::take(&mut self.asked);
+        let Some(id) = self.asked.take() else { return };
         self.leases.push(Lease { closed_ms: now.0.max(1), ..Lease::new(id, 0, now) });
         self.forget_closed();
     }
 
-    fn refund(&mut self, id: u128, credits: u64) -> bool {
+    fn refund(&mut self, id: LeaseId, credits: u64) -> bool {
         let takes = |lease: &&mut Lease| lease.spent >= credits;
         let place = match self.leases.iter().position(|lease| lease.id == id) {
             Some(place) => self.leases.get_mut(place).filter(takes),
@@ -262,12 +268,12 @@ impl Purse {
         true
     }
 
-    fn granted(&mut self, id: u128, credits: u64, deadline: Monotonic, now: Monotonic) {
-        if self.asked == id {
-            self.asked = 0;
+    fn granted(&mut self, id: LeaseId, credits: u64, deadline: Monotonic, now: Monotonic) {
+        if self.asked == Some(id) {
+            self.asked = None;
             self.asked_until_ms = 0;
             if credits == 0 {
-                self.dry_until_ms = now.0.saturating_add(DRY_MS);
+                self.no_ask_before_ms = now.0.saturating_add(NO_CREDITS_MS);
             } else {
                 self.leases.push(Lease::new(id, credits, deadline));
             }
@@ -278,9 +284,9 @@ impl Purse {
         }
     }
 
-    fn acknowledged(&mut self, account: &Statement, deadline: Option<Monotonic>, now: Monotonic) {
-        let Some(lease) = self.leases.iter_mut().find(|lease| lease.id == account.lease) else { return };
-        lease.known = lease.known.max(account.revision);
+    fn acknowledged(&mut self, statement: &Statement, deadline: Option<Monotonic>, now: Monotonic) {
+        let Some(lease) = self.leases.iter_mut().find(|lease| lease.id == statement.lease) else { return };
+        lease.acknowledged_revision = lease.acknowledged_revision.max(statement.revision);
         match deadline {
             Some(deadline) => lease.deadline_ms = lease.deadline_ms.max(deadline.0),
             None if lease.closed_ms == 0 => lease.closed_ms = now.0.max(1),
@@ -289,8 +295,8 @@ impl Purse {
     }
 
     fn recalled(&mut self, now: Monotonic) {
-        self.dry_until_ms = now.0.saturating_add(DRY_MS);
-        if self.asked != 0 {
+        self.no_ask_before_ms = now.0.saturating_add(NO_CREDITS_MS);
+        if self.asked.is_some() {
             // The lease that was asked for is recalled too.
             self.abandon(now);
             self.asked_until_ms = 0;
@@ -298,8 +304,8 @@ impl Purse {
         self.leases.iter_mut().for_each(|lease| lease.close(now));
     }
 
-    fn due(&mut self, now: Monotonic, accounts: &mut Vec<Statement>) {
-        if self.asked != 0 && now.0 >= self.asked_until_ms {
+    fn due(&mut self, now: Monotonic, statements: &mut Vec<Statement>) {
+        if now.0 >= self.asked_until_ms {
             self.abandon(now);
         }
         let is_idle = now.0 >= self.last_spent_ms.saturating_add(IDLE_MS);
@@ -310,9 +316,9 @@ impl Purse {
             }
             if lease.is_due(now) {
                 lease.revision = lease.revision.saturating_add(1);
-                lease.told = lease.spent;
+                lease.reported = lease.spent;
                 lease.sent_ms = now.0;
-                accounts.push(Statement {
+                statements.push(Statement {
                     tenant: self.tenant,
                     lease: lease.id,
                     revision: lease.revision,
@@ -333,27 +339,27 @@ impl Purse {
         let over = self.leases.iter().filter(|lease| is_over(lease)).count();
         let mut excess = over.saturating_sub(CLOSED_MAX);
         self.leases.retain(|lease| {
-            let goes = excess > 0 && is_over(lease);
-            excess = excess.saturating_sub(usize::from(goes));
-            !goes
+            let is_dropped = excess > 0 && is_over(lease);
+            excess = excess.saturating_sub(usize::from(is_dropped));
+            !is_dropped
         });
     }
 
-    fn is_over(&self, now: Monotonic) -> bool {
+    fn can_be_dropped(&self, now: Monotonic) -> bool {
         let is_quiet = now.0 >= self.last_spent_ms.saturating_add(FORGET_MS);
-        self.leases.is_empty() && self.asked == 0 && now.0 >= self.dry_until_ms && is_quiet
+        self.leases.is_empty() && self.asked.is_none() && now.0 >= self.no_ask_before_ms && is_quiet
     }
 }
 
 impl Lease {
-    fn new(id: u128, granted: u64, deadline: Monotonic) -> Lease {
+    fn new(id: LeaseId, granted: u64, deadline: Monotonic) -> Lease {
         Lease {
             id,
             granted,
             spent: 0,
-            told: 0,
+            reported: 0,
             revision: 0,
-            known: 0,
+            acknowledged_revision: 0,
             sent_ms: 0,
             deadline_ms: deadline.0,
             closed_ms: 0,
@@ -370,22 +376,22 @@ impl Lease {
         if self.closed_ms == 0 {
             self.closed_ms = now.0.max(1);
             // No statement so far said that the lease is closed, so another one is due.
-            self.told = u64::MAX;
+            self.reported = u64::MAX;
         }
     }
 
     /// True if the ledger has acknowledged the current state.
     fn is_settled(&self) -> bool {
-        self.told == self.spent && self.known == self.revision && self.revision > 0
+        self.reported == self.spent && self.acknowledged_revision == self.revision && self.revision > 0
     }
 
     fn is_due(&self, now: Monotonic) -> bool {
         let waited = |ms: u64| now.0 >= self.sent_ms.saturating_add(ms);
         if self.closed_ms != 0 {
-            return self.told != self.spent || (!self.is_settled() && waited(RESEND_MS));
+            return self.reported != self.spent || (!self.is_settled() && waited(RESEND_MS));
         }
-        let is_news = self.told != self.spent && waited(ACCOUNT_MS);
-        let is_unheard = self.known != self.revision && waited(RESEND_MS);
+        let is_news = self.reported != self.spent && waited(ACCOUNT_MS);
+        let is_unheard = self.acknowledged_revision != self.revision && waited(RESEND_MS);
         let ends_soon = now.0.saturating_add(RENEW_MS) >= self.deadline_ms && waited(RESEND_MS);
         is_news || is_unheard || ends_soon
     }

@@ -148,7 +148,7 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(Fault::new(
             INVALID_REQUEST,
-            "JSON-RPC batches of 1 to 32 messages with ids of their own are accepted in protocol version 2025-03-26 alone; send each message by itself",
+            "JSON-RPC batches are accepted only in protocol version 2025-03-26, with 1 to 32 messages and distinct ids; send each message separately",
         ));
     }
     let envelope: Envelope<'_> = std::str::from_utf8(body)
@@ -156,9 +156,9 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
         .and_then(json::object)
         .ok_or_else(|| Fault::new(INVALID_REQUEST, "the body is not a JSON-RPC message object"))?;
     let id = match (envelope.id, envelope.method) {
-        (Some(id), Some(_)) => Some(sound_id(id)?),
+        (Some(id), Some(_)) => Some(valid_id(id)?),
         // An answer carries the server's own id, or null if the client could not read it.
-        (Some(id), None) => sound_id(id).ok(),
+        (Some(id), None) => valid_id(id).ok(),
         (None, _) => None,
     };
     read(&envelope, headers, id.is_some())
@@ -166,7 +166,7 @@ pub fn classify(body: &[u8], headers: &Headers<'_>) -> Result<Message, Fault> {
         .map_err(|fault| Fault { id, ..fault })
 }
 
-fn sound_id(id: &RawValue) -> Result<String, Fault> {
+fn valid_id(id: &RawValue) -> Result<String, Fault> {
     let text = id.get();
     let is_string = text.starts_with('"');
     let is_integer = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
@@ -182,9 +182,9 @@ fn read(envelope: &Envelope<'_>, headers: &Headers<'_>, has_id: bool) -> Result<
         return Err(Fault::new(INVALID_REQUEST, "`jsonrpc` must be \"2.0\""));
     }
     let Some(method) = envelope.method else {
-        let is_said = |part: Option<&RawValue>| part.is_some_and(|part| part.get() != "null");
+        let is_given = |part: Option<&RawValue>| part.is_some_and(|part| part.get() != "null");
         let is_response = envelope.result.is_some() || envelope.error.is_some();
-        let is_both = is_said(envelope.result) && is_said(envelope.error);
+        let is_both = is_given(envelope.result) && is_given(envelope.error);
         return match is_response && !is_both && envelope.params.is_none() {
             true => Ok(Call::Response),
             false => {
@@ -233,19 +233,19 @@ fn readable(method: &str, params: Option<&Params<'_>>) -> Result<Vec<Readable>, 
     match (prompt, resource) {
         (Some(_), Some(_)) => Err(Fault::new(INVALID_PARAMS, "`params.ref` names a prompt or a resource")),
         (Some(name), None) => Ok(vec![Readable::Prompt(text(name, "name")?.into_owned())]),
-        (None, Some(uri)) => Ok(vec![clear_resource(text(uri, "uri")?.into_owned())?]),
+        (None, Some(uri)) => Ok(vec![resource_without_blanks(text(uri, "uri")?.into_owned())?]),
         (None, None) => Ok(Vec::new()),
     }
 }
 
 /// A resource by its URI. A URI with blanks is refused, because some servers remove them.
-fn clear_resource(uri: String) -> Result<Readable, Fault> {
-    let message = "a resource's URI holds no blanks and control characters; escape them";
+fn resource_without_blanks(uri: String) -> Result<Readable, Fault> {
+    let message = "a resource's URI must not contain blanks or control characters; escape them";
     if has_blanks(&uri) { Err(Fault::new(INVALID_PARAMS, message)) } else { Ok(Readable::Resource(uri)) }
 }
 
 /// The resources whose changes the client subscribes to with a stream of notifications.
-fn listened(params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
+fn subscribed_resources(params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
     #[derive(Deserialize)]
     struct Wanted {
         #[serde(default, rename = "resourceSubscriptions")]
@@ -255,7 +255,7 @@ fn listened(params: Option<&Params<'_>>) -> Result<Vec<Readable>, Fault> {
     let message =
         "`params.notifications` must be an object, with `resourceSubscriptions` an array of strings";
     let wanted: Wanted = json::object(wanted.get()).ok_or_else(|| Fault::new(INVALID_PARAMS, message))?;
-    wanted.resources.unwrap_or_default().into_iter().map(clear_resource).collect()
+    wanted.resources.unwrap_or_default().into_iter().map(resource_without_blanks).collect()
 }
 
 fn tool_call(params: Option<&Params<'_>>) -> Result<Call, Fault> {
@@ -309,7 +309,7 @@ fn known_method(method: &str, params: Option<&Params<'_>>) -> Result<Call, Fault
     } else if let Some(read) = within(&READ) {
         Call::Read { method: read, what: readable(read, params)? }
     } else if method == LISTEN {
-        match listened(params)? {
+        match subscribed_resources(params)? {
             none if none.is_empty() => Call::Protocol(LISTEN),
             what => Call::Read { method: LISTEN, what },
         }

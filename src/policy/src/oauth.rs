@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_lies_where_clients_look_for_it() {
+    fn the_metadata_is_served_at_its_well_known_path() {
         let servers = ["https://login.test".to_owned()];
         for (resource, path) in [
             ("https://gate.test/mcp", "/.well-known/oauth-protected-resource/mcp"),

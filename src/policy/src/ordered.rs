@@ -14,7 +14,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_ones_stay_as_they_came() {
+    fn equal_items_keep_their_order() {
         let mut items = Vec::new();
         for item in [(2, 'a'), (1, 'b'), (2, 'c'), (0, 'd'), (1, 'e')] {
             insert(&mut items, item, |a, b| a.0.cmp(&b.0));

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_name_decides_and_dots_lead_nowhere() {
+    fn the_most_specific_name_decides_and_dot_segments_are_refused() {
         let names =
             names(&["docs://*", "docs://private/*", "docs://private/one", "docs://README", "docs://q?x=*"]);
         for (name, expected) in [
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_resolves_to_a_closer_name_is_not_covered_by_a_wider_one() {
+    fn a_uri_that_a_server_resolves_to_a_more_specific_name_is_refused() {
         let named = names(&["docs://*", "docs://private/one", "https://*", "https://h/private/*"]);
         for uri in [
             "docs://pri\tvate/one",
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_of_escapes_cost_little() {
+    fn nested_escapes_take_bounded_work() {
         let uri = format!("docs://%{}", "25".repeat(500_000));
         assert!(names(&["docs://*"]).resource(&uri).is_some());
     }

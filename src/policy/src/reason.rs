@@ -46,8 +46,8 @@ pub fn cause(reason: &Reason) -> String {
                 ),
             }
         }
-        Reason::Concurrency { most } => {
-            format!("this key has {most} requests or streams under way at this gate, as many as it may")
+        Reason::Concurrency { max } => {
+            format!("this key has {max} requests or streams under way at this gate, as many as it may")
         }
         Reason::Credits { needed, had, purse } => {
             let left = had.map_or("less".to_owned(), |had| format!("{had} credits"));

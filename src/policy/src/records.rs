@@ -5,7 +5,7 @@
 
 use crate::exchange::Now;
 use protocol::audit::{Counted, Decision, Outcome};
-use protocol::packed::{Row, Subject};
+use protocol::packed::Packed;
 use std::collections::VecDeque;
 
 /// The most paid decisions that wait: 10 s at 20,000 per second, 42 MB.
@@ -16,18 +16,16 @@ const UNPAID_MAX: usize = 20_000;
 /// and minute.
 const COUNTS_MAX: usize = 256;
 /// The most rows of each queue in one batch: about 100 KiB.
-const PARCEL_MAX: usize = 1000;
+const BATCH_ROWS_MAX: usize = 1000;
 /// How long decisions wait so that they are sent together; twice as long after a large batch.
 const FLUSH_MS: u64 = 1_000;
 /// A batch with this many rows is large.
 const BUSY: usize = 200;
-/// How many earlier subjects each new one is compared with. To search all would cost more than to write a subject twice.
-const SUBJECTS_COMPARED: usize = 16;
 const MINUTE_MS: u64 = 60_000;
 
 /// What happened to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum Recorded {
     /// It is queued behind others.
     Queued,
     /// It is queued, as the first one.
@@ -43,14 +41,12 @@ pub enum Kept {
 
 /// Decisions in the form in which a batch has them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Parcel {
-    /// The subjects to which rows refer.
-    pub subjects: Vec<Subject>,
-    /// One row for each decision.
-    pub rows: Vec<Row>,
+pub struct DecisionBatch {
+    /// Decisions with an active key.
+    pub decisions: Packed,
     /// Decisions without an active key.
     pub counted: Vec<Counted>,
-    /// The number of decisions lost since the last parcel.
+    /// The number of decisions lost since the last batch.
     pub lost: u64,
 }
 
@@ -65,7 +61,7 @@ pub struct Records {
     /// When the first of the waiting counts was made.
     counting_since_ms: u64,
     /// When counts were last sent.
-    counts_told_ms: Option<u64>,
+    counts_sent_ms: Option<u64>,
     /// The last batch was large.
     is_busy: bool,
     lost: u64,
@@ -73,24 +69,24 @@ pub struct Records {
 
 impl Records {
     /// Queues a decision, or counts it.
-    pub fn record(&mut self, decision: Decision, now: Now) -> Kept {
+    pub fn record(&mut self, decision: Decision, now: Now) -> Recorded {
         let paid = is_paid(&decision);
         if !paid && (decision.key_id.is_none() || decision.outcome == Outcome::AuthDenied) {
             self.count(decision, now);
-            return Kept::Counted;
+            return Recorded::Counted;
         }
         let is_first = self.waiting() == 0;
         let (queue, most) = if paid { (&mut self.paid, PAID_MAX) } else { (&mut self.unpaid, UNPAID_MAX) };
         if queue.len >= most {
             self.lost = self.lost.saturating_add(1);
-            return Kept::Lost { paid };
+            return Recorded::Lost { paid };
         }
         queue.push(decision);
         if !is_first {
-            return Kept::Queued;
+            return Recorded::Queued;
         }
         self.oldest_ms = now.monotonic.0;
-        Kept::First
+        Recorded::First
     }
 
     /// The number of queued decisions, without those that are only counted.
@@ -98,26 +94,24 @@ impl Records {
         self.paid.len.saturating_add(self.unpaid.len)
     }
 
-    /// The parcel that is due now, if any. With `anyway`, a batch is sent in any case, and its parcel includes all it can hold.
-    pub fn take(&mut self, anyway: bool, now: Now) -> Option<Parcel> {
+    /// The batch that is due now, if any. With `force`, a batch is sent in any case, and its batch includes all it can hold.
+    pub fn take(&mut self, force: bool, now: Now) -> Option<DecisionBatch> {
         let wait_ms = if self.is_busy { FLUSH_MS.saturating_mul(2) } else { FLUSH_MS };
         let is_old = now.monotonic.0 >= self.oldest_ms.saturating_add(wait_ms);
         let waiting = self.waiting();
-        let are_due = waiting > 0 && (is_old || waiting >= PARCEL_MAX);
+        let are_due = waiting > 0 && (is_old || waiting >= BATCH_ROWS_MAX);
         let counted = self.due_counts(now);
-        if !anyway && !are_due && counted.is_empty() {
+        if !force && !are_due && counted.is_empty() {
             return None;
         }
-        let mut parcel = self.paid.take();
+        let mut decisions = self.paid.take();
         // Paid decisions come first. The others wait until the queue of paid ones is empty.
         if self.paid.len == 0 {
-            parcel.add(self.unpaid.take());
+            decisions.append(self.unpaid.take());
         }
         self.oldest_ms = now.monotonic.0;
-        self.is_busy = parcel.rows.len() >= BUSY;
-        parcel.counted = counted;
-        parcel.lost = std::mem::take(&mut self.lost);
-        Some(parcel)
+        self.is_busy = decisions.rows.len() >= BUSY;
+        Some(DecisionBatch { decisions, counted, lost: std::mem::take(&mut self.lost) })
     }
 
     fn count(&mut self, decision: Decision, now: Now) {
@@ -161,13 +155,13 @@ impl Records {
             return Vec::new();
         }
         let began_ms = self.counting_since_ms;
-        let has_rested = self.counts_told_ms.is_none_or(|told| began_ms >= told.saturating_add(MINUTE_MS));
+        let is_quiet = self.counts_sent_ms.is_none_or(|sent| began_ms >= sent.saturating_add(MINUTE_MS));
         let is_old = now.monotonic.0 >= began_ms.saturating_add(FLUSH_MS);
-        let all = has_rested && is_old;
+        let all = is_quiet && is_old;
         let is_due = |known: &mut Counted| all || now.wall.millis_since(known.minute) >= MINUTE_MS;
         let due: Vec<Counted> = self.counts.extract_if(.., is_due).collect();
         if !due.is_empty() {
-            self.counts_told_ms = Some(now.monotonic.0);
+            self.counts_sent_ms = Some(now.monotonic.0);
         }
         due
     }
@@ -178,51 +172,28 @@ fn is_paid(decision: &Decision) -> bool {
     !decision.credits.is_zero() || decision.reservation_id.is_some() || decision.lease_id.is_some()
 }
 
-impl Parcel {
-    fn push(&mut self, decision: Decision) {
-        let (subject, mut row) = Row::pack(decision, 0);
-        let recent = self.subjects.len().saturating_sub(SUBJECTS_COMPARED);
-        let known = self.subjects.iter().skip(recent).position(|known| *known == subject);
-        let place = known.map_or(self.subjects.len(), |place| place.saturating_add(recent));
-        row.subject = u32::try_from(place).unwrap_or(u32::MAX);
-        if known.is_none() {
-            self.subjects.push(subject);
-        }
-        self.rows.push(row);
-    }
-
-    /// Adds the rows of another parcel after these.
-    fn add(&mut self, other: Parcel) {
-        let before = u32::try_from(self.subjects.len()).unwrap_or(u32::MAX);
-        self.subjects.extend(other.subjects);
-        self.rows.extend(
-            other.rows.into_iter().map(|row| Row { subject: row.subject.saturating_add(before), ..row }),
-        );
-    }
-}
-
-/// Decisions of one kind, in parcels, oldest first.
+/// Decisions of one kind, in batches, oldest first.
 #[derive(Debug, Default)]
 struct Queue {
-    parcels: VecDeque<Parcel>,
+    batches: VecDeque<Packed>,
     len: usize,
 }
 
 impl Queue {
     fn push(&mut self, decision: Decision) {
-        if self.parcels.back().is_none_or(|parcel| parcel.rows.len() >= PARCEL_MAX) {
-            self.parcels.push_back(Parcel::default());
+        if self.batches.back().is_none_or(|batch| batch.rows.len() >= BATCH_ROWS_MAX) {
+            self.batches.push_back(Packed::default());
         }
-        if let Some(parcel) = self.parcels.back_mut() {
-            parcel.push(decision);
+        if let Some(batch) = self.batches.back_mut() {
+            batch.push(decision);
             self.len = self.len.saturating_add(1);
         }
     }
 
-    fn take(&mut self) -> Parcel {
-        let parcel = self.parcels.pop_front().unwrap_or_default();
-        self.len = self.len.saturating_sub(parcel.rows.len());
-        parcel
+    fn take(&mut self) -> Packed {
+        let batch = self.batches.pop_front().unwrap_or_default();
+        self.len = self.len.saturating_sub(batch.rows.len());
+        batch
     }
 }
 
@@ -242,7 +213,7 @@ mod tests {
 
     fn decision(key: Option<&str>, credits: u64, now: Now) -> Decision {
         Decision {
-            id: EventId::of_uuid(credits.into()),
+            id: EventId::from_bits(credits.into()),
             at: now.wall,
             outcome: if key.is_some() { Outcome::RateLimited } else { Outcome::AuthDenied },
             would_deny: None,
@@ -269,20 +240,20 @@ mod tests {
         let mut records = Records::default();
         for number in 0..UNPAID_MAX {
             let kept = records.record(decision(Some("key_1"), 0, at(0)), at(0));
-            assert_eq!(kept, if number == 0 { Kept::First } else { Kept::Queued });
+            assert_eq!(kept, if number == 0 { Recorded::First } else { Recorded::Queued });
         }
-        assert_eq!(records.record(decision(Some("key_1"), 0, at(0)), at(0)), Kept::Lost { paid: false });
+        assert_eq!(records.record(decision(Some("key_1"), 0, at(0)), at(0)), Recorded::Lost { paid: false });
         for number in 0..2_500 {
             let key = if number % 2 == 0 { "key_1" } else { "key_2" };
-            assert_eq!(records.record(decision(Some(key), 1 + number, at(1)), at(1)), Kept::Queued);
+            assert_eq!(records.record(decision(Some(key), 1 + number, at(1)), at(1)), Recorded::Queued);
             records.record(decision(None, 0, at(1)), at(1));
         }
         let mut paid = Vec::new();
         for (rows, lost) in [(1000, 1), (1000, 0), (1500, 0)] {
-            let parcel = records.take(false, at(1)).expect("many wait");
-            assert_eq!((parcel.rows.len(), parcel.lost), (rows, lost));
-            for row in parcel.rows.into_iter().filter(|row| row.credits > 0) {
-                let whole = row.unpack(&parcel.subjects, "e1").unwrap();
+            let batch = records.take(false, at(1)).expect("many wait");
+            assert_eq!((batch.decisions.rows.len(), batch.lost), (rows, lost));
+            let decisions = batch.decisions.unpack("e1").unwrap();
+            for whole in decisions.into_iter().filter(|decision| !decision.credits.is_zero()) {
                 assert_eq!(
                     whole.key_id.unwrap().as_str(),
                     if whole.credits.get() % 2 == 1 { "key_1" } else { "key_2" }
@@ -295,41 +266,41 @@ mod tests {
     }
 
     #[test]
-    fn more_paid_decisions_than_fit_are_said_to_be_lost() {
+    fn dropped_paid_decisions_are_counted_as_lost() {
         let mut records = Records::default();
         for _ in 0..PAID_MAX {
             records.record(decision(Some("key_1"), 1, at(0)), at(0));
         }
-        assert_eq!(records.record(decision(Some("key_1"), 1, at(0)), at(0)), Kept::Lost { paid: true });
-        assert_eq!(records.record(decision(Some("key_1"), 0, at(0)), at(0)), Kept::Queued);
+        assert_eq!(records.record(decision(Some("key_1"), 1, at(0)), at(0)), Recorded::Lost { paid: true });
+        assert_eq!(records.record(decision(Some("key_1"), 0, at(0)), at(0)), Recorded::Queued);
     }
 
     #[test]
-    fn decisions_wait_for_company_and_go_along_with_anything_else() {
+    fn decisions_are_sent_in_batches_or_with_settlements() {
         let mut records = Records::default();
         assert_eq!(records.take(false, at(0)), None);
         records.record(decision(Some("key_1"), 1, at(0)), at(0));
         assert_eq!(records.take(false, at(999)), None);
-        assert_eq!(records.take(true, at(999)).unwrap().rows.len(), 1);
+        assert_eq!(records.take(true, at(999)).unwrap().decisions.rows.len(), 1);
         records.record(decision(Some("key_1"), 1, at(999)), at(999));
         assert_eq!(records.take(false, at(1_998)), None);
-        assert_eq!(records.take(false, at(1_999)).unwrap().rows.len(), 1);
+        assert_eq!(records.take(false, at(1_999)).unwrap().decisions.rows.len(), 1);
     }
 
     #[test]
     fn a_flood_without_a_key_is_one_count_a_minute() {
         let mut records = Records::default();
-        let (mut told, mut sent) = (Vec::new(), 0);
+        let (mut sent_batches, mut sent) = (Vec::new(), 0);
         for millis in (0..10 * MINUTE_MS).step_by(100) {
             for _ in 0..10 {
                 records.record(decision(None, 0, at(millis)), at(millis));
                 sent += 1;
             }
-            told.extend(records.take(false, at(millis)).map(|parcel| (millis, parcel)));
+            sent_batches.extend(records.take(false, at(millis)).map(|batch| (millis, batch)));
         }
-        let first = &told[0];
+        let first = &sent_batches[0];
         assert_eq!((first.0, first.1.counted[0].count), (1_000, 110));
-        let counted: Vec<&Counted> = told.iter().flat_map(|(_, parcel)| &parcel.counted).collect();
+        let counted: Vec<&Counted> = sent_batches.iter().flat_map(|(_, batch)| &batch.counted).collect();
         assert_eq!(counted.len(), 11, "{counted:?}");
         assert!(counted.iter().skip(1).is_sorted_by(|one, next| one.minute < next.minute), "{counted:?}");
         let left = records.take(false, at(12 * MINUTE_MS)).unwrap().counted;
@@ -342,7 +313,7 @@ mod tests {
         let mut records = Records::default();
         for _ in 0..3 {
             let refused = Decision { outcome: Outcome::AuthDenied, ..decision(Some("key_1"), 0, at(0)) };
-            assert_eq!(records.record(refused, at(0)), Kept::Counted);
+            assert_eq!(records.record(refused, at(0)), Recorded::Counted);
         }
         records.record(decision(None, 0, at(0)), at(0));
         let counted = records.take(false, at(FLUSH_MS)).unwrap().counted;
@@ -360,9 +331,9 @@ mod tests {
             let key = (outcome == Outcome::AuthDenied).then_some(key.as_str());
             records.record(Decision { outcome, service, ..decision(key, 0, now) }, now);
         }
-        let parcel = records.take(false, at(5_000 * MINUTE_MS)).unwrap();
-        assert!(parcel.counted.len() <= COUNTS_MAX + Outcome::ALL.len(), "{}", parcel.counted.len());
-        assert_eq!(parcel.counted.iter().map(|counted| counted.count).sum::<u64>(), 5_000);
+        let batch = records.take(false, at(5_000 * MINUTE_MS)).unwrap();
+        assert!(batch.counted.len() <= COUNTS_MAX + Outcome::ALL.len(), "{}", batch.counted.len());
+        assert_eq!(batch.counted.iter().map(|counted| counted.count).sum::<u64>(), 5_000);
         assert_eq!(records.waiting(), 0);
     }
 }

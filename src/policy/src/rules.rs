@@ -2,6 +2,7 @@
 
 use crate::document::{self, Invalid, Refusals, Terms};
 use crate::http::{self, Router};
+use crate::key::Key;
 use crate::limit::LimitRule;
 use crate::oauth::Metadata;
 use crate::reading::{Names, Readable};
@@ -14,6 +15,7 @@ use protocol::key::Concurrency;
 use protocol::session::SessionSecret;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The largest body of an MCP message, unless a service sets a lower bound. Envoy's own buffer has the same size.
 pub const BODY_BYTES_MAX: u32 = 1 << 20;
@@ -26,6 +28,8 @@ pub struct Policy {
     pub key_stale_seconds: u32,
     /// How many seconds a reservation stays pending unless it is renewed.
     pub reservation_ttl_seconds: u32,
+    /// The caller that stands for all callers with unknown keys while the ledger is away; `None` refuses them.
+    pub unverified: Option<Arc<Key>>,
     tiers: BTreeMap<String, Tier>,
     services: Vec<Service>,
     /// The secrets that bind sessions, oldest first. They are not part of the policy document; the ledger sends them with it.
@@ -55,7 +59,7 @@ pub struct Tier {
     /// How many connections each key may open in a minute: as many as the tier's largest limit has permits, and at least 60.
     /// Openings are counted separately from calls.
     pub openings: LimitRule,
-    /// How much each key may have under way on one worker.
+    /// The most requests and streams that each key may have in progress on one worker.
     pub concurrency: Concurrency,
 }
 
@@ -117,8 +121,9 @@ impl Policy {
 
     /// Reads the ledger's answer: the policy with its session secrets, and the tag of both. Faults never contain a secret.
     pub fn of_answer(body: &[u8]) -> Result<(Policy, String), Invalid> {
-        let answer =
-            crate::json::read(body).map_err(|_| Invalid::at("answer", "it is none of this release"))?;
+        let answer = crate::json::read(body).map_err(|_| {
+            Invalid::at("answer", "it has an unknown format; run the same release of ledger and filter")
+        })?;
         let PolicyAnswer { tag, policy, session_secrets } = answer;
         Ok((Policy { session_secrets, ..Policy::from_json(policy.as_bytes())? }, tag))
     }
@@ -155,12 +160,12 @@ impl Policy {
     }
 
     /// True if the host can decide which service a request is for.
-    pub fn tells_hosts(&self) -> bool {
+    pub fn selects_by_host(&self) -> bool {
         self.services.iter().any(|service| !service.hosts.is_empty())
     }
 
     /// True if some servers would read the path as one of another service than `service`, to which it was matched.
-    pub fn leads_elsewhere(&self, service: &Service, host: &[u8], path: &str) -> bool {
+    pub fn matches_other_service(&self, service: &Service, host: &[u8], path: &str) -> bool {
         let mut paths = self.services.iter().map(|service| service.path.as_str());
         if http::is_lenient(path) && paths.all(http::is_lenient) {
             return false;
@@ -228,7 +233,7 @@ impl Service {
         let last = path.len().saturating_sub(1);
         let mut pairs = path.iter().zip(&own).enumerate();
         own.len() <= path.len()
-            && pairs.all(|(index, (segment, own))| http::reads_as(segment, own, index == last))
+            && pairs.all(|(index, (segment, own))| http::matches_literal(segment, own, index == last))
             && (own.len() == path.len() || matches!(self.kind, ServiceKind::Http(_)))
     }
 

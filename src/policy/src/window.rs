@@ -42,11 +42,11 @@ pub struct Verdict {
     /// Milliseconds until at least one more permit is free than now; 0 if none is taken.
     pub reset_ms: u64,
     /// The limit is global, and this Envoy could get more of its permits from the ledger.
-    pub is_short: bool,
+    pub can_grow: bool,
     /// The limit is global and the ledger has not answered for long, so this Envoy gives what `on_ledger_outage` says.
-    pub is_away: bool,
+    pub is_unavailable: bool,
     /// The share of a global limit must be renewed soon.
-    pub ends_soon: bool,
+    pub expires_soon: bool,
     /// The cell that holds the permit, if one was taken.
     pub cell: u64,
 }

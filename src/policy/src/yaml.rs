@@ -13,8 +13,8 @@ const VALUE_SIZE: usize = 64;
 /// version, however the file is formatted. This does not check the meaning; see [`crate::Policy::from_json`].
 pub fn to_json(text: &str) -> Result<String, Invalid> {
     // A few kilobytes of nested aliases can expand to gigabytes, so the size is counted before anything is stored.
-    let mut room = SIZE_MAX;
-    Room(&mut room)
+    let mut bytes_left = SIZE_MAX;
+    SizeBudget(&mut bytes_left)
         .deserialize(serde_yaml_ng::Deserializer::from_str(text))
         .map_err(|error| Invalid::at("policy", error))?;
     // Read into YAML's own value first, because that refuses a name that is given twice.
@@ -23,7 +23,7 @@ pub fn to_json(text: &str) -> Result<String, Invalid> {
     let value: serde_json::Value =
         serde_yaml_ng::from_value(value).map_err(|error| Invalid::at("policy", error))?;
     let mut faults = Vec::new();
-    unseen("", &value, &mut faults);
+    find_invisible("", &value, &mut faults);
     if !faults.is_empty() {
         return Err(Invalid::all(faults));
     }
@@ -31,18 +31,18 @@ pub fn to_json(text: &str) -> Result<String, Invalid> {
 }
 
 /// Finds invisible characters: people read the names and texts of a policy. Texts may contain line breaks.
-fn unseen(path: &str, value: &serde_json::Value, faults: &mut Vec<String>) {
+fn find_invisible(path: &str, value: &serde_json::Value, faults: &mut Vec<String>) {
     match value {
         serde_json::Value::String(text) => {
             let lines = text.split(['\n', '\r', '\t']);
             if let Some(letter) = lines.into_iter().find_map(protocol::text::unseen) {
                 let (path, letter) = (protocol::text::shown(path), letter.escape_unicode());
-                faults.push(format!("{path}: holds {letter}, which nobody sees; write it without"));
+                faults.push(format!("{path}: contains the invisible character {letter}; remove it"));
             }
         }
         serde_json::Value::Array(all) => {
             for (place, value) in all.iter().enumerate() {
-                unseen(&format!("{path}[{place}]"), value, faults);
+                find_invisible(&format!("{path}[{place}]"), value, faults);
             }
         }
         serde_json::Value::Object(fields) => {
@@ -50,12 +50,12 @@ fn unseen(path: &str, value: &serde_json::Value, faults: &mut Vec<String>) {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 if let Some(letter) = protocol::text::unseen(name) {
                     faults.push(format!(
-                        "{}: its name holds {}, which nobody sees; write it without",
+                        "{}: the name contains the invisible character {}; remove it",
                         protocol::text::shown(&path),
                         letter.escape_unicode()
                     ));
                 }
-                unseen(&path, value, faults);
+                find_invisible(&path, value, faults);
             }
         }
         _ => {}
@@ -63,18 +63,18 @@ fn unseen(path: &str, value: &serde_json::Value, faults: &mut Vec<String>) {
 }
 
 /// Reads a document without storing it, and stops when it is larger than the remaining size.
-struct Room<'r>(&'r mut usize);
+struct SizeBudget<'r>(&'r mut usize);
 
-impl Room<'_> {
-    fn take<E: Error>(&mut self, bytes: usize) -> Result<(), E> {
+impl SizeBudget<'_> {
+    fn spend<E: Error>(&mut self, bytes: usize) -> Result<(), E> {
         *self.0 = self.0.checked_sub(bytes.saturating_add(VALUE_SIZE)).ok_or_else(|| {
-            E::custom("with its aliases written out it is larger than 16 MiB; write out what you need, or use fewer")
+            E::custom("with its aliases expanded it is larger than 16 MiB; use fewer aliases")
         })?;
         Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Room<'_> {
+impl<'de> DeserializeSeed<'de> for SizeBudget<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -82,7 +82,7 @@ impl<'de> DeserializeSeed<'de> for Room<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Room<'_> {
+impl<'de> Visitor<'de> for SizeBudget<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,39 +90,39 @@ impl<'de> Visitor<'de> for Room<'_> {
     }
 
     fn visit_bool<E: Error>(mut self, _: bool) -> Result<(), E> {
-        self.take(0)
+        self.spend(0)
     }
 
     fn visit_i64<E: Error>(mut self, _: i64) -> Result<(), E> {
-        self.take(0)
+        self.spend(0)
     }
 
     fn visit_u64<E: Error>(mut self, _: u64) -> Result<(), E> {
-        self.take(0)
+        self.spend(0)
     }
 
     fn visit_f64<E: Error>(mut self, _: f64) -> Result<(), E> {
-        self.take(0)
+        self.spend(0)
     }
 
     fn visit_unit<E: Error>(mut self) -> Result<(), E> {
-        self.take(0)
+        self.spend(0)
     }
 
     fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
-        self.take(text.len())
+        self.spend(text.len())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
-        self.take(0)?;
-        while items.next_element_seed(Room(self.0))?.is_some() {}
+        self.spend(0)?;
+        while items.next_element_seed(SizeBudget(self.0))?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
-        self.take(0)?;
-        while members.next_key_seed(Room(self.0))?.is_some() {
-            members.next_value_seed(Room(self.0))?;
+        self.spend(0)?;
+        while members.next_key_seed(SizeBudget(self.0))?.is_some() {
+            members.next_value_seed(SizeBudget(self.0))?;
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_that_stand_for_more_than_there_is_room_are_refused() {
+    fn aliases_that_expand_beyond_the_size_limit_are_refused() {
         let ten = |line: usize| vec![format!("*a{}", line.saturating_sub(1)); 10].join(", ");
         let first = |rest: String, line: usize| if line == 0 { "[x, x, x, x]".to_owned() } else { rest };
         let lists = bomb(9, |line| first(format!("[{}]", ten(line)), line));

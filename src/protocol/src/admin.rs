@@ -22,24 +22,25 @@ use crate::{AgentId, CredentialId, Credits, KeyId, ReservationId, TenantId, Time
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What an administrator may do. Each role may do all that the ones after it may.
+/// The permissions of an administrator. Each role includes the permissions of the roles below it: `owner`, `operator`,
+/// `auditor`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Read.
+    /// May read everything and change nothing.
     Auditor,
-    /// Run the day: keys, tenants, credits, agents.
+    /// May also create and change keys, tenants, credits and agents.
     Operator,
-    /// Everything: other administrators and the policy as well.
+    /// May also manage administrators and filter credentials, and replace the policy.
     Owner,
 }
 
 impl Role {
-    /// Every role, the mightiest first.
+    /// Every role, the most powerful first.
     pub const ALL: [Role; 3] = [Role::Owner, Role::Operator, Role::Auditor];
 
-    /// The name on the wire and at rest.
+    /// The name on the wire and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Owner => "owner",
@@ -55,215 +56,216 @@ impl fmt::Display for Role {
     }
 }
 
-/// `POST /v1/admin-keys`.
+/// The body of `POST /v1/admin-keys`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateAdminKey {
-    /// For people; 1 to 200 characters.
+    /// A name for people, 1 to 200 characters.
     pub name: String,
-    /// What it may do.
+    /// The permissions of the new credential.
     pub role: Role,
-    /// Hold it to one tenant; absent for all.
+    /// Restricts the credential to one tenant; absent for all tenants.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<TenantId>,
 }
 
-/// A credential of an administrator. Never its secret.
+/// A credential of an administrator, without its secret.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminKey {
-    /// Its id, `adm_...`: the actor in the audit trail.
+    /// The id, `adm_...`. The audit trail names it as the actor.
     pub id: CredentialId,
-    /// For people.
+    /// The name for people.
     pub name: String,
-    /// What it may do.
+    /// The permissions of the credential.
     pub role: Role,
-    /// The one tenant that it is held to.
+    /// The only tenant that the credential may access; `null` for all tenants.
     pub tenant_id: Option<TenantId>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it was revoked.
+    /// When it was revoked; `null` if it was not.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// An admin key with the secret that is shown this once.
+/// A new admin credential with its secret.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminKeyWithSecret {
-    /// The key.
+    /// The credential.
     #[serde(flatten)]
     pub key: AdminKey,
-    /// The credential. It is stored nowhere.
+    /// The secret. It is shown only in this answer; the ledger stores only its SHA-256.
     pub secret: String,
 }
 
-/// `POST /v1/filter-keys`.
+/// The body of `POST /v1/filter-keys`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateFilterKey {
-    /// For people, such as the name of an Envoy or a cluster of them; 1 to 200 characters.
+    /// A name for people, such as that of an Envoy or a cluster of Envoys; 1 to 200 characters.
     pub name: String,
 }
 
-/// A credential of filters, which opens `/filter/v1`. Never its secret.
+/// A credential for filters, which gives access to `/filter/v1`, without its secret.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterKey {
-    /// Its id, `flt_...`: the actor of what its filters report.
+    /// The id, `flt_...`. The audit trail names it as the actor of what its filters report.
     pub id: CredentialId,
-    /// For people.
+    /// The name for people.
     pub name: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it was revoked.
+    /// When it was revoked; `null` if it was not.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// A filter key with the secret that is shown this once.
+/// A filter credential with its secret.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterKeyWithSecret {
-    /// The key.
+    /// The credential.
     #[serde(flatten)]
     pub key: FilterKey,
-    /// The credential. It is stored nowhere.
+    /// The secret. It is shown only in this answer; the ledger stores only its SHA-256.
     pub secret: String,
 }
 
-/// `POST /v1/tenants`.
+/// The body of `POST /v1/tenants`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTenant {
-    /// For people; 1 to 200 characters.
+    /// A name for people, 1 to 200 characters.
     pub name: String,
-    /// One of the policy's tiers.
+    /// The name of a tier of the policy.
     pub tier: String,
-    /// Credits to start with.
+    /// The credits to grant at once; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credits: Option<Credits>,
-    /// The most that it may spend in a calendar month (UTC); absent for no bound but its credits.
+    /// The most credits that the tenant may spend in a calendar month (UTC); absent for no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Credits>,
 }
 
-/// `PATCH /v1/tenants/{id}`.
+/// The body of `PATCH /v1/tenants/{id}`. Absent fields stay as they are.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateTenant {
-    /// Another name.
+    /// The new name, 1 to 200 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Another tier.
+    /// The name of the new tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
-    /// Another monthly budget; `null` for none.
+    /// The new monthly budget; `null` removes it.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub budget: Patch<Credits>,
-    /// Why, for the audit.
+    /// The reason, for the audit trail.
     pub reason: String,
 }
 
-/// A bare reason: `POST /v1/tenants/{id}/suspend`, `/resume`, `/v1/keys/{id}/expire`,
-/// `/v1/admin-keys/{id}/revoke`, `/v1/filter-keys/{id}/revoke`.
+/// The body of changes that need only a reason: suspending and resuming tenants, revoking and expiring keys, revoking
+/// credentials.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Because {
-    /// Why, for the audit.
+pub struct Reason {
+    /// The reason, for the audit trail.
     pub reason: String,
 }
 
-/// A tenant.
+/// A tenant: who pays for calls.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tenant {
-    /// Its id.
+    /// The id, `ten_...`.
     pub id: TenantId,
-    /// For people.
+    /// The name for people.
     pub name: String,
-    /// Its tier.
+    /// The name of its tier.
     pub tier: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Since when its keys are refused.
+    /// When it was suspended; `null` if it is not. The keys of a suspended tenant are refused.
     #[serde(default)]
     pub suspended_at: Option<Timestamp>,
-    /// The most that it may spend in a calendar month (UTC).
+    /// The most credits that it may spend in a calendar month (UTC); `null` for no budget.
     #[serde(default)]
     pub budget: Option<Credits>,
-    /// What it holds.
+    /// Its credits.
     pub balance: Balance,
 }
 
-/// What one payer may spend and has spent in a calendar month (UTC).
+/// The budget of a tenant or a key for one calendar month (UTC), and what of it is used.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// The month, such as `2026-11`.
     pub month: String,
-    /// The most; absent for no bound but the tenant's credits.
+    /// The most credits that may be spent in the month; `null` for no budget.
     pub budget: Option<Credits>,
-    /// What calls that began in the month have been charged or have set aside.
+    /// Credits charged or reserved for calls that began in the month.
     pub spent: Credits,
 }
 
-/// A tenant's credits. Always `granted = available + pending + posted`.
+/// The credits of a tenant. Always `granted = available + pending + posted`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Balance {
-    /// All that was ever granted.
+    /// All credits granted so far, less those withdrawn.
     pub granted: Credits,
-    /// Free to reserve.
+    /// Credits that can be reserved.
     pub available: Credits,
-    /// Reserved, not yet settled.
+    /// Credits reserved or leased, and not yet settled.
     pub pending: Credits,
-    /// Charged.
+    /// Credits charged.
     pub posted: Credits,
 }
 
-/// `POST /v1/tenants/{id}/credits`.
+/// The body of `POST /v1/tenants/{id}/credits`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantCredits {
-    /// How much to add, at least 1.
+    /// The credits to add, at least 1.
     pub amount: Credits,
-    /// Why, for the audit.
+    /// The reason, for the audit trail.
     pub reason: String,
 }
 
-/// Which way a correction goes.
+/// What a correction does.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// What was charged goes back to what is available.
+    /// Moves credits from charged back to available.
     Refund,
-    /// What was granted and is still available is taken back.
+    /// Takes back credits that were granted and are still available.
     Withdraw,
 }
 
-/// `POST /v1/tenants/{id}/corrections`.
+/// The body of `POST /v1/tenants/{id}/corrections`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorrectCredits {
-    /// Which way.
+    /// What the correction does.
     pub direction: Direction,
-    /// How much, at least 1.
+    /// The number of credits, at least 1.
     pub amount: Credits,
-    /// Why, for the audit.
+    /// The reason, for the audit trail.
     pub reason: String,
-    /// For which reservation a refund is. At most what is charged for it goes back, and it is free again in the budgets
-    /// of its key, in its month.
+    /// For a refund: the reservation that it refunds. The amount can't exceed what is charged for that reservation. It
+    /// is also returned to the budgets of the tenant and the key, in the month of the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation_id: Option<ReservationId>,
-    /// For whose calls a refund is: it is free again in this key's budget for the present month. Without a key and a
-    /// reservation it is free again in the tenant's budget, and in a key's as far as no other key can have spent it.
+    /// For a refund: the key whose calls it refunds. The amount is returned to this key's budget for the current month.
+    /// Without `key_id` and `reservation_id`, it is returned to the tenant's budget, and to a key's budget only if no
+    /// other key can have spent it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,
 }
@@ -272,173 +274,166 @@ pub struct CorrectCredits {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreditsGranted {
-    /// The movement.
+    /// The id of the transfer.
     pub id: TransferId,
-    /// Whose.
+    /// The tenant.
     pub tenant_id: TenantId,
-    /// How much.
+    /// The number of credits.
     pub amount: Credits,
-    /// Why.
+    /// The reason that was given.
     pub reason: String,
-    /// What the tenant holds now.
+    /// The tenant's credits after it.
     pub balance: Balance,
 }
 
-/// `POST /v1/keys`.
+/// The body of `POST /v1/keys`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
-    /// Who pays.
+    /// The tenant that pays for the key's calls.
     pub tenant_id: TenantId,
-    /// For people; 1 to 200 characters.
+    /// A name for people, 1 to 200 characters.
     pub name: String,
-    /// Permissions.
+    /// The scopes of the key.
     pub scopes: Vec<String>,
-    /// Services to hold it to; absent for all.
+    /// The services that the key may use; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Vec<Grant>>,
-    /// Tools to hold it to; absent for all.
+    /// The tools that the key may call; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<Grant>>,
-    /// Resources to hold it to; absent for all.
+    /// The resources that the key may use, such as `project:42`; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Vec<Grant>>,
-    /// Limits beside the tier's.
+    /// Limits on the key, in addition to those of its tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Vec<Limit>>,
-    /// What it may have under way on one worker, beside the tier's.
+    /// The most requests and streams that the key may have in progress on one worker, in addition to the bounds of its
+    /// tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<Concurrency>,
-    /// When it ends.
+    /// When the key stops working; absent for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// The agent it belongs to, one of the tenant's.
+    /// The agent that the key belongs to; it must be an agent of the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
-    /// How it comes to be; absent for `admin`.
+    /// How the key is created; absent for `admin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<KeySource>,
-    /// The most that it may spend in a calendar month (UTC).
+    /// The most credits that the key may spend in a calendar month (UTC); absent for no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Credits>,
 }
 
-/// `PATCH /v1/keys/{id}`.
+/// The body of `PATCH /v1/keys/{id}`. Absent fields stay as they are; lists are replaced as a whole.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateKey {
-    /// Another name.
+    /// The new name, 1 to 200 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Other permissions, all of them.
+    /// The new scopes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<String>>,
-    /// Other services to hold it to; `null` for all.
+    /// The services that the key may use; `null` for all.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub services: Patch<Vec<Grant>>,
-    /// Other tools to hold it to; `null` for all.
+    /// The tools that the key may call; `null` for all.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub tools: Patch<Vec<Grant>>,
-    /// Other resources to hold it to; `null` for all.
+    /// The resources that the key may use; `null` for all.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub resources: Patch<Vec<Grant>>,
-    /// Other limits beside the tier's, all of them.
+    /// The new limits on the key, in addition to those of its tier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Vec<Limit>>,
-    /// Another bound on what it may have under way; `null` for none but the tier's.
+    /// The new bounds on requests and streams in progress; `null` for those of the tier alone.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub concurrency: Patch<Concurrency>,
-    /// Another end; `null` for none.
+    /// When the key stops working; `null` for never.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub expires_at: Patch<Timestamp>,
-    /// Another agent of the tenant; `null` for none.
+    /// The agent of the tenant that the key belongs to; `null` for none.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub agent_id: Patch<AgentId>,
-    /// Another monthly budget; `null` for none.
+    /// The new monthly budget; `null` removes it.
     #[serde(default, skip_serializing_if = "Patch::is_keep")]
     pub budget: Patch<Credits>,
-    /// Why, for the audit.
+    /// The reason, for the audit trail.
     pub reason: String,
 }
 
-/// A key, as administrators see it. Never its secret.
+/// An api key, without its secret.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
-    /// Its id.
+    /// The id, `key_...`.
     pub id: KeyId,
-    /// Who pays.
+    /// The tenant that pays for the key's calls.
     pub tenant_id: TenantId,
-    /// For people.
+    /// The name for people.
     pub name: String,
-    /// May it be used.
+    /// Whether the key may be used.
     pub state: KeyState,
-    /// Permissions.
+    /// The scopes of the key.
     pub scopes: Vec<String>,
-    /// Services it is held to.
+    /// The services that the key may use; `null` for all.
     pub services: Option<Vec<Grant>>,
-    /// Tools it is held to.
+    /// The tools that the key may call; `null` for all.
     pub tools: Option<Vec<Grant>>,
-    /// Resources it is held to.
+    /// The resources that the key may use; `null` for all.
     pub resources: Option<Vec<Grant>>,
-    /// Limits beside the tier's.
+    /// Limits on the key, in addition to those of its tier.
     pub limits: Vec<Limit>,
-    /// What it may have under way on one worker, beside the tier's.
+    /// The most requests and streams that the key may have in progress on one worker, in addition to the bounds of its
+    /// tier.
     #[serde(default)]
     pub concurrency: Option<Concurrency>,
-    /// When it ends.
+    /// When the key stops working; `null` for never.
     pub expires_at: Option<Timestamp>,
-    /// The agent it belongs to.
+    /// The agent that the key belongs to.
     pub agent_id: Option<AgentId>,
-    /// The most that it may spend in a calendar month (UTC).
+    /// The most credits that the key may spend in a calendar month (UTC); `null` for no budget.
     #[serde(default)]
     pub budget: Option<Credits>,
-    /// How it came to be.
+    /// How the key was created.
     pub source: KeySource,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it was revoked.
+    /// When it was revoked; `null` if it was not.
     pub revoked_at: Option<Timestamp>,
-    /// When it last made a decision that was reported.
+    /// The time of the last reported request with the key.
     pub last_used_at: Option<Timestamp>,
-    /// The key that asked for it, for one that the gate issued to an agent.
+    /// For a key that the gate issued to an agent: the key that requested it.
     #[serde(default)]
     pub parent_id: Option<KeyId>,
 }
 
-/// A key with the secret that is shown this once.
+/// An api key with its secret.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyWithSecret {
     /// The key.
     #[serde(flatten)]
     pub key: Key,
-    /// The credential. It is stored nowhere.
+    /// The secret. It is shown only in this answer; the ledger stores only its SHA-256.
     pub secret: String,
 }
 
-/// `POST /v1/keys/{id}/rotate`, `/v1/filter-keys/{id}/rotate`.
+/// The body of `POST /v1/keys/{id}/rotate` and `/v1/filter-keys/{id}/rotate`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotateKey {
-    /// How long the old secret goes on working, at most 30 days.
+    /// How many seconds the old secret still works, from 0 to 30 days (2592000).
     #[serde(default)]
     pub grace_seconds: u32,
-    /// Why, for the audit.
+    /// The reason, for the audit trail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-}
-
-/// `POST /v1/keys/{id}/revoke`.
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RevokeKey {
-    /// Why, for the audit.
-    pub reason: String,
 }
 
 /// One page of a list.
@@ -447,7 +442,7 @@ pub struct RevokeKey {
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
-    /// Ask with `cursor=` this for the next page; absent on the last.
+    /// Pass it as `cursor` to get the next page; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
 }

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_the_crc_that_everyone_means() {
+    fn the_checksum_is_the_standard_crc_32() {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
         assert_eq!(crc32(b""), 0);
     }

@@ -5,32 +5,32 @@ use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, Reservatio
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How one exchange ended.
+/// How one request ended.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It went upstream and came back well.
+    /// The request went upstream and was answered.
     Allowed,
-    /// No credential, two, or one that is not valid.
+    /// The credential is missing, given more than once, or not valid.
     AuthDenied,
-    /// The key lacks a scope or a grant.
+    /// The key lacks a scope, or may not use this service, tool or resource.
     InsufficientScope,
-    /// The tenant's tier does not unlock it.
+    /// The tenant's tier is too low.
     TierDenied,
-    /// A window is full.
+    /// A limit is reached.
     RateLimited,
-    /// Not enough credits.
+    /// The tenant does not have enough credits.
     QuotaExceeded,
-    /// The request could not be understood in exactly one way.
+    /// The request is malformed, or servers could read it in different ways.
     InvalidRequest,
-    /// No rule of the policy matches it.
+    /// No rule of the policy matches the request.
     UnknownTool,
     /// The ledger was needed and did not answer.
     LedgerUnavailable,
-    /// It went upstream and failed there.
+    /// The request went upstream and failed there.
     UpstreamError,
-    /// The client left before the end.
+    /// The client disconnected before the end.
     Cancelled,
 }
 

@@ -12,7 +12,7 @@
 
 use crate::api_key::KeyHash;
 use crate::audit::{Counted, Decision};
-use crate::packed::{Row, Subject, Unreadable};
+use crate::packed::{Packed, Row, Subject, Unreadable};
 use crate::session::SessionSecret;
 use crate::{AgentId, BatchId, Credits, EventId, KeyId, PolicyVersion, ReservationId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -174,13 +174,10 @@ pub struct Report {
     /// Steps on reservations.
     #[serde(default)]
     pub settlements: Vec<Settlement>,
-    /// Decisions since the last batch, unpacked.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub decisions: Vec<Decision>,
-    /// The subjects of the packed decisions.
+    /// The subjects to which rows refer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subjects: Vec<Subject>,
-    /// Decisions since the last batch, packed.
+    /// Decisions since the last batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rows: Vec<Row>,
     /// Counts of decisions that had no usable key.
@@ -192,15 +189,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns the same report with all decisions unpacked.
-    pub fn unpack(mut self) -> Result<Report, Unreadable> {
-        let rows = std::mem::take(&mut self.rows);
-        self.decisions.reserve(rows.len());
-        for row in rows {
-            self.decisions.push(row.unpack(&self.subjects, &self.envoy)?);
-        }
-        self.subjects.clear();
-        Ok(self)
+    /// Takes the decisions out of the report.
+    pub fn unpack(&mut self) -> Result<Vec<Decision>, Unreadable> {
+        let (subjects, rows) = (std::mem::take(&mut self.subjects), std::mem::take(&mut self.rows));
+        Packed { subjects, rows }.unpack(&self.envoy)
     }
 }
 
@@ -322,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_change_reads_as_it_was_written_and_has_no_other_fields() {
+    fn every_change_survives_serialisation_and_refuses_unknown_fields() {
         let key_id = KeyId::parse("key_1").unwrap();
         let tenant_id = crate::TenantId::parse("ten_1").unwrap();
         let version = PolicyVersion::parse("0a").unwrap();
@@ -331,7 +323,7 @@ mod tests {
             Change::Tenant { tenant_id: tenant_id.clone() },
             Change::Recall { tenant_id },
             Change::Share { owner: (&key_id).into(), limit_id: 7 },
-            Change::Envoy { instance: crate::InstanceId::parse("i1").unwrap() },
+            Change::Envoy { instance: crate::InstanceId::from_bits(1) },
             Change::Policy { version },
         ];
         let text = serde_json::to_string(&changes).unwrap();

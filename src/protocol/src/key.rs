@@ -71,37 +71,38 @@ pub struct Parent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
-    /// In use.
+    /// The key may be used.
     Active,
-    /// Withdrawn for good.
+    /// The key was revoked. This is final.
     Revoked,
-    /// Past its expiry.
+    /// The key's `expires_at` has passed.
     Expired,
-    /// Its tenant is suspended.
+    /// The key's tenant is suspended.
     Suspended,
 }
 
-/// How a key came to be.
+/// How a key was created.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeySource {
-    /// Made by an administrator.
+    /// By an administrator.
     Admin,
-    /// Issued through the gate's own MCP tool.
+    /// By the gate's MCP tool `request_key`.
     Mcp,
-    /// Derived from another key.
+    /// By delegation from another key.
     Delegation,
 }
 
-/// Something a key is held to. Written as a bare name, or with its own expiry as `{name, expires_at}`.
+/// The name of a service, tool or resource that a key may use. It is written as a string, or as `{"name": ...,
+/// "expires_at": ...}` if it expires before the key.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "GrantForm", into = "GrantForm")]
 pub struct Grant {
-    /// Name of the service, tool or resource.
+    /// The name of the service, tool or resource.
     pub name: String,
-    /// When this grant ends; the key may outlive it.
+    /// When the grant expires; absent if it lasts as long as the key.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -140,15 +141,15 @@ impl From<Grant> for GrantForm {
     }
 }
 
-/// A rule: at most `permits` in any interval of `window_seconds`.
+/// A rule: at most `permits` requests in any interval of `window_seconds` seconds.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limit {
-    /// How many, 1 to [`Limit::PERMITS_MAX`].
+    /// The number of permits, 1 to 1000000.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub permits: u32,
-    /// In how long, 1 s to one day.
+    /// The length of the window in seconds, 1 to 86400 (one day).
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 86_400)))]
     pub window_seconds: u32,
 }
@@ -166,15 +167,16 @@ impl Limit {
     }
 }
 
-/// How much one key may have under way at the same time, on each worker of an Envoy.
+/// The most requests and streams of one key that may be in progress at the same time on one worker of an Envoy.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Concurrency {
-    /// Requests that are not answered to their end.
+    /// Requests whose answer has not ended.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000)))]
     pub requests: u32,
-    /// Streams that live until somebody leaves: MCP's GET streams, `subscriptions/listen`, upgraded connections.
+    /// Streams that stay open until one side closes them: MCP's GET streams, `subscriptions/listen` and upgraded
+    /// connections.
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100_000)))]
     pub streams: u32,
 }

@@ -32,6 +32,6 @@ mod time;
 pub use credits::Credits;
 pub use id::{
     AgentId, BatchId, CredentialId, EventId, InstanceId, InvalidId, KeyId, LeaseId, OwnerId, PolicyVersion,
-    ReservationId, TenantId, TransferId,
+    ReservationId, TenantId, TransferId, is_plain_id,
 };
 pub use time::{InvalidTimestamp, Month, Timestamp};

@@ -5,9 +5,58 @@
 
 use crate::audit::{Decision, Outcome, UsageTokens};
 use crate::reason::Reason;
-use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp};
+use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, TenantId, Timestamp};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
+
+/// How many earlier subjects each new one is compared with. To search all would cost more than to write a subject twice.
+const SUBJECTS_COMPARED: usize = 16;
+
+/// Decisions of one Envoy, packed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// The subjects to which rows refer.
+    pub subjects: Vec<Subject>,
+    /// One row for each decision.
+    pub rows: Vec<Row>,
+}
+
+impl Packed {
+    /// Adds a decision.
+    pub fn push(&mut self, decision: Decision) {
+        let (subject, mut row) = Row::pack(decision);
+        let recent = self.subjects.len().saturating_sub(SUBJECTS_COMPARED);
+        let known = self.subjects.iter().skip(recent).position(|known| *known == subject);
+        let place = known.map_or(self.subjects.len(), |place| place.saturating_add(recent));
+        row.subject = u32::try_from(place).unwrap_or(u32::MAX);
+        if known.is_none() {
+            self.subjects.push(subject);
+        }
+        self.rows.push(row);
+    }
+
+    /// Adds the decisions of another after these.
+    pub fn append(&mut self, other: Packed) {
+        let before = u32::try_from(self.subjects.len()).unwrap_or(u32::MAX);
+        self.subjects.extend(other.subjects);
+        self.rows.extend(
+            other.rows.into_iter().map(|row| Row { subject: row.subject.saturating_add(before), ..row }),
+        );
+    }
+
+    /// The decisions, which `envoy` made.
+    pub fn unpack(self, envoy: &str) -> Result<Vec<Decision>, Unreadable> {
+        self.rows.into_iter().map(|row| row.unpack(&self.subjects, envoy)).collect()
+    }
+}
+
+impl FromIterator<Decision> for Packed {
+    fn from_iter<D: IntoIterator<Item = Decision>>(decisions: D) -> Packed {
+        let mut packed = Packed::default();
+        decisions.into_iter().for_each(|decision| packed.push(decision));
+        packed
+    }
+}
 
 /// The part that many decisions share. The fields are those of [`Decision`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,8 +142,8 @@ impl Serialize for Row {
 pub struct Unreadable;
 
 impl Row {
-    /// Splits a decision into its subject and a row that refers to the subject by the index `subject`.
-    pub fn pack(decision: Decision, subject: u32) -> (Subject, Row) {
+    /// Splits a decision into its subject and a row that refers to the first subject.
+    fn pack(decision: Decision) -> (Subject, Row) {
         let about = Subject {
             key_id: decision.key_id,
             tenant_id: decision.tenant_id,
@@ -104,7 +153,7 @@ impl Row {
             policy_version: decision.policy_version,
         };
         let row = Row {
-            subject,
+            subject: 0,
             id: decision.id,
             at_ms: decision.at.as_millis(),
             outcome: decision.outcome,
@@ -122,13 +171,9 @@ impl Row {
     }
 
     /// Puts the decision together again.
-    pub fn unpack(self, subjects: &[Subject], envoy: &str) -> Result<Decision, Unreadable> {
+    fn unpack(self, subjects: &[Subject], envoy: &str) -> Result<Decision, Unreadable> {
         let place = usize::try_from(self.subject).map_err(|_| Unreadable)?;
         let subject = subjects.get(place).ok_or(Unreadable)?.clone();
-        let reservation_id = match self.reserved {
-            true => Some(ReservationId::parse(self.id.as_str()).map_err(|_| Unreadable)?),
-            false => None,
-        };
         Ok(Decision {
             id: self.id,
             at: Timestamp::from_millis(self.at_ms),
@@ -141,7 +186,7 @@ impl Row {
             service: subject.service,
             tool: subject.tool,
             credits: Credits::new(self.credits).ok_or(Unreadable)?,
-            reservation_id,
+            reservation_id: self.reserved.then(|| self.id.into()),
             lease_id: self.lease_id,
             usage_tokens: self.usage_tokens,
             status: self.status,
@@ -166,16 +211,17 @@ mod tests {
             "first_byte_ms":3,"duration_ms":4,
             "policy_version":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","envoy":"node-1"}"#;
         let decision: Decision = serde_json::from_str(text).unwrap();
-        let (subject, row) = Row::pack(decision.clone(), 0);
-        let written = serde_json::to_string(&row).unwrap();
+        let Packed { subjects, rows } = Packed::from_iter([decision.clone()]);
+        let written = serde_json::to_string(&rows[0]).unwrap();
         assert!(written.len() < 140, "{written}");
-        let row: Row = serde_json::from_str(&written).unwrap();
-        assert_eq!(row.clone().unpack(&[subject], "node-1").unwrap(), decision);
-        assert_eq!(row.unpack(&[], "node-1"), Err(Unreadable));
+        let rows: Vec<Row> = vec![serde_json::from_str(&written).unwrap()];
+        let unpacked = Packed { subjects, rows: rows.clone() }.unpack("node-1");
+        assert_eq!(unpacked, Ok(vec![decision]));
+        assert_eq!(Packed { subjects: Vec::new(), rows }.unpack("node-1"), Err(Unreadable));
     }
 
     #[test]
-    fn a_row_ends_with_what_it_says() {
+    fn a_row_omits_empty_fields_at_its_end() {
         let written = r#"[0,"0192f0c0-0000-7000-8000-000000000001",5,"rate_limited",429,null,1]"#;
         let row: Row = serde_json::from_str(written).unwrap();
         assert_eq!((row.credits, row.reserved, &row.lease_id, row.would_deny), (0, false, &None, None));
@@ -187,7 +233,7 @@ mod tests {
             assert!(serde_json::from_str::<Row>(&other).is_err(), "{other}");
         }
         let shadowed = Row { would_deny: Some(Outcome::TierDenied), ..row.clone() };
-        let explained = Row { reason: Some(Box::new(Reason::Concurrency { most: 7 })), ..row };
+        let explained = Row { reason: Some(Box::new(Reason::Concurrency { max: 7 })), ..row };
         for row in [shadowed, explained] {
             let written = serde_json::to_string(&row).unwrap();
             assert_eq!(serde_json::from_str::<Row>(&written).unwrap(), row, "{written}");

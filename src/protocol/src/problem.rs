@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Media type of a [`Problem`].
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// One error. `type` is stable and is what programs match on.
+/// An error as an RFC 9457 problem document. Programs should decide by `type`, which is stable.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Problem {
@@ -16,12 +16,12 @@ pub struct Problem {
     pub kind: String,
     /// The HTTP status.
     pub status: u16,
-    /// What this type of problem is, always the same text.
+    /// A short text, always the same for one `type`.
     pub title: String,
-    /// What was wrong this time, where, and what to do.
+    /// What is wrong in this case, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The request, as logs and audit know it.
+    /// The id of the request in logs and in the audit trail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// The credits that are left, if there are too few.

@@ -73,7 +73,7 @@ pub enum Reason {
     /// The key had as much under way on this worker as it may have.
     Concurrency {
         /// The bound.
-        most: u32,
+        max: u32,
     },
     /// There were too few credits.
     Credits {

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_all_scripts_are_plain_and_what_hides_is_found() {
+    fn names_of_all_scripts_are_accepted_and_invisible_characters_found() {
         for name in [
             "Acme & Söhne (№ 1)",
             "日本語の名前",

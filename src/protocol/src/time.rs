@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_offset_reads_as_the_same_moment_and_prints_in_utc() {
+    fn every_offset_gives_the_same_moment_and_is_printed_in_utc() {
         for text in ["2026-11-22T20:00:00Z", "2026-11-22T20:00:00+00:00", "2026-11-22T22:00:00.0009+02:00"] {
             let moment = Timestamp::parse(text).unwrap();
             assert_eq!(moment.to_string(), "2026-11-22T20:00:00.000Z", "{text}");

@@ -1,5 +1,5 @@
-//! The rows of reservations and commits, written as fast as the database takes them: no queue, no rules, nothing read back.
-//! What they say is made before the clock runs.
+//! Writes the rows of reservations and commits as fast as the database accepts them: no queue, no rules, no reads. The
+//! contents are made before the measurement begins.
 
 use super::{CREDITS, GRANTED, Payer, rate};
 use rusqlite::types::Value;
@@ -11,7 +11,7 @@ pub(super) const TOOL: &str = "image_generate";
 /// As long as a real one.
 pub(super) const POLICY_VERSION: &str = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
 
-/// A table with its columns and what to do with a row that is there. Numbers are marked with `#`.
+/// A table with its columns, and what to do if the row exists. Placeholders are written as `#`.
 struct Table {
     name: &'static str,
     columns: &'static [&'static str],
@@ -67,7 +67,7 @@ enum Connection {
 }
 
 impl Connection {
-    /// By the settings with which the ledger writes.
+    /// Uses the settings with which the ledger writes.
     fn open(url: &str) -> anyhow::Result<Connection> {
         Ok(match url.strip_prefix("sqlite:") {
             Some(path) => {
@@ -90,7 +90,7 @@ impl Connection {
         Ok(())
     }
 
-    /// An embedded database takes a row at a time, a server all of them at once.
+    /// An embedded database gets one row per statement, a server all rows in one statement.
     fn put(&mut self, table: &Table, rows: Vec<Vec<Value>>) -> anyhow::Result<()> {
         let Table { name, columns, conflict } = table;
         let names: Vec<&str> = columns.iter().map(|column| column.trim_start_matches('#')).collect();
@@ -159,7 +159,7 @@ impl Array {
     }
 }
 
-/// Writes without any rule.
+/// Writes without any checks.
 pub(super) struct Ceiling<'p> {
     connection: Connection,
     payers: &'p [Payer],
@@ -192,7 +192,8 @@ impl<'p> Ceiling<'p> {
         Ok(Ceiling { connection, payers, sequence })
     }
 
-    /// So many operations in each transaction, for so long. Pairs per second, not counting the making of texts.
+    /// Runs transactions of so many operations for so long. Returns pairs per second, without the time for making the
+    /// contents.
     pub(super) fn run(mut self, operations: u32, turn: Duration) -> anyhow::Result<f64> {
         let (mut spent, mut pairs) = (Duration::ZERO, 0usize);
         while spent < turn {
@@ -280,7 +281,7 @@ impl<'p> Call<'p> {
 
 /// A new id.
 pub(super) fn fresh() -> String {
-    Uuid::now_v7().simple().to_string()
+    Uuid::now_v7().to_string()
 }
 
 fn now_ms() -> i64 {

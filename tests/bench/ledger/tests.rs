@@ -1,4 +1,4 @@
-//! The benchmark runs to its end: what it writes is what a ledger's database takes today.
+//! Runs the benchmark once, so that its statements stay valid for the current schema.
 
 use super::*;
 

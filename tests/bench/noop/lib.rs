@@ -1,6 +1,6 @@
-//! Filters on the SDK that decide nothing. One does nothing at all: the floor under every wasm filter. The other, with the
-//! configuration `headers`, sets what AgentRelay sets on a free GET and the access log shows: the floor under
-//! AgentRelay's own cost, whatever it decides by.
+//! Filters on the SDK that decide nothing. One does nothing at all, which is the minimum cost of any wasm filter. The
+//! other, with the configuration `headers`, sets what AgentRelay sets on a free GET and shows in the access log, which
+//! is the minimum cost of AgentRelay.
 
 use proxy_wasm::hostcalls::{set_map_value, set_property};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -50,21 +50,21 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        Some(if self.sets_headers { Box::new(Headers) } else { Box::new(Nothing) })
+        Some(if self.sets_headers { Box::new(Headers) } else { Box::new(NoopFilter) })
     }
 }
 
-struct Nothing;
+struct NoopFilter;
 
-impl Context for Nothing {}
+impl Context for NoopFilter {}
 
-impl HttpContext for Nothing {}
+impl HttpContext for NoopFilter {}
 
 struct Headers;
 
 impl Context for Headers {}
 
-// A host refuses none of this; if one did, its price would be missing, and nothing else.
+// No host refuses these calls. If one did, only the cost of that call would be missing.
 impl HttpContext for Headers {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
         let _ = set_map_value(MapType::HttpRequestHeaders, "authorization", None);

@@ -1,4 +1,4 @@
-//! Active keys in one Envoy: memory for each, and whether many of them slow any of them.
+//! Active keys in one Envoy: the memory of each, and whether many of them slow down requests.
 
 use super::{Section, seed::Seed};
 use crate::cases::{Kind, request};
@@ -37,7 +37,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
         panels: Vec::new(),
     };
     let few = 10.min(seed.secrets.len());
-    learn(&gate, seed, 0, few).await?;
+    look_up_keys(&gate, seed, 0, few).await?;
     let load = requests(&gate, seed, few);
     for _ in 0..3 {
         load.run(16, 5000).await?;
@@ -46,11 +46,11 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
     let mut known = few;
     let (mut bytes, mut waits, mut costs) = (Vec::new(), Vec::new(), Vec::new());
     for size in std::iter::once(few).chain(sizes.iter().copied().filter(|size| *size > few)) {
-        let (rate, refused) = learn(&gate, seed, known, size).await?;
+        let (rate, refused) = look_up_keys(&gate, seed, known, size).await?;
         known = known.max(size);
         gate.truncate_log()?;
         let load = requests(&gate, seed, size);
-        // Windows that went idle meanwhile are dropped; now all of them are there at the same time.
+        // Windows that became idle meanwhile are dropped; now all of them exist at the same time.
         load.run(16, size.max(3000)).await?;
         let rss = gate.rss_kib()?;
         gate.settled_cpu_ns().await?;
@@ -82,7 +82,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
         waits.push((size as f64, single.quantile_us(0.99)));
         costs.push((size as f64, cpu_us));
     }
-    // The largest says it all.
+    // The largest size is enough.
     section.breaks = section.breaks.pop().into_iter().collect();
     section.panels.push(Panel::new("RSS for each active key, bytes", "active keys in one Envoy", bytes));
     section.panels.push(Panel::new("p99 at one connection, us", "active keys in one Envoy", waits));
@@ -90,9 +90,9 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed, sizes: &[usize]) -
     Ok(section)
 }
 
-/// Has every key from one to another ask until it is let in. How many were in a second, and how often they were
-/// refused because the worker asks the ledger only so often.
-async fn learn(gate: &Gate, seed: &Seed, from: usize, to: usize) -> anyhow::Result<(f64, usize)> {
+/// Sends requests with each key of a range until it is admitted. Returns how many were admitted per second, and how
+/// many requests were refused because the worker limits its lookups.
+async fn look_up_keys(gate: &Gate, seed: &Seed, from: usize, to: usize) -> anyhow::Result<(f64, usize)> {
     let began = Instant::now();
     let keys = seed.secrets.get(from..to).unwrap_or_default();
     let waiting = Rc::new(RefCell::new(keys.iter().cloned().collect::<VecDeque<String>>()));
@@ -127,7 +127,7 @@ async fn introduce(
     }
 }
 
-/// Requests of so many keys, in any order.
+/// Requests with so many keys, in random order.
 fn requests(gate: &Gate, seed: &Seed, count: usize) -> Load {
     let mut requests: Vec<_> = seed.secrets[..count].iter().map(|key| request(Kind::Get, key, "")).collect();
     requests.shuffle(&mut rand::rng());

@@ -1,4 +1,5 @@
-//! Envoys on one ledger: its calls for each thousand leased calls of a tool, which must fall when there are more of them.
+//! Several Envoys on one ledger: the ledger calls for each thousand leased calls of a tool, which must decrease with
+//! more load.
 
 use super::{Section, seed::Seed};
 use crate::cases::{Kind, request};
@@ -12,7 +13,7 @@ use tokio::task::JoinSet;
 
 const TIME: Duration = Duration::from_secs(5);
 
-/// With 1, 2 and 4 Envoys, each at little, some and full load.
+/// With 1, 2 and 4 Envoys, each at low, medium and full load.
 pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<Section> {
     let mut section = Section {
         title: "Envoys on one ledger (leased tool, one tenant)",

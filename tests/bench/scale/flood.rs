@@ -1,4 +1,4 @@
-//! A flood of keys that nobody knows, well-formed so that each must be asked for: does a known key notice?
+//! A flood of well-formed unknown keys, each of which needs a lookup: does it affect a known key?
 
 use super::{Section, seed::Seed};
 use crate::cases::{Kind, request};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const UNKNOWN: usize = 100_000;
 const TIME: Duration = Duration::from_secs(10);
 
-/// Before it, and while it lasts.
+/// Before the flood, and during it.
 pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<Section> {
     let gate = Gate::start(site, "flood", relay.filters(), 1).await?;
     site.cores.stay()?;
@@ -32,7 +32,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
     let (during, flood, (tried, let_in)) = tokio::try_join!(
         known.until(1, Until::Time(TIME)),
         unknown.until(16, Until::Time(TIME)),
-        newcomers(&gate, seed)
+        uncached_keys(&gate, seed)
     )?;
     let asked_after = relay.filter_calls().await?;
     let rss = gate.rss_kib()?;
@@ -73,8 +73,9 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
     })
 }
 
-/// Good keys that this Envoy has not seen, each asking until it is let in: how often they asked, and were let in.
-async fn newcomers(gate: &Gate, seed: &Seed) -> anyhow::Result<(usize, usize)> {
+/// Sends requests with valid keys that this Envoy has not cached, each until it is admitted. Returns the number of
+/// requests and of admitted keys.
+async fn uncached_keys(gate: &Gate, seed: &Seed) -> anyhow::Result<(usize, usize)> {
     let began = Instant::now();
     let mut connection = Connection::open(gate.address).await?;
     let (mut tried, mut let_in) = (0, 0);

@@ -1,4 +1,4 @@
-//! Keys by the hundred thousand, made as operators make them: by the admin API.
+//! Creates hundreds of thousands of keys through the admin API.
 
 use crate::load::Connection;
 use crate::relay::Relay;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const TENANTS: usize = 100;
-/// Each may ask 2000 times a second.
+/// Each credential may send 2000 requests per second.
 const ADMINISTRATORS: usize = 8;
 const CONNECTIONS: usize = 64;
 
-/// All keys so far.
+/// All keys created so far.
 pub struct Seed {
     /// Their secrets.
     pub secrets: Vec<String>,
@@ -24,7 +24,7 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// Tenants and administrators, no keys yet.
+    /// Creates tenants and administrators, but no keys.
     pub async fn new(relay: &Relay) -> anyhow::Result<Seed> {
         let mut tenants = Vec::new();
         for _ in 0..TENANTS {
@@ -39,7 +39,7 @@ impl Seed {
         Ok(Seed { secrets: Vec::new(), administrators, tenants: Rc::new(tenants) })
     }
 
-    /// Makes keys until there are so many; how many in a second.
+    /// Creates keys up to this number. Returns keys per second.
     pub async fn fill(&mut self, relay: &Relay, count: usize) -> anyhow::Result<f64> {
         let missing = count.saturating_sub(self.secrets.len());
         eprintln!("==> making {missing} keys");
@@ -57,7 +57,7 @@ impl Seed {
         Ok(missing as f64 / began.elapsed().as_secs_f64())
     }
 
-    /// Any of them.
+    /// A random key.
     pub fn any(&self) -> &str {
         &self.secrets[rand::rng().random_range(0..self.secrets.len())]
     }
@@ -83,7 +83,7 @@ async fn make(
                 let made: serde_json::Value = serde_json::from_slice(&connection.body())?;
                 secrets.push(made["secret"].as_str().context("a new key has a secret")?.to_owned());
             }
-            // Asked too often, or too much waits.
+            // Too many requests of one credential, or the queue is full.
             429 | 503 => crate::pause(Duration::from_millis(100)).await,
             other => bail!("the ledger made no key, {other}: {}", connection.last()),
         }

@@ -1,4 +1,4 @@
-//! Keys in the ledger: how long a lookup and a start take, and how large the file is.
+//! Keys in the ledger: the time of a lookup and of a start, and the size of the file.
 
 use super::{Section, seed::Seed};
 use crate::load::Load;
@@ -67,7 +67,7 @@ pub async fn measure(relay: &mut Relay, seed: &mut Seed, sizes: &[usize]) -> any
     Ok(section)
 }
 
-/// What filters ask about keys, for keys at random.
+/// Lookups by filters, with random keys.
 fn lookups(relay: &Relay, seed: &Seed) -> Load {
     let request = |_| {
         let body = format!(r#"{{"hash":"{}"}}"#, KeyHash::of(seed.any().as_bytes()));

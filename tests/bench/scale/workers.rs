@@ -1,4 +1,4 @@
-//! Workers on one hot key: how often they get in each other's way, and whether all clients are served alike.
+//! Several workers on one hot key: how often their writes conflict, and whether all clients get the same share.
 
 use super::{Section, seed::Seed};
 use crate::cases::{Kind, request};
@@ -59,7 +59,7 @@ pub async fn measure(site: &Site, relay: &Relay, seed: &Seed) -> anyhow::Result<
     Ok(section)
 }
 
-/// 1 if all got the same, 1/n if one got all.
+/// Jain's index: 1 if all got the same, 1/n if one got everything.
 fn jain(shares: &[usize]) -> f64 {
     let sum: f64 = shares.iter().map(|share| *share as f64).sum();
     let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();

@@ -1,4 +1,4 @@
-//! Fuzzes what becomes of a request's body, batches above all.
+//! Fuzzes the handling of request bodies, mainly of batches.
 #![no_main]
 
 #[path = "../laws.rs"]

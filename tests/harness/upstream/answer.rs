@@ -31,10 +31,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Tools that this server lists; the last two are none of the policy's.
+/// Tools that this server lists; the last two are not in the policy.
 pub const TOOLS: [&str; 5] = ["image_generate", "search", "summarize", "unlisted", "Search"];
 
-/// Says which sessions the answer names.
+/// Names the sessions of the answer.
 pub const SESSION: &str = "x-test-session";
 
 struct Behaviour(Vec<String>, Vec<Vec<u8>>);
@@ -83,7 +83,7 @@ pub(super) async fn answer(stream: &mut TcpStream, seen: &Seen) -> io::Result<bo
         return Ok(true);
     }
     let mut body = match requests {
-        // In another order than asked, as a server may.
+        // In another order than requested, as a server may do.
         Some(requests) if is_mcp => requests.rev().map(|one| rpc(one, seen, &behaviour)).collect(),
         _ if is_mcp => rpc(&message, seen, &behaviour),
         _ => seen.echo(),
@@ -144,7 +144,7 @@ async fn whole(
         return Ok(false);
     }
     if behaviour.has("close-mid-body") {
-        // Before anything that says how the call ended.
+        // Sent before the answer to the call.
         stream.write_all(&bytes[..bytes.len().min(10)]).await?;
         return Ok(false);
     }
@@ -189,7 +189,7 @@ async fn events(
     Ok(true)
 }
 
-/// A JSON-RPC answer. A GET opens a stream on which the server may answer anything; a list of tools is the worst.
+/// A JSON-RPC answer. A GET opens a stream on which the server may send anything; a list of tools is the worst case.
 fn rpc(message: &Value, seen: &Seen, behaviour: &Behaviour) -> Value {
     let id = message.get("id").cloned().unwrap_or_else(|| json!(1));
     if behaviour.has("rpc-error") {
@@ -273,7 +273,7 @@ async fn write_head(
     stream.write_all(&head).await
 }
 
-/// A gzip file with the bytes stored, not compressed: every client reads it, and no compressor is needed.
+/// A gzip file with stored bytes: every client reads it, and no compressor is needed.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let length = u16::try_from(bytes.len()).expect("a stored block holds 64 KiB");
     let mut file = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 1];

@@ -22,7 +22,7 @@ pub(super) async fn serve(mut stream: TcpStream, upstream: &Upstream) -> io::Res
     Ok(())
 }
 
-/// The next whole request; `None` at the end of the connection.
+/// The next complete request; `None` at the end of the connection.
 pub(crate) async fn request(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<Option<Seen>> {
     let Some(mut seen) = read_head(stream, read).await? else { return Ok(None) };
     read_body(stream, read, &mut seen).await?;

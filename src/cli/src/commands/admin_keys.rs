@@ -4,7 +4,7 @@ use super::connection::{self, Connection, Once};
 use super::database;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
-use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Role};
+use protocol::admin::{AdminKey, AdminKeyWithSecret, CreateAdminKey, Reason, Role};
 use protocol::{CredentialId, TenantId};
 
 /// Admin keys: the credentials of administrators
@@ -110,7 +110,7 @@ impl Arguments {
             }
             Action::Revoke { id, reason, once } => {
                 let revoked =
-                    once.of(self.connection.open()?).revoke_admin_key(&id, &Because { reason }).await?;
+                    once.of(self.connection.open()?).revoke_admin_key(&id, &Reason { reason }).await?;
                 if json { output::json(&revoked) } else { list(&[revoked]) }
             }
             Action::Recover { at, name, reason } => {

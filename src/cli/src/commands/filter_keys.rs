@@ -4,7 +4,7 @@ use super::connection::{self, Connection, Once};
 use crate::output;
 use clap::{Args, Subcommand};
 use protocol::CredentialId;
-use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, RotateKey};
+use protocol::admin::{CreateFilterKey, FilterKey, FilterKeyWithSecret, Reason, RotateKey};
 
 /// Filter keys: the credentials of filters to the ledger
 #[derive(Args)]
@@ -87,7 +87,7 @@ impl Arguments {
                 )
             }
             Action::Revoke { id, reason, once } => {
-                let revoked = once.of(ledger).revoke_filter_key(&id, &Because { reason }).await?;
+                let revoked = once.of(ledger).revoke_filter_key(&id, &Reason { reason }).await?;
                 if json { output::json(&revoked) } else { list(&[revoked]) }
             }
         }

@@ -6,7 +6,7 @@ use super::tenants::show_budget;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use client::KeyQuery;
-use protocol::admin::{Because, CreateKey, Key, KeyWithSecret, Patch, RevokeKey, RotateKey, UpdateKey};
+use protocol::admin::{CreateKey, Key, KeyWithSecret, Patch, Reason, RotateKey, UpdateKey};
 use protocol::key::{Concurrency, Grant, KeySource, KeyState, Limit};
 use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 
@@ -293,7 +293,7 @@ impl Arguments {
                 show(&ledger.update_key(&id, &update, etag.as_deref()).await?, json)
             }
             Action::Expire { id, reason, once } => {
-                show(&once.of(ledger).expire_key(&id, &Because { reason }).await?, json)
+                show(&once.of(ledger).expire_key(&id, &Reason { reason }).await?, json)
             }
             Action::Budget { id } => show_budget(&ledger.key_budget(&id).await?, json),
             Action::Rotate { id, grace, reason, once } => {
@@ -303,7 +303,7 @@ impl Arguments {
                 output::made(|| secret(&made, json), &format!("Rotate again: agentrelay keys rotate {id}"))
             }
             Action::Revoke { id, reason, once } => {
-                show(&once.of(ledger).revoke_key(&id, &RevokeKey { reason }).await?, json)
+                show(&once.of(ledger).revoke_key(&id, &Reason { reason }).await?, json)
             }
         }
     }

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_grant_may_carry_its_own_end() {
+    fn a_grant_may_have_its_own_expiry() {
         assert_eq!(grant("project:42"), Ok(Grant { name: "project:42".into(), expires_at: None }));
         let ending = grant("project:42@2027-01-01T00:00:00Z").unwrap();
         assert_eq!((ending.name.as_str(), ending.expires_at.is_some()), ("project:42", true));

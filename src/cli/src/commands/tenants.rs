@@ -5,7 +5,7 @@ use super::parse;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::admin::{
-    Balance, Because, Budget, CorrectCredits, CreateTenant, Direction, GrantCredits, Patch, Tenant,
+    Balance, Budget, CorrectCredits, CreateTenant, Direction, GrantCredits, Patch, Reason, Tenant,
     UpdateTenant,
 };
 use protocol::{Credits, KeyId, ReservationId, TenantId};
@@ -20,7 +20,7 @@ use protocol::{Credits, KeyId, ReservationId, TenantId};
   agentrelay tenants credit ten_... 500 --reason 'invoice 2026-118' --idempotency-key invoice-118
   agentrelay tenants correct ten_... refund 40 --reason 'the service was down'
   agentrelay tenants correct ten_... refund 40 --key key_... --reason 'its service was down'
-  agentrelay tenants correct ten_... refund 5 --reservation 0198... --reason 'the gate was killed'
+  agentrelay tenants correct ten_... refund 5 --reservation 0198f0c0-5a1b-7c3d-8e4f-0123456789ab --reason 'the gate was killed'
   agentrelay tenants update ten_... --tier enterprise --budget 100000 --reason 'new contract'
   agentrelay tenants update ten_... --budget none --if-match 3 --reason 'as agreed over version 3'
   agentrelay tenants suspend ten_... --reason 'unpaid'
@@ -180,10 +180,10 @@ impl Arguments {
                 show(&ledger.update_tenant(&id, &update, etag.as_deref()).await?, json)
             }
             Action::Suspend { id, reason, once } => {
-                show(&once.of(ledger).suspend_tenant(&id, &Because { reason }).await?, json)
+                show(&once.of(ledger).suspend_tenant(&id, &Reason { reason }).await?, json)
             }
             Action::Resume { id, reason, once } => {
-                show(&once.of(ledger).resume_tenant(&id, &Because { reason }).await?, json)
+                show(&once.of(ledger).resume_tenant(&id, &Reason { reason }).await?, json)
             }
             Action::Correct { id, direction, amount, reservation, key, reason, once } => {
                 let direction = match direction {

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_found_again_and_are_the_owners_alone() {
+    fn key_files_are_reused_and_readable_only_by_their_owner() {
         let state = tempfile::tempdir().unwrap();
         assert!(Credentials::read(state.path()).unwrap().is_none());
         let kept = Credentials { admin_key: "ara_1".into(), filter_key: "arf_1".into() };

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upstream_is_scheme_host_and_port_and_nothing_else() {
+    fn an_upstream_url_has_only_scheme_host_and_port() {
         let upstream = |host: &str, port, tls| Upstream { host: host.into(), port, tls };
         for (text, expected) in [
             ("http://127.0.0.1:9000", Some(upstream("127.0.0.1", 9000, false))),

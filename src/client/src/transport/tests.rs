@@ -1,4 +1,4 @@
-//! The transport against a ledger that answers late, oddly, or not at all.
+//! The transport with a ledger that answers late, incorrectly, or not at all.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -28,7 +28,7 @@ fn tenant() -> TenantId {
 }
 
 #[tokio::test]
-async fn a_post_that_met_503_is_repeated_under_the_same_idempotency_key() {
+async fn a_post_answered_503_is_repeated_with_the_same_idempotency_key() {
     let seen = Seen::default();
     let grant = |State(seen): State<Seen>, headers: HeaderMap| async move {
         let mut seen = seen.lock().unwrap();
@@ -55,7 +55,7 @@ async fn a_post_that_met_503_is_repeated_under_the_same_idempotency_key() {
 }
 
 #[tokio::test]
-async fn a_post_whose_end_is_unknown_names_the_key_that_makes_it_once() {
+async fn a_post_with_an_unknown_result_reports_its_idempotency_key() {
     let seen = Seen::default();
     let grant = |State(seen): State<Seen>, headers: HeaderMap| async move {
         seen.lock().unwrap().push(headers["idempotency-key"].to_str().unwrap().to_owned());
@@ -75,7 +75,7 @@ async fn a_post_whose_end_is_unknown_names_the_key_that_makes_it_once() {
 }
 
 #[tokio::test]
-async fn errors_are_told_apart_by_what_the_caller_can_do() {
+async fn errors_are_distinguished_by_what_the_caller_can_do() {
     let answer = |status: u16| async move {
         let problem = Problem {
             kind: Problem::urn("test"),
@@ -101,7 +101,7 @@ async fn errors_are_told_apart_by_what_the_caller_can_do() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_not_there_is_unavailable_and_named() {
+async fn an_unreachable_ledger_is_reported_as_unavailable_with_its_address() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -114,7 +114,7 @@ async fn a_ledger_that_is_not_there_is_unavailable_and_named() {
 }
 
 #[test]
-fn an_address_or_a_key_that_cannot_work_is_refused_at_once() {
+fn an_invalid_address_or_key_is_refused_at_once() {
     assert!(matches!(Client::new("localhost:7420", "ara_x"), Err(Error::Configuration(_))));
     assert!(matches!(Client::new("http://127.0.0.1:1", "ara_\n"), Err(Error::Configuration(_))));
 }

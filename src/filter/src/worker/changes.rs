@@ -2,16 +2,16 @@
 
 use super::{PolicyCall, Worker};
 use crate::calls::{Answer, Call};
-use crate::feed::News;
+use crate::feed::Update;
 use policy::key_table::Changed;
 use policy::window::{FEED_WAIT_MS_MAX, Fleet, Monotonic};
 use protocol::filter::{Change, Changes};
 
 impl Worker {
-    /// What this Envoy knows of the other Envoys. `is_away` means that the ledger did not answer just now.
-    pub fn fleet(&self, is_away: bool) -> Fleet {
+    /// What this Envoy knows of the other Envoys. `is_unavailable` means that the ledger did not answer just now.
+    pub fn fleet(&self, is_unavailable: bool) -> Fleet {
         let feed = self.feed.borrow();
-        Fleet { envoys: feed.envoys(), confirmed: feed.confirmed(), is_away }
+        Fleet { envoys: feed.envoys(), confirmed: feed.confirmed(), is_unavailable }
     }
 
     pub(super) fn listen(&self, now: Monotonic) {
@@ -23,25 +23,25 @@ impl Worker {
             Call::changes(&self.config.borrow(), &instance, self.feed.borrow().position(), wait_ms)
         });
         if call.and_then(|call| self.dispatch(call)).is_err() {
-            self.feed.borrow_mut().lost(now);
+            self.feed.borrow_mut().retry_later(now);
         }
     }
 
     pub(super) fn changes_answered(&self, answer: &Answer, now: Monotonic) {
         let Some(mut changes) = answer.read::<Changes>(&[200]) else {
             self.metrics().feed_lost.add(1);
-            self.feed.borrow_mut().lost(now);
+            self.feed.borrow_mut().retry_later(now);
             return;
         };
-        changes.changes.retain(|change| !self.call_back(change));
-        self.feed.borrow_mut().heard(changes, now);
-        self.follow(now);
+        changes.changes.retain(|change| !self.handle_recall(change));
+        self.feed.borrow_mut().received(changes, now);
+        self.apply_changes(now);
         self.listen(now);
     }
 
     /// Handles a recall for the whole Envoy; returns false if the change invalidates a cached key or the policy. Only those
     /// are passed on to other VMs: under contention there are many recalls.
-    fn call_back(&self, change: &Change) -> bool {
+    fn handle_recall(&self, change: &Change) -> bool {
         match change {
             Change::Recall { tenant_id } => self.recalled(tenant_id),
             Change::Share { owner, limit_id } => self.share_recalled(owner, *limit_id),
@@ -53,16 +53,16 @@ impl Worker {
         true
     }
 
-    pub(super) fn follow(&self, now: Monotonic) {
-        let news = self.feed.borrow_mut().follow();
-        let changes = match news {
-            News::Nothing => return,
-            News::Everything => {
+    pub(super) fn apply_changes(&self, now: Monotonic) {
+        let update = self.feed.borrow_mut().read_changes();
+        let changes = match update {
+            Update::None => return,
+            Update::Reset => {
                 self.metrics().keys.add(self.keys.borrow_mut().clear());
                 self.ask_for_policy(now);
                 Vec::new()
             }
-            News::Changed(changes) => changes,
+            Update::Changes(changes) => changes,
         };
         self.changes_applied.set(self.changes_applied.get().saturating_add(1));
         let mut changed = Changed::default();

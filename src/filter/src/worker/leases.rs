@@ -2,9 +2,9 @@
 //! the change feed reports to the ledger what was spent.
 
 use super::Worker;
-use crate::calls::{Answer, Asked, Call, NotCalled, ShareOf};
+use crate::calls::{Answer, Call, NotCalled, RoundContents, ShareKey};
 use crate::host;
-use crate::purses;
+use crate::lease_slots;
 use crate::windows;
 use policy::Key;
 use policy::exchange::{Refund, SharesAnswered, Spending};
@@ -16,8 +16,8 @@ use policy::window::share::{self, Given};
 use protocol::lease::{self as api, LEASE_TTL_MS, PARTS_MAX, Round, RoundAnswer, SHARE_TTL_MS, ShareAsk};
 use protocol::{Credits, InstanceId, LeaseId, OwnerId, TenantId};
 
-/// How often the purses are checked for statements that are due.
-const LOOK_MS: u64 = 500;
+/// How often the leases are checked for statements that are due.
+const CHECK_MS: u64 = 500;
 
 /// The result of a request for more permits.
 pub enum Shares {
@@ -29,13 +29,13 @@ pub enum Shares {
 
 impl Worker {
     /// Spends from the tenant's leases. Asks for the next lease in good time, so that no request waits for it.
-    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<u128> {
-        let spent = purses::spend(spending, now, self.metrics())?;
+    pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<LeaseId> {
+        let spent = lease_slots::spend(spending, now, self.metrics())?;
         if let Some(credits) = spent.ask {
-            let lease_id = LeaseId::of_uuid(spending.request);
+            let lease_id = LeaseId::from(spending.request);
             let tenant_id = key.record.tenant_id.clone();
             let ask = api::Ask { lease_id, tenant_id, credits, price: spending.price };
-            let asked = Asked { leases: vec![(spending.tenant, spending.request)], ..self.asked() };
+            let asked = RoundContents { leases: vec![(spending.tenant, lease_id)], ..self.asked() };
             let asked = self.round().and_then(|round| {
                 let round = Round { asks: vec![ask], ..round };
                 self.call(Call::round(&self.config.borrow(), &round, asked), stream_id)
@@ -43,8 +43,7 @@ impl Worker {
             if asked.is_err() {
                 // The call was not sent, so no credits will come: clear the pending ask.
                 let now = host::monotonic_clock();
-                let (tenant, lease) = (spending.tenant, spending.request);
-                purses::granted(tenant, lease, Credits::ZERO, now, self.metrics());
+                lease_slots::granted(spending.tenant, lease_id, Credits::ZERO, now, self.metrics());
             }
         }
         spent.lease
@@ -52,7 +51,7 @@ impl Worker {
 
     /// Returns to a lease what a call was charged too much.
     pub fn refund(&self, refund: &Refund) {
-        if !purses::refund(refund, self.metrics()) {
+        if !lease_slots::refund(refund, self.metrics()) {
             self.metrics().lease_refunds_lost.add(1);
         }
     }
@@ -66,7 +65,7 @@ impl Worker {
             streams.push(stream_id);
             return Shares::Waiting;
         }
-        match self.say_shares(key, rules, owner, stream_id) {
+        match self.send_share_asks(key, rules, owner, stream_id) {
             Ok(true) => {
                 self.awaiting_shares.borrow_mut().insert(owner, vec![stream_id]);
                 Shares::Waiting
@@ -80,26 +79,26 @@ impl Worker {
     pub fn renew_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) {
         let Some(owner) = rules.first().map(|rule| key.owner(rule.per)) else { return };
         if !self.awaiting_shares.borrow().contains_key(&owner)
-            && matches!(self.say_shares(key, rules, owner, stream_id), Ok(true))
+            && matches!(self.send_share_asks(key, rules, owner, stream_id), Ok(true))
         {
             self.awaiting_shares.borrow_mut().insert(owner, Vec::new());
         }
     }
 
     /// Sends a round about shares. Returns false if there is nothing to ask, because the ledger recently had no more permits.
-    fn say_shares(
+    fn send_share_asks(
         &self,
         key: &Key,
         rules: &[LimitRule],
         awaited: u64,
         stream_id: u32,
     ) -> Result<bool, NotCalled> {
-        let mut asked = Asked { awaited: Some(awaited), ..self.asked() };
+        let mut asked = RoundContents { awaited: Some(awaited), ..self.asked() };
         let mut shares = Vec::with_capacity(rules.len());
         for rule in rules {
             let owner = key.owner(rule.per);
             let Some(ask) = windows::ask_share(owner, rule, self.metrics()) else { continue };
-            asked.shares.push(ShareOf { owner, limit_id: ask.limit_id, revision: ask.revision });
+            asked.shares.push(ShareKey { owner, limit_id: ask.limit_id, revision: ask.revision });
             shares.push(share_ask(key.owner_id(rule.per), &ask));
         }
         if shares.is_empty() {
@@ -111,55 +110,60 @@ impl Worker {
 
     /// Sends all statements that are due. Runs in the root context, and only in the VM that listens to the feed.
     pub(super) fn account(&self, now: Monotonic) {
-        if now.0 < self.leases_looked_at.get().saturating_add(LOOK_MS) || !self.feed.borrow().is_listener() {
+        if now.0 < self.leases_checked_ms.get().saturating_add(CHECK_MS) || !self.feed.borrow().is_listener()
+        {
             return;
         }
-        self.leases_looked_at.set(now.0);
-        let accounts = purses::slots().flat_map(|slot| purses::due(slot, self.metrics())).collect();
-        self.say_accounts(accounts);
+        self.leases_checked_ms.set(now.0);
+        let accounts = lease_slots::slots().flat_map(|slot| lease_slots::due(slot, self.metrics())).collect();
+        self.send_statements(accounts);
     }
 
     /// Returns a tenant's leased credits, because another Envoy's calls need them.
     pub(super) fn recalled(&self, tenant_id: &TenantId) {
         let tenant = fingerprint(tenant_id.as_str());
-        purses::recall(tenant, self.metrics());
-        self.say_accounts(purses::due(slot(tenant), self.metrics()));
+        lease_slots::recall(tenant, self.metrics());
+        self.send_statements(lease_slots::due(slot(tenant), self.metrics()));
     }
 
     /// Returns unused permits of a limit, because another Envoy's calls need them.
     pub(super) fn share_recalled(&self, owner_id: &OwnerId, limit_id: u32) {
         let owner = fingerprint(owner_id.as_str());
         let Some(ask) = windows::release_share(owner, limit_id, self.metrics()) else { return };
-        let shares = vec![ShareOf { owner, limit_id, revision: ask.revision }];
+        let shares = vec![ShareKey { owner, limit_id, revision: ask.revision }];
         let Ok(round) = self.round() else { return };
         let round = Round { shares: vec![share_ask(owner_id.clone(), &ask)], ..round };
         // If this call is lost, the ledger overestimates this Envoy's share until the next round, which is safe.
-        let _ = self.dispatch(Call::round(&self.config.borrow(), &round, Asked { shares, ..self.asked() }));
+        let _ = self.dispatch(Call::round(
+            &self.config.borrow(),
+            &round,
+            RoundContents { shares, ..self.asked() },
+        ));
     }
 
-    fn say_accounts(&self, accounts: Vec<Statement>) {
+    fn send_statements(&self, accounts: Vec<Statement>) {
         for accounts in accounts.chunks(PARTS_MAX) {
-            let said = accounts.iter().filter_map(|account| {
+            let statements = accounts.iter().filter_map(|statement| {
                 Some(api::Statement {
-                    lease_id: LeaseId::of_uuid(account.lease),
-                    revision: account.revision,
-                    spent: Credits::new(account.spent)?,
-                    closed: account.closed,
+                    lease_id: statement.lease,
+                    revision: statement.revision,
+                    spent: Credits::new(statement.spent)?,
+                    closed: statement.closed,
                 })
             });
             let Ok(round) = self.round() else { return };
-            let round = Round { accounts: said.collect(), ..round };
-            let asked = Asked { accounts: accounts.to_vec(), ..self.asked() };
+            let round = Round { accounts: statements.collect(), ..round };
+            let asked = RoundContents { accounts: accounts.to_vec(), ..self.asked() };
             // A statement that is not acknowledged is sent again.
             let _ = self.dispatch(Call::round(&self.config.borrow(), &round, asked));
         }
     }
 
     /// Handles the answer to a round, or its absence.
-    pub(super) fn round_answered(&self, asked: Asked, answer: &Answer) {
+    pub(super) fn round_answered(&self, asked: RoundContents, answer: &Answer) {
         let answer = answer.read::<RoundAnswer>(&[200]);
         if let Some(answer) = &answer {
-            self.take_round(&asked, answer);
+            self.apply_round(&asked, answer);
         }
         let shares = if answer.is_some() { SharesAnswered::Changed } else { SharesAnswered::Unavailable };
         let Some(owner) = asked.awaited else { return };
@@ -170,22 +174,21 @@ impl Worker {
         }
     }
 
-    fn take_round(&self, asked: &Asked, answer: &RoundAnswer) {
+    fn apply_round(&self, asked: &RoundContents, answer: &RoundAnswer) {
         let until =
             |ttl_ms: u64, ttl_ms_max: u64| Monotonic(asked.sent.0.saturating_add(ttl_ms.min(ttl_ms_max)));
         let lease_deadline = until(answer.lease_ttl_ms, LEASE_TTL_MS);
         let share_deadline = until(answer.share_ttl_ms, SHARE_TTL_MS);
         for (tenant, lease) in &asked.leases {
-            let lease_id = LeaseId::of_uuid(*lease);
-            let grant = answer.leases.iter().find(|grant| grant.lease_id == lease_id);
+            let grant = answer.leases.iter().find(|grant| grant.lease_id == *lease);
             if let Some(grant) = grant {
-                purses::granted(*tenant, *lease, grant.credits, lease_deadline, self.metrics());
+                lease_slots::granted(*tenant, *lease, grant.credits, lease_deadline, self.metrics());
             }
         }
-        for account in &asked.accounts {
-            let has_ended = answer.ended.contains(&LeaseId::of_uuid(account.lease));
-            let deadline = (!has_ended && !account.closed).then_some(lease_deadline);
-            purses::acknowledged(account, deadline, self.metrics());
+        for statement in &asked.accounts {
+            let has_ended = answer.ended.contains(&statement.lease);
+            let deadline = (!has_ended && !statement.closed).then_some(lease_deadline);
+            lease_slots::acknowledged(statement, deadline, self.metrics());
         }
         for share in &asked.shares {
             let given = answer.shares.iter().find(|given| {
@@ -201,8 +204,8 @@ impl Worker {
         }
     }
 
-    fn asked(&self) -> Asked {
-        Asked { sent: host::monotonic_clock(), ..Asked::default() }
+    fn asked(&self) -> RoundContents {
+        RoundContents { sent: host::monotonic_clock(), ..RoundContents::default() }
     }
 
     /// An empty round. Fails if shared data is unavailable, because the instance id that all workers use is stored there.
@@ -218,8 +221,8 @@ impl Worker {
 
     /// The id of this run of this Envoy.
     pub(super) fn instance(&self) -> Result<InstanceId, NotCalled> {
-        let new = || InstanceId::of_uuid(self.new_id(host::wall_clock()));
-        purses::instance(new, self.metrics()).ok_or(NotCalled)
+        let new = || self.new_id(host::wall_clock());
+        lease_slots::instance(new, self.metrics()).ok_or(NotCalled)
     }
 }
 

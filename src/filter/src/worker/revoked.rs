@@ -8,26 +8,26 @@ use policy::window::Monotonic;
 use protocol::api_key::KeyHash;
 
 /// Maximum number of key records fetched again in one tick.
-const DOUBTED_MAX: usize = 64;
+const RECHECKS_MAX: usize = 64;
 /// How long these fetches may fail before the exchanges are ended.
-const DOUBTED_MS: u64 = 1_500;
+const RECHECK_MS: u64 = 1_500;
 
 impl Worker {
     /// Ends the exchanges of credentials that are no longer valid, and fetches again the records that are no longer cached.
     pub(super) fn end_revoked(&self, now: Monotonic) {
-        let credentials = self.under_way.borrow().credentials();
-        self.doubted.borrow_mut().retain(|hash, _| credentials.contains(hash));
+        let credentials = self.in_progress.borrow().credentials();
+        self.rechecks.borrow_mut().retain(|hash, _| credentials.contains(hash));
         let mut asked = 0usize;
         for hash in credentials {
             if let Some(key) = self.known(&hash, now) {
-                self.doubted.borrow_mut().remove(&hash);
+                self.rechecks.borrow_mut().remove(&hash);
                 self.end(&hash, Some(&key));
             } else if windows::is_unknown(&hash, now) {
                 self.end(&hash, None);
-            } else if asked < DOUBTED_MAX && !self.waiting.borrow().contains_key(&hash) {
+            } else if asked < RECHECKS_MAX && !self.waiting.borrow().contains_key(&hash) {
                 asked = asked.saturating_add(1);
-                let since = *self.doubted.borrow_mut().entry(hash).or_insert(now);
-                if now.0.saturating_sub(since.0) > DOUBTED_MS {
+                let since = *self.rechecks.borrow_mut().entry(hash).or_insert(now);
+                if now.0.saturating_sub(since.0) > RECHECK_MS {
                     // A new request with this credential would be refused too.
                     self.end(&hash, None);
                 } else if self.dispatch(self.resolve(hash)).is_ok() {
@@ -40,7 +40,7 @@ impl Worker {
     /// Ends the exchanges of a credential, unless its key is active and still has the same permissions.
     fn end(&self, hash: &KeyHash, key: Option<&Key>) {
         let key = key.filter(|key| key.is_active(self.now().wall));
-        for stream_id in self.under_way.borrow().ended(hash, key) {
+        for stream_id in self.in_progress.borrow().to_end(hash, key) {
             self.in_stream(stream_id, host::reset_response);
         }
     }

@@ -123,8 +123,8 @@ fn facts(reason: &Reason) -> (Option<String>, Option<String>) {
             let needed = format!("fewer than {used} in {window_seconds} s");
             (Some(needed), Some(format!("{used} in {window_seconds} s")))
         }
-        Reason::Concurrency { most } => {
-            (Some(format!("fewer than {most} under way")), Some(format!("{most} under way")))
+        Reason::Concurrency { max } => {
+            (Some(format!("fewer than {max} under way")), Some(format!("{max} under way")))
         }
         Reason::Credits { needed, had, purse } => {
             let of = match purse {

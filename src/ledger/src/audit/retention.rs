@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_removes_what_time_has_made_old_and_no_more() {
+    fn a_retention_pass_removes_old_rows_only() {
         let (now, ahead) = (NOW_DAY, NOW_DAY + 400);
         let begun = |pass: Pass, known| pass.check(known, true).map(|after| after.removed_before);
         // Each day a day's rows, the first pass all that is old, and after a weekend three days'.
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_the_database_has_the_last_word_and_else_the_operator() {
+    fn the_databases_clock_decides_or_else_the_operator() {
         let known = known(NOW_DAY, Some(NOW_DAY - 30));
         let ahead = NOW_DAY + 60;
         for (named, is_held) in
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_old_the_clock_is_believed_and_never_goes_back() {
+    fn without_old_rows_the_clock_is_trusted_and_never_goes_back() {
         let after = pass(30, NOW_DAY + 60).check(known(NOW_DAY, None), false).unwrap();
         assert_eq!((after.clock, after.removed_before), (Some(day(NOW_DAY + 60)), None));
         let after = pass(30, NOW_DAY - 60).check(known(NOW_DAY, None), true).unwrap();

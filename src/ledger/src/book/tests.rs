@@ -1,4 +1,4 @@
-//! The book against an independent [`model`], and the rules that deserve a name.
+//! The book compared with an independent [`model`], and named tests of its rules.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -29,7 +29,7 @@ fn overrunning(id: u8, credits: u64, overrun: u64) -> Request {
 
 fn request_of(tenant: u8, id: u8, credits: u64, overrun: u64, ttl_seconds: u32) -> Request {
     Request {
-        id: ReservationId::parse(&format!("r{id}")).unwrap(),
+        id: ReservationId::from_bits(id.into()),
         tenant_id: TenantId::parse(&format!("ten_{tenant}")).unwrap(),
         key_id: KeyId::parse("key_1").unwrap(),
         service: "studio".to_owned(),
@@ -43,7 +43,7 @@ fn request_of(tenant: u8, id: u8, credits: u64, overrun: u64, ttl_seconds: u32) 
 
 const TENANTS: u8 = 2;
 
-/// Few ids, amounts and times, so that conflicts, late steps and empty accounts are the usual case.
+/// Few ids, amounts and times, so that conflicts, late steps and empty accounts are common.
 fn command() -> impl Strategy<Value = Command> {
     let (id, tenant) = (0u8..4, 0..TENANTS);
     prop_oneof![
@@ -64,16 +64,16 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// A command on its way: which one, and how long after the delivery before it.
+/// A command in transit: its index, and the delay after the delivery before it.
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
     command: Command,
     seconds_later: u64,
 }
 
-/// Messages as a network brings them: each any number of times, soon or late, in any order.
+/// Messages as a network delivers them: each any number of times, soon or late, in any order.
 fn deliveries() -> impl Strategy<Value = Vec<Delivery>> {
-    // Half of them begin with one that nobody accounts for in time: what comes after is late.
+    // Half of the runs begin with a reservation that expires unsettled, so that what comes after is late.
     let forgotten = (any::<bool>(), 12u64..40, 1u64..12, 0u64..5);
     (forgotten, in_any_order()).prop_map(|((is_forgotten, granted, credits, overrun), rest)| {
         let (id, tenant, ttl_seconds) = (0, 0, 1);
@@ -94,7 +94,7 @@ fn in_any_order() -> impl Strategy<Value = Vec<Delivery>> {
         vec(pick, 1..80).prop_map(move |picks| {
             let mut next = 0;
             let bring = |(anywhere, how, seconds_later): (usize, usize, u64)| {
-                // Mostly the next one or one just sent, now and then one from anywhere.
+                // Mostly the next command or a recent one, sometimes any one.
                 let place = match how {
                     0..=2 => next,
                     3 | 4 => (next + sent.len() - anywhere % 3) % sent.len(),
@@ -135,7 +135,7 @@ impl Subject {
                 let asked = request_of(tenant, id, credits, overrun, ttl_seconds);
                 let reserved = reserve(self.accounts_of(tenant), known.as_ref(), asked, now);
                 let step = reserved.map(|(reservation, step)| {
-                    // Who asks again is told what he was told before.
+                    // A repeated request gets the same answer as before.
                     if let Some(known) = &known {
                         assert_eq!(known, &reservation);
                     }
@@ -166,7 +166,7 @@ impl Subject {
             }
         };
         if let Ok(Step::Moved(transfers)) = &step {
-            // A charge of nothing that gives nothing back is impossible: a reservation is of at least one credit.
+            // A charge of zero without a refund is impossible, because a reservation has at least one credit.
             assert!(!transfers.is_empty());
             self.journal.extend(transfers.iter().map(|transfer| (tenant, *transfer)));
         }
@@ -186,7 +186,7 @@ impl Subject {
         [balance.granted, balance.available, balance.pending, balance.posted].map(Credits::get)
     }
 
-    /// The balance, worked out from the journal alone; what the issuer gave is counted as below zero.
+    /// The balance, calculated from the journal alone; what the issuer granted counts as negative.
     fn journal_sums(&self, tenant: u8) -> [i64; 4] {
         let mut sums = [0i64; 4];
         for (_, transfer) in self.journal.iter().filter(|(whose, _)| *whose == tenant) {
@@ -200,7 +200,7 @@ impl Subject {
     }
 }
 
-/// A refusal in the model's words.
+/// A refusal as the model names it.
 pub(crate) fn why(refusal: Refusal) -> Why {
     match refusal {
         Refusal::NothingToMove => Why::Nothing,
@@ -216,7 +216,7 @@ pub(crate) fn why(refusal: Refusal) -> Why {
 }
 
 #[test]
-fn after_every_delivery_the_laws_hold_and_the_model_agrees() {
+fn after_every_delivery_the_invariants_hold_and_the_model_agrees() {
     seeded("BOOK_SEED", 3000, &deliveries(), |deliveries| compare(&deliveries));
 }
 
@@ -248,7 +248,7 @@ fn compare(deliveries: &[Delivery]) -> Result<(), TestCaseError> {
             let signed = [granted, available, pending, posted].map(|sum| i64::try_from(sum).unwrap());
             prop_assert_eq!([-signed[0], signed[1], signed[2], signed[3]], subject.journal_sums(tenant));
         }
-        // At once again it moves nothing, except for what has no id here.
+        // Repeated at once it moves nothing, except for commands without an id.
         if command.names_a_reservation() {
             let (held, moved) = (balances(&subject), subject.journal.len());
             let again = subject.apply(*command, at(now));
@@ -261,7 +261,7 @@ fn compare(deliveries: &[Delivery]) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn the_deliveries_above_meet_every_command_and_every_refusal() {
+fn the_random_deliveries_cover_every_command_and_refusal() {
     let mut runner = TestRunner::deterministic();
     let (mut met, mut late, mut again, mut reordered) = (std::collections::BTreeSet::new(), [0; 3], 0, 0);
     for _ in 0..500 {
@@ -359,7 +359,7 @@ fn a_commit_above_the_reservation_is_refused_and_the_reservation_stays() {
 }
 
 #[test]
-fn an_overrun_takes_the_rest_from_what_is_available_up_to_its_cap() {
+fn an_overrun_is_charged_from_available_credits_up_to_its_cap() {
     let mut accounts = with(10);
     let (reservation, _) = reserve(&mut accounts, None, overrunning(1, 4, 5), at(0)).unwrap();
     let posted = |credits: u64| {
@@ -399,7 +399,7 @@ fn expired(spent: u64) -> (Accounts, Reservation) {
 }
 
 #[test]
-fn what_expires_is_charged_as_a_whole_and_a_late_settlement_sets_that_right() {
+fn an_expired_reservation_is_charged_fully_and_a_late_settlement_corrects_it() {
     for (asked, spent, charged) in
         [(7, 0, 7), (3, 0, 3), (0, 0, 0), (9, 0, 9), (12, 0, 12), (12, 11, 9), (12, 13, 7)]
     {
@@ -422,7 +422,7 @@ fn what_expires_is_charged_as_a_whole_and_a_late_settlement_sets_that_right() {
 }
 
 #[test]
-fn what_an_administrator_gave_back_is_neither_taken_again_nor_given_back_twice() {
+fn an_administrators_refund_is_neither_charged_again_nor_refunded_twice() {
     for (given_back, asked, charged) in
         [(7, 7, 0), (7, 0, 0), (7, 3, 0), (4, 7, 3), (4, 2, 2), (4, 0, 0), (4, 9, 5)]
     {
@@ -434,7 +434,7 @@ fn what_an_administrator_gave_back_is_neither_taken_again_nor_given_back_twice()
         post(&mut accounts, &mut late, amount(asked), at(62)).unwrap();
         assert_eq!(accounts.balance().posted, amount(charged), "{given_back} back, {asked} asked");
     }
-    // Given back by a refund that does not say what it is for: there is less to undo.
+    // Returned by a refund without a reservation or key: there is less to undo.
     let (mut accounts, mut late) = expired(0);
     correct(&mut accounts, Direction::Refund, amount(5), at(61)).unwrap();
     void(&mut accounts, &mut late, at(62)).unwrap();
@@ -442,7 +442,7 @@ fn what_an_administrator_gave_back_is_neither_taken_again_nor_given_back_twice()
 }
 
 #[test]
-fn what_an_earlier_release_gave_back_is_charged_as_it_was_then() {
+fn refunds_of_an_earlier_release_keep_their_charge() {
     for (asked, charged) in [(7, 4), (3, 3), (0, 0)] {
         let mut accounts = with(10);
         let (mut late, _) = reserve(&mut accounts, None, request(1, 7, 60), at(0)).unwrap();
@@ -474,7 +474,7 @@ fn a_tenant_can_not_hold_more_than_a_json_number_keeps_exact() {
 }
 
 #[test]
-fn rows_that_do_not_add_up_are_no_accounts() {
+fn unbalanced_rows_are_refused_as_accounts() {
     let balance =
         Balance { granted: amount(5), available: amount(5), pending: amount(1), posted: Credits::ZERO };
     assert_eq!(Accounts::from_rows(balance), Err(Refusal::OutOfBalance));

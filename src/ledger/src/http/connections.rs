@@ -156,7 +156,7 @@ impl Connection {
     }
 
     /// Returns when the connection must be closed: others need its room, or no request with a credential came for too long.
-    /// True if it has shown a credential, so that a request may be under way.
+    /// True if it has shown a credential, so that a request may be in progress.
     pub(crate) async fn closing(&self) -> bool {
         let neglected = async {
             loop {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_full_room_who_has_most_loses_the_oldest() {
+    fn a_full_group_closes_the_oldest_connection_of_its_largest_peer() {
         let connections = Connections::of(6 * 10);
         let quiet: Vec<_> = (0..3).map(|_| connections.open(peer(1))).collect();
         let flood: Vec<_> = (0..50).map(|_| connections.open(peer(2))).collect();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_in_one_room_closes_nothing_in_another() {
+    fn a_flood_in_one_group_closes_no_connection_of_another() {
         let connections = Connections::of(6 * 4);
         let proven = |number, kind| {
             let connection = connections.open(peer(1));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_peer() {
+    fn an_ipv6_network_counts_as_one_peer() {
         let [one, same, other] =
             ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"].map(|text| text.parse().unwrap());
         assert_eq!(network(one), network(same));

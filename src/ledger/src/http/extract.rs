@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use protocol::InvalidId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::str::FromStr;
 
 /// A JSON body. The content type is not checked: all bodies are JSON, and a web form can't send a bearer credential.
 pub(super) struct Body<T>(pub(super) T);
@@ -77,13 +78,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 /// The id in the path. A malformed id gets the answer of one that does not exist.
 pub(super) struct Id<T>(pub(super) T);
 
-impl<T: TryFrom<String, Error = InvalidId>, S: Send + Sync> FromRequestParts<S> for Id<T> {
+impl<T: FromStr<Err = InvalidId>, S: Send + Sync> FromRequestParts<S> for Id<T> {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         let unknown = || Refused::new(Code::NotFound, "nothing has this id");
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| unknown())?;
-        T::try_from(text).map(Id).map_err(|_| unknown())
+        text.parse().map(Id).map_err(|_| unknown())
     }
 }
 

@@ -47,7 +47,7 @@ impl Noted {
             if noted.contains_key(&instance) {
                 return;
             }
-            noted.insert(instance.clone(), Instant::now());
+            noted.insert(instance, Instant::now());
         }
         // A database that takes no writes still tells what it knows of revoked keys.
         if let Err(error) = store.run(See { instance, now: moment::now() }).await {

@@ -101,14 +101,13 @@ async fn deliver(
     Extension(caller): Extension<Caller>,
     Body(report): Body<Report>,
 ) -> Result<Json<ReportAnswer>, Refused> {
-    let report = report.unpack().map_err(|_| {
-        Refused::invalid("rows: one names a subject that the report does not have, or is out of bounds")
-    })?;
     if report.counted.len() > Counted::MAX {
         return Err(Refused::invalid(format!("counted: at most {} in one report", Counted::MAX)));
     }
-    let (batch_id, envoy) = (report.batch_id.clone(), report.envoy.clone());
-    let deliver = Deliver { report: Arc::new(report), actor: caller.id(), now: moment::now() };
+    let (batch_id, envoy) = (report.batch_id, report.envoy.clone());
+    let deliver = Deliver::new(report, caller.id(), moment::now()).map_err(|_| {
+        Refused::invalid("rows: one names a subject that the report does not have, or is out of bounds")
+    })?;
     let delivered = super::report::deliver(service.store.as_ref(), deliver).await?;
     for (reservation_id, why) in delivered.refused {
         service.metrics.settlements_refused.inc();
@@ -130,9 +129,9 @@ async fn lease(
     if round.envoy.chars().count() > NAME_CHARS_MAX {
         return Err(Refused::invalid(format!("envoy: must be at most {NAME_CHARS_MAX} characters")));
     }
-    let (instance, envoy) = (round.instance.clone(), round.envoy.clone());
-    let starved = service.waiting.starved();
-    let take = AnswerRound { round, waiting_tenants: starved, actor: caller.id(), now: moment::now() };
+    let (instance, envoy) = (round.instance, round.envoy.clone());
+    let waiting_tenants = service.waiting.waiting_tenants();
+    let take = AnswerRound { round, waiting_tenants, actor: caller.id(), now: moment::now() };
     let taken = service.store.run(take).await?;
     for (lease_id, why) in taken.refused {
         service.metrics.lease_accounts_refused.inc();

@@ -8,7 +8,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use protocol::EventId;
+use protocol::is_plain_id;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -27,8 +27,8 @@ pub(super) async fn request(State(service): State<Arc<Service>>, request: Reques
         .get::<MatchedPath>()
         .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let sent_id = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
-    let id = match sent_id.and_then(|id| EventId::parse(id).ok()) {
-        Some(id) => id.to_string(),
+    let id = match sent_id.filter(|id| is_plain_id(id)) {
+        Some(id) => id.to_owned(),
         None => moment::new_name("req_"),
     };
     let mut response = next.run(request).await;

@@ -55,7 +55,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_credential_that_asks_too_often_waits_and_the_others_do_not() {
+    fn a_credential_over_its_request_limit_waits_and_others_do_not() {
         let rates = Rates::default();
         let now = Instant::now();
         assert_eq!((0..9000).filter(|_| rates.admit("adm_1", now)).count(), 4000);

@@ -21,7 +21,7 @@ pub async fn deliver(store: &Store, deliver: Deliver) -> Result<Delivered, Error
                 // In their order.
                 Some([first, then]) => waiting.extend([then, first]),
                 None => {
-                    error!(report = ?part.report, "this part of a batch is lost: the database refuses it")
+                    error!(report = ?part.report, decisions = ?part.decisions, "this part of a batch is lost: the database refuses it")
                 }
             },
             Err(other) => return Err(other),

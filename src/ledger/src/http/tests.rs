@@ -16,7 +16,8 @@ mod trail;
 mod unaccounted;
 
 use crate::fixture::{
-    Bench, POLICY, code, dump, expect, is_on_postgresql, on_postgresql, pace, reserve_body,
+    Bench, POLICY, code, dump, expect, is_on_postgresql, new_uuid, on_postgresql, pace, report_body,
+    reserve_body, uuid_of,
 };
 use crate::moment;
 use protocol::filter::PolicyAnswer;
@@ -24,7 +25,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// All of the tests here, on the other database.
+/// Runs all tests of this module on PostgreSQL too.
 #[test]
 fn on_postgresql_the_api_does_the_same() {
     if !is_on_postgresql() {
@@ -35,14 +36,14 @@ fn on_postgresql_the_api_does_the_same() {
 
 fn decision(outcome: &str, key_id: &str, tenant_id: &str, tool: &str, credits: u64) -> Value {
     json!({
-        "id": moment::new_name(""), "at": moment::now(), "outcome": outcome, "key_id": key_id,
+        "id": new_uuid(), "at": moment::now(), "outcome": outcome, "key_id": key_id,
         "tenant_id": tenant_id, "service": "studio", "tool": tool, "credits": credits, "status": 200,
         "duration_ms": 12, "policy_version": "v1", "envoy": "e1",
     })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_is_made_with_credits_and_given_more() {
+async fn a_tenant_is_created_with_credits_and_granted_more() {
     let bench = Bench::start().await;
     let id = bench.tenant(100).await;
     assert_eq!(bench.balance(&id).await, [100, 100, 0, 0]);
@@ -55,11 +56,11 @@ async fn a_tenant_is_made_with_credits_and_given_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_is_reserved_charged_in_part_and_the_same_steps_again_move_nothing() {
+async fn a_call_is_reserved_and_charged_in_part_and_repeated_steps_move_nothing() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
-    let id = moment::new_name("");
+    let id = new_uuid();
     let first = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;
     assert_eq!(bench.balance(&tenant).await, [100, 60, 40, 0]);
     let again = expect(bench.reserve(&id, &key, 40).await, StatusCode::CREATED).await;
@@ -79,7 +80,7 @@ async fn a_call_is_reserved_charged_in_part_and_the_same_steps_again_move_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_without_credits_and_a_key_out_of_use_are_told_apart() {
+async fn a_tenant_without_credits_and_an_inactive_key_get_different_errors() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(10).await;
     let (key, _) = bench.key(&tenant).await;
@@ -95,7 +96,7 @@ async fn a_tenant_without_credits_and_a_key_out_of_use_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_reservation_is_charged_and_a_late_settlement_is_a_correction() {
+async fn an_expired_reservation_is_charged_and_a_late_settlement_is_a_correction() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(20).await;
     let (key, _) = bench.key(&tenant).await;
@@ -116,7 +117,7 @@ async fn a_forgotten_reservation_is_charged_and_a_late_settlement_is_a_correctio
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_key_works_with_both_secrets_until_the_grace_is_over() {
+async fn a_rotated_key_works_with_both_secrets_during_the_grace_period() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (key, old) = bench.key(&tenant).await;
@@ -179,7 +180,8 @@ async fn decisions_are_recorded_once_and_summed() {
         told(json!({"input": 5}), decision("allowed", &key, &tenant, "search", 0)),
         decision("rate_limited", &key, &tenant, "search", 0),
     ];
-    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions, "decisions_dropped": 2});
+    let mut batch = report_body("b1", decisions);
+    batch["decisions_dropped"] = json!(2);
     let answer = bench.post("/filter/v1/report", batch.clone(), StatusCode::OK).await;
     assert_eq!(answer["recorded"], 3);
     assert_eq!(bench.post("/filter/v1/report", batch, StatusCode::OK).await["recorded"], 0);
@@ -238,7 +240,7 @@ async fn decisions_are_recorded_once_and_summed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_change_feed_wakes_at_once_resumes_after_a_restart_and_resets_strangers() {
+async fn the_change_feed_answers_at_once_resumes_and_resets_unknown_positions() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (key, _) = bench.key(&tenant).await;
@@ -267,19 +269,21 @@ async fn the_change_feed_wakes_at_once_resumes_after_a_restart_and_resets_strang
 #[tokio::test(flavor = "multi_thread")]
 async fn every_envoy_hears_at_once_of_one_that_joins() {
     let bench = Bench::start().await;
-    let first = bench.get("/filter/v1/changes?instance=i1").await;
+    let [one, two] = ["i1", "i2"].map(uuid_of);
+    let first = bench.get(&format!("/filter/v1/changes?instance={one}")).await;
     assert_eq!(first["envoys"], 1);
     let after = first["next"].as_u64().unwrap();
-    let poll = format!("/filter/v1/changes?instance=i1&after={after}&wait_ms=20000");
+    let poll = format!("/filter/v1/changes?instance={one}&after={after}&wait_ms=20000");
     let began = Instant::now();
-    let (feed, joined) = tokio::join!(bench.get(&poll), bench.get("/filter/v1/changes?instance=i2"));
+    let join = format!("/filter/v1/changes?instance={two}");
+    let (feed, joined) = tokio::join!(bench.get(&poll), bench.get(&join));
     assert!(began.elapsed() < Duration::from_secs(15), "the long poll did not wake");
     assert_eq!((&feed["envoys"], &joined["envoys"]), (&json!(2), &json!(2)));
-    assert_eq!(feed["changes"], json!([{"kind": "envoy", "instance": "i2"}]));
-    // One that asks again, here or at a ledger that has just started, has not joined.
+    assert_eq!(feed["changes"], json!([{"kind": "envoy", "instance": two}]));
+    // An Envoy that calls again, here or at a ledger that has just started, has not joined.
     let next = feed["next"].as_u64().unwrap();
     let bench = bench.restart().await;
-    let again = bench.get(&format!("/filter/v1/changes?instance=i2&after={next}&wait_ms=10")).await;
+    let again = bench.get(&format!("/filter/v1/changes?instance={two}&after={next}&wait_ms=10")).await;
     assert_eq!(again, json!({"next": next, "reset": false, "envoys": 2, "changes": []}));
 }
 
@@ -290,7 +294,7 @@ async fn a_stop_ends_a_long_poll() {
     let poll = bench.request(Method::GET, &format!("/filter/v1/changes?after={after}&wait_ms=25000")).send();
     let began = Instant::now();
     let poll = tokio::spawn(poll);
-    // The poll has arrived once its connection is counted in; a poll that comes too late fails, which is as good.
+    // The poll has arrived when its connection is counted; a poll that comes too late fails, which is accepted.
     tokio::task::yield_now().await;
     bench.running.shutdown().await;
     let _ = poll.await.unwrap();
@@ -336,7 +340,7 @@ async fn the_policy_is_served_with_its_version_and_followed_when_its_file_change
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_faulty_policy_file_stops_the_start_and_names_its_paths_but_not_a_ledger_that_serves() {
+async fn an_invalid_policy_file_stops_a_start_but_not_a_running_ledger() {
     let bench = Bench::start().await;
     let version = bench.get("/v1/policy").await["version"].clone();
     std::fs::write(bench.policy_path(), POLICY.replace("rank: 0,", "rank: 0, colour: red,")).unwrap();
@@ -452,7 +456,7 @@ async fn every_error_is_a_problem_with_a_code_and_the_requests_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_door_takes_only_its_own_credential() {
+async fn each_api_accepts_only_its_own_kind_of_credential() {
     let bench = Bench::start().await;
     let (admin, filter) = (bench.credentials.admin_key.clone(), bench.credentials.filter_key.clone());
     let made_up = moment::new_secret(protocol::api_key::Kind::Admin).unwrap();
@@ -492,7 +496,7 @@ async fn operators_see_life_readiness_and_counts() {
     let deadline = Instant::now() + Duration::from_secs(15);
     let text = loop {
         let text = bench.client.get(&url).send().await.unwrap().text().await.unwrap();
-        // An operation has its answer a moment before it is taken off the queue.
+        // An operation has its answer a moment before it leaves the queue.
         if text.contains("agentrelay_ledger_queue_depth 0") || Instant::now() > deadline {
             break text;
         }
@@ -526,7 +530,7 @@ async fn no_secret_is_in_the_database_or_the_metrics() {
     let metrics = bench.client.get(url).send().await.unwrap().bytes().await.unwrap();
     let Bench { directory, credentials, running, .. } = bench;
 
-    // Once with the write-ahead log beside it, once after the log has gone into the file.
+    // Once with the write-ahead log next to it, once after the log was merged into the file.
     let mut texts = vec![metrics.to_vec()];
     let read_all = |texts: &mut Vec<Vec<u8>>| {
         let files = std::fs::read_dir(directory.path()).unwrap();
@@ -546,13 +550,13 @@ async fn no_secret_is_in_the_database_or_the_metrics() {
         &credentials.filter_key,
     ];
     for secret in secrets {
-        // The entropy alone, so that a stripped prefix does not hide it.
+        // Only the random part, so that a removed prefix does not hide it.
         assert!(!texts.iter().any(|text| holds(text, &secret.as_bytes()[4..44])));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_answered_is_there_after_a_restart() {
+async fn acknowledged_writes_survive_a_restart() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, secret) = bench.key(&tenant).await;

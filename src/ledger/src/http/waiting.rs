@@ -90,7 +90,7 @@ impl Waiting {
     }
 
     /// Tenants with calls that wait.
-    pub fn starved(&self) -> BTreeSet<TenantId> {
+    pub fn waiting_tenants(&self) -> BTreeSet<TenantId> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_granted_what_both_are_and_no_longer() {
+    fn a_child_key_has_the_grants_of_both_and_their_earlier_expiry() {
         for (child, parent, expected) in [
             (None, None, None),
             (None, grants(&[("a", Some(5))]), grants(&[("a", Some(5))])),

@@ -12,7 +12,7 @@ pub fn counted_since(now: Timestamp) -> Timestamp {
     Timestamp::from_millis(now.as_millis().saturating_sub(COUNTED_MILLIS))
 }
 
-/// Notes that an Envoy asks for changes. All others hear at once of one that is new.
+/// Records that an Envoy asks for changes. A new one is reported to all others at once.
 #[derive(Debug, Clone)]
 pub struct See {
     pub instance: InstanceId,
@@ -23,14 +23,14 @@ impl Operation for See {
     type Answer = ();
 
     fn needs(&self, needs: &mut Needs) {
-        needs.envoys.insert(self.instance.clone());
+        needs.envoys.insert(self.instance);
     }
 
     fn apply(self, rows: &mut Rows) -> Result<(), Refusal> {
         let See { instance, now } = self;
         let is_new = rows.envoys.get(&instance).is_none_or(|seen_at| *seen_at <= counted_since(now));
         if is_new {
-            rows.change(Change::Envoy { instance: instance.clone() }, now);
+            rows.change(Change::Envoy { instance }, now);
         }
         rows.envoys.insert(instance, now);
         Ok(())

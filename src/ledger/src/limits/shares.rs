@@ -26,7 +26,7 @@ const RECALL_EVERY_MILLIS: u64 = 200;
 /// Records the permits that an Envoy keeps, and grants it free ones.
 pub fn grant(rows: &mut Rows, instance: &InstanceId, ask: &ShareAsk, now: Timestamp) -> Answer {
     let ShareAsk { owner, limit_id, limit, revision, used, keep, wanted } = ask;
-    let at = ShareKey { owner: owner.clone(), limit_id: *limit_id, instance: instance.clone() };
+    let at = ShareKey { owner: owner.clone(), limit_id: *limit_id, instance: *instance };
     let of_limit = || rows.shares_of(owner, *limit_id).filter(|(_, share)| share.expires_at > now);
     let sum_of_others = |count: fn(&Share) -> u32| {
         let others = of_limit().filter(|(other, _)| *other != instance);

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_outlives_neither_its_parent_nor_its_parents_secret() {
+    fn a_child_key_expires_no_later_than_its_parent_and_its_parents_secret() {
         let now = Timestamp::from_millis(10);
         let alive = Life { is_revoked: false, is_suspended: false, ends_at: None };
         let ended = Life { ends_at: Some(Timestamp::from_millis(10)), ..alive };

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_in_order_and_hold_what_they_say() {
+    fn buckets_are_ordered_and_contain_their_range() {
         let mut last = 0;
         for millis in (0..5000).chain([60_000, 3_600_000, u64::MAX / 2, u64::MAX]) {
             let bucket = bucket(millis);

@@ -68,9 +68,9 @@ impl Operation for AnswerRound {
 
     fn needs(&self, needs: &mut Needs) {
         let Round { asks, accounts, shares, .. } = &self.round;
-        needs.leases.extend(accounts.iter().map(|statement| statement.lease_id.clone()));
+        needs.leases.extend(accounts.iter().map(|statement| statement.lease_id));
         for ask in asks {
-            needs.leases.insert(ask.lease_id.clone());
+            needs.leases.insert(ask.lease_id);
             needs.leases_of.insert(ask.tenant_id.clone());
             needs.spending_of.insert((ask.tenant_id.clone(), self.now.month()));
         }
@@ -95,7 +95,7 @@ impl Operation for AnswerRound {
             apply_statement(rows, &round.instance, statement, &actor, now, &mut done);
         }
         for ask in round.asks {
-            let lease_id = ask.lease_id.clone();
+            let lease_id = ask.lease_id;
             let has_waiting_calls = waiting_tenants.contains(&ask.tenant_id);
             let credits = open(rows, ask, (&round.instance, &round.envoy), has_waiting_calls, &actor, now);
             done.answer.leases.push(Grant { lease_id, credits });
@@ -124,10 +124,10 @@ fn apply_statement(
         if statement.closed {
             // The request for it may still arrive. It must not open a lease that no Envoy knows.
             if rows.leases_given_up.get(id).is_none() {
-                rows.leases_given_up.insert(id.clone(), now);
+                rows.leases_given_up.insert(*id, now);
             }
         } else {
-            done.answer.ended.push(id.clone());
+            done.answer.ended.push(*id);
         }
         return;
     };
@@ -157,11 +157,11 @@ fn apply_statement(
             }
             record_end(rows, id, before, actor, now);
         }
-        Err(why) => done.refused.push((id.clone(), why)),
+        Err(why) => done.refused.push((*id, why)),
     }
     let is_open = rows.leases.get(id).is_some_and(|lease| lease.state == LeaseState::Open);
     if !statement.closed && (!is_open || step_refused(done, id)) {
-        done.answer.ended.push(id.clone());
+        done.answer.ended.push(*id);
     }
 }
 
@@ -223,9 +223,9 @@ fn open(
         return Credits::ZERO;
     };
     let lease = Lease {
-        id: id.clone(),
+        id,
         tenant_id,
-        instance: instance.clone(),
+        instance: *instance,
         envoy: envoy.to_owned(),
         granted,
         spent: Credits::ZERO,

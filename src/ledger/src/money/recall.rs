@@ -85,7 +85,7 @@ fn recall(rows: &mut Rows, tenant_id: &TenantId, now: Timestamp) {
     let to_recall = rows
         .open_leases(tenant_id)
         .filter(|lease| lease.recalled_at.is_none() && !lease.rest().is_zero())
-        .map(|lease| lease.id.clone());
+        .map(|lease| lease.id);
     let to_recall: Vec<LeaseId> = to_recall.collect();
     for id in &to_recall {
         if let Some(lease) = rows.leases.get_mut(id) {

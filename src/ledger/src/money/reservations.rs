@@ -28,7 +28,7 @@ impl Operation for Reserve {
     type Answer = ReserveAnswer;
 
     fn needs(&self, needs: &mut Needs) {
-        needs.reservations.insert(self.request.reservation_id.clone());
+        needs.reservations.insert(self.request.reservation_id);
         needs.keys.insert(self.request.key_id.clone());
         needs.spending.insert((self.request.key_id.clone(), self.now.month()));
     }
@@ -64,7 +64,7 @@ impl Operation for Reserve {
         let accounts = rows.accounts.get_mut(&request.tenant_id).ok_or(Refusal::TenantUnknown)?;
         let (reservation, step) = book::reserve(accounts, known, request, now)?;
         let answer = ReserveAnswer {
-            reservation_id: reservation.request.id.clone(),
+            reservation_id: reservation.request.id,
             expires_at: reservation.first_expires_at(),
             available: reservation.available_after,
         };
@@ -77,7 +77,7 @@ impl Operation for Reserve {
                 "expires_at": reservation.expires_at, "policy_version": of.policy_version,
             });
             rows.record(Event::new(Kind::Reserved, now, of.key_id.as_str(), &detail).of(&of.tenant_id));
-            rows.reservations.insert(of.id.clone(), reservation);
+            rows.reservations.insert(of.id, reservation);
         }
         Ok(answer)
     }
@@ -105,7 +105,7 @@ pub fn settle(rows: &mut Rows, settlement: &Settlement, now: Timestamp) -> Settl
         }
         // The reserve request may still arrive. It must not reserve credits that nobody will settle.
         if rows.reservations_given_up.get(id).is_none() {
-            rows.reservations_given_up.insert(id.clone(), now);
+            rows.reservations_given_up.insert(*id, now);
         }
         return Settled::Before;
     };

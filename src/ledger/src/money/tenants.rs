@@ -147,7 +147,7 @@ impl Operation for Correct {
         let month = self.now.month();
         match &self.of {
             Refunded::Reservation(id) => {
-                needs.reservations.insert(id.clone());
+                needs.reservations.insert(*id);
             }
             Refunded::Key(id) => {
                 needs.keys.insert(id.clone());

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_that_users_copy_is_taken_and_its_tables_are_kept_verbatim() {
+    fn the_shipped_policy_is_accepted_and_its_tables_are_returned_verbatim() {
         let policy = parse(include_str!("../../../../envoy/policy.yaml")).unwrap();
         assert!(policy.policy.tier("enterprise").is_some());
         for table in ["tiers", "services"] {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_of_the_readme_is_taken() {
+    fn the_policy_of_the_readme_is_valid() {
         let readme = include_str!("../../../../README.md");
         let behind = readme.split_once("In `policy.yaml`:\n\n```\n").unwrap().1;
         let policy = parse(behind.split_once("```").unwrap().0).unwrap();
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_faulty_text_is_refused_with_its_path() {
+    fn an_invalid_text_is_refused_with_its_path() {
         let Err(fault) = parse("tiers: {free: {rank: 0, colour: red}}") else { panic!("it was taken") };
         assert!(fault.to_string().contains("tiers.free.colour"), "{fault}");
     }

@@ -91,7 +91,7 @@ impl<E: Into<transaction::Error>> From<E> for StartError {
 }
 
 /// The policy that a starting ledger uses, see the module.
-pub async fn settle(
+pub async fn policy_at_start(
     store: &Store,
     file: InForce,
     is_shared: bool,

@@ -90,8 +90,9 @@ impl Direct {
 
     /// Takes a filter's batch.
     pub async fn deliver(&self, report: Report) -> io::Result<()> {
-        let report = Arc::new(report);
-        self.run(Deliver { report, actor: ACTOR.to_owned(), now: moment::now() }).await.map(drop)
+        let deliver = Deliver::new(report, ACTOR.to_owned(), moment::now());
+        let deliver = deliver.map_err(|_| io::Error::other("a row names no subject of the batch"))?;
+        self.run(deliver).await.map(drop)
     }
 
     /// Finishes the writes that wait, and closes the database.

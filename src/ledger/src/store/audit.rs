@@ -123,8 +123,8 @@ pub struct AuditFilter {
 
 pub(super) fn load(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
     let known = "SELECT event_id FROM audit WHERE event_id";
-    let ids = needs.events.iter().map(EventId::as_str);
-    rows.known_events.extend(connection.each(known, ids, |row| row.get(0))?);
+    let ids = needs.events.iter().map(EventId::to_string);
+    rows.known_events.extend(connection.each(known, ids, |row| row.get::<EventId>(0))?);
     if needs.checkpoint {
         rows.newest_checkpoint = connection.first(NEWEST, &[], head)?;
     }
@@ -161,7 +161,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
         actor: event.actor.clone(),
         tenant_id: event.tenant_id.clone(),
         outcome: event.outcome,
-        event_id: event.event_id.clone(),
+        event_id: event.event_id,
         detail: event.detail.clone(),
         about: About::of(event),
     };

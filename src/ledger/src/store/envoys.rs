@@ -16,7 +16,7 @@ columns!(Envoy { fixed: instance; changing: seen_at; });
 const ENVOYS: Table<Envoy> = Table::new("envoys", &["instance"]);
 
 pub(super) fn load(connection: &Connection, needs: &Needs, rows: &mut Rows) -> Result<()> {
-    let instances = needs.envoys.iter().map(InstanceId::as_str);
+    let instances = needs.envoys.iter().map(InstanceId::to_string);
     for Envoy { instance, seen_at } in ENVOYS.each(connection, "instance", instances)? {
         rows.envoys.load(instance, seen_at);
     }
@@ -29,7 +29,7 @@ pub(super) fn load(connection: &Connection, needs: &Needs, rows: &mut Rows) -> R
 pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
     let dirty = rows.envoys.dirty().into_iter();
     let envoys: Vec<Envoy> =
-        dirty.map(|(instance, at)| Envoy { instance: instance.clone(), seen_at: *at }).collect();
+        dirty.map(|(instance, at)| Envoy { instance: *instance, seen_at: *at }).collect();
     ENVOYS.put(connection, envoys.iter())?;
     if let Some(moment) = rows.forget_ended_before {
         connection.execute("DELETE FROM envoys WHERE seen_at < ?", &params![moment])?;

@@ -43,21 +43,21 @@ pub(super) fn load(
     rows: &mut Rows,
     tenants: &mut BTreeSet<TenantId>,
 ) -> Result<()> {
-    let mut found = LEASES.each(connection, "id", needs.leases.iter().map(LeaseId::as_str))?;
+    let mut found = LEASES.each(connection, "id", needs.leases.iter().map(LeaseId::to_string))?;
     let mut of = needs.leases_of.clone();
     of.extend(needs.leases_of_keys.iter().filter_map(|id| Some(rows.keys.get(id)?.tenant_id.clone())));
     found.extend(LEASES.each(connection, "state = 'open' AND tenant_id", of.iter().map(TenantId::as_str))?);
     if let Some((now, limit)) = needs.leases_due {
         let due = "WHERE state = 'open' AND expires_at <= ? ORDER BY expires_at LIMIT ?";
         let due = LEASES.all(connection, due, &params![now, limit])?;
-        rows.leases_due.extend(due.iter().map(|lease| lease.id.clone()));
+        rows.leases_due.extend(due.iter().map(|lease| lease.id));
         found.extend(due);
     }
     for lease in found {
         tenants.insert(lease.tenant_id.clone());
         rows.load_lease(lease);
     }
-    for GivenUp { id, at } in GIVEN_UP.each(connection, "id", needs.leases.iter().map(LeaseId::as_str))? {
+    for GivenUp { id, at } in GIVEN_UP.each(connection, "id", needs.leases.iter().map(LeaseId::to_string))? {
         rows.leases_given_up.load(id, at);
     }
     tenants.extend(needs.leases_of.iter().cloned());
@@ -66,12 +66,8 @@ pub(super) fn load(
 
 pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
     LEASES.put(connection, rows.leases.dirty().into_iter().map(|(_, lease)| lease))?;
-    let given_up: Vec<GivenUp> = rows
-        .leases_given_up
-        .dirty()
-        .into_iter()
-        .map(|(id, at)| GivenUp { id: id.clone(), at: *at })
-        .collect();
+    let given_up: Vec<GivenUp> =
+        rows.leases_given_up.dirty().into_iter().map(|(id, at)| GivenUp { id: *id, at: *at }).collect();
     GIVEN_UP.put(connection, given_up.iter())?;
     if let Some(moment) = rows.forget_ended_before {
         connection.execute("DELETE FROM leases_given_up WHERE at < ?", &params![moment])?;
@@ -83,8 +79,8 @@ impl Store {
     /// Leases, by id.
     pub async fn leases(&self, filter: LeaseFilter) -> std::result::Result<Vec<Lease>, Unavailable> {
         let list = move |connection: &Connection| {
-            let after = filter.after.as_ref().map_or("", LeaseId::as_str);
-            let (page, params) = Conditions::new("id > ?", Param::text(after))
+            let after = filter.after.as_ref().map(LeaseId::to_string).unwrap_or_default();
+            let (page, params) = Conditions::new("id > ?", Param::Text(after.into()))
                 .and_if("tenant_id = ?", &filter.tenant_id)
                 .and_if("state = ?", &filter.state)
                 .page("ORDER BY id LIMIT ?", filter.limit);

@@ -80,36 +80,27 @@ pub(super) fn load(
     tenants: &mut BTreeSet<TenantId>,
 ) -> Result<()> {
     let mut found =
-        RESERVATIONS.each(connection, "id", needs.reservations.iter().map(ReservationId::as_str))?;
+        RESERVATIONS.each(connection, "id", needs.reservations.iter().map(ReservationId::to_string))?;
     if let Some((now, limit)) = needs.due {
         let due = "WHERE state = 'pending' AND expires_at <= ? ORDER BY expires_at LIMIT ?";
         let due = RESERVATIONS.all(connection, due, &params![now, limit])?;
-        rows.due.extend(due.iter().map(|reservation| reservation.request.id.clone()));
+        rows.due.extend(due.iter().map(|reservation| reservation.request.id));
         found.extend(due);
     }
     for reservation in found {
         tenants.insert(reservation.request.tenant_id.clone());
-        rows.reservations.load(reservation.request.id.clone(), reservation);
+        rows.reservations.load(reservation.request.id, reservation);
     }
-    let missing: BTreeSet<&str> = needs
-        .reservations
-        .iter()
-        .filter(|id| rows.reservations.get(id).is_none())
-        .map(ReservationId::as_str)
-        .collect();
-    for GivenUp { id, at } in GIVEN_UP.each(connection, "id", missing.into_iter())? {
+    let missing = needs.reservations.iter().filter(|id| rows.reservations.get(id).is_none());
+    for GivenUp { id, at } in GIVEN_UP.each(connection, "id", missing.map(ReservationId::to_string))? {
         rows.reservations_given_up.load(id, at);
     }
     Ok(())
 }
 
 pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
-    let given_up: Vec<GivenUp> = rows
-        .reservations_given_up
-        .dirty()
-        .into_iter()
-        .map(|(id, at)| GivenUp { id: id.clone(), at: *at })
-        .collect();
+    let given_up: Vec<GivenUp> =
+        rows.reservations_given_up.dirty().into_iter().map(|(id, at)| GivenUp { id: *id, at: *at }).collect();
     GIVEN_UP.put(connection, given_up.iter())?;
     if let Some(moment) = rows.forget_ended_before {
         connection.execute("DELETE FROM reservations_given_up WHERE at < ?", &params![moment])?;
@@ -119,7 +110,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
 
 /// Lists expired reservations, which have their own index.
 fn list(connection: &Connection, filter: &ReservationFilter) -> Result<Vec<Reservation>> {
-    let after = filter.after.as_ref().map_or("", ReservationId::as_str);
+    let after = filter.after.as_ref().map(ReservationId::to_string).unwrap_or_default();
     // Must match `Reservation::shown`.
     let state = match filter.state {
         None => "TRUE",
@@ -127,7 +118,7 @@ fn list(connection: &Connection, filter: &ReservationFilter) -> Result<Vec<Reser
         Some(ReservationState::Corrected) => "(asked IS NOT NULL OR charged = 0)",
         Some(ReservationState::Returned) => "asked IS NULL AND charged IS NULL",
     };
-    let (page, params) = Conditions::new("state = 'expired' AND id > ?", Param::text(after))
+    let (page, params) = Conditions::new("state = 'expired' AND id > ?", Param::Text(after.into()))
         .and_if("tenant_id = ?", &filter.tenant_id)
         .and(state, [])
         .page("ORDER BY id LIMIT ?", filter.limit);

@@ -3,6 +3,7 @@
 //! A new column is a field of the type, its name in the list beside the table, and a migration.
 
 use super::sql::{Connection, Error, FromColumn, Insert, Kind, Param, Result, Row, ToParam};
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 /// One column.
@@ -97,7 +98,7 @@ impl<R: Columns> Table<R> {
         &self,
         connection: &Connection,
         column: &str,
-        texts: impl Iterator<Item = &'t str>,
+        texts: impl Iterator<Item = impl Into<Cow<'t, str>>>,
     ) -> Result<Vec<R>> {
         connection.each(&self.select(&format!("WHERE {column}")), texts, read)
     }

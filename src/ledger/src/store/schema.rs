@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_word_of_one_database_reaches_the_other() {
+    fn no_statement_for_one_database_reaches_the_other() {
         for migration in MIGRATIONS {
             let sql = for_postgres(migration);
             for word in ["INTEGER", "BLOB", "STRICT", "ROWID", "unixepoch"] {

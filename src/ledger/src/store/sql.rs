@@ -13,6 +13,7 @@ pub use value::{Error, FromColumn, InvalidColumn, Param, Result, Row, ToParam};
 
 use crate::store::database::Database;
 use protocol::Timestamp;
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::time::Duration;
 
@@ -156,7 +157,7 @@ impl Connection {
     pub fn each<'t, T>(
         &self,
         select: &str,
-        texts: impl Iterator<Item = &'t str>,
+        texts: impl Iterator<Item = impl Into<Cow<'t, str>>>,
         mut read: impl FnMut(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut found = Vec::new();

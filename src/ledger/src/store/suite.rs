@@ -1,4 +1,4 @@
-//! What every store must do, whatever its database. A backend's tests call [`run`] with a way to open a fresh one.
+//! What every store must do, whatever its database. A backend's tests call [`run`] with a way to open a new one.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -16,6 +16,7 @@ use crate::audit::seal::AddSigningKey;
 use crate::audit::verify::Verifier;
 use crate::background::seal;
 use crate::deliveries::Deliver;
+use crate::fixture::{new_uuid, uuid_of};
 use crate::http::report::deliver;
 use crate::identity::{agents, credentials, keys};
 use crate::model::credential::{CredentialKind, ServiceCredential};
@@ -29,8 +30,10 @@ use crate::transaction::{Error, Queued, Refusal};
 use crate::{book, moment};
 use protocol::admin::{Agent, Balance, Patch, Role, UpdateKey};
 use protocol::api_key::KeyHash;
+use protocol::audit::Decision;
 use protocol::filter::{Action, Change, Report, ReserveRequest, Settlement};
 use protocol::key::{KeySource, KeyState};
+use protocol::packed::Packed;
 use protocol::{
     AgentId, BatchId, CredentialId, Credits, KeyId, PolicyVersion, ReservationId, TenantId, Timestamp,
     TransferId,
@@ -41,34 +44,34 @@ use std::sync::Arc;
 pub(crate) trait Fresh {
     type Guard;
     fn open(&self) -> (Arc<Store>, Self::Guard);
-    /// The laws that its rows break.
+    /// The invariants that its rows violate.
     fn broken_laws(&self, guard: &Self::Guard) -> Vec<String>;
 }
 
 /// The whole suite.
 pub(crate) async fn run(fresh: &impl Fresh) {
-    many_tasks_never_overspend_and_every_law_holds(fresh).await;
+    many_tasks_never_overspend_and_every_invariant_holds(fresh).await;
     a_refused_operation_leaves_the_others_of_its_transaction_alone(fresh).await;
-    expiry_charges_what_is_due_and_only_that(fresh).await;
-    a_repeated_creation_is_one(fresh).await;
+    expiry_charges_expired_reservations_only(fresh).await;
+    a_repeated_creation_creates_one_object(fresh).await;
     a_revoked_key_is_seen_by_every_read_and_by_the_feed(fresh).await;
     the_audit_trail_has_no_gap(fresh).await;
-    the_audit_trail_is_sealed_once_by_however_many(fresh).await;
-    what_a_month_cost_is_kept_for_key_and_tenant(fresh).await;
-    what_operators_keep_is_found_again(fresh).await;
-    sessions::secrets_come_and_go_and_every_filter_hears_of_it(fresh).await;
+    the_audit_trail_is_sealed_once_by_any_number_of_ledgers(fresh).await;
+    the_spending_of_a_month_is_stored_for_key_and_tenant(fresh).await;
+    objects_of_operators_are_stored_and_listed(fresh).await;
+    sessions::secrets_are_rotated_and_every_filter_is_notified(fresh).await;
     leases::run(fresh).await;
     unaccounted::run(fresh).await;
-    usage::usage_sums_what_decisions_tell_and_no_sum_overflows(fresh).await;
+    usage::usage_sums_decisions_and_no_sum_overflows(fresh).await;
     usage::sums_come_in_pages_and_every_group_is_on_one(fresh).await;
     usage::no_report_makes_those_after_it_fail(fresh).await;
-    an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh).await;
-    trail::what_is_left_of_a_trail_after_its_retention_still_verifies(fresh).await;
-    trail::rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_them(fresh).await;
-    usage::counts_are_summed_once_and_told_once(fresh).await;
+    an_overrun_is_charged_up_to_its_cap_and_the_available_credits(fresh).await;
+    trail::a_trail_still_verifies_after_its_retention(fresh).await;
+    trail::rows_are_removed_by_age_from_the_oldest_whatever_clocks_sealed_them(fresh).await;
+    usage::counts_are_summed_and_reported_once(fresh).await;
     trail::a_clock_that_is_ahead_removes_nothing(fresh).await;
     trail::a_long_trail_is_removed_from_its_beginning_some_batches_at_a_time(fresh).await;
-    deliveries::messages_late_twice_and_in_another_order_do_what_the_model_says(fresh).await;
+    deliveries::late_repeated_and_reordered_messages_do_what_the_model_says(fresh).await;
 }
 
 pub(crate) fn credits(amount: u64) -> Credits {
@@ -146,7 +149,7 @@ pub(crate) async fn payer(store: &Store, amount: u64) -> (TenantId, KeyId) {
 pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> Reserve {
     Reserve {
         request: ReserveRequest {
-            reservation_id: ReservationId::parse(id).unwrap(),
+            reservation_id: ReservationId::parse(&uuid_of(id)).unwrap(),
             key_id: key_id.clone(),
             service: "studio".to_owned(),
             tool: "image_generate".to_owned(),
@@ -160,20 +163,22 @@ pub(crate) fn reserve(id: &str, key_id: &KeyId, amount: u64, now: Timestamp) -> 
 }
 
 pub(crate) fn settle(id: &str, action: Action, now: Timestamp) -> Deliver {
-    Deliver {
-        report: Arc::new(Report {
-            batch_id: moment::new_id("", BatchId::parse).unwrap(),
-            envoy: "e1".to_owned(),
-            settlements: vec![Settlement { reservation_id: ReservationId::parse(id).unwrap(), action }],
-            decisions: Vec::new(),
-            subjects: Vec::new(),
-            rows: Vec::new(),
-            counted: Vec::new(),
-            decisions_dropped: 0,
-        }),
-        actor: "flt_1".to_owned(),
-        now,
-    }
+    let settlement = Settlement { reservation_id: ReservationId::parse(&uuid_of(id)).unwrap(), action };
+    report(vec![settlement], Vec::new(), now)
+}
+
+pub(crate) fn report(settlements: Vec<Settlement>, decisions: Vec<Decision>, now: Timestamp) -> Deliver {
+    let Packed { subjects, rows } = decisions.into_iter().collect();
+    let report = Report {
+        batch_id: BatchId::parse(&new_uuid()).unwrap(),
+        envoy: "e1".to_owned(),
+        settlements,
+        subjects,
+        rows,
+        counted: Vec::new(),
+        decisions_dropped: 0,
+    };
+    Deliver::new(report, "flt_1".to_owned(), now).unwrap()
 }
 
 pub(crate) async fn balance(store: &Store, tenant_id: &TenantId) -> Balance {
@@ -185,11 +190,11 @@ pub(crate) fn assert_lawful(balance: Balance) {
     assert_eq!(balance.granted.get(), sum, "{balance:?}");
 }
 
-/// What a tenant is named whom the database does not take.
+/// The name of a tenant that the database rejects.
 pub(crate) const UNSTORABLE: &str = "\u{6771}\u{4eac}";
 
-/// One write that the database does not take, between 150 that it does, all of which wait for the same transaction.
-pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &Store) {
+/// One write that the database rejects, among 150 that it accepts, all waiting for the same transaction.
+pub(crate) async fn a_write_that_fails_is_refused_alone(store: &Store) {
     let mut waiting = Vec::new();
     for number in 0..151 {
         let mut tenant = new_tenant(number + 1);
@@ -207,29 +212,29 @@ pub(crate) async fn one_that_cannot_be_stored_is_refused_alone(store: &Store) {
             _ => assert_eq!(balance(store, &answer.unwrap().id).await.available, credits(number + 1)),
         }
     }
-    // Of a report all is written that can be.
+    // All parts of a report that can be stored are stored.
     let (tenant_id, key_id) = payer(store, 100).await;
     store.run(reserve("r1", &key_id, 5, at(1))).await.unwrap();
     let mut batch = settle("r1", Action::Post { credits: credits(5) }, at(2));
-    let report = Arc::make_mut(&mut batch.report);
-    report.decisions = (0..40).map(|_| usage::decision(&tenant_id, &key_id, 1)).collect();
-    report.decisions[17].tool = Some(UNSTORABLE.to_owned());
-    report.decisions_dropped = 2;
+    let mut decisions: Vec<_> = (0..40).map(|_| usage::decision(&tenant_id, &key_id, 1)).collect();
+    decisions[17].tool = Some(UNSTORABLE.to_owned());
+    batch.decisions = decisions.into();
+    Arc::make_mut(&mut batch.report).decisions_dropped = 2;
     let delivered = deliver(store, batch).await.unwrap();
     assert_eq!((delivered.answer.settled, delivered.answer.recorded), (1, 39));
     assert_eq!(store.audit_status().await.unwrap().decisions_dropped, 2);
-    // It is the write's fault and not the database's.
+    // It is a fault of the write, not of the database.
     store.ping().await.unwrap();
 }
 
-async fn many_tasks_never_overspend_and_every_law_holds(fresh: &impl Fresh) {
+async fn many_tasks_never_overspend_and_every_invariant_holds(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant, key) = payer(store.as_ref(), 100).await;
     let tasks = (0..200).map(|number| {
         let (store, key) = (Arc::clone(&store), key.clone());
         tokio::spawn(async move {
             let id = format!("r{number}");
-            // Each asks twice at once, as a filter does whose first answer was slow.
+            // Each sends its request twice at once, as a filter does after a slow first answer.
             let (first, second) = tokio::join!(
                 store.run(reserve(&id, &key, 5, at(1))),
                 store.run(reserve(&id, &key, 5, at(1)))
@@ -259,10 +264,10 @@ async fn many_tasks_never_overspend_and_every_law_holds(fresh: &impl Fresh) {
     let held = balance(store.as_ref(), &tenant).await;
     assert_lawful(held);
     assert_eq!((held.granted, held.pending, held.posted), (credits(100), Credits::ZERO, credits(posted)));
-    // 20 fit at once, more came in as others gave back, and nothing was taken beyond what there was.
+    // 20 fit at once, more were admitted after refunds, and never more than there were credits.
     assert!(accepted >= 20 && posted <= 100, "{accepted} accepted, {posted} posted");
 
-    // Without anything given back, exactly as many succeed as fit.
+    // Without refunds, exactly as many succeed as fit.
     let (tenant, key) = payer(store.as_ref(), 100).await;
     let tasks = (0..200).map(|number| {
         let (store, key) = (Arc::clone(&store), key.clone());
@@ -296,7 +301,7 @@ async fn a_refused_operation_leaves_the_others_of_its_transaction_alone(fresh: &
     assert_eq!(balance(store.as_ref(), &tenant).await.pending, credits(10));
 }
 
-async fn expiry_charges_what_is_due_and_only_that(fresh: &impl Fresh) {
+async fn expiry_charges_expired_reservations_only(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant, key) = payer(store.as_ref(), 100).await;
     for (id, began) in [("r1", 0), ("r2", 0), ("r3", 0), ("r4", 30)] {
@@ -317,7 +322,7 @@ async fn expiry_charges_what_is_due_and_only_that(fresh: &impl Fresh) {
     assert_lawful(held);
 }
 
-async fn a_repeated_creation_is_one(fresh: &impl Fresh) {
+async fn a_repeated_creation_creates_one_object(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let again = |body: &[u8]| tenants::Create {
         idempotency: Some(Idempotency::new(
@@ -388,7 +393,7 @@ async fn the_audit_trail_has_no_gap(fresh: &impl Fresh) {
     assert_eq!(store.usage(UsageQuery { limit: 10, ..UsageQuery::default() }).await.unwrap(), []);
 }
 
-async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
+async fn the_audit_trail_is_sealed_once_by_any_number_of_ledgers(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (_, key) = payer(store.as_ref(), 10_000).await;
     let signers: Vec<Signer> = (1..=3).map(|number| Signer::from_seed(&[number; 32])).collect();
@@ -425,7 +430,7 @@ async fn the_audit_trail_is_sealed_once_by_however_many(fresh: &impl Fresh) {
     assert_eq!(verifier.finish().unwrap().rows, status.newest);
 }
 
-async fn what_a_month_cost_is_kept_for_key_and_tenant(fresh: &impl Fresh) {
+async fn the_spending_of_a_month_is_stored_for_key_and_tenant(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key) = payer(store.as_ref(), 100).await;
     store.run(reserve("r1", &key, 30, at(1))).await.unwrap();
@@ -441,7 +446,7 @@ async fn what_a_month_cost_is_kept_for_key_and_tenant(fresh: &impl Fresh) {
     }
 }
 
-async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
+async fn objects_of_operators_are_stored_and_listed(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
     let agent = Agent {
@@ -543,7 +548,7 @@ async fn what_operators_keep_is_found_again(fresh: &impl Fresh) {
     assert_eq!(refused, Err(Error::Refused(Refusal::KeyInactive(KeyState::Suspended))));
 }
 
-async fn an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh: &impl Fresh) {
+async fn an_overrun_is_charged_up_to_its_cap_and_the_available_credits(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key_id) = payer(store.as_ref(), 20).await;
     for id in ["r1", "r2", "r3"] {
@@ -567,8 +572,8 @@ async fn an_overrun_is_charged_up_to_its_cap_and_what_there_is(fresh: &impl Fres
     let spent = SpendingKey { tenant_id, key_id: None, month: at(1).month() };
     assert_eq!(store.spent(spent).await.unwrap(), credits(20));
     let filter = AuditFilter { kind: Some("posted".to_owned()), limit: 10, ..AuditFilter::default() };
-    let told: Vec<String> =
+    let details: Vec<String> =
         store.audit(filter).await.unwrap().iter().map(|row| row.detail.get().to_owned()).collect();
-    assert_eq!(told.len(), 3);
-    assert!(told[0].contains("\"shortfall\":6") && told[1].contains("\"shortfall\":4"), "{told:?}");
+    assert_eq!(details.len(), 3);
+    assert!(details[0].contains("\"shortfall\":6") && details[1].contains("\"shortfall\":4"), "{details:?}");
 }

@@ -1,4 +1,4 @@
-//! The store suite on each database, and what only one of them can suffer.
+//! The store suite on each database, and failures that only one of them can have.
 
 mod killed;
 mod migrated;

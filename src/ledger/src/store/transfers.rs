@@ -32,8 +32,8 @@ impl From<&JournalLine> for Line {
         Line {
             id: id.clone(),
             tenant_id: tenant_id.clone(),
-            reservation_id: reservation_id.clone(),
-            lease_id: lease_id.clone(),
+            reservation_id: *reservation_id,
+            lease_id: *lease_id,
             kind: transfer.kind.as_str().to_owned(),
             from_account: from.as_str().to_owned(),
             to_account: to.as_str().to_owned(),

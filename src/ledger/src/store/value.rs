@@ -34,19 +34,31 @@ macro_rules! texts {
     )+};
 }
 
-texts!(
-    CredentialId,
-    AgentId,
-    EventId,
-    InstanceId,
-    KeyId,
-    LeaseId,
-    OwnerId,
-    PolicyVersion,
-    ReservationId,
-    TenantId,
-    TransferId,
-);
+texts!(CredentialId, AgentId, KeyId, OwnerId, PolicyVersion, TenantId, TransferId);
+
+/// UUIDs, stored as text.
+macro_rules! uuids {
+    ($($uuid:ty),+ $(,)?) => {$(
+        impl ToParam for $uuid {
+            const KIND: Kind = Kind::Text;
+
+            fn to_param(&self) -> Param<'_> {
+                Param::Text(self.to_string().into())
+            }
+        }
+
+        impl FromColumn<'_> for $uuid {
+            fn from_column(column: Param<'_>) -> Read<Self> {
+                match column {
+                    Param::Text(text) => <$uuid>::parse(&text).map_err(InvalidColumn::because),
+                    _ => Err(InvalidColumn::because("it is not text")),
+                }
+            }
+        }
+    )+};
+}
+
+uuids!(EventId, InstanceId, LeaseId, ReservationId);
 
 /// Enums, stored by name.
 macro_rules! words {

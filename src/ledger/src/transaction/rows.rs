@@ -135,7 +135,7 @@ impl Rows {
 
     /// Adds an event that has an id, once. False if it exists.
     pub fn record_once(&mut self, id: EventId, event: Event) -> bool {
-        let new = self.known_events.insert(id.clone());
+        let new = self.known_events.insert(id);
         if new {
             self.events.push(Event { event_id: Some(id), ..event });
         }
@@ -152,7 +152,7 @@ impl Rows {
         self.journal.extend(transfers.iter().map(|transfer| JournalLine {
             transfer: *transfer,
             tenant_id: tenant_id.clone(),
-            reservation_id: Some(reservation_id.clone()),
+            reservation_id: Some(*reservation_id),
             lease_id: None,
             id: None,
         }));
@@ -164,21 +164,21 @@ impl Rows {
             transfer: *transfer,
             tenant_id: tenant_id.clone(),
             reservation_id: None,
-            lease_id: Some(lease_id.clone()),
+            lease_id: Some(*lease_id),
             id: None,
         }));
     }
 
     /// Adds a lease that the database has.
     pub fn load_lease(&mut self, lease: Lease) {
-        self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id.clone());
-        self.leases.load(lease.id.clone(), lease);
+        self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id);
+        self.leases.load(lease.id, lease);
     }
 
     /// Adds a new lease.
     pub fn add_lease(&mut self, lease: Lease) {
-        self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id.clone());
-        self.leases.insert(lease.id.clone(), lease);
+        self.leases_of.entry(lease.tenant_id.clone()).or_default().insert(lease.id);
+        self.leases.insert(lease.id, lease);
     }
 
     /// The loaded open leases of a tenant: all of them after [`Needs::leases_of`] or [`Needs::leases_of_keys`].
@@ -189,13 +189,13 @@ impl Rows {
 
     /// Adds a share that the database has.
     pub fn load_share(&mut self, at: ShareKey, share: Share) {
-        self.sharers.entry((at.owner.clone(), at.limit_id)).or_default().insert(at.instance.clone());
+        self.sharers.entry((at.owner.clone(), at.limit_id)).or_default().insert(at.instance);
         self.shares.load(at, share);
     }
 
     /// Adds or replaces a share.
     pub fn put_share(&mut self, at: ShareKey, share: Share) {
-        self.sharers.entry((at.owner.clone(), at.limit_id)).or_default().insert(at.instance.clone());
+        self.sharers.entry((at.owner.clone(), at.limit_id)).or_default().insert(at.instance);
         self.shares.insert(at, share);
     }
 
@@ -204,7 +204,7 @@ impl Rows {
         let instances = self.sharers.get(&(owner.clone(), limit_id)).into_iter().flatten();
         let owner = owner.clone();
         instances.filter_map(move |instance| {
-            let at = ShareKey { owner: owner.clone(), limit_id, instance: instance.clone() };
+            let at = ShareKey { owner: owner.clone(), limit_id, instance: *instance };
             Some((instance, self.shares.get(&at)?))
         })
     }

@@ -35,11 +35,11 @@ const VERSION: &[u8] = b"2025-03-26";
 pub(super) struct Batch {
     elements: Vec<Element>,
     /// The index of the element that is being decided.
-    at: usize,
+    current: usize,
     began: Now,
-    ledger_is_away: bool,
+    ledger_is_unavailable: bool,
     /// The gate has already written its own answers into the stream.
-    told: bool,
+    replies_sent: bool,
 }
 
 #[derive(Debug)]
@@ -56,13 +56,13 @@ struct Element {
 }
 
 /// A message from the server.
-enum Heard {
+enum ServerMessage {
     /// A request or notification of the server, or its error about the whole batch.
     Own,
     /// An answer to the element at this index, filtered for the key.
     Answer(usize, Vec<u8>),
     /// An answer to a message that the client did not send.
-    Nobodys,
+    Unmatched,
 }
 
 impl Batch {
@@ -105,16 +105,16 @@ impl Batch {
     }
 
     /// Turns Envoy's own error into an answer for each message that wants one, next to the gate's own answers.
-    pub(super) fn failed_by(&self, refusal: &Refusal, id: &EventId, help: &Help) -> Reply {
-        let said = |message_id| refusal.reply(Refusals::McpHttp, message_id, false, id, help);
+    pub(super) fn reply_to_all(&self, refusal: &Refusal, id: EventId, help: &Help) -> Reply {
+        let reply_to = |message_id| refusal.reply(Refusals::McpHttp, message_id, false, id, help);
         let wanted = self.elements.iter().filter(|element| element.wants_answer);
         let texts: Vec<Vec<u8>> = wanted
             .map(|element| match &element.reply {
                 Some(reply) => reply.body.clone(),
-                None => said(element.exchange.message_id.as_deref()).body,
+                None => reply_to(element.exchange.message_id.as_deref()).body,
             })
             .collect();
-        let reply = said(None);
+        let reply = reply_to(None);
         if texts.is_empty() {
             reply
         } else {
@@ -124,18 +124,18 @@ impl Batch {
 
     /// The results of all messages that were decided.
     pub(super) fn finish(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
-        let decided = self.exchanges().take(self.at.saturating_add(1));
+        let decided = self.exchanges().take(self.current.saturating_add(1));
         decided.map(|exchange| exchange.finish(end, envoy, now)).collect()
     }
 
-    fn hear(&mut self, message: &str, now: Now) -> Result<Heard, Unreadable> {
+    fn read_message(&mut self, message: &str, now: Now) -> Result<ServerMessage, Unreadable> {
         let envelope: Envelope<'_> =
-            json::object(message).filter(|_| list::is_clear(message)).ok_or(Unreadable)?;
-        let is_of_all = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
+            json::object(message).filter(|_| list::is_unambiguous(message)).ok_or(Unreadable)?;
+        let is_of_whole_batch = envelope.id.is_none_or(|id| id.get() == "null") && envelope.result.is_none();
         let is_no_answer = envelope.result.is_none() && envelope.error.is_none();
-        if envelope.method.is_some() || is_of_all || is_no_answer {
+        if envelope.method.is_some() || is_of_whole_batch || is_no_answer {
             // A message of the server's own, or an error about the whole batch.
-            return if envelope.result.is_some() { Err(Unreadable) } else { Ok(Heard::Own) };
+            return if envelope.result.is_some() { Err(Unreadable) } else { Ok(ServerMessage::Own) };
         }
         let id = envelope.id.and_then(|id| id::meaning(id.get()));
         let place = self.elements.iter().position(|element| {
@@ -144,32 +144,32 @@ impl Batch {
         });
         let Some((place, element)) = place.and_then(|place| Some((place, self.elements.get_mut(place)?)))
         else {
-            return Ok(Heard::Nobodys);
+            return Ok(ServerMessage::Unmatched);
         };
         let exchange = &mut element.exchange;
         if let Some(reader) = &mut exchange.response.reader {
             reader.event(message.as_bytes());
         }
         if element.answer.is_some() {
-            return Ok(Heard::Nobodys);
+            return Ok(ServerMessage::Unmatched);
         }
         let mut seen = None;
         if matches!(exchange.subject, Subject::Protocol { lists: Some(_), .. }) {
-            seen = exchange.viewed(now, |view| list::filter(message.as_bytes(), view))?;
+            seen = exchange.with_view(now, |view| list::filter(message.as_bytes(), view))?;
         }
         element.answer = Some(Vec::new());
-        Ok(Heard::Answer(place, seen.unwrap_or_else(|| message.as_bytes().to_vec())))
+        Ok(ServerMessage::Answer(place, seen.unwrap_or_else(|| message.as_bytes().to_vec())))
     }
 
     /// The part of an event's data that is passed on.
-    fn event(&mut self, data: &[u8], now: Now) -> Result<Option<Vec<u8>>, Unreadable> {
+    fn filter_event(&mut self, data: &[u8], now: Now) -> Result<Option<Vec<u8>>, Unreadable> {
         let (messages, is_array) = messages(data)?;
         let mut passed = Vec::with_capacity(messages.len());
         for message in messages {
-            match self.hear(message.get(), now)? {
-                Heard::Own => passed.push(message.get().as_bytes().to_vec()),
-                Heard::Answer(_, answer) => passed.push(answer),
-                Heard::Nobodys => {}
+            match self.read_message(message.get(), now)? {
+                ServerMessage::Own => passed.push(message.get().as_bytes().to_vec()),
+                ServerMessage::Answer(_, answer) => passed.push(answer),
+                ServerMessage::Unmatched => {}
             }
         }
         let joined = passed.join(&b',');
@@ -181,18 +181,18 @@ impl Batch {
     }
 
     /// One answer to all messages, in their order. `body` is what the upstream answered to the forwarded ones.
-    fn whole(&mut self, body: &[u8], now: Now) -> Result<Vec<u8>, Unreadable> {
+    fn merge_answers(&mut self, body: &[u8], now: Now) -> Result<Vec<u8>, Unreadable> {
         let (messages, is_array) = messages(body)?;
         let mut own = Vec::new();
         for message in messages {
-            match self.hear(message.get(), now)? {
-                Heard::Own => own.push(message.get().as_bytes()),
-                Heard::Answer(place, answer) => {
+            match self.read_message(message.get(), now)? {
+                ServerMessage::Own => own.push(message.get().as_bytes()),
+                ServerMessage::Answer(place, answer) => {
                     if let Some(element) = self.elements.get_mut(place) {
                         element.answer = Some(answer);
                     }
                 }
-                Heard::Nobodys => {}
+                ServerMessage::Unmatched => {}
             }
         }
         let answers = self.elements.iter().filter_map(|element| match &element.reply {
@@ -205,7 +205,7 @@ impl Batch {
     }
 
     /// Marks the messages without an answer as failed: their lists were unreadable, so nobody received them.
-    fn fail(&mut self) {
+    fn fail_unanswered(&mut self) {
         self.forwarded().for_each(|element| element.exchange.response.failed |= element.answer.is_none());
     }
 }
@@ -220,30 +220,32 @@ impl Exchange {
             return None;
         }
         let (messages, _) = messages(body).ok()?;
-        if !(1..=MESSAGES_MAX).contains(&messages.len()) || has_twins(&messages) {
+        if !(1..=MESSAGES_MAX).contains(&messages.len()) || has_duplicate_ids(&messages) {
             return None;
         }
         let elements = messages.into_iter().enumerate().map(|(index, message)| {
-            let exchange = self.of_message(index)?;
+            let exchange = self.exchange_for(index);
             let (text, wants_answer) = (message.get().to_owned(), wants_answer(message));
-            Some(Element { text, wants_answer, exchange, reply: None, answer: None })
+            Element { text, wants_answer, exchange, reply: None, answer: None }
         });
-        let mut elements = elements.collect::<Option<Vec<_>>>()?;
+        let mut elements: Vec<_> = elements.collect();
         let first = elements.first_mut()?;
         let step = first.exchange.classify(first.text.as_bytes(), now);
-        self.batch =
-            Some(Box::new(Batch { elements, at: 0, began: now, ledger_is_away: false, told: false }));
-        Some(self.go_on(step))
+        self.batch = Some(Box::new(Batch {
+            elements,
+            current: 0,
+            began: now,
+            ledger_is_unavailable: false,
+            replies_sent: false,
+        }));
+        Some(self.advance(step))
     }
 
-    /// The exchange of one message. Its id is the request's id with its last four digits replaced by the index. Those of a
-    /// request's id are zeros, so the first message has the request's id.
-    fn of_message(&self, index: usize) -> Option<Exchange> {
-        let id = self.id.as_str();
-        let id = format!("{}{index:04x}", id.get(..id.len().checked_sub(4)?)?);
-        Some(Exchange {
+    /// The exchange of one message. The first has the request's own id, so that it is found by it.
+    fn exchange_for(&self, index: usize) -> Exchange {
+        Exchange {
             policy: self.policy.clone(),
-            id: EventId::parse(&id).ok()?,
+            id: index.checked_sub(1).map_or(self.id, |place| self.id.part(place)),
             began: self.began,
             request: self.request.clone(),
             key: self.key.clone(),
@@ -259,64 +261,66 @@ impl Exchange {
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,
-            is_of_batch: true,
-        })
+            is_batch_message: true,
+        }
     }
 
     /// Passes an event to the message that is being decided.
     pub(super) fn in_batch(&mut self, event: impl FnOnce(&mut Exchange) -> Step) -> Option<Step> {
         let batch = self.batch.as_deref_mut()?;
-        let element = batch.elements.get_mut(batch.at)?;
+        let element = batch.elements.get_mut(batch.current)?;
         let step = event(&mut element.exchange);
-        Some(self.go_on(step))
+        Some(self.advance(step))
     }
 
-    /// The ledger answered, or the call failed. If the ledger is away, the other messages do not each wait for it again.
+    /// The ledger answered, or the call failed. If the ledger is unavailable, the other messages do not each wait for it again.
     pub(super) fn answered_in_batch(
         &mut self,
-        is_away: bool,
+        is_unavailable: bool,
         answer: impl FnOnce(&mut Exchange) -> Step,
     ) -> Option<Step> {
-        self.batch.as_deref_mut()?.ledger_is_away |= is_away;
+        self.batch.as_deref_mut()?.ledger_is_unavailable |= is_unavailable;
         self.in_batch(answer)
     }
 
     /// Decides message after message until one has to wait or all are decided.
-    fn go_on(&mut self, mut step: Step) -> Step {
+    fn advance(&mut self, mut step: Step) -> Step {
         loop {
             let Some(batch) = self.batch.as_deref_mut() else { return step };
-            let Some(Element { exchange, reply, .. }) = batch.elements.get_mut(batch.at) else {
-                return self.close();
+            let Some(Element { exchange, reply, .. }) = batch.elements.get_mut(batch.current) else {
+                return self.forward_allowed();
             };
             step = match step {
-                Step::AskShares { .. } if batch.ledger_is_away => {
+                Step::AskShares { .. } if batch.ledger_is_unavailable => {
                     exchange.shares_answered(SharesAnswered::Unavailable)
                 }
-                Step::Issue(_) if batch.ledger_is_away => exchange.issue_answered(IssueAnswered::Unavailable),
-                Step::Reserve(_) if batch.ledger_is_away => {
+                Step::Issue(_) if batch.ledger_is_unavailable => {
+                    exchange.issue_answered(IssueAnswered::Unavailable)
+                }
+                Step::Reserve(_) if batch.ledger_is_unavailable => {
                     exchange.reserve_answered(ReserveAnswered::Unavailable)
                 }
                 Step::Forward { .. } if exchange.subject() == Some("initialize") => {
-                    exchange.refuse(Refusal::invalid_request("`initialize` is no part of a batch"))
+                    exchange.refuse(Refusal::invalid_request("`initialize` can't be part of a batch"))
                 }
                 Step::Forward { .. } | Step::Refuse(_) => {
                     if let Step::Refuse(own) = step {
                         exchange.response.status = own.status;
                         *reply = Some(own);
                     }
-                    batch.at = batch.at.saturating_add(1);
-                    match batch.elements.get_mut(batch.at) {
+                    batch.current = batch.current.saturating_add(1);
+                    match batch.elements.get_mut(batch.current) {
                         Some(next) => next.exchange.classify(next.text.as_bytes(), batch.began),
-                        None => return self.close(),
+                        None => return self.forward_allowed(),
                     }
                 }
-                waits => return waits,
+                waiting => return waiting,
             };
         }
     }
 
     /// All messages are decided: forwards those that are allowed.
-    fn close(&mut self) -> Step {
+    fn forward_allowed(&mut self) -> Step {
         let Some(batch) = self.batch.as_deref() else { return self.refuse(Refusal::unknown_method()) };
         let asked = batch.exchanges().filter(|exchange| !exchange.quotas.is_empty()).last();
         let quotas = asked.map(|exchange| exchange.quotas.clone()).unwrap_or_default();
@@ -357,8 +361,8 @@ impl Exchange {
             batch.forwarded().for_each(|element| {
                 element.exchange.response_headers(status, headers, true, now);
             });
-            let told = batch.reply().filter(|_| is_bare && batch.replies().next().is_some());
-            let body = told.map_or(BodyPlan::Pass, |mut reply| {
+            let own = batch.reply().filter(|_| is_bare && batch.replies().next().is_some());
+            let body = own.map_or(BodyPlan::Pass, |mut reply| {
                 reply.status = 200;
                 reply.headers.append(&set);
                 BodyPlan::Refuse(reply)
@@ -366,7 +370,7 @@ impl Exchange {
             return ResponsePlan { set, body };
         }
         let Some(form) = form else {
-            batch.fail();
+            batch.fail_unanswered();
             batch.forwarded().for_each(|element| {
                 element.exchange.response_headers(status, headers, true, now);
             });
@@ -386,11 +390,11 @@ impl Exchange {
     }
 
     /// The whole answer to a batch has arrived.
-    pub(super) fn batch_whole(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
+    pub(super) fn batch_body(&mut self, body: &[u8], now: Now) -> Result<Option<Vec<u8>>, Reply> {
         let Some(batch) = self.batch.as_deref_mut() else { return Ok(None) };
-        let answered = batch.whole(body, now);
+        let answered = batch.merge_answers(body, now);
         if answered.is_err() {
-            batch.fail();
+            batch.fail_unanswered();
         }
         answered.map(Some).map_err(|Unreadable| self.unreadable())
     }
@@ -405,12 +409,12 @@ impl Exchange {
     ) -> Result<Vec<u8>, Unreadable> {
         let Some(batch) = self.batch.as_deref_mut() else { return Err(Unreadable) };
         let mut passed = Vec::new();
-        if !std::mem::replace(&mut batch.told, true) {
+        if !std::mem::replace(&mut batch.replies_sent, true) {
             batch.replies().for_each(|reply| sse::write(&reply.body, &mut passed));
         }
-        let more = filter.feed_with(chunk, ends, &mut |data| batch.event(data, now));
+        let more = filter.feed_with(chunk, ends, &mut |data| batch.filter_event(data, now));
         if more.is_err() {
-            batch.fail();
+            batch.fail_unanswered();
         }
         self.response.filter = Some(filter);
         passed.extend(more?);
@@ -435,7 +439,7 @@ fn wants_answer(message: &RawValue) -> bool {
 }
 
 /// True if a server could read two of the ids as the same, so that their answers could not be told apart.
-fn has_twins(messages: &[&RawValue]) -> bool {
+fn has_duplicate_ids(messages: &[&RawValue]) -> bool {
     let ids = messages.iter().filter_map(|message| json::object::<Envelope<'_>>(message.get())?.id);
     let mut known = Vec::new();
     ids.filter_map(|id| id::meaning(id.get())).any(|id| {

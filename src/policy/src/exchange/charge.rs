@@ -1,7 +1,7 @@
 //! How a call is charged in advance, and how that charge is settled.
 
 use protocol::filter::{Action, Settlement};
-use protocol::{Credits, LeaseId, ReservationId};
+use protocol::{Credits, EventId, LeaseId, ReservationId};
 
 /// What was charged in advance for a call that went upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(super) enum Charge {
     /// These credits, by a reservation with the request's id.
     Reserved(Credits),
     /// These credits, spent from this lease.
-    Leased(Credits, u128),
+    Leased(Credits, LeaseId),
 }
 
 /// Credits to be spent from a lease.
@@ -22,7 +22,7 @@ pub struct Spending {
     /// The credits to spend.
     pub price: Credits,
     /// The request's id. If the spending leads to an ask for another lease, that lease gets this id.
-    pub request: u128,
+    pub request: EventId,
 }
 
 /// Credits to return to a lease, because the call failed or cost less.
@@ -31,7 +31,7 @@ pub struct Refund {
     /// The tenant's fingerprint.
     pub tenant: u64,
     /// The lease that paid.
-    pub lease: u128,
+    pub lease: LeaseId,
     /// The credits to return.
     pub credits: Credits,
 }
@@ -48,14 +48,14 @@ impl Charge {
     /// The lease that paid, if one did.
     pub(super) fn lease_id(self) -> Option<LeaseId> {
         match self {
-            Charge::Leased(_, lease) => Some(LeaseId::of_uuid(lease)),
+            Charge::Leased(_, lease) => Some(lease),
             Charge::None | Charge::Reserved(_) => None,
         }
     }
 
     /// How the ledger must settle the reservation so that the tenant pays `charged`.
-    pub(super) fn settlement(self, id: Option<ReservationId>, charged: Credits) -> Option<Settlement> {
-        let (Charge::Reserved(_), Some(reservation_id)) = (self, id) else { return None };
+    pub(super) fn settlement(self, reservation_id: ReservationId, charged: Credits) -> Option<Settlement> {
+        let Charge::Reserved(_) = self else { return None };
         let action = if charged.is_zero() { Action::Void } else { Action::Post { credits: charged } };
         Some(Settlement { reservation_id, action })
     }

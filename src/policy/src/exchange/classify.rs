@@ -71,14 +71,14 @@ impl Exchange {
             Err(fault) => return Classified::refused(Refusal::invalid_request(fault.to_string())),
         };
         if !http::is_plain_host(&self.request.host) {
-            let detail = "send one host, by its name or address and port alone".to_owned();
+            let detail = "send exactly one host: a name or an address, with or without a port".to_owned();
             return Classified::refused(Refusal::invalid_request(detail));
         }
         let Some(service) = self.service.and_then(|index| policy.services().get(index)) else {
             return Classified::refused(Refusal::unknown_path());
         };
         let ambiguous = || Classified::refused(Refusal::invalid_request(http::Ambiguous.to_string()));
-        if policy.leads_elsewhere(service, &self.request.host, path) {
+        if policy.matches_other_service(service, &self.request.host, path) {
             return ambiguous();
         }
         if self.request.is_upgrade && !service.upgrades {
@@ -98,8 +98,8 @@ impl Exchange {
                     Err(refusal) => return Classified::refused(refusal),
                 };
                 // Only a key that is limited to named resources needs to know which resource this is.
-                let is_held = key.record.resources.is_some();
-                let resource = found.filter(|_| is_held).and_then(|found| found.resource());
+                let is_restricted = key.record.resources.is_some();
+                let resource = found.filter(|_| is_restricted).and_then(|found| found.resource());
                 let call = (rule, resource.as_deref(), &arguments);
                 let work = if self.request.is_upgrade { Work::Stream } else { Work::Call };
                 Classified { work, ..Self::tool_call(policy, key, service, call, now) }
@@ -182,7 +182,7 @@ impl Exchange {
             Ok(message) => message,
             Err(fault) => {
                 let message_id = fault.id.clone();
-                return Classified { message_id, ..Classified::refused(Refusal::no_message(fault)) };
+                return Classified { message_id, ..Classified::refused(Refusal::invalid_message(fault)) };
             }
         };
         let is_stream = message.call.is_listening();
@@ -209,7 +209,7 @@ impl Exchange {
                 Some(rules) => Classified::protocol(method, authorize::reading(key, service, &rules, now)),
                 None => Classified {
                     subject: Subject::Protocol { name: method.to_owned(), lists: None },
-                    ..Classified::refused(Refusal::unknown_reading())
+                    ..Classified::refused(Refusal::unknown_prompt_or_resource())
                 },
             },
             Call::Protocol(name) if service.is_filtered(name) => {
@@ -238,10 +238,10 @@ impl Exchange {
         now: Timestamp,
     ) -> Classified<'p> {
         let authorization = authorize::tool(policy, key, service, rule, resource, arguments, now);
-        let (price, refusal) = match (price_of(rule, arguments), misspelt(rule, arguments)) {
-            (_, Some(argument)) => (Credits::ZERO, Some(Refusal::misspelt(argument))),
+        let (price, refusal) = match (price_of(rule, arguments), wrong_case(rule, arguments)) {
+            (_, Some(argument)) => (Credits::ZERO, Some(Refusal::wrong_case(argument))),
             (Ok(price), None) => (price, None),
-            (Err(unknown), None) => (Credits::ZERO, Some(Refusal::unpriced(&unknown))),
+            (Err(unknown), None) => (Credits::ZERO, Some(Refusal::unknown_value(&unknown))),
         };
         let call = ToolCall {
             name: rule.name.clone(),
@@ -264,7 +264,7 @@ impl Exchange {
 }
 
 /// An argument that decides the price or the tier but is written in different case. A server that ignores case would use it.
-fn misspelt<'r>(rule: &'r Tool, arguments: &BTreeMap<String, Option<String>>) -> Option<&'r str> {
+fn wrong_case<'r>(rule: &'r Tool, arguments: &BTreeMap<String, Option<String>>) -> Option<&'r str> {
     let is_other = |own: &str, given: &str| given != own && json::is_same_folded(own, given);
     rule.deciding_arguments().find(|own| arguments.keys().any(|given| is_other(own, given)))
 }

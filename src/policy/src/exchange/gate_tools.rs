@@ -5,7 +5,7 @@ use super::refusal::{self, Refusal};
 use super::{Exchange, Lists, Phase, Step, Subject};
 use crate::authorize;
 use crate::document::Terms;
-use crate::gate_tools::{self, Asked};
+use crate::gate_tools::{self, KeyRequest};
 use crate::key::Key;
 use crate::mcp::list::{self, Page, View};
 use crate::rules::gate_tools::{GateTool, Kind};
@@ -36,7 +36,7 @@ pub(super) struct GateCall {
     pub(super) kind: Kind,
     /// The result, if it is known already.
     result: Option<String>,
-    asked: Option<Asked>,
+    key_request: Option<KeyRequest>,
 }
 
 impl Exchange {
@@ -50,14 +50,14 @@ impl Exchange {
         now: Timestamp,
     ) -> Classified<'p> {
         let Some(tool) = service.gate_tool(name) else { return Classified::refused(Refusal::unknown_tool()) };
-        let mut call = GateCall { kind: tool.kind, result: None, asked: None };
+        let mut call = GateCall { kind: tool.kind, result: None, key_request: None };
         let mut refusal = None;
         match tool.kind {
-            Kind::ListServices => call.result = Some(gate_tools::listed(policy, key, now)),
+            Kind::ListServices => call.result = Some(gate_tools::list_services_result(policy, key, now)),
             Kind::RequestKey if key.record.parent.is_some() => refusal = Some(Refusal::issued_key()),
-            Kind::RequestKey => match gate_tools::asked(body, policy, key, now) {
-                Ok(asked) => call.asked = Some(asked),
-                Err(fault) => refusal = Some(Refusal::bad_argument(fault)),
+            Kind::RequestKey => match gate_tools::read_key_request(body, policy, key, now) {
+                Ok(key_request) => call.key_request = Some(key_request),
+                Err(fault) => refusal = Some(Refusal::invalid_argument(fault)),
             },
         }
         let authorization = authorize::tool(policy, key, service, &tool.rule, None, &BTreeMap::new(), now);
@@ -78,16 +78,16 @@ impl Exchange {
             return self.refuse(Refusal::ledger_unavailable());
         };
         if let Some(result) = call.result.take() {
-            return self.give(&result);
+            return self.reply_with(&result);
         }
-        match (&call.asked, self.credential) {
-            (Some(asked), Some(parent)) => {
+        match (&call.key_request, self.credential) {
+            (Some(key_request), Some(parent)) => {
                 let request = IssueRequest {
-                    request_id: self.id.clone(),
+                    request_id: self.id,
                     parent,
-                    service: asked.service.clone(),
-                    ttl_seconds: asked.ttl_seconds,
-                    rate_limit: asked.rate_limit,
+                    service: key_request.service.clone(),
+                    ttl_seconds: key_request.ttl_seconds,
+                    rate_limit: key_request.rate_limit,
                 };
                 self.phase = Phase::Issuing;
                 Step::Issue(request)
@@ -99,18 +99,18 @@ impl Exchange {
     /// The ledger answered the request for a key, or the call to it failed.
     pub fn issue_answered(&mut self, answer: IssueAnswered) -> Step {
         if self.batch.is_some() {
-            let is_away = answer == IssueAnswered::Unavailable;
-            let step = self.answered_in_batch(is_away, |element| element.issue_answered(answer));
+            let is_unavailable = answer == IssueAnswered::Unavailable;
+            let step = self.answered_in_batch(is_unavailable, |element| element.issue_answered(answer));
             return step.unwrap_or_else(|| self.windows_failed());
         }
         let refusal = match answer {
             IssueAnswered::Issued(issued) => {
                 let policy = self.policy.clone();
-                let Subject::Gate(GateCall { asked: Some(asked), .. }) = &self.subject else {
+                let Subject::Gate(GateCall { key_request: Some(key_request), .. }) = &self.subject else {
                     return self.refuse(Refusal::ledger_unavailable());
                 };
-                let result = gate_tools::issued(asked, &issued, &policy);
-                return self.give(&result);
+                let result = gate_tools::request_key_result(key_request, &issued, &policy);
+                return self.reply_with(&result);
             }
             IssueAnswered::KeyInactive => Refusal::invalid_key(),
             IssueAnswered::NotGranted => Refusal::issued_key(),
@@ -120,20 +120,20 @@ impl Exchange {
         self.refuse(refusal)
     }
 
-    fn give(&mut self, result: &str) -> Step {
+    fn reply_with(&mut self, result: &str) -> Step {
         self.phase = Phase::Refused(Outcome::Allowed);
         Step::Refuse(refusal::result(self.message_id.as_deref(), result))
     }
 
-    /// Calls `look` with the view that the key has of a list.
-    pub(super) fn viewed<T>(&self, now: super::Now, look: impl FnOnce(&View<'_>) -> T) -> T {
+    /// Calls `use_view` with the view that the key has of a list.
+    pub(super) fn with_view<T>(&self, now: super::Now, use_view: impl FnOnce(&View<'_>) -> T) -> T {
         let page = match self.subject {
             Subject::Protocol { lists: Some(Lists::Tools(page)), .. } => Some(page),
             _ => None,
         };
         let own = page.map(|_| self.own_tools(now.wall)).unwrap_or_default();
-        look(&View {
-            sees: &|listed| self.sees(listed, now),
+        use_view(&View {
+            sees: &|listed| self.may_see(listed, now),
             terms: &|tool| self.terms(tool),
             own: &own,
             own_on: page.unwrap_or(Page::This),

@@ -23,28 +23,28 @@ pub enum SharesAnswered {
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     asked: u8,
-    in_vain: u8,
+    without_gain: u8,
     /// The total number of permits at the last ask.
     permits: u64,
 }
 
 impl Rounds {
-    /// A round that brought no permits is in vain. One that brought some is not, even if other requests of the key took them.
-    const IN_VAIN_MAX: u8 = 3;
+    /// A round that brought no permits counts here. One that brought some does not, even if other requests of the key took them.
+    const WITHOUT_GAIN_MAX: u8 = 3;
     /// Each round about doubles a share, so this many rounds bring a share of any limit to the whole limit.
     const MAX: u8 = 32;
 
     /// True if the request should ask once more; `permits` is the current total.
-    fn go_on(&mut self, permits: u64) -> bool {
-        let is_in_vain = self.asked > 0 && permits <= self.permits;
-        self.in_vain = self.in_vain.saturating_add(u8::from(is_in_vain));
+    fn should_ask(&mut self, permits: u64) -> bool {
+        let is_without_gain = self.asked > 0 && permits <= self.permits;
+        self.without_gain = self.without_gain.saturating_add(u8::from(is_without_gain));
         self.asked = self.asked.saturating_add(1);
         self.permits = permits;
-        self.in_vain < Rounds::IN_VAIN_MAX && self.asked <= Rounds::MAX
+        self.without_gain < Rounds::WITHOUT_GAIN_MAX && self.asked <= Rounds::MAX
     }
 
     fn end(&mut self) {
-        self.in_vain = Rounds::IN_VAIN_MAX;
+        self.without_gain = Rounds::WITHOUT_GAIN_MAX;
     }
 }
 
@@ -55,7 +55,7 @@ impl Exchange {
             return step;
         }
         let phase = std::mem::replace(&mut self.phase, Phase::Reserving);
-        let Phase::AskingWindows { asks, mut verdicts, refusal, mut rounds, is_away } = phase else {
+        let Phase::AskingWindows { asks, mut verdicts, refusal, mut rounds, is_unavailable } = phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
         verdicts.extend_from_slice(answered);
@@ -63,17 +63,17 @@ impl Exchange {
         let refusing = || answers().filter(|(ask, verdict)| ask.enforced && !verdict.admitted);
         let refused = |stage: Stage| refusing().any(|(ask, _)| ask.stage == stage);
         let permits = verdicts.iter().map(|verdict| u64::from(verdict.permits)).sum();
-        let is_short = refusing().next().is_some() && refusing().all(|(_, verdict)| verdict.is_short);
-        if is_short && !is_away && rounds.go_on(permits) {
+        let is_short = refusing().next().is_some() && refusing().all(|(_, verdict)| verdict.can_grow);
+        if is_short && !is_unavailable && rounds.should_ask(permits) {
             let rules = refusing().map(|(ask, _)| ask.rule).collect();
             // A stage that was admitted has taken its permits and must not take them again.
             let is_taken = |ask: &&Ask| ask.stage == Stage::Key && !refused(Stage::Key);
             let taken = asks.iter().filter(is_taken).count();
             verdicts.truncate(taken);
-            self.phase = Phase::AskingWindows { asks, verdicts, refusal, rounds, is_away };
+            self.phase = Phase::AskingWindows { asks, verdicts, refusal, rounds, is_unavailable };
             return Step::AskShares { rules };
         }
-        if is_away && refusing().any(|(ask, _)| ask.rule.needs_ledger()) {
+        if is_unavailable && refusing().any(|(ask, _)| ask.rule.needs_ledger()) {
             return self.refuse(Refusal::ledger_unavailable());
         }
         self.quotas = quota::quotas(&asks, &verdicts);
@@ -88,7 +88,9 @@ impl Exchange {
         let limited = |stage: Stage| {
             let of_stage = refusing().filter(|(ask, _)| ask.stage == stage);
             let (ask, verdict) = of_stage.max_by_key(|(_, verdict)| verdict.reset_ms)?;
-            let given = (is_away || verdict.is_away).then_some(verdict.permits).filter(|_| ask.rule.global);
+            let given = (is_unavailable || verdict.is_unavailable)
+                .then_some(verdict.permits)
+                .filter(|_| ask.rule.global);
             Some((ask.rule, given))
         };
         if let Some((rule, given)) = limited(Stage::Opening) {
@@ -122,20 +124,21 @@ impl Exchange {
 
     /// The ledger answered the ask for shares, or the call to it failed.
     pub fn shares_answered(&mut self, answer: SharesAnswered) -> Step {
-        let is_away = answer == SharesAnswered::Unavailable;
-        if let Some(step) = self.answered_in_batch(is_away, |element| element.shares_answered(answer)) {
+        let is_unavailable = answer == SharesAnswered::Unavailable;
+        if let Some(step) = self.answered_in_batch(is_unavailable, |element| element.shares_answered(answer))
+        {
             return step;
         }
-        let Phase::AskingWindows { asks, verdicts, rounds, is_away, .. } = &mut self.phase else {
+        let Phase::AskingWindows { asks, verdicts, rounds, is_unavailable, .. } = &mut self.phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
         match answer {
-            SharesAnswered::Unavailable => *is_away = true,
+            SharesAnswered::Unavailable => *is_unavailable = true,
             SharesAnswered::Nothing => rounds.end(),
             SharesAnswered::Changed => {}
         }
         let asks = asks.iter().skip(verdicts.len()).copied().collect();
-        Step::AskWindows { asks, is_away: *is_away }
+        Step::AskWindows { asks, is_unavailable: *is_unavailable }
     }
 
     /// The windows could not be asked. The request is never admitted.

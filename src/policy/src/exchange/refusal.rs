@@ -76,7 +76,7 @@ const QUOTA_EXCEEDED: Kind = Kind(Outcome::QuotaExceeded, 402, 40201, "Quota exc
 const INSUFFICIENT_SCOPE: Kind = Kind(Outcome::InsufficientScope, 403, 40301, "Insufficient scope");
 const TIER_DENIED: Kind = Kind(Outcome::TierDenied, 403, 40302, "Tier denied");
 const UNKNOWN_TOOL: Kind = Kind(Outcome::UnknownTool, 404, 40401, "Unknown tool");
-const UNKNOWN_READING: Kind = Kind(Outcome::UnknownTool, 404, 40401, "Unknown prompt or resource");
+const UNKNOWN_PROMPT_OR_RESOURCE: Kind = Kind(Outcome::UnknownTool, 404, 40401, "Unknown prompt or resource");
 const UNKNOWN_METHOD: Kind = Kind(Outcome::UnknownTool, 404, -32601, "Unknown method");
 const UNKNOWN_SESSION: Kind = Kind(Outcome::InvalidRequest, 404, 40402, "Unknown session");
 const INVALID_REQUEST: Kind = Kind(Outcome::InvalidRequest, 400, -32600, "Invalid request");
@@ -122,7 +122,7 @@ impl Refusal {
         self.reason.take().unwrap_or_else(|| Box::new(Reason::check(&self.detail)))
     }
 
-    fn of_protocol(kind: Kind, detail: impl Into<String>) -> Refusal {
+    fn protocol_error(kind: Kind, detail: impl Into<String>) -> Refusal {
         Refusal { is_protocol_fault: true, ..Refusal::new(kind, detail) }
     }
 
@@ -143,9 +143,9 @@ impl Refusal {
             credential::Fault::Several => {
                 Refusal::unauthenticated("more than one credential was sent; send exactly one")
             }
-            credential::Fault::Malformed => {
-                Refusal::unauthenticated("the credential is not an api key; check that it was copied whole")
-            }
+            credential::Fault::Malformed => Refusal::unauthenticated(
+                "the credential is not an api key; check that it was copied completely",
+            ),
         }
     }
 
@@ -186,22 +186,22 @@ impl Refusal {
         Refusal::because(RATE_LIMITED, reason).retry_after(seconds)
     }
 
-    pub(super) fn too_much_under_way(most: u32) -> Refusal {
-        Refusal::because(RATE_LIMITED, Reason::Concurrency { most }).retry_after(1)
+    pub(super) fn too_many_in_progress(max: u32) -> Refusal {
+        Refusal::because(RATE_LIMITED, Reason::Concurrency { max }).retry_after(1)
     }
 
-    pub(super) fn too_much_held(wait_seconds: u64) -> Refusal {
+    pub(super) fn too_many_bytes_held(wait_seconds: u64) -> Refusal {
         let detail = "this key is sending too many bytes at once; send fewer requests in parallel";
         Refusal::new(RATE_LIMITED, detail).retry_after(wait_seconds)
     }
 
     pub(super) fn invalid_request(detail: impl Into<String>) -> Refusal {
-        Refusal::of_protocol(INVALID_REQUEST, detail)
+        Refusal::protocol_error(INVALID_REQUEST, detail)
     }
 
     pub(super) fn body_too_large(bytes_max: u32) -> Refusal {
         let detail = format!("the body is larger than {bytes_max} bytes, the most that this service accepts");
-        Refusal::of_protocol(BODY_TOO_LARGE, detail)
+        Refusal::protocol_error(BODY_TOO_LARGE, detail)
     }
 
     pub(super) fn method_not_allowed() -> Refusal {
@@ -209,23 +209,23 @@ impl Refusal {
         Refusal { status: 405, allow: Some("POST, GET, DELETE"), ..refusal }
     }
 
-    pub(super) fn no_message(fault: mcp::Fault) -> Refusal {
+    pub(super) fn invalid_message(fault: mcp::Fault) -> Refusal {
         Refusal { code: fault.code, ..Refusal::invalid_request(fault.message) }
     }
 
-    pub(super) fn unpriced(unknown: &UnknownValue) -> Refusal {
+    pub(super) fn unknown_value(unknown: &UnknownValue) -> Refusal {
         let known = unknown.known.join(", ");
         Refusal::new(INVALID_PARAMS, format!("argument `{}` must be one of: {known}", unknown.argument))
     }
 
-    pub(super) fn misspelt(argument: &str) -> Refusal {
-        let detail = format!("argument `{argument}` must be written so, upper and lower case included");
+    pub(super) fn wrong_case(argument: &str) -> Refusal {
+        let detail = format!("argument `{argument}` must be written exactly like this, including case");
         Refusal::new(INVALID_PARAMS, detail)
     }
 
     /// A GET or DELETE that opens or ends a stream must have no body, because the gate does not check it.
-    pub(super) fn body_unasked() -> Refusal {
-        Refusal::invalid_request("only a POST may have a body here; send the message by POST")
+    pub(super) fn body_not_allowed() -> Refusal {
+        Refusal::invalid_request("only a POST may have a body here; send the message with POST")
     }
 
     pub(super) fn unknown_path() -> Refusal {
@@ -233,23 +233,24 @@ impl Refusal {
     }
 
     pub(super) fn unknown_tool() -> Refusal {
-        let detail = "no rule of the policy names this tool; tools/list shows those that this key may call";
+        let detail =
+            "the policy has no rule for this tool; tools/list shows the tools that this key may call";
         Refusal::new(UNKNOWN_TOOL, detail)
     }
 
     /// Answers like a server whose session has ended: this status makes clients begin another session.
     pub(super) fn unknown_session() -> Refusal {
-        let detail = "this session has ended, or is none of this key's at this service; send `initialize` without \
-                      `Mcp-Session-Id` to begin another";
-        Refusal::of_protocol(UNKNOWN_SESSION, detail)
+        let detail = "this session has ended, or does not belong to this key at this service; send `initialize` \
+                      without `Mcp-Session-Id` to begin a new one";
+        Refusal::protocol_error(UNKNOWN_SESSION, detail)
     }
 
-    pub(super) fn unknown_reading() -> Refusal {
-        Refusal::new(UNKNOWN_READING, "no rule of the policy names this prompt or resource")
+    pub(super) fn unknown_prompt_or_resource() -> Refusal {
+        Refusal::new(UNKNOWN_PROMPT_OR_RESOURCE, "the policy has no rule for this prompt or resource")
     }
 
     pub(super) fn unknown_method() -> Refusal {
-        Refusal::of_protocol(UNKNOWN_METHOD, "this method is not known to the gate")
+        Refusal::protocol_error(UNKNOWN_METHOD, "this method is not known to the gate")
     }
 
     pub(super) fn denied(denial: &Denial, record: &KeyRecord) -> Refusal {
@@ -282,19 +283,18 @@ impl Refusal {
     }
 
     /// An error about a tool's arguments, in the form that MCP servers use.
-    pub(super) fn bad_argument(detail: String) -> Refusal {
-        Refusal { status: 200, ..Refusal::of_protocol(INVALID_PARAMS, detail) }
+    pub(super) fn invalid_argument(detail: String) -> Refusal {
+        Refusal { status: 200, ..Refusal::protocol_error(INVALID_PARAMS, detail) }
     }
 
     pub(super) fn issued_key() -> Refusal {
         Refusal::out_of_scope(
-            "a key that request_key issued can't request keys, and none is issued beyond what a key may itself",
+            "a key from request_key can't request keys, and no key may request more permissions than it has",
         )
     }
 
     pub(super) fn too_many_keys() -> Refusal {
-        let detail =
-            "too many keys that this one requested live already; use one of them, or wait until one expires";
+        let detail = "this key has requested as many keys as may be active at once; use one of them, or wait until one expires";
         Refusal::new(QUOTA_EXCEEDED, detail)
     }
 
@@ -322,20 +322,19 @@ impl Refusal {
     }
 
     /// True if the request itself is malformed. Such an error is reported before anything is looked up.
-    pub(super) fn is_of_form(&self) -> bool {
+    pub(super) fn is_malformed_request(&self) -> bool {
         matches!(self.status, 400 | 405)
     }
 
     /// An error that Envoy answers itself: the upstream is unavailable, or the request exceeds one of Envoy's own bounds.
-    pub(super) fn by_envoy(status: u16, went_upstream: bool) -> Refusal {
+    pub(super) fn envoy_error(status: u16, went_upstream: bool) -> Refusal {
         let refusal = if went_upstream {
             let code = i32::from(status).saturating_mul(100).saturating_add(2);
             let kind = Kind(Outcome::UpstreamError, status, code, "Upstream unavailable");
-            let detail = "no answer came from what is behind the gate; nothing was charged";
+            let detail = "the upstream did not answer; nothing was charged";
             Refusal::new(kind, detail)
         } else {
-            let detail =
-                "the request did not arrive whole in time, breaks a bound of the gate, or no route serves it";
+            let detail = "the request did not arrive completely in time, exceeds a limit of the gate, or matches no route";
             Refusal { status, ..Refusal::invalid_request(detail) }
         };
         Refusal { retry_after_seconds: (status == 503).then_some(OUTAGE_RETRY_SECONDS), ..refusal }
@@ -359,7 +358,7 @@ impl Refusal {
         form: Refusals,
         message_id: Option<&str>,
         is_tool_call: bool,
-        id: &EventId,
+        id: EventId,
         help: &Help,
     ) -> Reply {
         let reason = self.outcome.as_str();
@@ -391,7 +390,7 @@ impl Refusal {
         }
     }
 
-    fn problem(&self, id: &EventId, help: &Help) -> String {
+    fn problem(&self, id: EventId, help: &Help) -> String {
         let problem = Problem {
             kind: Problem::urn(self.outcome.as_str()),
             status: self.status,
@@ -405,7 +404,7 @@ impl Refusal {
         serde_json::to_string(&problem).unwrap_or_default()
     }
 
-    fn rpc_error(&self, message_id: Option<&str>, id: &EventId, help: &Help) -> String {
+    fn rpc_error(&self, message_id: Option<&str>, id: EventId, help: &Help) -> String {
         let members = [
             ("code", self.code.to_string()),
             ("data", self.data(id, help)),
@@ -414,7 +413,7 @@ impl Refusal {
         rpc(message_id, "error", &object(&members))
     }
 
-    fn tool_result(&self, message_id: Option<&str>, id: &EventId, help: &Help) -> String {
+    fn tool_result(&self, message_id: Option<&str>, id: EventId, help: &Help) -> String {
         let content = object(&[("text", quoted(&self.text(help))), ("type", quoted("text"))]);
         let result = object(&[
             ("_meta", object(&[("agentrelay/refusal", self.data(id, help))])),
@@ -449,8 +448,8 @@ impl Refusal {
         advice
     }
 
-    fn data(&self, id: &EventId, help: &Help) -> String {
-        let mut members = vec![("reason", quoted(self.outcome.as_str())), ("requestId", quoted(id.as_str()))];
+    fn data(&self, id: EventId, help: &Help) -> String {
+        let mut members = vec![("reason", quoted(self.outcome.as_str())), ("requestId", quoted(&id.text()))];
         members.extend(help.contact.as_ref().map(|contact| ("contact", quoted(contact))));
         members.extend(help.upgrade_url.as_ref().map(|url| ("upgradeUrl", quoted(url))));
         members.extend(self.retry_after_seconds.map(|seconds| ("retryAfterSeconds", seconds.to_string())));
@@ -492,24 +491,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_form_says_the_same_in_its_own_way() {
-        let id = EventId::parse("0199f1d2").unwrap();
+    fn each_form_of_a_refusal_has_the_same_content() {
+        let id = EventId::parse("0199f1d2-0000-7000-8000-000000000001").unwrap();
         let refusal =
             || Refusal { retry_after_seconds: Some(7), ..Refusal::new(RATE_LIMITED, "wait \"7 s\"") };
         let body = |form| {
-            String::from_utf8(refusal().reply(form, Some("1"), true, &id, &Help::default()).body).unwrap()
+            String::from_utf8(refusal().reply(form, Some("1"), true, id, &Help::default()).body).unwrap()
         };
         assert_eq!(
             body(Refusals::Http),
-            r#"{"type":"urn:agentrelay:problem:rate_limited","status":429,"title":"Rate limited","detail":"wait \"7 s\". Retry after 7 s.","request_id":"0199f1d2"}"#
+            r#"{"type":"urn:agentrelay:problem:rate_limited","status":429,"title":"Rate limited","detail":"wait \"7 s\". Retry after 7 s.","request_id":"0199f1d2-0000-7000-8000-000000000001"}"#
         );
         assert_eq!(
             body(Refusals::McpHttp),
-            r#"{"jsonrpc":"2.0","id":1,"error":{"code":42901,"data":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\". Retry after 7 s."}}"#
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":42901,"data":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\". Retry after 7 s."}}"#
         );
         assert_eq!(
             body(Refusals::McpTool),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"agentrelay/refusal":{"reason":"rate_limited","requestId":"0199f1d2","retryAfterSeconds":7}},"content":[{"text":"Rate limited: wait \"7 s\". Retry after 7 s.","type":"text"}],"isError":true,"resultType":"complete"}}"#
+            r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"agentrelay/refusal":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7}},"content":[{"text":"Rate limited: wait \"7 s\". Retry after 7 s.","type":"text"}],"isError":true,"resultType":"complete"}}"#
         );
     }
 }

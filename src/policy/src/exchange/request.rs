@@ -1,7 +1,7 @@
 //! The parts of a request's headers that decisions need, and the header names that could mislead a server.
 
 use super::refusal::Refusal;
-use crate::credential::{Carrier, Headers, Sent};
+use crate::credential::{Carrier, Credentials, Headers};
 use crate::session;
 
 /// The method, target and headers of a request that decide anything.
@@ -12,8 +12,8 @@ pub(super) struct Request {
     pub(super) host: Vec<u8>,
     pub(super) is_upgrade: bool,
     pub(super) ends_with_headers: bool,
-    /// A header name is another spelling of one of the session headers.
-    pub(super) has_respelt: bool,
+    /// A header name is a lookalike of one of the session headers.
+    pub(super) has_session_lookalike: bool,
     /// The headers that are needed to classify a body.
     pub(super) kept: Vec<(&'static str, Vec<u8>)>,
 }
@@ -56,17 +56,17 @@ static USED: [(&str, Use); 18] = [
 ];
 
 /// With these, some servers let a client replace the host that the gate decided on.
-pub(super) const HOST_CLAIMS: [&str; 5] =
+pub(super) const HOST_OVERRIDES: [&str; 5] =
     ["forwarded", "x-forwarded-host", "x-forwarded-server", "x-original-host", "x-host"];
 
 /// The use of a header with this name, or with a name that some servers read as the same.
-fn used(name: &[u8]) -> Option<(&'static str, Use)> {
-    USED.iter().copied().find(|(own, _)| own.len() == name.len() && reads_like(name, own))
+fn use_of(name: &[u8]) -> Option<(&'static str, Use)> {
+    USED.iter().copied().find(|(own, _)| own.len() == name.len() && is_lookalike(name, own))
 }
 
 /// True if some servers read a name, or its beginning, as the other. Servers that turn headers into variables (CGI, WSGI,
 /// PHP) write every character other than a letter or digit as `_`.
-fn reads_like(name: &[u8], own: &str) -> bool {
+fn is_lookalike(name: &[u8], own: &str) -> bool {
     let is_same = |(byte, own): (&u8, u8)| {
         byte.to_ascii_lowercase() == own || (own == b'-' && !byte.is_ascii_alphanumeric())
     };
@@ -80,26 +80,26 @@ pub fn is_reserved_header(name: &[u8]) -> bool {
     if name.iter().all(u8::is_ascii_alphanumeric) {
         return false;
     }
-    is_the_gates(name)
+    is_gate_header(name)
         || is_override(name)
-        || (claims_host(name) && !HOST_CLAIMS.iter().any(|own| own.as_bytes() == name))
-        || used(name).is_some_and(|(own, used)| matches!(used, Use::Override) || name != own.as_bytes())
+        || (is_host_override(name) && !HOST_OVERRIDES.iter().any(|own| own.as_bytes() == name))
+        || use_of(name).is_some_and(|(own, used)| matches!(used, Use::Override) || name != own.as_bytes())
 }
 
 /// Like [`is_reserved_header`], for trailers. These may hold nothing that decides, because some servers read them as headers.
 pub fn is_reserved_trailer(name: &[u8]) -> bool {
-    is_the_gates(name) || is_override(name) || claims_host(name) || used(name).is_some()
+    is_gate_header(name) || is_override(name) || is_host_override(name) || use_of(name).is_some()
 }
 
-fn claims_host(name: &[u8]) -> bool {
-    HOST_CLAIMS.iter().any(|own| own.len() == name.len() && reads_like(name, own))
+fn is_host_override(name: &[u8]) -> bool {
+    HOST_OVERRIDES.iter().any(|own| own.len() == name.len() && is_lookalike(name, own))
 }
 
 /// With these, some servers let a client replace the method or path that the gate decided on. Each word of such a name says
 /// what is replaced or qualifies it, as in `x-http-method-override` and `x-original-url`.
 fn is_override(name: &[u8]) -> bool {
-    const WHAT: [&str; 4] = ["method", "path", "uri", "url"];
-    const WHOSE: [&str; 10] = [
+    const PARTS: [&str; 4] = ["method", "path", "uri", "url"];
+    const QUALIFIERS: [&str; 10] = [
         "forwarded",
         "http",
         "original",
@@ -114,34 +114,36 @@ fn is_override(name: &[u8]) -> bool {
     let mut words = name
         .split(|byte| !byte.is_ascii_alphanumeric())
         .skip_while(|word| matches!(*word, b"" | b"x" | b"X"));
-    let (mut has_what, mut has_whose) = (false, false);
+    let (mut has_part, mut has_qualifier) = (false, false);
     let is_known = words.all(|word| {
         let is_among = |names: &[&str]| names.iter().any(|own| word.eq_ignore_ascii_case(own.as_bytes()));
-        let (is_what, is_whose) = (is_among(&WHAT), is_among(&WHOSE));
-        has_what |= is_what;
-        has_whose |= is_whose;
-        is_what || is_whose
+        let (is_part, is_qualifier) = (is_among(&PARTS), is_among(&QUALIFIERS));
+        has_part |= is_part;
+        has_qualifier |= is_qualifier;
+        is_part || is_qualifier
     });
-    is_known && has_what && has_whose
+    is_known && has_part && has_qualifier
 }
 
-fn is_the_gates(name: &[u8]) -> bool {
+fn is_gate_header(name: &[u8]) -> bool {
     const PREFIX: &str = "x-agentrelay-";
-    name.len() >= PREFIX.len() && reads_like(name, PREFIX)
+    name.len() >= PREFIX.len() && is_lookalike(name, PREFIX)
 }
 
 impl Request {
     /// Reads each header once. `ends` means that no body follows.
-    pub(super) fn read<'h>(headers: &Headers<'h>, ends: bool) -> (Request, Sent<'h>) {
+    pub(super) fn read<'h>(headers: &Headers<'h>, ends: bool) -> (Request, Credentials<'h>) {
         let mut request = Request { ends_with_headers: ends, ..Request::default() };
-        let mut credentials = Sent::default();
+        let mut credentials = Credentials::default();
         for (name, value) in headers {
-            let Some((own, used)) = used(name) else { continue };
+            let Some((own, used)) = use_of(name) else { continue };
             let is_exact = *name == own.as_bytes();
             match used {
-                // A disguised credential counts as an additional one.
-                Use::Credential(_) if !is_exact => credentials.add_disguised(),
-                _ if !is_exact => request.has_respelt |= matches!(own, session::HEADER | session::RESUMES),
+                // A lookalike of a credential header counts as an additional one.
+                Use::Credential(_) if !is_exact => credentials.add_lookalike(),
+                _ if !is_exact => {
+                    request.has_session_lookalike |= matches!(own, session::HEADER | session::RESUMES)
+                }
                 Use::Method => request.method = value.to_vec(),
                 Use::Target => request.target = value.to_vec(),
                 Use::Host => request.host = value.to_vec(),
@@ -170,7 +172,7 @@ impl Request {
         let mut types = self.all_kept("content-type");
         let mut codings = self.all_kept("content-encoding");
         let detail = if !types.next().is_some_and(is_plain_json) || types.next().is_some() {
-            "send one `content-type`, which is `application/json` or `application/json; charset=utf-8`"
+            "send exactly one `content-type`: `application/json` or `application/json; charset=utf-8`"
         } else if codings.next().is_some_and(|coding| coding != b"identity") || codings.next().is_some() {
             "send the body without content-encoding"
         } else {

@@ -30,9 +30,9 @@ pub(super) struct Progress {
     /// At least one byte of the body has arrived.
     has_body: bool,
     /// A redirect tells the client to repeat the call with or without the last slash. The repeated call is charged instead.
-    is_moved: bool,
+    is_slash_redirect: bool,
     /// Envoy gave up on a request that stayed incomplete or was malformed. This is the client's fault.
-    is_spoilt: bool,
+    is_client_fault: bool,
     pub(super) filter: Option<ListFilter>,
     /// The list was unreadable, so it was not passed on.
     pub(super) failed: bool,
@@ -77,11 +77,11 @@ pub enum End {
     /// The whole response was sent.
     Complete,
     /// The client disconnected before that.
-    ClientLeft,
+    ClientDisconnected,
     /// The upstream broke off the response; neither the client nor the gate nor Envoy did.
     UpstreamFailed,
     /// The request never went upstream.
-    NeverLeft,
+    NotSent,
 }
 
 /// The results of an exchange.
@@ -97,7 +97,7 @@ pub struct Finished {
 
 impl Exchange {
     /// The windows to read without taking permits, so that a response sent before they were asked can report them.
-    pub fn unseen_windows(&self) -> Option<Vec<Ask>> {
+    pub fn windows_to_read(&self) -> Option<Vec<Ask>> {
         let key = self.key.as_ref().filter(|_| self.quotas.is_empty())?;
         let tier = self.policy.tier(&key.record.tier)?;
         let asks = tier
@@ -109,8 +109,8 @@ impl Exchange {
         Some(asks)
     }
 
-    /// The verdicts of [`Exchange::unseen_windows`].
-    pub fn windows_seen(&mut self, asks: &[Ask], verdicts: &[Verdict]) {
+    /// The verdicts of [`Exchange::windows_to_read`].
+    pub fn windows_read(&mut self, asks: &[Ask], verdicts: &[Verdict]) {
         self.quotas = quota::quotas(asks, verdicts);
     }
 
@@ -129,7 +129,7 @@ impl Exchange {
     ) -> ResponsePlan {
         self.response.status = status;
         self.response.first_byte_ms = Some(self.elapsed_ms(now));
-        self.response.is_moved = matches!(status, 307 | 308)
+        self.response.is_slash_redirect = matches!(status, 307 | 308)
             && credential::single(headers, "location")
                 .is_some_and(|to| is_same_path(to, self.request.path()));
         if self.batch.is_some() && self.is_forwarded() {
@@ -143,12 +143,12 @@ impl Exchange {
         ResponsePlan { set, body: self.body_plan(status, headers, ends) }
     }
 
-    /// True if Envoy itself sent this answer. `is_upstreams` tells whether the upstream did; it is called only for a forwarded
+    /// True if Envoy itself sent this answer. `is_from_upstream` tells whether the upstream did; it is called only for a forwarded
     /// request with an error status.
-    pub fn is_answered_by_envoy(&self, status: u16, is_upstreams: impl FnOnce() -> bool) -> bool {
+    pub fn is_answered_by_envoy(&self, status: u16, is_from_upstream: impl FnOnce() -> bool) -> bool {
         match self.phase {
             _ if status < 400 => false,
-            Phase::Forwarded(_) => !is_upstreams(),
+            Phase::Forwarded(_) => !is_from_upstream(),
             // After a refusal by the gate, a 413 may come from Envoy: the body outgrew Envoy's buffer first.
             Phase::Refused(_) => status == 413,
             _ => true,
@@ -158,18 +158,18 @@ impl Exchange {
     /// Envoy itself answered. The status stays, and the body is rewritten in the service's form. `is_whole` means that the
     /// request had arrived completely.
     pub fn answered_by_envoy(&mut self, status: u16, is_whole: bool, ends: bool, now: Now) -> ResponsePlan {
-        self.response.is_spoilt = self.is_forwarded() && !is_whole && status < 500;
+        self.response.is_client_fault = self.is_forwarded() && !is_whole && status < 500;
         let ResponsePlan { mut set, .. } = self.response_headers(status, &[], true, now);
         let (form, bytes_max) = self
             .rules()
             .map_or((Refusals::Http, BODY_BYTES_MAX), |service| (service.refusals, service.body_bytes_max));
         let refusal = match status {
             413 => Refusal::body_too_large(bytes_max),
-            _ => Refusal::by_envoy(status, self.is_forwarded() && !self.response.is_spoilt),
+            _ => Refusal::envoy_error(status, self.is_forwarded() && !self.response.is_client_fault),
         };
         let mut reply = match &self.batch {
-            Some(batch) if self.is_forwarded() => batch.failed_by(&refusal, &self.id, &self.policy.help),
-            _ => refusal.reply(form, self.message_id.as_deref(), false, &self.id, &self.policy.help),
+            Some(batch) if self.is_forwarded() => batch.reply_to_all(&refusal, self.id, &self.policy.help),
+            _ => refusal.reply(form, self.message_id.as_deref(), false, self.id, &self.policy.help),
         };
         if ends {
             reply.headers.append(&set);
@@ -209,7 +209,7 @@ impl Exchange {
     }
 
     /// A part of the body has arrived, whatever the plan for the body is.
-    pub fn body_came(&mut self) {
+    pub fn body_arrived(&mut self) {
         self.response.has_body = true;
     }
 
@@ -225,9 +225,9 @@ impl Exchange {
         // A body that is too large was cut off, so nothing in it can be read.
         let body = if body.len() > HELD_BYTES_MAX { &[] } else { body };
         if self.batch.is_some() {
-            return self.batch_whole(body, now);
+            return self.batch_body(body, now);
         }
-        self.viewed(now, |view| list::filter(body, view)).map_err(|list::Unreadable| {
+        self.with_view(now, |view| list::filter(body, view)).map_err(|list::Unreadable| {
             self.response.failed = true;
             self.unreadable()
         })
@@ -239,40 +239,39 @@ impl Exchange {
         if self.batch.is_some() {
             return self.batch_chunk(filter, chunk, ends, now);
         }
-        let passed = self.viewed(now, |view| filter.feed(chunk, ends, view));
+        let passed = self.with_view(now, |view| filter.feed(chunk, ends, view));
         self.response.filter = Some(filter);
         self.response.failed |= passed.is_err();
         passed
     }
 
     /// True if the request may have ended before it went upstream, so that it is worth asking Envoy.
-    pub fn may_not_have_left(&self) -> bool {
-        self.is_forwarded() && (self.response.is_spoilt || matches!(self.response.status, 0 | 300..400))
+    pub fn may_not_be_sent(&self) -> bool {
+        self.is_forwarded() && (self.response.is_client_fault || matches!(self.response.status, 0 | 300..400))
     }
 
     /// The exchange is over. Returns its results, or those of each message of a batch.
     pub fn finish_all(&self, end: End, envoy: &str, now: Now) -> Vec<Finished> {
         match &self.batch {
             // The client left while messages were still being decided, so nothing was sent upstream.
-            Some(batch) if !self.is_forwarded() => batch.finish(End::NeverLeft, envoy, now),
-            Some(batch) => batch.finish(self.seen(end), envoy, now),
+            Some(batch) if !self.is_forwarded() => batch.finish(End::NotSent, envoy, now),
+            Some(batch) => batch.finish(self.effective_end(end), envoy, now),
             None => vec![self.finish(end, envoy, now)],
         }
     }
 
     /// Like [`Exchange::finish_all`], for one message.
     pub fn finish(&self, end: End, envoy: &str, now: Now) -> Finished {
-        let (outcome, charged) = self.outcome(self.seen(end));
+        let (outcome, charged) = self.outcome(self.effective_end(end));
         let charge = self.charge();
         let is_reserved = matches!(charge, Charge::Reserved(_));
-        let settlement = charge.settlement(self.reservation_id(), charged);
+        let settlement = charge.settlement(self.id.into(), charged);
         let refund = self.key.as_ref().and_then(|key| charge.refund(key.tenant, charged));
-        let reservation_id = is_reserved.then(|| self.reservation_id()).flatten();
         let usage = self.response.reader.as_ref().map(|reader| reader.usage()).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
         let is_refused = matches!(self.phase, Phase::Refused(_)) && self.response.status != 0;
         let decision = Decision {
-            id: self.id.clone(),
+            id: self.id,
             at: self.began.wall,
             outcome,
             would_deny: self.would_deny,
@@ -283,7 +282,7 @@ impl Exchange {
             service: self.rules().map(|service| service.name.clone()),
             tool: self.subject().map(str::to_owned),
             credits: charged,
-            reservation_id,
+            reservation_id: is_reserved.then(|| self.id.into()),
             lease_id: charge.lease_id(),
             usage_tokens: Some(usage).filter(|usage| *usage != UsageTokens::default()),
             status: self.response.status,
@@ -300,7 +299,7 @@ impl Exchange {
     }
 
     /// A stream that the upstream broke off has not failed if the client can resume it.
-    fn seen(&self, end: End) -> End {
+    fn effective_end(&self, end: End) -> End {
         match (end, &self.response.reader) {
             (End::UpstreamFailed, Some(reader)) if reader.is_resumable() => End::Complete,
             (end, _) => end,
@@ -328,16 +327,16 @@ impl Exchange {
             };
             return (outcome, Credits::ZERO);
         };
-        let is_spoilt = self.response.is_spoilt;
+        let is_client_fault = self.response.is_client_fault;
         let outcome = match end {
-            _ if status == 0 || is_spoilt => Outcome::Cancelled,
-            End::ClientLeft => Outcome::Cancelled,
+            _ if status == 0 || is_client_fault => Outcome::Cancelled,
+            End::ClientDisconnected => Outcome::Cancelled,
             _ => Outcome::Allowed,
         };
-        if end == End::NeverLeft || self.response.is_moved {
+        if end == End::NotSent || self.response.is_slash_redirect {
             return (outcome, Credits::ZERO);
         }
-        if status >= 400 && !is_spoilt {
+        if status >= 400 && !is_client_fault {
             return (Outcome::UpstreamError, Credits::ZERO);
         }
         match self.verdict(call, end) {
@@ -360,7 +359,7 @@ impl Exchange {
     fn verdict(&self, call: &ToolCall, end: End) -> Answered {
         let response = &self.response;
         let verdict = match &response.reader {
-            _ if response.is_spoilt => Answered::Nothing,
+            _ if response.is_client_fault => Answered::Nothing,
             Some(reader) if !call.is_http => reader.verdict(),
             // All that the gate can see of a REST call is that an answer arrived.
             _ if call.is_http && response.status != 0 && (response.has_body || end == End::Complete) => {
@@ -374,7 +373,7 @@ impl Exchange {
     }
 
     /// True if the key may see this item of a list; `None` if every key may see it.
-    pub(super) fn sees(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
+    pub(super) fn may_see(&self, listed: Listed<'_>, now: Now) -> Option<bool> {
         let (Some(key), Some(service)) = (&self.key, self.rules()) else { return Some(false) };
         let ServiceKind::Mcp(tools) = &service.kind else { return Some(false) };
         let rule =
@@ -401,7 +400,7 @@ impl Exchange {
             form,
             self.message_id.as_deref(),
             false,
-            &self.id,
+            self.id,
             &self.policy.help,
         );
         self.add_headers(&mut reply.headers);
@@ -411,7 +410,7 @@ impl Exchange {
     /// Adds the headers that every response has: the rate headers and the request's id.
     pub(super) fn add_headers(&self, fields: &mut Fields) {
         quota::add_headers(fields, &self.quotas, self.key.is_some());
-        fields.push(REQUEST_ID, self.id.as_str());
+        fields.push(REQUEST_ID, &self.id.text());
     }
 
     fn elapsed_ms(&self, now: Now) -> u64 {
@@ -447,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_redirect_to_the_same_path_is_told_from_others() {
+    fn a_redirect_to_the_same_path_is_recognised() {
         for (location, is_same) in [
             ("/mcp/", true),
             ("http://upstream:80/mcp/", true),

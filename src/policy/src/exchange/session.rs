@@ -58,21 +58,25 @@ impl Exchange {
     /// The error in how the request names its session, if there is one.
     pub(super) fn session_fault(&self) -> Option<&'static str> {
         let request = &self.request;
-        if request.kept.iter().filter(|(name, _)| *name == HEADER).count() > 1 || request.has_respelt {
+        if request.kept.iter().filter(|(name, _)| *name == HEADER).count() > 1
+            || request.has_session_lookalike
+        {
             // Servers differ in which of the values they read.
-            return Some("`Mcp-Session-Id` is given twice, or this or `Last-Event-ID` in another spelling");
+            return Some(
+                "`Mcp-Session-Id` was sent twice, or it or `Last-Event-ID` under another spelling; send each once",
+            );
         }
         // Servers without sessions keep the events of all clients in one store, so an event id alone would give access to them.
         let is_unbound = request.method == b"GET" && matches!(self.session, Session::None | Session::Ignored);
         (is_unbound && request.kept(RESUMES).is_some())
-            .then_some("a stream is resumed by `Last-Event-ID` within its session; send `Mcp-Session-Id` too")
+            .then_some("`Last-Event-ID` resumes a stream only within its session; send `Mcp-Session-Id` too")
     }
 
     /// A well-formed request to a session that is not the key's is refused like one to a session that has ended.
     pub(super) fn within_session<'p>(&self, classified: Classified<'p>) -> Classified<'p> {
-        let is_of_form = classified.refusal.as_ref().is_some_and(Refusal::is_of_form);
+        let is_malformed_request = classified.refusal.as_ref().is_some_and(Refusal::is_malformed_request);
         match self.session {
-            Session::Unknown if !is_of_form => {
+            Session::Unknown if !is_malformed_request => {
                 Classified { refusal: Some(Refusal::unknown_session()), ..classified }
             }
             _ => classified,

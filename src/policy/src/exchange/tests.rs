@@ -1,7 +1,8 @@
-//! Whole exchanges: the order of steps and refusals.
+//! Complete exchanges: the order of steps and refusals.
 
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
+mod admission;
 mod answers;
 mod batches;
 mod gate_tools;
@@ -10,7 +11,6 @@ mod leases;
 mod readings;
 mod refusals;
 mod sessions;
-mod under_way;
 
 use super::*;
 use crate::window::Fleet;
@@ -22,7 +22,7 @@ use protocol::key::{Grant, KeyRecord, KeySource, KeyState};
 use protocol::session::SessionSecret;
 use serde_json::{Value, json};
 
-/// Carries one exchange through, with real windows and a ledger that says what the test wants.
+/// Runs one exchange, with real windows and a ledger that answers what the test wants.
 struct Gate {
     policy: Arc<Policy>,
     key: Option<Arc<Key>>,
@@ -31,18 +31,19 @@ struct Gate {
     now_ms: u64,
     reserved: Vec<ReserveRequest>,
     /// The lease that pays for leased calls, and what it paid.
-    lease: Option<u128>,
+    lease: Option<LeaseId>,
     spent: Vec<Spending>,
-    /// The permits of global limits that the ledger gives.
+    /// The permits of global limits that the ledger grants.
     share: Option<u32>,
     fleet: Fleet,
-    /// What the ledger says of the permits beyond this Envoy's share.
+    not_found: KeyNotFound,
+    /// What the ledger says about the permits beyond this Envoy's share.
     elsewhere: u32,
     shares_asked: u32,
     issues: IssueAnswered,
     asked: Vec<IssueRequest>,
-    entering: Vec<Entering>,
-    entered: Entered,
+    admission_requests: Vec<AdmissionRequest>,
+    admission: AdmissionAnswered,
     /// Why the last request was refused.
     reason: Option<Box<Reason>>,
 }
@@ -123,16 +124,17 @@ impl Gate {
             share: None,
             shares_asked: 0,
             fleet: Fleet::default(),
+            not_found: KeyNotFound::Unknown,
             elsewhere: 0,
             issues: IssueAnswered::Unavailable,
             asked: Vec::new(),
-            entering: Vec::new(),
-            entered: Entered::Admitted,
+            admission_requests: Vec::new(),
+            admission: AdmissionAnswered::Admitted,
             reason: None,
         }
     }
 
-    /// What the gate's tenant gets for a session of its MCP service.
+    /// The id that the gate's tenant gets for a session of its MCP service.
     fn session(&self, id: &str) -> String {
         let (now, tenant) = (Timestamp::from_millis(self.now_ms), "ten_1");
         crate::session::sign(&self.policy.session_secrets, now, tenant, "studio", id.as_bytes()).unwrap()
@@ -169,28 +171,28 @@ impl Gate {
             Exchange::begin(self.policy.clone(), id, &headers, body.is_none(), self.now());
         loop {
             step = match step {
-                Step::Enter(entering) => {
-                    self.entering.push(entering);
-                    exchange.entered(self.entered)
+                Step::Admit(admission_requests) => {
+                    self.admission_requests.push(admission_requests);
+                    exchange.admission_answered(self.admission)
                 }
                 Step::FindKey(hash) => {
                     assert_eq!(hash, KeyHash::of(secret().as_bytes()));
                     match &self.key {
                         Some(key) => exchange.key_found(key.clone(), self.now()),
-                        None => exchange.key_not_found(KeyNotFound::Unknown),
+                        None => exchange.key_not_found(self.not_found, &self.fleet, self.now()),
                     }
                 }
                 Step::ReadBody { .. } => exchange.body(body.unwrap(), self.now()),
-                Step::AskWindows { asks, is_away } => {
-                    let fingerprint = self.key.as_ref().unwrap().fingerprint;
-                    let (now, fleet) = (Monotonic(self.now_ms), Fleet { is_away, ..self.fleet });
+                Step::AskWindows { asks, is_unavailable } => {
+                    let fingerprint = exchange.key().unwrap().fingerprint;
+                    let (now, fleet) = (Monotonic(self.now_ms), Fleet { is_unavailable, ..self.fleet });
                     let (next, verdicts) = slot::take(&self.slot, fingerprint, &asks, &fleet, now).unwrap();
                     self.slot = next;
                     exchange.windows_asked(&verdicts)
                 }
                 Step::AskShares { rules } => {
                     self.shares_asked += 1;
-                    exchange.shares_answered(self.give(&rules))
+                    exchange.shares_answered(self.answer_shares(&rules))
                 }
                 Step::Spend(spending) => {
                     self.spent.push(spending);
@@ -253,7 +255,7 @@ fn a_priced_call_is_reserved_at_the_arguments_price_and_tells_upstream_who_calle
 }
 
 #[test]
-fn a_free_tool_asks_no_ledger() {
+fn a_free_tool_calls_no_ledger() {
     let mut gate = Gate::new();
     gate.call("search", json!({})).forwarded();
     assert_eq!(gate.reserved, []);
@@ -261,7 +263,7 @@ fn a_free_tool_asks_no_ledger() {
 
 #[test]
 fn refusals_come_in_their_fixed_order() {
-    // Each case breaks one thing more than the one after it, so the first refusal that applies must win.
+    // Each case breaks one more thing than the case after it, so the first refusal that applies must win.
     let mut gate = Gate::new();
     let bad_body = b"{".as_slice();
     gate.key = None;
@@ -298,7 +300,7 @@ fn refusals_come_in_their_fixed_order() {
 }
 
 #[test]
-fn a_full_window_says_truly_when_to_come_back() {
+fn a_full_window_reports_the_correct_retry_time() {
     let mut gate = Gate::new();
     gate.call("search", json!({})).forwarded();
     let refused = gate.call("search", json!({}));
@@ -322,7 +324,7 @@ fn the_wait_of_a_full_key_includes_the_tools_own_window() {
 }
 
 #[test]
-fn a_key_that_is_not_active_is_no_key() {
+fn an_inactive_key_is_refused() {
     for (state, expires_at, status) in [
         (KeyState::Active, Some(1_000_001), None),
         (KeyState::Active, Some(1_000_000), Some(401)),
@@ -348,7 +350,7 @@ fn a_key_that_is_not_active_is_no_key() {
 }
 
 #[test]
-fn grants_hold_a_key_to_names_until_they_end() {
+fn grants_restrict_a_key_to_names_until_they_expire() {
     let grant = |name: &str, ends: Option<u64>| {
         Some(vec![Grant { name: name.into(), expires_at: ends.map(Timestamp::from_millis) }])
     };
@@ -380,7 +382,7 @@ fn a_scope_refusal_names_all_that_is_needed() {
 }
 
 #[test]
-fn what_matches_no_rule_is_refused() {
+fn requests_that_match_no_rule_are_refused() {
     let mut gate = Gate::new();
     for (method, path, status) in [
         ("GET", "/", 404),
@@ -428,7 +430,7 @@ fn a_shadow_rule_is_recorded_and_not_enforced() {
 }
 
 #[test]
-fn an_outage_lets_only_those_pass_whose_price_says_so() {
+fn only_tools_with_on_ledger_outage_allow_pass_during_an_outage() {
     let mut document = document();
     document["services"]["studio"]["tools"]["draw"]["price"]["on_ledger_outage"] = json!("allow");
     let mut gate = Gate::with(document, record());
@@ -454,7 +456,7 @@ fn a_service_may_ask_for_refusals_that_the_model_can_read() {
 }
 
 #[test]
-fn an_unknown_price_is_refused_before_anything_is_counted_against_the_tool() {
+fn a_value_without_a_price_is_refused_before_the_tools_window_counts_it() {
     let mut gate = Gate::new();
     for quality in [json!("c"), json!(""), json!(1), json!(null), json!(["a"])] {
         let (status, answer) = gate.call("draw", json!({"q": quality})).refusal();
@@ -464,19 +466,19 @@ fn an_unknown_price_is_refused_before_anything_is_counted_against_the_tool() {
 }
 
 #[test]
-fn what_decides_the_price_is_written_in_one_way_only() {
+fn arguments_that_decide_the_price_must_have_the_right_case() {
     let mut gate = Gate::new();
     for name in ["Q", "\u{51}"] {
         let (status, answer) = gate.call("draw", json!({name: "b"})).refusal();
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32602)), "{name}");
     }
     gate.call("draw", json!({"q": "a", "Other": "b"})).forwarded();
-    // What decides nothing here may be written as the tool likes.
+    // Arguments that decide nothing may be written as the tool likes.
     gate.call("search", json!({"Q": "b"})).forwarded();
 }
 
 #[test]
-fn within_a_session_404_is_said_otherwise_for_it_would_end_the_session() {
+fn within_a_session_a_404_becomes_a_400() {
     let mut gate = Gate::new();
     let own = gate.session("s");
     let unknown = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"nothing"}}"#;
@@ -510,7 +512,7 @@ fn only_a_post_has_a_body() {
 }
 
 #[test]
-fn a_stream_of_notifications_tells_only_of_resources_that_may_be_read() {
+fn a_notification_stream_subscribes_only_to_readable_resources() {
     let mut document = document();
     document["services"]["studio"]["resources"] =
         json!({"ok:*": {"risk": "read_only"}, "admin:*": {"risk": "destructive"}});

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_what_serde_json_reads() {
+    fn written_json_reads_the_same_with_serde_json() {
         let texts = ["", "a", "\"\\/\u{8}\n\u{1}\u{7f}\u{2028}é"];
         let written = object(&[("a", array(texts.iter().map(|text| quoted(text)))), ("b", object(&[]))]);
         let read: serde_json::Value = serde_json::from_str(&written).unwrap();

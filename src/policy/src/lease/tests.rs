@@ -1,4 +1,4 @@
-//! Leases judged by a ledger of a few lines: whatever is lost on the way, nothing is spent twice and nothing is forgotten.
+//! Leases checked by a minimal ledger: whatever messages are lost, nothing is spent twice and nothing is forgotten.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -17,7 +17,21 @@ fn at(ms: u64) -> Monotonic {
     Monotonic(ms)
 }
 
-/// A purse whose ask with the id 1 is under way.
+fn lease(id: u128) -> LeaseId {
+    LeaseId::from_bits(id)
+}
+
+fn spend(
+    value: &[u8],
+    tenant: u64,
+    price: Credits,
+    request: u128,
+    now: Monotonic,
+) -> Result<(Vec<u8>, Spent), Corrupt> {
+    super::spend(value, tenant, price, EventId::from_bits(request), now)
+}
+
+/// A value with a pending ask with the id 1.
 fn asking() -> Vec<u8> {
     let mut value = Vec::new();
     for call in 0..CALLS_TO_LEASE {
@@ -30,11 +44,11 @@ fn asking() -> Vec<u8> {
 }
 
 fn with_lease(granted_credits: u64) -> Vec<u8> {
-    granted(&asking(), TENANT, 1, credits(granted_credits), at(TTL_MS), at(5)).unwrap()
+    granted(&asking(), TENANT, lease(1), credits(granted_credits), at(TTL_MS), at(5)).unwrap()
 }
 
 #[test]
-fn who_calls_now_and_then_reserves_exactly_and_is_forgotten() {
+fn a_tenant_with_few_calls_reserves_exactly_and_is_forgotten() {
     let mut value = Vec::new();
     for call in 0..20u64 {
         let (next, spent) = spend(&value, TENANT, credits(5), 1, at(call * 1_000)).unwrap();
@@ -51,29 +65,32 @@ fn a_lease_is_spent_to_its_last_credit_and_no_further() {
     for _ in 0..20 {
         let (next, spent) = spend(&value, TENANT, credits(3), 2, at(10)).unwrap();
         value = next;
-        paid += u64::from(spent.lease == Some(1));
+        paid += u64::from(spent.lease == Some(lease(1)));
     }
     assert_eq!(paid, 3);
 }
 
 #[test]
-fn what_is_too_little_for_a_call_goes_back_once_a_later_lease_pays() {
+fn a_remainder_too_small_for_a_call_is_returned_once_a_later_lease_pays() {
     let mut value = with_lease(5);
     let mut call = |price, request| {
         let (next, spent) = spend(&value, TENANT, credits(price), request, at(10)).unwrap();
         value = match spent.ask {
-            Some(ask) => granted(&next, TENANT, request, ask, at(TTL_MS), at(11)).unwrap(),
+            Some(ask) => granted(&next, TENANT, lease(request), ask, at(TTL_MS), at(11)).unwrap(),
             None => next,
         };
         spent.lease
     };
-    assert_eq!([call(3, 2), call(3, 3), call(3, 4)], [Some(1), None, None]);
-    assert_eq!([call(1, 5), call(3, 6), call(1, 7)], [Some(1), Some(4), Some(4)]);
-    let accounts = due(&value, at(20)).unwrap().1;
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    assert_eq!([call(3, 2), call(3, 3), call(3, 4)], [Some(lease(1)), None, None]);
+    assert_eq!([call(1, 5), call(3, 6), call(1, 7)], [Some(lease(1)), Some(lease(4)), Some(lease(4))]);
+    let statements = due(&value, at(20)).unwrap().1;
+    assert_eq!(
+        statements,
+        [Statement { tenant: TENANT, lease: lease(1), revision: 1, spent: 4, closed: true }]
+    );
 }
 
-/// Two prices leave remainders that neither of them uses up, and the ledger lends no more while an Envoy holds many.
+/// Two prices leave remainders that neither of them uses, and the ledger grants no more while an Envoy holds many.
 #[test]
 fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
     const OPEN_MAX: usize = 8;
@@ -81,14 +98,14 @@ fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
     let mut paid_last = 0;
     for call in 0..30_000u64 {
         let now = at(1_000 + call * 10 / 3);
-        // Whatever is said takes some milliseconds to be heard; the ledger's answer is here before the next call.
+        // A message takes some milliseconds to arrive; the ledger's answer is here before the next call.
         if call % 150 == 0 {
-            let (next, accounts) = due(&value, now).unwrap();
+            let (next, statements) = due(&value, now).unwrap();
             value = next;
-            for account in &accounts {
-                ledger.hear(account);
-                let deadline = (!account.closed).then_some(at(now.0 + TTL_MS));
-                value = acknowledged(&value, account, deadline, now).unwrap();
+            for statement in &statements {
+                ledger.receive(statement);
+                let deadline = (!statement.closed).then_some(at(now.0 + TTL_MS));
+                value = acknowledged(&value, statement, deadline, now).unwrap();
             }
         }
         let id = u128::from(call) + 1;
@@ -97,8 +114,8 @@ fn leases_pay_for_as_long_as_calls_of_mixed_prices_come() {
         value = next;
         if let Some(ask) = spent.ask {
             let open = ledger.leases.values().filter(|(.., closed)| !closed).count();
-            let lent = if open < OPEN_MAX { ledger.lend(id, ask.get()) } else { 0 };
-            value = granted(&value, TENANT, id, credits(lent), at(now.0 + TTL_MS), now).unwrap();
+            let lent = if open < OPEN_MAX { ledger.lend(lease(id), ask.get()) } else { 0 };
+            value = granted(&value, TENANT, lease(id), credits(lent), at(now.0 + TTL_MS), now).unwrap();
         }
         paid_last += u64::from(call >= 29_700 && spent.lease.is_some());
     }
@@ -112,7 +129,7 @@ fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
     for call in 0..16u64 {
         let (next, spent) = spend(&value, TENANT, credits(1), 100 + u128::from(call), at(10)).unwrap();
         value = next;
-        assert_eq!(spent.lease, Some(1));
+        assert_eq!(spent.lease, Some(lease(1)));
         asked_at.extend(spent.ask.map(|ask| (call, ask)));
     }
     assert_eq!(asked_at, [(11, credits(32))]);
@@ -120,7 +137,7 @@ fn the_next_lease_is_asked_for_once_before_the_last_is_empty() {
 
 #[test]
 fn after_a_refusal_calls_reserve_exactly_for_a_while() {
-    let value = granted(&asking(), TENANT, 1, Credits::ZERO, at(TTL_MS), at(5)).unwrap();
+    let value = granted(&asking(), TENANT, lease(1), Credits::ZERO, at(TTL_MS), at(5)).unwrap();
     let (value, soon) = spend(&value, TENANT, credits(1), 2, at(900)).unwrap();
     assert_eq!((soon.lease, soon.ask), (None, None));
     let (_, later) = spend(&value, TENANT, credits(1), 3, at(1100)).unwrap();
@@ -128,11 +145,14 @@ fn after_a_refusal_calls_reserve_exactly_for_a_while() {
 }
 
 #[test]
-fn what_rests_goes_back() {
+fn idle_leases_are_returned() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
-    let (value, accounts) = due(&value, at(IDLE_MS + 20)).unwrap();
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 1, spent: 4, closed: true }]);
+    let (value, statements) = due(&value, at(IDLE_MS + 20)).unwrap();
+    assert_eq!(
+        statements,
+        [Statement { tenant: TENANT, lease: lease(1), revision: 1, spent: 4, closed: true }]
+    );
     let (_, spent) = spend(&value, TENANT, credits(1), 3, at(IDLE_MS + 30)).unwrap();
     assert_eq!(spent.lease, None);
 }
@@ -147,21 +167,24 @@ fn nothing_is_spent_after_a_recall_or_the_deadline() {
 }
 
 #[test]
-fn a_refund_after_the_closing_account_is_accounted_for() {
+fn a_refund_after_the_closing_statement_is_reported() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let value = recalled(&value, TENANT, at(20)).unwrap();
-    let (value, accounts) = due(&value, at(20)).unwrap();
-    let value = acknowledged(&value, &accounts[0], None, at(30)).unwrap();
+    let (value, statements) = due(&value, at(20)).unwrap();
+    let value = acknowledged(&value, &statements[0], None, at(30)).unwrap();
     assert_eq!(due(&value, at(100)).unwrap().1, []);
-    let (value, is_paid) = refund(&value, TENANT, 1, credits(4)).unwrap();
+    let (value, is_paid) = refund(&value, TENANT, lease(1), credits(4)).unwrap();
     assert!(is_paid);
-    let (_, accounts) = due(&value, at(110)).unwrap();
-    assert_eq!(accounts, [Statement { tenant: TENANT, lease: 1, revision: 2, spent: 0, closed: true }]);
+    let (_, statements) = due(&value, at(110)).unwrap();
+    assert_eq!(
+        statements,
+        [Statement { tenant: TENANT, lease: lease(1), revision: 2, spent: 0, closed: true }]
+    );
 }
 
 #[test]
-fn an_account_that_is_not_acknowledged_is_sent_again() {
+fn a_statement_that_is_not_acknowledged_is_sent_again() {
     let value = with_lease(16);
     let (value, _) = spend(&value, TENANT, credits(4), 2, at(10)).unwrap();
     let (value, first) = due(&value, at(2_500)).unwrap();
@@ -172,20 +195,20 @@ fn an_account_that_is_not_acknowledged_is_sent_again() {
 }
 
 #[test]
-fn a_value_of_nobody_is_refused() {
+fn a_corrupt_value_is_refused() {
     assert_eq!(spend(b"nonsense", TENANT, credits(1), 1, at(0)).unwrap_err(), Corrupt);
 }
 
-/// The ledger, in so far as it matters here.
+/// The ledger, as far as it matters here.
 #[derive(Default)]
 struct Ledger {
     available: u64,
     /// By lease: granted, spent, revision, closed.
-    leases: BTreeMap<u128, (u64, u64, u64, bool)>,
+    leases: BTreeMap<LeaseId, (u64, u64, u64, bool)>,
 }
 
 impl Ledger {
-    fn lend(&mut self, id: u128, wanted: u64) -> u64 {
+    fn lend(&mut self, id: LeaseId, wanted: u64) -> u64 {
         if let Some((granted, ..)) = self.leases.get(&id) {
             return *granted;
         }
@@ -195,22 +218,22 @@ impl Ledger {
         granted
     }
 
-    fn hear(&mut self, account: &Statement) {
-        // Closed before it was asked for: the ask comes late, and must find nothing.
-        let lease = self.leases.entry(account.lease).or_insert((0, 0, 0, true));
+    fn receive(&mut self, statement: &Statement) {
+        // Closed before it was asked for: the ask arrives late, and must find nothing.
+        let lease = self.leases.entry(statement.lease).or_insert((0, 0, 0, true));
         let (granted, spent, revision, closed) = lease;
-        if account.revision <= *revision {
+        if statement.revision <= *revision {
             return;
         }
-        assert!(account.spent <= *granted, "more was spent than granted");
-        *revision = account.revision;
+        assert!(statement.spent <= *granted, "more was spent than granted");
+        *revision = statement.revision;
         if *closed {
-            self.available += *spent - account.spent;
-        } else if account.closed {
-            self.available += *granted - account.spent;
+            self.available += *spent - statement.spent;
+        } else if statement.closed {
+            self.available += *granted - statement.spent;
             *closed = true;
         }
-        *spent = account.spent;
+        *spent = statement.spent;
     }
 }
 
@@ -221,7 +244,7 @@ enum Event {
         price: u64,
         fails: bool,
     },
-    /// The ledger's answers of now arrive, or are lost.
+    /// The ledger's current answers arrive, or are lost.
     Deliver {
         is_lost: bool,
     },
@@ -250,24 +273,24 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Both tenants' purses lie in one value. In the end, when all has been said, the ledger knows what was spent to the
+    /// The leases of both tenants are in one value. In the end, when all has been said, the ledger knows what was spent to the
     /// credit, whatever got lost on the way.
     #[test]
-    fn all_that_was_spent_is_accounted_for(events in prop::collection::vec(event(), 1..120)) {
+    fn all_spending_is_reported(events in prop::collection::vec(event(), 1..120)) {
         let mut value = Vec::new();
         let mut ledger = Ledger { available: 1_000, ..Ledger::default() };
-        let mut asks: Vec<(u64, u128, u64)> = Vec::new();
+        let mut asks: Vec<(u64, LeaseId, u64)> = Vec::new();
         let mut spent_net = 0u64;
         let mut now = 1_000u64;
         let mut next_id = 1u128;
         let say = |value: &mut Vec<u8>, ledger: &mut Ledger, now: u64, is_lost: bool, is_heard: bool| {
-            let (next, accounts) = due(value, at(now)).unwrap();
+            let (next, statements) = due(value, at(now)).unwrap();
             *value = next;
-            for account in accounts.iter().filter(|_| !is_lost) {
-                ledger.hear(account);
+            for statement in statements.iter().filter(|_| !is_lost) {
+                ledger.receive(statement);
                 if is_heard {
-                    let deadline = (!account.closed).then_some(at(now + TTL_MS));
-                    *value = acknowledged(value, account, deadline, at(now)).unwrap();
+                    let deadline = (!statement.closed).then_some(at(now + TTL_MS));
+                    *value = acknowledged(value, statement, deadline, at(now)).unwrap();
                 }
             }
         };
@@ -277,7 +300,7 @@ proptest! {
                     next_id += 1;
                     let (next, spent) = spend(&value, tenant, credits(price), next_id, at(now)).unwrap();
                     value = next;
-                    asks.extend(spent.ask.map(|ask| (tenant, next_id, ask.get())));
+                    asks.extend(spent.ask.map(|ask| (tenant, lease(next_id), ask.get())));
                     if let Some(lease) = spent.lease {
                         if fails {
                             let (next, is_paid) = refund(&value, tenant, lease, credits(price)).unwrap();
@@ -303,7 +326,7 @@ proptest! {
         for (_, id, wanted) in asks.drain(..) {
             ledger.lend(id, wanted);
         }
-        // Some quiet minutes.
+        // A few idle minutes.
         for _ in 0..20 {
             now += 2_000;
             say(&mut value, &mut ledger, now, false, true);

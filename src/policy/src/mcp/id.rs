@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_some_server_takes_for_one_mean_the_same() {
+    fn ids_that_servers_may_confuse_have_the_same_meaning() {
         for (one, other) in [
             ("\"a\"", "\"\\u0061\""),
             ("\"\u{1f600}\"", "\"\\ud83d\\ude00\""),

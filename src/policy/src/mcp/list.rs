@@ -99,12 +99,12 @@ type Naming = for<'i> fn(&'i Item<'_>) -> Option<Listed<'i>>;
 
 /// True if the server's message can be read as one answer only. Other members may be ambiguous, because the gate does not
 /// read them and hides nothing in them.
-pub(crate) fn is_clear(message: &str) -> bool {
-    json::names_once(message, &["id", "method", "result", "error"])
+pub(crate) fn is_unambiguous(message: &str) -> bool {
+    json::names_unique(message, &["id", "method", "result", "error"])
 }
 
 /// True if a client could find a list in this data, even if it is malformed JSON.
-pub(super) fn may_list(data: &[u8]) -> bool {
+pub(super) fn may_contain_list(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let text = json::fold(text);
     // A backslash may start an escape that stands for a letter of such a name.
@@ -130,12 +130,12 @@ pub fn filter(sent: &[u8], view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadabl
 }
 
 fn filter_message(message: &str, view: &View<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
-    let answer: Answer<'_> = json::object(message).filter(|_| is_clear(message)).ok_or(Unreadable)?;
+    let answer: Answer<'_> = json::object(message).filter(|_| is_unambiguous(message)).ok_or(Unreadable)?;
     let Some(result) = answer.result.filter(|result| result.get().starts_with('{')) else { return Ok(None) };
     const READ: [&str; 6] =
         ["tools", "prompts", "resources", "resourceTemplates", "cacheScope", "nextCursor"];
-    let is_clear = json::names_once(result.get(), &READ);
-    let result: ListResult<'_> = json::object(result.get()).filter(|_| is_clear).ok_or(Unreadable)?;
+    let is_unambiguous = json::names_unique(result.get(), &READ);
+    let result: ListResult<'_> = json::object(result.get()).filter(|_| is_unambiguous).ok_or(Unreadable)?;
     let mut edits = Vec::new();
     let mut is_personal = result.tools.is_some();
     // An answer that contains a prompt or a resource has none of these members as a list.
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_tools_are_cut_out_and_all_else_stays_byte_for_byte() {
+    fn hidden_tools_are_removed_and_all_else_stays_byte_for_byte() {
         let message = r#"{"id": 0, "result":{"_meta":{"a" : 1}, "tools":[ {"name":"ok1","x":[1]} , {"name":"no"},{"name":"\u006fk2"}],"cacheScope": "public","nextCursor":"" },"jsonrpc":"2.0"}"#;
         let expected = r#"{"id": 0, "result":{"_meta":{"a" : 1}, "tools":[{"name":"ok1","x":[1]},{"name":"\u006fk2"}],"cacheScope": "private","nextCursor":"" },"jsonrpc":"2.0"}"#;
         assert_eq!(filtered(message), Ok(Some(expected.to_owned())));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_change_is_left_alone() {
+    fn answers_that_need_no_change_pass_unchanged() {
         for message in [
             r#"{"result":{"tools":[{"name":"ok"}],"cacheScope":"private"}}"#,
             r#"{"result":{"tools":[]}}"#,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_filtered_for_certain_is_not_passed() {
+    fn what_can_not_be_filtered_reliably_is_not_passed() {
         for message in [
             "",
             "[1]",
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gates_own_tools_are_behind_the_servers_on_one_page() {
+    fn the_gates_own_tools_follow_the_servers_on_one_page() {
         let own = [r#"{"name":"mine"}"#];
         let sees = |listed: Listed<'_>| Some(listed.name() != "no");
         let seen = |message: &str, own_on| {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_are_said_in_meta_beside_what_is_there() {
+    fn terms_are_added_to_existing_meta() {
         let sees = |listed: Listed<'_>| Some(listed.name() != "no");
         let terms =
             |name: &str| (name != "free").then(|| Terms { meta: "{\"credits\":1}".to_owned(), text: None });

@@ -95,7 +95,7 @@ impl Facts {
         }
     }
 
-    fn give(&mut self, path: &[Name]) {
+    fn mark_given(&mut self, path: &[Name]) {
         let place: u16 = match path {
             [Name::Id] => 1,
             [Name::Result] => 2,
@@ -175,7 +175,7 @@ impl Name {
 impl Scanner {
     /// Reads a byte. Returns true if it ends a message, whose facts are then in [`Scanner::message`].
     pub fn feed(&mut self, byte: u8) -> bool {
-        let Some(text) = &mut self.string else { return self.structure(byte) };
+        let Some(text) = &mut self.string else { return self.feed_structure(byte) };
         let ends = !text.escaped && byte == b'"';
         text.escaped = !text.escaped && byte == b'\\';
         if ends {
@@ -201,9 +201,9 @@ impl Scanner {
         self.is_closed && !self.is_broken
     }
 
-    fn structure(&mut self, byte: u8) -> bool {
+    fn feed_structure(&mut self, byte: u8) -> bool {
         if self.depth == 0 {
-            self.around(byte);
+            self.outside_message(byte);
             return false;
         }
         match byte {
@@ -238,7 +238,7 @@ impl Scanner {
     }
 
     /// Reads a byte between messages or before the first.
-    fn around(&mut self, byte: u8) {
+    fn outside_message(&mut self, byte: u8) {
         match byte {
             b'{' if !self.is_closed => {
                 self.depth = 1;
@@ -311,7 +311,7 @@ impl Scanner {
             *place = Name::of(&name);
             let is_other = *place == Name::Other;
             let path = self.path.get(..self.depth).unwrap_or_default();
-            self.facts.give(path);
+            self.facts.mark_given(path);
             let decide: &[&str] = match path {
                 [_] => &["id", "result", "error", "method"],
                 [Name::Result, _] => &["iserror", "resulttype"],
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_usage_elsewhere_is_none() {
+    fn usage_in_other_places_is_ignored() {
         for message in [
             r#"{"result":{"content":[{"usage":{"input_tokens":7}}]}}"#,
             r#"{"result":{"usage":{"input_tokens":7}}}"#,

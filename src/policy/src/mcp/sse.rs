@@ -129,7 +129,7 @@ fn rewrite(
     } else {
         // Clients replace invalid UTF-8 by a replacement character and read on, so the filter does the same.
         match replace(String::from_utf8_lossy(&data).as_bytes()) {
-            Err(list::Unreadable) if !list::may_list(&data) => None,
+            Err(list::Unreadable) if !list::may_contain_list(&data) => None,
             // No client reads it as a message, so it is dropped and the stream goes on.
             Err(list::Unreadable) if is_other => Some(Vec::new()),
             replaced => replaced?,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_passes_as_it_is() {
+    fn events_without_a_message_pass_unchanged() {
         for stream in [
             "event: ping\ndata: ping\n\n",
             "event: ping\r\ndata: {not json\r\n\r\n",
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_passes_the_moment_it_has_come_and_data_at_its_blank_line() {
+    fn lines_pass_at_once_and_data_at_the_end_of_its_event() {
         let sees = |_: crate::reading::Listed<'_>| Some(true);
         let view = View::of(&sees);
         let mut filter = ListFilter::default();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_hold_a_list_is_filtered_whatever_the_event() {
+    fn data_that_may_contain_a_list_is_filtered_in_any_event() {
         const LIST: &str = "{\"result\":{\"tools\":[{\"name\":\"no\"},{\"name\":\"ok\"}]}}";
         for (stream, expected) in [
             (format!("event: other\ndata: {LIST}\n\n"), true),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn each_byte_is_moved_a_few_times_whatever_the_chunks() {
+    fn each_byte_is_copied_a_few_times_whatever_the_chunks() {
         // A filter that reads the whole event again with each chunk would need minutes for this.
         let mut large = b"data: ".to_vec();
         large.resize(1_000_000, b' ');

@@ -1,4 +1,4 @@
-//! Messages, and what they are taken for.
+//! Messages, and how they are classified.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn each_kind_of_message_is_recognised() {
         ),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/c\u0061ll","params":{"name":"a"}}"#, tool("a", &[])),
         (r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#, Call::ListTools { is_first: true }),
-        // As some clients write what they leave out.
+        // Some clients write absent members this way.
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","arguments":null}}"#,
             tool("a", &[]),
@@ -67,7 +67,7 @@ fn each_kind_of_message_is_recognised() {
 }
 
 #[test]
-fn what_is_no_clear_message_is_refused() {
+fn ambiguous_messages_are_refused() {
     for (body, code) in [
         ("", PARSE_ERROR),
         ("{", PARSE_ERROR),
@@ -111,7 +111,7 @@ fn an_id_is_kept_exactly_as_it_was_written() {
 }
 
 #[test]
-fn headers_must_repeat_the_body_truly() {
+fn headers_must_match_the_body() {
     let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}"#;
     let version: (&[u8], &[u8]) = (b"mcp-protocol-version", b"2026-07-28");
     let method: (&[u8], &[u8]) = (b"mcp-method", b"tools/call");
@@ -129,13 +129,13 @@ fn headers_must_repeat_the_body_truly() {
         &[version, (b"mcp-method", b"tools/list"), name],
         &[version, version, method, name],
         &[(b"mcp-protocol-version", b"2026-09-01"), method, name],
-        // What the body says counts where the header says nothing, or less.
+        // The version in the body counts if the header is missing or lower.
         &[method, name],
         &[(b"mcp-protocol-version", b"2025-11-25"), method, name],
     ] {
         assert_eq!(outcome(headers), Err(HEADER_MISMATCH), "{headers:?}");
     }
-    // An older version does not have to send them, and may not send false ones.
+    // In an older version they are optional, and must not be wrong.
     let body = br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
     let outcome = |headers: &Headers<'_>| classify(body, headers).map(|_| ()).map_err(|fault| fault.code);
     assert_eq!(outcome(&[(b"mcp-protocol-version", b"2025-11-25")]), Ok(()));

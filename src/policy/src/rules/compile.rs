@@ -3,6 +3,7 @@
 use super::{BODY_BYTES_MAX, Help, Policy, Service, ServiceKind, Tier};
 use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk, Terms};
 use crate::http::Router;
+use crate::key::Key;
 use crate::limit::{LimitRule, Origin};
 use crate::oauth::{self, Metadata};
 use crate::ordered;
@@ -10,11 +11,14 @@ use crate::price::Price;
 use crate::reading::Names;
 use crate::scope::ScopeRule;
 use crate::tool::{Requirement, Tool};
-use protocol::key::Limit;
-use protocol::{Credits, PolicyVersion};
+use protocol::key::{KeyRecord, KeySource, KeyState, Limit};
+use protocol::{Credits, KeyId, PolicyVersion, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const RULES_MAX: usize = 4096;
+/// The id of the caller that stands for all callers with unknown keys while the ledger is away.
+const UNVERIFIED: &str = "unverified";
 /// Each key may open at least this many connections in as many seconds, whatever its tier.
 const OPENINGS_MIN: u32 = 60;
 
@@ -70,10 +74,13 @@ impl Compiler {
             let service = self.service(name, service, &document.risks, &tiers);
             ordered::insert(&mut services, service, |a, b| rank(b).cmp(&rank(a)));
         }
+        let unverified = document.settings.unknown_keys_on_ledger_outage;
+        let unverified = unverified.and_then(|caller| self.unverified(caller, &tiers));
         let policy = Policy {
             version,
             key_stale_seconds: document.settings.key_stale.seconds,
             reservation_ttl_seconds: document.settings.reservation_ttl.seconds,
+            unverified,
             tiers,
             services,
             session_secrets: Vec::new(),
@@ -96,6 +103,38 @@ impl Compiler {
             self.fault("settings.upgrade_url", "a URL with https:// or http://, of at most 200 bytes");
         }
         Help { contact, upgrade_url }
+    }
+
+    /// All callers with unknown keys are one caller, so that invented keys neither add permits nor fill memory.
+    fn unverified(
+        &mut self,
+        caller: document::Unverified,
+        tiers: &BTreeMap<String, Tier>,
+    ) -> Option<Arc<Key>> {
+        let path = "settings.unknown_keys_on_ledger_outage";
+        if !tiers.contains_key(&caller.tier) {
+            self.fault(&format!("{path}.tier"), "is none of `tiers`");
+        }
+        if caller.scopes.is_empty() || caller.scopes.iter().any(String::is_empty) {
+            self.fault(&format!("{path}.scopes"), "name at least one scope, or leave the whole setting out");
+        }
+        Some(Arc::new(Key::new(KeyRecord {
+            key_id: KeyId::parse(UNVERIFIED).ok()?,
+            tenant_id: TenantId::parse(UNVERIFIED).ok()?,
+            tier: caller.tier,
+            state: KeyState::Active,
+            scopes: caller.scopes,
+            services: None,
+            tools: None,
+            resources: None,
+            limits: Vec::new(),
+            concurrency: None,
+            agent_id: None,
+            source: KeySource::Admin,
+            has_budget: false,
+            expires_at: None,
+            parent: None,
+        })))
     }
 
     fn service(
@@ -138,7 +177,7 @@ impl Compiler {
                 if rule.resource.is_some() {
                     self.fault(
                         &format!("{path}.resource"),
-                        "what is not listed has no path template to name it",
+                        "unlisted tools have no path template that could name a resource; leave it out",
                     );
                 }
                 Some(self.tool(&path, "unlisted".to_owned(), *rule, service.kind, risks, tiers))
@@ -193,7 +232,7 @@ impl Compiler {
         }
         let metadata = Metadata::new(&oauth.resource, servers, &scopes);
         if metadata.is_none() {
-            let fault = "the URL by which clients know the service, without query";
+            let fault = "give the URL that clients use for the service, without a query";
             self.fault(&format!("{path}.resource"), fault);
         }
         metadata
@@ -302,7 +341,7 @@ impl Compiler {
                 shadow: requirement.shadow,
             }),
             None => {
-                self.fault(&format!("{path}.tier"), "is none of `tiers`");
+                self.fault(&format!("{path}.tier"), "is not one of `tiers`");
                 None
             }
         }
@@ -314,13 +353,15 @@ impl Compiler {
             return None;
         };
         if price.upstream_cost && kind == document::ServiceKind::Http {
-            self.fault(&format!("{path}.upstream_cost"), "only MCP results say their cost; leave it out");
+            self.fault(&format!("{path}.upstream_cost"), "only MCP results report their cost; leave it out");
         }
         let overrun = Credits::new(price.overrun_credits_max);
         let overruns = price.overrun_credits_max > 0;
         let mut refuse_overrun = |why| self.fault(&format!("{path}.overrun_credits_max"), why);
         if overruns && !price.upstream_cost {
-            refuse_overrun("only what the upstream says can be above the price; add `upstream_cost: true`");
+            refuse_overrun(
+                "only a cost that the upstream reports can exceed the price; add `upstream_cost: true`",
+            );
         }
         if overruns && price.reserve == Reserve::Leased {
             refuse_overrun("a call on leased credits can't cost more than its price; use `reserve: exact`");
@@ -335,7 +376,7 @@ impl Compiler {
         if let Some(times) = &price.times {
             let path = format!("{path}.times");
             if !times.values.contains_key(&times.default) {
-                self.fault(&format!("{path}.default"), "is none of `values`");
+                self.fault(&format!("{path}.default"), "is not one of `values`");
             }
             let path = format!("{path}.values");
             if times.values.values().any(|factor| *factor == 0) {

@@ -1,10 +1,10 @@
-//! Documents that do not hold together, and where they say so.
+//! Invalid documents, and the paths of their faults.
 
 use super::*;
 use crate::document::OnUnknown;
 
-/// A document that holds together, to break one thing at a time.
-fn sound() -> serde_json::Value {
+/// A valid document, to break one thing at a time.
+fn valid_document() -> serde_json::Value {
     serde_json::json!({
         "tiers": {"free": {"rank": 0, "limits": [{"permits": 20, "window": "60s"}]}, "pro": {"rank": 2}},
         "risks": {"read_only": {"scope": "read"}, "local_mutation": {"scope": "generate"},
@@ -23,7 +23,7 @@ fn sound() -> serde_json::Value {
 }
 
 fn faults(pointer: &str, value: serde_json::Value) -> Vec<String> {
-    let mut document = sound();
+    let mut document = valid_document();
     let (parent, name) = pointer.rsplit_once('/').unwrap();
     match document.pointer_mut(parent).unwrap() {
         serde_json::Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
@@ -38,8 +38,8 @@ fn faults(pointer: &str, value: serde_json::Value) -> Vec<String> {
 }
 
 #[test]
-fn a_sound_document_is_accepted_and_versioned_by_its_content() {
-    let text = sound().to_string();
+fn a_valid_document_is_accepted_and_versioned_by_its_content() {
+    let text = valid_document().to_string();
     let policy = Policy::from_json(text.as_bytes()).unwrap();
     assert_eq!(policy.version().as_str().len(), 64);
     assert_eq!(Policy::from_json(text.as_bytes()).unwrap().version(), policy.version());
@@ -99,7 +99,7 @@ fn every_fault_names_its_path() {
         (
             "/services/studio/tools/draw/price/overrun_credits_max",
             json!(3),
-            "services.studio.tools.draw.price.overrun_credits_max: only what the upstream says",
+            "services.studio.tools.draw.price.overrun_credits_max: only a cost that the upstream reports",
         ),
         (
             "/services/studio/tools/draw/price",
@@ -197,6 +197,11 @@ fn every_fault_names_its_path() {
             "tiers.pro.limits[1]: has the same window and `per`",
         ),
         ("/settings", json!({"reservation_ttl": "2h"}), "settings.reservation_ttl: from"),
+        (
+            "/settings",
+            json!({"unknown_keys_on_ledger_outage": {"tier": "gold", "scopes": ["read"]}}),
+            "settings.unknown_keys_on_ledger_outage.tier: is none of `tiers`",
+        ),
     ] {
         let found = faults(pointer, value);
         assert!(found.iter().any(|fault| fault.starts_with(path)), "{pointer}: {found:?}");
@@ -205,7 +210,7 @@ fn every_fault_names_its_path() {
 
 #[test]
 fn limits_of_one_window_may_differ_in_whose_requests_they_count() {
-    let mut document = sound();
+    let mut document = valid_document();
     document["tiers"]["pro"]["limits"] = serde_json::json!([
         {"permits": 1, "window": "60s"},
         {"permits": 5, "window": "60s", "per": "agent"},
@@ -219,8 +224,8 @@ fn limits_of_one_window_may_differ_in_whose_requests_they_count() {
 }
 
 #[test]
-fn several_faults_are_told_at_once() {
-    let mut document = sound();
+fn several_faults_are_reported_at_once() {
+    let mut document = valid_document();
     document["tiers"]["pro"]["limits"] = serde_json::json!([{"permits": 0, "window": "1s"}]);
     document["services"]["studio"]["path"] = "mcp".into();
     let invalid = Policy::from_json(document.to_string().as_bytes()).unwrap_err();
@@ -229,7 +234,7 @@ fn several_faults_are_told_at_once() {
 
 #[test]
 fn a_path_belongs_to_the_most_specific_service() {
-    let mut document = sound();
+    let mut document = valid_document();
     document["services"]["root"] = serde_json::json!({"kind": "http", "path": "/", "tools": {}});
     let policy = Policy::from_json(document.to_string().as_bytes()).unwrap();
     let service = |host: &str, path: &str| {
@@ -246,7 +251,7 @@ fn a_path_belongs_to_the_most_specific_service() {
 
 #[cfg(feature = "yaml")]
 #[test]
-fn the_shipped_policy_is_sound() {
+fn the_shipped_policy_is_valid() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../envoy/policy.yaml");
     let json = crate::yaml::to_json(&std::fs::read_to_string(path).unwrap()).unwrap();
     let policy = Policy::from_json(json.as_bytes()).unwrap();
@@ -255,9 +260,9 @@ fn the_shipped_policy_is_sound() {
 }
 
 #[test]
-fn a_tool_says_who_bears_a_call_whose_end_was_not_seen() {
+fn on_unknown_decides_who_pays_for_an_unknown_result() {
     use serde_json::json;
-    let mut document = sound();
+    let mut document = valid_document();
     document["services"]["studio"]["unlisted"] =
         json!({"risk": "read_only", "price": {"credits": 1}, "on_unknown": "refund"});
     document["services"]["studio"]["tools"]["draw"]["on_unknown"] = json!("charge");

@@ -1,4 +1,4 @@
-//! What the client gets verifies for its tenant and service, and nothing that differs from it does.
+//! The client's id verifies for its tenant and service, and nothing else does.
 
 #![allow(clippy::arithmetic_side_effects, clippy::string_slice)]
 
@@ -16,14 +16,14 @@ fn day(number: u64) -> Timestamp {
     Timestamp::from_millis(1).plus_seconds(DAY * number)
 }
 
-/// As MCP allows them, with many of what marks are made of.
+/// As MCP allows them, with many of the characters of marks.
 fn ids() -> impl Strategy<Value = String> {
     prop_oneof!["[!-~]{1,300}", "[A-Za-z0-9_.-]{1,60}", "[.]{1,4}"]
 }
 
 proptest! {
     #[test]
-    fn an_id_comes_back_as_it_was_and_only_to_its_own(id in ids(), other in ids(), tenant in "[a-z_0-9]{0,8}", service in "[a-z-]{0,8}") {
+    fn an_id_verifies_unchanged_and_only_for_its_tenant_and_service(id in ids(), other in ids(), tenant in "[a-z_0-9]{0,8}", service in "[a-z-]{0,8}") {
         let all = secrets(3);
         let signed = sign(&all, day(1), &tenant, &service, id.as_bytes()).unwrap();
         prop_assert!(signed.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -32,7 +32,7 @@ proptest! {
         prop_assert_eq!(strange, None);
         prop_assert_eq!(verify(&all, &tenant, &format!("{service}x"), signed.as_bytes()), None);
         prop_assert_eq!(verify(&all, &service, &tenant, signed.as_bytes()).is_some(), service == tenant);
-        // What one gives up the next one gets: tenant, service and id together are the same text.
+        // Parts that move between tenant, service and id: together they are the same text.
         if let Some(last) = tenant.chars().last() {
             let (tenant, service) = (&tenant[..tenant.len() - 1], format!("{last}{service}"));
             prop_assert_eq!(verify(&all, tenant, &service, signed.as_bytes()), None);
@@ -54,7 +54,7 @@ proptest! {
         for with in [b'.', b'=', b'A', b' ', byte] {
             let mut longer = signed.clone().into_bytes();
             longer.insert(place, with);
-            // The same byte twice is no other text where it stands at either side.
+            // Doubling a byte makes the id invalid too.
             prop_assert!(!is_valid(&longer));
             prop_assert!(!is_valid(&[signed.as_bytes(), &[with]].concat()));
             prop_assert!(!is_valid(&[&[with], signed.as_bytes()].concat()));
@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_blows_up(id: Vec<u8>, count in 0u8..3) {
+    fn arbitrary_ids_are_signed_or_refused_and_never_verified(id: Vec<u8>, count in 0u8..3) {
         let all = secrets(count);
         prop_assert_eq!(verify(&all, "ten_1", "studio", &id), None);
         let is_sent = count > 0 && !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
@@ -86,7 +86,7 @@ fn the_newest_that_may_sign_signs_and_all_verify() {
     let signed = by(&all, day(1));
     assert_eq!(signed, by(&all[1..2], day(1)), "the one that follows it does not sign yet");
     assert_eq!(by(&all, day(2)), by(&all[2..], day(2)));
-    // A clock that is behind: the oldest is the one that all have.
+    // A clock that is behind: the oldest secret is the one that all have.
     assert_eq!(by(&all[1..], Timestamp::from_millis(0)), by(&all[1..2], day(1)));
     let knows = |secrets: &[SessionSecret]| verify(secrets, "ten_1", "studio", signed.as_bytes()).is_some();
     assert!(knows(&all) && knows(&all[..2]) && knows(&all[1..]));

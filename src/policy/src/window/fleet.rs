@@ -24,12 +24,12 @@ pub struct Fleet {
     /// When the ledger last answered the feed.
     pub confirmed: Monotonic,
     /// The ledger did not answer a call just now.
-    pub is_away: bool,
+    pub is_unavailable: bool,
 }
 
 impl Fleet {
     /// True if the ledger has not answered for long.
-    pub(super) fn is_lost(&self, now: Monotonic) -> bool {
+    pub(crate) fn is_lost(&self, now: Monotonic) -> bool {
         self.envoys > 0 && now.0 >= self.confirmed.0.saturating_add(LOWER_MS)
     }
 
@@ -40,11 +40,11 @@ impl Fleet {
         let is_lost = self.is_lost(now);
         match rule.on_ledger_outage {
             LimitOutage::Deny => given,
-            LimitOutage::Allow if is_lost || self.is_away => whole,
-            LimitOutage::FairShare if is_lost || (self.is_away && self.envoys == 1) => {
+            LimitOutage::Allow if is_lost || self.is_unavailable => whole,
+            LimitOutage::FairShare if is_lost || (self.is_unavailable && self.envoys == 1) => {
                 let fair = self.fair_share(rule);
                 let last = share.map_or(0, |share| share.permits);
-                if self.rises_in_ms(rule, now) == 0 { fair } else { fair.min(last) }
+                if self.rise_wait_ms(rule, now) == 0 { fair } else { fair.min(last) }
             }
             LimitOutage::Allow | LimitOutage::FairShare => given,
         }
@@ -56,7 +56,7 @@ impl Fleet {
     }
 
     /// Milliseconds until this Envoy may give its fair share although it held less; 0 if it may now.
-    pub(super) fn rises_in_ms(&self, rule: &LimitRule, now: Monotonic) -> u64 {
+    pub(super) fn rise_wait_ms(&self, rule: &LimitRule, now: Monotonic) -> u64 {
         if self.envoys == 1 {
             return 0;
         }

@@ -37,22 +37,22 @@ pub fn take(slots: &impl Slots, asks: &[Ask], fleet: &Fleet) -> Option<Vec<Verdi
             if is_refused {
                 let peeked =
                     slots.read(owner, |value, now| slot::peek(value, owner, &group.asks, fleet, now))?;
-                group.tell(&peeked, &mut verdicts);
+                group.write_verdicts(&peeked, &mut verdicts);
                 continue;
             }
             let took = slots.change(owner, |value, now| slot::take(value, owner, &group.asks, fleet, now))?;
-            group.tell(&took, &mut verdicts);
+            group.write_verdicts(&took, &mut verdicts);
             is_refused = group.asks.iter().zip(&took).any(|(ask, took)| ask.enforced && !took.admitted);
             if !is_refused {
                 taken.push(group);
                 continue;
             }
             for group in taken.drain(..) {
-                let took = group.told(&verdicts);
+                let took = group.read_verdicts(&verdicts);
                 let owner = group.owner;
                 let give_back =
                     |value: &[u8], now| slot::give_back(value, owner, &group.asks, &took, fleet, now);
-                group.tell(&slots.change(owner, give_back)?, &mut verdicts);
+                group.write_verdicts(&slots.change(owner, give_back)?, &mut verdicts);
             }
         }
     }
@@ -66,7 +66,7 @@ pub fn peek(slots: &impl Slots, asks: &[Ask], fleet: &Fleet) -> Option<Vec<Verdi
         for group in groups(asks, stage) {
             let owner = group.owner;
             let peeked = slots.read(owner, |value, now| slot::peek(value, owner, &group.asks, fleet, now))?;
-            group.tell(&peeked, &mut verdicts);
+            group.write_verdicts(&peeked, &mut verdicts);
         }
     }
     Some(verdicts)
@@ -95,7 +95,7 @@ fn groups(asks: &[Ask], stage: Stage) -> Vec<Group> {
 }
 
 impl Group {
-    fn tell(&self, own: &[Verdict], verdicts: &mut [Verdict]) {
+    fn write_verdicts(&self, own: &[Verdict], verdicts: &mut [Verdict]) {
         for (place, verdict) in self.places.iter().zip(own) {
             if let Some(slot) = verdicts.get_mut(*place) {
                 *slot = *verdict;
@@ -103,7 +103,7 @@ impl Group {
         }
     }
 
-    fn told(&self, verdicts: &[Verdict]) -> Vec<Verdict> {
+    fn read_verdicts(&self, verdicts: &[Verdict]) -> Vec<Verdict> {
         self.places.iter().filter_map(|place| verdicts.get(*place).copied()).collect()
     }
 }

@@ -14,7 +14,7 @@ use protocol::key::Limit;
 /// An ask without an answer is given up after this time.
 const ASK_MS: u64 = 3_000;
 /// How long the gate does not ask again after the ledger had no more permits.
-const DRY_MS: u64 = 250;
+const NO_PERMITS_MS: u64 = 250;
 /// Permits to ask for in addition to twice what the window holds.
 const SPARE: u32 = 8;
 
@@ -53,7 +53,7 @@ pub fn ask(
         |share, entry| {
             let limit = rule.limit.permits;
             let share = share.get_or_insert(Share { limit, ..Share::default() });
-            if now.0 < share.dry_until_ms {
+            if now.0 < share.no_ask_before_ms {
                 return None;
             }
             let used = entry.window.used_at(&rule.limit, now);
@@ -106,7 +106,7 @@ pub fn given(
             };
             // Only the first of the answers to one ask shows whether the ledger had more.
             if share.asked_until_ms != 0 && answer.permits <= share.permits(now) {
-                share.dry_until_ms = now.0.saturating_add(DRY_MS);
+                share.no_ask_before_ms = now.0.saturating_add(NO_PERMITS_MS);
             }
             share.permits = answer.permits;
             share.elsewhere = answer.elsewhere;

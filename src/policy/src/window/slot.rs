@@ -18,7 +18,7 @@ use crate::value::{Corrupt, chunk};
 use protocol::key::Limit;
 use std::num::NonZeroU64;
 
-/// How long it takes, at most, until permits that other Envoys do not need can be given here.
+/// The longest time until permits that other Envoys do not need can be given here.
 const RECALL_MS: u64 = 1000;
 /// The number of slots. It is fixed, so that the shared data of an Envoy is bounded.
 pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
@@ -28,7 +28,7 @@ pub const SLOTS: NonZeroU64 = NonZeroU64::new(16_384).unwrap();
 /// It is computed for each request and not stored with each key, so it takes few steps and allocates nothing.
 pub fn name(fingerprint: u64) -> Name {
     let [low, high, ..] = (fingerprint % SLOTS).to_le_bytes();
-    // The slot's number in letters of five bits each.
+    // The slot's number as characters of five bits each.
     let [a, b, c] = [high >> 2, (high << 3) | (low >> 5), low].map(|five| b'@' | (five & 31));
     let mut name = *b"agentrelay/window/3/...";
     if let Some(letters) = name.last_chunk_mut() {
@@ -202,7 +202,7 @@ impl Own {
     fn write(self, value: &mut Vec<u8>, fingerprint: u64, now: Monotonic) {
         for entry in self.0 {
             let is_idle = entry.counted.window.is_idle(&kept_for(entry.counted.window_seconds), now);
-            let share = entry.share.filter(|share| share.matters(entry.counted.window_seconds, now));
+            let share = entry.share.filter(|share| share.is_needed(entry.counted.window_seconds, now));
             if !is_idle || share.is_some() {
                 write(value, fingerprint, &Entry { share, ..entry });
             }
@@ -240,31 +240,31 @@ impl Entry {
             return verdict;
         }
         if fleet.is_lost(now) {
-            let rises_in_ms = fleet.rises_in_ms(rule, now);
+            let rise_wait_ms = fleet.rise_wait_ms(rule, now);
             let no_permits = verdict.permits == 0 && !verdict.admitted;
-            let wait_ms = match rises_in_ms {
+            let wait_ms = match rise_wait_ms {
                 0 => u64::from(rule.limit.window_seconds).saturating_mul(1000),
                 wait_ms => wait_ms,
             };
             let reset_ms = if no_permits { wait_ms } else { verdict.reset_ms };
-            return Verdict { reset_ms, is_away: true, ..verdict };
+            return Verdict { reset_ms, is_unavailable: true, ..verdict };
         }
-        let is_short = verdict.permits < rule.limit.permits;
-        let ends_soon = self.share.is_some_and(|share| share.ends_soon(now));
+        let can_grow = verdict.permits < rule.limit.permits;
+        let expires_soon = self.share.is_some_and(|share| share.expires_soon(now));
         // Without a share nothing is known of other Envoys.
         let known = self.share.filter(|share| now.0 < share.deadline_ms);
         let held = self.counted.window.used_at(&rule.limit, now).max(verdict.permits);
         let beyond = rule.limit.permits.saturating_sub(held);
         let elsewhere = known.map_or(beyond, |share| share.elsewhere.min(beyond));
-        let reset_ms = match (is_short && !verdict.admitted, elsewhere) {
+        let reset_ms = match (can_grow && !verdict.admitted, elsewhere) {
             (false, _) => verdict.reset_ms,
             // An empty share can't tell when it will have permits again, so the client waits at least one second.
             (true, 0) => verdict.reset_ms.max(RECALL_MS),
-            // Other Envoys hold permits that they may not need, and are asked for them now.
+            // Other Envoys hold permits that they may not need; these are being recalled.
             (true, _) => RECALL_MS,
         };
         let remaining = verdict.remaining.saturating_add(elsewhere);
-        Verdict { remaining, reset_ms, is_short, ends_soon, ..verdict }
+        Verdict { remaining, reset_ms, can_grow, expires_soon, ..verdict }
     }
 }
 
@@ -296,7 +296,7 @@ fn split(value: &[u8], fingerprint: u64, now: Monotonic) -> Result<(Vec<u8>, Own
             let counted = Counted { window_seconds, window: read_cells(newest, cells)? };
             own.0.push(Entry { id, counted, share });
         } else if super::leaves_at(newest, &kept_for(window_seconds)) > now.0
-            || share.is_some_and(|share| share.matters(window_seconds, now))
+            || share.is_some_and(|share| share.is_needed(window_seconds, now))
         {
             let length = before.len().checked_sub(rest.len()).ok_or(Corrupt)?;
             others.extend_from_slice(before.get(..length).ok_or(Corrupt)?);

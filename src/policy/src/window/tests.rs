@@ -1,4 +1,4 @@
-//! The laws of the window under adversarial arrival times.
+//! Properties of the window with adversarial arrival times.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -78,7 +78,7 @@ fn each_slot_has_a_name_of_its_own() {
 }
 
 #[test]
-fn bytes_that_are_no_slot_are_refused_not_guessed() {
+fn corrupt_slots_are_refused() {
     let asks = [ask(1, PER_MINUTE_20, Stage::Key)];
     let value = slot::take(&[], 1, &asks, &Fleet::default(), Monotonic(0)).unwrap().0;
     for length in 1..value.len() {
@@ -90,7 +90,7 @@ fn bytes_that_are_no_slot_are_refused_not_guessed() {
     }
 }
 
-/// Arrival times that hurt: bursts, cell and window edges, long silences, and readings that run backwards a little.
+/// Difficult arrival times: bursts, cell and window edges, long pauses, and readings that go back a little.
 fn arrivals(window_ms: u64) -> impl Strategy<Value = Vec<u64>> {
     let cell = window_ms.div_ceil(CELLS);
     let step = prop_oneof![
@@ -129,7 +129,7 @@ proptest! {
         let mut admitted: Vec<u64> = Vec::new();
         for now in seed_arrivals {
             let verdict = window.take(&limit, Monotonic(now));
-            // The law counts with the times that the window was told, in whatever order.
+            // Admissions are counted with the times that the window was given, in any order.
             let latest = admitted.last().copied().unwrap_or(0);
             let counted = now.max(latest);
             if verdict.admitted {

@@ -3,14 +3,14 @@
 use crate::{AgentId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// `POST /v1/agents`.
+/// The body of `POST /v1/agents`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateAgent {
-    /// Whose it is.
+    /// The tenant of the agent.
     pub tenant_id: TenantId,
-    /// For people; 1 to 200 characters.
+    /// A name for people, 1 to 200 characters.
     pub name: String,
 }
 
@@ -18,11 +18,11 @@ pub struct CreateAgent {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
-    /// Its id.
+    /// The id, `agt_...`.
     pub id: AgentId,
-    /// Whose it is.
+    /// The tenant of the agent.
     pub tenant_id: TenantId,
-    /// For people.
+    /// The name for people.
     pub name: String,
     /// When it was registered.
     pub created_at: Timestamp,

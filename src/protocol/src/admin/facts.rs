@@ -5,154 +5,156 @@ use crate::{AgentId, Credits, KeyId, PolicyVersion, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What one group used, `GET /v1/usage`.
+/// The usage of one group, from `GET /v1/usage`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRow {
-    /// The tenant, where grouped by it.
+    /// The tenant, if the usage is grouped by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<TenantId>,
-    /// The key, where grouped by it.
+    /// The key, if the usage is grouped by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,
-    /// The agent, where grouped by it.
+    /// The agent, if the usage is grouped by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
-    /// The tool, where grouped by it.
+    /// The tool, if the usage is grouped by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// The outcome, where grouped by it.
+    /// The outcome, if the usage is grouped by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// Decisions of every outcome.
+    /// The number of requests, whatever their outcome.
     pub calls: u64,
-    /// Those that were allowed.
+    /// The number of requests with the outcome `allowed`.
     pub allowed: u64,
     /// Credits charged.
     pub credits: Credits,
     /// The LLM tokens that upstreams reported.
     #[serde(default)]
     pub usage_tokens: UsageTokenSums,
-    /// How long they took.
+    /// How long the requests took, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<Percentiles>,
 }
 
-/// LLM tokens of many calls, as far as upstreams reported them.
+/// The sums of the LLM tokens that upstreams reported.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct UsageTokenSums {
-    /// Read by models.
+    /// Tokens that models read.
     pub input: u64,
-    /// Written by models.
+    /// Tokens that models generated.
     pub output: u64,
 }
 
-/// Of how long calls took, in milliseconds, each at most an eighth too high.
+/// Percentiles of durations in milliseconds. Each is at most one eighth too high.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
-    /// Half took no longer.
+    /// The median.
     pub p50: u64,
-    /// 19 of 20 took no longer.
+    /// The 95th percentile.
     pub p95: u64,
-    /// 99 of 100 took no longer.
+    /// The 99th percentile.
     pub p99: u64,
 }
 
-/// What shadow rules would have refused, `GET /v1/policy/shadow-report`.
+/// Requests that shadow rules would have refused, from `GET /v1/policy/shadow-report`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShadowRow {
-    /// What the rule would have said.
+    /// The outcome with which the rule would have refused them.
     pub would_deny: Outcome,
-    /// Whose calls.
+    /// The tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<TenantId>,
-    /// Which tool.
+    /// The tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
-    /// Calls that the rule would have refused.
+    /// The number of requests.
     pub calls: u64,
-    /// Credits that these calls were charged.
+    /// Credits charged for these requests.
     pub credits: Credits,
 }
 
-/// The keys that sign the audit trail's checkpoints, `GET /v1/audit/key`.
+/// The keys that sign the checkpoints of the audit trail, from `GET /v1/audit/key`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditKeys {
-    /// `Ed25519`.
+    /// Always `Ed25519`.
     pub algorithm: String,
-    /// The key that signs now, in hexadecimal.
+    /// The public key that signs now, in hexadecimal.
     pub public_key: String,
-    /// Every key that signed, by what the database says: who can write there can add one.
+    /// Every key that has signed, as stored in the database. Do not trust this list alone: whoever can write to the
+    /// database can add a key.
     pub known: Vec<AuditKey>,
 }
 
-/// One key that signs checkpoints.
+/// A key that signs checkpoints.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditKey {
-    /// In hexadecimal.
+    /// The public key in hexadecimal.
     pub public_key: String,
-    /// Since when it signs.
+    /// When it was first used.
     pub created_at: Timestamp,
 }
 
-/// How the audit trail stands, `GET /v1/audit/status`.
+/// The state of the audit trail, from `GET /v1/audit/status`.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AuditStatus {
-    /// Sequence number of the newest row.
+    /// The sequence number of the newest row.
     pub newest: u64,
-    /// Rows up to this one are sealed.
+    /// Rows up to this sequence number are sealed by a checkpoint.
     pub sealed: u64,
-    /// How many checkpoints there are.
+    /// The number of checkpoints.
     pub checkpoints: u64,
-    /// Rows up to this one were removed because they were older than what is retained.
+    /// Rows up to this sequence number were removed because they were older than the retention.
     pub removed: u64,
-    /// Decisions that filters could not keep and said so.
+    /// The number of decisions that filters reported as dropped.
     pub decisions_dropped: u64,
-    /// After how many days the ledger that was asked removes rows; absent where it never does.
+    /// The age in days at which this ledger removes rows; absent if it never does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_days: Option<u32>,
 }
 
-/// One row of the audit trail, `GET /v1/audit`.
+/// One row of the audit trail, from `GET /v1/audit`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "AuditRow"))]
 pub struct AuditRow<Detail> {
-    /// Position in the trail, from 1, without gaps.
+    /// The position in the trail, from 1, without gaps.
     pub sequence: u64,
-    /// When the ledger wrote it.
+    /// When the ledger wrote the row.
     pub recorded_at: Timestamp,
     /// What happened: `decision`, `key_created`, `reserved`, ...
     pub kind: String,
-    /// Who did it: a key id, an admin's or a filter's credential id, `ledger`, or `anonymous` where a request had no key.
+    /// Who did it: the id of a key or of an admin or filter credential, `ledger`, or `anonymous` for a request without
+    /// a key.
     pub actor: String,
-    /// Whose.
+    /// The tenant that it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<TenantId>,
     /// The outcome, for decisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// The rest of the fact, by kind.
+    /// Further fields, which depend on `kind`.
     pub detail: Detail,
 }
 
-/// What of a policy rows name.
+/// The kind of a name in a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum NameKind {
-    /// Of a tenant.
+    /// The tier of a tenant.
     Tier,
-    /// That a key is held to.
+    /// A service that a key is restricted to.
     Service,
-    /// That a key is held to.
+    /// A tool that a key is restricted to.
     Tool,
-    /// That a key holds.
+    /// A scope of a key.
     Scope,
 }
 
@@ -167,17 +169,17 @@ impl fmt::Display for NameKind {
     }
 }
 
-/// A name that another policy would no longer have, and who uses it.
+/// A name that is in use and that a new policy would remove.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NameLeaving {
-    /// What it names.
+    /// The kind of name.
     pub kind: NameKind,
     /// The name.
     pub name: String,
-    /// How many tenants have the tier, or how many keys that live have the rest.
+    /// The number of tenants with this tier, or of active keys with this service, tool or scope.
     pub used_by: u64,
-    /// The ids of the first of them.
+    /// The ids of the first of these tenants or keys.
     pub ids: Vec<String>,
 }
 
@@ -190,24 +192,24 @@ impl fmt::Display for NameLeaving {
     }
 }
 
-/// What a policy would change that is not in its own text, `POST /v1/policy/check`.
+/// The effect of a policy on existing tenants and keys, from `POST /v1/policy/check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PolicyChecked {
-    /// Content hash of the one that was sent.
+    /// The content hash of the policy that was sent.
     pub version: PolicyVersion,
-    /// Content hash of the one in force, with which it was compared.
+    /// The content hash of the policy in force, with which it was compared.
     pub over: PolicyVersion,
-    /// Names that would leave and that rows use. It is put in force over these by `force` alone.
+    /// Names in use that the policy would remove. It can then be put in force only with `force`.
     pub leaving: Vec<NameLeaving>,
 }
 
-/// The policy in force, `GET /v1/policy`.
+/// The policy in force, from `GET /v1/policy`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "PolicyInForce"))]
 pub struct PolicyInForce<Document> {
-    /// Content hash.
+    /// Its content hash.
     pub version: PolicyVersion,
-    /// The document.
+    /// The policy document.
     pub document: Document,
 }

@@ -3,44 +3,44 @@
 use crate::{Credits, InstanceId, LeaseId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// Credits that one Envoy spends without a call each, and accounts for afterwards.
+/// Credits that one Envoy may spend without a ledger call for each request. It reports afterwards what it spent.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Its id.
+    /// The id.
     pub id: LeaseId,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant_id: TenantId,
-    /// The run of the Envoy that holds it.
+    /// The run of the Envoy that holds the lease.
     pub instance: InstanceId,
-    /// That Envoy's node id.
+    /// The node id of that Envoy.
     pub envoy: String,
-    /// Where it stands.
+    /// The state of the lease.
     pub state: LeaseState,
-    /// What it held at first.
+    /// The credits leased at first.
     pub granted: Credits,
-    /// What was spent, as far as it was accounted for.
+    /// Credits spent, as the Envoy reported.
     pub spent: Credits,
-    /// What is charged without an account.
+    /// Credits charged because the Envoy did not report on them in time.
     pub lost: Credits,
-    /// When it was opened.
+    /// When the lease was opened.
     pub opened_at: Timestamp,
-    /// When its Envoy was last heard of it.
+    /// When the Envoy last reported on the lease.
     pub renewed_at: Timestamp,
-    /// When it is lost, or would have been, unless it is renewed.
+    /// When the lease becomes `lost` unless it is renewed.
     pub expires_at: Timestamp,
 }
 
-/// Where a lease stands.
+/// The state of a lease.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeaseState {
-    /// Its Envoy may spend from it.
+    /// The Envoy may spend from it.
     Open,
-    /// Its Envoy has accounted for all of it.
+    /// The Envoy has reported all that it spent, and the rest was returned.
     Closed,
-    /// Its Envoy has not accounted for it in time: all of it is charged until it does.
+    /// The Envoy did not report in time. All of the lease is charged until it does.
     Lost,
 }
 
@@ -48,7 +48,7 @@ impl LeaseState {
     /// Every state.
     pub const ALL: [LeaseState; 3] = [LeaseState::Open, LeaseState::Closed, LeaseState::Lost];
 
-    /// Its name on the wire and at rest.
+    /// The name on the wire and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
             LeaseState::Open => "open",

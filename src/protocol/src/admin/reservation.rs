@@ -3,42 +3,42 @@
 use crate::{Credits, KeyId, ReservationId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// Credits that were set aside for one call of which nothing was heard in time.
+/// A reservation that expired before a filter reported how its call ended.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
-    /// Its id.
+    /// The id; also the id of the request.
     pub id: ReservationId,
-    /// Who pays.
+    /// The tenant that pays.
     pub tenant_id: TenantId,
-    /// Who called.
+    /// The key that called.
     pub key_id: KeyId,
-    /// The service called.
+    /// The service that was called.
     pub service: String,
-    /// The tool called.
+    /// The tool that was called.
     pub tool: String,
-    /// Where it stands.
+    /// The state of the reservation.
     pub state: ReservationState,
-    /// What was set aside.
+    /// Credits reserved.
     pub reserved: Credits,
-    /// What is charged for it now.
+    /// Credits charged for it now.
     pub charged: Credits,
     /// When it was made.
     pub reserved_at: Timestamp,
-    /// When its time was over.
+    /// When it expired.
     pub expires_at: Timestamp,
 }
 
-/// Where a reservation stands after its time.
+/// The state of an expired reservation.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReservationState {
-    /// Nobody has said how its call ended, so it is charged.
+    /// No filter has reported how the call ended, so it is charged.
     Unaccounted,
-    /// Its account came after all and set the charge right, or an administrator gave all of it back.
+    /// A late report corrected the charge, or an administrator refunded all of it.
     Corrected,
-    /// It was given back, by an earlier release that did so.
+    /// An earlier release refunded it when it expired.
     Returned,
 }
 
@@ -47,7 +47,7 @@ impl ReservationState {
     pub const ALL: [ReservationState; 3] =
         [ReservationState::Unaccounted, ReservationState::Corrected, ReservationState::Returned];
 
-    /// Its name on the wire.
+    /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             ReservationState::Unaccounted => "unaccounted",

@@ -1,4 +1,4 @@
-//! The chain of batches: what tampering is found, and what an honest chain proves.
+//! The chain of batches: which tampering is detected, and what an intact chain proves.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -31,7 +31,7 @@ fn rows(count: u64) -> Vec<SealedRow> {
 }
 
 #[test]
-fn what_is_sealed_of_a_row_is_the_same_in_every_release() {
+fn the_sealed_bytes_of_a_row_are_the_same_in_every_release() {
     let whole = SealedRow {
         sequence: 7,
         recorded_at: Timestamp::from_millis(1_700_000_000_123),
@@ -59,13 +59,13 @@ fn what_is_sealed_of_a_row_is_the_same_in_every_release() {
     }
 }
 
-/// An export of batches of these sizes, the last being not sealed.
+/// An export of batches of these sizes; the last one is not sealed.
 fn export(batches: &[usize], unsealed: usize) -> Vec<String> {
     Trail { unsealed, ..Trail::of(batches) }.export()
 }
 
-/// What a database says: batches of these sizes, what is not sealed, what lacks of them, and up to which row it says that
-/// rows were removed.
+/// The contents of a database: batches of these sizes, unsealed rows, missing parts, and the row up to which it says
+/// that rows were removed.
 struct Trail<'a> {
     batches: &'a [usize],
     unsealed: usize,
@@ -124,7 +124,7 @@ fn is_row(line: &str) -> bool {
 }
 
 #[test]
-fn a_whole_export_is_faultless_and_says_what_it_holds() {
+fn a_complete_export_verifies_and_reports_its_contents() {
     let found = verify(&export(&[3, 1, 4], 2)).unwrap();
     assert_eq!((found.rows, found.unsealed, found.checkpoints, found.decisions_dropped), (10, 2, 3, 3));
     assert_eq!(verify(&export(&[], 0)).unwrap().rows, 0);
@@ -158,10 +158,10 @@ fn each_kind_of_tampering_is_named_with_its_row() {
 }
 
 #[test]
-fn a_trail_that_was_cut_or_signed_by_another_is_found() {
+fn a_cut_trail_or_one_signed_by_another_key_is_detected() {
     let whole = export(&[2, 2], 1);
     assert!(matches!(verify(&whole[..whole.len() - 1]), Err(Fault::End(_))));
-    // A batch with its checkpoint, at the begin and at the end of the sealed ones.
+    // A batch with its checkpoint, at the beginning and at the end of the sealed ones.
     assert_eq!(verify(&whole[3..]), Err(Fault::Missing(1)));
     let without_second: Vec<String> = whole.iter().take(3).chain(&whole[6..]).cloned().collect();
     assert_eq!(verify(&without_second), Err(Fault::Missing(3)));
@@ -174,7 +174,7 @@ fn a_trail_that_was_cut_or_signed_by_another_is_found() {
 }
 
 #[test]
-fn a_whole_trail_has_its_first_checkpoint_and_a_day_says_that_it_is_one() {
+fn a_trail_has_its_first_checkpoint_unless_it_is_a_days_export() {
     let begun_late = |day, removed| Trail { without_batches: 1..=2, day, removed, ..Trail::of(&[2; 5]) };
     assert_eq!(verify(&begun_late(None, 0).export()), Err(Fault::Missing(1)));
     assert_eq!(verify(&begun_late(None, 2).export()), Err(Fault::Missing(3)));
@@ -186,7 +186,7 @@ fn a_whole_trail_has_its_first_checkpoint_and_a_day_says_that_it_is_one() {
     }
     let end = begun_late(Some(day), 0).export().pop().unwrap();
     assert_eq!(verify(&[end]), Err(Fault::Checkpoint(3, "is missing")));
-    // A day's export is no whole one without its day, and none of another day.
+    // A day's export is not a complete one without its day, and not one of another day.
     for forged in ["", "\"day\":\"2023-11-15T00:00:00.000Z\","] {
         let mut lines = begun_late(Some(day), 0).export();
         let end = lines.last_mut().unwrap();
@@ -198,7 +198,7 @@ fn a_whole_trail_has_its_first_checkpoint_and_a_day_says_that_it_is_one() {
 }
 
 #[test]
-fn only_the_oldest_rows_go_by_age_and_as_many_as_are_said_to() {
+fn rows_may_be_missing_only_as_the_oldest_and_in_the_recorded_number() {
     let day = Timestamp::of_day("2023-11-14").ok();
     for (without_rows, removed, day, expected) in [
         (1..=3, 6, None, None),
@@ -222,7 +222,7 @@ fn only_the_oldest_rows_go_by_age_and_as_many_as_are_said_to() {
 }
 
 #[test]
-fn a_row_that_was_gone_before_the_next_was_sealed_is_missing() {
+fn a_row_removed_before_the_next_seal_is_reported_missing() {
     let mut rows = rows(4);
     rows.remove(1);
     let leaves: Vec<Digest> = rows.iter().map(|row| leaf(row_line(row).as_bytes())).collect();
@@ -237,7 +237,7 @@ fn a_row_that_was_gone_before_the_next_was_sealed_is_missing() {
 
 proptest! {
     #[test]
-    fn no_row_can_be_changed_removed_put_in_or_moved_unseen(
+    fn every_changed_removed_inserted_or_moved_row_is_detected(
         batches in proptest::collection::vec(1usize..6, 0..5),
         unsealed in 1usize..4,
         what in 0u8..4,
@@ -268,7 +268,7 @@ proptest! {
     }
 
     #[test]
-    fn no_byte_of_a_checkpoint_or_the_end_can_be_changed_unseen(
+    fn every_changed_byte_of_a_checkpoint_or_the_end_is_detected(
         place in any::<prop::sample::Index>(), byte in any::<prop::sample::Index>(),
     ) {
         let mut lines = export(&[3, 2], 2);

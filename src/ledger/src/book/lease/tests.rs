@@ -1,8 +1,7 @@
-//! Leases against an independent model, with accounts that arrive late, twice, in another order or never.
+//! Leases compared with an independent model, with statements that arrive late, twice, in another order or never.
 //!
-//! Envoys are simulated: each spends from its leases, and now and then writes an account, which the network delivers as
-//! it likes. The model knows nothing of accounts or transfers: it keeps one line per lease and works out the balance
-//! from scratch.
+//! Envoys are simulated: each spends from its leases, and sometimes writes a statement, which the network delivers in
+//! any way. The model has no accounts or transfers: it keeps one line per lease and calculates the balance from them.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -28,9 +27,9 @@ const TTL: u64 = 5;
 
 fn lease(id: u8, granted: u64, now: Timestamp) -> Lease {
     Lease {
-        id: LeaseId::parse(&format!("l{id}")).unwrap(),
+        id: LeaseId::from_bits(id.into()),
         tenant_id: TenantId::parse("ten_1").unwrap(),
-        instance: InstanceId::parse("i1").unwrap(),
+        instance: InstanceId::from_bits(1),
         envoy: "e1".to_owned(),
         granted: amount(granted),
         spent: Credits::ZERO,
@@ -44,7 +43,7 @@ fn lease(id: u8, granted: u64, now: Timestamp) -> Lease {
 }
 
 fn account_of(lease: &Lease, revision: u64, spent: u64, closed: bool) -> Statement {
-    Statement { lease_id: lease.id.clone(), revision, spent: amount(spent), closed }
+    Statement { lease_id: lease.id, revision, spent: amount(spent), closed }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +63,7 @@ enum Command {
         id: u8,
         credits: u64,
     },
-    /// Calls failed.
+    /// Calls failed and are refunded.
     Fail {
         id: u8,
         credits: u64,
@@ -72,15 +71,15 @@ enum Command {
     Close {
         id: u8,
     },
-    /// The Envoy writes an account.
+    /// The Envoy writes a statement.
     Write {
         id: u8,
     },
-    /// One of the accounts that were ever written arrives.
+    /// One of the statements written so far arrives.
     Deliver {
         pick: usize,
     },
-    /// An account arrives that no Envoy in its senses writes.
+    /// A statement arrives that no correct Envoy writes.
     Forge {
         id: u8,
         revision: u64,
@@ -115,7 +114,7 @@ fn command() -> impl Strategy<Value = Command> {
 
 /// What one Envoy really did with one lease.
 #[derive(Debug, Default, Clone, Copy)]
-struct Purse {
+struct HeldLease {
     granted: u64,
     spent: u64,
     closed: bool,
@@ -168,7 +167,7 @@ struct World {
     accounts: Accounts,
     journal: Vec<Transfer>,
     leases: BTreeMap<u8, Lease>,
-    purses: BTreeMap<u8, Purse>,
+    held: BTreeMap<u8, HeldLease>,
     network: Vec<(u8, Statement)>,
     model: BTreeMap<u8, Line>,
     granted: u64,
@@ -192,7 +191,7 @@ impl World {
         }
     }
 
-    /// True where ledger and model accept; they must not differ.
+    /// True if ledger and model accept; they must agree.
     fn apply(&mut self, command: Command, now: Timestamp) -> Result<(), TestCaseError> {
         let available = self.available();
         match command {
@@ -221,25 +220,25 @@ impl World {
                 prop_assert_eq!(opened, (1..=available).contains(&credits));
                 if opened {
                     self.leases.insert(id, lease);
-                    self.purses.insert(id, Purse { granted: credits, ..Purse::default() });
+                    self.held.insert(id, HeldLease { granted: credits, ..HeldLease::default() });
                     let ends_ms = now.as_millis() + TTL * 1000;
                     let line = Line { granted: credits, newest: None, ends_ms, closed: false, lost: false };
                     self.model.insert(id, line);
                 }
             }
             Command::Spend { id, credits } => {
-                if let Some(purse) = self.purses.get_mut(&id).filter(|purse| !purse.closed) {
-                    purse.spent = (purse.spent + credits).min(purse.granted);
+                if let Some(lease) = self.held.get_mut(&id).filter(|lease| !lease.closed) {
+                    lease.spent = (lease.spent + credits).min(lease.granted);
                 }
             }
             Command::Fail { id, credits } => {
-                if let Some(purse) = self.purses.get_mut(&id) {
-                    purse.spent = purse.spent.saturating_sub(credits);
+                if let Some(lease) = self.held.get_mut(&id) {
+                    lease.spent = lease.spent.saturating_sub(credits);
                 }
             }
             Command::Close { id } => {
-                if let Some(purse) = self.purses.get_mut(&id) {
-                    purse.closed = true;
+                if let Some(lease) = self.held.get_mut(&id) {
+                    lease.closed = true;
                 }
             }
             Command::Write { id } => self.write(id),
@@ -268,9 +267,9 @@ impl World {
     }
 
     fn write(&mut self, id: u8) {
-        let (Some(purse), Some(lease)) = (self.purses.get_mut(&id), self.leases.get(&id)) else { return };
-        purse.revision += 1;
-        self.network.push((id, account_of(lease, purse.revision, purse.spent, purse.closed)));
+        let (Some(held), Some(lease)) = (self.held.get_mut(&id), self.leases.get(&id)) else { return };
+        held.revision += 1;
+        self.network.push((id, account_of(lease, held.revision, held.spent, held.closed)));
     }
 
     fn deliver(&mut self, id: u8, sent: &Statement, now: Timestamp) -> Result<(), TestCaseError> {
@@ -278,7 +277,7 @@ impl World {
         let until = now.plus_seconds(TTL);
         let step = apply_statement(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
         prop_assert_eq!(self.keep(step), expected, "{:?}", sent);
-        // The same again moves nothing.
+        // The same statement again moves nothing.
         let (before, moved) = (self.accounts, self.journal.len());
         let again = apply_statement(&mut self.accounts, self.leases.get_mut(&id).unwrap(), sent, until, now);
         prop_assert_eq!(self.keep(again), expected, "again {:?}", sent);
@@ -303,13 +302,13 @@ impl World {
         }
         let signed = [granted, available, pending, posted].map(|sum| i64::try_from(sum).unwrap());
         prop_assert_eq!([-signed[0], signed[1], signed[2], signed[3]], sums);
-        for (id, purse) in self.purses.iter().filter(|_| !self.forged) {
+        for (id, lease) in self.held.iter().filter(|_| !self.forged) {
             let line = &self.model[id];
             prop_assert!(
-                purse.spent <= line.posted() + line.pending(),
+                lease.spent <= line.posted() + line.pending(),
                 "what lease {} really spent is not covered: {:?} {:?}",
                 id,
-                purse,
+                lease,
                 line
             );
         }
@@ -318,7 +317,7 @@ impl World {
 }
 
 #[test]
-fn however_accounts_arrive_the_laws_hold_and_in_the_end_exactly_what_was_spent_is_charged() {
+fn statements_in_any_order_charge_exactly_what_was_spent() {
     seeded("LEASE_SEED", 1000, &vec(command(), 1..80), |commands| live(&commands));
 }
 
@@ -337,14 +336,14 @@ fn live(commands: &[Command]) -> Result<(), TestCaseError> {
         return Ok(());
     }
     // Every Envoy closes in the end, and its last account arrives, if only by a retry.
-    for id in world.purses.keys().copied().collect::<Vec<_>>() {
+    for id in world.held.keys().copied().collect::<Vec<_>>() {
         world.apply(Command::Close { id }, now)?;
         world.write(id);
         let (_, last) = world.network.last().cloned().unwrap();
         world.deliver(id, &last, now)?;
         world.check()?;
     }
-    let spent = world.purses.values().map(|purse| purse.spent).sum::<u64>();
+    let spent = world.held.values().map(|lease| lease.spent).sum::<u64>();
     let balance = world.accounts.balance();
     prop_assert_eq!([balance.pending.get(), balance.posted.get()], [0, spent]);
     Ok(())
@@ -362,7 +361,7 @@ fn numbers(accounts: &Accounts) -> [u64; 3] {
 }
 
 #[test]
-fn a_lost_lease_is_charged_whole_and_set_right_by_its_last_account_alone() {
+fn a_lost_lease_is_charged_fully_and_corrected_only_by_its_final_statement() {
     let mut accounts = with(100);
     let mut lost = lease(1, 40, at(0));
     open(&mut accounts, &lost, at(0)).unwrap();
@@ -396,7 +395,7 @@ fn more_than_a_lease_held_or_spent_after_its_end_is_refused() {
 }
 
 #[test]
-fn what_an_administrator_gave_back_by_hand_is_not_given_back_again() {
+fn a_manual_refund_is_not_refunded_again() {
     for closes in [false, true] {
         let mut accounts = with(100);
         let mut lease = lease(1, 40, at(0));
@@ -404,7 +403,7 @@ fn what_an_administrator_gave_back_by_hand_is_not_given_back_again() {
         let spent = account_of(&lease, 1, 30, false);
         apply_statement(&mut accounts, &mut lease, &spent, at(6), at(1)).unwrap();
         correct(&mut accounts, Direction::Refund, amount(25), at(1)).unwrap();
-        // 20 of the 30 were not spent after all, but only 5 are still charged.
+        // 20 of the 30 were not spent, but only 5 are still charged.
         let less = account_of(&lease, 2, 10, closes);
         apply_statement(&mut accounts, &mut lease, &less, at(6), at(2)).unwrap();
         assert_eq!(accounts.balance().posted, Credits::ZERO);

@@ -1,7 +1,7 @@
-//! What the book should do, written apart from it and without a line of it.
+//! The expected behaviour of the book, written independently and without its code.
 //!
-//! It knows nothing of accounts or transfers: it keeps what each tenant was granted and one line for each reservation,
-//! and works out the rest from scratch whenever it is asked.
+//! It has no accounts or transfers: it keeps what each tenant was granted and one line for each reservation, and
+//! calculates everything else from them.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The most that a tenant may hold: what a JSON number keeps exact.
 const MOST: u64 = (1 << 53) - 1;
 
-/// What can be asked. Ids and tenants are small numbers, times are seconds.
+/// The commands. Ids and tenants are small numbers, times are seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
     Grant { tenant: u8, credits: u64 },
@@ -23,12 +23,12 @@ pub(crate) enum Command {
     Expire { id: u8 },
 }
 
-/// What is to be answered.
+/// The expected answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Credits moved, or a reservation ended or lives longer.
+    /// Credits moved, a reservation ended, or its expiry changed.
     Done,
-    /// Nothing was left to do.
+    /// There was nothing to do.
     Known,
     Refused(Why),
 }
@@ -60,18 +60,18 @@ struct Line {
     overrun: u64,
     ttl_seconds: u32,
     ends: u64,
-    fate: Fate,
+    settled: Settled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Fate {
+enum Settled {
     Open,
     Charged {
         asked: u64,
         charged: u64,
     },
     Returned,
-    /// Nobody has said how it ended.
+    /// No settlement has arrived.
     Unaccounted {
         charged: u64,
     },
@@ -81,13 +81,13 @@ enum Fate {
     },
 }
 
-impl Fate {
+impl Settled {
     fn state(self) -> &'static str {
         match self {
-            Fate::Open => "pending",
-            Fate::Charged { .. } => "posted",
-            Fate::Returned => "voided",
-            Fate::Unaccounted { .. } | Fate::ChargedLate { .. } => "expired",
+            Settled::Open => "pending",
+            Settled::Charged { .. } => "posted",
+            Settled::Returned => "voided",
+            Settled::Unaccounted { .. } | Settled::ChargedLate { .. } => "expired",
         }
     }
 }
@@ -98,34 +98,34 @@ impl Model {
     }
 
     fn pending(&self, tenant: u8) -> u64 {
-        self.sum(tenant, |line| if line.fate == Fate::Open { line.credits } else { 0 })
+        self.sum(tenant, |line| if line.settled == Settled::Open { line.credits } else { 0 })
     }
 
     fn posted(&self, tenant: u8) -> u64 {
-        let charged = self.sum(tenant, |line| match line.fate {
-            Fate::Charged { charged, .. }
-            | Fate::ChargedLate { charged, .. }
-            | Fate::Unaccounted { charged } => charged,
-            Fate::Open | Fate::Returned => 0,
+        let charged = self.sum(tenant, |line| match line.settled {
+            Settled::Charged { charged, .. }
+            | Settled::ChargedLate { charged, .. }
+            | Settled::Unaccounted { charged } => charged,
+            Settled::Open | Settled::Returned => 0,
         });
         charged - self.refunded.get(&tenant).copied().unwrap_or(0)
     }
 
-    /// What a tenant holds: granted, available, pending, posted.
+    /// The balance of a tenant: granted, available, pending, posted.
     pub(crate) fn balance(&self, tenant: u8) -> [u64; 4] {
         let granted = self.granted.get(&tenant).copied().unwrap_or(0);
         let (pending, posted) = (self.pending(tenant), self.posted(tenant));
         [granted, granted - pending - posted, pending, posted]
     }
 
-    /// The reservations whose time is over.
+    /// The reservations that have expired.
     pub(crate) fn due(&self, now: u64) -> Vec<u8> {
-        let is_due = |line: &Line| line.fate == Fate::Open && line.ends <= now;
+        let is_due = |line: &Line| line.settled == Settled::Open && line.ends <= now;
         self.lines.iter().filter(|(_, line)| is_due(line)).map(|(id, _)| *id).collect()
     }
 
-    /// As [`Model::apply`], for a message that may come more than once: what an administrator was answered, he is
-    /// answered again. Reservations need no memory of messages, because every step on them names one.
+    /// Like [`Model::apply`], for a message that may be repeated: an administrator's command gets the same answer
+    /// again. Steps of reservations need no such memory, because each names its reservation.
     pub(crate) fn deliver(&mut self, message: usize, command: Command, now: u64) -> Answer {
         if self.answered.contains(&message) {
             return Answer::Known;
@@ -137,11 +137,11 @@ impl Model {
         answer
     }
 
-    /// Was this settlement a correction, and did more or less than was set aside stay charged.
+    /// Whether this settlement was a correction, and whether more or less than the reservation stays charged.
     pub(crate) fn settled_late(&self, command: Command) -> Option<Ordering> {
         let (Command::Post { id, .. } | Command::Void { id }) = command else { return None };
         let line = self.lines.get(&id)?;
-        let Fate::ChargedLate { charged, .. } = line.fate else { return None };
+        let Settled::ChargedLate { charged, .. } = line.settled else { return None };
         Some(charged.cmp(&line.credits))
     }
 
@@ -159,7 +159,7 @@ impl Model {
             Command::Grant { tenant, credits } => {
                 let granted = self.granted.entry(tenant).or_default();
                 let after = Some(*granted + credits).filter(|after| *after <= MOST).ok_or(Why::TooRich);
-                *granted = some(credits).and(after)?;
+                *granted = at_least_one(credits).and(after)?;
                 Ok(true)
             }
             Command::Refund { tenant, credits } => {
@@ -176,27 +176,27 @@ impl Model {
             Command::GiveBack { id, credits } => {
                 let tenant = self.line(id)?.tenant;
                 let posted = self.posted(tenant);
-                match &mut self.line(id)?.fate {
-                    Fate::Charged { charged, .. }
-                    | Fate::ChargedLate { charged, .. }
-                    | Fate::Unaccounted { charged } => {
+                match &mut self.line(id)?.settled {
+                    Settled::Charged { charged, .. }
+                    | Settled::ChargedLate { charged, .. }
+                    | Settled::Unaccounted { charged } => {
                         at_most(credits, posted.min(*charged))?;
                         *charged -= credits;
                     }
-                    Fate::Open | Fate::Returned => at_most(credits, 0)?,
+                    Settled::Open | Settled::Returned => at_most(credits, 0)?,
                 }
                 Ok(true)
             }
             Command::Reserve { id, tenant, credits, overrun, ttl_seconds } => {
                 let ends = now + u64::from(ttl_seconds);
-                let asked = Line { tenant, credits, overrun, ttl_seconds, ends, fate: Fate::Open };
+                let asked = Line { tenant, credits, overrun, ttl_seconds, ends, settled: Settled::Open };
                 if let Some(line) = self.lines.get(&id) {
-                    // Its end and its fate have gone on since.
-                    let is_same = Line { ends, fate: Fate::Open, ..*line } == asked;
+                    // Its expiry and its settlement have changed since.
+                    let is_same = Line { ends, settled: Settled::Open, ..*line } == asked;
                     return if is_same { Ok(false) } else { Err(Why::OtherRequest) };
                 }
                 let [_, available, ..] = self.balance(tenant);
-                if some(credits)? > available {
+                if at_least_one(credits)? > available {
                     return Err(Why::TooPoor { available });
                 }
                 self.lines.insert(id, asked);
@@ -209,16 +209,18 @@ impl Model {
                 }
                 let [_, available, _, posted] = self.balance(tenant);
                 let line = self.line(id)?;
-                match line.fate {
-                    // What was set aside is surely there, what is beyond it as far as it is available.
-                    Fate::Open => {
+                match line.settled {
+                    // The reserved credits are certainly there; more only as far as available.
+                    Settled::Open => {
                         let charged = credits.min(reserved + available);
-                        line.fate = Fate::Charged { asked: credits, charged };
+                        line.settled = Settled::Charged { asked: credits, charged };
                     }
-                    Fate::Unaccounted { charged } => {
-                        line.fate = line.fate_late(credits, charged, available, posted);
+                    Settled::Unaccounted { charged } => {
+                        line.settled = line.settled_late_as(credits, charged, available, posted);
                     }
-                    Fate::Charged { asked, .. } | Fate::ChargedLate { asked, .. } if asked == credits => {
+                    Settled::Charged { asked, .. } | Settled::ChargedLate { asked, .. }
+                        if asked == credits =>
+                    {
                         return Ok(false);
                     }
                     ended => return Err(Why::Ended { state: ended.state() }),
@@ -229,20 +231,20 @@ impl Model {
                 let tenant = self.line(id)?.tenant;
                 let [_, available, _, posted] = self.balance(tenant);
                 let line = self.line(id)?;
-                match line.fate {
-                    Fate::Open => line.fate = Fate::Returned,
-                    Fate::Unaccounted { charged } => {
-                        line.fate = line.fate_late(0, charged, available, posted);
+                match line.settled {
+                    Settled::Open => line.settled = Settled::Returned,
+                    Settled::Unaccounted { charged } => {
+                        line.settled = line.settled_late_as(0, charged, available, posted);
                     }
-                    Fate::Returned | Fate::ChargedLate { asked: 0, .. } => return Ok(false),
+                    Settled::Returned | Settled::ChargedLate { asked: 0, .. } => return Ok(false),
                     ended => return Err(Why::Ended { state: ended.state() }),
                 }
                 Ok(true)
             }
             Command::Renew { id, ttl_seconds } => {
                 let line = self.line(id)?;
-                if line.fate != Fate::Open {
-                    return Err(Why::Ended { state: line.fate.state() });
+                if line.settled != Settled::Open {
+                    return Err(Why::Ended { state: line.settled.state() });
                 }
                 let before = line.ends;
                 line.ends = before.max(now + u64::from(ttl_seconds));
@@ -252,7 +254,7 @@ impl Model {
                 let is_due = self.due(now).contains(&id);
                 let line = self.line(id)?;
                 if is_due {
-                    line.fate = Fate::Unaccounted { charged: line.credits };
+                    line.settled = Settled::Unaccounted { charged: line.credits };
                 }
                 Ok(is_due)
             }
@@ -272,22 +274,22 @@ impl Command {
 }
 
 impl Line {
-    /// What becomes of it when an account comes after all: the charge follows it down to what was asked as far as there is
-    /// something posted, and beyond what was set aside as far as there is something available.
-    fn fate_late(&self, asked: u64, charged: u64, available: u64, posted: u64) -> Fate {
+    /// The result of a late settlement: the charge is lowered to what was asked as far as credits are posted, and
+    /// raised above the reservation as far as credits are available.
+    fn settled_late_as(&self, asked: u64, charged: u64, available: u64, posted: u64) -> Settled {
         let charged = if asked > self.credits {
             charged + (asked - self.credits).min(available)
         } else {
             charged.min(asked).max(charged.saturating_sub(posted))
         };
-        Fate::ChargedLate { asked, charged }
+        Settled::ChargedLate { asked, charged }
     }
 }
 
-fn some(credits: u64) -> Result<u64, Why> {
+fn at_least_one(credits: u64) -> Result<u64, Why> {
     if credits == 0 { Err(Why::Nothing) } else { Ok(credits) }
 }
 
 fn at_most(credits: u64, most: u64) -> Result<(), Why> {
-    if some(credits)? > most { Err(Why::AboveCorrectable { most }) } else { Ok(()) }
+    if at_least_one(credits)? > most { Err(Why::AboveCorrectable { most }) } else { Ok(()) }
 }

@@ -16,7 +16,7 @@ use crate::transaction::{Error, Refusal};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use protocol::admin::{AdminKey, AdminKeyWithSecret, Because, CreateAdminKey, Page, Role};
+use protocol::admin::{AdminKey, AdminKeyWithSecret, CreateAdminKey, Page, Reason, Role};
 use protocol::api_key::{KeyHash, Kind};
 use protocol::{CredentialId, TenantId};
 use schemars::JsonSchema;
@@ -38,7 +38,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::post("/v1/admin-keys/{id}/revoke", revoke)
             .summary("Revoke an administrator's key for good")
             .needs(Role::Owner)
-            .body::<Because>()
+            .body::<Reason>()
             .answers::<AdminKey>(200),
     ]
 }
@@ -100,15 +100,15 @@ pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<CredentialId>,
-    Submitted { body: because, idempotency }: Submitted<Because>,
+    Submitted { body: reason, idempotency }: Submitted<Reason>,
 ) -> Result<Json<AdminKey>, Refused> {
-    check::reason(&because.reason)?;
+    check::reason(&reason.reason)?;
     let now = moment::now();
     let operation = credentials::Revoke {
         id,
         kind: CredentialKind::Admin,
         within: caller.tenant().cloned(),
-        reason: because.reason,
+        reason: reason.reason,
         actor: caller.id(),
         now,
     };

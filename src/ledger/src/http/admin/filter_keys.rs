@@ -17,7 +17,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use protocol::CredentialId;
-use protocol::admin::{Because, CreateFilterKey, FilterKey, FilterKeyWithSecret, Page, Role, RotateKey};
+use protocol::admin::{CreateFilterKey, FilterKey, FilterKeyWithSecret, Page, Reason, Role, RotateKey};
 use protocol::api_key::{KeyHash, Kind};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -47,7 +47,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .summary("Revoke a filter's key for good; Envoys that use it can no longer reach the ledger")
             .needs(Role::Owner)
             .for_all_tenants()
-            .body::<Because>()
+            .body::<Reason>()
             .answers::<FilterKey>(200),
     ]
 }
@@ -133,11 +133,11 @@ pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<CredentialId>,
-    Submitted { body: because, idempotency }: Submitted<Because>,
+    Submitted { body: reason, idempotency }: Submitted<Reason>,
 ) -> Result<Json<FilterKey>, Refused> {
-    check::reason(&because.reason)?;
+    check::reason(&reason.reason)?;
     let now = moment::now();
-    let (reason, actor) = (because.reason, caller.id());
+    let (reason, actor) = (reason.reason, caller.id());
     let operation =
         credentials::Revoke { id, kind: CredentialKind::Filter, within: None, reason, actor, now };
     let shown = |revoked: ServiceCredential, _| revoked.shown_of_filter();

@@ -18,9 +18,7 @@ use crate::transaction::{Error, Refusal};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use protocol::admin::{
-    Because, Budget, CreateKey, Key, KeyWithSecret, Page, RevokeKey, RotateKey, UpdateKey,
-};
+use protocol::admin::{Budget, CreateKey, Key, KeyWithSecret, Page, Reason, RotateKey, UpdateKey};
 use protocol::api_key::{KeyHash, Kind};
 use protocol::key::{KeySource, KeyState};
 use protocol::{AgentId, KeyId, TenantId};
@@ -50,11 +48,11 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .answers::<KeyWithSecret>(200),
         Endpoint::post("/v1/keys/{id}/expire", expire)
             .summary("Expire a key now")
-            .body::<Because>()
+            .body::<Reason>()
             .answers::<Key>(200),
         Endpoint::post("/v1/keys/{id}/revoke", revoke)
             .summary("Revoke a key for good")
-            .body::<RevokeKey>()
+            .body::<Reason>()
             .answers::<Key>(200),
     ]
 }
@@ -222,12 +220,12 @@ pub(super) async fn expire(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
-    Submitted { body: because, idempotency }: Submitted<Because>,
+    Submitted { body: reason, idempotency }: Submitted<Reason>,
 ) -> Result<Json<Key>, Refused> {
-    check::reason(&because.reason)?;
+    check::reason(&reason.reason)?;
     let key_id = found(&service, &caller, id).await?.key.id;
     let now = moment::now();
-    let operation = keys::Expire { key_id, reason: because.reason, actor: caller.id(), now };
+    let operation = keys::Expire { key_id, reason: reason.reason, actor: caller.id(), now };
     let once = Once { operation, idempotency, shown: Listed::shown, now };
     service.store.run(once).await.map(Json).map_err(administered)
 }
@@ -236,12 +234,12 @@ pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
-    Submitted { body: revoke, idempotency }: Submitted<RevokeKey>,
+    Submitted { body: reason, idempotency }: Submitted<Reason>,
 ) -> Result<Json<Key>, Refused> {
-    check::reason(&revoke.reason)?;
+    check::reason(&reason.reason)?;
     let key_id = found(&service, &caller, id).await?.key.id;
     let now = moment::now();
-    let operation = keys::Revoke { key_id, reason: revoke.reason, actor: caller.id(), now };
+    let operation = keys::Revoke { key_id, reason: reason.reason, actor: caller.id(), now };
     let once = Once { operation, idempotency, shown: Listed::shown, now };
     Ok(Json(service.store.run(once).await?))
 }

@@ -18,7 +18,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use protocol::admin::{
-    Balance, Because, Budget, CorrectCredits, CreateTenant, CreditsGranted, Direction, GrantCredits, Page,
+    Balance, Budget, CorrectCredits, CreateTenant, CreditsGranted, Direction, GrantCredits, Page, Reason,
     Tenant, UpdateTenant,
 };
 use protocol::{TenantId, TransferId};
@@ -48,13 +48,13 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .summary("Refuse a tenant's keys")
             .for_all_tenants()
             .with_etag()
-            .body::<Because>()
+            .body::<Reason>()
             .answers::<Tenant>(200),
         Endpoint::post("/v1/tenants/{id}/resume", resume)
             .summary("Accept a tenant's keys again")
             .for_all_tenants()
             .with_etag()
-            .body::<Because>()
+            .body::<Reason>()
             .answers::<Tenant>(200),
         Endpoint::post("/v1/tenants/{id}/credits", grant)
             .summary("Grant a tenant credits")
@@ -195,18 +195,18 @@ pub(super) async fn suspend(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
-    Submitted { body: because, idempotency }: Submitted<Because>,
+    Submitted { body: reason, idempotency }: Submitted<Reason>,
 ) -> Result<Tagged<Tenant>, Refused> {
-    once(&service, &caller, id, Change::Suspend, because, idempotency).await
+    once(&service, &caller, id, Change::Suspend, reason, idempotency).await
 }
 
 pub(super) async fn resume(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<TenantId>,
-    Submitted { body: because, idempotency }: Submitted<Because>,
+    Submitted { body: reason, idempotency }: Submitted<Reason>,
 ) -> Result<Tagged<Tenant>, Refused> {
-    once(&service, &caller, id, Change::Resume, because, idempotency).await
+    once(&service, &caller, id, Change::Resume, reason, idempotency).await
 }
 
 async fn once(
@@ -214,10 +214,10 @@ async fn once(
     caller: &Caller,
     tenant_id: TenantId,
     change: Change,
-    because: Because,
+    reason: Reason,
     idempotency: Option<Idempotency>,
 ) -> Result<Tagged<Tenant>, Refused> {
-    let reason = because.reason;
+    let reason = reason.reason;
     check::reason(&reason)?;
     let now = moment::now();
     let operation = Alter { tenant_id, change, if_version: None, reason, actor: caller.id(), now };

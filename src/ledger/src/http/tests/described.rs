@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Sorted by name, so that the order of fields in code is no change of the API.
+/// Sorted by name, so that reordering fields in code does not change the API document.
 fn pretty(value: &impl Serialize) -> String {
     let mut value = serde_json::to_value(value).unwrap();
     value.sort_all_objects();
@@ -49,7 +49,7 @@ async fn the_document_and_its_examples_are_the_golden_ones() {
     let bench = Bench::start().await;
     let examples = recorded::examples(&bench).await;
     assert_golden("examples.json", &examples);
-    // Without the tiers of any policy, which are no part of the API.
+    // Without the tiers of a policy, which are not part of the API.
     let document = document::of(&admin::endpoints(), &examples);
     assert_golden("openapi.json", &document);
 }
@@ -60,9 +60,9 @@ async fn every_operation_has_examples_and_each_fits_its_schema() {
     let document = bench.get("/openapi.json").await;
     let fits = |place: &str, content: &Value| {
         let example = content.get("example").unwrap_or_else(|| panic!("{place} has no example"));
-        // Many tools don't take `true` as a schema, though OpenAPI 3.1 does.
+        // Many tools do not accept `true` as a schema, though OpenAPI 3.1 does.
         assert!(content["schema"].is_object(), "{place} has no schema");
-        // References lead to the components, so those stand beside the schema.
+        // References point to the components, so these are added to the schema.
         let schema = json!({"allOf": [content["schema"]], "components": document["components"]});
         let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
         let faults: Vec<String> = validator.iter_errors(example).map(|fault| fault.to_string()).collect();
@@ -91,7 +91,8 @@ fn schemas_have_names_of_their_own() {
     let schemas = document["components"]["schemas"].as_object().unwrap();
     assert!(schemas.len() > 30, "{} schemas", schemas.len());
     for name in schemas.keys() {
-        // A number tells two types of one name apart, and `_for_` two uses of a generic one: the reader can't.
+        // A number would distinguish two types of the same name, and `_for_` two uses of a generic one; readers could
+        // not.
         let is_plain = name.chars().all(|letter| letter.is_ascii_alphabetic());
         assert!(is_plain, "{name}: give the type a name by #[schemars(rename = \"...\")]");
     }
@@ -143,10 +144,10 @@ async fn the_api_describes_itself() {
     let schema = |pointer: &str| document.pointer(&format!("/components/schemas/{pointer}")).unwrap();
     let bounds = schema("CreateKey/properties/scopes");
     assert_eq!((&bounds["maxItems"], &bounds["items"]["maxLength"]), (&json!(64), &json!(200)));
-    assert_eq!(schema("Because/properties/reason")["maxLength"], 500);
+    assert_eq!(schema("Reason/properties/reason")["maxLength"], 500);
     assert_eq!(schema("RotateKey/properties/grace_seconds")["maximum"], 2_592_000);
     assert_eq!(schema("CreateTenant/properties/tier")["enum"], json!(["free", "pro"]));
-    // Every reference leads somewhere.
+    // Every reference has a target.
     let text = document.to_string();
     for reference in text.split("\"$ref\":\"#").skip(1) {
         let pointer = reference.split('"').next().unwrap();

@@ -1,8 +1,7 @@
-//! Envoys that spend a tenant's last credits from leases and by exact reservations: as many calls succeed as the tenant
-//! has credits, and not one more or less. The Envoys are simulated, the ledger and its sockets are real.
+//! Envoys that spend a tenant's last credits from leases and by exact reservations: exactly as many calls succeed as
+//! the tenant has credits. The Envoys are simulated, the ledger and its sockets are real.
 
-use crate::fixture::{Bench, apart, expect, pace};
-use crate::moment;
+use crate::fixture::{Bench, apart, expect, new_uuid, pace, uuid_of};
 use crate::store::laws;
 use crate::store::sql::{Connection, Purpose};
 use reqwest::StatusCode;
@@ -14,11 +13,11 @@ use std::time::{Duration, Instant};
 const CREDITS: u64 = 3000;
 const LEASE_CREDITS: u64 = 100;
 const CLIENTS: usize = 4;
-/// How long a client waits for credits that somebody holds: a killed Envoy never returns them.
+/// How long a client waits for credits that others hold: a killed Envoy never returns them.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default, Clone)]
-struct Purse {
+struct HeldLease {
     id: String,
     granted: u64,
     spent: u64,
@@ -31,9 +30,9 @@ struct Envoy {
     instance: String,
     tenant: String,
     key: String,
-    purse: Mutex<Option<Purse>>,
+    lease: Mutex<Option<HeldLease>>,
     asking: AtomicBool,
-    /// Recalls heard of: a lease that was asked for before the last goes back when it comes.
+    /// The recalls received: a lease that was asked for before the last recall is returned when it arrives.
     recalls: AtomicU64,
     leased: AtomicU64,
     exact: AtomicU64,
@@ -47,7 +46,7 @@ impl Envoy {
             instance: format!("i{number}"),
             tenant: tenant.to_owned(),
             key: key.to_owned(),
-            purse: Mutex::default(),
+            lease: Mutex::default(),
             asking: AtomicBool::new(false),
             recalls: AtomicU64::new(0),
             leased: AtomicU64::new(0),
@@ -61,22 +60,22 @@ impl Envoy {
     }
 
     async fn round(&self, parts: &Value) -> Value {
-        let mut round = json!({"instance": self.instance, "envoy": self.instance});
+        let mut round = json!({"instance": uuid_of(&self.instance), "envoy": self.instance});
         round.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
         self.bench.post("/filter/v1/leases", round, StatusCode::OK).await
     }
 
-    /// Spends one credit of the lease, if there is one left. True for the one that should see to the next lease.
+    /// Spends one credit of the lease, if there is one left. True for the caller that must ask for the next lease.
     fn spend(&self) -> (bool, bool) {
-        let mut purse = self.purse.lock().unwrap();
-        let Some(purse) = purse.as_mut() else { return (false, true) };
-        let spends = purse.spent < purse.granted;
-        purse.spent += u64::from(spends);
-        (spends, purse.spent * 2 >= purse.granted)
+        let mut lease = self.lease.lock().unwrap();
+        let Some(lease) = lease.as_mut() else { return (false, true) };
+        let spends = lease.spent < lease.granted;
+        lease.spent += u64::from(spends);
+        (spends, lease.spent * 2 >= lease.granted)
     }
 
-    async fn close(&self, purse: Option<Purse>) {
-        if let Some(Purse { id, spent, revision, .. }) = purse {
+    async fn close(&self, lease: Option<HeldLease>) {
+        if let Some(HeldLease { id, spent, revision, .. }) = lease {
             let account = json!({"lease_id": id, "revision": revision + 1, "spent": spent, "closed": true});
             self.round(&json!({"accounts": [account]})).await;
         }
@@ -87,21 +86,21 @@ impl Envoy {
             return;
         }
         let recalls = self.recalls.load(Ordering::SeqCst);
-        let id = moment::new_name("");
+        let id = new_uuid();
         let ask = json!({"lease_id": id, "tenant_id": self.tenant, "credits": LEASE_CREDITS, "price": 1});
         let granted = self.round(&json!({"asks": [ask]})).await["leases"][0]["credits"].as_u64().unwrap();
         if granted > 0 {
-            let new = Purse { id, granted, ..Purse::default() };
+            let new = HeldLease { id, granted, ..HeldLease::default() };
             let old = {
-                let mut purse = self.purse.lock().unwrap();
-                if self.recalls.load(Ordering::SeqCst) == recalls { purse.replace(new) } else { Some(new) }
+                let mut lease = self.lease.lock().unwrap();
+                if self.recalls.load(Ordering::SeqCst) == recalls { lease.replace(new) } else { Some(new) }
             };
             self.close(old).await;
         }
         self.asking.store(false, Ordering::SeqCst);
     }
 
-    /// One client's calls, until one is refused for want of credits.
+    /// One client's calls, until one is refused because there are no credits.
     async fn calls(self: Arc<Envoy>) {
         let mut refused_since = None;
         while !self.dead.load(Ordering::SeqCst) {
@@ -114,10 +113,10 @@ impl Envoy {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let id = moment::new_name("");
+            let id = new_uuid();
             let answer = self.bench.reserve(&id, &self.key, 1).await;
             if answer.status() == StatusCode::PAYMENT_REQUIRED {
-                // Also said where an Envoy on a machine that stands still does not return its lease in time.
+                // Also the answer if an Envoy does not return its lease in time because the machine stalls.
                 let [_, available, pending, _] = self.bench.balance(&self.tenant).await;
                 let since = *refused_since.get_or_insert_with(Instant::now);
                 if available + pending == 0 || since.elapsed() > WAIT_MAX {
@@ -133,18 +132,18 @@ impl Envoy {
         }
     }
 
-    async fn hear(self: Arc<Envoy>) {
+    async fn follow_recalls(self: Arc<Envoy>) {
         let mut next = self.bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
         while !self.dead.load(Ordering::SeqCst) {
             let feed = self.bench.get(&format!("/filter/v1/changes?after={next}&wait_ms=300")).await;
             next = feed["next"].as_u64().unwrap();
             if feed["changes"].as_array().unwrap().iter().any(|change| change["kind"] == "recall") {
-                let purse = {
-                    let mut purse = self.purse.lock().unwrap();
+                let lease = {
+                    let mut lease = self.lease.lock().unwrap();
                     self.recalls.fetch_add(1, Ordering::SeqCst);
-                    purse.take()
+                    lease.take()
                 };
-                self.close(purse).await;
+                self.close(lease).await;
             }
         }
     }
@@ -156,7 +155,8 @@ async fn run(killed: bool) -> (Arc<Bench>, String, [Arc<Envoy>; 2]) {
     let tenant = bench.tenant(CREDITS).await;
     let (key, _) = bench.key(&tenant).await;
     let envoys = [0, 1].map(|number| Envoy::new(&bench, number, &tenant, &key));
-    let ears: Vec<_> = envoys.iter().map(|envoy| tokio::spawn(Arc::clone(envoy).hear())).collect();
+    let followers: Vec<_> =
+        envoys.iter().map(|envoy| tokio::spawn(Arc::clone(envoy).follow_recalls())).collect();
     let clients: Vec<_> = envoys
         .iter()
         .flat_map(|envoy| (0..CLIENTS).map(|_| tokio::spawn(Arc::clone(envoy).calls())))
@@ -175,7 +175,7 @@ async fn run(killed: bool) -> (Arc<Bench>, String, [Arc<Envoy>; 2]) {
     for envoy in &envoys {
         envoy.dead.store(true, Ordering::SeqCst);
     }
-    for ear in ears {
+    for ear in followers {
         ear.await.unwrap();
     }
     (bench, tenant, envoys)
@@ -189,19 +189,19 @@ async fn two_envoys_spend_a_tenants_credits_to_the_last_and_not_one_more() {
     let leased: u64 = envoys.iter().map(|envoy| envoy.leased.load(Ordering::SeqCst)).sum();
     assert!(leased > CREDITS / 2, "only {leased} of {CREDITS} were leased");
     for envoy in &envoys {
-        let purse = envoy.purse.lock().unwrap().take();
-        envoy.close(purse).await;
+        let lease = envoy.lease.lock().unwrap().take();
+        envoy.close(lease).await;
     }
     assert_eq!(bench.balance(&tenant).await, [CREDITS, 0, 0, CREDITS]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_envoy_did_not_spend_is_explained_to_the_credit() {
+async fn unspent_credits_of_a_killed_envoy_are_accounted_for_exactly() {
     let (bench, tenant, envoys) = run(true).await;
     let succeeded = envoys[0].succeeded() + envoys[1].succeeded();
-    let purse = envoys[1].purse.lock().unwrap().take();
-    envoys[1].close(purse).await;
-    let rest = envoys[0].purse.lock().unwrap().take().map_or(0, |purse| purse.granted - purse.spent);
+    let lease = envoys[1].lease.lock().unwrap().take();
+    envoys[1].close(lease).await;
+    let rest = envoys[0].lease.lock().unwrap().take().map_or(0, |lease| lease.granted - lease.spent);
     assert_eq!(succeeded + rest, CREDITS, "{succeeded} calls, {rest} unspent");
 
     let database = Bench::config(&bench.directory).database;

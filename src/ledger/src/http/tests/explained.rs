@@ -1,17 +1,17 @@
 //! Why a request ended as it did, and what of the audit trail is about a request, a key, a tool or a service.
 
 use super::decision;
-use crate::fixture::{Bench, code, expect};
+use crate::fixture::{Bench, code, expect, report_body};
 use protocol::EventId;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 fn id(number: u128) -> String {
-    EventId::of_uuid((0x0192_f0c0_0000_7000 << 64) | (0x8000 << 48) | number).to_string()
+    EventId::from_bits((0x0192_f0c0_0000_7000 << 64) | (0x8000 << 48) | number).to_string()
 }
 
 async fn tell(bench: &Bench, batch: &str, decisions: &[Value]) {
-    let batch = json!({"batch_id": batch, "envoy": "e1", "decisions": decisions});
+    let batch = report_body(batch, decisions.iter().cloned());
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
 }
 
@@ -63,7 +63,7 @@ async fn a_refusal_is_explained_by_its_rule_what_it_needed_and_what_there_was() 
         ),
         (
             "rate_limited",
-            json!({"rule": "concurrency", "most": 8}),
+            json!({"rule": "concurrency", "max": 8}),
             json!("fewer than 8 under way"),
             json!("8 under way"),
             "wait until one ends",
@@ -135,7 +135,7 @@ async fn the_trail_is_searched_by_key_tool_service_and_outcome_within_the_caller
     let (tenant, other) = (bench.tenant(100).await, bench.tenant(100).await);
     let (key, _) = bench.key(&tenant).await;
     let (others, _) = bench.key(&other).await;
-    let reason = json!({"rule": "concurrency", "most": 8});
+    let reason = json!({"rule": "concurrency", "max": 8});
     let mut elsewhere = refused(3, "rate_limited", (&others, &other), "deploy", reason.clone());
     elsewhere["service"] = json!("ci");
     let decisions = [

@@ -1,6 +1,6 @@
-//! Keys that keys asked for: never more than their parents, and never longer.
+//! Keys issued to other keys: they never may do more than their parents, and never last longer.
 
-use crate::fixture::{Bench, code, expect};
+use crate::fixture::{Bench, code, expect, uuid_of};
 use protocol::api_key::KeyHash;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use throwaway::Throwaway;
 
 async fn issue(bench: &Bench, request_id: &str, parent: &str, more: Value) -> Response {
     let mut body = json!({
-        "request_id": request_id, "parent": KeyHash::of(parent.as_bytes()), "service": "studio",
+        "request_id": uuid_of(request_id), "parent": KeyHash::of(parent.as_bytes()), "service": "studio",
         "ttl_seconds": 3600, "rate_limit": 60,
     });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -31,7 +31,7 @@ async fn record(bench: &Bench, secret: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_is_held_to_one_service_and_to_all_that_holds_its_parent() {
+async fn a_child_key_is_restricted_to_one_service_and_by_all_restrictions_of_its_parent() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let restricted = json!({
@@ -61,7 +61,7 @@ async fn a_child_is_held_to_one_service_and_to_all_that_holds_its_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_of_an_agents_key_is_the_agents() {
+async fn a_child_of_an_agents_key_belongs_to_the_agent() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let agent = json!({"tenant_id": tenant, "name": "bot"});
@@ -73,7 +73,7 @@ async fn a_child_of_an_agents_key_is_the_agents() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_taken_from_a_parent_is_taken_from_its_children() {
+async fn permissions_removed_from_a_parent_are_removed_from_its_children() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (parent_id, parent) = parent(&bench, &tenant, json!({})).await;
@@ -89,7 +89,7 @@ async fn what_is_taken_from_a_parent_is_taken_from_its_children() {
     let now = record(&bench, child).await;
     assert_eq!((&now["scopes"], &now["services"]), (&json!(["read"]), &json!([])));
     assert_eq!(now["parent"]["limits"], json!([{"permits": 1, "window_seconds": 9}]));
-    // A child that an administrator lets do more may do no more than its parent.
+    // A child key whose permissions an administrator extends may still do no more than its parent.
     let own = format!("/v1/keys/{}", issued["key_id"].as_str().unwrap());
     let more = json!({"scopes": ["read", "generate", "admin"], "expires_at": null, "reason": "more"});
     let patch = bench.request(Method::PATCH, &own).header("if-match", "*").json(&more).send();
@@ -99,11 +99,11 @@ async fn what_is_taken_from_a_parent_is_taken_from_its_children() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_dies_with_its_parent_however_that_ends() {
-    dies_with_its_parent(&Bench::start().await).await;
+async fn a_child_key_ends_with_its_parent_in_every_way_of_ending() {
+    assert_child_ends_with_its_parent(&Bench::start().await).await;
 }
 
-async fn dies_with_its_parent(bench: &Bench) {
+async fn assert_child_ends_with_its_parent(bench: &Bench) {
     for (end, body, state) in [
         ("revoke", json!({"reason": "leaked"}), "revoked"),
         ("expire", json!({"reason": "over"}), "expired"),
@@ -130,7 +130,7 @@ async fn dies_with_its_parent(bench: &Bench) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grace_of_the_parent_is_the_childs_too() {
+async fn a_rotated_parents_grace_period_applies_to_its_child() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (parent_id, parent) = parent(&bench, &tenant, json!({})).await;
@@ -145,7 +145,7 @@ async fn a_grace_of_the_parent_is_the_childs_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_childs_spending_is_its_parents_too() {
+async fn what_a_child_key_spends_counts_for_its_parent() {
     spends_as_its_parent(&Bench::start().await).await;
 }
 
@@ -154,7 +154,7 @@ async fn both_hold_on_postgresql() {
     let server = std::thread::spawn(|| Throwaway::start().unwrap()).join().unwrap();
     let database = std::thread::scope(|scope| scope.spawn(|| server.database()).join().unwrap());
     let bench = Bench::start_on(&database.unwrap().parse().unwrap()).await;
-    dies_with_its_parent(&bench).await;
+    assert_child_ends_with_its_parent(&bench).await;
     spends_as_its_parent(&bench).await;
     bench.running.shutdown().await;
 }

@@ -1,8 +1,7 @@
-//! Credits and permits in Envoys' hands, over a real socket.
+//! Leased credits and shares of permits, over a real socket.
 
 use super::decision;
-use crate::fixture::{Bench, apart, code, expect, pace};
-use crate::moment;
+use crate::fixture::{Bench, apart, code, expect, new_uuid, pace, report_body, uuid_of};
 use crate::store::laws;
 use crate::store::sql::{Connection, Purpose};
 use reqwest::{Method, StatusCode};
@@ -10,21 +9,21 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const LEASES: &str = "/filter/v1/leases";
-/// A call waits for 1.2 s at most, in which a machine that stands still returns nothing: then it is done anew.
+/// A call waits at most 1.2 s, in which a stalled machine returns nothing: then the test repeats it.
 const ROUNDS_MAX: u64 = 5;
 
 fn round(instance: &str, parts: &Value) -> Value {
-    let mut round = json!({"instance": instance, "envoy": "e1"});
+    let mut round = json!({"instance": uuid_of(instance), "envoy": "e1"});
     round.as_object_mut().unwrap().extend(parts.as_object().unwrap().clone());
     round
 }
 
 fn ask(lease_id: &str, tenant_id: &str, credits: u64, price: u64) -> Value {
-    json!({"lease_id": lease_id, "tenant_id": tenant_id, "credits": credits, "price": price})
+    json!({"lease_id": uuid_of(lease_id), "tenant_id": tenant_id, "credits": credits, "price": price})
 }
 
 fn account(lease_id: &str, revision: u64, spent: u64, closed: bool) -> Value {
-    json!({"lease_id": lease_id, "revision": revision, "spent": spent, "closed": closed})
+    json!({"lease_id": uuid_of(lease_id), "revision": revision, "spent": spent, "closed": closed})
 }
 
 impl Bench {
@@ -37,7 +36,7 @@ impl Bench {
         self.client.get(url).send().await.unwrap().text().await.unwrap()
     }
 
-    /// How often leases were called back.
+    /// The number of recalls.
     async fn recalls(&self) -> u64 {
         let metrics = self.metrics().await;
         let mut lines = metrics.lines();
@@ -45,14 +44,14 @@ impl Bench {
         count.expect("it is counted").parse().unwrap()
     }
 
-    /// What a call is told that waits for nothing and calls nothing back. The quickest of five says so: any one may be
-    /// slow on a machine that others use.
+    /// The answer to a call that waits for nothing and recalls nothing. The fastest of five decides, because any one
+    /// may be slow on a shared machine.
     async fn refused_at_once(&self, key: &str, credits: u64) -> Value {
         let recalls = self.recalls().await;
         let (mut quickest, mut told) = (Duration::MAX, Value::Null);
         for _ in 0..5 {
             let began = Instant::now();
-            let answer = self.reserve(&moment::new_name(""), key, credits).await;
+            let answer = self.reserve(&new_uuid(), key, credits).await;
             told = expect(answer, StatusCode::PAYMENT_REQUIRED).await;
             quickest = quickest.min(began.elapsed());
         }
@@ -63,7 +62,7 @@ impl Bench {
 
     async fn ask(&self, instance: &str, lease_id: &str, tenant_id: &str, credits: u64) -> u64 {
         let answer = self.round(instance, &json!({"asks": [ask(lease_id, tenant_id, credits, 1)]})).await;
-        assert_eq!(answer["leases"][0]["lease_id"], lease_id);
+        assert_eq!(answer["leases"][0]["lease_id"], uuid_of(lease_id));
         answer["leases"][0]["credits"].as_u64().unwrap()
     }
 
@@ -81,7 +80,7 @@ impl Bench {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_is_opened_spent_from_and_closed_and_every_step_again_moves_nothing() {
+async fn a_lease_is_opened_spent_and_closed_and_repeated_steps_move_nothing() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 100);
@@ -102,7 +101,7 @@ async fn a_lease_is_opened_spent_from_and_closed_and_every_step_again_moves_noth
     bench.account("i1", "l1", 5, 69, true).await;
     assert_eq!(bench.balance(&tenant).await, [1000, 931, 0, 69]);
     let late = bench.account("i1", "l1", 6, 70, false).await;
-    assert_eq!(late["ended"], json!(["l1"]));
+    assert_eq!(late["ended"], json!([uuid_of("l1")]));
     assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 0);
     assert_eq!(bench.balance(&tenant).await, [1000, 931, 0, 69]);
     let audit = bench.get(&format!("/v1/audit?tenant_id={tenant}&limit=2")).await;
@@ -111,10 +110,10 @@ async fn a_lease_is_opened_spent_from_and_closed_and_every_step_again_moves_noth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_is_a_part_of_what_is_left_and_none_where_that_is_too_little() {
+async fn a_lease_is_a_part_of_the_available_credits_or_is_refused() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
-    // A quarter of 1000, of 750, of 563; then eight calls of 60 are too much.
+    // A quarter of 1000, of 750, of 563; then eight calls of 60 are too many.
     for (id, price, expected) in
         [("l1", 1, 250), ("l2", 1, 187), ("l3", 60, 0), ("l4", 17, 140), ("l5", 1, 105)]
     {
@@ -132,22 +131,22 @@ async fn a_lease_is_a_part_of_what_is_left_and_none_where_that_is_too_little() {
     }
     assert_eq!(bench.ask("i1", "ninth", &tenant, 8).await, 0);
     assert_eq!(bench.ask("i2", "elsewhere", &tenant, 8).await, 8);
-    // In one round: what goes back is there for what is asked.
+    // In one round: returned credits are available for the asks.
     let parts = json!({"asks": [ask("after", &tenant, 8, 1)], "accounts": [account("l1", 1, 0, true)]});
     assert_eq!(bench.round("i1", &parts).await["leases"][0]["credits"], 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn accounts_that_make_no_sense_move_nothing_and_are_counted() {
+async fn inconsistent_statements_move_nothing_and_are_counted() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     bench.ask("i1", "l1", &tenant, 100).await;
     for (instance, spent) in [("i1", 101), ("i2", 5)] {
-        assert_eq!(bench.account(instance, "l1", 1, spent, false).await["ended"], json!(["l1"]));
+        assert_eq!(bench.account(instance, "l1", 1, spent, false).await["ended"], json!([uuid_of("l1")]));
     }
     assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
-    assert_eq!(bench.account("i1", "never", 1, 5, false).await["ended"], json!(["never"]));
-    // Its Envoy gave up on the ask, which comes after all: nobody would account for the lease.
+    assert_eq!(bench.account("i1", "never", 1, 5, false).await["ended"], json!([uuid_of("never")]));
+    // Its Envoy gave up the ask, which arrives all the same: there would be no statement about the lease.
     assert_eq!(bench.account("i1", "given-up", 1, 0, true).await.get("ended"), None);
     assert_eq!(bench.ask("i1", "given-up", &tenant, 100).await, 0);
     assert_eq!(bench.balance(&tenant).await, [1000, 900, 100, 0]);
@@ -156,12 +155,12 @@ async fn accounts_that_make_no_sense_move_nothing_and_are_counted() {
     let many: Vec<Value> = (0..1001).map(|number| account(&format!("l{number}"), 1, 0, true)).collect();
     let refused = bench.post(LEASES, round("i1", &json!({"accounts": many})), StatusCode::BAD_REQUEST).await;
     assert!(refused["detail"].as_str().unwrap().starts_with("accounts: "), "{refused}");
-    let refused = bench.post(LEASES, json!({"instance": "i1"}), StatusCode::BAD_REQUEST).await;
+    let refused = bench.post(LEASES, json!({"instance": uuid_of("i1")}), StatusCode::BAD_REQUEST).await;
     assert_eq!(code(&refused), "invalid_request");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_after_all() {
+async fn a_lease_of_a_dead_envoy_is_charged_listed_and_corrected_by_a_late_statement() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     bench.ask("i1", "l1", &tenant, 100).await;
@@ -170,10 +169,10 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
     let metrics = bench.metrics().await;
     assert!(metrics.contains("agentrelay_ledger_leases_open 2"), "{metrics}");
     assert!(metrics.contains("agentrelay_ledger_lease_credits_out 120"), "{metrics}");
-    // As if its Envoy had been silent since long ago.
+    // As if its Envoy had sent nothing for a long time.
     let database = Bench::config(&bench.directory).database;
-    let expire = "UPDATE leases SET expires_at = 1600000000000 WHERE id = 'l1'";
-    apart(|| Connection::open(&database, Purpose::Write).unwrap().execute(expire, &[]).unwrap());
+    let expire = format!("UPDATE leases SET expires_at = 1600000000000 WHERE id = '{}'", uuid_of("l1"));
+    apart(|| Connection::open(&database, Purpose::Write).unwrap().execute(&expire, &[]).unwrap());
     let deadline = Instant::now() + Duration::from_secs(15);
     while bench.balance(&tenant).await != [1000, 850, 50, 100] {
         assert!(Instant::now() < deadline, "the lease was not lost");
@@ -181,15 +180,15 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
     }
     let lost = bench.get(&format!("/v1/leases?tenant_id={tenant}&state=lost")).await;
     let [lost] = lost["items"].as_array().unwrap().as_slice() else { panic!("{lost}") };
-    assert_eq!([&lost["id"], &lost["envoy"], &lost["state"]], ["l1", "e1", "lost"]);
+    assert_eq!([&lost["id"], &lost["envoy"], &lost["state"]], [&uuid_of("l1"), "e1", "lost"]);
     assert_eq!([&lost["granted"], &lost["spent"], &lost["lost"]], [100, 30, 70]);
-    // Counted after the commit that made the lease seen as lost.
+    // Counted after the commit that marks the lease as lost.
     while !bench.metrics().await.contains("agentrelay_ledger_lease_credits_lost_total 70") {
         assert!(Instant::now() < deadline, "what was lost is not counted");
         pace().await;
     }
 
-    assert_eq!(bench.account("i1", "l1", 2, 40, false).await["ended"], json!(["l1"]));
+    assert_eq!(bench.account("i1", "l1", 2, 40, false).await["ended"], json!([uuid_of("l1")]));
     bench.account("i1", "l1", 3, 45, true).await;
     assert_eq!(bench.balance(&tenant).await, [1000, 905, 50, 45]);
     let audit = bench.get(&format!("/v1/audit?tenant_id={tenant}&limit=2")).await;
@@ -206,14 +205,14 @@ async fn a_lease_of_a_dead_envoy_is_charged_listed_and_set_right_if_it_speaks_af
         let Some(next) = page["next_cursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
-    assert_eq!(seen, ["l1", "l2"]);
-    assert_eq!(bench.get("/v1/leases?state=open").await["items"][0]["id"], "l2");
+    assert_eq!(seen, ["l1", "l2"].map(uuid_of));
+    assert_eq!(bench.get("/v1/leases?state=open").await["items"][0]["id"], uuid_of("l2"));
     let laws = apart(|| laws::broken(&Connection::open(&database, Purpose::Read).unwrap()).unwrap());
     assert_eq!(laws, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them() {
+async fn a_call_without_enough_credits_recalls_leases_and_waits_for_them() {
     let bench = Bench::start().await;
     let mut round = 0;
     let (tenant, key, answer, lent) = loop {
@@ -222,17 +221,17 @@ async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them(
         let (key, _) = bench.key(&tenant).await;
         let (lease, next) = (format!("l{round}"), format!("next{round}"));
         assert_eq!(bench.ask("i1", &lease, &tenant, 100).await, 25);
-        expect(bench.reserve(&moment::new_name(""), &key, 75).await, StatusCode::CREATED).await;
+        expect(bench.reserve(&new_uuid(), &key, 75).await, StatusCode::CREATED).await;
         let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
         let returns = async {
             let feed = bench.get(&format!("/filter/v1/changes?after={after}&wait_ms=20000")).await;
             assert_eq!(feed["changes"], json!([{"kind": "recall", "tenant_id": tenant}]));
-            // While somebody waits none are lent: the Envoy would take what it gives back.
+            // While a call waits, no leases are granted: the Envoy would get what it has just returned.
             let parts =
                 json!({"asks": [ask(&next, &tenant, 8, 1)], "accounts": [account(&lease, 1, 5, true)]});
             bench.round("i1", &parts).await["leases"][0]["credits"].clone()
         };
-        let id = moment::new_name("");
+        let id = new_uuid();
         let (answer, lent) = tokio::join!(bench.reserve(&id, &key, 20), returns);
         if answer.status() == StatusCode::CREATED || round == ROUNDS_MAX {
             break (tenant, key, answer, lent);
@@ -243,19 +242,19 @@ async fn a_call_that_finds_too_few_credits_calls_leases_back_and_waits_for_them(
     assert_eq!(bench.balance(&tenant).await, [100, 0, 95, 5]);
     assert_eq!(bench.recalls().await, round);
 
-    // Truly out: nothing can come back.
+    // Really used up: nothing can be returned.
     let poor = bench.refused_at_once(&key, 1).await;
     assert_eq!(code(&poor), "quota_exceeded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_that_does_not_return_what_was_called_back_is_waited_for_once() {
+async fn an_envoy_that_ignores_a_recall_is_waited_for_once() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;
     assert_eq!(bench.ask("i1", "l1", &tenant, 100).await, 25);
     expect(bench.reserve("r1", &key, 75).await, StatusCode::CREATED).await;
-    // More than can come back.
+    // More than can be returned.
     bench.refused_at_once(&key, 26).await;
     let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
 
@@ -265,7 +264,7 @@ async fn an_envoy_that_does_not_return_what_was_called_back_is_waited_for_once()
     let (one, other) = tokio::join!(one, other);
     assert_eq!([one.status(), other.status()], [StatusCode::PAYMENT_REQUIRED; 2]);
     assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&began.elapsed()));
-    // What goes on without it: the lease is known not to come back, and was called once.
+    // A call without it: the ledger knows that the lease will not be returned, and has recalled it once.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let began = Instant::now();
@@ -281,7 +280,7 @@ async fn an_envoy_that_does_not_return_what_was_called_back_is_waited_for_once()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_what_it_spent_of_them() {
+async fn a_tenants_budget_limits_and_recalls_leases_and_a_keys_budget_counts_leased_calls() {
     let bench = Bench::start().await;
     let mut round = 0;
     let (tenant, key, path, lease, answer) = loop {
@@ -304,7 +303,7 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
             }
             bench.account("i1", &lease, 1, 40, true).await;
         };
-        let id = moment::new_name("");
+        let id = new_uuid();
         let (answer, ()) = tokio::join!(bench.reserve(&id, &key, 50), returns);
         if answer.status() == StatusCode::CREATED || round == ROUNDS_MAX {
             break (tenant, key, path, lease, answer);
@@ -313,13 +312,13 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
     expect(answer, StatusCode::CREATED).await;
     assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 90);
 
-    // The key's own sum: its reservation, and what decisions say of leases, once.
+    // The key's own sum: its reservation, and the leased calls of its decisions, once.
     let mut leased = decision("allowed", &key, &tenant, "search", 7);
-    leased["lease_id"] = json!(lease);
+    leased["lease_id"] = json!(uuid_of(&lease));
     let exact = decision("allowed", &key, &tenant, "search", 3);
+    let batch = report_body("b1", [leased, exact]);
     for _ in 0..2 {
-        let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": [leased, exact]});
-        bench.post("/filter/v1/report", batch, StatusCode::OK).await;
+        bench.post("/filter/v1/report", batch.clone(), StatusCode::OK).await;
     }
     assert_eq!(bench.get(&format!("/v1/keys/{key}/budget")).await["spent"], 57);
     assert_eq!(bench.get(&format!("{path}/budget")).await["spent"], 90);
@@ -331,7 +330,7 @@ async fn a_tenants_budget_bounds_leases_and_calls_them_back_and_a_keys_counts_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_is_shared_out_and_envoys_hear_who_needs_more() {
+async fn a_limit_is_divided_into_shares_and_recalled_when_another_envoy_needs_more() {
     let bench = Bench::start().await;
     let share = async |instance: &str, revision: u64, keep: u64, wanted: u64| {
         let limit = json!({"permits": 100, "window_seconds": 60});

@@ -1,14 +1,14 @@
-//! The life of keys and tenants beyond their making: changes that do not undo each other, budgets, suspension,
-//! corrections, agents, and another policy.
+//! Changes of keys and tenants: changes that do not undo each other, budgets, suspension, corrections, agents, and a
+//! new policy.
 
-use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql};
+use crate::fixture::{Bench, POLICY, code, expect, is_on_postgresql, report_body};
 use crate::policies::document::FILE_BYTES_MAX;
 use crate::service::{self, Error};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_changed_only_over_what_was_seen_and_filters_hear_of_it() {
+async fn a_key_is_changed_only_at_the_given_version_and_filters_are_notified() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let (key, secret) = bench.key(&tenant).await;
@@ -53,12 +53,12 @@ async fn a_key_is_changed_only_over_what_was_seen_and_filters_hear_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_budget_holds_for_key_and_tenant_and_what_goes_back_is_free_again() {
+async fn a_budget_limits_key_and_tenant_and_refunds_free_it_again() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(1000).await;
     let (key, _) = bench.key(&tenant).await;
     expect(bench.reserve("r1", &key, 30).await, StatusCode::CREATED).await;
-    // Set in the middle of the month, it holds at once and counts what was before.
+    // Set in the middle of the month, it applies at once and counts earlier calls.
     let path = format!("/v1/keys/{key}");
     let patch = |path: &str, budget: u64| {
         bench.request(Method::PATCH, path).json(&json!({"budget": budget, "reason": "x"})).send()
@@ -80,7 +80,7 @@ async fn a_budget_holds_for_key_and_tenant_and_what_goes_back_is_free_again() {
     let refused = expect(bench.reserve("r3", &second, 6).await, StatusCode::PAYMENT_REQUIRED).await;
     assert!(refused["detail"].as_str().unwrap().contains("the tenant has spent 10"), "{refused}");
     expect(bench.reserve("r4", &second, 5).await, StatusCode::CREATED).await;
-    // The same request again has its answer, whatever the budget is by then.
+    // The repeated request gets its answer, whatever the budget is by then.
     expect(bench.reserve("r4", &second, 5).await, StatusCode::CREATED).await;
     assert_eq!(bench.get(&format!("{tenant_path}/budget")).await["spent"], 15);
 }
@@ -147,7 +147,7 @@ async fn a_key_belongs_only_to_an_agent_of_its_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_policy_is_put_in_force_whole_or_not_at_all() {
+async fn a_new_policy_is_put_in_force_as_a_whole_or_not_at_all() {
     let bench = Bench::start().await;
     let before = bench.request(Method::GET, "/v1/policy").send().await.unwrap();
     let etag = before.headers()["etag"].to_str().unwrap().to_owned();
@@ -157,7 +157,7 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
     let faulty = put(&etag, POLICY.replace("permits: 20", "permits: -1")).await.unwrap();
     let faulty = expect(faulty, StatusCode::BAD_REQUEST).await;
     assert!(faulty["detail"].as_str().unwrap().contains("tiers.free.limits[0].permits"), "{faulty}");
-    // As large as a file may be.
+    // The largest file that is allowed.
     let padded = |bytes: usize| {
         let text = POLICY.replace("permits: 20", "permits: 25") + "# ";
         text.clone() + &"x".repeat(bytes - text.len())
@@ -172,18 +172,18 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
         described["application/yaml"].is_object() && described["application/json"].is_object(),
         "{described}"
     );
-    // A shared database holds it for every ledger, and the files stay.
+    // A shared database holds it for every ledger, and the files stay unchanged.
     let file = if is_on_postgresql() { POLICY } else { text.as_str() };
     assert_eq!(std::fs::read_to_string(bench.policy_path()).unwrap(), file);
     let fact = &bench.get("/v1/audit?kind=policy_in_force&limit=1").await["items"][0];
     assert_eq!(fact["detail"]["version"], after["version"]);
     assert!(fact["actor"].as_str().unwrap().starts_with("adm_"), "{fact}");
-    // What shadow rules said is in no list of refusals, but in a report of its own.
+    // Requests that a shadow rule would have refused are not in the list of refusals, but in a report of their own.
     let tenant = bench.tenant(0).await;
     let (key, _) = bench.key(&tenant).await;
     let mut decision = super::decision("allowed", &key, &tenant, "search", 0);
     decision["would_deny"] = json!("rate_limited");
-    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": [decision]});
+    let batch = report_body("b1", [decision]);
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
     let report = bench.get("/v1/policy/shadow-report").await;
     let row = json!({
@@ -191,8 +191,8 @@ async fn another_policy_is_put_in_force_whole_or_not_at_all() {
     });
     assert_eq!(report["items"], json!([row]));
 
-    // Beside an embedded database the file is what counts at a start, also with what was in force before; on a
-    // shared one that is an old copy.
+    // With an embedded database the file decides at a start, even if it has an earlier policy; with a shared database
+    // an earlier policy is an old copy.
     std::fs::write(bench.policy_path(), POLICY).unwrap();
     let bench = bench.restart().await;
     let permits = if is_on_postgresql() { 25 } else { 20 };
@@ -252,12 +252,12 @@ async fn a_filter_key_is_rotated_with_grace_and_revoked_and_every_step_is_in_the
         (&facts[0]["detail"]["reason"], &facts[1]["detail"]["grace_seconds"]),
         (&json!("gone"), &json!(1))
     );
-    // One door's ids are not the other's.
+    // Ids of one API are not ids of the other.
     bench.post(&format!("/v1/admin-keys/{id}/revoke"), json!({"reason": "x"}), StatusCode::NOT_FOUND).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_embedded_database_is_served_once_at_a_time_and_looked_at_by_all() {
+async fn an_embedded_database_has_one_server_and_any_number_of_readers() {
     if is_on_postgresql() {
         return;
     }
@@ -267,7 +267,7 @@ async fn an_embedded_database_is_served_once_at_a_time_and_looked_at_by_all() {
     assert!(matches!(refused, Error::Served(..)), "{refused}");
     let said = refused.to_string();
     assert!(said.contains("ledger.db.lock") && said.contains("stop that one first"), "{said}");
-    // Also by another name of the same file.
+    // Also under another name of the same file.
     let link = bench.directory.path().join("link.db");
     std::os::unix::fs::symlink("ledger.db", &link).unwrap();
     let linked = crate::Config { database: crate::Database::Sqlite(link), ..config() };

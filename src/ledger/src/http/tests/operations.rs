@@ -1,8 +1,7 @@
-//! What the API says of itself, `/openapi.json`, as a list to test by; and for each operation who may ask for it, said
-//! here by hand and not taken from the program. An operation without a case fails every test that uses the list.
+//! The operations of `/openapi.json` as a list for tests; and for each operation who may call it, written here by hand.
+//! An operation without a case fails every test that uses the list.
 
-use crate::fixture::{Bench, POLICY};
-use crate::moment;
+use crate::fixture::{Bench, POLICY, new_uuid, report_body};
 use protocol::admin::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -31,7 +30,7 @@ impl Operation {
     }
 }
 
-/// All that the document describes.
+/// Everything that the document describes.
 pub(super) async fn operations(bench: &Bench) -> Vec<Operation> {
     let document = bench.get("/openapi.json").await;
     let mut found = Vec::new();
@@ -45,22 +44,22 @@ pub(super) async fn operations(bench: &Bench) -> Vec<Operation> {
     found
 }
 
-/// How far an administrator who is held to a tenant gets.
+/// What an administrator of one tenant may do with an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// It is about one thing. Another tenant's is not there.
+    /// It concerns one object. Another tenant's is not found.
     Thing,
     /// Its body names a tenant. Another one is refused.
     Names,
-    /// It shows what belongs to tenants, and of those only the own.
+    /// It shows data of tenants, and only that of the administrator's own tenant.
     Shows,
-    /// It shows nothing that is a tenant's.
+    /// It shows nothing that belongs to a tenant.
     Common,
     /// It is only for administrators of all tenants.
     AllTenants,
 }
 
-/// Who may ask for an operation.
+/// Who may call an operation.
 pub(super) fn case(operation: &Operation) -> (Role, Reach) {
     use Reach::{AllTenants, Common, Names, Shows, Thing};
     use Role::{Auditor, Operator, Owner};
@@ -101,7 +100,7 @@ pub(super) fn case(operation: &Operation) -> (Role, Reach) {
 }
 
 /// A tenant with a key, an agent, an administrator, a call that a shadow rule would have refused, and a filter's key.
-pub(super) struct Things {
+pub(super) struct Fixtures {
     pub(super) tenant: String,
     pub(super) key: String,
     pub(super) agent: String,
@@ -113,29 +112,29 @@ pub(super) struct Things {
     pub(super) secret: String,
 }
 
-impl Things {
+impl Fixtures {
     /// With an administrator of this role.
-    pub(super) async fn new(bench: &Bench, role: &str) -> Things {
+    pub(super) async fn new(bench: &Bench, role: &str) -> Fixtures {
         let id = |made: Value| made["id"].as_str().unwrap().to_owned();
         let tenant = bench.tenant(100).await;
         let agent = json!({"tenant_id": tenant, "name": "bot"});
         let agent = id(bench.post("/v1/agents", agent, StatusCode::CREATED).await);
         let (key, _) = bench.key(&tenant).await;
         let filter = id(bench.post("/v1/filter-keys", json!({"name": "west"}), StatusCode::CREATED).await);
-        let lease = format!("lease-of-{tenant}");
+        let lease = new_uuid();
         let ask = json!({"lease_id": lease, "tenant_id": tenant, "credits": 10, "price": 1});
-        let round = json!({"instance": "i1", "envoy": "e1", "asks": [ask]});
+        let round = json!({"instance": new_uuid(), "envoy": "e1", "asks": [ask]});
         bench.post("/filter/v1/leases", round, StatusCode::OK).await;
-        let reservation = format!("reservation-of-{tenant}");
-        bench.forgotten(&reservation, &tenant, &key, 5).await;
+        let reservation = new_uuid();
+        bench.expired_reservation(&reservation, &tenant, &key, 5).await;
         let (admin, secret) = bench.admin(role, Some(&tenant)).await;
         let mut decision = super::decision("allowed", &key, &tenant, "search", 1);
         decision["agent_id"] = json!(agent);
         decision["would_deny"] = json!("rate_limited");
         let decided = decision["id"].as_str().unwrap().to_owned();
-        let batch = json!({"batch_id": moment::new_name(""), "envoy": "e1", "decisions": [decision]});
+        let batch = report_body(&new_uuid(), [decision]);
         bench.post("/filter/v1/report", batch, StatusCode::OK).await;
-        Things { tenant, key, agent, lease, reservation, admin, filter, decision: decided, secret }
+        Fixtures { tenant, key, agent, lease, reservation, admin, filter, decision: decided, secret }
     }
 
     pub(super) fn ids(&self) -> [&str; 6] {
@@ -156,7 +155,7 @@ impl Things {
         operation.path.replace("{id}", id)
     }
 
-    /// A body that the operation takes, and that names this tenant wherever it can name one.
+    /// A body that the operation accepts, and that names this tenant wherever it can name one.
     pub(super) fn body(&self, operation: &Operation) -> Value {
         match operation.place().as_str() {
             place if place.starts_with("GET ") => Value::Null,

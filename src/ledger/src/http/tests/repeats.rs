@@ -1,6 +1,6 @@
-//! Requests that come again, and changes over what was not seen: no operation of the document is left out.
+//! Repeated requests, and changes at an outdated version, for every operation of the document.
 
-use super::operations::{Things, operations};
+use super::operations::{Fixtures, operations};
 use crate::fixture::{Bench, POLICY, code, expect};
 use reqwest::header::ETAG;
 use reqwest::{Method, StatusCode};
@@ -11,7 +11,7 @@ async fn newest_fact(bench: &Bench) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_post_under_the_same_idempotency_key_is_one_and_another_body_is_refused() {
+async fn posts_with_the_same_idempotency_key_run_once_and_another_body_is_refused() {
     let bench = Bench::start().await;
     for operation in operations(&bench).await.iter().filter(|operation| operation.method == Method::POST) {
         let place = operation.place();
@@ -20,8 +20,8 @@ async fn every_post_under_the_same_idempotency_key_is_one_and_another_body_is_re
             continue;
         }
         assert!(operation.parameters("header").contains(&"Idempotency-Key".to_owned()), "{place}");
-        let things = Things::new(&bench, "owner").await;
-        let (path, body) = (things.path(operation), things.body(operation));
+        let fixtures = Fixtures::new(&bench, "owner").await;
+        let (path, body) = (fixtures.path(operation), fixtures.body(operation));
         let send = async |body: &Value| {
             let request = bench.request(Method::POST, &path).header("idempotency-key", "again");
             request.json(body).send().await.unwrap()
@@ -50,7 +50,7 @@ async fn every_post_under_the_same_idempotency_key_is_one_and_another_body_is_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_request_does_not_undo_what_came_after_it() {
+async fn a_repeated_request_does_not_undo_later_changes() {
     let bench = Bench::start().await;
     let tenant = bench.tenant(0).await;
     let path = format!("/v1/tenants/{tenant}");
@@ -66,9 +66,9 @@ async fn a_repeated_request_does_not_undo_what_came_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_change_is_made_over_what_was_not_seen() {
+async fn a_change_with_an_outdated_if_match_is_refused() {
     let bench = Bench::start().await;
-    let things = Things::new(&bench, "owner").await;
+    let fixtures = Fixtures::new(&bench, "owner").await;
     let mut tried = 0;
     for operation in operations(&bench).await {
         let place = operation.place();
@@ -77,29 +77,29 @@ async fn no_change_is_made_over_what_was_not_seen() {
         }
         tried += 1;
         assert!(operation.parameters("header").contains(&"If-Match".to_owned()), "{place} has no If-Match");
-        let request = bench.request(operation.method.clone(), &things.path(&operation));
+        let request = bench.request(operation.method.clone(), &fixtures.path(&operation));
         let stale =
-            request.header("if-match", "\"999\"").json(&things.body(&operation)).send().await.unwrap();
+            request.header("if-match", "\"999\"").json(&fixtures.body(&operation)).send().await.unwrap();
         let refused = expect(stale, StatusCode::PRECONDITION_FAILED).await;
         assert_eq!(code(&refused), "precondition_failed", "{place}");
     }
-    assert!(tried >= 3, "only {tried} operations change things");
+    assert!(tried >= 3, "only {tried} operations change fixtures");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_may_name_several_versions_and_a_weak_one_is_none() {
+async fn a_change_may_name_several_etags_and_a_weak_etag_matches_nothing() {
     let bench = Bench::start().await;
-    let things = Things::new(&bench, "owner").await;
+    let fixtures = Fixtures::new(&bench, "owner").await;
     for operation in operations(&bench).await {
         if !matches!(operation.method, Method::PATCH | Method::PUT) {
             continue;
         }
         let place = operation.place();
-        let path = things.path(&operation);
+        let path = fixtures.path(&operation);
         let change = async |conditions: &[&str]| {
             let body = match operation.path.as_str() {
                 "/v1/policy" => POLICY.to_owned(),
-                _ => things.body(&operation).to_string(),
+                _ => fixtures.body(&operation).to_string(),
             };
             let request = bench.request(operation.method.clone(), &path).body(body);
             let request = conditions.iter().fold(request, |request, tags| request.header("if-match", *tags));
@@ -130,12 +130,12 @@ async fn every_answer_with_an_etag_is_described_with_one() {
     let bench = Bench::start().await;
     let mut seen = 0;
     for operation in operations(&bench).await {
-        let things = Things::new(&bench, "owner").await;
-        let request = bench.request(operation.method.clone(), &things.path(&operation));
+        let fixtures = Fixtures::new(&bench, "owner").await;
+        let request = bench.request(operation.method.clone(), &fixtures.path(&operation));
         let request = match (&operation.method, operation.path.as_str()) {
             (&Method::GET, _) => request,
             (_, "/v1/policy") => request.body(POLICY),
-            _ => request.json(&things.body(&operation)),
+            _ => request.json(&fixtures.body(&operation)),
         };
         let answer = request.send().await.unwrap();
         let (status, has_etag) = (answer.status(), answer.headers().contains_key(ETAG));

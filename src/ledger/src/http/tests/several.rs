@@ -1,4 +1,4 @@
-//! Several ledgers on one PostgreSQL: what one is told holds on all, within the bound that operators are promised.
+//! Several ledgers on one PostgreSQL: a change at one ledger takes effect on all, within the promised bound.
 
 use crate::Database;
 use crate::fixture::{Bench, POLICY, apart, code, expect, pace, server};
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What is told to one ledger holds on every other within this time.
+/// A change at one ledger takes effect on every other within this time.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single round says more than this: a machine that others use stands still now and then.
+/// No single round proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Half of the rounds within the bound, and none without end.
+/// Half of the rounds within the bound, and all within a deadline.
 fn assert_soon(mut waits: Vec<Duration>) {
     waits.sort();
     assert!(waits[waits.len() / 2] < BOUND && waits.iter().all(|wait| *wait < STALLED), "{waits:?}");
@@ -46,7 +46,7 @@ async fn both() -> Both {
     let server = apart(server);
     let database: Database = apart(|| server.database().unwrap().parse().unwrap());
     let one = Bench::start_on(&database).await;
-    let other = one.beside(&database, POLICY).await;
+    let other = one.start_second(&database, POLICY).await;
     Both { server, database, one, other }
 }
 
@@ -59,7 +59,7 @@ async fn ledgers_that_start_at_once_agree_on_the_secrets_of_sessions_and_keep_th
     };
     let known = secrets(&one).await;
     assert_eq!(known.session_secrets.len(), 1);
-    let starting = [(); 4].map(|()| one.beside(&database, POLICY));
+    let starting = [(); 4].map(|()| one.start_second(&database, POLICY));
     let [first, second, third, fourth] = starting;
     let (first, second, third, fourth) = tokio::join!(first, second, third, fourth);
     for bench in [&other, &first, &second, &third, &fourth] {
@@ -71,7 +71,7 @@ async fn ledgers_that_start_at_once_agree_on_the_secrets_of_sessions_and_keep_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_that_one_ledger_is_given_is_in_force_on_all_when_their_filters_hear_of_it() {
+async fn a_policy_is_in_force_on_all_ledgers_before_filters_are_notified() {
     let Both { server: _server, one, other, .. } = both().await;
     let mut waits = Vec::new();
     for round in 0..10 {
@@ -82,7 +82,7 @@ async fn a_policy_that_one_ledger_is_given_is_in_force_on_all_when_their_filters
         let (heard, given) = tokio::join!(
             async {
                 let heard = other.get(&poll).await;
-                // What a filter asks next, of the ledger that told it, must be the new one at once.
+                // The next answer that a filter gets from the ledger with the change must have it at once.
                 let answer = other.request(Method::GET, "/filter/v1/policy").send().await.unwrap();
                 (heard, answer.headers()["etag"].to_str().unwrap().to_owned(), began.elapsed())
             },
@@ -97,14 +97,14 @@ async fn a_policy_that_one_ledger_is_given_is_in_force_on_all_when_their_filters
     }
     eprintln!("10 policies from one ledger to the other's filters: {waits:?}");
     assert_soon(waits);
-    // Files are a way in; the ledgers leave them alone.
+    // Files are input; the ledgers do not change them.
     for bench in [&one, &other] {
         assert_eq!(std::fs::read_to_string(bench.policy_path()).unwrap(), POLICY);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_policies_given_at_once_one_is_refused() {
+async fn of_two_concurrent_policies_one_is_refused() {
     let Both { server: _server, one, other, .. } = both().await;
     let over = etag(&one).await;
     let (first, second) =
@@ -121,7 +121,7 @@ async fn of_two_policies_given_at_once_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_edited_holds_on_all_and_an_old_copy_does_not() {
+async fn an_edited_file_is_put_in_force_everywhere_and_an_old_copy_is_not() {
     let Both { server: _server, database, one, other } = both().await;
     std::fs::write(other.policy_path(), with_permits(41)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(15);
@@ -129,20 +129,20 @@ async fn a_file_that_is_edited_holds_on_all_and_an_old_copy_does_not() {
         assert!(Instant::now() < deadline, "the other ledger's file was not followed");
         pace().await;
     }
-    // The API's word is newer than both files. A ledger that starts with one of them, or with the first, keeps to it.
+    // The API's policy is newer than both files. A ledger that starts with one of them, or with the first, keeps it.
     expect(put(&one, with_permits(42), &etag(&one).await).await, StatusCode::OK).await;
     for old in [POLICY.to_owned(), with_permits(41)] {
-        let third = one.beside(&database, &old).await;
+        let third = one.start_second(&database, &old).await;
         assert_eq!(permits(&third).await, 42);
         third.running.shutdown().await;
     }
     assert_eq!(permits(&other).await, 42);
-    // What was never in force was edited while the ledger was away.
-    let fourth = one.beside(&database, &with_permits(43)).await;
+    // A policy that was never in force was written while the ledger was stopped.
+    let fourth = one.start_second(&database, &with_permits(43)).await;
     for bench in [&one, &other, &fourth] {
         assert_eq!(permits(bench).await, 43);
     }
-    // While it runs, any edit counts, also back to what was in force before.
+    // While it runs, any edit counts, even back to an earlier policy.
     std::fs::write(fourth.policy_path(), POLICY).unwrap();
     let deadline = Instant::now() + Duration::from_secs(15);
     while permits(&one).await != 20 {
@@ -152,8 +152,7 @@ async fn a_file_that_is_edited_holds_on_all_and_an_old_copy_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_policy_of_the_database_that_this_release_does_not_take_stops_a_start_and_not_a_ledger_that_serves()
-{
+async fn an_invalid_policy_in_the_database_stops_a_start_but_not_a_running_ledger() {
     use crate::store::sql::{Connection, Purpose, params};
     let Both { server: _server, database, one, .. } = both().await;
     apart(|| {

@@ -1,14 +1,14 @@
-//! Who may do what, over every operation of `/openapi.json`: roles, and that a tenant's own administrator neither sees
-//! nor touches another tenant.
+//! Permissions for every operation of `/openapi.json`: roles, and that a tenant's own administrator can't access
+//! another tenant.
 
-use super::operations::{Operation, Reach, Things, case, operations};
+use super::operations::{Fixtures, Operation, Reach, case, operations};
 use crate::fixture::{Bench, expect};
 use protocol::admin::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// All of a tenant's that an administrator of all tenants sees.
-async fn everything(bench: &Bench, of: &Things) -> Vec<Value> {
+async fn everything(bench: &Bench, of: &Fixtures) -> Vec<Value> {
     let mut seen = Vec::new();
     for path in [
         format!("/v1/tenants/{}", of.tenant),
@@ -26,9 +26,9 @@ async fn everything(bench: &Bench, of: &Things) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_own_administrator_neither_sees_nor_touches_another_tenant_by_any_operation() {
+async fn a_tenants_administrator_can_not_access_another_tenant_by_any_operation() {
     let bench = Bench::start().await;
-    let (own, other) = (Things::new(&bench, "owner").await, Things::new(&bench, "owner").await);
+    let (own, other) = (Fixtures::new(&bench, "owner").await, Fixtures::new(&bench, "owner").await);
     let before = everything(&bench, &other).await;
     for operation in operations(&bench).await {
         let place = operation.place();
@@ -37,7 +37,7 @@ async fn a_tenants_own_administrator_neither_sees_nor_touches_another_tenant_by_
         let status = answer.status();
         let text = answer.text().await.unwrap();
         let expected = match case(&operation).1 {
-            // Not even that it exists may be learned: the answer for an id that nothing has is the same.
+            // Not even the existence may be visible: the answer for an unknown id is the same.
             Reach::Thing => [StatusCode::NOT_FOUND].as_slice(),
             Reach::AllTenants => &[StatusCode::FORBIDDEN],
             Reach::Names => &[StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN],
@@ -52,14 +52,14 @@ async fn a_tenants_own_administrator_neither_sees_nor_touches_another_tenant_by_
     assert_eq!(everything(&bench, &other).await, before);
 }
 
-fn assert_silent(other: &Things, text: &str, place: &str) {
+fn assert_silent(other: &Fixtures, text: &str, place: &str) {
     for id in other.ids() {
         assert!(!text.contains(id), "{place} shows {id}: {text}");
     }
 }
 
-/// A list that is asked for the other tenant's things by every parameter that can name one, alone and beside its own.
-async fn ask_for_the_others(bench: &Bench, operation: &Operation, own: &Things, other: &Things) {
+/// A list that is asked for the other tenant's fixtures by every parameter that can name one, alone and beside its own.
+async fn ask_for_the_others(bench: &Bench, operation: &Operation, own: &Fixtures, other: &Fixtures) {
     let parameters = operation.parameters("query");
     let groups =
         if parameters.iter().any(|name| name == "group_by") { "group_by=tenant,key,agent&" } else { "" };
@@ -81,7 +81,7 @@ async fn ask_for_the_others(bench: &Bench, operation: &Operation, own: &Things, 
             "request_id" => &other.decision,
             "from" | "to" | "tool" | "service" | "outcome" | "kind" | "state" | "source" | "limit"
             | "cursor" | "group_by" => continue,
-            unknown => panic!("{}: can `{unknown}` name another tenant's things?", operation.path),
+            unknown => panic!("{}: can `{unknown}` name another tenant's fixtures?", operation.path),
         };
         let (status, text) = sees(format!("{name}={value}")).await;
         let found = serde_json::from_str::<Value>(&text).unwrap();
@@ -93,9 +93,9 @@ async fn ask_for_the_others(bench: &Bench, operation: &Operation, own: &Things, 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_own_administrator_does_at_home_what_its_role_may() {
+async fn a_tenants_administrator_may_do_what_its_role_allows_within_its_tenant() {
     let bench = Bench::start().await;
-    let own = Things::new(&bench, "owner").await;
+    let own = Fixtures::new(&bench, "owner").await;
     for operation in operations(&bench).await {
         let place = operation.place();
         let path = own.path(&operation);
@@ -109,7 +109,7 @@ async fn a_tenants_own_administrator_does_at_home_what_its_role_may() {
         assert_eq!(status.is_success(), is_its_own, "{place}: {status} {text}");
         assert_eq!(status == StatusCode::FORBIDDEN, !is_its_own, "{place}: {status} {text}");
     }
-    // It cannot make one that reaches further than itself.
+    // It can't create a credential with wider reach than its own.
     for tenant in [Value::Null, json!("ten_other")] {
         let wide = json!({"name": "wide", "role": "auditor", "tenant_id": tenant});
         let refused = bench.ask_as(&own.secret, &Method::POST, "/v1/admin-keys", &wide).await;
@@ -125,15 +125,15 @@ async fn a_tenants_own_administrator_does_at_home_what_its_role_may() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_operation_asks_for_its_role_and_says_so() {
     let bench = Bench::start().await;
-    let things = Things::new(&bench, "auditor").await;
+    let fixtures = Fixtures::new(&bench, "auditor").await;
     for (role, name) in [(Role::Auditor, "auditor"), (Role::Operator, "operator"), (Role::Owner, "owner")] {
         let (_, secret) = bench.admin(name, None).await;
         for operation in operations(&bench).await {
             let place = format!("{name}: {}", operation.place());
             let (needs, reach) = case(&operation);
-            // Ids that nothing has, so that nothing is done and all of it can be asked.
+            // With unknown ids, so that nothing changes and every operation can be called.
             let path = operation.path.replace("{id}", "none");
-            let answer = bench.ask_as(&secret, &operation.method, &path, &things.body(&operation)).await;
+            let answer = bench.ask_as(&secret, &operation.method, &path, &fixtures.body(&operation)).await;
             let refused = answer.status() == StatusCode::FORBIDDEN;
             assert_eq!(refused, role < needs, "{place}: {}", answer.text().await.unwrap());
             let of_all = if reach == Reach::AllTenants { " of all tenants" } else { "" };
@@ -142,8 +142,8 @@ async fn each_operation_asks_for_its_role_and_says_so() {
         }
     }
     for operation in operations(&bench).await {
-        let url = format!("http://{}{}", bench.running.address, things.path(&operation));
-        let anonymous = bench.client.request(operation.method.clone(), url).json(&things.body(&operation));
+        let url = format!("http://{}{}", bench.running.address, fixtures.path(&operation));
+        let anonymous = bench.client.request(operation.method.clone(), url).json(&fixtures.body(&operation));
         assert_eq!(
             anonymous.send().await.unwrap().status(),
             StatusCode::UNAUTHORIZED,
@@ -154,9 +154,9 @@ async fn each_operation_asks_for_its_role_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_administrator_speaks_as_a_filter_and_no_filter_administers() {
+async fn no_admin_credential_works_as_a_filter_and_no_filter_credential_as_an_admin() {
     let bench = Bench::start().await;
-    let own = Things::new(&bench, "owner").await;
+    let own = Fixtures::new(&bench, "owner").await;
     for (method, path) in [
         (Method::GET, protocol::filter::POLICY_PATH),
         (Method::POST, protocol::filter::RESOLVE_PATH),

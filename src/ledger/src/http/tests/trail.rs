@@ -1,9 +1,9 @@
-//! The audit trail over the API: sealed while the ledger runs, exported, verified, and found out if tampered with;
-//! backups; the description of the API; TLS.
+//! The audit trail over the API: sealed while the ledger runs, exported, verified, with tampering detected; backups;
+//! the description of the API; TLS.
 
 use crate::audit::chain::Signer;
 use crate::audit::verify::{Fault, Summary, Verifier};
-use crate::fixture::{Bench, apart, expect, is_on_postgresql, pace};
+use crate::fixture::{Bench, apart, expect, is_on_postgresql, pace, report_body};
 use crate::model::checkpoint::{Checkpoint, CheckpointHead};
 use crate::store::sql::{Connection, Purpose, params};
 use crate::{Config, Database, Tls, backup, check, init, restore, start};
@@ -36,7 +36,7 @@ async fn verify(bench: &Bench, lines: &[String]) -> Result<Summary, Fault> {
     verify_with(bench, lines, None).await
 }
 
-/// As `agentrelay audit verify` does: the key that the ledger signs with is trusted, its database is not.
+/// As `agentrelay audit verify` does: it trusts the key that the ledger signs with, and not the database.
 async fn verify_with(bench: &Bench, lines: &[String], checkpoint: Option<Digest>) -> Result<Summary, Fault> {
     let mut verifier = Verifier::new(Some([public_key(bench).await].into()), checkpoint);
     for line in lines {
@@ -66,7 +66,7 @@ async fn an_export_verifies_and_a_database_that_was_tampered_with_does_not() {
     let lines = export(&bench, "").await;
     let found = verify(&bench, &lines).await.unwrap();
     assert_eq!(Some(found.rows), status["newest"].as_u64());
-    // A restart goes on with the same key and the same chain.
+    // A restart continues with the same key and the same chain.
     let bench = bench.restart().await;
     bench.tenant(1).await;
     sealed(&bench).await;
@@ -92,8 +92,8 @@ async fn an_export_verifies_and_a_database_that_was_tampered_with_does_not() {
     assert_eq!(verify(&bench, &export(&bench, "").await).await, Err(Fault::Missing(12)));
 }
 
-/// A ledger that sealed five batches or more, and where its rows are.
-async fn long() -> (Bench, Database) {
+/// A ledger that sealed at least five batches, and its database.
+async fn long_trail() -> (Bench, Database) {
     let bench = Bench::start().await;
     for credits in 1..=6 {
         bench.tenant(credits).await;
@@ -112,7 +112,7 @@ fn change(database: &Database, statements: &[&str]) {
     });
 }
 
-/// What is found online and in the rows themselves, which is to be the same.
+/// What verification finds over the API and in the database, which must be the same.
 async fn found(bench: &Bench, database: &Database) -> Option<Fault> {
     let online = verify(bench, &export(bench, "").await).await.err();
     let trusted = [public_key(bench).await].into();
@@ -133,8 +133,8 @@ fn checkpoints(lines: &[String]) -> Vec<Checkpoint> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_the_begin_of_its_trail_is_found_out() {
-    let (bench, database) = long().await;
+async fn a_trail_without_its_beginning_is_detected() {
+    let (bench, database) = long_trail().await;
     assert_eq!(found(&bench, &database).await, None);
     let (_, last) = batch(&checkpoints(&export(&bench, "").await), 3);
     let rows = format!("DELETE FROM audit WHERE sequence <= {last}");
@@ -143,7 +143,7 @@ async fn a_database_without_the_begin_of_its_trail_is_found_out() {
     let counted = format!("UPDATE audit_state SET removed = {last}");
     change(&database, &[&counted]);
     assert_eq!(found(&bench, &database).await, Some(Fault::Checkpoint(1, "is missing")));
-    // Nor does a trail begin anew with what is written next.
+    // A trail does not begin again with the next row either.
     change(&database, &["DELETE FROM audit_batches", "UPDATE audit_state SET removed = 0"]);
     bench.tenant(7).await;
     sealed(&bench).await;
@@ -151,8 +151,8 @@ async fn a_database_without_the_begin_of_its_trail_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_without_the_middle_of_its_trail_is_found_out() {
-    let (bench, database) = long().await;
+async fn a_trail_with_a_gap_is_detected() {
+    let (bench, database) = long_trail().await;
     let (first, last) = batch(&checkpoints(&export(&bench, "").await), 4);
     let rows = format!("DELETE FROM audit WHERE sequence BETWEEN {first} AND {last}");
     let removed = format!("UPDATE audit_state SET removed = {last}");
@@ -161,15 +161,15 @@ async fn a_database_without_the_middle_of_its_trail_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_count_of_removed_rows_that_is_not_that_of_the_batches_is_found_out() {
-    let (bench, database) = long().await;
+async fn a_count_of_removed_rows_that_differs_from_the_batches_is_detected() {
+    let (bench, database) = long_trail().await;
     change(&database, &["UPDATE audit_state SET removed = 1"]);
     assert_eq!(found(&bench, &database).await, Some(Fault::Kept(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trail_that_was_signed_anew_by_whoever_writes_the_database_is_found_out() {
-    let (bench, database) = long().await;
+async fn a_trail_signed_again_by_a_database_writer_is_detected() {
+    let (bench, database) = long_trail().await;
     let stranger = Signer::from_seed(&[9; 32]);
     let mut head = CheckpointHead::NONE;
     for old in checkpoints(&export(&bench, "").await) {
@@ -191,8 +191,8 @@ async fn a_trail_that_was_signed_anew_by_whoever_writes_the_database_is_found_ou
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trail_whose_newest_part_was_cut_off_lacks_the_checkpoint_that_was_kept() {
-    let (bench, database) = long().await;
+async fn a_trail_cut_at_the_end_lacks_the_saved_checkpoint() {
+    let (bench, database) = long_trail().await;
     let whole = verify(&bench, &export(&bench, "").await).await.unwrap();
     let cut = format!("number >= {}", whole.checkpoints - 1);
     let rows =
@@ -202,7 +202,7 @@ async fn a_trail_whose_newest_part_was_cut_off_lacks_the_checkpoint_that_was_kep
     assert!(verify(&bench, &lines).await.unwrap().rows < whole.rows);
     let kept = whole.head.unwrap();
     assert_eq!(verify_with(&bench, &lines, Some(kept)).await, Err(Fault::Lacks(kept)));
-    // Neither does one that went on from there.
+    // Nor a trail that continued from there.
     bench.tenant(8).await;
     bench.tenant(9).await;
     sealed(&bench).await;
@@ -216,7 +216,7 @@ async fn status_day(bench: &Bench) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_are_no_longer_retained_go_and_the_chain_stays() {
+async fn expired_rows_are_removed_and_the_chain_stays() {
     let bench = busy().await;
     let before = sealed(&bench).await;
     // As if they had been sealed long ago.
@@ -242,15 +242,15 @@ async fn rows_that_are_no_longer_retained_go_and_the_chain_stays() {
     );
 }
 
-/// As if the clock were 400 days ahead of all that is there.
+/// As if the clock were 400 days ahead of all rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_a_clock_that_is_ahead_removes_nothing_until_an_operator_names_the_day() {
+async fn a_clock_that_is_ahead_removes_no_rows_until_an_operator_confirms_the_day() {
     let mut bench = busy().await;
     let before = sealed(&bench).await;
     let today = status_day(&bench).await;
     let database = Bench::config(&bench.directory).database;
     let mut is_old = false;
-    // Twice, as a service is started again; then with a day that it was, and at last with today's.
+    // Twice, as a service is restarted; then with a past day, and at last with today's.
     for confirmed in [None, None, Some("2020-01-01".to_owned()), Some(today)] {
         let Bench { directory, credentials, running, client } = bench;
         running.shutdown().await;
@@ -295,7 +295,7 @@ async fn metrics(bench: &Bench) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_of_a_running_ledger_is_restored_whole() {
+async fn a_backup_of_a_running_ledger_is_restored_completely() {
     let bench = busy().await;
     let tenants = bench.get("/v1/tenants").await;
     sealed(&bench).await;
@@ -330,7 +330,7 @@ async fn a_backup_of_a_running_ledger_is_restored_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_by_tls_is_reached_by_tls_alone() {
+async fn a_ledger_with_tls_accepts_only_tls() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("policy.yaml"), crate::fixture::POLICY).unwrap();
     let rcgen::CertifiedKey { cert, signing_key } =
@@ -371,7 +371,7 @@ async fn usage_is_summed_by_agent_and_outcome_with_latencies() {
         decision["agent_id"] = json!("agt_1");
         decisions.push(decision);
     }
-    let batch = json!({"batch_id": "b1", "envoy": "e1", "decisions": decisions});
+    let batch = report_body("b1", decisions);
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
     let sums = bench.get(&format!("/v1/usage?group_by=agent,outcome&tenant_id={tenant}")).await;
     let rows = sums["items"].as_array().unwrap();

@@ -1,4 +1,4 @@
-//! Months of rotation: what any filter signs, every other verifies for as long as was promised.
+//! Months of rotation: what any filter signs, every other verifies for the promised time.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -12,8 +12,8 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000).plus_seconds(seconds)
 }
 
-/// The secrets after each look, and when that was.
-fn looks(pauses: &[u64], key_stale_seconds: u32) -> Vec<(u64, Vec<SessionSecret>)> {
+/// The secrets after each rotation, and its time.
+fn secrets_after(pauses: &[u64], key_stale_seconds: u32) -> Vec<(u64, Vec<SessionSecret>)> {
     let (mut rows, mut now, mut number) = (Rows::default(), 0, 0u8);
     let mut look = |pause: &u64| {
         (now, number) = (now + pause, number.wrapping_add(1));
@@ -27,14 +27,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn a_session_lives_as_long_as_promised_through_filters_that_are_as_late_as_they_may_be(
+    fn a_session_lasts_its_promised_time_with_filters_of_maximum_delay(
         pauses in prop::collection::vec(600u64..6 * HOUR, 300..400),
         key_stale in prop_oneof![Just(120u32), Just(86_400)],
         late in 0u64..HOUR,
     ) {
-        let looks = looks(&pauses, key_stale);
+        let looks = secrets_after(&pauses, key_stale);
         let late = if key_stale > 120 { late * 20 } else { late };
-        // What a filter knows that hears of everything so late.
+        // The secrets of a filter with this delay.
         let known = |now: u64| {
             looks.iter().rev().find(|(then, _)| *then + late <= now).or(looks.first()).map(|(_, secrets)| secrets.as_slice()).unwrap()
         };
@@ -61,20 +61,20 @@ proptest! {
 }
 
 #[test]
-fn another_secret_signs_each_week_and_a_ledger_that_was_away_goes_on_as_well() {
+fn a_new_secret_signs_each_week_also_after_the_ledger_was_stopped() {
     let week = 7 * 24 * HOUR;
-    let counts: Vec<usize> = looks(&[0, HOUR, week - 2 * HOUR, HOUR, week - HOUR, HOUR], 120)
+    let counts: Vec<usize> = secrets_after(&[0, HOUR, week - 2 * HOUR, HOUR, week - HOUR, HOUR], 120)
         .iter()
         .map(|(_, all)| all.len())
         .collect();
     assert_eq!(counts, [1, 1, 2, 2, 3, 2]);
-    // After a year all but the last are over, and the next one signs when everybody has it.
-    let after = &looks(&[0, 52 * week], 120)[1];
+    // After a year all but the last have expired, and the next one signs when every filter has it.
+    let after = &secrets_after(&[0, 52 * week], 120)[1];
     assert_eq!(
         after.1.iter().map(|secret| secret.signs_from).collect::<Vec<_>>(),
         [at(0), at(52 * week + HOUR)]
     );
-    // A clock that steps back makes nothing.
+    // A clock that goes back creates no secret.
     let mut rows = Rows::default();
     let look =
         |rows: &mut Rows, now| Rotate { seed: [1; 32], key_stale_seconds: 120, now }.apply(rows).unwrap();
@@ -83,7 +83,7 @@ fn another_secret_signs_each_week_and_a_ledger_that_was_away_goes_on_as_well() {
 }
 
 #[test]
-fn the_tag_tells_policies_and_secrets_apart() {
+fn the_tag_changes_with_the_policy_and_the_secrets() {
     let version = |text| protocol::PolicyVersion::parse(text).unwrap();
     let secret = |byte, from| SessionSecret::new([byte; 32], at(from));
     let tags = [

@@ -1,5 +1,5 @@
-//! Simulated Envoys that share one limit: each counts its own window, asks, and is answered late, twice, out of order or
-//! not at all. Over all of them no window ever sees more than the limit.
+//! Simulated Envoys that share one limit: each counts its own window, asks, and gets answers late, twice, out of order
+//! or not at all. Over all of them no window ever has more than the limit.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -20,20 +20,20 @@ fn key() -> OwnerId {
     OwnerId::parse("key_1").unwrap()
 }
 
-/// A filter's half of the contract, for one limit.
+/// The filter's side of the protocol, for one limit.
 struct Envoy {
     instance: InstanceId,
     window: Window,
     share: u32,
     ends_ms: u64,
     revision: u64,
-    /// Said and not answered yet.
+    /// Asks that were sent and not answered.
     asked: Option<ShareAsk>,
 }
 
 impl Envoy {
     fn new(number: usize) -> Envoy {
-        let instance = InstanceId::parse(&format!("i{number}")).unwrap();
+        let instance = InstanceId::from_bits(number as u128);
         Envoy { instance, window: Window::default(), share: 0, ends_ms: 0, revision: 0, asked: None }
     }
 
@@ -50,9 +50,9 @@ impl Envoy {
         permits > 0 && self.window.take(&Limit { permits, ..LIMIT }, Monotonic(now_ms)).admitted
     }
 
-    /// Lowers itself to what it needs, then says so.
+    /// Lowers its share to what it needs, then asks.
     fn ask(&mut self, spare: u32, wanted: u32, now_ms: u64) -> Message {
-        // Of a share whose time is over it gives nothing more, but what it gave is in its window still.
+        // From an expired share it gives nothing more, but its earlier permits are still in the window.
         let holds = self.holds(now_ms);
         self.share = self.share(now_ms).min(holds.saturating_add(spare));
         let keep = self.share.max(holds);
@@ -70,13 +70,13 @@ impl Envoy {
         Message { ask, sent_ms: now_ms }
     }
 
-    /// Another worker asks the same.
+    /// Another worker sends the same ask.
     fn repeat(&self, now_ms: u64) -> Option<Message> {
         self.asked.clone().map(|ask| Message { ask, sent_ms: now_ms })
     }
 
     fn answered(&mut self, answer: &Answer, sent_ms: u64) {
-        // Answers to older rounds are not heard.
+        // Answers to older rounds are ignored.
         if answer.revision == self.revision {
             self.share = answer.permits;
             self.ends_ms = sent_ms + TTL_MILLIS;
@@ -105,21 +105,21 @@ enum Command {
     Repeat {
         envoy: usize,
     },
-    /// One of the rounds that were ever sent reaches the ledger.
-    Reach {
+    /// One of the rounds sent so far reaches the ledger.
+    Deliver {
         pick: usize,
     },
-    /// One of the answers that were ever given reaches its Envoy.
+    /// One of the answers so far reaches its Envoy.
     Answer {
         pick: usize,
     },
-    /// A round and its answer, without trouble.
-    Talk {
+    /// A round and its answer, without loss.
+    Round {
         envoy: usize,
         spare: u32,
         wanted: u32,
     },
-    /// The Envoy starts again, with nothing of what it knew.
+    /// The Envoy restarts without its state.
     Restart {
         envoy: usize,
     },
@@ -138,10 +138,10 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (envoy.clone(), spare.clone(), 0u32..60)
             .prop_map(|(envoy, spare, wanted)| Command::Ask { envoy, spare, wanted }),
         2 => envoy.clone().prop_map(|envoy| Command::Repeat { envoy }),
-        3 => any::<usize>().prop_map(|pick| Command::Reach { pick }),
+        3 => any::<usize>().prop_map(|pick| Command::Deliver { pick }),
         3 => any::<usize>().prop_map(|pick| Command::Answer { pick }),
         5 => (envoy.clone(), spare, 0u32..60)
-            .prop_map(|(envoy, spare, wanted)| Command::Talk { envoy, spare, wanted }),
+            .prop_map(|(envoy, spare, wanted)| Command::Round { envoy, spare, wanted }),
         1 => envoy.prop_map(|envoy| Command::Restart { envoy }),
         4 => prop_oneof![
             0u64..100,
@@ -182,7 +182,7 @@ impl World {
         Timestamp::from_millis(self.now_ms)
     }
 
-    fn reach(&mut self, instance: InstanceId, message: &Message) -> Result<(), TestCaseError> {
+    fn deliver_message(&mut self, instance: InstanceId, message: &Message) -> Result<(), TestCaseError> {
         let now = self.now();
         let answer = grant(&mut self.rows, &instance, &message.ask, now);
         let out = self.rows.shares.rows().filter(|(_, share)| share.expires_at > now);
@@ -192,7 +192,7 @@ impl World {
         Ok(())
     }
 
-    fn hear(&mut self, pick: usize) {
+    fn deliver_answer(&mut self, pick: usize) {
         if let Some((instance, answer, sent_ms)) = self.answers.get(pick)
             && let Some(envoy) = self.envoys.iter_mut().find(|envoy| envoy.instance == *instance)
         {
@@ -213,19 +213,19 @@ impl World {
             }
             Command::Ask { envoy, spare, wanted } => {
                 let message = self.envoys[envoy].ask(spare, wanted, self.now_ms);
-                self.sent.push((self.envoys[envoy].instance.clone(), message));
+                self.sent.push((self.envoys[envoy].instance, message));
             }
             Command::Repeat { envoy } => {
                 let envoy = &self.envoys[envoy];
-                self.sent.extend(envoy.repeat(self.now_ms).map(|message| (envoy.instance.clone(), message)));
+                self.sent.extend(envoy.repeat(self.now_ms).map(|message| (envoy.instance, message)));
             }
-            Command::Reach { pick } => {
+            Command::Deliver { pick } => {
                 if let Some((instance, message)) = self.sent.get(pick % self.sent.len().max(1)).cloned() {
-                    self.reach(instance, &message)?;
+                    self.deliver_message(instance, &message)?;
                 }
             }
-            Command::Answer { pick } => self.hear(pick % self.answers.len().max(1)),
-            Command::Talk { envoy, spare, wanted } => self.talk(envoy, spare, wanted)?,
+            Command::Answer { pick } => self.deliver_answer(pick % self.answers.len().max(1)),
+            Command::Round { envoy, spare, wanted } => self.exchange_round(envoy, spare, wanted)?,
             Command::Restart { envoy } => {
                 self.envoys[envoy] = Envoy::new(self.runs);
                 self.runs += 1;
@@ -234,16 +234,16 @@ impl World {
         Ok(())
     }
 
-    fn talk(&mut self, envoy: usize, spare: u32, wanted: u32) -> Result<(), TestCaseError> {
+    fn exchange_round(&mut self, envoy: usize, spare: u32, wanted: u32) -> Result<(), TestCaseError> {
         let message = self.envoys[envoy].ask(spare, wanted, self.now_ms);
-        let instance = self.envoys[envoy].instance.clone();
-        self.sent.push((instance.clone(), message.clone()));
-        self.reach(instance, &message)?;
-        self.hear(self.answers.len() - 1);
+        let instance = self.envoys[envoy].instance;
+        self.sent.push((instance, message.clone()));
+        self.deliver_message(instance, &message)?;
+        self.deliver_answer(self.answers.len() - 1);
         Ok(())
     }
 
-    /// Over all Envoys, those of before a restart too.
+    /// Over all Envoys, including those before a restart.
     fn check(&self) -> Result<(), TestCaseError> {
         let window_ms = u64::from(LIMIT.window_seconds) * 1000;
         for (place, first) in self.admitted_ms.iter().enumerate() {
@@ -255,17 +255,17 @@ impl World {
 }
 
 #[test]
-fn however_rounds_arrive_all_envoys_together_stay_within_the_limit() {
-    let live = |commands: Vec<Command>| {
+fn rounds_in_any_order_keep_all_envoys_within_the_limit() {
+    let run = |commands: Vec<Command>| {
         let mut world = World::new();
         commands.into_iter().try_for_each(|command| world.apply(command))?;
         world.check()
     };
-    seeded("SHARE_SEED", 1000, &vec(command(), 1..120), live);
+    seeded("SHARE_SEED", 1000, &vec(command(), 1..120), run);
 }
 
 #[test]
-fn the_shares_follow_the_traffic() {
+fn shares_follow_the_traffic() {
     let mut world = World::new();
     for busy in [0, 1, 2, 0] {
         // Ten minutes of traffic on one Envoy alone; each talks once in ten seconds, keeping what its window holds.
@@ -274,7 +274,7 @@ fn the_shares_follow_the_traffic() {
             for envoy in 0..ENVOYS {
                 let wanted = if envoy == busy { LIMIT.permits } else { 0 };
                 let spare = if envoy == busy { LIMIT.permits } else { 0 };
-                world.talk(envoy, spare, wanted).unwrap();
+                world.exchange_round(envoy, spare, wanted).unwrap();
             }
             world.apply(Command::Wait { millis: 10_000 }).unwrap();
         }
@@ -306,7 +306,7 @@ fn rows_with(permits: [u32; 2], now: Timestamp) -> Rows {
 }
 
 #[test]
-fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
+fn an_envoy_without_permits_triggers_recalls_at_a_bounded_rate() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = rows_with([30, 0], now);
     let mut second = Envoy::new(1);
@@ -331,7 +331,7 @@ fn who_finds_too_few_has_the_others_called_but_not_all_the_time() {
 }
 
 #[test]
-fn what_two_workers_ask_alike_is_answered_alike_and_counts_from_the_later_one() {
+fn equal_asks_of_two_workers_get_equal_answers_valid_from_the_later_one() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = Rows::default();
     let mut envoys = [Envoy::new(0), Envoy::new(1)];
@@ -353,7 +353,7 @@ fn what_two_workers_ask_alike_is_answered_alike_and_counts_from_the_later_one() 
 }
 
 #[test]
-fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
+fn a_lowered_limit_is_never_exceeded_and_an_expired_share_is_not_kept() {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let mut rows = rows_with([25, 15], now);
     let ask = |limit: Limit, revision, keep| ShareAsk {
@@ -365,15 +365,15 @@ fn a_lowered_limit_is_never_exceeded_and_a_share_that_ended_can_not_be_kept() {
         keep,
         wanted: 40,
     };
-    let first = InstanceId::parse("i0").unwrap();
+    let first = InstanceId::from_bits(0);
     let lowered = Limit { permits: 20, ..LIMIT };
     assert_eq!(grant(&mut rows, &first, &ask(lowered, 100, 25), now).permits, 5);
-    // A round of before, come late, raises nothing.
+    // A late round of earlier raises nothing.
     assert_eq!(grant(&mut rows, &first, &ask(LIMIT, 99, 25), now).permits, 5);
     let ended = now.plus_millis(TTL_MILLIS + 60_000 + MARGIN_MILLIS);
     let just_before = ended.plus_millis(0).as_millis() - 1;
     let just_before = Timestamp::from_millis(just_before);
-    let third = InstanceId::parse("i2").unwrap();
+    let third = InstanceId::from_bits(2);
     assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 1, 40), just_before).permits, 10);
     assert_eq!(grant(&mut rows, &third, &ask(LIMIT, 2, 40), ended).permits, 25);
 }

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn another_server_or_a_silent_one_ends_what_was_opened_before() {
+    fn a_replaced_or_hanging_server_ends_open_connections() {
         let primary = Primary::default();
         let first = primary.found(0, "monday");
         assert_eq!(primary.found(0, "monday"), first);

@@ -269,10 +269,10 @@ impl Session {
     pub(super) fn each<'t>(
         &self,
         select: &str,
-        texts: impl Iterator<Item = &'t str>,
+        texts: impl Iterator<Item = impl Into<Cow<'t, str>>>,
         visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
-        let texts: Vec<Cow<'t, str>> = texts.map(|text| storable(Cow::Borrowed(text))).collect();
+        let texts: Vec<Cow<'t, str>> = texts.map(|text| storable(text.into())).collect();
         if texts.is_empty() {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use super::{BUSY_TIMEOUT, Insert, Param, Purpose, Result, Row};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tracing::warn;
@@ -131,12 +132,12 @@ fn step(
 pub(super) fn each<'t>(
     connection: &Connection,
     select: &str,
-    texts: impl Iterator<Item = &'t str>,
+    texts: impl Iterator<Item = impl Into<Cow<'t, str>>>,
     visit: &mut dyn FnMut(&Row<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut statement = connection.prepare_cached(&format!("{select} = ?1"))?;
     for text in texts {
-        step(&mut statement, &[Param::text(text)], visit)?;
+        step(&mut statement, &[Param::Text(text.into())], visit)?;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! The store under messages that come late, twice and in another order, beside the book's independent model.
+//! The store with messages that arrive late, twice and in another order, compared with the book's independent model.
 
 use super::{Fresh, at, balance, credits, payer, reserve, settle};
 use crate::book::tests::model::{Answer, Command, Model, Why};
 use crate::book::tests::why;
+use crate::fixture::uuid_of;
 use crate::model::replay::{Idempotency, ReplayKey};
 use crate::moment;
 use crate::money::reservations::{Expire, Settled};
@@ -23,7 +24,7 @@ const MESSAGES: usize = 40;
 const DELIVERIES: usize = 100;
 const TENANTS: u8 = 2;
 
-pub(super) async fn messages_late_twice_and_in_another_order_do_what_the_model_says(fresh: &impl Fresh) {
+pub(super) async fn late_repeated_and_reordered_messages_do_what_the_model_says(fresh: &impl Fresh) {
     let seed: u64 =
         std::env::var(SEED_VARIABLE).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     eprintln!("to repeat these deliveries: {SEED_VARIABLE}={seed}");
@@ -40,14 +41,14 @@ pub(super) async fn messages_late_twice_and_in_another_order_do_what_the_model_s
             model.apply(Command::Grant { tenant, credits: 1 }, now);
         }
         let sent: Vec<Command> = (0..MESSAGES).map(|_| command(&mut random)).collect();
-        let (mut told, mut given_up) = (Vec::new(), BTreeSet::new());
+        let (mut delivered, mut abandoned) = (Vec::new(), BTreeSet::new());
         for delivery in 0..DELIVERIES {
             now += random.random_range(0..10u64).saturating_sub(7);
-            // A window that moves over the messages, so that most come soon and some much later than others.
+            // A window that moves over the messages, so that most arrive soon and some much later than others.
             let message = (delivery * MESSAGES / DELIVERIES + random.random_range(0..8)) % MESSAGES;
             let command = sent[message];
-            told.push((now, message, command));
-            let context = || format!("{SEED_VARIABLE}={seed}, round {round}: {told:#?}");
+            delivered.push((now, message, command));
+            let context = || format!("{SEED_VARIABLE}={seed}, round {round}: {delivered:#?}");
             if let Command::Expire { .. } = command {
                 let due = model.due(now);
                 let expired = store.run(Expire { now: at(now) }).await.unwrap().0;
@@ -56,23 +57,23 @@ pub(super) async fn messages_late_twice_and_in_another_order_do_what_the_model_s
                     assert_eq!(model.apply(Command::Expire { id }, now), Answer::Done);
                 }
             } else if let Command::Reserve { id, .. } = command
-                && given_up.contains(&id)
+                && abandoned.contains(&id)
             {
-                // Who voided it has left, and nobody would account for it.
+                // The Envoy that voided it has ended, and nobody would settle it.
                 let answer = subject.deliver(message, command, now).await;
                 assert_eq!(answer, Answer::Refused(Why::Ended { state: "voided" }), "{}", context());
             } else {
                 let answer = subject.deliver(message, command, now).await;
                 let mut expected = model.deliver(message, command, now);
-                // What asks for a thing that is there gets it, whether it was made now or before.
+                // A request to create an existing object gets it, whenever it was created.
                 let is_asked_for =
                     !command.names_a_reservation() || matches!(command, Command::Reserve { .. });
                 if is_asked_for && expected == Answer::Known {
                     expected = Answer::Done;
                 }
-                // There is nothing to give back of what was never set aside.
+                // Nothing can be refunded of what was never reserved.
                 if let (Command::Void { id }, Answer::Refused(Why::Unknown)) = (command, expected) {
-                    given_up.insert(id);
+                    abandoned.insert(id);
                     expected = Answer::Known;
                 }
                 assert_eq!(answer, expected, "{}", context());
@@ -141,10 +142,10 @@ impl Subject<'_> {
             }
             Command::GiveBack { id, credits } => {
                 let mut answer = Answer::Refused(Why::Unknown);
-                // To all tenants but its own it is unknown.
+                // It is unknown to all tenants but its own.
                 for tenant in 0..TENANTS {
                     if answer == Answer::Refused(Why::Unknown) {
-                        let of = Refunded::Reservation(ReservationId::parse(&name(id)).unwrap());
+                        let of = Refunded::Reservation(ReservationId::parse(&uuid_of(&name(id))).unwrap());
                         answer = self.correct(message, tenant, Direction::Refund, of, credits, now).await;
                     }
                 }

@@ -1,6 +1,7 @@
-//! What every store must keep of leases and shares.
+//! What every store must do with leases and shares.
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_tenant, payer};
+use crate::fixture::uuid_of;
 use crate::model::spending::SpendingKey;
 use crate::money::leases::{AnswerRound, ExpireLeases, RoundDone};
 use crate::money::reservations::ForgetOld;
@@ -12,16 +13,16 @@ use protocol::{Credits, InstanceId, KeyId, LeaseId, TenantId, Timestamp};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The whole part of the suite.
+/// All tests of this part of the suite.
 pub(super) async fn run(fresh: &impl Fresh) {
-    what_is_lent_is_kept_and_what_is_not_accounted_for_is_charged(fresh).await;
+    leases_are_stored_and_charged_without_a_statement(fresh).await;
     many_envoys_at_once_never_hold_more_than_the_tenant_has(fresh).await;
-    shares_are_kept_until_they_have_ended(fresh).await;
+    shares_are_stored_until_they_expire(fresh).await;
 }
 
 pub(crate) fn ask(id: &str, tenant_id: &TenantId, amount: u64) -> Ask {
     Ask {
-        lease_id: LeaseId::parse(id).unwrap(),
+        lease_id: LeaseId::parse(&uuid_of(id)).unwrap(),
         tenant_id: tenant_id.clone(),
         credits: credits(amount),
         price: credits(1),
@@ -29,7 +30,7 @@ pub(crate) fn ask(id: &str, tenant_id: &TenantId, amount: u64) -> Ask {
 }
 
 pub(crate) fn account(id: &str, revision: u64, spent: u64, closed: bool) -> Statement {
-    Statement { lease_id: LeaseId::parse(id).unwrap(), revision, spent: credits(spent), closed }
+    Statement { lease_id: LeaseId::parse(&uuid_of(id)).unwrap(), revision, spent: credits(spent), closed }
 }
 
 pub(crate) fn share(key_id: &KeyId, revision: u64, keep: u32, wanted: u32) -> ShareAsk {
@@ -39,7 +40,7 @@ pub(crate) fn share(key_id: &KeyId, revision: u64, keep: u32, wanted: u32) -> Sh
 
 pub(crate) fn round(instance: &str, now: Timestamp) -> AnswerRound {
     let round = Round {
-        instance: InstanceId::parse(instance).unwrap(),
+        instance: InstanceId::parse(&uuid_of(instance)).unwrap(),
         envoy: "e1".to_owned(),
         asks: Vec::new(),
         accounts: Vec::new(),
@@ -69,7 +70,7 @@ fn lent(taken: &RoundDone) -> u64 {
     taken.answer.leases.iter().map(|grant| grant.credits.get()).sum()
 }
 
-async fn what_is_lent_is_kept_and_what_is_not_accounted_for_is_charged(fresh: &impl Fresh) {
+async fn leases_are_stored_and_charged_without_a_statement(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant, _) = payer(store.as_ref(), 1000).await;
     let other = store.run(new_tenant(100)).await.unwrap().id;
@@ -82,7 +83,7 @@ async fn what_is_lent_is_kept_and_what_is_not_accounted_for_is_charged(fresh: &i
     assert_eq!(store.open_lease_totals().await.unwrap(), (2, 130));
     assert_eq!(balance(store.as_ref(), &other).await.available, credits(100));
 
-    // Of the two that were renewed at 20 one is renewed again.
+    // Of the two that were renewed at 20, one is renewed again.
     store.run(round("i1", at(30)).accounts(vec![account("l2", 1, 10, false)])).await.unwrap();
     assert_eq!(store.run(ExpireLeases { now: at(54) }).await, Ok((0, false)));
     assert_eq!(store.run(ExpireLeases { now: at(55) }).await, Ok((1, false)));
@@ -96,7 +97,7 @@ async fn what_is_lent_is_kept_and_what_is_not_accounted_for_is_charged(fresh: &i
     assert_eq!(states, [(LeaseState::Lost, 40), (LeaseState::Open, 0)]);
     assert_eq!((leases[0].revision, leases[1].renewed_at), (Some(5), at(30)));
 
-    // Its last account comes in another month, and its credits are free again in the month in which it was opened.
+    // Its final statement arrives in another month, and its credits are free again in the month in which it was opened.
     let later = at(40 * 86_400);
     store.run(ExpireLeases { now: later }).await.unwrap();
     let last = vec![account("l1", 6, 70, true), account("l2", 2, 10, true)];
@@ -116,7 +117,7 @@ async fn many_envoys_at_once_never_hold_more_than_the_tenant_has(fresh: &impl Fr
         tokio::spawn(async move {
             let (id, instance) = (format!("l{number}"), format!("i{}", number % 10));
             let asks = || vec![ask(&id, &tenant, 400)];
-            // Each asks twice at once, as a filter does whose first answer was slow.
+            // Each sends its request twice at once, as a filter does after a slow first answer.
             let (first, second) = tokio::join!(
                 store.run(round(&instance, at(1)).asks(asks())),
                 store.run(round(&instance, at(1)).asks(asks()))
@@ -140,14 +141,14 @@ async fn many_envoys_at_once_never_hold_more_than_the_tenant_has(fresh: &impl Fr
     assert_lawful(held);
 }
 
-async fn shares_are_kept_until_they_have_ended(fresh: &impl Fresh) {
+async fn shares_are_stored_until_they_expire(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let key = KeyId::parse("key_1").unwrap();
     let permits = async |instance: &str, now, ask| {
         let taken = store.run(round(instance, now).shares(vec![ask])).await.unwrap();
         taken.answer.shares[0].permits
     };
-    // All at once, in one transaction or in several: they sum to the limit at most.
+    // All at once, in one transaction or in several: their sum is at most the limit.
     let asks = (0..10).map(|number| {
         let (store, key) = (Arc::clone(&store), key.clone());
         tokio::spawn(async move {

@@ -7,8 +7,8 @@ use protocol::filter::Change;
 use protocol::session::SessionSecret;
 use protocol::{PolicyVersion, Timestamp};
 
-/// What one look made the next one finds, and whoever asks the feed hears of it.
-pub(super) async fn secrets_come_and_go_and_every_filter_hears_of_it(fresh: &impl Fresh) {
+/// The next rotation finds what the previous one created, and the feed reports it.
+pub(super) async fn secrets_are_rotated_and_every_filter_is_notified(fresh: &impl Fresh) {
     let (store, guard) = fresh.open();
     let version = PolicyVersion::parse("v1").unwrap();
     let day = |days: u64| Timestamp::from_millis(1).plus_seconds(days.saturating_mul(86_400));
@@ -29,9 +29,11 @@ pub(super) async fn secrets_come_and_go_and_every_filter_hears_of_it(fresh: &imp
         let before = *store.newest_change().borrow();
         let given = store.run(look(3 + days as u8, days)).await.unwrap();
         assert_eq!((given.len(), store.session_secrets().await.unwrap()), (secrets, given), "{days}");
-        let told = store.changes(before, 10).await.unwrap().changes;
-        assert_eq!(told.len(), changes, "{days}");
-        assert!(told.iter().all(|(_, change)| *change == Change::Policy { version: version.clone() }));
+        let changes_seen = store.changes(before, 10).await.unwrap().changes;
+        assert_eq!(changes_seen.len(), changes, "{days}");
+        assert!(
+            changes_seen.iter().all(|(_, change)| *change == Change::Policy { version: version.clone() })
+        );
     }
     let left: Vec<SessionSecret> = store.session_secrets().await.unwrap();
     assert!(!left.contains(&first[0]) && left[0].bytes() == &[10; 32], "the oldest went");

@@ -1,6 +1,6 @@
 //! The audit trail after a part of it was removed by age.
 
-use super::usage::{decision, told};
+use super::usage::{decision, report_of};
 use super::{Fresh, at, payer, reserve};
 use crate::audit::chain::Signer;
 use crate::audit::export::Exporter;
@@ -12,7 +12,7 @@ use crate::store::{AuditFilter, CheckpointFilter, Store};
 use serde_json::Value;
 use std::sync::Arc;
 
-pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(fresh: &impl Fresh) {
+pub(super) async fn a_trail_still_verifies_after_its_retention(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let signer = Signer::from_seed(&[7; 32]);
     let (_, key) = payer(store.as_ref(), 100).await;
@@ -44,12 +44,12 @@ pub(super) async fn what_is_left_of_a_trail_after_its_retention_still_verifies(f
     verifier.line(exporter.end(&signer, status.removed, 0, at(11 * 86_400)).trim_end().as_bytes()).unwrap();
     let summary = verifier.finish().unwrap();
     assert_eq!((summary.rows, summary.unsealed, summary.removed), (2, 1, status.removed));
-    // Removed again, nothing is left to remove.
+    // A second removal finds nothing.
     remove(store.as_ref(), 10).await;
     assert_eq!(store.audit_status().await.unwrap(), status);
 }
 
-pub(super) async fn rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_them(fresh: &impl Fresh) {
+pub(super) async fn rows_are_removed_by_age_from_the_oldest_whatever_clocks_sealed_them(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let signer = Signer::from_seed(&[7; 32]);
     let (_, key) = payer(store.as_ref(), 100).await;
@@ -67,7 +67,7 @@ pub(super) async fn rows_go_by_age_from_the_oldest_on_whatever_clocks_sealed_the
     assert_eq!(kept().await, [false, true, true]);
     assert_eq!(store.audit_status().await.unwrap().removed, sealed[0].last);
     assert_eq!(store.audit_rows(0, 1).await.unwrap()[0].sequence, sealed[1].first);
-    // What waits for an older one is not removed again and again.
+    // A batch that waits for an older one is not removed again and again.
     let newest = store.audit_status().await.unwrap().newest;
     remove(store.as_ref(), 10).await;
     assert_eq!(store.audit_status().await.unwrap().newest, newest);
@@ -79,13 +79,13 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     let (store, _guard) = fresh.open();
     let signer = Signer::from_seed(&[7; 32]);
     let (tenant, key) = payer(store.as_ref(), 100).await;
-    let report = |rows| told((0..rows).map(|_| decision(&tenant, &key, 1)).collect());
+    let report = |rows| report_of((0..rows).map(|_| decision(&tenant, &key, 1)).collect());
     for _ in 0..6 {
         store.run(report(1000)).await.unwrap();
     }
     seal::seal_at(store.as_ref(), &signer, || at(0)).await.unwrap();
     let old = store.audit_status().await.unwrap().sealed;
-    // What a clock that was set back sealed again behind a batch that is retained stays with it.
+    // A clock that was set back sealed rows after a retained batch; they stay with it.
     for clock in [|| at(10 * 86_400), || at(0)] {
         store.run(report(1)).await.unwrap();
         seal::seal_at(store.as_ref(), &signer, clock).await.unwrap();
@@ -106,8 +106,8 @@ pub(super) async fn a_long_trail_is_removed_from_its_beginning_some_batches_at_a
     let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
     let facts = store.audit(facts).await.unwrap();
     assert_eq!(facts.len(), removals);
-    let told = |fact: &SealedRow| serde_json::from_str::<Value>(fact.detail.get()).unwrap();
-    assert_eq!(facts.iter().map(|fact| told(fact)["rows"].as_u64().unwrap()).sum::<u64>(), old);
+    let detail = |fact: &SealedRow| serde_json::from_str::<Value>(fact.detail.get()).unwrap();
+    assert_eq!(facts.iter().map(|fact| detail(fact)["rows"].as_u64().unwrap()).sum::<u64>(), old);
 }
 
 pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
@@ -125,10 +125,10 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
     payer(store, 100).await;
     seal::seal_at(store, &signer, || at(0)).await.unwrap();
     let rows = store.audit_status().await.unwrap().newest;
-    // Once and again: what a start writes by its clock does not make the next one believe it.
+    // Repeatedly: rows that a start writes with its clock do not make the next start trust it.
     for _ in 0..3 {
         starts(400).await;
-        let mut written = told(Vec::new());
+        let mut written = report_of(Vec::new());
         Arc::make_mut(&mut written.report).decisions_dropped = 1;
         written.now = now(400);
         store.run(written).await.unwrap();
@@ -137,7 +137,7 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
         assert!(last < now(1), "{last}");
         assert_eq!(store.audit_status().await.unwrap().removed, 0);
     }
-    // Set right, it goes on day by day.
+    // After the clock is corrected, it continues day by day.
     for day in [0, 1, 5, 8, 15, 22, 29] {
         assert_eq!(passes(day, None).await, Ok(0));
     }
@@ -146,20 +146,20 @@ pub(super) async fn a_clock_that_is_ahead_removes_nothing(fresh: &impl Fresh) {
     assert_eq!(passes(29 + 30, Some(29 + 30)).await, Ok(rows));
     let facts = AuditFilter { kind: Some("audit_removed".to_owned()), limit: 10, ..AuditFilter::default() };
     assert_eq!(store.audit(facts).await.unwrap().len(), 1);
-    // Far fewer days are retained from now on.
+    // From now on, far fewer days are retained.
     let fewer =
         Pass { days: Some(1), now: now(402), database: None, ran_millis: 400 * 86_400_000, confirmed: None };
     assert!(matches!(retain::pass(store, fewer).await.unwrap(), Err(Held::FarMore(_))));
 }
 
-/// On this day five days are retained, and whoever is asked confirms it.
+/// On this day five days are retained, and the operator confirms it.
 async fn remove(store: &Store, day: u64) {
     let now = at(day * 86_400);
     let pass = Pass { days: Some(5), now, database: None, ran_millis: 0, confirmed: Some(now) };
     retain::pass(store, pass).await.unwrap().unwrap();
 }
 
-/// The numbers of the batches that have their rows.
+/// The numbers of the batches that still have their rows.
 async fn kept(store: &Store) -> Vec<u64> {
     let filter = CheckpointFilter { kept_only: true, ..CheckpointFilter::default() };
     store.checkpoints(filter).await.unwrap().iter().map(|checkpoint| checkpoint.number).collect()

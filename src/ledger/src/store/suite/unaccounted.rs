@@ -1,7 +1,8 @@
-//! What every store must keep of reservations whose time ended without an account of them, and of what is given back.
+//! What every store must do with reservations that expired without a settlement, and with refunds.
 
 use super::{Fresh, assert_lawful, at, balance, credits, new_key, payer, reserve, settle};
 use crate::book::{self, State};
+use crate::fixture::uuid_of;
 use crate::model::key::ParentLink;
 use crate::model::spending::SpendingKey;
 use crate::moment;
@@ -14,22 +15,22 @@ use protocol::api_key::KeyHash;
 use protocol::filter::Action;
 use protocol::{Credits, KeyId, ReservationId, TenantId, Timestamp, TransferId};
 
-/// The whole part of the suite.
+/// All tests of this part of the suite.
 pub(super) async fn run(fresh: &impl Fresh) {
-    what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh).await;
-    what_was_voided_before_it_was_made_is_never_set_aside(fresh).await;
-    what_is_given_back_is_free_in_the_budgets_from_which_it_was_spent(fresh).await;
+    unsettled_reservations_are_listed_until_they_are_corrected(fresh).await;
+    a_reservation_voided_before_it_was_made_is_never_reserved(fresh).await;
+    refunds_are_free_again_in_the_budgets_that_paid(fresh).await;
 }
 
 fn reservation_id(id: &str) -> ReservationId {
-    ReservationId::parse(id).unwrap()
+    ReservationId::parse(&uuid_of(id)).unwrap()
 }
 
 pub(crate) async fn listed(store: &Store, state: Option<ReservationState>) -> Vec<(String, u64)> {
     let mut found: Vec<Reservation> = Vec::new();
     loop {
         // Pages of two.
-        let after = found.last().map(|last| last.id.clone());
+        let after = found.last().map(|last| last.id);
         let filter = ReservationFilter { tenant_id: None, state, after, limit: 2 };
         let page = store.reservations(filter).await.unwrap();
         let shown = page.into_iter().map(|one| one.shown().unwrap());
@@ -57,7 +58,7 @@ fn refund(tenant_id: &TenantId, of: Refunded, amount: u64, now: Timestamp) -> Co
     }
 }
 
-async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl Fresh) {
+async fn unsettled_reservations_are_listed_until_they_are_corrected(fresh: &impl Fresh) {
     let (store, guard) = fresh.open();
     let store = store.as_ref();
     let (tenant, key) = payer(store, 100).await;
@@ -70,14 +71,13 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
     assert_eq!(store.run(Expire { now: at(60) }).await, Ok((6, false)));
     assert_eq!(balance(store, &tenant).await.posted, credits(70));
     let unaccounted = Some(ReservationState::Unaccounted);
-    let all =
-        |ids: &[&str], charged: u64| ids.iter().map(|id| ((*id).to_owned(), charged)).collect::<Vec<_>>();
+    let all = |ids: &[&str], charged: u64| ids.iter().map(|id| (uuid_of(id), charged)).collect::<Vec<_>>();
     assert_eq!(listed(store, unaccounted).await, all(&["r1", "r2", "r3", "r4", "r5", "r6"], 10));
     let of_other =
         ReservationFilter { tenant_id: Some(other.clone()), limit: 9, ..ReservationFilter::default() };
     assert_eq!(store.reservations(of_other).await.unwrap(), []);
 
-    // Accounts come late, twice, and one after another way of it was told.
+    // Settlements arrive late, twice, and with two different results.
     for (id, action, settled) in [
         ("r1", Action::Post { credits: credits(10) }, 1),
         ("r1", Action::Post { credits: credits(10) }, 0),
@@ -91,7 +91,7 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
         let delivered = store.run(settle(id, action, at(70))).await.unwrap();
         assert_eq!(delivered.answer.settled, settled, "{id} {action:?}");
     }
-    // An administrator gives back one as a whole, one in part; an account of that one comes.
+    // An administrator refunds one fully and one in part; a settlement of the second arrives.
     let of = |id: &str| Refunded::Reservation(reservation_id(id));
     store.run(refund(&tenant, of("r4"), 10, at(71))).await.unwrap();
     store.run(refund(&tenant, of("r5"), 4, at(71))).await.unwrap();
@@ -107,23 +107,26 @@ async fn what_nobody_accounts_for_is_listed_until_it_is_set_right(fresh: &impl F
     }
     assert_eq!(listed(store, unaccounted).await, all(&["r6"], 10));
     let corrected = [("r1", 10), ("r2", 3), ("r3", 0), ("r4", 0), ("r5", 6)];
-    let corrected = corrected.map(|(id, charged)| (id.to_owned(), charged));
+    let corrected = corrected.map(|(id, charged)| (uuid_of(id), charged));
     assert_eq!(listed(store, Some(ReservationState::Corrected)).await, corrected);
     assert_eq!(listed(store, Some(ReservationState::Returned)).await, []);
     let held = balance(store, &tenant).await;
     assert_lawful(held);
     assert_eq!((held.available, held.pending, held.posted), (credits(61), Credits::ZERO, credits(39)));
 
-    let told = async |kind: &str| {
+    let count_of = async |kind: &str| {
         let filter = AuditFilter { kind: Some(kind.to_owned()), limit: 20, ..AuditFilter::default() };
         store.audit(filter).await.unwrap().len()
     };
-    assert_eq!((told("unaccounted").await, told("correction").await), (6, 4));
-    assert_eq!((told("credits_corrected").await, told("expired").await, told("voided").await), (2, 0, 0));
+    assert_eq!((count_of("unaccounted").await, count_of("correction").await), (6, 4));
+    assert_eq!(
+        (count_of("credits_corrected").await, count_of("expired").await, count_of("voided").await),
+        (2, 0, 0)
+    );
     assert_eq!(fresh.broken_laws(&guard), Vec::<String>::new());
 }
 
-async fn what_was_voided_before_it_was_made_is_never_set_aside(fresh: &impl Fresh) {
+async fn a_reservation_voided_before_it_was_made_is_never_reserved(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant, key) = payer(store.as_ref(), 10).await;
     for _ in 0..2 {
@@ -138,14 +141,14 @@ async fn what_was_voided_before_it_was_made_is_never_set_aside(fresh: &impl Fres
         tokio::join!(store.run(settle("r2", Action::Void, at(1))), store.run(reserve("r2", &key, 5, at(1))));
     assert!(voided.is_ok() && refused.is_err(), "{refused:?}");
     assert_eq!(balance(store.as_ref(), &tenant).await.available, credits(10));
-    // A request is not that long on its way.
+    // No request is in transit for so long.
     store.run(ForgetOld { now: at(3500) }).await.unwrap();
     assert!(store.run(reserve("r1", &key, 5, at(3500))).await.is_err());
     store.run(ForgetOld { now: at(3700) }).await.unwrap();
     assert!(store.run(reserve("r1", &key, 5, at(3700))).await.is_ok());
 }
 
-async fn what_is_given_back_is_free_in_the_budgets_from_which_it_was_spent(fresh: &impl Fresh) {
+async fn refunds_are_free_again_in_the_budgets_that_paid(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let store = store.as_ref();
     let (tenant, key) = payer(store, 1000).await;
@@ -175,15 +178,15 @@ async fn what_is_given_back_is_free_in_the_budgets_from_which_it_was_spent(fresh
     assert_eq!((all(then).await, all(now).await), ((20, [0, 20], 20), (32, [20, 12], 5)));
     let refund = |of, amount| store.run(refund(&tenant, of, amount, now.plus_seconds(70)));
 
-    // A reservation has its key and its month; the parent of its key is freed with it.
+    // A reservation has its key and its month; its credits are also freed for the key's parent.
     refund(Refunded::Reservation(reservation_id("old")), 12).await.unwrap();
     assert_eq!((all(then).await, all(now).await), ((8, [0, 8], 8), (32, [20, 12], 5)));
-    // An account that comes late too.
+    // A settlement that arrives late too.
     store.run(settle("old", Action::Void, now)).await.unwrap();
     assert_eq!(all(then).await, (0, [0, 0], 0));
     refund(Refunded::Key(child.clone()), 1).await.unwrap();
     assert_eq!(all(now).await, (31, [20, 11], 4));
-    // Nobody says for what: then no key has spent more than the tenant, whosever calls it was for.
+    // Without a reservation or key: then no key has spent more than the tenant, whichever key made the calls.
     refund(Refunded::Anything, 11).await.unwrap();
     assert_eq!(all(now).await, (20, [20, 11], 4));
     refund(Refunded::Anything, 18).await.unwrap();

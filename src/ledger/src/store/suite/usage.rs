@@ -1,26 +1,25 @@
-//! Sums of what decisions tell.
+//! Sums over decisions.
 
-use super::{Fresh, at, credits, payer};
+use super::{Fresh, at, credits, payer, report};
 use crate::deliveries::Deliver;
-use crate::moment;
+use crate::fixture::new_uuid;
 use crate::store::{AuditFilter, UsageQuery};
 use protocol::audit::{Counted, Decision, Outcome, UsageTokens};
-use protocol::filter::Report;
-use protocol::{BatchId, Credits, EventId, KeyId, PolicyVersion, TenantId};
+use protocol::{Credits, EventId, KeyId, PolicyVersion, TenantId};
 use std::sync::Arc;
 
-pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &impl Fresh) {
+pub(super) async fn usage_sums_decisions_and_no_sum_overflows(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
     let decision = |input, output| Decision {
         usage_tokens: Some(UsageTokens { input, output }),
         ..decision(&tenant_id, &key_id, 2)
     };
-    // Two transactions, so that sums are also added to what is there.
+    // Two transactions, so that sums are also added to existing ones.
     for decisions in
         [vec![decision(Some(100), Some(7)), decision(Some(20), None)], vec![decision(None, Some(3))]]
     {
-        store.run(told(decisions)).await.unwrap();
+        store.run(report_of(decisions)).await.unwrap();
     }
     let by_tool = UsageQuery { by_tool: true, limit: 10, ..UsageQuery::default() };
     let sums = store.usage(by_tool.clone()).await.unwrap();
@@ -28,7 +27,7 @@ pub(super) async fn usage_sums_what_decisions_tell_and_no_sum_overflows(fresh: &
     assert_eq!((sums.len(), sum.calls, sum.credits), (1, 3, credits(6)));
     assert_eq!((sum.usage_tokens.input, sum.usage_tokens.output), (120, 10));
     for _ in 0..3 {
-        store.run(told(vec![decision(Some(u64::MAX), Some(u64::MAX))])).await.unwrap();
+        store.run(report_of(vec![decision(Some(u64::MAX), Some(u64::MAX))])).await.unwrap();
     }
     assert_eq!(store.usage(by_tool).await.unwrap()[0].1.usage_tokens.input, 3_000_000_120);
 }
@@ -44,7 +43,7 @@ pub(super) async fn sums_come_in_pages_and_every_group_is_on_one(fresh: &impl Fr
         duration_ms: number * 10,
         ..decision(&tenant_id, &key_id, 1)
     });
-    store.run(told(decisions.collect())).await.unwrap();
+    store.run(report_of(decisions.collect())).await.unwrap();
     let query =
         |after, limit| UsageQuery { by_tool: true, by_outcome: true, after, limit, ..UsageQuery::default() };
     let (usage, shadow) =
@@ -76,7 +75,7 @@ pub(super) async fn no_report_makes_those_after_it_fail(fresh: &impl Fresh) {
     for tool in ["draw", "draw", "paint"] {
         let costly =
             || Decision { tool: Some(tool.to_owned()), ..decision(&tenant_id, &key_id, Credits::MAX.get()) };
-        let mut report = told((0..1100).map(|_| costly()).collect());
+        let mut report = report_of((0..1100).map(|_| costly()).collect());
         Arc::make_mut(&mut report.report).decisions_dropped = u64::MAX;
         assert_eq!(store.run(report).await.unwrap().answer.recorded, 1100);
     }
@@ -85,7 +84,7 @@ pub(super) async fn no_report_makes_those_after_it_fail(fresh: &impl Fresh) {
     assert_eq!((sums.len(), sums[0].1.calls, sums[0].1.credits), (1, 3300, Credits::MAX));
 }
 
-pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
+pub(super) async fn counts_are_summed_and_reported_once(fresh: &impl Fresh) {
     let (store, _guard) = fresh.open();
     let (tenant_id, key_id) = payer(store.as_ref(), 100).await;
     let counted = |key: Option<&KeyId>, count| Counted {
@@ -96,7 +95,7 @@ pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
         service: Some("studio".to_owned()),
         count,
     };
-    let mut report = told(Vec::new());
+    let mut report = report_of(Vec::new());
     Arc::make_mut(&mut report.report).counted =
         vec![counted(None, 70_000), counted(Some(&key_id), 3), counted(None, u64::MAX)];
     for _ in 0..2 {
@@ -118,7 +117,7 @@ pub(super) async fn counts_are_summed_once_and_told_once(fresh: &impl Fresh) {
 pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Decision {
     Decision {
         lease_id: None,
-        id: moment::new_id("", EventId::parse).unwrap(),
+        id: EventId::parse(&new_uuid()).unwrap(),
         at: at(1),
         outcome: Outcome::Allowed,
         would_deny: None,
@@ -139,19 +138,6 @@ pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Dec
     }
 }
 
-pub(super) fn told(decisions: Vec<Decision>) -> Deliver {
-    Deliver {
-        report: Arc::new(Report {
-            subjects: Vec::new(),
-            rows: Vec::new(),
-            batch_id: moment::new_id("", BatchId::parse).unwrap(),
-            envoy: "e1".to_owned(),
-            settlements: Vec::new(),
-            decisions,
-            counted: Vec::new(),
-            decisions_dropped: 0,
-        }),
-        actor: "flt_1".to_owned(),
-        now: at(2),
-    }
+pub(super) fn report_of(decisions: Vec<Decision>) -> Deliver {
+    report(Vec::new(), decisions, at(2))
 }

@@ -1,7 +1,7 @@
-//! `kill -9` at random moments under load: no acknowledged write is lost and every law holds, on both databases.
+//! `kill -9` at random moments under load: no acknowledged write is lost and every invariant holds, on both databases.
 //!
-//! This program runs itself as a process that opens the database, writes, and says on its output what was acknowledged,
-//! until it is killed. On PostgreSQL two such ledgers live and die side by side.
+//! This program runs itself as a process that opens the database, writes, and prints what was acknowledged, until it is
+//! killed. On PostgreSQL two such ledgers run at the same time.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -30,7 +30,7 @@ const SEED: &str = "LIFE_SEED";
 /// Repeats one run of the tests below.
 const RUN_SEED: &str = "KILL_SEED";
 /// How many processes are killed, on each database.
-const LIVES: u32 = 100;
+const KILLS: u32 = 100;
 /// A process is killed after at most so many acknowledgements.
 const ACKNOWLEDGED_MAX: usize = 80;
 
@@ -38,23 +38,23 @@ const ACKNOWLEDGED_MAX: usize = 80;
 fn on_sqlite_no_kill_loses_an_acknowledged_write_or_breaks_a_law() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger.db").display().to_string();
-    live_and_die(&format!("sqlite:{path}"), 1);
+    write_until_killed(&format!("sqlite:{path}"), 1);
 }
 
 #[test]
 fn on_postgresql_no_kill_of_one_of_two_ledgers_loses_an_acknowledged_write_or_breaks_a_law() {
     let server = server();
-    live_and_die(&server.database().unwrap(), 2);
+    write_until_killed(&server.database().unwrap(), 2);
 }
 
-fn live_and_die(url: &str, side_by_side: u32) {
+fn write_until_killed(url: &str, side_by_side: u32) {
     let seed: u64 = std::env::var(RUN_SEED).map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     eprintln!("to repeat the moments of these kills: {RUN_SEED}={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let database: Database = url.parse().unwrap();
     let keys = prepare(&database);
     let mut all = BTreeSet::new();
-    for life in (0..LIVES).step_by(usize::try_from(side_by_side).unwrap()) {
+    for life in (0..KILLS).step_by(usize::try_from(side_by_side).unwrap()) {
         let lives: Vec<(u64, usize, u64)> = (0..side_by_side)
             .map(|_| {
                 (random.random(), random.random_range(0..ACKNOWLEDGED_MAX), random.random_range(0..2000))
@@ -70,13 +70,13 @@ fn live_and_die(url: &str, side_by_side: u32) {
         check(&connection, acknowledged.iter(), seed);
         all.extend(acknowledged);
     }
-    // What later lives did must not have undone what earlier ones were told.
+    // Later processes must not have undone what earlier ones acknowledged.
     check(&Connection::open(&database, Purpose::Read).unwrap(), all.iter(), seed);
-    eprintln!("{LIVES} processes were killed; {} writes were acknowledged and all are there", all.len());
+    eprintln!("{KILLS} processes were killed; {} writes were acknowledged and all are there", all.len());
     assert!(all.len() > 1000, "{} writes are too few to say anything", all.len());
 }
 
-/// Makes the database, with a rich tenant and one that is soon poor.
+/// Creates the database, with a tenant with many credits and one with few.
 fn prepare(database: &Database) -> String {
     let operation = Initialise { credentials: Vec::new() };
     Store::initialise(database, operation).unwrap().unwrap();
@@ -105,7 +105,7 @@ fn live(url: &str, keys: &str, (seed, acknowledgements, wait_micros): (u64, usiz
     let mut next = |acknowledged: &mut Vec<String>| {
         let mut line = String::new();
         let there = lines.read_line(&mut line).unwrap() > 0;
-        // A line that was cut off by the kill was never said.
+        // A line that was cut off by the kill was not acknowledged.
         if let Some(said) = line.strip_prefix("ack ").and_then(|line| line.strip_suffix('\n')) {
             acknowledged.push(said.to_owned());
         }
@@ -124,7 +124,7 @@ fn live(url: &str, keys: &str, (seed, acknowledgements, wait_micros): (u64, usiz
     acknowledged
 }
 
-/// Everything that was acknowledged is in the database.
+/// Checks that everything that was acknowledged is in the database.
 fn check<'l>(connection: &Connection, lines: impl Iterator<Item = &'l String>, seed: u64) {
     let said: Vec<(&str, &str)> = lines.map(|line| line.split_once(' ').unwrap()).collect();
     let select = "SELECT id, state, charged FROM reservations WHERE id";
@@ -140,7 +140,7 @@ fn check<'l>(connection: &Connection, lines: impl Iterator<Item = &'l String>, s
             (_, None) => false,
             ("reserved", Some(_)) => true,
             ("posted", Some((_, charged))) => charged.is_some(),
-            // One that came when its time was over is a correction, and nothing stays charged.
+            // A settlement after the expiry is a correction, and nothing stays charged.
             ("voided", Some((state, charged))) => {
                 ["voided", "expired"].contains(&state.as_str()) && charged.unwrap_or_default() == 0
             }
@@ -150,7 +150,7 @@ fn check<'l>(connection: &Connection, lines: impl Iterator<Item = &'l String>, s
     }
 }
 
-/// The other side of [`live`]. In an ordinary run of the tests it has nothing to do.
+/// The child process of [`write_until_killed`]. In an ordinary run of the tests it does nothing.
 #[test]
 fn a_process_that_writes_until_it_is_killed() {
     let Ok(url) = std::env::var(DATABASE) else { return };
@@ -171,14 +171,14 @@ fn a_process_that_writes_until_it_is_killed() {
     });
 }
 
-/// Reserves and settles, in every order, again and again.
+/// Reserves and settles repeatedly, in every order.
 async fn write(store: &Store, keys: &[KeyId], mut random: StdRng) {
     let say = |what: &str, id: &str| {
         let mut stdout = std::io::stdout().lock();
         let _ = stdout.write_all(format!("ack {what} {id}\n").as_bytes()).and_then(|()| stdout.flush());
     };
     loop {
-        let id = crate::moment::new_name("");
+        let id = crate::fixture::new_uuid();
         let key = &keys[random.random_range(0..keys.len())];
         match store.run(reserve(&id, key, 5, at(1))).await {
             Ok(_) => say("reserved", &id),

@@ -1,9 +1,9 @@
-//! A database of every earlier release is brought up to date with all that it holds, on both databases.
+//! Databases of every earlier release are migrated with all their rows, on both databases.
 
 #![allow(clippy::arithmetic_side_effects)]
 
 use crate::check;
-use crate::fixture::{apart, server};
+use crate::fixture::{apart, server, uuid_of};
 use crate::metrics::Metrics;
 use crate::money::reservations::Expire;
 use crate::store::database::Database;
@@ -17,8 +17,8 @@ use protocol::filter::Action;
 use protocol::{Credits, EventId, KeyId, TenantId};
 use std::sync::Arc;
 
-/// What a ledger of the first release wrote: a tenant with 100 credits, a key, one pending reservation of 10; and two
-/// that had expired and were given back: one of 8 that was not heard of since, one of 6 for which 4 were charged later.
+/// The rows of a ledger of the first release: a tenant with 100 credits, a key, one pending reservation of 10; and two
+/// that had expired and were refunded: one of 8 without a later settlement, one of 6 for which 4 were charged later.
 const FIRST_RELEASE: &str = r#"
 INSERT INTO tenants (id, name, tier, created_at) VALUES ('ten_1', 'Acme', 'pro', 1700000000000);
 INSERT INTO accounts (tenant_id, granted, available, pending, posted) VALUES ('ten_1', 100, 86, 10, 4);
@@ -71,7 +71,10 @@ async fn from_release(release: usize, database: &Database) {
     let store: Arc<Store> = apart(|| {
         let connection = Connection::open(database, Purpose::Write).unwrap();
         schema::migrate_to(&connection, 1).unwrap();
-        connection.batch(FIRST_RELEASE).unwrap();
+        let rows = ["old", "forgotten", "late"].into_iter().fold(FIRST_RELEASE.to_owned(), |rows, name| {
+            rows.replace(&format!("'{name}'"), &format!("'{}'", uuid_of(name)))
+        });
+        connection.batch(&rows).unwrap();
         let hash = KeyHash::of(b"secret");
         let insert = "INSERT INTO key_secrets (hash, key_id, created_at) VALUES (?, 'key_1', 1700000000000)";
         connection.execute(insert, &crate::store::sql::params![hash.as_bytes()]).unwrap();
@@ -94,7 +97,7 @@ async fn from_release(release: usize, database: &Database) {
 
     // What earlier releases wrote is found by what it is about.
     let of_request = AuditFilter {
-        request_id: EventId::parse("old").ok(),
+        request_id: EventId::parse(&uuid_of("old")).ok(),
         key_id: Some(key.clone()),
         limit: 10,
         ..AuditFilter::default()
@@ -102,11 +105,11 @@ async fn from_release(release: usize, database: &Database) {
     let of_request = store.audit(of_request).await.unwrap();
     assert_eq!(of_request.iter().map(|row| row.sequence).collect::<Vec<_>>(), [2]);
 
-    // What earlier releases gave back stays so until it is asked for; what expires from now on is charged.
+    // Refunds of earlier releases stay until a settlement arrives; reservations that expire from now on are charged.
     let given_back = listed(store.as_ref(), Some(ReservationState::Returned)).await;
-    assert_eq!(given_back, [("forgotten".to_owned(), 0)]);
+    assert_eq!(given_back, [(uuid_of("forgotten"), 0)]);
     let corrected = listed(store.as_ref(), Some(ReservationState::Corrected)).await;
-    assert_eq!(corrected, [("late".to_owned(), 4)]);
+    assert_eq!(corrected, [(uuid_of("late"), 4)]);
     store.run(settle("old", Action::Post { credits: credits(7) }, at(2))).await.unwrap();
     store.run(reserve("new", &key, 20, at(2))).await.unwrap();
     let again = store.run(settle("late", Action::Post { credits: credits(6) }, at(2))).await.unwrap();

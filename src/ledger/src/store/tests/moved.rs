@@ -1,4 +1,4 @@
-//! A ledger that moves from SQLite to PostgreSQL has there all that it had, and goes on.
+//! A ledger that moves from SQLite to PostgreSQL keeps all its rows, and continues.
 
 use super::postgres::open;
 use crate::fixture::{apart, server};
@@ -14,14 +14,14 @@ use protocol::filter::Action;
 use std::sync::Arc;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
+async fn a_moved_ledger_has_every_row_and_continues_from_there() {
     let directory = tempfile::tempdir().unwrap();
     let from = Database::Sqlite(directory.path().join("ledger.db"));
     Store::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();
     let sqlite = Arc::new(Store::open(&from, Arc::new(Metrics::default())).unwrap());
     let old: Arc<Store> = Arc::clone(&sqlite) as Arc<Store>;
     let (tenant, key) = payer(old.as_ref(), 100_000).await;
-    // More than go into one statement.
+    // More than fit into one statement.
     let tasks = (0..2500).map(|number| {
         let (store, key) = (Arc::clone(&old), key.clone());
         tokio::spawn(async move { store.run(reserve(&format!("r{number}"), &key, 5, at(1))).await.unwrap() })
@@ -58,7 +58,7 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
     assert_eq!(*new.newest_change().borrow(), position);
     assert_eq!(new.session_secrets().await.unwrap(), secrets);
     assert_eq!(secrets.len(), 1);
-    // The same reservation again is known there, and the next one gets the numbers after the last.
+    // The same reservation is known there, and the next one gets the following numbers.
     new.run(reserve("r7", &key, 5, at(1))).await.unwrap();
     new.run(reserve("after", &key, 5, at(3))).await.unwrap();
     new.run(settle("r9", Action::Post { credits: credits(5) }, at(3))).await.unwrap();
@@ -72,7 +72,7 @@ async fn a_moved_ledger_has_every_row_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_move_that_fails_after_its_commit_says_that_the_rows_are_there_and_not_verified() {
+fn a_move_that_fails_after_its_commit_reports_unverified_rows() {
     let directory = tempfile::tempdir().unwrap();
     let from = Database::Sqlite(directory.path().join("ledger.db"));
     Store::initialise(&from, Initialise { credentials: Vec::new() }).unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! PostgreSQL: the suite, and what only a server can suffer or several ledgers can do.
+//! PostgreSQL: the suite, and what only a server or several ledgers can do.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 use throwaway::Throwaway;
 use tokio::time::timeout;
 
-/// What one ledger does is heard of by every other within this time.
+/// A change by one ledger reaches every other within this time.
 const BOUND: Duration = Duration::from_secs(2);
-/// No single round says more than this: a machine that others use stands still now and then.
+/// No single round proves more than this, because a shared machine sometimes stalls.
 const STALLED: Duration = Duration::from_secs(30);
 
 /// A new, initialised database.
@@ -64,7 +64,7 @@ async fn the_store_suite_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_cannot_be_stored_is_refused_alone() {
+async fn a_write_that_fails_is_refused_alone() {
     let server = apart(server);
     let database = fresh(&server);
     apart(|| {
@@ -74,11 +74,11 @@ async fn one_that_cannot_be_stored_is_refused_alone() {
         );
         Connection::open(&database, Purpose::Write).unwrap().batch(&check).unwrap();
     });
-    suite::one_that_cannot_be_stored_is_refused_alone(open(&database).as_ref()).await;
+    suite::a_write_that_fails_is_refused_alone(open(&database).as_ref()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
+async fn no_row_is_removed_if_the_databases_clock_differs() {
     let server = apart(server);
     let database = fresh(&server);
     let store = open(&database);
@@ -89,7 +89,7 @@ async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
         let pass = Pass { days: Some(30), now, database: clock, ran_millis: 0, confirmed: Some(now) };
         retain::pass(store.as_ref(), pass).await.unwrap()
     };
-    // Leaves a connection at rest.
+    // Leaves a connection idle.
     store.clock().await.unwrap();
     apart(|| {
         let shadow = "CREATE SCHEMA shadow; CREATE FUNCTION shadow.clock_timestamp() RETURNS timestamptz LANGUAGE sql \
@@ -104,7 +104,7 @@ async fn where_the_clock_of_the_database_differs_no_row_is_too_old() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_lacks_letters_is_refused() {
+async fn a_database_whose_encoding_lacks_characters_is_refused() {
     let server = apart(server);
     let database: Database = apart(|| server.database().unwrap().parse().unwrap());
     let latin = apart(|| {
@@ -118,7 +118,7 @@ async fn a_database_that_lacks_letters_is_refused() {
     });
     let refused = crate::init(&latin, |_| Ok(())).unwrap_err().to_string();
     assert!(refused.contains("its encoding is LATIN1") && refused.contains("createdb"), "{refused}");
-    // One that an earlier release has initialised.
+    // A database that an earlier release has initialised.
     let connection = apart(|| {
         let connection = Connection::open(&latin, Purpose::Write).unwrap();
         schema::migrate(&connection).unwrap();
@@ -126,19 +126,19 @@ async fn a_database_that_lacks_letters_is_refused() {
     });
     let opened = apart(|| Store::open(&latin, Arc::new(Metrics::default())).map(drop).unwrap_err());
     assert!(opened.to_string().contains("LATIN1"), "{opened}");
-    // Even on such a one a name costs nobody but its bearer anything.
+    // Even there, a name with such characters affects only its own request.
     let store = apart(|| Store::with(connection, &latin, Arc::new(Metrics::default()), CONNECTIONS).unwrap());
-    suite::one_that_cannot_be_stored_is_refused_alone(&store).await;
+    suite::a_write_that_fails_is_refused_alone(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_ledgers_under_load_never_break_a_law_or_refuse_each_other() {
+async fn two_ledgers_under_load_keep_every_invariant_and_never_conflict() {
     let server = apart(server);
     let database = fresh(&server);
     let ledgers: [Arc<Store>; 2] = [open(&database), open(&database)];
     let (tenant, key) = payer(ledgers[0].as_ref(), 500).await;
     let tasks = (0..400).map(|number: usize| {
-        // Every request comes to both, as from a filter that asks the other one after a slow answer.
+        // Every request is sent to both, as by a filter that calls the other one after a slow answer.
         let (one, other) = (Arc::clone(&ledgers[number % 2]), Arc::clone(&ledgers[(number + 1) % 2]));
         let key = key.clone();
         tokio::spawn(async move {
@@ -178,7 +178,7 @@ async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_othe
     let mut feed = other.newest_change();
     let waiting = Waiting::default();
     let mut reserved = Err(Error::Unavailable(Unavailable::Failed));
-    // A call waits for 1.2 s at most, in which a machine that stands still returns nothing.
+    // A call waits at most 1.2 s, in which a stalled machine returns nothing.
     for round in 0..5 {
         let (tenant, key) = payer(one.as_ref(), 40).await;
         let lease = format!("l{round}");
@@ -204,7 +204,7 @@ async fn a_call_at_one_ledger_gets_the_credits_that_an_envoy_returns_to_the_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_made_by_one_ledger_is_heard_by_the_other_at_once() {
+async fn a_change_made_by_one_ledger_reaches_the_other_at_once() {
     let server = apart(server);
     let database = fresh(&server);
     let one: Arc<Store> = open(&database);
@@ -253,7 +253,7 @@ async fn a_server_that_goes_away_refuses_with_503_and_is_used_again_when_it_is_b
     }
     assert_eq!(bench.balance(&tenant).await, [100, 90, 10, 0]);
 
-    // The change feed hears of other ledgers again, too.
+    // The change feed gets changes of other ledgers again, too.
     let other: Arc<Store> = open(&database);
     let mut heard = other.newest_change();
     let mut quickest = Duration::MAX;
@@ -273,7 +273,7 @@ async fn a_server_that_goes_away_refuses_with_503_and_is_used_again_when_it_is_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_one_works() {
+async fn a_failed_transaction_changes_nothing_and_the_next_one_works() {
     let server = apart(server);
     let database = fresh(&server);
     let store: Arc<Store> = open(&database);
@@ -296,7 +296,7 @@ async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_on
 }
 
 #[test]
-fn what_goes_through_whole_tables_is_not_cut_off_and_everything_else_is() {
+fn full_table_scans_have_no_timeout_and_everything_else_has() {
     let server = server();
     let connection = Connection::open(&fresh(&server), Purpose::Write).unwrap();
     let timeout = |connection: &Connection| {

@@ -1,4 +1,4 @@
-//! SQLite: the suite, and what only a file can suffer.
+//! SQLite: the suite, and failures that only a file can have.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -55,7 +55,7 @@ async fn the_store_suite_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_cannot_be_stored_is_refused_alone() {
+async fn a_write_that_fails_is_refused_alone() {
     let (sqlite, directory) = fresh();
     let name = suite::UNSTORABLE;
     let trigger = format!(
@@ -65,7 +65,7 @@ async fn one_that_cannot_be_stored_is_refused_alone() {
          BEGIN SELECT RAISE(ABORT, 'no such tool'); END"
     );
     Connection::open(file(&directory)).unwrap().execute_batch(&trigger).unwrap();
-    suite::one_that_cannot_be_stored_is_refused_alone(&sqlite).await;
+    suite::a_write_that_fails_is_refused_alone(&sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +84,7 @@ async fn a_locked_database_refuses_writes_and_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_one_works() {
+async fn a_failed_transaction_changes_nothing_and_the_next_one_works() {
     let (sqlite, directory) = fresh();
     let store: Arc<Store> = Arc::new(sqlite);
     let (tenant, key) = payer(store.as_ref(), 10).await;
@@ -104,7 +104,7 @@ async fn a_transaction_that_fails_half_way_leaves_nothing_behind_and_the_next_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_writes_and_they_go_on_once_there_is_room() {
+async fn a_full_disk_refuses_writes_until_there_is_space() {
     let (sqlite, directory) = fresh();
     sqlite.close().await;
     let other = Connection::open(file(&directory)).unwrap();
@@ -135,7 +135,7 @@ async fn a_full_disk_refuses_writes_and_they_go_on_once_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_that_wait_at_a_stop_are_finished_and_later_ones_are_refused() {
+async fn writes_queued_at_shutdown_finish_and_later_ones_are_refused() {
     let (sqlite, directory) = fresh();
     let sqlite = Arc::new(sqlite);
     let store: Arc<Store> = Arc::clone(&sqlite) as Arc<Store>;
@@ -177,13 +177,13 @@ async fn a_full_queue_refuses_at_once() {
     assert!(store.queue_depth() > 0);
     other.execute_batch("ROLLBACK").unwrap();
     for answer in answers {
-        // Those that waited behind the lock were refused or written; none is left without an answer.
+        // Writes that waited for the lock were refused or written; each has an answer.
         answer.await.unwrap().ok();
     }
 }
 
 #[test]
-fn a_file_that_is_not_ours_or_newer_is_not_opened() {
+fn a_file_of_another_program_or_a_newer_release_is_not_opened() {
     let directory = tempfile::tempdir().unwrap();
     let missing = Store::open(&database(&directory), Arc::default());
     assert!(matches!(missing, Err(OpenError::NotInitialised)));
@@ -196,7 +196,7 @@ fn a_file_that_is_not_ours_or_newer_is_not_opened() {
 
 #[cfg(unix)]
 #[test]
-fn the_file_is_its_owners_alone() {
+fn the_file_is_readable_only_by_its_owner() {
     use std::os::unix::fs::PermissionsExt;
     let (_store, directory) = fresh();
     let mode = std::fs::metadata(file(&directory)).unwrap().permissions().mode();

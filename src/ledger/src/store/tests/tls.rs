@@ -1,4 +1,4 @@
-//! PostgreSQL by TLS: what is asked for is what is had, and a wrong certificate is found out.
+//! PostgreSQL over TLS: the requested mode is used, and a wrong certificate is detected.
 
 use crate::fixture::{Bench, apart, expect};
 use crate::store::database::Database;
@@ -28,7 +28,7 @@ fn certificates(authority: &str) -> Certificates {
     Certificates { root, chain: leaf.pem(), key: key.serialize_pem() }
 }
 
-/// Connects, and says if the connection is by TLS; else why there is none.
+/// Connects. Returns whether the connection uses TLS, or why there is none.
 fn is_encrypted(url: &str) -> Result<bool, String> {
     let database: Database = url.parse().unwrap();
     let select = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -39,7 +39,7 @@ fn is_encrypted(url: &str) -> Result<bool, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_reached_by_tls_and_only_by_its_own_certificate_where_that_is_asked() {
+async fn a_server_is_reached_by_tls_and_its_certificate_verified_if_configured() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = directory.path().join(name);
@@ -62,7 +62,7 @@ async fn a_server_is_reached_by_tls_and_only_by_its_own_certificate_where_that_i
     assert_eq!(is_encrypted(&url("localhost", "require", None)), Ok(true));
     assert_eq!(is_encrypted(&url("localhost", "require", Some(&root))), Ok(true));
     assert_eq!(is_encrypted(&format!("postgres://ledger@localhost:{port}/{name}")), Ok(true));
-    // By the name of another host, or signed by somebody else.
+    // With the name of another host, or signed by another authority.
     assert_eq!(is_encrypted(&url("127.0.0.1", "verify-ca", Some(&root))), Ok(true));
     for (refused, why) in [
         (url("127.0.0.1", "verify-full", Some(&root)), "not valid for name"),
@@ -71,7 +71,7 @@ async fn a_server_is_reached_by_tls_and_only_by_its_own_certificate_where_that_i
         (url("localhost", "require", Some(&stranger)), "UnknownIssuer"),
         (url("localhost", "verify-full", None), "UnknownIssuer"),
         (url("localhost", "verify-full", Some(Path::new("/nowhere.pem"))), "sslrootcert /nowhere.pem"),
-        // The server takes none without; and its socket has no TLS.
+        // The server accepts only TLS; its socket has no TLS.
         (url("localhost", "disable", None), "no encryption"),
         (format!("{by_socket}?sslmode=require"), "does not support TLS"),
     ] {
@@ -80,7 +80,7 @@ async fn a_server_is_reached_by_tls_and_only_by_its_own_certificate_where_that_i
     }
     assert_eq!(is_encrypted(&by_socket), Ok(false));
 
-    // A ledger as a whole: writer, readers and the listener for other ledgers' changes.
+    // A complete ledger: writer, readers and the listener for other ledgers' changes.
     let bench = Bench::start_on(&url("localhost", "verify-full", Some(&root)).parse().unwrap()).await;
     let tenant = bench.tenant(100).await;
     let (key, _) = bench.key(&tenant).await;

@@ -1,8 +1,8 @@
-//! What comes back: what each ending charges, what of a list is shown, and what every response tells.
+//! Responses: what each ending charges, which part of a list is shown, and the headers of every response.
 
 use super::*;
 
-/// What is charged of a call of 5 credits, and how it is called, under either word of `on_unknown`.
+/// The charge for a call of 5 credits and its outcome, under either value of `on_unknown`.
 fn settled(gate: &mut Gate, respond: impl Fn(&mut Exchange, Now), end: End) -> [(u64, Outcome); 2] {
     ["charge", "refund"].map(|on_unknown| {
         let mut document = document();
@@ -21,7 +21,7 @@ fn settled(gate: &mut Gate, respond: impl Fn(&mut Exchange, Now), end: End) -> [
 }
 
 #[test]
-fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
+fn calls_that_went_upstream_are_charged_unless_they_were_seen_to_fail() {
     const JSON: &str = "application/json";
     const EVENTS: &str = "text/event-stream";
     let success = r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#;
@@ -31,7 +31,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
     let of_other = r#"{"jsonrpc":"2.0","id":"7","error":{"code":1,"message":""}}"#;
     let event = |message: &str| format!("data: {message}\n\n");
     let (allowed, failed, cancelled) = (Outcome::Allowed, Outcome::UpstreamError, Outcome::Cancelled);
-    // A success, a failure, and what is neither.
+    // A success, a failure, and neither.
     let (yes, no, unknown) = ([5, 5], [0, 0], [5, 0]);
     for (status, content_type, body, end, charged, outcome) in [
         (200, JSON, success, End::Complete, yes, allowed),
@@ -42,8 +42,8 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
         (200, EVENTS, &event(tool_error), End::Complete, no, failed),
         (500, JSON, success, End::Complete, no, failed),
         (404, JSON, success, End::Complete, no, failed),
-        (400, JSON, "", End::ClientLeft, no, failed),
-        // Nothing that was understood.
+        (400, JSON, "", End::ClientDisconnected, no, failed),
+        // Answers that can't be understood.
         (200, JSON, "", End::Complete, unknown, allowed),
         (200, "text/plain", rpc_error, End::Complete, unknown, allowed),
         (200, "", rpc_error, End::Complete, unknown, allowed),
@@ -53,7 +53,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
         (202, JSON, rpc_error, End::Complete, unknown, allowed),
         (204, JSON, "", End::Complete, unknown, allowed),
         (303, JSON, rpc_error, End::Complete, unknown, allowed),
-        // The upstream broke it off, before an answer began or after.
+        // The upstream broke off the response, before an answer began or after.
         (200, JSON, "", End::UpstreamFailed, no, failed),
         (200, JSON, &success[..30], End::UpstreamFailed, no, failed),
         (200, JSON, &success[..44], End::UpstreamFailed, yes, allowed),
@@ -63,13 +63,13 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
         (200, EVENTS, "id: 1\ndata:\n\n", End::UpstreamFailed, unknown, allowed),
         (200, "text/plain", "", End::UpstreamFailed, no, failed),
         (200, "text/plain", "x", End::UpstreamFailed, unknown, allowed),
-        // The client left, with the result in its hands or before it.
-        (200, JSON, &success[..44], End::ClientLeft, yes, allowed),
-        (200, JSON, &success[..20], End::ClientLeft, unknown, cancelled),
-        (200, EVENTS, &event(tool_error), End::ClientLeft, no, failed),
-        (200, EVENTS, &tool_error[..50], End::ClientLeft, unknown, cancelled),
-        (0, "", "", End::ClientLeft, unknown, cancelled),
-        (0, "", "", End::NeverLeft, no, cancelled),
+        // The client disconnected, after it got the result or before.
+        (200, JSON, &success[..44], End::ClientDisconnected, yes, allowed),
+        (200, JSON, &success[..20], End::ClientDisconnected, unknown, cancelled),
+        (200, EVENTS, &event(tool_error), End::ClientDisconnected, no, failed),
+        (200, EVENTS, &tool_error[..50], End::ClientDisconnected, unknown, cancelled),
+        (0, "", "", End::ClientDisconnected, unknown, cancelled),
+        (0, "", "", End::NotSent, no, cancelled),
     ] {
         let respond = |exchange: &mut Exchange, now: Now| {
             if status != 0 {
@@ -77,7 +77,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
                 exchange.response_headers(status, &headers, false, now);
                 exchange.watch(body.as_bytes());
                 if !body.is_empty() {
-                    exchange.body_came();
+                    exchange.body_arrived();
                 }
             }
         };
@@ -89,7 +89,7 @@ fn what_went_upstream_is_charged_unless_it_was_seen_to_fail() {
 }
 
 #[test]
-fn an_answer_that_is_not_read_proves_nothing() {
+fn an_answer_that_the_gate_does_not_read_refunds_nothing() {
     let rpc_error = br#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":""}}"#;
     let json: (&[u8], &[u8]) = (b"content-type", b"application/json");
     for (headers, charged) in [
@@ -102,7 +102,7 @@ fn an_answer_that_is_not_read_proves_nothing() {
     ] {
         let respond = |exchange: &mut Exchange, now: Now| {
             exchange.response_headers(200, &headers, false, now);
-            exchange.body_came();
+            exchange.body_arrived();
             exchange.watch(rpc_error);
         };
         let settled = settled(&mut Gate::new(), respond, End::Complete);
@@ -138,10 +138,10 @@ fn an_http_call_is_charged_by_its_status() {
         (503, true, End::Complete, [0, 0]),
         (200, false, End::UpstreamFailed, [0, 0]),
         (200, true, End::UpstreamFailed, [2, 2]),
-        (200, true, End::ClientLeft, [2, 2]),
-        (200, false, End::ClientLeft, [2, 0]),
-        (0, false, End::ClientLeft, [2, 0]),
-        (0, false, End::NeverLeft, [0, 0]),
+        (200, true, End::ClientDisconnected, [2, 2]),
+        (200, false, End::ClientDisconnected, [2, 0]),
+        (0, false, End::ClientDisconnected, [2, 0]),
+        (0, false, End::NotSent, [0, 0]),
     ] {
         let settled = ["charge", "refund"].map(|on_unknown| {
             let mut document = document();
@@ -152,7 +152,7 @@ fn an_http_call_is_charged_by_its_status() {
                 exchange.response_headers(status, &[], false, gate.now());
             }
             if has_body {
-                exchange.body_came();
+                exchange.body_arrived();
             }
             exchange.finish(end, "e", gate.now()).decision.credits.get()
         });
@@ -192,7 +192,7 @@ fn a_list_that_cannot_be_read_is_not_passed_on() {
 }
 
 #[test]
-fn every_response_tells_what_is_left() {
+fn every_response_has_rate_headers() {
     let mut gate = Gate::new();
     let (mut exchange, _) = gate.call("search", json!({})).forwarded();
     let plan = exchange.response_headers(200, &[], true, gate.now());
@@ -203,12 +203,12 @@ fn every_response_tells_what_is_left() {
 }
 
 #[test]
-fn a_body_that_outgrew_envoys_buffer_is_refused_in_the_services_form() {
+fn a_body_larger_than_envoys_buffer_is_refused_in_the_services_form() {
     let gate = Gate::new();
     let bearer = format!("Bearer {}", secret());
     let headers: [(&[u8], &[u8]); 3] =
         [(b":method", b"POST"), (b":path", b"/mcp"), (b"authorization", bearer.as_bytes())];
-    let id = EventId::parse("e").unwrap();
+    let id = EventId::from_bits(1);
     let (mut exchange, _) = Exchange::begin(gate.policy.clone(), id, &headers, false, gate.now());
     assert!(exchange.is_answered_by_envoy(413, || true));
     let plan = exchange.answered_by_envoy(413, false, false, gate.now());
@@ -221,7 +221,7 @@ fn a_body_that_outgrew_envoys_buffer_is_refused_in_the_services_form() {
 }
 
 #[test]
-fn envoys_own_answers_are_told_from_the_upstreams_and_refund() {
+fn envoys_own_error_answers_are_recognised_and_refund() {
     let mut gate = Gate::new();
     for (status, code) in [(503, 50302), (504, 50402), (404, 40402)] {
         let (mut exchange, _) = gate.call("draw", json!({"q": "a"})).forwarded();

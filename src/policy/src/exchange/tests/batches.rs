@@ -1,4 +1,4 @@
-//! Batches: each message decided, answered and charged for itself, and nothing that could be read in two ways.
+//! Batches: each message is decided, answered and charged separately, and ambiguous batches are refused.
 
 use super::*;
 use crate::window::slot;
@@ -24,7 +24,7 @@ const JSON: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
 const EVENTS: [(&[u8], &[u8]); 1] = [(b"content-type", b"text/event-stream")];
 
 #[test]
-fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
+fn refused_messages_are_answered_here_and_the_rest_is_forwarded_in_order() {
     let mut gate = Gate::new();
     let batch = json!([
         call(json!(1), "draw", json!({})),
@@ -40,14 +40,14 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
     assert_eq!(forwarded(body.as_deref()), [json!(1), json!(4), Value::Null, json!(6)]);
     assert_eq!(gate.reserved.len(), 1);
     let ids: Vec<_> = exchange.reservations().into_iter().map(|(id, _)| id).collect();
-    assert_eq!(ids, [gate.reserved[0].reservation_id.clone()]);
+    assert_eq!(ids, [gate.reserved[0].reservation_id]);
     assert_eq!(exchange.response_headers(200, &JSON, false, gate.now()).body, BodyPlan::Hold);
     let answer = json!([
         {"jsonrpc": "2.0", "id": 6, "result": {"tools": [{"name": "wipe"}, {"name": "search"}]}},
         {"jsonrpc": "2.0", "method": "notifications/message"},
         answered(json!(4)),
         {"jsonrpc": "2.0", "id": null, "error": {"code": -32600, "message": ""}},
-        // Of nothing that was sent: refused here, never asked, answered before.
+        // No answers to sent messages: refused here, unknown, or answered before.
         answered(json!("2")),
         answered(json!(9)),
         {"jsonrpc": "2.0", "id": 4, "result": {"tools": [{"name": "wipe"}]}},
@@ -63,7 +63,7 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
     assert_eq!(merged[2]["error"]["code"], 40401);
     assert_eq!(merged[4]["result"]["tools"], json!([{"name": "search"}]));
     assert_eq!(merged[5]["error"]["code"], -32600);
-    // The tool's own window had room for one.
+    // The tool's own window had one permit.
     assert_eq!(merged[6]["error"]["code"], 42901);
 
     let finished = exchange.finish_all(End::Complete, "e", gate.now());
@@ -88,7 +88,7 @@ fn what_is_refused_is_answered_here_and_the_rest_goes_on_in_order() {
 }
 
 #[test]
-fn what_failed_is_not_charged_in_either_form_of_answer() {
+fn failed_calls_are_not_charged_in_either_form_of_answer() {
     let batch = json!([
         call(json!(1), "draw", json!({})),
         call(json!(2), "draw", json!({})),
@@ -120,7 +120,7 @@ fn what_failed_is_not_charged_in_either_form_of_answer() {
         };
         let post = Action::Post { credits: Credits::new(5).unwrap() };
         let finished = exchange.finish_all(End::Complete, "e", gate.now());
-        // Of the first, no answer came.
+        // The first got no answer.
         assert_eq!(actions(finished), [post, Action::Void, post], "{in_events}");
         let finished = exchange.finish_all(End::UpstreamFailed, "e", gate.now());
         assert_eq!(actions(finished), [Action::Void, Action::Void, post], "{in_events}");
@@ -128,7 +128,7 @@ fn what_failed_is_not_charged_in_either_form_of_answer() {
 }
 
 #[test]
-fn refusals_come_first_among_events_and_answers_of_nobody_do_not_pass() {
+fn refusals_come_first_in_an_event_stream_and_unmatched_answers_are_dropped() {
     let mut gate = Gate::new();
     let batch =
         json!([call(json!(1), "wipe", json!({})), {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}]);
@@ -171,7 +171,7 @@ fn a_batch_of_refusals_never_goes_upstream() {
 }
 
 #[test]
-fn what_could_be_meant_in_two_ways_is_refused_as_a_whole() {
+fn ambiguous_batches_are_refused_as_a_whole() {
     let mut gate = Gate::new();
     let ping = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
     let many: Vec<String> = (0..33).map(|id| ping(&id.to_string())).collect();
@@ -192,7 +192,7 @@ fn what_could_be_meant_in_two_ways_is_refused_as_a_whole() {
         let (status, answer) = gate.request_with("POST", "/mcp", Some(body.as_bytes()), &headers).refusal();
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(code)), "{body}");
     }
-    // What is no message among others is refused alone.
+    // An element that is not a message is refused alone.
     let doubled = r#"{"jsonrpc":"2.0","id":2,"method":"ping","Method":"tools/call"}"#;
     let body = format!("[{},{doubled},[{}]]", ping("1"), ping("3"));
     let headers = [("mcp-protocol-version", "2025-03-26")];
@@ -201,7 +201,7 @@ fn what_could_be_meant_in_two_ways_is_refused_as_a_whole() {
 }
 
 #[test]
-fn what_has_no_sound_id_is_answered_without_one() {
+fn messages_without_a_valid_id_are_answered_with_a_null_id() {
     let mut gate = Gate::new();
     let batch = json!([call(json!(1.5), "search", json!({})), 5, call(json!(2), "search", json!({}))]);
     let (mut exchange, body) = send(&mut gate, &batch).forwarded();
@@ -216,7 +216,7 @@ fn what_has_no_sound_id_is_answered_without_one() {
 }
 
 #[test]
-fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
+fn a_client_that_disconnects_before_a_decision_is_charged_nothing() {
     let gate = Gate::new();
     let (bearer, session) = (format!("Bearer {}", secret()), gate.session("s"));
     let headers: [(&[u8], &[u8]); 5] = [
@@ -234,7 +234,7 @@ fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
     let mut reserved = 0;
     loop {
         step = match step {
-            Step::Enter(_) => exchange.entered(Entered::Admitted),
+            Step::Admit(_) => exchange.admission_answered(AdmissionAnswered::Admitted),
             Step::AskWindows { asks, .. } => {
                 let (_, verdicts) = slot::take(&[], 1, &asks, &Fleet::default(), Monotonic(5)).unwrap();
                 exchange.windows_asked(&verdicts)
@@ -247,15 +247,15 @@ fn a_client_that_leaves_while_messages_are_decided_is_charged_nothing() {
             other => panic!("{other:?}"),
         };
     }
-    let finished = exchange.finish_all(End::ClientLeft, "e", gate.now());
+    let finished = exchange.finish_all(End::ClientDisconnected, "e", gate.now());
     assert_eq!(finished.len(), 2);
     assert_eq!(finished[0].settlement.as_ref().map(|one| one.action), Some(Action::Void));
-    // The second's answer is still to come; whoever hears it gives it back.
+    // The second answer is still to come; its reservation is refunded when it arrives.
     assert!(finished[1].settlement.is_none());
 }
 
 #[test]
-fn what_has_no_answer_is_charged() {
+fn calls_without_an_answer_are_charged() {
     let mut gate = Gate::new();
     let batch = json!([call(json!(1), "draw", json!({})), call(json!(2), "draw", json!({}))]).to_string();
     let session = gate.session("s");
@@ -273,12 +273,12 @@ fn what_has_no_answer_is_charged() {
     exchange.watch(event.as_bytes());
     exchange.filter_chunk(event.as_bytes(), false, now).unwrap();
     assert_eq!(charged(&exchange, End::Complete), [5, 0]);
-    assert_eq!(charged(&exchange, End::ClientLeft), [5, 0]);
+    assert_eq!(charged(&exchange, End::ClientDisconnected), [5, 0]);
     assert_eq!(charged(&exchange, End::UpstreamFailed), [0, 0]);
-    // A client may ask for the rest of a stream with ids.
+    // A client may request the rest of a stream with ids.
     exchange.watch(b"id: 1\n\n");
     assert_eq!(charged(&exchange, End::UpstreamFailed), [5, 0]);
-    // A second answer to one id, which is not passed on, takes the proof away.
+    // A second answer to one id, which is not passed on, makes the result unclear.
     assert_eq!(exchange.filter_chunk(event.as_bytes(), true, now).unwrap(), b"\n");
     assert_eq!(charged(&exchange, End::Complete), [5, 5]);
 
@@ -290,7 +290,7 @@ fn what_has_no_answer_is_charged() {
         exchange.response_headers(status, &[(b"location", location.as_bytes())], false, now);
         assert_eq!(charged(&exchange, End::Complete), [credits; 2], "{status} {location}");
     }
-    // What is not passed on because it can't be read has run all the same.
+    // A call whose answer is not passed on because it can't be read has run all the same.
     let mut exchange = sent();
     let plan = exchange.response_headers(200, &[(b"content-type", b"text/html")], false, now);
     assert!(matches!(plan.body, BodyPlan::Refuse(reply) if reply.status == 502));
@@ -304,12 +304,12 @@ fn what_has_no_answer_is_charged() {
     let answers = format!("\u{feff}[{failed},{}]", answered(json!(1.0)));
     exchange.filter_whole(answers.as_bytes(), now).unwrap();
     assert_eq!(charged(&exchange, End::Complete), [5, 0]);
-    assert_eq!(charged(&sent(), End::NeverLeft), [0, 0]);
-    assert_eq!(charged(&sent(), End::ClientLeft), [5, 5]);
+    assert_eq!(charged(&sent(), End::NotSent), [0, 0]);
+    assert_eq!(charged(&sent(), End::ClientDisconnected), [5, 5]);
 }
 
 #[test]
-fn refusals_are_told_also_where_the_upstream_tells_nothing() {
+fn refusals_are_sent_even_if_the_upstream_answers_nothing() {
     let mut gate = Gate::new();
     let mixed =
         json!([call(json!(1), "wipe", json!({})), {"jsonrpc": "2.0", "method": "notifications/progress"}]);

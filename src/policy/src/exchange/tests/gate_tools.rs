@@ -1,4 +1,4 @@
-//! The gate's own tools: who may call them, with what, what comes of it, and where lists show them.
+//! The gate's own tools: who may call them, their arguments, their results, and where lists show them.
 
 use super::*;
 use crate::rules::gate_tools::Kind as GateKind;
@@ -40,7 +40,7 @@ fn child() -> KeyRecord {
 }
 
 #[test]
-fn a_key_is_asked_for_with_what_the_caller_says_and_the_defaults() {
+fn a_key_is_requested_with_the_callers_arguments_and_the_defaults() {
     let mut gate = Gate::with(offering(), record());
     gate.issues = issued();
     for (arguments, ttl_seconds, rate_limit) in [
@@ -73,9 +73,9 @@ fn faults_are_json_rpc_errors_that_say_why_in_every_form() {
             (json!({}), "missing"),
             (json!({"service_name": null}), "must be a string"),
             (json!({"service_name": ["studio"]}), "must be a string"),
-            (json!({"service_name": "nothing"}), "no service"),
-            // Which services there are that the key may not use is not told.
-            (json!({"service_name": "ci"}), "no service"),
+            (json!({"service_name": "nothing"}), "not a service"),
+            // The answer does not reveal services that the key may not use.
+            (json!({"service_name": "ci"}), "not a service"),
             (json!({"service_name": "studio", "ttl_seconds": 0}), "`ttl_seconds` must be"),
             (json!({"service_name": "studio", "ttl_seconds": -1}), "`ttl_seconds` must be"),
             (json!({"service_name": "studio", "ttl_seconds": 1.5}), "`ttl_seconds` must be"),
@@ -83,7 +83,7 @@ fn faults_are_json_rpc_errors_that_say_why_in_every_form() {
             (json!({"service_name": "studio", "ttl_seconds": 86401}), "`ttl_seconds` must be"),
             (json!({"service_name": "studio", "rate_limit": 0}), "`rate_limit` must be"),
             (json!({"service_name": "studio", "rate_limit": 1e9}), "`rate_limit` must be"),
-            (json!({"service_name": "studio", "scopes": ["admin"]}), "no argument"),
+            (json!({"service_name": "studio", "scopes": ["admin"]}), "not an argument"),
         ] {
             let (status, answer) = gate.call("request_key", arguments.clone()).refusal();
             assert_eq!((status, &answer["error"]["code"]), (200, &json!(-32602)), "{form} {arguments}");
@@ -98,7 +98,7 @@ fn faults_are_json_rpc_errors_that_say_why_in_every_form() {
 }
 
 #[test]
-fn what_the_ledger_refuses_is_said_as_any_refusal() {
+fn refusals_by_the_ledger_look_like_any_refusal() {
     let mut gate = Gate::with(offering(), record());
     for (answer, status, code) in [
         (IssueAnswered::KeyInactive, 401, 40101),
@@ -113,7 +113,7 @@ fn what_the_ledger_refuses_is_said_as_any_refusal() {
 }
 
 #[test]
-fn who_may_not_call_them_is_refused_and_does_not_see_them() {
+fn keys_that_may_not_call_gate_tools_do_not_see_them() {
     let tools = |names: &[&str]| {
         Some(names.iter().map(|name| Grant { name: (*name).into(), expires_at: None }).collect::<Vec<_>>())
     };
@@ -129,7 +129,7 @@ fn who_may_not_call_them_is_refused_and_does_not_see_them() {
         assert_eq!(gate.call("request_key", json!({"service_name": "ci"})).refusal().0, status);
         assert_eq!(listed(&mut gate, json!({}), r#"{"id":1,"result":{"tools":[]}}"#), seen);
     }
-    // Without the policy's word there are none.
+    // Without the setting in the policy there are none.
     assert_eq!(Gate::new().call("request_key", json!({"service_name": "ci"})).refusal().0, 404);
     assert_eq!(listed(&mut Gate::new(), json!({}), r#"{"id":1,"result":{"tools":[]}}"#), [""; 0]);
 }
@@ -146,7 +146,7 @@ fn listed(gate: &mut Gate, params: Value, list: &str) -> Vec<String> {
 }
 
 #[test]
-fn they_are_behind_the_first_page_and_hide_what_has_their_name() {
+fn gate_tools_are_on_the_first_page_and_hide_upstream_tools_of_their_name() {
     let mut gate = Gate::with(offering(), record());
     let list = r#"{"id":1,"result":{"tools":[{"name":"request_key"},{"name":"draw"}],"nextCursor":"2"}}"#;
     assert_eq!(listed(&mut gate, json!({}), list), ["draw", "list_services", "request_key"]);
@@ -163,7 +163,7 @@ fn they_are_behind_the_first_page_and_hide_what_has_their_name() {
 }
 
 #[test]
-fn services_are_listed_as_far_as_the_key_may_use_them() {
+fn list_services_shows_only_services_that_the_key_may_use() {
     let services = |own: KeyRecord| {
         let answer = Gate::with(offering(), own).call("list_services", json!({})).refusal().1;
         answer["result"]["structuredContent"]["services"].clone()
@@ -176,7 +176,7 @@ fn services_are_listed_as_far_as_the_key_may_use_them() {
 }
 
 #[test]
-fn parent_and_children_share_what_the_parent_may() {
+fn parent_and_child_keys_share_the_parents_limits() {
     let mut parent = record();
     parent.limits = vec![Limit { permits: 5, window_seconds: 60 }];
     let mut gate = Gate::with(document(), parent);
@@ -186,7 +186,7 @@ fn parent_and_children_share_what_the_parent_may() {
     };
     let parent = gate.key.clone().unwrap().record.clone();
     let second = KeyRecord { key_id: KeyId::parse("key_3").unwrap(), ..child() };
-    // Two of each child's own, five of all together.
+    // Two of each child key's own limit, five of all together.
     assert!(ask(&mut gate, child()) && ask(&mut gate, child()) && !ask(&mut gate, child()));
     assert!(ask(&mut gate, second.clone()) && ask(&mut gate, second.clone()));
     assert!(ask(&mut gate, parent.clone()));
@@ -194,7 +194,7 @@ fn parent_and_children_share_what_the_parent_may() {
 }
 
 #[test]
-fn lists_say_the_terms_where_the_policy_says_so() {
+fn lists_show_the_terms_if_show_terms_is_set() {
     let mut document = document();
     document["services"]["studio"]["show_terms"] = json!(true);
     let mut gate = Gate::with(document, record());
@@ -239,7 +239,7 @@ fn descriptions_say_the_terms_where_the_policy_says_so() {
 }
 
 #[test]
-fn a_policy_with_two_tools_of_a_name_or_tools_where_none_are_is_refused() {
+fn a_policy_with_a_duplicate_tool_or_gate_tools_of_an_http_service_is_refused() {
     for (path, value, fault) in [
         (
             "/services/studio/tools/request_key",

@@ -4,8 +4,8 @@ use super::*;
 use crate::window::share;
 
 impl Gate {
-    /// The ledger gives `self.share` permits of each limit; `None`: it does not answer.
-    pub(super) fn give(&mut self, rules: &[LimitRule]) -> SharesAnswered {
+    /// The ledger grants `self.share` permits of each limit; `None`: it does not answer.
+    pub(super) fn answer_shares(&mut self, rules: &[LimitRule]) -> SharesAnswered {
         let fingerprint = self.key.as_ref().unwrap().fingerprint;
         let Some(permits) = self.share else { return SharesAnswered::Unavailable };
         let now = Monotonic(self.now_ms);
@@ -27,7 +27,7 @@ fn leased() -> Gate {
     let mut document = document();
     document["services"]["studio"]["tools"]["draw"]["price"]["reserve"] = json!("leased");
     let mut gate = Gate::with(document, record());
-    gate.lease = Some(9);
+    gate.lease = Some(LeaseId::from_bits(9));
     gate
 }
 
@@ -38,7 +38,7 @@ fn answer(exchange: &mut Exchange, gate: &Gate, body: &[u8]) {
 }
 
 #[test]
-fn a_leased_call_asks_no_ledger_and_names_its_lease() {
+fn a_leased_call_calls_no_ledger_and_its_record_names_the_lease() {
     let mut gate = leased();
     let (mut exchange, _) = gate.call("draw", json!({"q": "b"})).forwarded();
     assert_eq!((gate.reserved.len(), gate.spent.len()), (0, 1));
@@ -50,28 +50,31 @@ fn a_leased_call_asks_no_ledger_and_names_its_lease() {
     assert_eq!(finished.decision.credits.get(), 40);
     assert_eq!(finished.decision.reservation_id, None);
     let lease_id = finished.decision.lease_id.unwrap();
-    assert_eq!(lease_id.as_str(), "00000000-0000-0000-0000-000000000009");
+    assert_eq!(lease_id.to_string(), "00000000-0000-0000-0000-000000000009");
 }
 
 #[test]
-fn a_leased_call_that_fails_goes_back_to_its_lease() {
+fn a_failed_leased_call_is_refunded_to_its_lease() {
     let mut gate = leased();
     let (mut exchange, _) = gate.call("draw", json!({"q": "b"})).forwarded();
     answer(&mut exchange, &gate, br#"{"jsonrpc":"2.0","id":7,"result":{"content":[],"isError":true}}"#);
     let finished = exchange.finish(End::Complete, "e", gate.now());
     let refund = finished.refund.unwrap();
-    assert_eq!((refund.lease, refund.credits.get(), refund.tenant), (9, 40, gate.spent[0].tenant));
+    assert_eq!(
+        (refund.lease, refund.credits.get(), refund.tenant),
+        (LeaseId::from_bits(9), 40, gate.spent[0].tenant)
+    );
     assert_eq!(finished.decision.credits, Credits::ZERO);
 }
 
 #[test]
 fn a_leased_call_keeps_its_charge_unless_it_was_seen_to_fail() {
     for (end, session, back) in [
-        (End::ClientLeft, Some("s"), None),
-        (End::ClientLeft, None, None),
+        (End::ClientDisconnected, Some("s"), None),
+        (End::ClientDisconnected, None, None),
         (End::Complete, Some("s"), None),
         (End::UpstreamFailed, Some("s"), Some(5)),
-        (End::NeverLeft, None, Some(5)),
+        (End::NotSent, None, Some(5)),
     ] {
         let body = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"draw"}}"#;
         let mut gate = leased();
@@ -108,7 +111,7 @@ fn global(permits: u32) -> Gate {
 }
 
 #[test]
-fn a_global_limit_gives_what_the_ledger_gave_and_no_more() {
+fn a_global_limit_admits_no_more_than_the_ledger_granted() {
     let mut gate = global(100);
     gate.share = Some(4);
     for _ in 0..4 {
@@ -134,7 +137,7 @@ fn a_whole_share_asks_for_no_more() {
     assert_eq!(gate.shares_asked, 1);
 }
 
-/// Decides GETs that come at the same moment to one worker, on which those that wait for more of a limit ask together.
+/// Decides GETs that arrive at the same moment at one worker, where those that wait for more of a limit share one ask.
 /// Returns how many pass.
 fn pass_together(gate: &mut Gate, calls: usize) -> usize {
     let (key, now) = (gate.key.clone().unwrap(), gate.now());
@@ -142,7 +145,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
     let headers: [(&[u8], &[u8]); 3] =
         [(b":method", b"GET"), (b":path", b"/api/p/1"), (b"authorization", bearer.as_bytes())];
     let id = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
-    let begin = |_| Exchange::begin(gate.policy.clone(), id.clone(), &headers, true, now);
+    let begin = |_| Exchange::begin(gate.policy.clone(), id, &headers, true, now);
     let mut undecided: Vec<(Exchange, Step)> = (0..calls).map(begin).collect();
     let mut passed = 0;
     while !undecided.is_empty() {
@@ -153,7 +156,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
             while let Some(step) = next.take() {
                 match step {
                     Step::FindKey(_) => next = Some(exchange.key_found(key.clone(), now)),
-                    Step::Enter(_) => next = Some(exchange.entered(Entered::Admitted)),
+                    Step::Admit(_) => next = Some(exchange.admission_answered(AdmissionAnswered::Admitted)),
                     Step::AskWindows { asks, .. } => {
                         let (slot, verdicts) =
                             slot::take(&gate.slot, key.fingerprint, &asks, &Fleet::default(), now.monotonic)
@@ -171,7 +174,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
                 waiting.push(exchange);
             }
         }
-        let answer = spent.map_or(SharesAnswered::Nothing, |rules| gate.give(&rules));
+        let answer = spent.map_or(SharesAnswered::Nothing, |rules| gate.answer_shares(&rules));
         let answered = waiting.into_iter().map(|mut exchange| {
             let step = exchange.shares_answered(answer);
             (exchange, step)
@@ -182,7 +185,7 @@ fn pass_together(gate: &mut Gate, calls: usize) -> usize {
 }
 
 #[test]
-fn calls_that_come_together_pass_while_the_ledger_has_permits_for_them() {
+fn concurrent_calls_pass_while_the_ledger_has_permits() {
     let mut gate = global(300);
     gate.share = Some(300);
     assert_eq!(pass_together(&mut gate, 100), 100);
@@ -190,7 +193,7 @@ fn calls_that_come_together_pass_while_the_ledger_has_permits_for_them() {
 }
 
 #[test]
-fn who_waits_for_a_tools_global_limit_takes_one_permit_of_the_keys_own() {
+fn waiting_for_a_tools_global_limit_uses_one_permit_of_the_key() {
     let mut document = document();
     document["tiers"]["pro"]["limits"] = json!([{"permits": 4, "window": "60s"}]);
     document["services"]["studio"]["tools"]["search"]["limits"] =
@@ -200,7 +203,7 @@ fn who_waits_for_a_tools_global_limit_takes_one_permit_of_the_keys_own() {
     gate.call("search", json!({})).forwarded();
     gate.now_ms += 300;
     gate.share = Some(3);
-    // Of a batch too, each message takes its own.
+    // In a batch too, each message takes its own permit.
     let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{}}}"#;
     let batch = format!("[{call},{}]", call.replace("\"id\":1", "\"id\":2"));
     let version = [("mcp-protocol-version", "2025-03-26")];
@@ -248,19 +251,19 @@ fn without_the_ledger_a_limit_that_denies_lasts_as_long_as_its_share() {
 #[test]
 fn without_the_ledger_the_only_envoy_gives_the_whole_limit_and_one_of_two_its_half() {
     let mut gate = global(10);
-    gate.fleet = Fleet { envoys: 1, confirmed: Monotonic(gate.now_ms), is_away: false };
+    gate.fleet = Fleet { envoys: 1, confirmed: Monotonic(gate.now_ms), is_unavailable: false };
     let (count, (status, body)) = admitted(&mut gate);
     assert_eq!((count, status), (10, 429), "{body}");
     assert!(body.to_string().contains("does not answer"), "{body}");
 
     let mut gate = global(10);
-    gate.fleet = Fleet { envoys: 2, confirmed: Monotonic(gate.now_ms), is_away: false };
+    gate.fleet = Fleet { envoys: 2, confirmed: Monotonic(gate.now_ms), is_unavailable: false };
     gate.share = Some(5);
     gate.call("draw", json!({})).forwarded();
     gate.share = None;
     let (count, (status, body)) = admitted(&mut gate);
     assert_eq!((count, status), (4, 429), "{body}");
-    // It goes on with its half, also when its share has long ended.
+    // It continues with its half, even long after its share has expired.
     gate.now_ms += 600_000;
     let (count, (status, body)) = admitted(&mut gate);
     assert_eq!((count, status), (5, 429), "{body}");
@@ -270,7 +273,7 @@ fn without_the_ledger_the_only_envoy_gives_the_whole_limit_and_one_of_two_its_ha
 #[test]
 fn without_the_ledger_a_limit_that_allows_gives_all_permits_here() {
     let mut gate = on_ledger_outage(10, "allow");
-    gate.fleet = Fleet { envoys: 2, confirmed: Monotonic(gate.now_ms), is_away: false };
+    gate.fleet = Fleet { envoys: 2, confirmed: Monotonic(gate.now_ms), is_unavailable: false };
     assert_eq!(admitted(&mut gate).0, 10);
 }
 
@@ -291,4 +294,26 @@ fn what_other_envoys_have_not_used_is_still_there_for_the_caller() {
 
 fn gate_now() -> Now {
     Gate::new().now()
+}
+
+#[test]
+fn a_key_that_can_not_be_looked_up_is_refused_unless_the_policy_says_what_it_may_do() {
+    let unknown = |setting: Value, away_ms: u64| {
+        let mut document = document();
+        document["settings"] = setting;
+        let mut gate = Gate::with(document, record());
+        gate.key = None;
+        gate.not_found = KeyNotFound::Unavailable;
+        gate.fleet = Fleet { envoys: 1, confirmed: Monotonic(gate.now_ms - away_ms), is_unavailable: false };
+        gate
+    };
+    let allow = || json!({"unknown_keys_on_ledger_outage": {"tier": "free", "scopes": ["read"]}});
+    assert_eq!(unknown(json!({}), 60_000).call("search", json!({})).refusal().0, 503);
+    // A gate that looks up too many keys, or a ledger that is slow, is no outage.
+    assert_eq!(unknown(allow(), 10_000).call("search", json!({})).refusal().0, 503);
+    let mut gate = unknown(allow(), 60_000);
+    let (exchange, _) = gate.call("search", json!({})).forwarded();
+    let set: Vec<_> = exchange.headers_to_set().map(|(name, value)| (name, value.into_owned())).collect();
+    assert!(set.contains(&("x-agentrelay-key-id", "unverified".to_owned())), "{set:?}");
+    assert_eq!(gate.call("wipe", json!({})).refusal().0, 403);
 }

@@ -1,4 +1,4 @@
-//! Heads, paths and names that some servers read otherwise than they are written.
+//! Headers, paths and names that some servers read differently.
 
 use super::super::*;
 use super::{Decided, Gate, document, record};
@@ -7,7 +7,7 @@ use protocol::key::{Grant, KeyRecord};
 use serde_json::json;
 
 #[test]
-fn headers_that_only_the_gate_may_set_are_told_from_others_however_they_are_written() {
+fn reserved_headers_are_recognised_in_every_spelling() {
     for name in [
         "x-agentrelay-tier",
         "X-AgentRelay-Tier",
@@ -64,7 +64,7 @@ fn headers_that_only_the_gate_may_set_are_told_from_others_however_they_are_writ
 }
 
 proptest! {
-    /// What reads as a reserved name where only letters and digits are known is reserved.
+    /// A name is reserved if it equals a reserved name when only letters and digits count.
     #[test]
     fn no_separator_hides_a_reserved_name(
         separators in proptest::collection::vec("[-_.!#$%&\'*+^`|~]", 3),
@@ -78,7 +78,7 @@ proptest! {
 }
 
 #[test]
-fn a_second_credential_in_disguise_is_one_too_many() {
+fn a_second_credential_under_a_lookalike_name_is_refused() {
     let ping = json!({"jsonrpc": "2.0", "id": 7, "method": "ping"}).to_string();
     for name in ["x_api_key", "x.api.key", "x!api!key", "x-api.key"] {
         let decided = Gate::new().request_with("POST", "/mcp", Some(ping.as_bytes()), &[(name, "other")]);
@@ -87,7 +87,7 @@ fn a_second_credential_in_disguise_is_one_too_many() {
 }
 
 #[test]
-fn a_body_that_servers_could_decode_otherwise_is_refused() {
+fn a_body_that_servers_could_decode_differently_is_refused() {
     let ping = json!({"jsonrpc": "2.0", "id": 7, "method": "ping"}).to_string();
     let status = |headers: &[(&str, &str)]| match Gate::new().request_with(
         "POST",
@@ -151,8 +151,8 @@ fn a_body_that_servers_could_decode_otherwise_is_refused() {
     }
 }
 
-/// The usual policy, with a service for all that no other has, and a rule for all that is not listed.
-fn wide() -> serde_json::Value {
+/// The usual policy, with a catch-all service and a rule for unlisted tools.
+fn document_with_catch_all() -> serde_json::Value {
     let mut document = document();
     let rule = json!({"risk": "read_only"});
     document["services"]["ci"]["unlisted"] = rule.clone();
@@ -162,7 +162,7 @@ fn wide() -> serde_json::Value {
 }
 
 #[test]
-fn what_no_route_names_passes_unless_some_server_takes_it_for_one() {
+fn unlisted_paths_pass_unless_a_server_may_read_them_as_a_route() {
     let status = |document: serde_json::Value, method: &str, path: &str| match Gate::with(document, record())
         .request(method, path, None)
     {
@@ -178,7 +178,7 @@ fn what_no_route_names_passes_unless_some_server_takes_it_for_one() {
         ("GET", "/mcp/x"),
         ("GET", "/apis/p/1"),
     ] {
-        assert_eq!(status(wide(), method, path), 200, "{method} {path}");
+        assert_eq!(status(document_with_catch_all(), method, path), 200, "{method} {path}");
     }
     for (method, path) in [
         ("POST", "/api/p/1/TRIGGER"),
@@ -191,9 +191,9 @@ fn what_no_route_names_passes_unless_some_server_takes_it_for_one() {
         ("POST", "/mcp/"),
         ("POST", "/mcp."),
     ] {
-        assert_eq!(status(wide(), method, path), 400, "{method} {path}");
+        assert_eq!(status(document_with_catch_all(), method, path), 400, "{method} {path}");
     }
-    let mut sensitive = wide();
+    let mut sensitive = document_with_catch_all();
     for service in ["ci", "studio"] {
         sensitive["services"][service]["case_sensitive"] = json!(true);
     }
@@ -205,8 +205,8 @@ fn what_no_route_names_passes_unless_some_server_takes_it_for_one() {
 }
 
 #[test]
-fn a_host_with_the_dot_of_the_root_is_the_same_host() {
-    let mut document = wide();
+fn a_host_with_a_final_dot_is_the_same_host() {
+    let mut document = document_with_catch_all();
     document["services"]["ci"]["hosts"] = json!(["gate"]);
     let policy = Policy::from_json(document.to_string().as_bytes()).unwrap();
     let name =
@@ -241,7 +241,7 @@ fn a_grant_is_for_the_resource_as_it_is_written() {
 }
 
 #[test]
-fn only_names_that_decide_are_held_to_their_case() {
+fn only_names_that_the_gate_relies_on_must_have_the_right_case() {
     let status = |params: &str| {
         let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{params}}}"#);
         match Gate::new().request("POST", "/mcp", Some(body.as_bytes())) {
@@ -258,7 +258,7 @@ fn only_names_that_decide_are_held_to_their_case() {
 }
 
 #[test]
-fn an_argument_that_reads_as_the_dear_value_needs_its_tier() {
+fn an_argument_that_may_be_read_as_the_premium_value_needs_its_tier() {
     let mut document = document();
     let free = KeyRecord { tier: "free".into(), ..record() };
     let requires = json!([{"argument": "depth", "value": "Deep", "tier": "pro"}]);

@@ -78,7 +78,7 @@ fn every_refusal_names_its_cause_a_remedy_and_when() {
             "too much under way",
             || {
                 let mut gate = gate("pro", BOTH);
-                gate.entered = Entered::Full { most: 7 };
+                gate.admission = AdmissionAnswered::Full { max: 7 };
                 after(gate, |gate| gate.call("search", json!({})))
             },
             &["has 7 requests or streams under way", "wait until one ends", "Retry after 1 s."],

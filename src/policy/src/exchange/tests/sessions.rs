@@ -1,4 +1,4 @@
-//! A session id that does not verify reaches no server, whatever is asked with it; one that does is the server's own there.
+//! A session id that does not verify reaches no server; one that does is replaced by the server's own.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const CALL: &[u8] = br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{
 const BATCH: &[u8] =
     br#"[{"jsonrpc":"2.0","id":7,"method":"ping"},{"jsonrpc":"2.0","id":"x","method":"tools/list"}]"#;
 
-/// Method and body of all that is sent in sessions.
+/// Method and body of all messages in sessions.
 const SENT: [(&str, Option<&[u8]>); 7] = [
     ("POST", Some(CALL)),
     ("POST", Some(br#"{"jsonrpc":"2.0","id":7,"method":"initialize"}"#)),
@@ -24,7 +24,7 @@ fn upstream(exchange: &Exchange) -> (Option<String>, bool) {
 }
 
 #[test]
-fn a_session_of_ones_own_goes_on_and_another_is_gone_whatever_is_sent() {
+fn only_a_keys_own_session_is_accepted() {
     for (method, body) in SENT {
         let mut gate = Gate::with(document(), KeyRecord { tier: "pro".into(), ..record() });
         let own = gate.session("a.b/c");
@@ -43,7 +43,7 @@ fn a_session_of_ones_own_goes_on_and_another_is_gone_whatever_is_sent() {
             if body == Some(CALL) || body == Some(BATCH) {
                 assert_eq!(error["id"], json!(7));
             }
-            // Where there are no sessions the id is ignored.
+            // In a version without sessions the id is ignored.
             let headers = [("mcp-session-id", unknown.as_str()), ("mcp-protocol-version", "2026-07-28")];
             if matches!(method, "GET" | "DELETE") {
                 let (exchange, _) = gate.request_with(method, "/mcp", body, &headers).forwarded();
@@ -73,12 +73,12 @@ fn refusals_keep_their_order() {
     assert_eq!(refusal(broken), (400, -32700));
     assert_eq!(refusal(unlisted), (404, 40402));
     assert_eq!(refusal(forbidden), (404, 40402));
-    // Three took the key's window, as all that is refused does.
+    // Three used the key's window, as all refused requests do.
     assert_eq!(refusal(forbidden), (429, 42901));
 }
 
 #[test]
-fn a_session_is_named_once_and_in_one_spelling() {
+fn a_session_header_given_twice_or_in_another_spelling_is_refused() {
     let mut gate = Gate::with(document(), KeyRecord { tier: "pro".into(), ..record() });
     let own = gate.session("s");
     let named = ("mcp-session-id", own.as_str());
@@ -88,7 +88,7 @@ fn a_session_is_named_once_and_in_one_spelling() {
         vec![("mcp.session.id", own.as_str())],
         vec![named, ("mcp_session-id", "t")],
         vec![named, ("last_event_id", "5")],
-        // Without a session an event's id is all that one would need.
+        // Without a session, an event's id alone would give access.
         vec![("last-event-id", "5")],
         vec![("last-event-id", "5"), ("mcp-session-id", "t"), ("mcp-protocol-version", "2026-07-28")],
     ] {
@@ -98,7 +98,7 @@ fn a_session_is_named_once_and_in_one_spelling() {
     gate.request_with("GET", "/mcp", None, &[named, ("last-event-id", "5")]).forwarded();
     let foreign = [("mcp-session-id", "t"), ("last-event-id", "5")];
     assert_eq!(gate.request_with("GET", "/mcp", None, &foreign).refusal().0, 404);
-    // What is no MCP service has headers of its own.
+    // Other services may use these headers for themselves.
     let headers = [("mcp-session-id", "t"), ("mcp_session_id", "t"), ("last-event-id", "5")];
     let (mut exchange, _) = gate.request_with("GET", "/api/p/1", None, &headers).forwarded();
     assert_eq!(upstream(&exchange), (None, false));
@@ -107,7 +107,7 @@ fn a_session_is_named_once_and_in_one_spelling() {
 }
 
 #[test]
-fn what_the_server_names_is_signed_on_every_answer() {
+fn the_servers_session_id_is_signed_on_every_answer() {
     let mut gate = Gate::with(document(), KeyRecord { tier: "pro".into(), ..record() });
     for (method, body) in SENT {
         for (status, id, expected) in [

@@ -1,4 +1,5 @@
-//! What is seen of answers, in either form, in any chunks and cut anywhere: never a failure that a client could not read.
+//! What is read from answers, in either form, in any chunks and cut anywhere: never a failure that a client could not
+//! read.
 
 #![allow(clippy::string_slice)]
 use super::*;
@@ -17,7 +18,7 @@ fn verdict(form: Form, answer: &str) -> Verdict {
     whole
 }
 
-/// Messages, and what each says of the call with the id 7 when it has come whole.
+/// Messages, and the verdict of each on the call with the id 7 when it is complete.
 const MESSAGES: [(&str, Verdict); 53] = [
     (r#"{"jsonrpc":"2.0","id":7,"result":{"content":[]}}"#, Verdict::Success),
     (r#"{"result":{"content":[{"isError":true}],"isError":false},"id":7}"#, Verdict::Success),
@@ -30,15 +31,15 @@ const MESSAGES: [(&str, Verdict); 53] = [
     (r#"{"result":{"isError":true,"content":[{"a":{"isError":false}}]},"id":7}"#, Verdict::Failure),
     (r#"{"error":{"code":-1,"message":"result"},"id":7}"#, Verdict::Failure),
     (r#"{"id":7,"result":{"resultType":"input_required"}}"#, Verdict::Unfinished),
-    // Only a client that asks would let the gate see how a task ends, and not asking must not be free.
+    // The gate would see the end of a task only if the client asked, and not asking must not be free.
     (r#"{"id":7,"result":{"resultType":"task","taskId":"x"}}"#, Verdict::Success),
     (r#"{"id":7,"result":{"task":{"taskId":"x","status":"working"}}}"#, Verdict::Success),
-    // Ids by value.
+    // Ids are compared by value.
     (r#"{"id":7.0,"error":{}}"#, Verdict::Failure),
     (r#"{"id":70e-1,"error":{}}"#, Verdict::Failure),
     (r#"{"id":0.7E+1,"result":{}}"#, Verdict::Success),
     (r#"{"id":"7","error":{}}"#, Verdict::Nothing),
-    // The official clients take this for their own.
+    // The official clients take this as their own.
     (r#"{"id":"7","result":{}}"#, Verdict::Unclear),
     // Some clients ignore the case of names.
     (r#"{"id":7,"result":{"isError":true,"IsError":false}}"#, Verdict::Unclear),
@@ -52,21 +53,21 @@ const MESSAGES: [(&str, Verdict); 53] = [
     (r#"{"id":true,"error":{}}"#, Verdict::Nothing),
     (r#"{"error":{}}"#, Verdict::Nothing),
     (r#"{"result":{}}"#, Verdict::Nothing),
-    // Null is as absent.
+    // A null value counts as absent.
     (r#"{"id":7,"result":{},"error":null}"#, Verdict::Success),
     (r#"{"error": null ,"id":7,"result":{"isError":null}}"#, Verdict::Success),
     (r#"{"id":7,"result":null,"error":{"code":1,"message":""}}"#, Verdict::Failure),
     (r#"{"id":7,"method":null,"error":{}}"#, Verdict::Failure),
     (r#"{"id":7,"result":null}"#, Verdict::Unclear),
     (r#"{"id":7}"#, Verdict::Unclear),
-    // What is not true is not an error.
+    // Only `true` marks an error.
     (r#"{"id":7,"result":{"isError":"true"}}"#, Verdict::Success),
     (r#"{"id":7,"result":{"isError":1}}"#, Verdict::Success),
     (r#"{"id":7,"result":{"isError":[true]}}"#, Verdict::Success),
     (r#"{"id":7,"error":false}"#, Verdict::Unclear),
     (r#"{"id":7,"error":"boom"}"#, Verdict::Unclear),
     (r#"{"id":7,"error":[]}"#, Verdict::Unclear),
-    // Names are what they mean.
+    // Names with escapes are decoded.
     (r#"{"\u0069d":7,"result":{"is\u0045rror":true}}"#, Verdict::Failure),
     (r#"{"id":7,"\u0065rror":{}}"#, Verdict::Failure),
     (r#"{"id":7,"result":{"resultType":"input\u005frequired"}}"#, Verdict::Unfinished),
@@ -119,7 +120,7 @@ fn lines(message: &str, end: &str) -> String {
 }
 
 #[test]
-fn a_second_answer_takes_the_proof_away() {
+fn a_second_answer_makes_the_result_unclear() {
     let failure = r#"{"id":7,"error":{"code":1,"message":""}}"#;
     let success = r#"{"id":7.0,"result":{}}"#;
     let other = r#"{"id":8,"result":{}}"#;
@@ -135,13 +136,13 @@ fn a_second_answer_takes_the_proof_away() {
         let events: String = messages.iter().map(|message| format!("data: {message}\n\n")).collect();
         assert_eq!(verdict(Form::Events, &events), expected, "{messages:?}");
     }
-    // One that has only begun.
+    // A result that has only begun.
     let begun = format!("data: {failure}\n\ndata: {{\"id\":7,\"result\":{{\"content\":[");
     assert_eq!(verdict(Form::Events, &begun), Verdict::Success);
 }
 
 #[test]
-fn what_no_client_could_read_proves_nothing() {
+fn answers_that_no_client_could_read_refund_nothing() {
     let failure = r#"{"id":7,"error":{}}"#;
     for (form, sent, expected) in [
         (Form::Json, format!("{failure}x"), Verdict::Nothing),
@@ -169,7 +170,7 @@ fn what_no_client_could_read_proves_nothing() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_failed_for_nobody_and_a_result_that_has_begun_was_had() {
+fn a_cut_off_answer_is_no_failure_and_a_begun_result_is_a_success() {
     for (message, _) in MESSAGES {
         for at in (0..message.len()).filter(|at| message.is_char_boundary(*at)) {
             for (form, sent) in [
@@ -225,7 +226,7 @@ fn a_stream_with_ids_can_be_resumed() {
 }
 
 #[test]
-fn the_form_is_told_by_the_content_type_as_clients_tell_it() {
+fn the_form_follows_the_content_type_as_in_clients() {
     for (content_type, form) in [
         ("application/json", Some(Form::Json)),
         ("Application/JSON; charset=utf-8", Some(Form::Json)),

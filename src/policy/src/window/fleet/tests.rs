@@ -1,4 +1,5 @@
-//! Envoys whose ledger goes away, judged by plain counting: over all of them no window sees more than the limit.
+//! Envoys whose ledger becomes unavailable, checked by plain counting: over all of them no window has more than the
+//! limit.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use protocol::key::Limit;
 
 const OWNER: u64 = 7;
-/// When the ledger goes away.
+/// When the ledger becomes unavailable.
 const AWAY_AT: u64 = 1_000_000;
 
 struct Envoy {
@@ -26,7 +27,7 @@ impl Envoy {
     }
 }
 
-/// Envoys with these shares, which each heard of the ledger last so long before it went away.
+/// Envoys with these shares, and how long before the outage the ledger last answered each.
 fn envoys(rule: &LimitRule, shares: &[(u32, u64)]) -> Vec<Envoy> {
     let count = u32::try_from(shares.len()).unwrap();
     let envoy = |(permits, ago_ms): &(u32, u64)| {
@@ -35,7 +36,7 @@ fn envoys(rule: &LimitRule, shares: &[(u32, u64)]) -> Vec<Envoy> {
         let deadline = Monotonic(now.0 + 120_000);
         let given = share::Given { revision: ask.revision, permits: *permits, elsewhere: 0, deadline };
         let value = share::given(&value, OWNER, rule.id, &given, now).unwrap().unwrap();
-        Envoy { value, fleet: Fleet { envoys: count, confirmed: now, is_away: true } }
+        Envoy { value, fleet: Fleet { envoys: count, confirmed: now, is_unavailable: true } }
     };
     shares.iter().map(envoy).collect()
 }
@@ -52,13 +53,13 @@ fn each_envoy_rises_to_its_fair_share_when_what_others_gave_has_left_the_window(
     assert_eq!((count(0, AWAY_AT + 1), count(1, AWAY_AT + 1)), (15, 5));
     let later = AWAY_AT + LOWERED_MS + 60_000;
     assert_eq!((count(0, later), count(1, later)), (10, 10));
-    // It goes on so for as long as the ledger is away.
+    // It continues so for as long as the ledger is unavailable.
     assert_eq!((count(0, later * 2), count(1, later * 2)), (10, 10));
 }
 
 proptest! {
     #[test]
-    fn no_window_sees_more_than_the_limit_while_the_ledger_is_away(
+    fn no_window_has_more_than_the_limit_while_the_ledger_is_unavailable(
         permits in 1u32..40,
         window_seconds in prop::sample::select(vec![1u32, 10, 60]),
         cuts in prop::collection::vec((0u32..=40, 0u64..FEED_WAIT_MS_MAX), 1..5),
@@ -78,7 +79,7 @@ proptest! {
         for (envoy, pause_ms) in calls {
             now += pause_ms;
             let place = envoy % envoys.len();
-            // Bursts find every permit that an Envoy would give.
+            // Bursts use every permit that an Envoy would give.
             while envoys[place].call(&rule, now) {
                 admitted.push(now);
                 let window_ms = u64::from(window_seconds) * 1000;

@@ -1,4 +1,4 @@
-//! Requests of several keys of one tenant, judged by plain counting.
+//! Requests of several keys of one tenant, checked by plain counting.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -62,7 +62,7 @@ proptest! {
         requests in prop::collection::vec((0u64..2, 0u64..2, prop::collection::vec((0u64..3, any::<bool>(), any::<bool>()), 1..5), 0u64..30_000), 1..60)
     ) {
         let mut memory = Memory { now: 1_000_000, ..Memory::default() };
-        // When each window, by owner and id, gave a permit.
+        // When each window gave its permits, by owner and id.
         let mut given: BTreeMap<(u64, u32), Vec<u64>> = BTreeMap::new();
         for (key, agent, limits, pause_ms) in requests {
             memory.now += pause_ms;

@@ -1,4 +1,4 @@
-//! Shares of several Envoys, judged by a ledger of a few lines: no interval ever sees more than the limit.
+//! Shares of several Envoys, checked by a minimal ledger: no interval ever has more than the limit.
 
 #![allow(clippy::arithmetic_side_effects)]
 
@@ -27,7 +27,7 @@ fn asked(value: &mut Vec<u8>, rule: &LimitRule, now: u64) -> Option<Ask> {
     Some(ask)
 }
 
-fn give(value: &mut Vec<u8>, ask: &Ask, permits: u32, now: u64) {
+fn answer(value: &mut Vec<u8>, ask: &Ask, permits: u32, now: u64) {
     let (revision, deadline) = (ask.revision, Monotonic(now + TTL_MS));
     let answer = Given { revision, permits, elsewhere: 0, deadline };
     let next = given(value, KEY, 1, &answer, Monotonic(now)).unwrap();
@@ -35,12 +35,12 @@ fn give(value: &mut Vec<u8>, ask: &Ask, permits: u32, now: u64) {
 }
 
 #[test]
-fn a_share_is_given_and_no_more() {
+fn a_share_admits_no_more_than_its_permits() {
     let (rule, mut value) = (rule(10, 60), Vec::new());
     assert!(!take(&mut value, &rule, 1_000));
     let ask = asked(&mut value, &rule, 1_000).unwrap();
     assert_eq!((ask.keep, ask.wanted), (0, 8));
-    give(&mut value, &ask, 3, 1_000);
+    answer(&mut value, &ask, 3, 1_000);
     let admitted = (0..5).filter(|_| take(&mut value, &rule, 1_001)).count();
     assert_eq!(admitted, 3);
 }
@@ -52,22 +52,22 @@ fn only_the_answer_to_the_last_ask_counts() {
     let later = 1_000 + ASK_MS;
     let second = asked(&mut value, &rule, later).unwrap();
     assert!(second.revision > first.revision);
-    give(&mut value, &first, 8, later + 1);
+    answer(&mut value, &first, 8, later + 1);
     assert!(!take(&mut value, &rule, later + 2));
-    give(&mut value, &second, 8, later + 3);
+    answer(&mut value, &second, 8, later + 3);
     assert!(take(&mut value, &rule, later + 4));
 }
 
 #[test]
-fn who_asks_while_another_worker_does_asks_the_same_and_either_answer_counts() {
+fn concurrent_asks_of_workers_are_equal_and_either_answer_counts() {
     let (rule, mut value) = (rule(100, 60), Vec::new());
     let first = asked(&mut value, &rule, 1_000).unwrap();
     let second = asked(&mut value, &rule, 1_001).unwrap();
     assert_eq!(second, first);
-    give(&mut value, &first, 8, 1_002);
+    answer(&mut value, &first, 8, 1_002);
     (0..8).for_each(|_| assert!(take(&mut value, &rule, 1_003)));
-    // The second answer brings no more, and does not keep anybody from asking again.
-    give(&mut value, &second, 8, 1_004);
+    // The second answer brings no more, and does not prevent another ask.
+    answer(&mut value, &second, 8, 1_004);
     assert!(!take(&mut value, &rule, 1_005));
     let third = asked(&mut value, &rule, 1_006).unwrap();
     assert!(third.revision > first.revision);
@@ -78,31 +78,31 @@ fn who_asks_while_another_worker_does_asks_the_same_and_either_answer_counts() {
 fn an_ask_after_a_release_is_a_new_one() {
     let (rule, mut value) = (rule(100, 60), Vec::new());
     let ask = asked(&mut value, &rule, 0).unwrap();
-    give(&mut value, &ask, 50, 0);
-    let under_way = asked(&mut value, &rule, 10).unwrap();
+    answer(&mut value, &ask, 50, 0);
+    let pending = asked(&mut value, &rule, 10).unwrap();
     let (next, released) = release(&value, KEY, 1, Monotonic(20)).unwrap().unwrap();
     value = next;
     assert_eq!(released.keep, 25);
     let again = asked(&mut value, &rule, 30).unwrap();
-    assert!(under_way.revision < released.revision && released.revision < again.revision);
+    assert!(pending.revision < released.revision && released.revision < again.revision);
     assert_eq!(again.keep, 25);
 }
 
 #[test]
-fn what_the_window_holds_is_kept_also_after_the_shares_time() {
+fn permits_in_the_window_count_after_the_share_expires() {
     let (rule, mut value) = (rule(10, 3600), Vec::new());
     let ask = asked(&mut value, &rule, 0).unwrap();
-    give(&mut value, &ask, 8, 0);
+    answer(&mut value, &ask, 8, 0);
     (0..5).for_each(|_| assert!(take(&mut value, &rule, 10)));
     assert!(!take(&mut value, &rule, TTL_MS + 1));
     assert_eq!(asked(&mut value, &rule, TTL_MS + 2).unwrap().keep, 5);
 }
 
 #[test]
-fn others_get_half_of_what_the_window_does_not_hold() {
+fn a_release_returns_half_of_the_permits_that_the_window_does_not_hold() {
     let (rule, mut value) = (rule(100, 60), Vec::new());
     let ask = asked(&mut value, &rule, 0).unwrap();
-    give(&mut value, &ask, 50, 0);
+    answer(&mut value, &ask, 50, 0);
     (0..10).for_each(|_| assert!(take(&mut value, &rule, 10)));
     let mut kept = Vec::new();
     while let Some((next, ask)) = release(&value, KEY, 1, Monotonic(20)).unwrap() {
@@ -113,7 +113,7 @@ fn others_get_half_of_what_the_window_does_not_hold() {
     assert!(!take(&mut value, &rule, 30));
 }
 
-/// One of several Envoys, with what is on its way to and from it.
+/// One of several Envoys, with its messages in transit.
 #[derive(Default)]
 struct Envoy {
     value: Vec<u8>,
@@ -127,7 +127,7 @@ enum Event {
     Call,
     Ask,
     Release,
-    /// The ledger hears what was sent, in any order; its answer arrives or is lost.
+    /// The ledger gets what was sent, in any order; its answer arrives or is lost.
     Hear {
         pick: usize,
         is_lost: bool,

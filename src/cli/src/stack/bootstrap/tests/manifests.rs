@@ -1,4 +1,4 @@
-//! The manifests for Kubernetes beside the shipped file: a setting of that file is in both, or it is said here why not.
+//! The Kubernetes manifests next to the shipped file: each setting of that file is in both, or this test says why not.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const ISTIO: &str = include_str!("../../../../../../envoy/istio.yaml");
 const GATEWAY: &str = include_str!("../../../../../../envoy/envoy-gateway.yaml");
 const MANAGER: &str = "static_resources/listeners/gate/filter_chains/0/filters/envoy.filters.network.http_connection_manager/typed_config";
 
-/// The parts of the shipped file whose settings the manifests share, and what of them is not looked at here.
+/// The parts of the shipped file whose settings the manifests share, and their parts that are not compared.
 const PARTS: [(&str, &str, &[&str]); 7] = [
     ("listener", "static_resources/listeners/gate", &["name", "address", "filter_chains"]),
     ("manager", MANAGER, &["@type", "route_config", "http_filters", "access_log"]),
@@ -17,7 +17,7 @@ const PARTS: [(&str, &str, &[&str]); 7] = [
     ("metrics", "stats_config", &[]),
 ];
 
-/// Where Envoy Gateway has a setting under a name of its own: the kind of the document, the path in it, the value.
+/// Settings that Envoy Gateway names differently: the kind of the document, the path in it, the value.
 const GATEWAY_NAMES: [(&str, &str, &str, &str); 20] = [
     ("listener/per_connection_buffer_limit_bytes", "ClientTrafficPolicy", "connection/bufferLimit", "1Mi"),
     ("manager/merge_slashes", "ClientTrafficPolicy", "path/disableMergeSlashes", "false"),
@@ -91,7 +91,7 @@ const GATEWAY_NAMES: [(&str, &str, &str, &str); 20] = [
     ("filter/vm_config/runtime", "EnvoyExtensionPolicy", "wasm/0/code/type", "Image"),
 ];
 
-/// What a manifest does not say, and why.
+/// Settings that a manifest lacks, and why.
 const GATEWAY_LACKS: [(&str, &str); 10] = [
     ("manager/stat_prefix", "a name"),
     ("manager/normalize_path", "Envoy Gateway always does"),
@@ -133,7 +133,7 @@ fn leaves_of(value: &Value, part: &str) -> Vec<(String, Value)> {
     found
 }
 
-/// The filter's log format: fields that a JSON log has.
+/// The filter's log format: the fields of a JSON log.
 fn log_of(access_log: &Value) -> Value {
     at(access_log, "0/typed_config/log_format/json_format").unwrap().clone()
 }
@@ -165,7 +165,7 @@ fn settings() -> Vec<(String, Value)> {
     settings
 }
 
-/// What of the shipped settings is neither in these of a manifest nor among what it lacks with a reason.
+/// The shipped settings that a manifest neither has nor lacks with a reason.
 fn missing(has: &[(String, Value)], lacks: &[(&str, &str)], elsewhere: &dyn Fn(&str) -> bool) -> Vec<String> {
     let is_there = |setting: &(String, Value)| {
         has.contains(setting) || elsewhere(&setting.0) || lacks.iter().any(|(name, _)| *name == setting.0)
@@ -212,7 +212,7 @@ fn istio_has_every_setting_of_the_shipped_file() {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    // Without the second the refusal that Istio's agent puts in the filter's place is rejected.
+    // Without the second one, Istio's agent could not replace a missing filter by a refusal.
     for (found, wanted) in types.iter().zip(["http.wasm.v3.Wasm", "http.rbac.v3.RBAC"]) {
         assert!(found.ends_with(wanted), "{types:?}");
     }
@@ -257,7 +257,7 @@ fn envoy_gateway_has_every_setting_of_the_shipped_file() {
         }
         has.extend(of_listener);
     }
-    // Names of listeners that are not there would be patches that reach nothing.
+    // With names of listeners that do not exist, patches would have no effect.
     for patch in patches {
         let name = patch["name"].as_str().unwrap();
         assert!(name == "agentrelay_ledger" || listeners.iter().any(|listener| listener == name), "{name}");
@@ -270,7 +270,7 @@ fn envoy_gateway_has_every_setting_of_the_shipped_file() {
     has.extend(leaves_of(&bootstrap["stats_config"], "metrics"));
     let elsewhere = |name: &str| GATEWAY_NAMES.iter().any(|(own, ..)| *own == name);
     assert_eq!(missing(&has, &GATEWAY_LACKS, &elsewhere), Vec::<String>::new());
-    // The policy that carries the filter is of the whole Gateway, whatever its listeners are called.
+    // The policy that contains the filter applies to the whole Gateway, whatever the names of its listeners.
     let targets = of_kind("EnvoyExtensionPolicy")["targetRefs"].as_sequence().unwrap();
     assert!(targets.iter().any(|target| target["kind"] == "Gateway" && target.get("sectionName").is_none()));
 }

@@ -1,14 +1,20 @@
-//! What is asked of a new ledger, in this order: each operation once with success and once to be refused.
+//! The requests to a new ledger, in this order: each operation once with success and once with a refusal.
 
 use super::recorder::{Ask, Recorder};
-use crate::fixture::{Bench, POLICY, pace};
+use crate::fixture::{Bench, POLICY, pace, report_body};
 use crate::http::api::document::Examples;
 use crate::http::tests::decision;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Of every operation. The ledger must be new, so that counts and positions are the same each time.
+const INSTANCE: &str = "01900000-0000-7000-8000-0000000000a1";
+const LEASE: &str = "01900000-0000-7000-8000-0000000000a2";
+const FORGOTTEN: &str = "01900000-0000-7000-8000-0000000000a3";
+const REPORTED: &str = "01900000-0000-7000-8000-0000000000a4";
+const BATCH: &str = "01900000-0000-7000-8000-0000000000a5";
+
+/// Requests for every operation. The ledger must be new, so that counts and positions are the same each time.
 pub(super) async fn examples(bench: &Bench) -> Examples {
     let mut recorder = Recorder::new(bench);
     audit_of_a_new_ledger(&mut recorder).await;
@@ -176,24 +182,25 @@ async fn filter_keys(recorder: &mut Recorder<'_>) {
 /// The id of a refused request.
 const WEST_3: &str = "0192f0c0-0000-7000-8000-000000000003";
 
-/// What Envoys report, and what is then seen of it.
+/// The reports of Envoys, and what the API then shows.
 async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str) {
     let bench = recorder.bench;
-    let ask = json!({"lease_id": "lease_west_1", "tenant_id": tenant, "credits": 10, "price": 1});
-    let round = json!({"instance": "west_1", "envoy": "envoy-west", "asks": [ask]});
+    let ask = json!({"lease_id": LEASE, "tenant_id": tenant, "credits": 10, "price": 1});
+    let round = json!({"instance": INSTANCE, "envoy": "envoy-west", "asks": [ask]});
     bench.post("/filter/v1/leases", round, StatusCode::OK).await;
     recorder.answer("GET /v1/leases", query("?state=open")).await;
     recorder.problem("GET /v1/leases", query("?state=gone"), 400).await;
-    bench.forgotten("call_west_1", tenant, key, 5).await;
+    bench.expired_reservation(FORGOTTEN, tenant, key, 5).await;
     recorder.answer("GET /v1/reservations", query("?state=unaccounted")).await;
     recorder.problem("GET /v1/reservations", query("?state=gone"), 400).await;
     let mut decision = decision("allowed", key, tenant, "search", 1);
-    decision["id"] = json!("call_west_2");
+    decision["id"] = json!(REPORTED);
     decision["envoy"] = json!("envoy-west");
     decision["agent_id"] = json!(agent);
     decision["usage_tokens"] = json!({"input": 700, "output": 30});
     decision["would_deny"] = json!("rate_limited");
-    let batch = json!({"batch_id": "batch_west_1", "envoy": "envoy-west", "decisions": [decision]});
+    let mut batch = report_body(BATCH, [decision]);
+    batch["envoy"] = json!("envoy-west");
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
     recorder.answer("GET /v1/usage", query("?group_by=tenant,tool,outcome")).await;
     recorder.problem("GET /v1/usage", query("?group_by=colour"), 400).await;
@@ -206,7 +213,8 @@ async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str
     refused["status"] = json!(403);
     refused["envoy"] = json!("envoy-west");
     refused["reason"] = json!({"rule": "scope", "needed": ["generate"], "had": ["read"]});
-    let batch = json!({"batch_id": "batch_west_2", "envoy": "envoy-west", "decisions": [refused]});
+    let mut batch = report_body("batch_west_2", [refused]);
+    batch["envoy"] = json!("envoy-west");
     bench.post("/filter/v1/report", batch, StatusCode::OK).await;
     recorder.answer("GET /v1/decisions/{id}", of(WEST_3)).await;
     recorder.problem("GET /v1/decisions/{id}", of("none"), 404).await;

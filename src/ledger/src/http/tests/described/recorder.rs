@@ -1,4 +1,4 @@
-//! Asks a running ledger and keeps, for each operation, one exchange that succeeded and one answer that refused.
+//! Calls a running ledger and records, for each operation, one successful exchange and one refusal.
 
 use super::stable::Stable;
 use crate::fixture::Bench;
@@ -6,7 +6,7 @@ use crate::http::api::document::{Example, Examples};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// What was recorded of an operation so far.
+/// What is recorded of an operation so far.
 #[derive(Default)]
 struct Exchanges {
     body: Option<Value>,
@@ -21,16 +21,16 @@ pub(super) struct Recorder<'b> {
     recorded: Vec<(String, Exchanges)>,
 }
 
-/// A request of which the answer is recorded.
+/// A request whose answer is recorded.
 #[derive(Default)]
 pub(super) struct Ask<'a> {
-    /// In place of `{id}`.
+    /// Replaces `{id}`.
     pub(super) id: &'a str,
     pub(super) query: &'a str,
     /// Not sent if null.
     pub(super) body: Value,
     pub(super) header: Option<(&'static str, &'static str)>,
-    /// In place of the first owner's. Empty for none.
+    /// Replaces the first owner's credential. Empty for none.
     pub(super) secret: Option<&'a str>,
 }
 
@@ -39,7 +39,7 @@ impl<'b> Recorder<'b> {
         Recorder { bench, stable: Stable::default(), recorded: Vec::new() }
     }
 
-    /// Asks and must succeed.
+    /// Sends it; it must succeed.
     pub(super) async fn answer(&mut self, operation: &str, ask: Ask<'_>) -> Value {
         let (status, answer) = self.ask(operation, &ask).await;
         assert!(status.is_success(), "{operation}: {status} {answer}");
@@ -54,7 +54,7 @@ impl<'b> Recorder<'b> {
         answer
     }
 
-    /// Asks and must be refused.
+    /// Sends it; it must be refused.
     pub(super) async fn problem(&mut self, operation: &str, ask: Ask<'_>, expected: u16) {
         let (status, problem) = self.ask(operation, &ask).await;
         assert_eq!(status.as_u16(), expected, "{operation}: {problem}");
@@ -64,7 +64,7 @@ impl<'b> Recorder<'b> {
         exchanges.problem = Some(stable);
     }
 
-    /// The answer's JSON, or its text if it is none.
+    /// The answer's JSON, or its text if it is not JSON.
     async fn ask(&self, operation: &str, ask: &Ask<'_>) -> (StatusCode, Value) {
         let (method, path) = operation.split_once(' ').unwrap();
         let path = path.replace("{id}", ask.id);
@@ -92,7 +92,7 @@ impl<'b> Recorder<'b> {
         &mut self.recorded[place].1
     }
 
-    /// An export. How many checkpoints it has depends on when rows were sealed, so it is recorded with one.
+    /// An export. The number of checkpoints depends on when rows were sealed, so it is recorded with one.
     fn lines(&mut self, text: &str) -> String {
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let is_checkpoint = |line: &Value| line["type"] == "checkpoint";

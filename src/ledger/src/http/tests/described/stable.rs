@@ -1,4 +1,4 @@
-//! Replaces what differs from run to run by values that stay: ids, secrets, hashes and times.
+//! Replaces values that differ from run to run by stable ones: ids, secrets, hashes and times.
 
 use crate::moment;
 use protocol::Timestamp;
@@ -64,12 +64,12 @@ impl Stable {
         let (kind, body) = word.find('_').map_or(("", word), |end| word.split_at(end + 1));
         let number = self.counts.get(kind).map_or(1, |count| count + 1);
         let stable = match kind {
-            // Of the right length, with a checksum that is wrong.
+            // With the right length, and a wrong checksum.
             "ark_" | "ara_" | "arf_" if word.len() == SECRET_BYTES => {
                 format!("{kind}Example{number:0width$}", width = SECRET_BYTES - kind.len() - "Example".len())
             }
             "" if is_hex(word) => format!("{number:0width$x}", width = word.len()),
-            // As a UUID of version 7 is written.
+            // In the form of a UUID of version 7.
             _ if body.len() == 32 && is_hex(body) => {
                 format!("{kind}01900000000070008000{number:012x}")
             }

@@ -1,6 +1,6 @@
-//! Purses in shared data, from which all workers of this Envoy spend leased credits. `policy::lease` has the rules.
+//! The leases of this Envoy in shared data, from which all its workers spend credits. `policy::lease` has the rules.
 //!
-//! An index value holds one bit for each purse slot that was ever written, so that all purses can be listed.
+//! An index value holds one bit for each slot that was ever written, so that all of them can be listed.
 
 use crate::host;
 use crate::metrics::Metrics;
@@ -9,7 +9,7 @@ use policy::exchange::{Refund, Spending};
 use policy::lease::{self, SLOTS, Spent, Statement};
 use policy::value::Corrupt;
 use policy::window::Monotonic;
-use protocol::{Credits, InstanceId};
+use protocol::{Credits, InstanceId, LeaseId};
 
 const INDEX: &str = "agentrelay/lease/1/index";
 const INSTANCE: &str = "agentrelay/instance";
@@ -26,7 +26,7 @@ pub fn spend(spending: &Spending, now: Monotonic, metrics: &Metrics) -> Option<S
     spent
 }
 
-/// Returns credits to a lease. False if its purse is gone or shared data is unavailable.
+/// Returns credits to a lease. False if the lease is gone or shared data is unavailable.
 pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
     let Refund { tenant, lease, credits } = *refund;
     change(lease::slot(tenant), host::monotonic_clock(), metrics, |value, _| {
@@ -36,16 +36,16 @@ pub fn refund(refund: &Refund, metrics: &Metrics) -> bool {
 }
 
 /// Records a lease that the ledger granted.
-pub fn granted(tenant: u64, lease: u128, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
+pub fn granted(tenant: u64, lease: LeaseId, credits: Credits, deadline: Monotonic, metrics: &Metrics) {
     write(lease::slot(tenant), metrics, |value, now| {
         lease::granted(value, tenant, lease, credits, deadline, now)
     });
 }
 
 /// Records that the ledger has received a statement.
-pub fn acknowledged(account: &Statement, deadline: Option<Monotonic>, metrics: &Metrics) {
-    write(lease::slot(account.tenant), metrics, |value, now| {
-        lease::acknowledged(value, account, deadline, now)
+pub fn acknowledged(statement: &Statement, deadline: Option<Monotonic>, metrics: &Metrics) {
+    write(lease::slot(statement.tenant), metrics, |value, now| {
+        lease::acknowledged(value, statement, deadline, now)
     });
 }
 
@@ -54,7 +54,7 @@ pub fn recall(tenant: u64, metrics: &Metrics) {
     write(lease::slot(tenant), metrics, |value, now| lease::recalled(value, tenant, now));
 }
 
-/// The statements that are due for the purses of one slot.
+/// The statements that are due for one slot.
 pub fn due(slot: u16, metrics: &Metrics) -> Vec<Statement> {
     change(slot, host::monotonic_clock(), metrics, lease::due).unwrap_or_default()
 }
@@ -71,7 +71,7 @@ pub fn instance(new: impl Fn() -> InstanceId, metrics: &Metrics) -> Option<Insta
     shared::change(INSTANCE, host::monotonic_clock(), metrics, |value, _| {
         let known = str::from_utf8(value).ok().and_then(|text| InstanceId::parse(text).ok());
         let instance = known.unwrap_or_else(&new);
-        Some((instance.as_str().as_bytes().to_vec(), instance))
+        Some((instance.text().as_bytes().to_vec(), instance))
     })
 }
 
@@ -90,7 +90,7 @@ fn mark(slot: u16, now: Monotonic, metrics: &Metrics) {
     });
 }
 
-/// Changes the purses of one slot.
+/// Changes the leases in one slot.
 fn change<A>(
     slot: u16,
     now: Monotonic,

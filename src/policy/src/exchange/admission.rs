@@ -1,8 +1,8 @@
-//! What a request means for the requests under way: whether it starts work, or running work waits for it.
+//! Admission of requests by concurrency: whether a request starts work, or running work waits for it.
 //!
-//! Only requests that start work are refused for a full window or too many requests under way. Answers, pings and
+//! Only requests that start work are refused for a full window or too many requests in progress. Answers, pings and
 //! cancellations are let in, because calls that were admitted earlier would hang without them. The worker counts; see
-//! [`Entering`].
+//! [`AdmissionRequest`].
 
 use super::refusal::Refusal;
 use super::{Exchange, Phase, Step};
@@ -35,25 +35,25 @@ impl Work {
 
 /// A request that the worker must admit before it may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entering {
+pub struct AdmissionRequest {
     /// What the request starts.
     pub work: Work,
-    /// The most that the key may have under way on one worker.
-    pub most: Concurrency,
+    /// The most requests and streams that the key may have in progress on one worker.
+    pub bounds: Concurrency,
     /// The credential of the request.
     pub credential: KeyHash,
     /// Its tenant, session and id, if it has all three.
     pub call: Option<CallId>,
 }
 
-impl Entering {
-    /// How many exchanges of this kind the key may have under way, this one included. Requests that others wait for get a
-    /// higher bound: `awaited` times the bound on requests.
-    pub fn most(&self, awaited: u32) -> u32 {
+impl AdmissionRequest {
+    /// How many exchanges of this kind the key may have in progress, this one included. Requests that others wait for get a
+    /// higher bound: `awaited_times` times the bound on requests.
+    pub fn count_max(&self, awaited_times: u32) -> u32 {
         match self.work {
-            Work::Stream | Work::Resumption => self.most.streams,
-            Work::Nothing => self.most.requests.saturating_mul(awaited),
-            Work::Call | Work::Opening => self.most.requests,
+            Work::Stream | Work::Resumption => self.bounds.streams,
+            Work::Nothing => self.bounds.requests.saturating_mul(awaited_times),
+            Work::Call | Work::Opening => self.bounds.requests,
         }
     }
 }
@@ -64,49 +64,49 @@ pub struct CallId(Box<[u8]>);
 
 /// How the worker answered a request that asks to be admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entered {
-    /// The request is under way.
+pub enum AdmissionAnswered {
+    /// The request is admitted.
     Admitted,
-    /// The key has as much under way as it may have.
+    /// The key has as many exchanges in progress as it may have.
     Full {
         /// The bound that was reached.
-        most: u32,
+        max: u32,
     },
-    /// Another message with the same id is under way in the same session.
-    Twin,
+    /// Another message with the same id is in progress in the same session.
+    DuplicateId,
 }
 
 impl Exchange {
     /// Asks the worker to admit the request, within the bounds of the key and its tier.
-    pub(super) fn enter(&mut self, work: Work) -> Step {
+    pub(super) fn request_admission(&mut self, work: Work) -> Step {
         let (Some(key), Some(credential)) = (&self.key, self.credential) else {
             return self.refuse(Refusal::invalid_key());
         };
         let of_tier = self.policy.tier(&key.record.tier).map(|tier| tier.concurrency);
-        let most = of_tier.into_iter().chain(key.concurrency).reduce(Concurrency::min).unwrap_or_default();
+        let bounds = of_tier.into_iter().chain(key.concurrency).reduce(Concurrency::min).unwrap_or_default();
         let call = self.session().zip(self.message_id.as_deref()).and_then(|(session, id)| {
             let meaning = id::meaning(id)?;
             let parts = [&key.tenant.to_le_bytes(), session, b"\n", meaning.as_bytes()];
             Some(CallId(parts.concat().into()))
         });
-        Step::Enter(Entering { work, most, credential, call })
+        Step::Admit(AdmissionRequest { work, bounds, credential, call })
     }
 
     /// The worker answered.
-    pub fn entered(&mut self, answer: Entered) -> Step {
-        if let Some(step) = self.in_batch(|element| element.entered(answer)) {
+    pub fn admission_answered(&mut self, answer: AdmissionAnswered) -> Step {
+        if let Some(step) = self.in_batch(|element| element.admission_answered(answer)) {
             return step;
         }
         let Phase::AskingWindows { asks, refusal, .. } = &mut self.phase else {
             return self.refuse(Refusal::ledger_unavailable());
         };
         match answer {
-            Entered::Admitted => {}
-            Entered::Full { most } => return self.refuse(Refusal::too_much_under_way(most)),
-            Entered::Twin => {
+            AdmissionAnswered::Admitted => {}
+            AdmissionAnswered::Full { max } => return self.refuse(Refusal::too_many_in_progress(max)),
+            AdmissionAnswered::DuplicateId => {
                 refusal.get_or_insert_with(|| {
                     let detail =
-                        "another message with this `id` is under way in this session; give each its own";
+                        "another message with this `id` is in progress in this session; use another `id`";
                     Refusal::invalid_request(detail)
                 });
                 asks.retain(|ask| ask.stage != Stage::Tool);
@@ -115,6 +115,6 @@ impl Exchange {
         if asks.is_empty() {
             return self.windows_asked(&[]);
         }
-        Step::AskWindows { asks: asks.clone(), is_away: false }
+        Step::AskWindows { asks: asks.clone(), is_unavailable: false }
     }
 }

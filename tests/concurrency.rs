@@ -1,17 +1,17 @@
-//! What a key may have under way at once, what ends with it, and what a full window never refuses, on a gate of two workers.
+//! How many requests a key may have in progress, that they end with the key, and what a full window never refuses, on a gate of two workers.
 
 use harness::clock::eventually;
 use harness::gate::at_once;
 use harness::http1::Connection;
 use harness::{Agent, Gate, NewKey, Request, mcp, policy, run, wait};
-use protocol::admin::{Because, RevokeKey, RotateKey};
+use protocol::admin::{Reason, RotateKey};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const WORKERS: usize = 2;
-/// The shipped default for a tier that says nothing.
+/// The default for a tier that does not set it.
 const STREAMS: usize = 32;
-/// The bound of a revocation, and a moment for a machine that does other things too.
+/// The bound for a revocation, plus a margin for a busy machine.
 const BOUND: Duration = Duration::from_secs(4);
 
 fn stream() -> Request {
@@ -30,7 +30,7 @@ fn websocket() -> Request {
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
 }
 
-/// Sends a request and stays; `None` where it is refused for what is under way.
+/// Sends a request and keeps its response open; `None` if it is refused because too many are in progress.
 async fn open(agent: &Agent, request: Request, body: &str) -> Option<Connection> {
     let mut connection = Connection::open(agent.gate).await;
     let request = agent.with_key(request);
@@ -41,7 +41,7 @@ async fn open(agent: &Agent, request: Request, body: &str) -> Option<Connection>
     }
     let refused = connection.response().await.unwrap();
     assert_eq!(refused.header("retry-after"), Some("1"), "{refused:?}");
-    assert!(String::from_utf8_lossy(&refused.body).contains("under way"), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.body).contains("in progress"), "{refused:?}");
     None
 }
 
@@ -59,19 +59,19 @@ async fn gate() -> Gate {
 }
 
 #[test]
-fn a_key_that_opens_streams_without_end_leaves_the_others_theirs() {
+fn a_key_that_opens_many_streams_does_not_block_others() {
     run(async {
         let gate = gate().await;
         let (greedy, other) = (gate.agent("enterprise").await, gate.agent("enterprise").await);
-        gate.learn(&greedy).await;
-        gate.learn(&other).await;
+        gate.cache_key(&greedy).await;
+        gate.cache_key(&other).await;
         let attempts = (0..1024).map(|_| {
             let greedy = greedy.clone();
             async move { open(&greedy, stream(), "").await }
         });
         let mut opened: Vec<Connection> = at_once(attempts).await.into_iter().flatten().collect();
         assert!(opened.len() <= STREAMS * WORKERS && opened.len() >= STREAMS, "{} streams", opened.len());
-        // Calls are counted apart, and others are not concerned.
+        // Calls are counted separately, and other keys are not affected.
         greedy.call(&mcp::search()).await.assert_allowed();
         let began = Instant::now();
         for _ in 0..20 {
@@ -79,7 +79,7 @@ fn a_key_that_opens_streams_without_end_leaves_the_others_theirs() {
         }
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(open(&other, stream(), "").await.is_some());
-        // Whoever leaves makes room, and each kind of stream takes it.
+        // A client that disconnects frees its place, and each kind of stream can use it.
         for (request, body) in [
             (mcp::post(&listen()).upstream("sse-open"), listen().to_string()),
             (websocket(), String::new()),
@@ -88,13 +88,14 @@ fn a_key_that_opens_streams_without_end_leaves_the_others_theirs() {
             opened.clear();
             let mut last = None;
             eventually("there is room again", async || {
-                last = open(&greedy, request.clone().marked_anew(), &body).await;
+                last = open(&greedy, request.clone().with_new_marker(), &body).await;
                 if last.is_some() { Ok(()) } else { Err("none".to_owned()) }
             })
             .await;
             opened.extend(last);
             let more = (0..STREAMS * WORKERS + 8).map(|_| {
-                let (greedy, request, body) = (greedy.clone(), request.clone().marked_anew(), body.clone());
+                let (greedy, request, body) =
+                    (greedy.clone(), request.clone().with_new_marker(), body.clone());
                 async move { open(&greedy, request, &body).await }
             });
             opened.extend(at_once(more).await.into_iter().flatten());
@@ -105,7 +106,7 @@ fn a_key_that_opens_streams_without_end_leaves_the_others_theirs() {
 }
 
 #[test]
-fn the_tighter_of_tier_and_key_bounds_what_is_under_way() {
+fn the_lower_bound_of_tier_and_key_limits_requests_in_progress() {
     run(async {
         let gate = Gate::options()
             .workers(1)
@@ -141,8 +142,8 @@ fn the_tighter_of_tier_and_key_bounds_what_is_under_way() {
                 hanging.push(open(&agent, stream(), "").await.expect("a stream may be opened"));
             }
             assert!(open(&agent, stream(), "").await.is_none());
-            // What those calls may wait for comes through.
-            for message in awaited() {
+            // Messages that those calls may wait for are admitted.
+            for message in messages_that_start_no_work() {
                 assert!(matches!(agent.call(&message).await.status, 200 | 202), "{message}");
             }
             drop(hanging);
@@ -156,8 +157,8 @@ fn the_tighter_of_tier_and_key_bounds_what_is_under_way() {
     });
 }
 
-/// What starts nothing.
-fn awaited() -> Vec<Value> {
+/// Messages that start no work.
+fn messages_that_start_no_work() -> Vec<Value> {
     vec![
         mcp::request("ping", json!({})),
         mcp::request("tasks/cancel", json!({"taskId": "t"})),
@@ -182,7 +183,7 @@ fn a_full_window_refuses_only_what_starts_work() {
         for _ in 0..5 {
             agent.call(&mcp::search()).await.assert_allowed();
         }
-        for message in awaited() {
+        for message in messages_that_start_no_work() {
             let answer = agent.send(within(mcp::post(&message))).await;
             assert!(matches!(answer.status, 200 | 202), "{message}: {answer:?}");
             assert_eq!(answer.rate().remaining, 0, "it took nothing, and says what is left");
@@ -208,7 +209,7 @@ fn a_full_window_refuses_only_what_starts_work() {
 }
 
 #[test]
-fn an_id_that_is_under_way_in_its_session_is_refused() {
+fn an_id_that_is_in_progress_in_its_session_is_refused() {
     run(async {
         let gate = Gate::options()
             .workers(1)
@@ -263,7 +264,7 @@ fn an_id_that_is_under_way_in_its_session_is_refused() {
 }
 
 #[test]
-fn what_opens_connections_has_a_window_of_its_own() {
+fn opening_connections_has_its_own_window() {
     run(async {
         let gate = Gate::shared().await;
         let agent = gate.agent("free").await;
@@ -285,12 +286,12 @@ fn what_opens_connections_has_a_window_of_its_own() {
     });
 }
 
-/// All that can be open for long, of one key on both Envoys.
+/// All requests that can stay open, of one key on both Envoys.
 async fn everything(agent: &Agent, gates: &[std::net::SocketAddr]) -> Vec<(String, Connection)> {
     let mut all = Vec::new();
     for gate in gates {
         let agent = Agent { gate: *gate, ..agent.clone() };
-        // Several, so that there are some on each worker.
+        // Several, so that each worker has some.
         for _ in 0..3 {
             let call = mcp::image("standard");
             for (what, request, body) in [
@@ -315,13 +316,13 @@ async fn assert_ends(all: Vec<(String, Connection)>, since: Instant, why: &str) 
 }
 
 #[test]
-fn what_a_key_has_open_ends_when_the_key_does() {
+fn a_keys_open_requests_end_with_the_key() {
     run(async {
         let mut gate = gate().await;
         let gates = [gate.address, gate.another_envoy().await];
         let bystander = gate.agent("enterprise").await;
         let mut others = everything(&bystander, &gates).await;
-        let reason = || RevokeKey { reason: "test".into() };
+        let reason = || Reason { reason: "test".into() };
 
         let revoked = gate.agent("enterprise").await;
         let open = everything(&revoked, &gates).await;
@@ -342,10 +343,10 @@ fn what_a_key_has_open_ends_when_the_key_does() {
         let suspended = gate.agent("enterprise").await;
         let open = everything(&suspended, &gates).await;
         let began = Instant::now();
-        gate.admin.suspend_tenant(&suspended.tenant, &Because { reason: "test".into() }).await.unwrap();
+        gate.admin.suspend_tenant(&suspended.tenant, &Reason { reason: "test".into() }).await.unwrap();
         assert_ends(open, began, "suspended").await;
 
-        // Of all others each lives.
+        // All others are still open.
         for (what, connection) in &mut others {
             let alive = tokio::select! {
                 _ = connection.read_until(b"no upstream says this") => false,
@@ -353,7 +354,7 @@ fn what_a_key_has_open_ends_when_the_key_does() {
             };
             assert!(alive, "{what} of another key has ended: {}", connection.so_far());
         }
-        // What was cut here did not fail: it is paid.
+        // The call that was cut off did not fail, so it is charged.
         assert_eq!(gate.settled(&revoked).await.posted.get(), 30);
         gate.assert_healthy().await;
     });

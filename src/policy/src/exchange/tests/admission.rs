@@ -1,10 +1,10 @@
-//! What is refused for a full window or for too much under way, and what never is.
+//! What is refused for a full window or for too many requests in progress, and what is never refused.
 
 use super::*;
 use protocol::key::{Concurrency, Limit, Parent};
 
 #[test]
-fn what_opens_a_connection_has_a_limit_of_its_own_and_takes_nothing_from_calls() {
+fn opening_connections_has_its_own_limit_and_uses_no_permits_of_calls() {
     let mut free = record();
     free.tier = "free".into();
     let mut gate = Gate::with(document(), free);
@@ -57,7 +57,7 @@ fn a_full_window_refuses_only_what_starts_work() {
     let resumed = [("last-event-id", "7"), ("mcp-session-id", session.as_str())];
     gate.request_with("GET", "/mcp", None, &resumed).forwarded();
     assert_eq!(gate.request("GET", "/mcp", None).refusal().0, 429);
-    // What is refused for another reason counts, whatever it says that it is.
+    // A request that is refused for another reason counts, whatever kind it claims to be.
     gate.now_ms += 61_000;
     gate.key =
         Some(Arc::new(Key::new(KeyRecord { services: Some(vec![]), tier: "free".into(), ..record() })));
@@ -66,7 +66,7 @@ fn a_full_window_refuses_only_what_starts_work() {
 }
 
 #[test]
-fn a_request_asks_to_be_under_way_as_what_it_is() {
+fn each_request_asks_for_admission_by_its_kind() {
     let mut document = document();
     document["services"]["ci"]["upgrades"] = json!(true);
     document["tiers"]["pro"]["concurrency"] = json!({"requests": 7});
@@ -94,40 +94,44 @@ fn a_request_asks_to_be_under_way_as_what_it_is() {
     ] {
         let headers = [(header, "1"), ("mcp-session-id", session.as_str())];
         gate.request_with(method, path, body.map(str::as_bytes), &headers).forwarded();
-        let entering = gate.entering.pop().unwrap();
-        assert_eq!((entering.work, entering.most(4)), (work, most), "{method} {body:?} {header}");
+        let admission_requests = gate.admission_requests.pop().unwrap();
+        assert_eq!(
+            (admission_requests.work, admission_requests.count_max(4)),
+            (work, most),
+            "{method} {body:?} {header}"
+        );
     }
-    gate.entered = Entered::Full { most: 5 };
+    gate.admission = AdmissionAnswered::Full { max: 5 };
     let windows = gate.slot.clone();
     let refused = gate.call("search", json!({}));
     assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
     assert_eq!(refused.refusal().1["error"]["code"], 42901);
-    // A faulty message is no way around.
+    // An invalid message does not bypass this.
     assert_eq!(gate.request("POST", "/mcp", Some(b"{")).refusal().0, 429);
     assert_eq!(gate.slot, windows);
 }
 
 #[test]
-fn an_id_under_way_in_its_session_is_refused() {
+fn an_id_that_is_in_progress_in_its_session_is_refused() {
     let mut gate = Gate::new();
     let (one, other) = (gate.session("s"), gate.session("t"));
-    let mut entering = |session: &[(&str, &str)], id: &str| {
+    let mut admission_requests = |session: &[(&str, &str)], id: &str| {
         let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#);
         gate.request_with("POST", "/mcp", Some(body.as_bytes()), session).forwarded();
-        gate.entering.pop().unwrap().call
+        gate.admission_requests.pop().unwrap().call
     };
     let session = [("mcp-session-id", one.as_str())];
-    let one = entering(&session, "0");
+    let one = admission_requests(&session, "0");
     assert!(one.is_some());
-    assert_eq!(one, entering(&session, "-0"));
-    assert_ne!(one, entering(&session, "\"0\""));
-    assert_ne!(one, entering(&[("mcp-session-id", other.as_str())], "0"));
-    assert_eq!(entering(&[], "0"), None);
-    gate.entered = Entered::Twin;
+    assert_eq!(one, admission_requests(&session, "-0"));
+    assert_ne!(one, admission_requests(&session, "\"0\""));
+    assert_ne!(one, admission_requests(&[("mcp-session-id", other.as_str())], "0"));
+    assert_eq!(admission_requests(&[], "0"), None);
+    gate.admission = AdmissionAnswered::DuplicateId;
     let (status, answer) = gate.call("search", json!({})).refusal();
     assert_eq!((status, &answer["error"]["code"], &answer["id"]), (400, &json!(-32600), &json!(7)));
-    gate.entered = Entered::Admitted;
-    // The tool's own window was not touched: it has one permit.
+    gate.admission = AdmissionAnswered::Admitted;
+    // The tool's own window, with one permit, was not used.
     gate.call("search", json!({})).forwarded();
 }
 
@@ -139,7 +143,7 @@ fn limits_of_one_window_count_a_request_once_and_the_strictest_holds() {
         (vec![limit(4, 60), limit(6, 60), limit(5, 60)], 4),
         (vec![limit(4, 60), limit(4, 60)], 4),
         (vec![limit(9, 60), limit(4, 30)], 4),
-        // As long as the tier's, which lets 100 pass, and as the tool's.
+        // As long as the tier's window, which admits 100, and as the tool's.
         (vec![limit(7, 60)], 7),
     ] {
         let mut gate = Gate::with(document(), KeyRecord { limits: own.clone(), ..record() });
