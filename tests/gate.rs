@@ -26,6 +26,7 @@ mod oauth;
 mod operators;
 mod outage;
 mod proof;
+mod reach;
 mod readings;
 mod scopes;
 mod secrets;

@@ -11,6 +11,7 @@ pub const NAMES_MAX: usize = 16;
 /// The rule that refused a request. It holds names and numbers of the policy and of the key, never a part of a body.
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", schemars(rename = "RefusalReason"))]
 #[serde(rename_all = "snake_case", tag = "rule", deny_unknown_fields)]
 pub enum Reason {
     /// The key is limited to other services, tools or resources, or its grant has ended.

@@ -42,7 +42,7 @@ INSERT INTO transfers (id, tenant_id, reservation_id, kind, from_account, to_acc
          (NULL, 'ten_1', 'old', 'reserve', 'available', 'pending', 10, 1700000001000);
 INSERT INTO audit (sequence, recorded_at, kind, actor, tenant_id, detail)
   VALUES (1, 1700000000000, 'tenant_created', 'adm_1', 'ten_1', '{"name":"Acme"}'),
-         (2, 1700000001000, 'reserved', 'key_1', 'ten_1', '{"reservation_id":"old"}');
+         (2, 1700000001000, 'reserved', 'key_1', 'ten_1', '{"reservation_id":"6f6c6400-0000-0000-0000-000000000000"}');
 INSERT INTO usage (hour, tenant_id, key_id, tool, outcome, calls, credits)
   VALUES (472222, 'ten_1', 'key_1', 'image_generate', 'allowed', 3, 15);
 INSERT INTO changes (position, at, change) SELECT base + 1, 1700000000000, '{"kind":"key","key_id":"key_1"}' FROM feed;

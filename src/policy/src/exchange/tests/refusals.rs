@@ -99,7 +99,7 @@ fn every_refusal_names_its_cause_a_remedy_and_when() {
         case(
             "an unknown tool",
             || after(gate("pro", BOTH), |gate| gate.call("nothing", json!({}))),
-            &["names this tool", "tools/list shows those", CHANGED],
+            &["no rule for this tool", "tools/list shows the tools", CHANGED],
             "check",
         ),
         case(
