@@ -91,6 +91,42 @@ fn decisions_are_counted_by_outcome() {
 }
 
 #[test]
+fn latency_is_a_histogram_by_service_and_outcome_and_calls_are_counted_by_tool() {
+    run(async {
+        let gate = Gate::options().start().await;
+        one_of_each(&gate).await;
+        let wanted = [
+            r#"agentrelay_latency_ms_count{outcome="allowed",service="studio"} 2"#,
+            r#"agentrelay_latency_ms_count{outcome="tier_denied",service="studio"} 1"#,
+            r#"agentrelay_latency_ms_count{outcome="insufficient_scope",service="ci"} 1"#,
+            r#"agentrelay_calls{service="studio",tool="image_generate"} 3"#,
+            r#"agentrelay_calls{service="studio",tool="search"} 4"#,
+            r#"agentrelay_calls{service="ci",tool="POST /projects/{project}/trigger"} 1"#,
+        ];
+        // Envoy merges histograms every five seconds.
+        eventually("Envoy shows them", async || {
+            let shown = stats::prometheus(gate.envoy.admin).await;
+            let own: Vec<String> =
+                shown.lines().filter(|line| line.contains("agentrelay_")).map(without_prefix).collect();
+            let missing = wanted.iter().find(|line| !own.iter().any(|own| own == *line));
+            missing.map_or(Ok(()), |missing| Err(format!("no {missing} in {own:#?}")))
+        })
+        .await;
+    });
+}
+
+/// A line of Prometheus's without what Envoy puts before its name, and with its labels in order.
+fn without_prefix(line: &str) -> String {
+    let own = line.split_once("agentrelay_").map_or(line, |(_, own)| own);
+    let Some((name, rest)) = own.split_once('{') else { return format!("agentrelay_{own}") };
+    let (labels, value) = rest.rsplit_once('}').unwrap_or((rest, ""));
+    let mut labels: Vec<&str> = labels.split("\",").map(|label| label.trim_end_matches('"')).collect();
+    labels.sort_unstable();
+    let labels: Vec<String> = labels.iter().map(|label| format!("{label}\"")).collect();
+    format!("agentrelay_{name}{{{}}}{value}", labels.join(","))
+}
+
+#[test]
 fn the_access_log_has_key_tool_and_outcome() {
     run(async {
         let gate = Gate::options().start().await;

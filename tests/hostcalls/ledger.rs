@@ -96,7 +96,7 @@ impl Ledger {
             None => {
                 let title = "Not found".to_owned();
                 let kind = Problem::urn("not_found");
-                json(404, &Problem { kind, status: 404, title, detail: None, request_id: None })
+                json(404, &Problem { kind, status: 404, title, ..Problem::default() })
             }
         }
     }

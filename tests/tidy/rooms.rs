@@ -18,14 +18,15 @@ pub const TABLE: &[(&str, Order)] = &[
     (
         "protocol",
         Listed(&[
-            "problem", "text", "credits", "time", "uuid", "id", "api_key", "session", "key", "audit",
-            "lines", "packed", "lease", "filter", "admin",
+            "text", "credits", "time", "uuid", "id", "reason", "problem", "api_key", "session", "key",
+            "audit", "lines", "packed", "lease", "filter", "admin",
         ]),
     ),
     (
         "policy",
         Listed(&[
             "value",
+            "reason",
             "ordered",
             "plain",
             "json",
@@ -42,6 +43,7 @@ pub const TABLE: &[(&str, Order)] = &[
             "oauth",
             "mcp",
             "window",
+            "outage",
             "unknown_keys",
             "lease",
             "key",
@@ -58,8 +60,10 @@ pub const TABLE: &[(&str, Order)] = &[
         Listed(&[
             "host",
             "config",
+            "served",
             "metrics",
             "shared",
+            "reach",
             "windows",
             "lease_slots",
             "feed",

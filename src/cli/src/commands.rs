@@ -9,6 +9,7 @@ mod connection;
 mod database;
 mod doctor;
 mod examples;
+mod explain;
 mod filter_keys;
 mod init;
 mod keys;
@@ -61,6 +62,7 @@ enum Command {
     FilterKeys(filter_keys::Arguments),
     Usage(usage::Arguments),
     Audit(audit::Arguments),
+    Explain(explain::Arguments),
     Policy(policy::Arguments),
     Backup(backup::Backup),
     Restore(backup::Restore),
@@ -115,6 +117,7 @@ impl Cli {
             Command::Man(arguments) => arguments.run(),
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
+            Command::Explain(arguments) => arguments.run().await,
             Command::Policy(arguments) => arguments.run().await,
         }
     }

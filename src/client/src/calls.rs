@@ -3,14 +3,14 @@
 use crate::{Client, Error, Export, Tagged};
 use protocol::admin::{
     AdminKey, AdminKeyWithSecret, Agent, AuditKeys, AuditRow, AuditStatus, Balance, Budget, CorrectCredits,
-    CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted, FilterKey,
-    FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page, PolicyChecked,
+    CreateAdminKey, CreateAgent, CreateFilterKey, CreateKey, CreateTenant, CreditsGranted, Explanation,
+    FilterKey, FilterKeyWithSecret, GrantCredits, Key, KeyWithSecret, Lease, LeaseState, Page, PolicyChecked,
     PolicyInForce, Reason, Reservation, ReservationState, RotateKey, ShadowRow, Tenant, UpdateKey,
     UpdateTenant, UsageRow,
 };
 use protocol::audit::Outcome;
 use protocol::key::{KeySource, KeyState};
-use protocol::{AgentId, CredentialId, KeyId, TenantId, Timestamp};
+use protocol::{AgentId, CredentialId, EventId, KeyId, TenantId, Timestamp};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
@@ -88,6 +88,14 @@ pub struct AuditQuery {
     pub kind: Option<String>,
     /// Events of this actor only.
     pub actor: Option<String>,
+    /// What is about this request only.
+    pub request_id: Option<EventId>,
+    /// What this key did and what was done to it only.
+    pub key_id: Option<KeyId>,
+    /// What is about this service only.
+    pub service: Option<String>,
+    /// What is about this tool only.
+    pub tool: Option<String>,
     /// From this time on.
     pub from: Option<Timestamp>,
     /// Before this time.
@@ -197,10 +205,19 @@ impl Client {
             ("outcome", text(&query.outcome)),
             ("kind", query.kind.clone()),
             ("actor", query.actor.clone()),
+            ("request_id", text(&query.request_id)),
+            ("key_id", text(&query.key_id)),
+            ("service", query.service.clone()),
+            ("tool", query.tool.clone()),
             ("from", text(&query.from)),
             ("to", text(&query.to)),
         ]);
         self.get("/v1/audit", &with_cursor(filter, cursor)).await
+    }
+
+    /// Why a request ended as it did.
+    pub async fn explain(&self, request_id: &EventId) -> Result<Explanation, Error> {
+        self.get(&format!("/v1/decisions/{request_id}"), &[]).await
     }
 
     /// Changes a tenant's name, tier or budget; with an ETag only if it still matches.

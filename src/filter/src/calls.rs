@@ -12,9 +12,11 @@ use protocol::filter::{
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
-use protocol::{InstanceId, LeaseId, ReservationId};
+use protocol::reason::{PaidFrom, Shortfall};
+use protocol::{Credits, InstanceId, LeaseId, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
@@ -85,9 +87,24 @@ impl Answer {
 
     /// True if the answer is the ledger's own problem document with this status and code.
     fn is_problem(&self, status: u16, code: &str) -> bool {
-        let is_it = |problem: Problem| problem.kind == Problem::urn(code);
-        self.read(&[status]).is_some_and(is_it)
+        self.problem(status, code).is_some()
     }
+
+    /// The ledger's own problem document, if the answer is one with this status and code.
+    fn problem(&self, status: u16, code: &str) -> Option<Told> {
+        self.read(&[status]).filter(|problem: &Told| problem.kind == Problem::urn(code))
+    }
+}
+
+/// What the filter reads of a [`Problem`].
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    available: Option<Credits>,
+    #[serde(default)]
+    paid_from: Option<PaidFrom>,
 }
 
 /// The ledger could not be called.
@@ -213,9 +230,15 @@ pub fn resolved(answer: &Answer) -> Result<Option<KeyRecord>, NotCalled> {
 pub fn reserved(answer: &Answer, asked: ReservationId) -> ReserveAnswered {
     match answer.read(&[200, 201]) {
         Some(ReserveAnswer { reservation_id, .. }) if reservation_id == asked => ReserveAnswered::Reserved,
-        None if answer.is_problem(402, "quota_exceeded") => ReserveAnswered::QuotaExceeded,
-        None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
-        _ => ReserveAnswered::Unavailable,
+        None => match answer.problem(402, "quota_exceeded") {
+            Some(Told { available: Some(available), paid_from: Some(paid_from), .. }) => {
+                ReserveAnswered::QuotaExceeded(Some(Shortfall { available, paid_from }))
+            }
+            Some(_) => ReserveAnswered::QuotaExceeded(None),
+            None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,
+            None => ReserveAnswered::Unavailable,
+        },
+        Some(_) => ReserveAnswered::Unavailable,
     }
 }
 
@@ -232,6 +255,6 @@ pub fn issued(answer: &Answer) -> IssueAnswered {
 
 /// True if the ledger itself rejected a batch permanently, so that sending it again is useless.
 pub fn is_refused(answer: &Answer) -> bool {
-    let is_its_own = |problem: Problem| problem.kind.starts_with(&Problem::urn(""));
+    let is_its_own = |problem: Told| problem.kind.starts_with(&Problem::urn(""));
     answer.read(&[400, 413, 422]).is_some_and(is_its_own)
 }

@@ -85,6 +85,7 @@ mod raw {
         pub fn proxy_set_effective_context(context_id: u32) -> u32;
         pub fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
         pub fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+        pub fn proxy_record_metric(id: u32, value: u64) -> u32;
     }
 
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
@@ -378,7 +379,7 @@ pub fn enter_root(root_id: u32, stream_id: u32) {
     set_context(stream_id);
 }
 
-/// A counter or gauge in Envoy's stats.
+/// A counter, gauge or histogram in Envoy's stats.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric(Option<u32>);
 
@@ -396,6 +397,14 @@ impl Metric {
         if let Some(id) = self.0 {
             // SAFETY: the call passes no pointers.
             unsafe { raw::proxy_increment_metric(id, offset) };
+        }
+    }
+
+    /// Adds a value to a histogram.
+    pub fn record(self, value: u64) {
+        if let Some(id) = self.0 {
+            // SAFETY: the call passes no pointers.
+            unsafe { raw::proxy_record_metric(id, value) };
         }
     }
 }

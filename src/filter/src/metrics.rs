@@ -1,6 +1,7 @@
-//! Envoy stats. The set of names is small and fixed: the ledger keeps all counts per key or tenant.
+//! Envoy stats. The set of names is bounded: the ledger keeps all counts per key or tenant.
 
 use crate::host::{Metric, metric};
+use crate::served::Served;
 use protocol::audit::Outcome;
 use proxy_wasm::types::MetricType;
 use std::cell::Cell;
@@ -15,6 +16,8 @@ struct Counted {
 /// All metrics of the filter.
 pub struct Metrics {
     decisions: [Counted; Outcome::ALL.len()],
+    /// What was served, by service.
+    pub served: Served,
     /// Decisions that a shadow rule would have refused.
     pub would_deny: Metric,
     /// Ledger calls sent, by kind.
@@ -56,6 +59,7 @@ impl Metrics {
                 metric: counter(&format!("agentrelay_decisions.outcome={outcome}")),
                 unreported: Cell::new(0),
             }),
+            served: Served::default(),
             would_deny: counter("agentrelay_would_deny"),
             callouts: ["policy", "changes", "resolve", "reserve", "report", "issue", "leases"]
                 .map(|kind| counter(&format!("agentrelay_callouts.kind={kind}"))),
@@ -86,5 +90,6 @@ impl Metrics {
         for counted in self.decisions.iter().filter(|counted| counted.unreported.get() > 0) {
             counted.metric.add(counted.unreported.take());
         }
+        self.served.tell();
     }
 }

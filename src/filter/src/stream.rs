@@ -7,6 +7,7 @@ use crate::host;
 use crate::windows;
 use crate::worker::{Event, Lookup, Shares, Waiting, Worker};
 use policy::exchange::{self, BodyPlan, End, Exchange, Finished, IssueAnswered, Now, ReserveAnswered, Step};
+use protocol::EventId;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 use std::cell::RefCell;
@@ -112,7 +113,9 @@ impl HttpContext for Stream {
         let head: usize = headers.iter().map(|(name, value)| name.len().saturating_add(value.len())).sum();
         state.head_bytes = STREAM_BYTES.saturating_add(u64::try_from(head).unwrap_or(u64::MAX));
         let now = self.worker.now();
-        let id = self.worker.new_id(now.wall);
+        let id: EventId = self.worker.new_id(now.wall);
+        // The id that Envoy made is replaced, so that the access log, the upstream, the client and the audit trail have one.
+        host::set_header(MapType::HttpRequestHeaders, exchange::REQUEST_ID, &id.text());
         let Some(policy) = self.worker.policy() else {
             state.gate = Gate::Answered;
             host::reply(&exchange::not_ready(id));

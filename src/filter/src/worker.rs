@@ -15,6 +15,7 @@ use crate::feed::Feed;
 use crate::host;
 use crate::in_progress::InProgress;
 use crate::metrics::Metrics;
+use crate::reach::{Ended, Reach};
 use crate::report::Outbox;
 use crate::windows;
 use policy::exchange::{
@@ -61,6 +62,7 @@ pub struct Worker {
     feed: RefCell<Feed>,
     changes_applied: Cell<u64>,
     outbox: RefCell<Outbox>,
+    reach: Reach,
     streams: RefCell<HashMap<u32, Weak<dyn Waiting>>>,
     calls: RefCell<HashMap<u32, Purpose>>,
     waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
@@ -126,6 +128,7 @@ impl Worker {
             feed: RefCell::new(Feed::new()),
             changes_applied: Cell::new(0),
             outbox: RefCell::default(),
+            reach: Reach::default(),
             streams: RefCell::default(),
             calls: RefCell::default(),
             waiting: RefCell::default(),
@@ -296,6 +299,7 @@ impl Worker {
         if finished.decision.would_deny.is_some() {
             self.metrics().would_deny.add(1);
         }
+        self.metrics().served.count(&finished.decision);
         if let Some(settlement) = finished.settlement {
             self.outbox.borrow_mut().settle(settlement, self.metrics());
         }
@@ -346,9 +350,11 @@ impl Worker {
     pub fn answered(&self, call_id: u32, header_count: usize, body_bytes: usize) {
         let Some(purpose) = self.calls.borrow_mut().remove(&call_id) else { return };
         let answer = calls::read_answer(header_count, body_bytes);
-        if !(1..500).contains(&answer.status) {
-            self.metrics().callouts_failed.add(1);
-        }
+        self.ended(match (answer.status, &purpose) {
+            (0 | 500.., _) => Ended::Unanswered,
+            (401, _) | (403, Purpose::Policy | Purpose::Changes | Purpose::Report) => Ended::Refused,
+            _ => Ended::Answered,
+        });
         let now = host::monotonic_clock();
         self.in_root(|| match purpose {
             Purpose::Policy => self.policy_answered(&answer, now),
@@ -417,10 +423,19 @@ impl Worker {
                 Ok(())
             }
             Err(NotCalled) => {
-                self.metrics().callouts_failed.add(1);
+                self.ended(Ended::Unanswered);
                 Err(NotCalled)
             }
         }
+    }
+
+    /// Counts how a call to the ledger ended, and says in the log what an operator must know.
+    fn ended(&self, how: Ended) {
+        if how == Ended::Unanswered {
+            self.metrics().callouts_failed.add(1);
+        }
+        let cluster = &self.config.borrow().ledger_cluster;
+        self.reach.ended(how, cluster, self.metrics());
     }
 
     fn fetch_policy(&self, now: Monotonic) {
@@ -450,12 +465,7 @@ impl Worker {
                     PolicyCall::Settled
                 }
             },
-            status @ (401 | 403) => {
-                log::error!(
-                    "the ledger refuses this filter's credential with {status}; check AGENTRELAY_FILTER_KEY"
-                );
-                PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS.saturating_mul(20)) }
-            }
+            401 | 403 => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS.saturating_mul(20)) },
             _ => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
         };
         self.policy_call.set(next);
@@ -513,7 +523,7 @@ impl Worker {
             ReserveAnswered::Reserved => !is_delivered,
             // The request was refused, or allowed free of charge. If the ledger did reserve credits, release them.
             ReserveAnswered::Unavailable => true,
-            ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded => false,
+            ReserveAnswered::KeyInactive | ReserveAnswered::QuotaExceeded(_) => false,
         };
         if may_be_reserved {
             let settlement = Settlement { reservation_id, action: Action::Void };

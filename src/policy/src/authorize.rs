@@ -5,7 +5,7 @@ use crate::key::{Key, grants};
 use crate::reading::is_blank;
 use crate::rules::{Policy, Service};
 use crate::scope::ScopeRule;
-use crate::tool::Tool;
+use crate::tool::{Requirement, Tool};
 use protocol::Timestamp;
 use protocol::audit::Outcome;
 use std::collections::BTreeMap;
@@ -15,8 +15,10 @@ use std::collections::BTreeMap;
 pub enum Denial {
     /// The key is limited to other services, tools or resources, or its grant has expired.
     NotGranted {
-        /// What is not granted, such as `resource project:42`.
-        what: String,
+        /// `service`, `tool` or `resource`.
+        kind: &'static str,
+        /// What is not granted, such as `project:42`.
+        name: String,
     },
     /// The key lacks scopes.
     Scope {
@@ -27,7 +29,13 @@ pub enum Denial {
     Tier {
         /// The lowest tier that is enough.
         needed: String,
+        /// The argument and the value that need it; `None` if every call does.
+        when: Option<(String, String)>,
+        /// The values of the argument that the tenant's tier has, if the policy lists them.
+        open: Vec<String>,
     },
+    /// The policy does not have the tenant's tier.
+    UnknownTier,
 }
 
 impl Denial {
@@ -35,7 +43,7 @@ impl Denial {
     pub fn outcome(&self) -> Outcome {
         match self {
             Denial::NotGranted { .. } | Denial::Scope { .. } => Outcome::InsufficientScope,
-            Denial::Tier { .. } => Outcome::TierDenied,
+            Denial::Tier { .. } | Denial::UnknownTier => Outcome::TierDenied,
         }
     }
 }
@@ -71,13 +79,13 @@ pub fn tool(
 ) -> Authorization {
     let mut answer = within_service(key, service, now);
     if !grants(key.record.tools.as_deref(), &tool.name, now) {
-        answer.deny(Denial::NotGranted { what: format!("tool {}", tool.name) }, false);
+        answer.deny(Denial::NotGranted { kind: "tool", name: tool.name.clone() }, false);
     }
     scope(key, &tool.scope, &mut answer);
     if let Some(resource) =
         resource.filter(|resource| !grants(key.record.resources.as_deref(), resource, now))
     {
-        answer.deny(Denial::NotGranted { what: format!("resource {resource}") }, false);
+        answer.deny(Denial::NotGranted { kind: "resource", name: resource.to_owned() }, false);
     }
     // A tier that is no longer in the policy unlocks nothing.
     let rank = policy.tier(&key.record.tier).map(|tier| tier.rank);
@@ -89,10 +97,29 @@ pub fn tool(
             arguments.get(argument).is_some_and(|given| !given.as_ref().is_some_and(is_other))
         });
         if applies && rank.is_none_or(|rank| rank < requirement.rank) {
-            answer.deny(Denial::Tier { needed: requirement.tier.clone() }, requirement.shadow);
+            let (when, open) = (requirement.when.clone(), open_values(tool, requirement, rank));
+            answer.deny(Denial::Tier { needed: requirement.tier.clone(), when, open }, requirement.shadow);
         }
     }
     answer
+}
+
+/// The values of a requirement's argument that a tier of this rank has. Only the price table lists an argument's values.
+fn open_values(tool: &Tool, requirement: &Requirement, rank: Option<u32>) -> Vec<String> {
+    let Some((argument, _)) = &requirement.when else { return Vec::new() };
+    let times = tool.price.as_ref().and_then(|price| price.times.as_ref());
+    let values =
+        times.filter(|times| times.argument == *argument).into_iter().flat_map(|times| times.values.keys());
+    let needs_more = |value: &String| {
+        tool.requires.iter().any(|other| {
+            let of_value =
+                |(name, of): &(String, String)| name == argument && json::is_same_folded(of, value);
+            !other.shadow
+                && rank.is_none_or(|rank| rank < other.rank)
+                && other.when.as_ref().is_none_or(of_value)
+        })
+    };
+    values.filter(|value| !needs_more(value)).cloned().collect()
 }
 
 /// Whether the key may read something that needs all of these rules.
@@ -106,7 +133,7 @@ pub fn reading(key: &Key, service: &Service, rules: &[&ScopeRule], now: Timestam
 pub fn within_service(key: &Key, service: &Service, now: Timestamp) -> Authorization {
     let mut answer = Authorization::default();
     if !grants(key.record.services.as_deref(), &service.name, now) {
-        answer.deny(Denial::NotGranted { what: format!("service {}", service.name) }, false);
+        answer.deny(Denial::NotGranted { kind: "service", name: service.name.clone() }, false);
     }
     answer
 }

@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) key_stale: Span,
     pub(crate) reservation_ttl: Span,
     pub(crate) unknown_keys_on_ledger_outage: Option<Unverified>,
+    pub(crate) contact: Option<String>,
+    pub(crate) upgrade_url: Option<String>,
 }
 
 /// What a caller may do whose key can't be looked up because the ledger is away.
@@ -67,10 +69,13 @@ pub(crate) struct Unverified {
 
 impl Default for Settings {
     fn default() -> Settings {
+        let two_minutes = Span { seconds: 120 };
         Settings {
-            key_stale: Span { seconds: 120 },
-            reservation_ttl: Span { seconds: 120 },
+            key_stale: two_minutes,
+            reservation_ttl: two_minutes,
             unknown_keys_on_ledger_outage: None,
+            contact: None,
+            upgrade_url: None,
         }
     }
 }
@@ -111,6 +116,17 @@ pub enum Per {
     Agent,
     /// Those of all keys of one tenant.
     Tenant,
+}
+
+impl Per {
+    /// Its name in a policy.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Per::Key => "key",
+            Per::Agent => "agent",
+            Per::Tenant => "tenant",
+        }
+    }
 }
 
 /// What a global limit admits while the ledger does not answer.
@@ -189,6 +205,20 @@ pub(crate) struct Service {
     pub(crate) gate_tools: BTreeMap<String, Tool>,
     #[serde(default)]
     pub(crate) show_terms: bool,
+    #[serde(default)]
+    pub(crate) terms: Option<Terms>,
+}
+
+/// Where lists tell a tool's price, limits and scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Terms {
+    /// Nowhere.
+    Hide,
+    /// In `_meta`, for programs.
+    Meta,
+    /// There, and in the description, for models and people.
+    Describe,
 }
 
 /// Where the clients of a service get credentials.

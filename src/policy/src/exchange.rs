@@ -34,7 +34,7 @@ use crate::document::{OnLedgerOutage, Refusals};
 use crate::key::Key;
 use crate::limit::LimitRule;
 use crate::mcp::list::Page;
-use crate::rules::{Policy, Service, ServiceKind};
+use crate::rules::{Help, Policy, Service, ServiceKind};
 use crate::window::slot::{Ask, Stage};
 use crate::window::{Fleet, Monotonic, Verdict};
 use batch::Batch;
@@ -45,12 +45,14 @@ use limits::Rounds;
 use protocol::api_key::KeyHash;
 use protocol::audit::Outcome;
 use protocol::filter::{IssueRequest, ReserveRequest};
+use protocol::reason::{Reason, Shortfall};
 use protocol::{Credits, EventId, LeaseId, ReservationId, Timestamp};
 use quota::Quota;
 use refusal::Refusal;
 use request::Request;
 use session::Session;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// The two clocks, read once for each event.
@@ -115,8 +117,8 @@ pub enum KeyNotFound {
 pub enum ReserveAnswered {
     /// The credits are reserved.
     Reserved,
-    /// The tenant does not have enough credits.
-    QuotaExceeded,
+    /// There are not enough credits; with what is left, if the ledger said so.
+    QuotaExceeded(Option<Shortfall>),
     /// The key is no longer active.
     KeyInactive,
     /// There was no valid answer. It is unknown whether credits are reserved.
@@ -140,6 +142,8 @@ pub struct Exchange {
     subject: Subject,
     quotas: Vec<Quota>,
     would_deny: Option<Outcome>,
+    /// The rule that refused the request, until the exchange is finished.
+    reason: RefCell<Option<Box<Reason>>>,
     phase: Phase,
     response: response::Progress,
     /// Set if the body is a batch: each of its messages is an exchange of its own.
@@ -206,10 +210,14 @@ enum Phase {
     Refused(Outcome),
 }
 
+/// Holds the request's id, in requests to upstreams and in every response.
+pub const REQUEST_ID: &str = "x-request-id";
+
 /// The answer before the gate has a policy: from its start until it first reaches the ledger.
 pub fn not_ready(id: EventId) -> Reply {
-    let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id);
+    let mut reply = Refusal::ledger_unavailable().reply(Refusals::Http, None, false, id, &Help::default());
     quota::add_headers(&mut reply.headers, &[], false);
+    reply.headers.push(REQUEST_ID, &id.text());
     reply
 }
 
@@ -238,6 +246,7 @@ impl Exchange {
             subject: Subject::Unknown,
             quotas: Vec::new(),
             would_deny: None,
+            reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,
@@ -329,7 +338,7 @@ impl Exchange {
         let price = call.price;
         match answer {
             ReserveAnswered::Reserved => self.forward(Charge::Reserved(price)),
-            ReserveAnswered::QuotaExceeded => self.refuse(Refusal::quota_exceeded(price)),
+            ReserveAnswered::QuotaExceeded(left) => self.refuse(Refusal::quota_exceeded(price, left)),
             ReserveAnswered::KeyInactive => self.refuse(Refusal::invalid_key()),
             ReserveAnswered::Unavailable if call.on_ledger_outage == OnLedgerOutage::Allow => {
                 self.forward(Charge::None)
@@ -417,15 +426,15 @@ impl Exchange {
         let policy = self.policy.clone();
         let Some(key) = self.key.clone() else { return self.refuse(Refusal::invalid_key()) };
         let Some(tier) = policy.tier(&key.record.tier) else {
-            return self
-                .refuse(Refusal::denied(&Denial::Tier { needed: "one that the policy knows".to_owned() }));
+            return self.refuse(Refusal::denied(&Denial::UnknownTier, &key.record));
         };
         let Classified { message_id, tool, subject, work, authorization, refusal } =
             self.recognise(&policy, &key, body, now.wall);
         self.message_id = message_id;
         self.subject = subject;
         self.would_deny = authorization.would_deny;
-        let refusal = refusal.or_else(|| authorization.denial.as_ref().map(Refusal::denied));
+        let refusal = refusal
+            .or_else(|| authorization.denial.as_ref().map(|denial| Refusal::denied(denial, &key.record)));
 
         let ask = |rule: &LimitRule, stage: Stage| Ask {
             rule: *rule,
@@ -506,8 +515,10 @@ impl Exchange {
         own.into_iter().flatten().chain(identity.map(|(name, value)| (name, Cow::Borrowed(value))))
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Step {
+    fn refuse(&mut self, mut refusal: Refusal) -> Step {
         self.phase = Phase::Refused(refusal.outcome);
+        // What has no key is only counted.
+        self.reason = RefCell::new(self.key.as_ref().map(|_| refusal.reason()));
         let oauth = self.rules().and_then(|service| service.oauth.as_ref());
         let refusal = refusal.with_metadata(oauth);
         let refusal = if self.session().is_some() { refusal.within_session() } else { refusal };
@@ -517,11 +528,12 @@ impl Exchange {
             form => form,
         };
         let is_tool_call = matches!(self.subject, Subject::Tool(_) | Subject::Gate(_));
-        let mut reply = refusal.reply(form, self.message_id.as_deref(), is_tool_call, self.id);
+        let mut reply =
+            refusal.reply(form, self.message_id.as_deref(), is_tool_call, self.id, &self.policy.help);
         // The reply is complete now, unless the key's windows are still to be asked.
         if !self.is_batch_message && (self.key.is_none() || !self.quotas.is_empty()) {
             self.response.answered(reply.status);
-            self.add_rate_headers(&mut reply.headers);
+            self.add_headers(&mut reply.headers);
             reply.has_rate_headers = true;
         }
         Step::Refuse(reply)

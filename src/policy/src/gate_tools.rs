@@ -7,9 +7,10 @@ use crate::json::write::{array, object, quoted};
 use crate::key::{Key, grants};
 use crate::mcp::{Envelope, Params};
 use crate::ordered;
+use crate::price::Price;
 use crate::rules::gate_tools::Kind;
 use crate::rules::{Policy, Service, ServiceKind};
-use crate::tool::Tool;
+use crate::tool::{Requirement, Tool};
 use protocol::Timestamp;
 use protocol::filter::{IssueRequest, Issued};
 use protocol::key::Limit;
@@ -102,7 +103,47 @@ pub fn terms(rule: &Tool) -> String {
         }
         members.push(("price", object(&shown)));
     }
+    if !rule.requires.is_empty() {
+        let requires = rule.requires.iter().filter(|of| !of.shadow).map(|of| {
+            let mut members = vec![("tier", quoted(&of.tier))];
+            if let Some((argument, value)) = &of.when {
+                members.extend([("argument", quoted(argument)), ("value", quoted(value))]);
+            }
+            object(&members)
+        });
+        members.push(("requires", array(requires)));
+    }
     object(&members)
+}
+
+/// The same terms for a description.
+pub fn described(rule: &Tool) -> String {
+    let mut text = "Terms of use: ".to_owned();
+    match &rule.price {
+        None => text.push_str("free of charge."),
+        Some(Price { credits, times: None, .. }) => text.push_str(&format!("{credits} credits a call.")),
+        Some(price @ Price { times: Some(times), .. }) => {
+            text.push_str(&format!("credits a call, by `{}`: ", times.argument));
+            for value in times.values.keys() {
+                let credits = price.of(Some(value)).unwrap_or(price.credits);
+                text.push_str(&format!("{value} {credits}, "));
+            }
+            text.push_str(&format!("and {} if it is absent.", times.default));
+        }
+    }
+    for Requirement { when, tier, .. } in rule.requires.iter().filter(|of| !of.shadow) {
+        match when {
+            None => text.push_str(&format!(" Needs tier {tier} or higher.")),
+            Some((argument, value)) => {
+                text.push_str(&format!(" `{argument}` {value} needs tier {tier} or higher."));
+            }
+        }
+    }
+    for rule in rule.limits.iter().filter(|rule| !rule.shadow) {
+        let (Limit { permits, window_seconds }, per) = (rule.limit, rule.per.name());
+        text.push_str(&format!(" At most {permits} calls in {window_seconds} s for each {per}."));
+    }
+    text
 }
 
 /// A tool result with the content twice: as text for models, and as structured content for programs.

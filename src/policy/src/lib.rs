@@ -28,10 +28,12 @@ pub mod limit;
 pub mod mcp;
 pub mod oauth;
 mod ordered;
+pub mod outage;
 #[cfg(any(test, feature = "yaml"))]
 pub mod plain;
 pub mod price;
 pub mod reading;
+pub mod reason;
 pub mod records;
 pub mod rules;
 pub mod scope;

@@ -1,6 +1,6 @@
 //! The policy in force: parsed, checked as a whole, and shaped for decisions. There is no invalid [`Policy`].
 
-use crate::document::{self, Invalid, Refusals};
+use crate::document::{self, Invalid, Refusals, Terms};
 use crate::http::{self, Router};
 use crate::key::Key;
 use crate::limit::LimitRule;
@@ -34,6 +34,17 @@ pub struct Policy {
     services: Vec<Service>,
     /// The secrets that bind sessions, oldest first. They are not part of the policy document; the ledger sends them with it.
     pub session_secrets: Vec<SessionSecret>,
+    /// Whom refusals name.
+    pub help: Help,
+}
+
+/// Where refusals send the client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Help {
+    /// Whom to ask.
+    pub contact: Option<String>,
+    /// Where to get a higher tier or credits.
+    pub upgrade_url: Option<String>,
 }
 
 /// A plan of a tenant.
@@ -79,8 +90,8 @@ pub struct Service {
     pub resources: Option<Names>,
     /// The gate's own tools that this service offers in addition to its own.
     pub gate_tools: Vec<GateTool>,
-    /// Lists tell what each tool costs, how often it may be called and which scopes it needs.
-    pub show_terms: bool,
+    /// Whether lists tell what each tool costs, how often it may be called and what it needs.
+    pub terms: Terms,
     /// The server distinguishes paths that differ only in case.
     pub case_sensitive: bool,
     /// How calls are recognised.

@@ -1,12 +1,14 @@
 //! The bodies of the admin API, `/v1`. Authenticated by an admin credential as bearer.
 
 mod agent;
+mod explanation;
 mod facts;
 mod lease;
 mod patch;
 mod reservation;
 
 pub use agent::{Agent, CreateAgent};
+pub use explanation::{Explanation, Moment};
 pub use facts::{
     AuditKey, AuditKeys, AuditRow, AuditStatus, NameKind, NameLeaving, Percentiles, PolicyChecked,
     PolicyInForce, ShadowRow, UsageRow, UsageTokenSums,

@@ -1,5 +1,6 @@
 //! Audit events: past facts that are never edited. Filter, ledger and reports share these types.
 
+use crate::reason::Reason;
 use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, ReservationId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -105,6 +106,9 @@ pub struct Decision {
     /// The outcome with which a shadow rule would have refused the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub would_deny: Option<Outcome>,
+    /// The rule that refused it, if the gate did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Box<Reason>>,
     /// The key, if one was recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,

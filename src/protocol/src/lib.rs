@@ -20,6 +20,7 @@ pub mod lease;
 pub mod lines;
 pub mod packed;
 pub mod problem;
+pub mod reason;
 pub mod session;
 pub mod text;
 pub mod uuid;

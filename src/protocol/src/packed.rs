@@ -4,6 +4,7 @@
 //! kilobyte of JSON; a packed one is a fifth of that.
 
 use crate::audit::{Decision, Outcome, UsageTokens};
+use crate::reason::Reason;
 use crate::{AgentId, Credits, EventId, KeyId, LeaseId, PolicyVersion, TenantId, Timestamp};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
@@ -103,11 +104,14 @@ pub struct Row {
     pub usage_tokens: Option<UsageTokens>,
     #[serde(default)]
     pub would_deny: Option<Outcome>,
+    #[serde(default)]
+    pub reason: Option<Box<Reason>>,
 }
 
 impl Serialize for Row {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let has_usage = self.usage_tokens.is_some() || self.would_deny.is_some();
+        let has_reason = self.reason.is_some();
+        let has_usage = has_reason || self.usage_tokens.is_some() || self.would_deny.is_some();
         let has_payment = has_usage || self.credits > 0 || self.reserved || self.lease_id.is_some();
         let mut row = serializer.serialize_seq(None)?;
         row.serialize_element(&self.subject)?;
@@ -125,6 +129,9 @@ impl Serialize for Row {
         if has_usage {
             row.serialize_element(&self.usage_tokens)?;
             row.serialize_element(&self.would_deny)?;
+        }
+        if has_reason {
+            row.serialize_element(&self.reason)?;
         }
         row.end()
     }
@@ -151,6 +158,7 @@ impl Row {
             at_ms: decision.at.as_millis(),
             outcome: decision.outcome,
             would_deny: decision.would_deny,
+            reason: decision.reason,
             credits: decision.credits.get(),
             reserved: decision.reservation_id.is_some(),
             lease_id: decision.lease_id,
@@ -171,6 +179,7 @@ impl Row {
             at: Timestamp::from_millis(self.at_ms),
             outcome: self.outcome,
             would_deny: self.would_deny,
+            reason: self.reason,
             key_id: subject.key_id,
             tenant_id: subject.tenant_id,
             agent_id: subject.agent_id,
@@ -219,12 +228,15 @@ mod tests {
         assert_eq!(serde_json::to_string(&row).unwrap(), written);
         for other in [
             r#"{"subject":0,"other":1}"#.to_owned(),
-            written.replace("null,1]", "null,1,0,false,null,null,null,0]"),
+            written.replace("null,1]", "null,1,0,false,null,null,null,null,0]"),
         ] {
             assert!(serde_json::from_str::<Row>(&other).is_err(), "{other}");
         }
-        let row = Row { would_deny: Some(Outcome::TierDenied), ..row };
-        let written = serde_json::to_string(&row).unwrap();
-        assert_eq!(serde_json::from_str::<Row>(&written).unwrap(), row, "{written}");
+        let shadowed = Row { would_deny: Some(Outcome::TierDenied), ..row.clone() };
+        let explained = Row { reason: Some(Box::new(Reason::Concurrency { max: 7 })), ..row };
+        for row in [shadowed, explained] {
+            let written = serde_json::to_string(&row).unwrap();
+            assert_eq!(serde_json::from_str::<Row>(&written).unwrap(), row, "{written}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use client::AuditQuery;
 use protocol::admin::AuditRow;
 use protocol::audit::Outcome;
-use protocol::{TenantId, Timestamp};
+use protocol::{EventId, KeyId, TenantId, Timestamp};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -19,6 +19,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   agentrelay audit list --outcome quota_exceeded
   agentrelay audit list --tenant ten_... --json > trail.jsonl
+  agentrelay audit list --key key_... --tool image_generate --from 2026-11-22T00:00:00Z
+  agentrelay audit list --request 0192f0c0-0000-7000-8000-000000000000
   agentrelay audit export --day 2026-11-22 --to 2026-11-22.jsonl
   agentrelay audit key
   agentrelay audit status                                          # how many rows are sealed, removed or dropped
@@ -47,6 +49,18 @@ enum Action {
         /// Events of this actor only: the id of a key or an admin key
         #[arg(long)]
         actor: Option<String>,
+        /// What is about this request only: its request_id
+        #[arg(long, value_name = "REQUEST_ID", value_parser = EventId::parse)]
+        request: Option<EventId>,
+        /// What this key did and what was done to it only
+        #[arg(long, value_parser = KeyId::parse)]
+        key: Option<KeyId>,
+        /// What is about this service only
+        #[arg(long)]
+        service: Option<String>,
+        /// What is about this tool only
+        #[arg(long)]
+        tool: Option<String>,
         /// Not before this time
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         from: Option<Timestamp>,
@@ -78,10 +92,22 @@ impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         let json = self.connection.json;
         let (query, limit) = match self.action {
-            Action::List { tenant, outcome, kind, actor, from, to, limit } => {
+            Action::List { tenant, outcome, kind, actor, request, key, service, tool, from, to, limit } => {
                 let named = |name: String| Outcome::ALL.into_iter().find(|known| known.as_str() == name);
                 let outcome = outcome.and_then(named);
-                (AuditQuery { tenant_id: tenant, outcome, kind, actor, from, to }, limit)
+                let query = AuditQuery {
+                    tenant_id: tenant,
+                    outcome,
+                    kind,
+                    actor,
+                    request_id: request,
+                    key_id: key,
+                    service,
+                    tool,
+                    from,
+                    to,
+                };
+                (query, limit)
             }
             Action::Export { day, to } => {
                 return verify::export(&self.connection.open()?, day.as_deref(), to.as_deref()).await;

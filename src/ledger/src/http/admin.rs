@@ -3,6 +3,7 @@
 mod admin_keys;
 mod agents;
 mod audit;
+mod decisions;
 mod filter_keys;
 mod keys;
 mod leases;
@@ -28,6 +29,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         reservations::endpoints(),
         reports::endpoints(),
         audit::endpoints(),
+        decisions::endpoints(),
         policy::endpoints(),
     ];
     tables.into_iter().flatten().collect()

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::InvalidId;
 use protocol::problem::{MEDIA_TYPE, Problem};
+use protocol::reason::{PaidFrom, Shortfall};
 use tracing::error;
 
 /// The kinds of problem that the ledger knows.
@@ -103,11 +104,13 @@ impl Code {
 pub(super) struct Refused {
     pub(super) code: Code,
     pub(super) detail: String,
+    /// What is left, if there are too few credits.
+    pub(super) shortfall: Option<Shortfall>,
 }
 
 impl Refused {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Refused {
-        Refused { code, detail: detail.into() }
+        Refused { code, detail: detail.into(), shortfall: None }
     }
 
     pub(super) fn invalid(detail: impl Into<String>) -> Refused {
@@ -116,13 +119,16 @@ impl Refused {
 
     /// The complete answer.
     pub(super) fn answer(self, request_id: &str) -> Response {
-        let Refused { code, detail } = self;
+        let Refused { code, detail, shortfall } = self;
         let body = Problem {
             kind: Problem::urn(code.name()),
             status: code.status().as_u16(),
             title: code.title().to_owned(),
             detail: Some(detail),
             request_id: Some(request_id.to_owned()),
+            available: shortfall.map(|left| left.available),
+            paid_from: shortfall.map(|left| left.paid_from),
+            ..Problem::default()
         };
         let mut response = (code.status(), Json(body)).into_response();
         let headers = response.headers_mut();
@@ -210,14 +216,16 @@ impl From<Refusal> for Refused {
                 format!("it was changed since; its ETag is \"{version}\" now: read it again"),
             ),
             Refusal::BudgetSpent { payer, budget, spent, month } => {
-                let whose = match payer {
-                    Payer::Key => "key",
-                    Payer::Tenant => "tenant",
+                let (whose, paid_from) = match payer {
+                    Payer::Key => ("key", PaidFrom::KeyBudget),
+                    Payer::Tenant => ("tenant", PaidFrom::TenantBudget),
                 };
-                Refused::new(
+                let available = budget.checked_sub(spent).unwrap_or_default();
+                let refused = Refused::new(
                     Code::QuotaExceeded,
                     format!("the {whose} has spent {spent} of its budget of {budget} credits for {month}"),
-                )
+                );
+                Refused { shortfall: Some(Shortfall { available, paid_from }), ..refused }
             }
             Refusal::IdempotencyKeyReused => Refused::new(
                 Code::IdempotencyKeyReused,
@@ -268,7 +276,13 @@ fn money(refusal: book::Refusal) -> Refused {
             Code::Internal
         }
     };
-    Refused::new(code, refusal.to_string())
+    let shortfall = match refusal {
+        book::Refusal::QuotaExceeded { available } => {
+            Some(Shortfall { available, paid_from: PaidFrom::Balance })
+        }
+        _ => None,
+    };
+    Refused { shortfall, ..Refused::new(code, refusal.to_string()) }
 }
 
 const fn state_name(state: protocol::key::KeyState) -> &'static str {

@@ -4,6 +4,7 @@
 
 mod described;
 mod exact;
+mod explained;
 mod issued;
 mod leases;
 mod lifecycle;

@@ -9,7 +9,8 @@ use crate::model::retention::RetentionState;
 use crate::transaction::{Needs, Rows, Unavailable};
 use protocol::admin::{AuditKey, AuditStatus};
 use protocol::audit::Outcome;
-use protocol::{EventId, TenantId, Timestamp};
+use protocol::{EventId, KeyId, TenantId, Timestamp};
+use serde::Deserialize;
 
 /// Most checkpoints in one answer.
 pub const CHECKPOINTS_MAX: u32 = 16;
@@ -21,7 +22,12 @@ columns!(Checkpoint {
     changing: ;
 });
 columns!(AuditKey { fixed: public_key, created_at; changing: ; });
-columns!(Fact { fixed: sequence, recorded_at, kind, actor, tenant_id, outcome, event_id, detail; changing: ; });
+columns!(Fact {
+    fixed: sequence, recorded_at, kind, actor, tenant_id, outcome, event_id, detail;
+    changing: ;
+    nested: about;
+});
+columns!(About { fixed: key_id, service, tool, request_id; changing: ; });
 
 const CHECKPOINTS: Table<Checkpoint> = Table::new("audit_batches", &[]);
 const KEYS: Table<AuditKey> = Table::new("audit_keys", &[]);
@@ -37,6 +43,41 @@ struct Fact {
     outcome: Option<Outcome>,
     event_id: Option<EventId>,
     detail: String,
+    about: About,
+}
+
+/// What a row is searched by.
+struct About {
+    key_id: Option<String>,
+    service: Option<String>,
+    tool: Option<String>,
+    request_id: Option<String>,
+}
+
+/// What a detail says of it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Told {
+    key_id: Option<String>,
+    service: Option<String>,
+    tool: Option<String>,
+    reservation_id: Option<String>,
+    request_id: Option<String>,
+}
+
+impl About {
+    fn of(event: &Event) -> About {
+        let told: Told = serde_json::from_str(&event.detail).unwrap_or_default();
+        let actor = Some(&event.actor).filter(|actor| actor.starts_with("key_"));
+        // A decision's own id is its request's.
+        let request_id = told.reservation_id.or(told.request_id).filter(|_| event.event_id.is_none());
+        About {
+            key_id: told.key_id.or_else(|| actor.cloned()),
+            service: told.service,
+            tool: told.tool,
+            request_id,
+        }
+    }
 }
 
 /// Which checkpoints to list.
@@ -63,6 +104,14 @@ pub struct AuditFilter {
     pub kind: Option<String>,
     /// Only events of this actor.
     pub actor: Option<String>,
+    /// Only what is about this request.
+    pub request_id: Option<EventId>,
+    /// Only what this key did, and what was done to it.
+    pub key_id: Option<KeyId>,
+    /// Only what is about this service.
+    pub service: Option<String>,
+    /// Only what is about this tool.
+    pub tool: Option<String>,
     /// Only rows written at this time or later.
     pub from: Option<Timestamp>,
     /// Only rows written before this time.
@@ -114,6 +163,7 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
         outcome: event.outcome,
         event_id: event.event_id,
         detail: event.detail.clone(),
+        about: About::of(event),
     };
     let facts: Vec<Fact> = (newest.saturating_add(1)..).zip(&rows.events).map(fact).collect();
     FACTS.put(connection, facts.iter())
@@ -178,8 +228,12 @@ fn list(connection: &Connection, filter: &AuditFilter) -> Result<Vec<SealedRow>>
         .and_if("outcome = ?", &filter.outcome)
         .and_if("kind = ?", &filter.kind)
         .and_if("actor = ?", &filter.actor)
+        .and_if("key_id = ?", &filter.key_id)
+        .and_if("service = ?", &filter.service)
+        .and_if("tool = ?", &filter.tool)
         .and_if("recorded_at >= ?", &filter.from)
         .and_if("recorded_at < ?", &filter.to)
+        .and_each("(event_id = ? OR request_id = ?)", &filter.request_id)
         .page("ORDER BY sequence DESC LIMIT ?", filter.limit);
     connection.all(&select(&page), &params, sealed)
 }

@@ -274,6 +274,14 @@ impl<'q> Conditions<'q> {
         }
     }
 
+    /// Adds a condition that names its value twice, if the value is set.
+    pub(super) fn and_each<T: ToParam>(self, text: &str, asked: &'q Option<T>) -> Conditions<'q> {
+        match asked {
+            Some(asked) => self.and(text, [asked.to_param(), asked.to_param()]),
+            None => self,
+        }
+    }
+
     /// The `WHERE` clause, followed by `more`, which ends with `LIMIT ?`.
     pub(super) fn page(mut self, more: &str, limit: u32) -> (String, Vec<Param<'q>>) {
         self.params.push(Param::Integer(limit.into()));

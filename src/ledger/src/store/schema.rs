@@ -6,7 +6,7 @@
 use super::sql::{Connection, Result};
 
 /// In order. A released migration is never edited.
-pub(super) const MIGRATIONS: [&str; 13] = [
+pub(super) const MIGRATIONS: [&str; 14] = [
     include_str!("migrations/0001.sql"),
     include_str!("migrations/0002.sql"),
     include_str!("migrations/0003.sql"),
@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: [&str; 13] = [
     include_str!("migrations/0011.sql"),
     include_str!("migrations/0012.sql"),
     include_str!("migrations/0013.sql"),
+    include_str!("migrations/0014.sql"),
 ];
 
 /// The version of a database, compared with this release.
@@ -92,7 +93,7 @@ fn count(connection: &Connection) -> Result<u32> {
 }
 
 /// SQLite's terms and PostgreSQL's, longer ones first. Both compare text byte by byte.
-const TRANSLATIONS: [(&str, &str); 7] = [
+const TRANSLATIONS: [(&str, &str); 8] = [
     (
         "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
         "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
@@ -103,6 +104,7 @@ const TRANSLATIONS: [(&str, &str); 7] = [
     (" BLOB", " BYTEA"),
     (" STRICT, WITHOUT ROWID;", ";"),
     (" STRICT;", ";"),
+    ("detail ->>", "detail::json ->>"),
 ];
 
 /// Translates a migration for PostgreSQL.

@@ -7,10 +7,10 @@
 
 use super::charge::Charge;
 use super::refusal::Refusal;
+use super::response;
 use super::{
     Exchange, Fields, IssueAnswered, Now, Phase, Reply, ReserveAnswered, SharesAnswered, Step, Subject,
 };
-use super::{quota, response};
 use crate::credential::Headers;
 use crate::document::Refusals;
 use crate::json;
@@ -19,11 +19,12 @@ use crate::mcp::answer::{Form, Reader};
 use crate::mcp::id;
 use crate::mcp::list::{self, Unreadable};
 use crate::mcp::sse::{self, ListFilter};
-use crate::rules::ServiceKind;
+use crate::rules::{Help, ServiceKind};
 use protocol::EventId;
 use protocol::audit::Outcome;
 use response::{BodyPlan, End, Finished, ResponsePlan};
 use serde_json::value::RawValue;
+use std::cell::RefCell;
 
 /// Each message can cost one call to the ledger. These calls run one after the other before anything goes upstream.
 const MESSAGES_MAX: usize = 32;
@@ -104,8 +105,8 @@ impl Batch {
     }
 
     /// Turns Envoy's own error into an answer for each message that wants one, next to the gate's own answers.
-    pub(super) fn reply_to_all(&self, refusal: &Refusal, id: EventId) -> Reply {
-        let reply_to = |message_id| refusal.clone().reply(Refusals::McpHttp, message_id, false, id);
+    pub(super) fn reply_to_all(&self, refusal: &Refusal, id: EventId, help: &Help) -> Reply {
+        let reply_to = |message_id| refusal.reply(Refusals::McpHttp, message_id, false, id, help);
         let wanted = self.elements.iter().filter(|element| element.wants_answer);
         let texts: Vec<Vec<u8>> = wanted
             .map(|element| match &element.reply {
@@ -240,11 +241,11 @@ impl Exchange {
         Some(self.advance(step))
     }
 
-    /// The exchange of one message.
+    /// The exchange of one message. The first has the request's own id, so that it is found by it.
     fn exchange_for(&self, index: usize) -> Exchange {
         Exchange {
             policy: self.policy.clone(),
-            id: self.id.part(index),
+            id: index.checked_sub(1).map_or(self.id, |place| self.id.part(place)),
             began: self.began,
             request: self.request.clone(),
             key: self.key.clone(),
@@ -256,6 +257,7 @@ impl Exchange {
             subject: Subject::Unknown,
             quotas: Vec::new(),
             would_deny: None,
+            reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),
             batch: None,
@@ -349,7 +351,7 @@ impl Exchange {
         now: Now,
     ) -> ResponsePlan {
         let mut set = Fields::for_response();
-        quota::add_headers(&mut set, &self.quotas, true);
+        self.add_headers(&mut set);
         let form = response::form_of(headers);
         let is_bare = ends || status == 202;
         let Some(batch) = self.batch.as_deref_mut() else {

@@ -4,9 +4,10 @@ use super::classify::Classified;
 use super::refusal::{self, Refusal};
 use super::{Exchange, Lists, Phase, Step, Subject};
 use crate::authorize;
+use crate::document::Terms;
 use crate::gate_tools::{self, KeyRequest};
 use crate::key::Key;
-use crate::mcp::list::{Page, View};
+use crate::mcp::list::{self, Page, View};
 use crate::rules::gate_tools::{GateTool, Kind};
 use crate::rules::{Policy, Service, ServiceKind};
 use protocol::Timestamp;
@@ -151,10 +152,11 @@ impl Exchange {
     }
 
     /// The terms of a tool, as a list shows them.
-    fn terms(&self, tool: &str) -> Option<String> {
-        let service = self.rules().filter(|service| service.show_terms)?;
+    fn terms(&self, tool: &str) -> Option<list::Terms> {
+        let service = self.rules().filter(|service| service.terms != Terms::Hide)?;
         let ServiceKind::Mcp(tools) = &service.kind else { return None };
         let rule = tools.get(tool).or(service.unlisted.as_ref())?;
-        Some(gate_tools::terms(rule))
+        let text = (service.terms == Terms::Describe).then(|| gate_tools::described(rule));
+        Some(list::Terms { meta: gate_tools::terms(rule), text })
     }
 }

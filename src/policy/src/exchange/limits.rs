@@ -3,6 +3,7 @@
 use super::charge::Charge;
 use super::refusal::Refusal;
 use super::{Exchange, Phase, Step, Subject, quota};
+use crate::limit::LimitRule;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
 use protocol::audit::Outcome;
@@ -90,29 +91,35 @@ impl Exchange {
             let given = (is_unavailable || verdict.is_unavailable)
                 .then_some(verdict.permits)
                 .filter(|_| ask.rule.global);
-            Some(Refusal::rate_limited(&ask.rule, given, wait_ms))
+            Some((ask.rule, given))
         };
-        if let Some(limited) = limited(Stage::Opening) {
-            return self.refuse(limited);
+        if let Some((rule, given)) = limited(Stage::Opening) {
+            return self.refuse_limited(&rule, given, wait_ms);
         }
         if asks.iter().any(|ask| ask.stage == Stage::Opening) {
             // An opening takes nothing from the limits on calls, and its answer reports those limits.
             self.quotas = Vec::new();
         }
-        if let Some(limited) = limited(Stage::Key) {
-            return self.refuse(limited);
+        if let Some((rule, given)) = limited(Stage::Key) {
+            return self.refuse_limited(&rule, given, wait_ms);
         }
         if let Some(refusal) = refusal {
             return self.refuse(refusal);
         }
-        if let Some(limited) = limited(Stage::Tool) {
-            return self.refuse(limited);
+        if let Some((rule, given)) = limited(Stage::Tool) {
+            return self.refuse_limited(&rule, given, wait_ms);
         }
         match &self.subject {
             Subject::Tool(call) if !call.price.is_zero() => self.pay(),
             Subject::Gate(_) => self.answer(),
             _ => self.forward(Charge::None),
         }
+    }
+
+    fn refuse_limited(&mut self, rule: &LimitRule, given: Option<u32>, wait_ms: u64) -> Step {
+        let tier = self.key.as_ref().map_or("", |key| key.record.tier.as_str());
+        let refusal = Refusal::rate_limited(rule, (tier, self.subject()), given, wait_ms);
+        self.refuse(refusal)
     }
 
     /// The ledger answered the ask for shares, or the call to it failed.

@@ -1,20 +1,23 @@
 //! Refusals, and the three forms in which they are written.
 //!
-//! A refusal never contains a key, a body or an internal cause. It always says what the client can do about it.
+//! A refusal never contains a key, a body or an internal cause. It always says what decided, what the client can do about it,
+//! and when a retry helps.
 
 use super::{Fields, quota};
 use crate::authorize::Denial;
 use crate::credential;
-use crate::document::Per;
 use crate::document::Refusals;
 use crate::json::write::{object, quoted};
 use crate::limit::{LimitRule, Origin};
 use crate::mcp;
 use crate::oauth::Metadata;
 use crate::price::UnknownValue;
+use crate::reason;
+use crate::rules::Help;
 use protocol::audit::Outcome;
-use protocol::key::Limit;
+use protocol::key::{KeyRecord, Limit};
 use protocol::problem::{MEDIA_TYPE, Problem};
+use protocol::reason::{PaidFrom, Reason, Shortfall, bounded, bounded_names};
 use protocol::{Credits, EventId};
 
 /// An answer from the gate itself.
@@ -33,18 +36,33 @@ pub struct Reply {
 }
 
 /// Why a request is refused, independent of the form in which the client is told.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) outcome: Outcome,
     status: u16,
     code: i32,
     title: &'static str,
+    /// The cause and the remedy.
     detail: String,
+    when: When,
+    /// For the audit log; `None` if `detail` says all.
+    reason: Option<Box<Reason>>,
     retry_after_seconds: Option<u64>,
     challenge: Option<String>,
     /// An error of the protocol itself. It is never written as a tool result.
     is_protocol_fault: bool,
     allow: Option<&'static str>,
+}
+
+/// When a retry helps, for a refusal without `retry-after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// After the request was changed.
+    Changed,
+    /// After somebody did what the remedy says.
+    Remedied,
+    /// After some time.
+    Later,
 }
 
 /// What refusals of one kind have in common: outcome, HTTP status, JSON-RPC code and title.
@@ -81,11 +99,27 @@ impl Refusal {
             code,
             title,
             detail: detail.into(),
+            when: match outcome {
+                Outcome::InvalidRequest | Outcome::UnknownTool => When::Changed,
+                Outcome::LedgerUnavailable | Outcome::UpstreamError => When::Later,
+                _ => When::Remedied,
+            },
+            reason: None,
             retry_after_seconds: None,
             challenge: None,
             is_protocol_fault: false,
             allow: None,
         }
+    }
+
+    fn because(kind: Kind, reason: Reason) -> Refusal {
+        let detail = reason::text(&reason);
+        Refusal { reason: Some(Box::new(reason)), ..Refusal::new(kind, detail) }
+    }
+
+    /// The reason, for the audit log.
+    pub(super) fn reason(&mut self) -> Box<Reason> {
+        self.reason.take().unwrap_or_else(|| Box::new(Reason::check(&self.detail)))
     }
 
     fn protocol_error(kind: Kind, detail: impl Into<String>) -> Refusal {
@@ -123,38 +157,37 @@ impl Refusal {
         Refusal::new(UNAUTHENTICATED, detail).with_challenge("Bearer error=\"invalid_token\"")
     }
 
-    /// `given` are the permits that this Envoy gives of a global limit while the ledger does not answer.
-    pub(super) fn rate_limited(rule: &LimitRule, given: Option<u32>, wait_ms: u64) -> Refusal {
+    /// `tier` is the tenant's. `given` are the permits that this Envoy gives of a global limit while the ledger does not answer.
+    pub(super) fn rate_limited(
+        rule: &LimitRule,
+        (tier, tool): (&str, Option<&str>),
+        given: Option<u32>,
+        wait_ms: u64,
+    ) -> Refusal {
         let seconds = quota::seconds(wait_ms).max(1);
         let Limit { permits, window_seconds } = rule.limit;
-        let what = match rule.origin {
-            Origin::Opening => "opening connections",
-            Origin::Tool => "calls of this tool",
-            Origin::Tier | Origin::Key | Origin::Parent => "requests",
+        let (of, name) = match rule.origin {
+            Origin::Opening => ("opening", Some(tier)),
+            Origin::Tier => ("tier", Some(tier)),
+            Origin::Key => ("key", None),
+            Origin::Parent => ("parent", None),
+            Origin::Tool => ("tool", tool),
         };
-        let whose = match (rule.origin, rule.per) {
-            (Origin::Parent, _) => "the limit of the key that requested this one",
-            (_, Per::Key) => "this key's limit",
-            (_, Per::Agent) => "this agent's limit",
-            (_, Per::Tenant) => "this tenant's limit",
+        let reason = Reason::Limit {
+            of: of.to_owned(),
+            name: name.map(bounded),
+            per: rule.per.name().to_owned(),
+            permits,
+            window_seconds,
+            global: rule.global,
+            given,
+            wait_seconds: seconds,
         };
-        let detail = match given {
-            None => format!(
-                "{whose} for {what}, {permits} in {window_seconds} s, is used up; retry after {seconds} s"
-            ),
-            Some(given) => format!(
-                "{whose} for {what} is {permits} in {window_seconds} s at all gates together; the ledger that divides it \
-                 does not answer, and this gate's share of {given} is used up; retry after {seconds} s"
-            ),
-        };
-        Refusal::new(RATE_LIMITED, detail).retry_after(seconds)
+        Refusal::because(RATE_LIMITED, reason).retry_after(seconds)
     }
 
     pub(super) fn too_many_in_progress(max: u32) -> Refusal {
-        let detail = format!(
-            "this key already has {max} requests or streams in progress at this gate, its maximum; wait until one ends"
-        );
-        Refusal::new(RATE_LIMITED, detail).retry_after(1)
+        Refusal::because(RATE_LIMITED, Reason::Concurrency { max }).retry_after(1)
     }
 
     pub(super) fn too_many_bytes_held(wait_seconds: u64) -> Refusal {
@@ -220,19 +253,28 @@ impl Refusal {
         Refusal::protocol_error(UNKNOWN_METHOD, "this method is not known to the gate")
     }
 
-    pub(super) fn denied(denial: &Denial) -> Refusal {
+    pub(super) fn denied(denial: &Denial, record: &KeyRecord) -> Refusal {
+        let had = bounded(&record.tier);
         match denial {
-            Denial::NotGranted { what } => {
-                Refusal::out_of_scope(format!("this key is not granted {what}, or the grant has ended"))
+            Denial::NotGranted { kind, name } => {
+                let reason = Reason::Grant { kind: (*kind).to_owned(), needed: bounded(name) };
+                Refusal::because(INSUFFICIENT_SCOPE, reason)
+                    .with_challenge("Bearer error=\"insufficient_scope\"")
             }
             Denial::Scope { needed } => {
-                let needed = needed.join(" ");
-                Refusal::out_of_scope(format!("this call needs the scopes: {needed}"))
-                    .with_challenge(format!("Bearer error=\"insufficient_scope\", scope=\"{needed}\""))
+                let challenge =
+                    format!("Bearer error=\"insufficient_scope\", scope=\"{}\"", needed.join(" "));
+                let had = bounded_names(&record.scopes);
+                let reason = Reason::Scope { needed: bounded_names(needed), had };
+                Refusal::because(INSUFFICIENT_SCOPE, reason).with_challenge(challenge)
             }
-            Denial::Tier { needed } => {
-                Refusal::new(TIER_DENIED, format!("this call needs tier {needed} or higher"))
+            Denial::Tier { needed, when, open } => {
+                let (argument, value) =
+                    when.as_ref().map(|(name, value)| (bounded(name), bounded(value))).unzip();
+                let (needed, open) = (bounded(needed), bounded_names(open));
+                Refusal::because(TIER_DENIED, Reason::Tier { needed, had, argument, value, open })
             }
+            Denial::UnknownTier => Refusal::because(TIER_DENIED, Reason::UnknownTier { had }),
         }
     }
 
@@ -256,24 +298,26 @@ impl Refusal {
         Refusal::new(QUOTA_EXCEEDED, detail)
     }
 
-    pub(super) fn quota_exceeded(price: Credits) -> Refusal {
-        let detail = format!(
-            "this call costs {price} credits and the tenant has fewer; ask the tenant's owner to add credits"
-        );
-        Refusal::new(QUOTA_EXCEEDED, detail)
+    /// `left` is what the ledger said is left.
+    pub(super) fn quota_exceeded(price: Credits, left: Option<Shortfall>) -> Refusal {
+        let paid_from = left.map_or(PaidFrom::Balance, |left| left.paid_from);
+        let had = left.map(|left| left.available);
+        Refusal::because(QUOTA_EXCEEDED, Reason::Credits { needed: price, had, paid_from })
     }
 
     pub(super) fn ledger_unavailable() -> Refusal {
-        let detail = "the ledger did not answer in time; nothing was charged; retry later";
+        let detail = "the ledger did not answer in time; nothing was charged";
         Refusal::new(LEDGER_UNAVAILABLE, detail).retry_after(OUTAGE_RETRY_SECONDS)
     }
 
     pub(super) fn windows_unavailable() -> Refusal {
-        Refusal::new(GATE_BUSY, "the gate is too busy to count this request; retry later").retry_after(1)
+        Refusal::new(GATE_BUSY, "the gate is too busy to count this request; nothing was charged")
+            .retry_after(1)
     }
 
     pub(super) fn upstream_unreadable() -> Refusal {
-        let detail = "the upstream answered with a list in a form that can't be filtered for this key";
+        let detail = "the upstream answered with a list in a form that can't be filtered for this key; its operator must change \
+                      that";
         Refusal::new(UPSTREAM_UNREADABLE, detail)
     }
 
@@ -287,7 +331,7 @@ impl Refusal {
         let refusal = if went_upstream {
             let code = i32::from(status).saturating_mul(100).saturating_add(2);
             let kind = Kind(Outcome::UpstreamError, status, code, "Upstream unavailable");
-            let detail = "the upstream did not answer; nothing was charged; retry later";
+            let detail = "the upstream did not answer; nothing was charged";
             Refusal::new(kind, detail)
         } else {
             let detail = "the request did not arrive completely in time, exceeds a limit of the gate, or matches no route";
@@ -310,11 +354,12 @@ impl Refusal {
 
     /// Writes the refusal in the given form.
     pub(super) fn reply(
-        self,
+        &self,
         form: Refusals,
         message_id: Option<&str>,
         is_tool_call: bool,
         id: EventId,
+        help: &Help,
     ) -> Reply {
         let reason = self.outcome.as_str();
         let as_result =
@@ -331,9 +376,9 @@ impl Refusal {
         }
         let (status, media_type, body) = match form {
             // Only MCP clients get a tool's own error (status 200), so it is never written as a problem document.
-            Refusals::Http if self.status != 200 => (self.status, MEDIA_TYPE, self.problem(id)),
-            _ if as_result => (200, "application/json", self.tool_result(message_id, id)),
-            _ => (self.status, "application/json", self.rpc_error(message_id, id)),
+            Refusals::Http if self.status != 200 => (self.status, MEDIA_TYPE, self.problem(id, help)),
+            _ if as_result => (200, "application/json", self.tool_result(message_id, id, help)),
+            _ => (self.status, "application/json", self.rpc_error(message_id, id, help)),
         };
         headers.push("content-type", media_type);
         Reply {
@@ -345,27 +390,33 @@ impl Refusal {
         }
     }
 
-    fn problem(&self, id: EventId) -> String {
+    fn problem(&self, id: EventId, help: &Help) -> String {
         let problem = Problem {
             kind: Problem::urn(self.outcome.as_str()),
             status: self.status,
             title: self.title.to_owned(),
-            detail: Some(self.detail.clone()),
+            detail: Some(self.advice(help)),
             request_id: Some(id.to_string()),
+            contact: help.contact.clone(),
+            upgrade_url: help.upgrade_url.clone(),
+            ..Problem::default()
         };
         serde_json::to_string(&problem).unwrap_or_default()
     }
 
-    fn rpc_error(&self, message_id: Option<&str>, id: EventId) -> String {
-        let members =
-            [("code", self.code.to_string()), ("data", self.data(id)), ("message", quoted(&self.text()))];
+    fn rpc_error(&self, message_id: Option<&str>, id: EventId, help: &Help) -> String {
+        let members = [
+            ("code", self.code.to_string()),
+            ("data", self.data(id, help)),
+            ("message", quoted(&self.text(help))),
+        ];
         rpc(message_id, "error", &object(&members))
     }
 
-    fn tool_result(&self, message_id: Option<&str>, id: EventId) -> String {
-        let content = object(&[("text", quoted(&self.text())), ("type", quoted("text"))]);
+    fn tool_result(&self, message_id: Option<&str>, id: EventId, help: &Help) -> String {
+        let content = object(&[("text", quoted(&self.text(help))), ("type", quoted("text"))]);
         let result = object(&[
-            ("_meta", object(&[("agentrelay/refusal", self.data(id))])),
+            ("_meta", object(&[("agentrelay/refusal", self.data(id, help))])),
             ("content", format!("[{content}]")),
             ("isError", "true".to_owned()),
             ("resultType", quoted("complete")),
@@ -373,12 +424,34 @@ impl Refusal {
         rpc(message_id, "result", &result)
     }
 
-    fn text(&self) -> String {
-        format!("{}: {}", self.title, self.detail)
+    fn text(&self, help: &Help) -> String {
+        format!("{}: {}", self.title, self.advice(help))
     }
 
-    fn data(&self, id: EventId) -> String {
+    /// Cause, remedy, when a retry helps, and whom to ask.
+    fn advice(&self, help: &Help) -> String {
+        let when = match (self.retry_after_seconds, self.when) {
+            (Some(seconds), _) => format!("Retry after {seconds} s."),
+            (None, When::Changed) => "The same request is refused every time.".to_owned(),
+            (None, When::Remedied) => "Until then the same request is refused.".to_owned(),
+            (None, When::Later) => "Retry later.".to_owned(),
+        };
+        let mut advice = format!("{}. {when}", self.detail);
+        let can_upgrade =
+            matches!(self.outcome, Outcome::TierDenied | Outcome::QuotaExceeded | Outcome::RateLimited);
+        let upgrade = help.upgrade_url.as_ref().filter(|_| can_upgrade);
+        for (what, value) in [("Upgrade", upgrade), ("Contact", help.contact.as_ref())] {
+            if let Some(value) = value {
+                advice.push_str(&format!(" {what}: {value}"));
+            }
+        }
+        advice
+    }
+
+    fn data(&self, id: EventId, help: &Help) -> String {
         let mut members = vec![("reason", quoted(self.outcome.as_str())), ("requestId", quoted(&id.text()))];
+        members.extend(help.contact.as_ref().map(|contact| ("contact", quoted(contact))));
+        members.extend(help.upgrade_url.as_ref().map(|url| ("upgradeUrl", quoted(url))));
         members.extend(self.retry_after_seconds.map(|seconds| ("retryAfterSeconds", seconds.to_string())));
         object(&members)
     }
@@ -422,18 +495,20 @@ mod tests {
         let id = EventId::parse("0199f1d2-0000-7000-8000-000000000001").unwrap();
         let refusal =
             || Refusal { retry_after_seconds: Some(7), ..Refusal::new(RATE_LIMITED, "wait \"7 s\"") };
-        let body = |form| String::from_utf8(refusal().reply(form, Some("1"), true, id).body).unwrap();
+        let body = |form| {
+            String::from_utf8(refusal().reply(form, Some("1"), true, id, &Help::default()).body).unwrap()
+        };
         assert_eq!(
             body(Refusals::Http),
-            r#"{"type":"urn:agentrelay:problem:rate_limited","status":429,"title":"Rate limited","detail":"wait \"7 s\"","request_id":"0199f1d2-0000-7000-8000-000000000001"}"#
+            r#"{"type":"urn:agentrelay:problem:rate_limited","status":429,"title":"Rate limited","detail":"wait \"7 s\". Retry after 7 s.","request_id":"0199f1d2-0000-7000-8000-000000000001"}"#
         );
         assert_eq!(
             body(Refusals::McpHttp),
-            r#"{"jsonrpc":"2.0","id":1,"error":{"code":42901,"data":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\""}}"#
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":42901,"data":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7},"message":"Rate limited: wait \"7 s\". Retry after 7 s."}}"#
         );
         assert_eq!(
             body(Refusals::McpTool),
-            r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"agentrelay/refusal":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7}},"content":[{"text":"Rate limited: wait \"7 s\"","type":"text"}],"isError":true,"resultType":"complete"}}"#
+            r#"{"jsonrpc":"2.0","id":1,"result":{"_meta":{"agentrelay/refusal":{"reason":"rate_limited","requestId":"0199f1d2-0000-7000-8000-000000000001","retryAfterSeconds":7}},"content":[{"text":"Rate limited: wait \"7 s\". Retry after 7 s.","type":"text"}],"isError":true,"resultType":"complete"}}"#
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::charge::{self, Charge, Refund};
 use super::refusal::{Refusal, Reply};
-use super::{Exchange, Fields, Now, Phase, ServiceKind, Subject, ToolCall, quota};
+use super::{Exchange, Fields, Now, Phase, REQUEST_ID, ServiceKind, Subject, ToolCall, quota};
 use crate::authorize;
 use crate::credential::{self, Headers};
 use crate::document::Refusals;
@@ -138,7 +138,7 @@ impl Exchange {
             return plan;
         }
         let mut set = Fields::for_response();
-        self.add_rate_headers(&mut set);
+        self.add_headers(&mut set);
         self.sign_session(headers, &mut set, now);
         ResponsePlan { set, body: self.body_plan(status, headers, ends) }
     }
@@ -168,8 +168,8 @@ impl Exchange {
             _ => Refusal::envoy_error(status, self.is_forwarded() && !self.response.is_client_fault),
         };
         let mut reply = match &self.batch {
-            Some(batch) if self.is_forwarded() => batch.reply_to_all(&refusal, self.id),
-            _ => refusal.reply(form, self.message_id.as_deref(), false, self.id),
+            Some(batch) if self.is_forwarded() => batch.reply_to_all(&refusal, self.id, &self.policy.help),
+            _ => refusal.reply(form, self.message_id.as_deref(), false, self.id, &self.policy.help),
         };
         if ends {
             reply.headers.append(&set);
@@ -275,6 +275,7 @@ impl Exchange {
             at: self.began.wall,
             outcome,
             would_deny: self.would_deny,
+            reason: self.reason.take(),
             key_id: record.map(|record| record.key_id.clone()),
             tenant_id: record.map(|record| record.tenant_id.clone()),
             agent_id: record.and_then(|record| record.agent_id.clone()),
@@ -395,15 +396,21 @@ impl Exchange {
     /// one includes its rate headers.
     pub(super) fn unreadable(&self) -> Reply {
         let form = self.rules().map_or(Refusals::Http, |service| service.refusals);
-        let mut reply =
-            Refusal::upstream_unreadable().reply(form, self.message_id.as_deref(), false, self.id);
-        self.add_rate_headers(&mut reply.headers);
+        let mut reply = Refusal::upstream_unreadable().reply(
+            form,
+            self.message_id.as_deref(),
+            false,
+            self.id,
+            &self.policy.help,
+        );
+        self.add_headers(&mut reply.headers);
         reply
     }
 
-    /// Adds the rate headers.
-    pub(super) fn add_rate_headers(&self, fields: &mut Fields) {
+    /// Adds the headers that every response has: the rate headers and the request's id.
+    pub(super) fn add_headers(&self, fields: &mut Fields) {
         quota::add_headers(fields, &self.quotas, self.key.is_some());
+        fields.push(REQUEST_ID, &self.id.text());
     }
 
     fn elapsed_ms(&self, now: Now) -> u64 {

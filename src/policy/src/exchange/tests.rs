@@ -9,6 +9,7 @@ mod gate_tools;
 mod http_arguments;
 mod leases;
 mod readings;
+mod refusals;
 mod sessions;
 
 use super::*;
@@ -43,6 +44,8 @@ struct Gate {
     asked: Vec<IssueRequest>,
     admission_requests: Vec<AdmissionRequest>,
     admission: AdmissionAnswered,
+    /// Why the last request was refused.
+    reason: Option<Box<Reason>>,
 }
 
 enum Decided {
@@ -127,6 +130,7 @@ impl Gate {
             asked: Vec::new(),
             admission_requests: Vec::new(),
             admission: AdmissionAnswered::Admitted,
+            reason: None,
         }
     }
 
@@ -203,7 +207,10 @@ impl Gate {
                     exchange.issue_answered(self.issues.clone())
                 }
                 Step::Forward { body } => return Decided::Forwarded(Box::new(exchange), body),
-                Step::Refuse(reply) => return Decided::Refused(reply),
+                Step::Refuse(reply) => {
+                    self.reason = exchange.reason.take();
+                    return Decided::Refused(reply);
+                }
             }
         }
     }
@@ -285,7 +292,7 @@ fn refusals_come_in_their_fixed_order() {
     assert_eq!(gate.call("draw", json!({"q": "b"})).refusal().1["error"]["code"], 40301);
     free.scopes = vec!["generate".into(), "read".into()];
     let mut gate = Gate::with(document(), free);
-    gate.ledger = ReserveAnswered::QuotaExceeded;
+    gate.ledger = ReserveAnswered::QuotaExceeded(None);
     assert_eq!(gate.call("draw", json!({"q": "b"})).refusal().1["error"]["code"], 40302);
     assert_eq!(gate.call("draw", json!({"q": "a"})).refusal().1["error"]["code"], 40201);
     gate.ledger = ReserveAnswered::Unavailable;
@@ -439,7 +446,7 @@ fn a_service_may_ask_for_refusals_that_the_model_can_read() {
     let mut document = document();
     document["services"]["studio"]["refusals"] = json!("mcp-tool");
     let mut gate = Gate::with(document, record());
-    gate.ledger = ReserveAnswered::QuotaExceeded;
+    gate.ledger = ReserveAnswered::QuotaExceeded(None);
     let (status, answer) = gate.call("draw", json!({})).refusal();
     assert_eq!((status, &answer["result"]["isError"]), (200, &json!(true)));
     assert_eq!(answer["result"]["_meta"]["agentrelay/refusal"]["reason"], "quota_exceeded");

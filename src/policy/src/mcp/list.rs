@@ -5,6 +5,7 @@
 //! add stay as the server wrote them.
 
 use crate::json;
+use crate::json::write::quoted;
 use crate::ordered;
 use crate::reading::Listed;
 use serde::Deserialize;
@@ -49,17 +50,28 @@ struct Item<'a> {
     template: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "json::present", rename = "_meta")]
     meta: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    description: Option<&'a RawValue>,
 }
 
 /// The name of the terms in a tool's `_meta`.
 pub const TERMS: &str = "agentrelay/terms";
 
+/// The terms of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// For its `_meta`, as JSON.
+    pub meta: String,
+    /// To add to its description.
+    pub text: Option<String>,
+}
+
 /// What a key sees of a list.
 pub struct View<'v> {
     /// Whether the key sees an item; `None` if every key sees all items of this kind.
     pub sees: &'v dyn Fn(Listed<'_>) -> Option<bool>,
-    /// The terms to add to a tool's `_meta`, as JSON.
-    pub terms: &'v dyn Fn(&str) -> Option<String>,
+    /// The terms to add to a tool.
+    pub terms: &'v dyn Fn(&str) -> Option<Terms>,
     /// Tools to add after the server's, each a JSON object.
     pub own: &'v [&'static str],
     /// The page to which the `own` tools are added.
@@ -149,7 +161,7 @@ fn filter_message(message: &str, view: &View<'_>) -> Result<Option<Vec<u8>>, Unr
             is_changed |= is_visible == Some(false) || terms.is_some();
             match terms {
                 _ if is_visible == Some(false) => {}
-                Some(terms) => kept.push(Cow::Owned(with_terms(raw.get(), item.meta, &terms)?)),
+                Some(terms) => kept.push(Cow::Owned(with_terms(raw.get(), &item, &terms)?)),
                 None => kept.push(Cow::Borrowed(raw.get())),
             }
         }
@@ -169,25 +181,37 @@ fn filter_message(message: &str, view: &View<'_>) -> Result<Option<Vec<u8>>, Unr
 }
 
 /// The tool with these terms in its `_meta`, replacing any that the server wrote.
-fn with_terms(tool: &str, meta: Option<&RawValue>, terms: &str) -> Result<String, Unreadable> {
-    let own = format!("\"{TERMS}\":{terms}");
-    let edit = match meta.map(RawValue::get) {
-        None => {
-            let rest = tool.strip_suffix('}').ok_or(Unreadable)?;
-            return Ok(format!("{rest},\"_meta\":{{{own}}}}}"));
-        }
+fn with_terms(tool: &str, item: &Item<'_>, terms: &Terms) -> Result<String, Unreadable> {
+    let own = format!("\"{TERMS}\":{}", terms.meta);
+    let (mut edits, mut more) = (Vec::new(), String::new());
+    match item.meta.map(RawValue::get) {
+        None => more = format!(",\"_meta\":{{{own}}}"),
         Some(meta) if meta.starts_with('{') => {
             let known: BTreeMap<Cow<'_, str>, &RawValue> =
                 serde_json::from_str(meta).map_err(|_| Unreadable)?;
-            match (known.get(TERMS), meta.strip_prefix('{')) {
-                (Some(said), _) => (said.get(), terms.to_owned()),
+            edits.push(match (known.get(TERMS), meta.strip_prefix('{')) {
+                (Some(said), _) => (said.get(), terms.meta.clone()),
                 (None, Some(rest)) if !known.is_empty() => (meta, format!("{{{own},{rest}")),
                 _ => (meta, format!("{{{own}}}")),
-            }
+            });
         }
-        Some(other) => (other, format!("{{{own}}}")),
-    };
-    String::from_utf8(splice(tool.as_bytes(), vec![edit])?).map_err(|_| Unreadable)
+        Some(other) => edits.push((other, format!("{{{own}}}"))),
+    }
+    if let Some(text) = &terms.text {
+        let text = quoted(text);
+        // What the server wrote stays as it is: its closing quote and the opening quote of the text are left out.
+        let said =
+            item.description.and_then(|said| said.get().strip_suffix('"')).filter(|said| *said != "\"");
+        match (item.description, said, text.strip_prefix('"')) {
+            (Some(whole), Some(said), Some(text)) => {
+                edits.push((whole.get(), format!("{said}\\n\\n{text}")));
+            }
+            (Some(whole), _, _) => edits.push((whole.get(), text)),
+            (None, _, _) => more = format!("{more},\"description\":{text}"),
+        }
+    }
+    let shown = String::from_utf8(splice(tool.as_bytes(), edits)?).map_err(|_| Unreadable)?;
+    Ok(format!("{}{more}}}", shown.strip_suffix('}').ok_or(Unreadable)?))
 }
 
 /// Replaces parts of `whole`. The parts must be slices of it and must not overlap.
@@ -314,7 +338,8 @@ mod tests {
     #[test]
     fn terms_are_added_to_existing_meta() {
         let sees = |listed: Listed<'_>| Some(listed.name() != "no");
-        let terms = |name: &str| (name != "free").then(|| "{\"credits\":1}".to_owned());
+        let terms =
+            |name: &str| (name != "free").then(|| Terms { meta: "{\"credits\":1}".to_owned(), text: None });
         let view = View { terms: &terms, ..View::of(&sees) };
         for (tool, expected) in [
             (r#"{"name":"a"}"#, r#"{"name":"a","_meta":{"agentrelay/terms":{"credits":1}}}"#),
@@ -335,6 +360,35 @@ mod tests {
             let shown = String::from_utf8(filter(message.as_bytes(), &view).unwrap().unwrap()).unwrap();
             assert_eq!(shown, format!(r#"{{"result":{{"tools":[{expected}]}}}}"#));
             assert!(json::check(shown.as_bytes()).is_ok());
+        }
+    }
+
+    #[test]
+    fn terms_are_added_to_what_a_description_says() {
+        let sees = |_: Listed<'_>| Some(true);
+        let terms = |_: &str| Some(Terms { meta: "1".to_owned(), text: Some("Costs \"5\".".to_owned()) });
+        let view = View { terms: &terms, ..View::of(&sees) };
+        for (tool, expected) in [
+            (
+                r#"{"name":"a"}"#,
+                r#"{"name":"a","_meta":{"agentrelay/terms":1},"description":"Costs \"5\"."}"#,
+            ),
+            (
+                r#"{"description": "cut \ud83d \"x\"","name":"a","_meta":{}}"#,
+                r#"{"description": "cut \ud83d \"x\"\n\nCosts \"5\".","name":"a","_meta":{"agentrelay/terms":1}}"#,
+            ),
+            (
+                r#"{"name":"a","description":""}"#,
+                r#"{"name":"a","description":"Costs \"5\".","_meta":{"agentrelay/terms":1}}"#,
+            ),
+            (
+                r#"{"name":"a","description":null}"#,
+                r#"{"name":"a","description":"Costs \"5\".","_meta":{"agentrelay/terms":1}}"#,
+            ),
+        ] {
+            let message = format!(r#"{{"result":{{"tools":[{tool}]}}}}"#);
+            let shown = String::from_utf8(filter(message.as_bytes(), &view).unwrap().unwrap()).unwrap();
+            assert_eq!(shown, format!(r#"{{"result":{{"tools":[{expected}]}}}}"#));
         }
     }
 }

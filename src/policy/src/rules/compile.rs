@@ -1,7 +1,7 @@
 //! Compiles the document into rules. Everything is checked, and every fault is reported with its path.
 
-use super::{BODY_BYTES_MAX, Policy, Service, ServiceKind, Tier};
-use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk};
+use super::{BODY_BYTES_MAX, Help, Policy, Service, ServiceKind, Tier};
+use crate::document::{self, Invalid, Per, Refusals, Reserve, Risk, Terms};
 use crate::http::Router;
 use crate::key::Key;
 use crate::limit::{LimitRule, Origin};
@@ -84,11 +84,25 @@ impl Compiler {
             tiers,
             services,
             session_secrets: Vec::new(),
+            help: self.help(document.settings.contact, document.settings.upgrade_url),
         };
         if !(1..=3600).contains(&policy.reservation_ttl_seconds) {
             self.fault("settings.reservation_ttl", "from 1s to 1h");
         }
         if self.faults.is_empty() { Ok(policy) } else { Err(Invalid::all(self.faults)) }
+    }
+
+    fn help(&mut self, contact: Option<String>, upgrade_url: Option<String>) -> Help {
+        let is_line = |text: &String| (1..=200).contains(&text.len()) && !text.contains(char::is_control);
+        if contact.as_ref().is_some_and(|contact| !is_line(contact)) {
+            self.fault("settings.contact", "one line of 1 to 200 bytes, such as an address");
+        }
+        let is_url =
+            |url: &String| is_line(url) && oauth::without_scheme(url).is_some() && !url.contains(' ');
+        if upgrade_url.as_ref().is_some_and(|url| !is_url(url)) {
+            self.fault("settings.upgrade_url", "a URL with https:// or http://, of at most 200 bytes");
+        }
+        Help { contact, upgrade_url }
     }
 
     /// All callers with unknown keys are one caller, so that invented keys neither add permits nor fill memory.
@@ -182,6 +196,9 @@ impl Compiler {
                 ServiceKind::Http(router)
             }
         };
+        if service.show_terms && service.terms.is_some() {
+            self.fault(&format!("{path}.show_terms"), "`terms` says it; leave this out");
+        }
         let gate_tools = self.gate_tools(&path, &mut service, &kind, risks, tiers);
         Service {
             refusals,
@@ -195,7 +212,7 @@ impl Compiler {
             prompts: self.names(&format!("{path}.prompts"), service.kind, service.prompts, risks),
             resources: self.names(&format!("{path}.resources"), service.kind, service.resources, risks),
             gate_tools,
-            show_terms: service.show_terms,
+            terms: service.terms.unwrap_or(if service.show_terms { Terms::Meta } else { Terms::Hide }),
             case_sensitive: service.case_sensitive,
             kind,
             hosts: service.hosts,

@@ -50,7 +50,11 @@ impl Compiler {
     ) -> Vec<GateTool> {
         let rules = std::mem::take(&mut service.gate_tools);
         let ServiceKind::Mcp(own) = kind else {
-            for (is_there, name) in [(!rules.is_empty(), "gate_tools"), (service.show_terms, "show_terms")] {
+            for (is_there, name) in [
+                (!rules.is_empty(), "gate_tools"),
+                (service.show_terms, "show_terms"),
+                (service.terms.is_some(), "terms"),
+            ] {
                 if is_there {
                     self.fault(
                         &format!("{path}.{name}"),

@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use protocol::admin::{AuditKeys, AuditRow, AuditStatus, Page};
 use protocol::audit::Outcome;
-use protocol::{TenantId, Timestamp};
+use protocol::{EventId, KeyId, TenantId, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value;
@@ -61,6 +61,16 @@ pub(super) struct ListParams {
     kind: Option<String>,
     /// Only what this one did: the id of a key or of an admin key, `ledger`, or `anonymous`
     actor: Option<String>,
+    /// Only what is about this request
+    request_id: Option<EventId>,
+    /// Only what this key did, and what was done to it
+    key_id: Option<KeyId>,
+    /// Only what is about this service
+    #[schemars(length(min = 1, max = 256))]
+    service: Option<String>,
+    /// Only what is about this tool, by the policy's name
+    #[schemars(length(min = 1, max = 256))]
+    tool: Option<String>,
     /// Not before this time
     from: Option<Timestamp>,
     /// Before this time
@@ -93,6 +103,10 @@ pub(super) async fn list(
         outcome: params.outcome,
         kind: params.kind,
         actor: params.actor,
+        request_id: params.request_id,
+        key_id: params.key_id,
+        service: params.service,
+        tool: params.tool,
         from: params.from,
         to: params.to,
         before: params.cursor,

@@ -75,7 +75,10 @@ pub(super) fn case(operation: &Operation) -> (Role, Reach) {
         | "POST /v1/tenants/{id}/credits"
         | "POST /v1/tenants/{id}/corrections" => (Operator, AllTenants),
         "GET /v1/keys" | "GET /v1/agents" | "GET /v1/leases" | "GET /v1/reservations" => (Auditor, Shows),
-        "GET /v1/keys/{id}" | "GET /v1/keys/{id}/budget" | "GET /v1/agents/{id}" => (Auditor, Thing),
+        "GET /v1/keys/{id}"
+        | "GET /v1/keys/{id}/budget"
+        | "GET /v1/agents/{id}"
+        | "GET /v1/decisions/{id}" => (Auditor, Thing),
         "POST /v1/keys" | "POST /v1/agents" => (Operator, Names),
         "PATCH /v1/keys/{id}"
         | "POST /v1/keys/{id}/rotate"
@@ -105,6 +108,7 @@ pub(super) struct Fixtures {
     pub(super) reservation: String,
     pub(super) admin: String,
     pub(super) filter: String,
+    pub(super) decision: String,
     pub(super) secret: String,
 }
 
@@ -127,9 +131,10 @@ impl Fixtures {
         let mut decision = super::decision("allowed", &key, &tenant, "search", 1);
         decision["agent_id"] = json!(agent);
         decision["would_deny"] = json!("rate_limited");
+        let decided = decision["id"].as_str().unwrap().to_owned();
         let batch = report_body(&new_uuid(), [decision]);
         bench.post("/filter/v1/report", batch, StatusCode::OK).await;
-        Fixtures { tenant, key, agent, lease, reservation, admin, filter, secret }
+        Fixtures { tenant, key, agent, lease, reservation, admin, filter, decision: decided, secret }
     }
 
     pub(super) fn ids(&self) -> [&str; 6] {
@@ -144,6 +149,7 @@ impl Fixtures {
             "agents" => &self.agent,
             "admin-keys" => &self.admin,
             "filter-keys" => &self.filter,
+            "decisions" => &self.decision,
             other => panic!("ids of /v1/{other} are not known here: say whose they are"),
         };
         operation.path.replace("{id}", id)

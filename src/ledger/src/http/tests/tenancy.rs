@@ -78,8 +78,9 @@ async fn ask_for_the_others(bench: &Bench, operation: &Operation, own: &Fixtures
             "tenant_id" => &other.tenant,
             "key_id" | "actor" => &other.key,
             "agent_id" => &other.agent,
-            "from" | "to" | "tool" | "outcome" | "kind" | "state" | "source" | "limit" | "cursor"
-            | "group_by" => continue,
+            "request_id" => &other.decision,
+            "from" | "to" | "tool" | "service" | "outcome" | "kind" | "state" | "source" | "limit"
+            | "cursor" | "group_by" => continue,
             unknown => panic!("{}: can `{unknown}` name another tenant's fixtures?", operation.path),
         };
         let (status, text) = sees(format!("{name}={value}")).await;

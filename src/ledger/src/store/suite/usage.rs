@@ -121,6 +121,7 @@ pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Dec
         at: at(1),
         outcome: Outcome::Allowed,
         would_deny: None,
+        reason: None,
         key_id: Some(key_id.clone()),
         tenant_id: Some(tenant_id.clone()),
         agent_id: None,

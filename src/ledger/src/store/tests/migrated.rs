@@ -10,11 +10,11 @@ use crate::store::database::Database;
 use crate::store::sql::{Connection, Purpose};
 use crate::store::suite::unaccounted::listed;
 use crate::store::suite::{assert_lawful, at, balance, credits, reserve, settle};
-use crate::store::{Store, schema};
+use crate::store::{AuditFilter, Store, schema};
 use protocol::admin::ReservationState;
 use protocol::api_key::KeyHash;
 use protocol::filter::Action;
-use protocol::{Credits, KeyId, TenantId};
+use protocol::{Credits, EventId, KeyId, TenantId};
 use std::sync::Arc;
 
 /// The rows of a ledger of the first release: a tenant with 100 credits, a key, one pending reservation of 10; and two
@@ -42,7 +42,7 @@ INSERT INTO transfers (id, tenant_id, reservation_id, kind, from_account, to_acc
          (NULL, 'ten_1', 'old', 'reserve', 'available', 'pending', 10, 1700000001000);
 INSERT INTO audit (sequence, recorded_at, kind, actor, tenant_id, detail)
   VALUES (1, 1700000000000, 'tenant_created', 'adm_1', 'ten_1', '{"name":"Acme"}'),
-         (2, 1700000001000, 'reserved', 'key_1', 'ten_1', '{"reservation_id":"old"}');
+         (2, 1700000001000, 'reserved', 'key_1', 'ten_1', '{"reservation_id":"6f6c6400-0000-0000-0000-000000000000"}');
 INSERT INTO usage (hour, tenant_id, key_id, tool, outcome, calls, credits)
   VALUES (472222, 'ten_1', 'key_1', 'image_generate', 'allowed', 3, 15);
 INSERT INTO changes (position, at, change) SELECT base + 1, 1700000000000, '{"kind":"key","key_id":"key_1"}' FROM feed;
@@ -94,6 +94,16 @@ async fn from_release(release: usize, database: &Database) {
     assert_eq!((found.key.id, found.key.name.as_str()), (key.clone(), "ci"));
     let kept = store.changes(*store.newest_change().borrow() - 1, 10).await.unwrap();
     assert_eq!(kept.changes.len(), 1);
+
+    // What earlier releases wrote is found by what it is about.
+    let of_request = AuditFilter {
+        request_id: EventId::parse(&uuid_of("old")).ok(),
+        key_id: Some(key.clone()),
+        limit: 10,
+        ..AuditFilter::default()
+    };
+    let of_request = store.audit(of_request).await.unwrap();
+    assert_eq!(of_request.iter().map(|row| row.sequence).collect::<Vec<_>>(), [2]);
 
     // Refunds of earlier releases stay until a settlement arrives; reservations that expire from now on are charged.
     let given_back = listed(store.as_ref(), Some(ReservationState::Returned)).await;

@@ -207,9 +207,35 @@ fn lists_show_the_terms_if_show_terms_is_set() {
     let terms = |index: usize| shown["result"]["tools"][index]["_meta"]["agentrelay/terms"].clone();
     let times = json!({"argument": "q", "values": {"a": 1, "b": 8}, "default": "a"});
     let price = json!({"credits": 5, "times": times});
-    assert_eq!(terms(0), json!({"scopes": ["generate"], "limits": [], "price": price}));
+    let requires = json!([{"tier": "pro", "argument": "q", "value": "b"}]);
+    assert_eq!(terms(0), json!({"scopes": ["generate"], "limits": [], "price": price, "requires": requires}));
     let limits = json!([{"permits": 1, "window_seconds": 10}]);
     assert_eq!(terms(1), json!({"scopes": ["read"], "limits": limits}));
+}
+
+#[test]
+fn descriptions_say_the_terms_where_the_policy_says_so() {
+    let mut document = document();
+    document["services"]["studio"]["terms"] = json!("describe");
+    let mut gate = Gate::with(document.clone(), record());
+    let (mut exchange, _) = gate.method("tools/list").forwarded();
+    let json: [(&[u8], &[u8]); 1] = [(b"content-type", b"application/json")];
+    exchange.response_headers(200, &json, false, gate.now());
+    let list =
+        br#"{"id":1,"result":{"tools":[{"name":"draw","description":"1-20 credits."},{"name":"search"}]}}"#;
+    let shown = exchange.filter_whole(list, gate.now()).unwrap().unwrap();
+    let shown: Value = serde_json::from_slice(&shown).unwrap();
+    let tool = |index: usize| shown["result"]["tools"][index].clone();
+    assert_eq!(
+        tool(0)["description"],
+        "1-20 credits.\n\nTerms of use: credits a call, by `q`: a 5, b 40, and a if it is absent. `q` b needs tier pro or \
+         higher."
+    );
+    assert_eq!(tool(1)["description"], "Terms of use: free of charge. At most 1 calls in 10 s for each key.");
+    assert_eq!(tool(1)["_meta"]["agentrelay/terms"]["limits"][0]["permits"], 1);
+    document["services"]["studio"]["show_terms"] = json!(true);
+    let invalid = Policy::from_json(document.to_string().as_bytes()).unwrap_err();
+    assert_eq!(invalid.faults(), ["services.studio.show_terms: `terms` says it; leave this out"]);
 }
 
 #[test]

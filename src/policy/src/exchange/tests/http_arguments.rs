@@ -78,7 +78,7 @@ fn what_is_not_listed_may_have_a_price_and_limits() {
     let (status, body) = gate.request("GET", "/api/another", None).refusal();
     assert_eq!(status, 429, "{body}");
     assert!(
-        body.to_string().contains("this tenant's limit for calls of this tool, 1 in 60 s, is used up"),
+        body.to_string().contains("this tenant's limit for calls of this tool, 1 in 60 s by tool "),
         "{body}"
     );
 }

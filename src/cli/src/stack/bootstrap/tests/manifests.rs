@@ -92,11 +92,15 @@ const GATEWAY_NAMES: [(&str, &str, &str, &str); 20] = [
 ];
 
 /// Settings that a manifest lacks, and why.
-const GATEWAY_LACKS: [(&str, &str); 9] = [
+const GATEWAY_LACKS: [(&str, &str); 10] = [
     ("manager/stat_prefix", "a name"),
     ("manager/normalize_path", "Envoy Gateway always does"),
     ("manager/use_remote_address", "Envoy Gateway always does"),
     ("manager/generate_request_id", "Envoy's default"),
+    (
+        "manager/always_set_request_id_in_response",
+        "Envoy Gateway has no field for it; the filter does it for its requests",
+    ),
     ("manager/common_http_protocol_options/max_headers_count", "Envoy's default"),
     ("manager/max_request_headers_kb", "Envoy Gateway has no field for it; 60 there"),
     ("manager/upgrade_configs/0/upgrade_type", "Envoy Gateway's default"),

@@ -179,6 +179,9 @@ async fn filter_keys(recorder: &mut Recorder<'_>) {
     recorder.problem("POST /v1/filter-keys/{id}/revoke", body_for("flt_none", reason("unused")), 404).await;
 }
 
+/// The id of a refused request.
+const WEST_3: &str = "0192f0c0-0000-7000-8000-000000000003";
+
 /// The reports of Envoys, and what the API then shows.
 async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str) {
     let bench = recorder.bench;
@@ -204,6 +207,17 @@ async fn calls(recorder: &mut Recorder<'_>, tenant: &str, key: &str, agent: &str
     recorder.answer("GET /v1/policy/shadow-report", Ask::default()).await;
     recorder.problem("GET /v1/policy/shadow-report", query("?from=2026-11-22T09:30:00Z"), 400).await;
     recorder.answer("GET /v1/audit", query("?limit=3")).await;
+    let mut refused = crate::http::tests::decision("insufficient_scope", key, tenant, "image_generate", 0);
+    refused["id"] = json!(WEST_3);
+    refused["at"] = json!("2026-11-22T09:30:00.000Z");
+    refused["status"] = json!(403);
+    refused["envoy"] = json!("envoy-west");
+    refused["reason"] = json!({"rule": "scope", "needed": ["generate"], "had": ["read"]});
+    let mut batch = report_body("batch_west_2", [refused]);
+    batch["envoy"] = json!("envoy-west");
+    bench.post("/filter/v1/report", batch, StatusCode::OK).await;
+    recorder.answer("GET /v1/decisions/{id}", of(WEST_3)).await;
+    recorder.problem("GET /v1/decisions/{id}", of("none"), 404).await;
     let period = "?from=2026-11-22T00:00:00Z&to=2026-11-21T00:00:00Z";
     recorder.problem("GET /v1/audit", query(period), 400).await;
 }
