@@ -51,7 +51,7 @@ fn a_ledger_that_is_away_is_said_once_then_at_doubling_intervals_and_its_return_
         let failed = number(&back[0], "calls failed");
         assert!(failed >= 20, "{back:?}");
         agent.call(&mcp::image("standard")).await.assert_allowed();
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        harness::wait(Duration::from_secs(1)).await;
         assert_eq!(lines(&gate, BACK).len(), 1, "it is said once");
     });
 }
