@@ -8,6 +8,7 @@ mod daemon;
 mod durability;
 mod explained;
 mod failover;
+mod first_hour;
 mod free_rides;
 mod fuzz;
 mod gate_tools;

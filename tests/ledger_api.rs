@@ -201,8 +201,15 @@ fn everything_is_cleared(served: &Served, key: &str) {
     let bounded = update(&["--concurrency", "20/2"]);
     assert_eq!(bounded["concurrency"], serde_json::json!({"requests": 20, "streams": 2}));
     assert_eq!(update(&["--concurrency", "none"])["concurrency"], Value::Null);
-    let given =
-        ["--resource", "user:bob@example.com", "--resource", "a,b", "--tool", "c,d@2999-01-01T00:00:00Z"];
+    let given = [
+        "--resource",
+        "user:bob@example.com",
+        "--resource",
+        "a,b",
+        "--tool",
+        "c,d@2999-01-01T00:00:00Z",
+        "--allow-unknown",
+    ];
     let held = update(&given);
     assert_eq!(held["resources"], serde_json::json!(["user:bob@example.com", "a,b"]));
     assert_eq!(held["tools"][0]["name"], "c,d");

@@ -152,7 +152,6 @@ async fn agents(admin: &Client, sides: &[Side; 2]) -> [Agent; 2] {
         limits: None,
         expires_at: None,
         agent_id: None,
-        source: None,
         budget: None,
     };
     let made = admin.create_key(&key).await.unwrap_or_else(|error| panic!("{error}"));

@@ -178,7 +178,8 @@ fn the_graph_of_the_rooms_is_drawn_as_it_is() {
 #[test]
 fn the_filter_is_small() {
     let bytes = fs::metadata(files::wasm()).expect("the filter is built").len();
-    assert!(bytes < 700 * 1024, "{bytes} bytes");
+    // Envoy compiles each byte on every worker when it starts.
+    assert!(bytes < 768 * 1024, "{bytes} bytes");
 }
 
 #[test]

@@ -131,7 +131,6 @@ impl Relay {
             limits: limit.map(|limit| vec![limit]),
             expires_at: None,
             agent_id: None,
-            source: None,
             budget: None,
         };
         Ok(self.admin.create_key(&key).await?.secret)

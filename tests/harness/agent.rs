@@ -145,7 +145,6 @@ impl NewKey {
             concurrency: self.concurrency,
             expires_at: self.expires_at,
             agent_id: None,
-            source: None,
             budget: None,
         }
     }

@@ -76,6 +76,13 @@ impl Server {
         Server { address: rust_server::start().await, _child: None, _reaper: Reaper::start() }
     }
 
+    /// A server of PyPI `mcp` in `tests/upstreams`, at `/mcp`.
+    pub async fn upstream(script: &str, arguments: &[&str]) -> Server {
+        let mut command = Command::new(files::environment().join("bin/python"));
+        command.arg(files::root().join("tests/upstreams").join(script)).args(arguments);
+        Server::start(script, command).await
+    }
+
     async fn start(name: &str, mut command: Command) -> Server {
         let log = files::process_directory().join(format!("{name}.log"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);

@@ -28,6 +28,7 @@ pub const TABLE: &[(&str, Order)] = &[
             "value",
             "reason",
             "ordered",
+            "plain",
             "json",
             "credential",
             "session",
@@ -75,7 +76,7 @@ pub const TABLE: &[(&str, Order)] = &[
         ]),
     ),
     ("client", Listed(&["error", "tls", "export", "transport", "calls"])),
-    ("cli", Listed(&["signals", "output", "stack", "commands"])),
+    ("cli", Listed(&["signals", "output", "mcp", "stack", "commands"])),
     (
         "ledger",
         Named(&[
@@ -110,6 +111,7 @@ pub const TABLE: &[(&str, Order)] = &[
                 &[
                     "identity",
                     "money",
+                    "limits",
                     "audit",
                     "policies",
                     "deliveries",
@@ -126,6 +128,7 @@ pub const TABLE: &[(&str, Order)] = &[
                 &[
                     "identity",
                     "money",
+                    "limits",
                     "audit",
                     "policies",
                     "deliveries",

@@ -187,7 +187,6 @@ async fn customer(ledger: &Client, tier: &str) -> anyhow::Result<Customer> {
         limits: None,
         expires_at: None,
         agent_id: None,
-        source: None,
         budget: None,
     };
     let secret = ledger.create_key(&key).await?.secret;

@@ -4,8 +4,10 @@ mod admin_keys;
 mod agents;
 mod audit;
 mod backup;
+mod call;
 mod connection;
 mod database;
+mod doctor;
 mod examples;
 mod explain;
 mod filter_keys;
@@ -17,18 +19,23 @@ mod parse;
 mod policy;
 mod reservations;
 mod serve;
+mod shell;
 mod tenants;
 mod trusted;
 mod up;
 mod usage;
 
+use crate::output;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use protocol::api_key::{self, Kind};
+use std::ffi::OsString;
 
 /// The gate for agents' tools: who may call what, how often, and at what price.
 #[derive(Parser)]
 #[command(name = "agentrelay", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   agentrelay up --policy envoy/policy.yaml --upstream http://127.0.0.1:9000
+  agentrelay doctor
   agentrelay tenants create --name Acme --tier pro --credits 1000
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
   agentrelay usage --group-by tool
@@ -44,6 +51,8 @@ enum Command {
     Init(init::Arguments),
     Serve(serve::Arguments),
     Up(Box<up::Arguments>),
+    Doctor(Box<doctor::Arguments>),
+    Call(call::Arguments),
     Tenants(tenants::Arguments),
     Keys(keys::Arguments),
     Agents(agents::Arguments),
@@ -58,12 +67,30 @@ enum Command {
     Backup(backup::Backup),
     Restore(backup::Restore),
     Ledger(ledger::Arguments),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+/// The whole command line, with the examples of each command.
+fn program() -> clap::Command {
+    examples::distribute(Cli::command())
 }
 
 impl Cli {
     /// Reads the command line. Prints help or an error and exits if needed.
     pub fn read() -> Cli {
-        let mut program = examples::distribute(Cli::command());
+        // Other programs see the command line of this one, and the text of a refusal would repeat the secret.
+        let is_secret = |word: &OsString| {
+            let word = word.as_encoded_bytes();
+            [Kind::Agent, Kind::Filter].into_iter().any(|kind| api_key::is_well_formed(kind, word))
+        };
+        if std::env::args_os().any(|word| is_secret(&word)) {
+            output::note(
+                "error: a key's secret stands on the command line; give its id, key_..., as `agentrelay keys list` shows it",
+            );
+            std::process::exit(2);
+        }
+        let mut program = program();
         let matches = program.clone().get_matches();
         Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut program).exit())
     }
@@ -74,6 +101,8 @@ impl Cli {
             Command::Init(arguments) => arguments.run().await,
             Command::Serve(arguments) => arguments.run().await,
             Command::Up(arguments) => arguments.run().await,
+            Command::Doctor(arguments) => arguments.run().await,
+            Command::Call(arguments) => arguments.run().await,
             Command::Tenants(arguments) => arguments.run().await,
             Command::Keys(arguments) => arguments.run().await,
             Command::Agents(arguments) => arguments.run().await,
@@ -84,6 +113,8 @@ impl Cli {
             Command::Backup(arguments) => arguments.run().await,
             Command::Restore(arguments) => arguments.run().await,
             Command::Ledger(arguments) => arguments.run().await,
+            Command::Completions(arguments) => arguments.run(),
+            Command::Man(arguments) => arguments.run(),
             Command::Usage(arguments) => arguments.run().await,
             Command::Audit(arguments) => arguments.run().await,
             Command::Explain(arguments) => arguments.run().await,

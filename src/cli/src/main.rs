@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. The exit status is 0 only if the command succeeded.
 
 mod commands;
+mod mcp;
 mod output;
 
 use std::io;
@@ -34,7 +35,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
             text.push_str(&cause);
         }
     }
-    output::note(&text);
+    output::note(&without_numbers(&text));
     if let Some(key) = error.downcast_ref().and_then(client::Error::idempotency_key) {
         output::note(&format!(
             "The change may have been made: run the command again with --idempotency-key {key}, so that it is made only \
@@ -42,4 +43,12 @@ fn failed(error: &anyhow::Error) -> ExitCode {
         ));
     }
     ExitCode::FAILURE
+}
+
+/// Without the numbers of the operating system's errors, whose words stand beside them.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    parts.for_each(|part| plain.push_str(part.split_once(')').map_or("", |(_, rest)| rest)));
+    plain
 }

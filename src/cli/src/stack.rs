@@ -22,8 +22,8 @@ pub use credentials::{Credentials, write_private};
 pub use envoy::{Edit, Envoy, EnvoyOptions};
 pub use error::Error;
 pub use ledger::{Ledger, LedgerOptions};
-pub use local::{Pids, Ready, Stack, StackOptions};
-pub use upstream::Upstream;
+pub use local::{Answering, Pids, Ready, Stack, StackOptions};
+pub use upstream::{Route, Upstream, Upstreams};
 
 /// An HTTP client for readiness checks, without the environment's proxies.
 fn http_client() -> Result<reqwest::Client, Error> {

@@ -142,9 +142,14 @@ impl Client {
         self.post(&format!("/v1/tenants/{id}/credits"), grant).await
     }
 
-    /// Creates a key. Only this answer has its secret.
+    /// Creates a key. Only this answer has its secret. Names that the policy in force lacks are refused, see
+    /// [`Client::allowing_unknown`].
     pub async fn create_key(&self, key: &CreateKey) -> Result<KeyWithSecret, Error> {
-        self.post("/v1/keys", key).await
+        self.post(&format!("/v1/keys{}", self.names_query()), key).await
+    }
+
+    fn names_query(&self) -> &'static str {
+        if self.allows_unknown { "?allow_unknown=true" } else { "" }
     }
 
     /// One page of keys.
@@ -271,7 +276,7 @@ impl Client {
         update: &UpdateKey,
         if_match: Option<&str>,
     ) -> Result<Key, Error> {
-        self.change(Method::PATCH, &format!("/v1/keys/{id}"), update, if_match).await
+        self.change(Method::PATCH, &format!("/v1/keys/{id}{}", self.names_query()), update, if_match).await
     }
 
     /// Expires a key now.

@@ -1,6 +1,7 @@
 //! Why a call failed, by what the caller can do.
 
 use protocol::problem::Problem;
+use reqwest::Url;
 
 /// A failed call to the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +97,8 @@ impl Error {
 fn describe(problem: &Problem) -> String {
     let title = &problem.title;
     match &problem.detail {
+        // The status says no more than the detail.
+        Some(detail) if problem.status == 404 => detail.clone(),
         Some(detail) => format!("{title}: {detail}"),
         None => title.clone(),
     }
@@ -111,4 +114,32 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
+}
+
+/// Why a server at this URL could not be asked, with what to do about it.
+pub fn in_words(error: &reqwest::Error, base: &Url) -> String {
+    if error.is_timeout() {
+        return "it took too long".to_owned();
+    }
+    let text = causes(error);
+    let host = base.authority();
+    for (part, words) in [
+        ("InvalidContentType", format!("it does not serve TLS; write http://{host}")),
+        ("invalid HTTP", format!("its answer is not HTTP; if it serves TLS, write https://{host}")),
+        (
+            "UnknownIssuer",
+            "its certificate is of an authority that is not trusted here; name the root certificate, on the command line by \
+             --ca-cert FILE"
+                .to_owned(),
+        ),
+        ("not valid for name", "its certificate is for another name; use the name that is in it".to_owned()),
+        ("dns error", format!("no host is named {}", base.host_str().unwrap_or_default())),
+        ("Connection refused", "nothing listens there (connection refused)".to_owned()),
+    ] {
+        if text.contains(part) {
+            return words;
+        }
+    }
+    let text = text.strip_prefix("error sending request: ").unwrap_or(&text);
+    text.split(" (os error").next().unwrap_or(text).to_owned()
 }

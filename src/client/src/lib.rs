@@ -35,7 +35,7 @@ mod tls;
 mod transport;
 
 pub use calls::{AuditQuery, KeyQuery, UsageGroup, UsageQuery};
-pub use error::Error;
+pub use error::{Error, in_words};
 pub use export::Export;
-pub use tls::http;
+pub use tls::{http, trusting};
 pub use transport::{Client, Tagged};

@@ -12,9 +12,12 @@ pub fn http() -> ClientBuilder {
 }
 
 /// A builder that trusts these root certificates, in PEM, in addition to the system's.
-pub(crate) fn trusting(authorities: Option<&[u8]>) -> Result<ClientBuilder, Error> {
+pub fn trusting(authorities: Option<&[u8]>) -> Result<ClientBuilder, Error> {
     let Some(pem) = authorities else { return Ok(http()) };
     let certificates = Certificate::from_pem_bundle(pem)
         .map_err(|error| Error::Configuration(format!("the root certificates can't be used: {error}")))?;
+    if certificates.is_empty() {
+        return Err(Error::Configuration("the file of root certificates holds none in PEM".into()));
+    }
     Ok(http().tls_certs_merge(certificates))
 }

@@ -1,10 +1,10 @@
 //! One call over HTTP: credential, timeout, retries, problem documents.
 
-use crate::error::causes;
+use crate::error::{causes, in_words};
 use crate::{Error, Export, tls};
 use protocol::api_key::{self, Kind};
 use protocol::problem::Problem;
-use reqwest::header::{AUTHORIZATION, ETAG, HeaderValue, IF_MATCH};
+use reqwest::header::{AUTHORIZATION, ETAG, HeaderValue, IF_MATCH, SERVER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +21,8 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(30);
 const STREAM_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The header that makes a repeated POST idempotent.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// With this every answer of a ledger names its release.
+const LEDGER_VERSION: &str = "x-agentrelay-ledger";
 
 /// A connection to one ledger as one administrator. Clones share the connection pool.
 #[derive(Clone)]
@@ -29,6 +31,7 @@ pub struct Client {
     base: Url,
     authorization: HeaderValue,
     repeating: Option<String>,
+    pub(crate) allows_unknown: bool,
 }
 
 impl Client {
@@ -40,12 +43,7 @@ impl Client {
     /// The same, for a ledger with TLS whose certificate was signed by one of these root certificates, in PEM. `None` trusts
     /// the system's.
     pub fn trusting(ledger: &str, admin_key: &str, authorities: Option<&[u8]>) -> Result<Client, Error> {
-        let base = Url::parse(ledger)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| {
-                Error::Configuration(format!("{ledger:?} is not a URL such as http://127.0.0.1:7420"))
-            })?;
+        let base = base(ledger).map_err(Error::Configuration)?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {admin_key}"))
             .map_err(|_| Error::Configuration("the admin key has characters that no key has".into()))?;
         authorization.set_sensitive(true);
@@ -55,13 +53,18 @@ impl Client {
             .timeout(TRY_TIMEOUT)
             .build()
             .map_err(|error| Error::Configuration(format!("can't create an HTTP client: {error}")))?;
-        Ok(Client { http, base, authorization, repeating: None })
+        Ok(Client { http, base, authorization, repeating: None, allows_unknown: false })
     }
 
     /// The same client with this `Idempotency-Key` for its POSTs, instead of a new one for each: to repeat a change that an
     /// earlier process may have made. 1 to 255 visible ASCII characters.
     pub fn repeating(&self, idempotency_key: String) -> Client {
         Client { repeating: Some(idempotency_key), ..self.clone() }
+    }
+
+    /// The same client, whose keys may name scopes, services and tools that the policy in force lacks.
+    pub fn allowing_unknown(&self) -> Client {
+        Client { allows_unknown: true, ..self.clone() }
     }
 
     /// True if `admin_key` has the form of an admin credential, to detect a wrong paste.
@@ -162,7 +165,7 @@ impl Client {
             let cause = match self.http.execute(again).await {
                 Ok(answer) if answer.status() != StatusCode::SERVICE_UNAVAILABLE => return Ok(answer),
                 Ok(answer) => unavailable(answer).await,
-                Err(error) => causes(&error.without_url()),
+                Err(error) => in_words(&error.without_url(), &self.base),
             };
             if attempt >= TRIES_MAX {
                 let ledger = self.base.to_string();
@@ -176,6 +179,7 @@ impl Client {
 
     async fn read<Answer: DeserializeOwned>(&self, answer: Response, call: &str) -> Result<Answer, Error> {
         let status = answer.status();
+        let is_gate = is_of_envoy(&answer);
         let bytes = answer.bytes().await.map_err(|error| {
             self.unexpected(call, format!("it broke off: {}", causes(&error.without_url())))
         })?;
@@ -183,10 +187,15 @@ impl Client {
             return serde_json::from_slice(&bytes)
                 .map_err(|error| self.unexpected(call, format!("its body can't be read: {error}")));
         }
+        if is_gate {
+            let cause = "an Envoy answered, as a gate does: agents call the gate, administrators the ledger, whose address is \
+                         another (`agentrelay up` prints it as `ledger`)";
+            return Err(self.unexpected(call, cause.into()));
+        }
         match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) if status.is_client_error() => Err(Error::refused(problem)),
             Ok(problem) => Err(self.unexpected(call, format!("{status}, {}", problem.title))),
-            Err(_) => Err(self.unexpected(call, format!("{status} without a problem document"))),
+            Err(_) => Err(self.unexpected(call, format!("{status}, from another server; check the address"))),
         }
     }
 
@@ -214,6 +223,31 @@ impl<T> Tagged<T> {
     pub fn version(&self) -> Option<&str> {
         self.etag.as_deref().map(|etag| etag.trim_matches('"'))
     }
+}
+
+/// The base URL of a ledger.
+fn base(ledger: &str) -> Result<Url, String> {
+    if !ledger.contains("://") {
+        return Err(format!(
+            "the ledger's URL {ledger:?} has no scheme: write http://{ledger}, or https:// if it serves TLS"
+        ));
+    }
+    let url =
+        Url::parse(ledger).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url =
+        url.ok_or_else(|| format!("the ledger's URL {ledger:?} is not one such as http://127.0.0.1:7420"))?;
+    if url.path() != "/" || url.query().is_some() {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        return Err(format!("the ledger's URL {ledger:?} has a path; write {}://{host}{port}", url.scheme()));
+    }
+    Ok(url)
+}
+
+/// True for an answer that an Envoy gave and no ledger behind it. Envoy writes its own name over a server's.
+fn is_of_envoy(answer: &Response) -> bool {
+    let is_envoy = answer.headers().get(SERVER).is_some_and(|server| server == "envoy");
+    is_envoy && !answer.headers().contains_key(LEDGER_VERSION)
 }
 
 async fn unavailable(answer: Response) -> String {

@@ -31,6 +31,7 @@ services:
     kind: mcp
     path: /mcp
     tools:
+      image_generate: {risk: local_mutation}
       search: {risk: read_only}
 "#;
 

@@ -3,3 +3,4 @@
 pub mod document;
 pub mod in_force;
 pub mod names;
+pub(crate) mod unknown;

@@ -133,7 +133,7 @@ pub enum Error {
     #[error("can't serve by TLS: {0}")]
     Tls(#[source] TlsError),
     /// The address can't be listened on.
-    #[error("can't listen on {0}: {1}")]
+    #[error("can't listen on {0}: {1}; is the address this machine's, and used by nobody else?")]
     Listen(SocketAddr, #[source] std::io::Error),
 }
 

@@ -427,7 +427,12 @@ pub(crate) fn from_json(bytes: &[u8]) -> Result<Document, Invalid> {
     crate::json::check(bytes).map_err(|fault| Invalid::at("policy", fault))?;
     #[cfg(any(test, feature = "yaml"))]
     let parsed = serde_path_to_error::deserialize(Objects(&mut serde_json::Deserializer::from_slice(bytes)))
-        .map_err(|error| Invalid::at(error.path().to_string(), error.inner()));
+        .map_err(|error| {
+            let path = error.path().to_string();
+            // The whole document has no name.
+            let path = if path == "." { "policy" } else { path.as_str() };
+            Invalid::at(path, crate::plain::plain(&error.inner().to_string()))
+        });
     #[cfg(not(any(test, feature = "yaml")))]
     let parsed = crate::json::read(bytes).map_err(|error| Invalid::at("policy", error));
     parsed

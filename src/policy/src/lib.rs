@@ -29,6 +29,8 @@ pub mod mcp;
 pub mod oauth;
 mod ordered;
 pub mod outage;
+#[cfg(any(test, feature = "yaml"))]
+pub mod plain;
 pub mod price;
 pub mod reading;
 pub mod reason;

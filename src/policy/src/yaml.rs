@@ -4,6 +4,9 @@ use crate::Invalid;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
+mod place;
+pub use place::{Place, place};
+
 /// The largest document after its aliases are expanded: four times the largest file.
 const SIZE_MAX: usize = 16 << 20;
 /// The size that each value counts in addition to its text.
@@ -16,18 +19,32 @@ pub fn to_json(text: &str) -> Result<String, Invalid> {
     let mut bytes_left = SIZE_MAX;
     SizeBudget(&mut bytes_left)
         .deserialize(serde_yaml_ng::Deserializer::from_str(text))
-        .map_err(|error| Invalid::at("policy", error))?;
+        .map_err(|error| Invalid::at("policy", format!("it can't be read as YAML: {error}")))?;
     // Read into YAML's own value first, because that refuses a name that is given twice.
     let value: serde_yaml_ng::Value =
-        serde_yaml_ng::from_str(text).map_err(|error| Invalid::at("policy", error))?;
+        serde_yaml_ng::from_str(text).map_err(|error| Invalid::at("policy", twice(&error.to_string())))?;
     let value: serde_json::Value =
         serde_yaml_ng::from_value(value).map_err(|error| Invalid::at("policy", error))?;
+    if value.is_null() {
+        return Err(Invalid::at("policy", "the file is empty; a policy has `tiers`, `risks` and `services`"));
+    }
     let mut faults = Vec::new();
     find_invisible("", &value, &mut faults);
     if !faults.is_empty() {
         return Err(Invalid::all(faults));
     }
     serde_json::to_string(&value).map_err(|error| Invalid::at("policy", error))
+}
+
+/// What YAML says of a name that is given twice, in plain words.
+fn twice(message: &str) -> String {
+    match message.split_once("duplicate entry with key \"") {
+        Some((path, rest)) => format!(
+            "{path}the name \"{} is given twice; keep one",
+            rest.split(" at line ").next().unwrap_or(rest)
+        ),
+        None => message.to_owned(),
+    }
 }
 
 /// Finds invisible characters: people read the names and texts of a policy. Texts may contain line breaks.
@@ -87,6 +104,10 @@ impl<'de> Visitor<'de> for SizeBudget<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value without a tag")
+    }
+
+    fn visit_none<E: Error>(mut self) -> Result<(), E> {
+        self.spend(0)
     }
 
     fn visit_bool<E: Error>(mut self, _: bool) -> Result<(), E> {

@@ -319,9 +319,6 @@ pub struct CreateKey {
     /// The agent that the key belongs to; it must be an agent of the tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<AgentId>,
-    /// How the key is created; absent for `admin`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<KeySource>,
     /// The most credits that the key may spend in a calendar month (UTC); absent for no budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Credits>,

@@ -2,6 +2,7 @@
 
 use super::connection::{self, Connection, Once};
 use super::database;
+use super::parse;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::admin::{AdminKey, AdminKeyWithSecret, CreateAdminKey, Reason, Role};
@@ -54,7 +55,7 @@ enum Action {
         #[arg(long, value_enum)]
         role: Named,
         /// Bind it to this tenant
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         #[command(flatten)]
         once: Once,
@@ -75,7 +76,7 @@ enum Action {
     /// List admin keys
     List {
         /// Only keys that are bound to this tenant
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
     },
     /// Revoke an admin key; this is final

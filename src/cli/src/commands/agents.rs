@@ -1,6 +1,7 @@
 //! `agentrelay agents`: the registered callers of tenants.
 
 use super::connection::{self, Connection, Once};
+use super::parse;
 use crate::output;
 use clap::{Args, Subcommand};
 use protocol::admin::{Agent, CreateAgent};
@@ -25,7 +26,7 @@ enum Action {
     /// Register an agent
     Create {
         /// The tenant, ten_...
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: TenantId,
         /// Display name
         #[arg(long)]
@@ -36,13 +37,13 @@ enum Action {
     /// List agents
     List {
         /// Agents of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
     },
     /// Show one agent
     Show {
         /// The agent, agt_...
-        #[arg(value_parser = AgentId::parse)]
+        #[arg(value_parser = parse::of_agent)]
         id: AgentId,
     },
 }

@@ -38,7 +38,7 @@ enum Action {
     /// List the trail, newest first; with --json one row per line
     List {
         /// Rows of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         /// Decisions with this outcome only
         #[arg(long, value_parser = PossibleValuesParser::new(Outcome::ALL.map(Outcome::as_str)))]

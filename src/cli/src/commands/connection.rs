@@ -32,6 +32,33 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The ledger's base URL, as it was given.
+    pub fn address(&self) -> &str {
+        &self.ledger
+    }
+
+    /// Takes ledger and admin key of a stack on this machine.
+    pub fn use_stack(&mut self, ledger: String, admin_key: String) {
+        self.ledger = ledger;
+        self.admin_key = Some(admin_key);
+    }
+
+    /// An HTTP client that trusts what the ledger's client does.
+    pub fn http(&self) -> anyhow::Result<reqwest::Client> {
+        Ok(client::trusting(self.authorities()?.as_deref())?.no_proxy().build()?)
+    }
+
+    fn authorities(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        let read =
+            |path: &PathBuf| fs::read(path).with_context(|| format!("{} can't be read", path.display()));
+        self.ca_cert.as_ref().map(read).transpose()
+    }
+
+    /// The ledger's client, if there is an admin key: for commands that can do without.
+    pub fn open_if_given(&self) -> anyhow::Result<Option<Client>> {
+        self.admin_key.is_some().then(|| self.open()).transpose()
+    }
+
     /// The ledger's client.
     pub fn open(&self) -> anyhow::Result<Client> {
         let Some(admin_key) = &self.admin_key else {
@@ -46,11 +73,7 @@ impl Connection {
                 "the admin key is malformed: it must start with ara_, and a character may be missing or changed"
             );
         }
-        let authorities = match &self.ca_cert {
-            Some(path) => Some(fs::read(path).with_context(|| format!("{} can't be read", path.display()))?),
-            None => None,
-        };
-        Ok(Client::trusting(&self.ledger, admin_key, authorities.as_deref())?)
+        Ok(Client::trusting(&self.ledger, admin_key, self.authorities()?.as_deref())?)
     }
 }
 

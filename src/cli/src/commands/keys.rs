@@ -14,9 +14,10 @@ use protocol::{AgentId, Credits, KeyId, TenantId, Timestamp};
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay keys create --tenant ten_... --name ci --scope read,generate
-  agentrelay keys create --tenant ten_... --name builds --scope read --resource project:42@2027-01-01T00:00:00Z
+  agentrelay keys create --tenant ten_... --name builds --scope read --resource project:42@2027-01-01
   agentrelay keys create --tenant ten_... --name mail --scope read --resource user:bob@example.com --resource 'a,b'
   agentrelay keys create --tenant ten_... --name later --no-tools --idempotency-key later-1
+  agentrelay keys create --tenant ten_... --name soon --scope translate --allow-unknown   # a policy to come has it
   agentrelay keys create --tenant ten_... --name tests --scope read,trigger --limit 10/60s --budget 500
   agentrelay keys list --tenant ten_... --state active
   agentrelay keys show key_...
@@ -43,10 +44,10 @@ enum Action {
     /// List keys
     List {
         /// Keys of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         /// Keys of this agent only
-        #[arg(long, value_parser = AgentId::parse)]
+        #[arg(long, value_parser = parse::of_agent)]
         agent: Option<AgentId>,
         /// Keys in this state only
         #[arg(long, value_enum)]
@@ -60,7 +61,7 @@ enum Action {
     /// Expire a key now; unlike a revoked key it can get a new expiry
     Expire {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
         /// The reason, for the audit trail
         #[arg(long)]
@@ -71,19 +72,19 @@ enum Action {
     /// Show a key's budget and spending of this month
     Budget {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
     },
     /// Show one key, without its secret
     Show {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
     },
     /// Give a key a new secret, shown only once
     Rotate {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
         /// How long the old secret keeps working
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -97,7 +98,7 @@ enum Action {
     /// Revoke a key; this is final
     Revoke {
         /// The key, key_...
-        #[arg(value_parser = KeyId::parse)]
+        #[arg(value_parser = parse::key)]
         id: KeyId,
         /// The reason, for the audit trail
         #[arg(long)]
@@ -110,7 +111,7 @@ enum Action {
 #[derive(Args)]
 struct Create {
     /// The tenant that pays, ten_...
-    #[arg(long, value_parser = TenantId::parse)]
+    #[arg(long, value_parser = parse::tenant)]
     tenant: TenantId,
     /// Display name
     #[arg(long)]
@@ -142,15 +143,15 @@ struct Create {
     /// Most running requests and open streams on one worker of an Envoy, in addition to the tier's bounds, such as 20/2
     #[arg(long, value_name = "REQUESTS/STREAMS", value_parser = parse::concurrency)]
     concurrency: Option<Concurrency>,
-    /// When the key expires, such as 2027-01-01T00:00:00Z
+    /// When the key expires, such as 2027-01-01 or 2027-01-01T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     expires: Option<Timestamp>,
     /// The agent it belongs to, agt_...
-    #[arg(long, value_parser = AgentId::parse)]
+    #[arg(long, value_parser = parse::of_agent)]
     agent: Option<AgentId>,
-    /// How it was created
-    #[arg(long, value_enum)]
-    source: Option<Source>,
+    /// Take names that the policy in force lacks, for a policy to come
+    #[arg(long)]
+    allow_unknown: bool,
     /// The most it may spend in a calendar month (UTC)
     #[arg(long, value_name = "CREDITS", value_parser = parse::credits)]
     budget: Option<Credits>,
@@ -161,7 +162,7 @@ struct Create {
 #[derive(Args)]
 struct Update {
     /// The key, key_...
-    #[arg(value_parser = KeyId::parse)]
+    #[arg(value_parser = parse::key)]
     id: KeyId,
     /// New name
     #[arg(long)]
@@ -217,6 +218,9 @@ struct Update {
     /// The most it may spend in a calendar month (UTC); `none` for no bound
     #[arg(long, value_name = "CREDITS", value_parser = parse::budget)]
     budget: Option<Patch<Credits>>,
+    /// Take names that the policy in force lacks, for a policy to come
+    #[arg(long)]
+    allow_unknown: bool,
     /// Only if the key still has this version, shown by `keys show`
     #[arg(long, value_name = "VERSION", value_parser = connection::version)]
     if_match: Option<String>,
@@ -268,6 +272,7 @@ impl Arguments {
         match self.action {
             Action::Create(create) => {
                 output::check_can_print_secrets()?;
+                let ledger = if create.allow_unknown { ledger.allowing_unknown() } else { ledger };
                 let (create, once) = create.body();
                 let made = once.of(ledger).create_key(&create).await?;
                 let undo = format!("Revoke it: agentrelay keys revoke {} --reason lost", made.key.id);
@@ -285,6 +290,7 @@ impl Arguments {
             }
             Action::Show { id } => output::versioned(&ledger.tagged_key(&id).await?, fields, json),
             Action::Update(update) => {
+                let ledger = if update.allow_unknown { ledger.allowing_unknown() } else { ledger };
                 let (id, if_match, update) = update.body();
                 let etag = match if_match {
                     Some(version) => Some(version),
@@ -325,7 +331,6 @@ impl Create {
             concurrency: self.concurrency,
             expires_at: self.expires,
             agent_id: self.agent,
-            source: self.source.map(KeySource::from),
             budget: self.budget,
         };
         (create, self.once)
@@ -403,13 +408,14 @@ fn list(keys: &[Key]) -> anyhow::Result<()> {
             key.tenant_id.to_string(),
             key.name.clone(),
             state(key.state).to_owned(),
+            source(key.source).to_owned(),
             key.scopes.join(" "),
             output::or_dash(key.expires_at),
             output::or_dash(key.last_used_at),
         ]
     };
     let rows: Vec<_> = keys.iter().map(row).collect();
-    Ok(output::table(["id", "tenant", "name", "state", "scopes", "expires", "last used"], &rows)?)
+    Ok(output::table(["id", "tenant", "name", "state", "source", "scopes", "expires", "last used"], &rows)?)
 }
 
 const fn state(state: KeyState) -> &'static str {

@@ -1,6 +1,7 @@
 //! `agentrelay leases`: the credits that Envoys hold or held.
 
 use super::connection::{self, Connection};
+use super::parse;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::TenantId;
@@ -23,7 +24,7 @@ enum Action {
     /// List leases
     List {
         /// Leases of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         /// Leases in this state only
         #[arg(long, value_enum)]

@@ -2,13 +2,13 @@
 
 use protocol::admin::Patch;
 use protocol::key::{Concurrency, Grant, Limit};
-use protocol::{AgentId, Credits, InvalidId, Timestamp};
+use protocol::{AgentId, Credits, InvalidId, KeyId, TenantId, Timestamp};
 
 /// `NAME`, or `NAME@TIME` with an expiry. A name that ends like `@TIME` is written `NAME@never`.
 pub fn grant(text: &str) -> Result<Grant, String> {
     let (name, expires_at) = match text.rsplit_once('@').map(|(name, behind)| (name, behind, end(behind))) {
         Some((name, _, Ok(end))) => (name, end.apply(None)),
-        // A date without a time would otherwise count as a part of the name, without expiry.
+        // What is meant as a time would otherwise count as a part of the name, without expiry.
         Some((_, behind, Err(fault))) if begins_as_a_date(behind) => return Err(fault),
         _ => (text, None),
     };
@@ -77,19 +77,44 @@ pub fn other_concurrency(text: &str) -> Result<Patch<Concurrency>, String> {
     if text == "none" { Ok(Patch::Clear) } else { concurrency(text).map(Patch::Set) }
 }
 
-/// An agent's id, or `none`.
-pub fn agent(text: &str) -> Result<Patch<AgentId>, InvalidId> {
-    if text == "none" { Ok(Patch::Clear) } else { AgentId::parse(text).map(Patch::Set) }
+/// A tenant's id.
+pub fn tenant(text: &str) -> Result<TenantId, String> {
+    id(text, "tenant", "ten_", TenantId::parse)
 }
 
-/// RFC 3339, or `never`.
+/// A key's id.
+pub fn key(text: &str) -> Result<KeyId, String> {
+    id(text, "key", "key_", KeyId::parse)
+}
+
+/// An agent's id.
+pub fn of_agent(text: &str) -> Result<AgentId, String> {
+    id(text, "agent", "agt_", AgentId::parse)
+}
+
+/// Names and ids of other kinds are refused here, where it is known which kind is meant.
+fn id<T>(text: &str, kind: &str, prefix: &str, parse: fn(&str) -> Result<T, InvalidId>) -> Result<T, String> {
+    let parsed = parse(text).ok().filter(|_| text.starts_with(prefix));
+    parsed.ok_or_else(|| {
+        format!("the id of {kind}s begins with {prefix}; `agentrelay {kind}s list` shows them")
+    })
+}
+
+/// An agent's id, or `none`.
+pub fn agent(text: &str) -> Result<Patch<AgentId>, String> {
+    if text == "none" { Ok(Patch::Clear) } else { of_agent(text).map(Patch::Set) }
+}
+
+/// A time or date, or `never`.
 pub fn end(text: &str) -> Result<Patch<Timestamp>, String> {
     if text == "never" { Ok(Patch::Clear) } else { time(text).map(Patch::Set) }
 }
 
-/// RFC 3339.
+/// RFC 3339, or a date, which is its first moment in UTC.
 pub fn time(text: &str) -> Result<Timestamp, String> {
-    Timestamp::parse(text).map_err(|error| error.to_string())
+    Timestamp::of_day(text).or_else(|_| Timestamp::parse(text)).map_err(|_| {
+        "write a date such as 2026-11-22, which begins at 00:00 UTC, or a time such as 2026-11-22T20:00:00Z".to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -116,7 +141,9 @@ mod tests {
             let given = named(name).unwrap();
             assert_eq!(grant(&as_text(&given)), Ok(given), "{name}");
         }
-        for mistaken in ["project:42@2027-01-01", "project:42@2027-13-01T00:00:00Z"] {
+        let by_date = grant("project:42@2027-01-01").unwrap();
+        assert_eq!(by_date.expires_at, Timestamp::parse("2027-01-01T00:00:00Z").ok());
+        for mistaken in ["project:42@2027-02-30", "project:42@2027-13-01T00:00:00Z"] {
             assert!(grant(mistaken).is_err(), "{mistaken}");
         }
     }

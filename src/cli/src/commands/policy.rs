@@ -1,31 +1,39 @@
 //! `agentrelay policy`: checks policies and puts them in force.
 
+mod check;
 mod diff;
+mod init;
+pub(super) mod live;
 
 use super::connection::{self, Connection, all};
 use super::parse;
-use crate::output;
-use anyhow::{Context, bail};
+use crate::{mcp, output};
+use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use client::UsageQuery;
-use policy::Policy;
+use live::Against;
+use policy::{Invalid, Policy};
 use protocol::admin::ShadowRow;
 use protocol::problem::Problem;
 use protocol::{TenantId, Timestamp};
-use serde_json::json;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The policy: tiers, scopes, prices and limits
 #[derive(Args)]
 #[command(after_help = "Examples:
+  agentrelay policy init --from http://127.0.0.1:9000/mcp --to policy.yaml
+  agentrelay policy init --from https://tools.example.com/mcp --header 'authorization: Bearer ...' --service tools
   agentrelay policy check envoy/policy.yaml
+  agentrelay policy check policy.yaml --against http://127.0.0.1:9000/mcp
   agentrelay policy show > in-force.yaml
   agentrelay policy tiers
   agentrelay policy tools
   agentrelay policy diff policy.yaml
   agentrelay policy apply policy.yaml --if-match 5f1c...
-  agentrelay policy shadow-report --from 2026-11-01T00:00:00Z")]
+  agentrelay policy shadow-report --from 2026-11-01")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -35,11 +43,20 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Check a file and name its faults; needs no ledger
+    /// Check a file: faults by line and column, rules that can't match and, with an admin key, names in use that it lacks
     Check {
         /// The policy, YAML or JSON
         file: PathBuf,
+        /// Also compare with what a live MCP server lists: tools that are missing or gone, and texts with other prices; URL or
+        /// SERVICE=URL, repeatable
+        #[arg(long, value_name = "URL", value_parser = live::against)]
+        against: Vec<Against>,
+        /// A header that these servers need, such as 'authorization: Bearer ...'; repeatable
+        #[arg(long = "header", value_name = "HEADER", value_parser = mcp::header, requires = "against")]
+        headers: Vec<(HeaderName, HeaderValue)>,
     },
+    /// Propose a policy for the tools that an MCP server lists
+    Init(init::Arguments),
     /// Show the policy in force
     Show,
     /// Show what a file would change, and which tenants and keys use names that it no longer has; always exits with 0
@@ -67,7 +84,7 @@ enum Action {
         #[arg(long, value_name = "TIME", value_parser = parse::time)]
         to: Option<Timestamp>,
         /// Of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         /// Of this tool only
         #[arg(long)]
@@ -82,10 +99,13 @@ enum Action {
 impl Arguments {
     pub async fn run(self) -> anyhow::Result<()> {
         match self.action {
-            Action::Check { file } => check(&file, self.connection.json),
+            Action::Check { file, against, headers } => {
+                check::run(&file, &self.connection, &against, &HeaderMap::from_iter(headers)).await
+            }
+            Action::Init(arguments) => init::run(arguments).await,
             Action::Diff { file } => {
                 let text = read(&file)?;
-                let after = valid(&file, &text)?;
+                let (_, after) = valid(&text).map_err(|invalid| not_valid(&file, &invalid.placed(&text)))?;
                 let ledger = self.connection.open()?;
                 let in_force = ledger.policy().await?;
                 let leaving = match ledger.check_policy(text).await {
@@ -99,7 +119,6 @@ impl Arguments {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                let after = serde_json::from_str(&after).context("the policy is not JSON")?;
                 let changes = diff::changes(&in_force.document, &after);
                 if self.connection.json {
                     return output::json(&json!({
@@ -181,32 +200,31 @@ impl Arguments {
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(file).with_context(|| format!("{} can't be read", file.display()))
+    let bytes = fs::read(file).with_context(|| format!("{} can't be read", file.display()))?;
+    String::from_utf8(bytes).map_err(|_| anyhow!("{} is not a text in UTF-8", file.display()))
 }
 
-/// The policy as canonical JSON, if it is one.
-fn valid(file: &Path, text: &str) -> anyhow::Result<String> {
-    let document = policy::yaml::to_json(text);
-    let checked = document.and_then(|document| Policy::from_json(document.as_bytes()).map(|_| document));
-    checked.map_err(|invalid| anyhow::anyhow!("{} is not a valid policy:\n{invalid}", file.display()))
-}
-
-fn check(file: &Path, json: bool) -> anyhow::Result<()> {
+/// The policy of a file and its document, or an error with all faults.
+pub(super) fn readable(file: &Path) -> anyhow::Result<(Policy, Value)> {
     let text = read(file)?;
-    let parsed = policy::yaml::to_json(&text).and_then(|document| Policy::from_json(document.as_bytes()));
-    match parsed {
-        Ok(policy) if json => output::json(&json!({"valid": true, "version": policy.version()})),
-        Ok(policy) => {
-            Ok(output::line(&format!("{} is valid, version {}", file.display(), policy.version()))?)
-        }
-        Err(invalid) => {
-            let faults = invalid.to_string();
-            if json {
-                output::json(&json!({"valid": false, "faults": faults.lines().collect::<Vec<_>>()}))?;
-            } else {
-                output::line(&faults)?;
-            }
-            bail!("{} is not a valid policy; nothing was changed", file.display())
-        }
-    }
+    valid(&text).map_err(|invalid| not_valid(file, &invalid.placed(&text)))
+}
+
+fn not_valid(file: &Path, invalid: &Invalid) -> anyhow::Error {
+    anyhow!("{} is not a valid policy:\n{invalid}", file.display())
+}
+
+/// The policy and its document, if it is one.
+fn valid(text: &str) -> Result<(Policy, Value), Invalid> {
+    let document = policy::yaml::to_json(text)?;
+    let policy = Policy::from_json(document.as_bytes())?;
+    let document = serde_json::from_str(&document).unwrap_or_default();
+    Ok((policy, document))
+}
+
+/// The hosts that a service names; none stands for all.
+pub(super) fn hosts(document: &Value, service: &str) -> Vec<String> {
+    let hosts = document.get("services").and_then(|services| services.get(service)?.get("hosts"));
+    let hosts = hosts.and_then(Value::as_array).into_iter().flatten();
+    hosts.filter_map(Value::as_str).map(str::to_owned).collect()
 }

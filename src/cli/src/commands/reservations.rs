@@ -1,6 +1,7 @@
 //! `agentrelay reservations`: expired reservations.
 
 use super::connection::{self, Connection};
+use super::parse;
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::TenantId;
@@ -23,7 +24,7 @@ enum Action {
     /// List expired reservations; `tenants correct` refunds their credits
     List {
         /// Reservations of this tenant only
-        #[arg(long, value_parser = TenantId::parse)]
+        #[arg(long, value_parser = parse::tenant)]
         tenant: Option<TenantId>,
         /// Reservations in this state only
         #[arg(long, value_enum)]

@@ -64,6 +64,9 @@ pub struct Arguments {
     /// Write address and port to this file once it listens
     #[arg(long, value_name = "FILE")]
     address_file: Option<PathBuf>,
+    /// Print the URL as one line of JSON when it listens
+    #[arg(long)]
+    json: bool,
     /// Format of log lines
     #[arg(long, value_enum, default_value = "json")]
     log_format: LogFormat,
@@ -101,6 +104,9 @@ impl Arguments {
                 .with_context(|| format!("{} can't be written", file.display()))?;
         }
         output::note(&format!("the ledger listens on {scheme}://{address}"));
+        if self.json {
+            output::json_line(&serde_json::json!({"ledger": format!("{scheme}://{address}")}))?;
+        }
         let name = loop {
             match signals.next().await {
                 HANG_UP if !in_terminal => running.reload(),

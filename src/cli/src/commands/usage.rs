@@ -15,7 +15,7 @@ use protocol::{AgentId, KeyId, TenantId, Timestamp};
 #[command(after_help = "Examples:
   agentrelay usage --group-by tool
   agentrelay usage --group-by agent,outcome --tenant ten_...
-  agentrelay usage --group-by tenant,tool --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z --json")]
+  agentrelay usage --group-by tenant,tool --from 2026-11-01 --to 2026-12-01 --json")]
 pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
@@ -29,13 +29,13 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     to: Option<Timestamp>,
     /// Of this tenant only
-    #[arg(long, value_parser = TenantId::parse)]
+    #[arg(long, value_parser = parse::tenant)]
     tenant: Option<TenantId>,
     /// Of this key only
-    #[arg(long, value_parser = KeyId::parse)]
+    #[arg(long, value_parser = parse::key)]
     key: Option<KeyId>,
     /// Of this agent only
-    #[arg(long, value_parser = AgentId::parse)]
+    #[arg(long, value_parser = parse::of_agent)]
     agent: Option<AgentId>,
     /// Of this tool only
     #[arg(long)]

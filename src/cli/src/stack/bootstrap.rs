@@ -3,7 +3,7 @@
 //! The file is edited as a tree, and only addresses, ports, the node's id and the filter's path change, so that the stack
 //! runs what users copy.
 
-use super::{Error, Upstream};
+use super::{Error, Route, Upstream, Upstreams};
 use serde_yaml_ng::{Mapping, Value};
 use std::env;
 use std::net::SocketAddr;
@@ -17,8 +17,8 @@ const FILTER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
     envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config/config";
 const LEDGER: &str = "static_resources/clusters/agentrelay_ledger";
 const UPSTREAM: &str = "static_resources/clusters/upstream";
-const ROUTE: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
-    envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools/routes/0/route";
+const ROUTES: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools/routes";
 const ENDPOINT: &str = "load_assignment/endpoints/0/lb_endpoints/0/endpoint";
 
 /// The values that replace those of the shipped file.
@@ -27,7 +27,7 @@ pub(super) struct Settings<'a> {
     pub wasm: &'a Path,
     pub port: u16,
     pub ledger: SocketAddr,
-    pub upstream: &'a Upstream,
+    pub upstream: &'a Upstreams,
 }
 
 /// The bootstrap of one Envoy.
@@ -41,11 +41,74 @@ pub(super) fn render(settings: &Settings<'_>) -> Result<Value, Error> {
         settings.wasm.to_string_lossy().as_ref().into();
     let ledger = settings.ledger;
     set_endpoint(&mut bootstrap, LEDGER, &ledger.ip().to_string(), ledger.port())?;
-    set_endpoint(&mut bootstrap, UPSTREAM, &settings.upstream.host, settings.upstream.port)?;
-    if settings.upstream.tls {
-        speak_tls(&mut bootstrap, &settings.upstream.host)?;
-    }
+    route(&mut bootstrap, settings.upstream)?;
     Ok(bootstrap)
+}
+
+/// The shipped file with this filter, as text, for an Envoy that only validates it.
+pub fn for_validation(wasm: &Path) -> Result<String, Error> {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    let upstream = "http://127.0.0.1:1".parse()?;
+    let settings = Settings { node_id: "validation", wasm, port: 0, ledger: nowhere, upstream: &upstream };
+    serde_yaml_ng::to_string(&render(&settings)?).map_err(|error| Error::Setup(error.to_string()))
+}
+
+/// Sets the upstream of the shipped route, and copies cluster and route for each service that has its own.
+fn route(bootstrap: &mut Value, upstreams: &Upstreams) -> Result<(), Error> {
+    let cluster = field(bootstrap, UPSTREAM)?.clone();
+    let shipped = field(bootstrap, &format!("{ROUTES}/0"))?.clone();
+    let mut routes = Vec::new();
+    let mut clusters = Vec::new();
+    for route in &upstreams.routes {
+        let name = format!("upstream_{}", route.service);
+        let (mut cluster, mut copy) = (cluster.clone(), shipped.clone());
+        *field(&mut cluster, "name")? = name.as_str().into();
+        *field(&mut cluster, "load_assignment/cluster_name")? = name.as_str().into();
+        *field(&mut copy, "match")? = matching(route)?;
+        *field(&mut copy, "route/cluster")? = name.as_str().into();
+        lead_to(&mut cluster, &mut copy, &route.upstream)?;
+        clusters.push(cluster);
+        routes.push(copy);
+    }
+    if let Some(upstream) = &upstreams.default {
+        let (mut cluster, mut shipped) = (cluster, shipped);
+        lead_to(&mut cluster, &mut shipped, upstream)?;
+        clusters.insert(0, cluster);
+        routes.push(shipped);
+    }
+    *field(bootstrap, ROUTES)? = routes.into();
+    if let Some(all) = field(bootstrap, "static_resources/clusters")?.as_sequence_mut() {
+        all.retain(|cluster| cluster.get("name").and_then(Value::as_str) != Some("upstream"));
+        all.extend(clusters);
+    }
+    Ok(())
+}
+
+/// The requests of a service: those of its path, and of its hosts if it names some.
+fn matching(route: &Route) -> Result<Value, Error> {
+    let path = match route.path.trim_end_matches('/') {
+        "" => "{prefix: /}".to_owned(),
+        path => format!("{{path_separated_prefix: {path:?}}}"),
+    };
+    let written =
+        |error| Error::Setup(format!("service {}: its path can't be routed: {error}", route.service));
+    let mut matching: Value = serde_yaml_ng::from_str(&path).map_err(written)?;
+    if !route.hosts.is_empty() {
+        let hosts: Vec<String> = route.hosts.iter().map(|host| host.replace('.', "\\.")).collect();
+        let regex = format!("(?i)({})(:[0-9]+)?", hosts.join("|"));
+        let mut header: Value =
+            serde_yaml_ng::from_str("[{name: ':authority', string_match: {safe_regex: {regex: x}}}]")
+                .map_err(written)?;
+        *field(&mut header, ":authority/string_match/safe_regex/regex")? = regex.into();
+        insert(&mut matching, "headers", header);
+    }
+    Ok(matching)
+}
+
+fn lead_to(cluster: &mut Value, route: &mut Value, upstream: &Upstream) -> Result<(), Error> {
+    *field(cluster, &format!("{ENDPOINT}/address/socket_address/address"))? = upstream.host.as_str().into();
+    set_port(cluster, ENDPOINT, upstream.port)?;
+    if upstream.tls { speak_tls(cluster, route, &upstream.host) } else { Ok(()) }
 }
 
 /// The field of a bootstrap at `path`: steps separated by `/`, each a key, an index, or the `name` of a list's item.
@@ -88,7 +151,7 @@ const AUTHORITIES: [&str; 4] = [
 
 /// TLS to the upstream, verified with the system's root certificates. Such an upstream is usually remote and routed by name,
 /// so it gets its own name as `Host`.
-fn speak_tls(bootstrap: &mut Value, host: &str) -> Result<(), Error> {
+fn speak_tls(cluster: &mut Value, route: &mut Value, host: &str) -> Result<(), Error> {
     let authorities = env::var_os("SSL_CERT_FILE")
         .map(PathBuf::from)
         .into_iter()
@@ -112,8 +175,8 @@ typed_config:
     );
     let transport: Value = serde_yaml_ng::from_str(&transport)
         .map_err(|error| Error::Setup(format!("upstream host {host:?} can't be written in YAML: {error}")))?;
-    insert(field(bootstrap, UPSTREAM)?, "transport_socket", transport);
-    insert(field(bootstrap, ROUTE)?, "host_rewrite_literal", host.into());
+    insert(cluster, "transport_socket", transport);
+    insert(field(route, "route")?, "host_rewrite_literal", host.into());
     Ok(())
 }
 

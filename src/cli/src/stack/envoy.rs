@@ -2,7 +2,7 @@
 
 use super::bootstrap::{self, Settings};
 use super::process::Process;
-use super::{EnvoyBinary, Error, Upstream};
+use super::{EnvoyBinary, Error, Upstreams};
 use serde_json::Value as Json;
 use serde_yaml_ng::Value as Yaml;
 use std::fs;
@@ -34,8 +34,8 @@ pub struct EnvoyOptions {
     pub wasm: PathBuf,
     /// The ledger's address.
     pub ledger: SocketAddr,
-    /// The upstream.
-    pub upstream: Upstream,
+    /// The upstreams.
+    pub upstream: Upstreams,
     /// The filter's credential to the ledger, passed only in the environment.
     pub filter_key: String,
     /// Worker threads.

@@ -1,9 +1,10 @@
 //! The stack: one ledger, its credentials, and Envoys in front of one upstream.
 
-use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstream};
+use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstreams};
 use serde::Serialize;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ pub struct StackOptions {
     pub wasm: PathBuf,
     /// The policy file.
     pub policy: PathBuf,
-    /// The upstream.
-    pub upstream: Upstream,
+    /// The upstreams.
+    pub upstream: Upstreams,
     /// How many Envoys.
     pub envoys: u16,
     /// Worker threads of each Envoy.
@@ -42,7 +43,22 @@ pub struct Stack {
     pub envoys: Vec<Envoy>,
     /// The credentials to the ledger.
     pub credentials: Credentials,
+    /// The upstreams, and whether they answered when all else was ready.
+    pub upstreams: Vec<Answering>,
     state_dir: PathBuf,
+}
+
+/// An upstream, and whether it answers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Answering {
+    /// The service whose requests go there; none if it is for all that have no other.
+    pub service: Option<String>,
+    /// Base URL.
+    pub url: String,
+    /// Whether it answered.
+    pub answers: bool,
+    /// Why it did not.
+    pub cause: Option<String>,
 }
 
 /// What programs need to know about a running stack: the content of the ready file.
@@ -58,6 +74,8 @@ pub struct Ready<'a> {
     pub admin_key: &'a str,
     /// The state directory.
     pub state: &'a Path,
+    /// The upstreams.
+    pub upstreams: &'a [Answering],
     /// Process ids.
     pub pids: Pids,
 }
@@ -73,6 +91,46 @@ pub struct Pids {
     pub envoys: Vec<u32>,
 }
 
+/// The port of the gate with this index; 0 for a free one.
+fn gate_port(first: u16, index: u16) -> Result<u16, Error> {
+    let port = if first == 0 { Some(0) } else { first.checked_add(index) };
+    port.ok_or_else(|| {
+        Error::Setup(format!(
+            "--port {first} leaves no port for gate {}; begin lower",
+            index.saturating_add(1)
+        ))
+    })
+}
+
+/// Refuses a port on which somebody listens. Envoy would not: its listeners set SO_REUSEPORT, so that a second Envoy shares the
+/// port, and each of two gates with their own ledgers gets a part of the connections.
+fn check_free(port: u16) -> Result<(), Error> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(cause) if cause.kind() == ErrorKind::AddrInUse => Err(Error::Setup(format!(
+            "port {port} is in use, perhaps by another `agentrelay up`: stop that one, or give another --port (0 selects a free \
+             one)"
+        ))),
+        Err(cause) => Err(Error::Setup(format!("the gate can't listen on port {port}: {cause}"))),
+    }
+}
+
+/// Asks each upstream for anything. One that does not answer may still come.
+async fn ask(upstreams: &Upstreams) -> Result<Vec<Answering>, Error> {
+    let http = super::http_client()?;
+    let routes = upstreams
+        .routes
+        .iter()
+        .map(|route| (Some(route.service.clone()), &route.upstream, route.path.as_str()));
+    let default = upstreams.default.iter().map(|upstream| (None, upstream, "/"));
+    let mut asked = Vec::new();
+    for (service, upstream, path) in routes.chain(default) {
+        let cause = upstream.answers(&http, path).await.err();
+        asked.push(Answering { service, url: upstream.to_string(), answers: cause.is_none(), cause });
+    }
+    Ok(asked)
+}
+
 impl Stack {
     /// Starts everything, and returns when every gate serves. Calls `say` for each step.
     pub async fn start(options: StackOptions, mut say: impl FnMut(&str)) -> Result<Stack, Error> {
@@ -81,6 +139,9 @@ impl Stack {
         let state_dir = fs::canonicalize(state).map_err(Error::file(state))?;
         let database =
             options.database.unwrap_or_else(|| format!("sqlite:{}", state_dir.join("ledger.db").display()));
+        let ports =
+            (0..options.envoys).map(|index| gate_port(options.port, index)).collect::<Result<Vec<_>, _>>()?;
+        ports.iter().try_for_each(|port| check_free(*port))?;
         let credentials = Credentials::open(&options.program, &database, &state_dir)?;
 
         say("starting the ledger");
@@ -95,15 +156,9 @@ impl Stack {
         .await?;
 
         let mut envoys = Vec::new();
-        for index in 0..options.envoys {
-            let name = format!("envoy-{}", index.saturating_add(1));
+        for (index, port) in (1..).zip(ports) {
+            let name = format!("envoy-{index}");
             say(&format!("starting {name}"));
-            let port = match options.port {
-                0 => 0,
-                first => first
-                    .checked_add(index)
-                    .ok_or_else(|| Error::Setup(format!("no port is left for {name} after {first}")))?,
-            };
             let envoy = Envoy::start(EnvoyOptions {
                 envoy: options.envoy.clone(),
                 wasm: options.wasm.clone(),
@@ -118,7 +173,12 @@ impl Stack {
             });
             envoys.push(envoy.await?);
         }
-        Ok(Stack { ledger, envoys, credentials, state_dir })
+        if let Some(first) = envoys.first() {
+            let file = state_dir.join("gate.address");
+            fs::write(&file, first.gateway.to_string()).map_err(Error::file(&file))?;
+        }
+        let upstreams = ask(&options.upstream).await?;
+        Ok(Stack { ledger, envoys, credentials, upstreams, state_dir })
     }
 
     /// What programs need to know about it.
@@ -129,6 +189,7 @@ impl Stack {
             ledger: self.ledger.url(),
             admin_key: &self.credentials.admin_key,
             state: &self.state_dir,
+            upstreams: &self.upstreams,
             pids: Pids {
                 stack: std::process::id(),
                 ledger: self.ledger.pid(),

@@ -58,7 +58,10 @@ impl Process {
     /// An error if it ended unexpectedly.
     pub(super) fn check(&mut self) -> Result<(), Error> {
         match self.exited() {
-            Ok(Some(status)) => Err(self.not_ready(format!("ended unexpectedly ({status})"))),
+            Ok(Some(status)) if status.success() => {
+                Err(self.not_ready("ended by itself and reported no error".to_owned()))
+            }
+            Ok(Some(status)) => Err(self.not_ready(format!("ended with {status}"))),
             _ => Ok(()),
         }
     }
@@ -91,9 +94,12 @@ impl Process {
     fn not_ready(&self, reason: String) -> Error {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let mut lines: Vec<&str> = text.lines().rev().take(TAIL_LINES).collect();
-        lines.reverse();
-        let tail = lines.into_iter().map(|line| format!("  {line}\n")).collect();
+        // Of Envoy's own log what is wrong, if it says that.
+        let is_error = |line: &&str| line.contains("][error]") || line.contains("][critical]");
+        let wrong: Vec<&str> = text.lines().filter(|line| is_error(line) || !line.starts_with('[')).collect();
+        let lines = if wrong.is_empty() { text.lines().collect() } else { wrong };
+        let lines = lines.split_at(lines.len().saturating_sub(TAIL_LINES)).1;
+        let tail = lines.iter().map(|line| format!("  {line}\n")).collect();
         Error::NotReady { name: self.name.clone(), reason, log: self.log.clone(), tail }
     }
 

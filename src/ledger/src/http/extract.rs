@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use policy::plain::plain;
 use protocol::InvalidId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,7 +33,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             let path = error.path().to_string();
             let cause = error.into_inner();
-            Refused::invalid(if path == "." { cause.to_string() } else { format!("{path}: {cause}") })
+            let fault = plain(&cause.to_string());
+            Refused::invalid(match path.as_str() {
+                _ if !cause.is_data() => format!("the body is not JSON: {fault}"),
+                "." => format!("the body: {fault}"),
+                path => format!("{path}: {fault}"),
+            })
         })?;
         json.end().map_err(|_| Refused::invalid("there is something after the JSON value"))?;
         Ok(Body(value))
@@ -68,9 +74,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let Query(params) = Query::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Refused::invalid(rejection.body_text()))?;
+        let Query(params) = Query::from_request_parts(parts, state).await.map_err(|rejection| {
+            let text = rejection.body_text();
+            let fault = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            Refused::invalid(format!("the query: {}", plain(fault)))
+        })?;
         Ok(Params(params))
     }
 }

@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Tells a ledger from a gate or another server.
+const LEDGER: HeaderName = HeaderName::from_static("x-agentrelay-ledger");
 /// Longer than the longest poll of the change feed.
 const DEADLINE: Duration = Duration::from_secs(35);
 
@@ -50,6 +52,7 @@ pub(super) async fn request(State(service): State<Arc<Service>>, request: Reques
         let ms = began.elapsed().as_millis();
         debug!(request_id = %id, method, route, status = response.status().as_u16(), ms, "answered");
     }
+    response.headers_mut().insert(LEDGER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -82,7 +82,7 @@ impl Code {
             Code::AuthDenied => "A valid credential is needed",
             Code::QuotaExceeded => "The tenant has not enough credits",
             Code::KeyInactive => "The key is not in use",
-            Code::NotFound => "There is no such thing",
+            Code::NotFound => "Not found",
             Code::MethodNotAllowed => "The method is not allowed here",
             Code::Forbidden => "The credential may not do this",
             Code::PreconditionFailed => "It was changed in the meantime",

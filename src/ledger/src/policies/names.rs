@@ -17,10 +17,11 @@ const PAGE: u32 = 1000;
 /// Most ids listed for a name; the others are counted.
 const IDS_MAX: usize = 10;
 
-type Names = BTreeSet<(NameKind, String)>;
+/// What of a policy rows can name.
+pub(super) type Names = BTreeSet<(NameKind, String)>;
 
 /// All names of a policy that rows can use.
-fn names(policy: &InForce) -> Names {
+pub(super) fn names(policy: &InForce) -> Names {
     let mut names = Names::new();
     names.extend(policy.policy.tiers().map(|tier| (NameKind::Tier, tier.name.clone())));
     for service in policy.policy.services() {

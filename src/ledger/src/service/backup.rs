@@ -10,7 +10,7 @@ use crate::store::sql::{Connection, Purpose, Result, beside, params};
 use crate::store::{CHECKPOINTS_MAX, CheckpointFilter, OpenError, audit, create_new_private};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The keys that may have signed an audit trail; `None` accepts any.
 pub type Trusted<'a> = Option<&'a BTreeSet<String>>;
@@ -24,6 +24,9 @@ pub enum BackupError {
     /// The target exists.
     #[error("the target exists already; choose another path, or move it away")]
     Exists,
+    /// There is no such backup.
+    #[error("there is no backup at {}", .0.display())]
+    Absent(PathBuf),
     /// The source can't be opened.
     #[error("{0}")]
     Open(#[source] OpenError),
@@ -74,6 +77,9 @@ pub fn restore(
     trusted: Trusted<'_>,
 ) -> std::result::Result<Copied, BackupError> {
     let Database::Sqlite(to) = database else { return Err(BackupError::NotEmbedded) };
+    if !from.exists() {
+        return Err(BackupError::Absent(from.to_owned()));
+    }
     copy_and_check(from, to, || {
         let connection = Connection::open(database, Purpose::Write)?;
         if schema::version(&connection)? == Version::Older {

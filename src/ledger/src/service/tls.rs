@@ -33,6 +33,9 @@ pub enum TlsError {
     /// The file is not PEM of this kind.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, #[source] rustls_pki_types::pem::Error),
+    /// The file has no certificate.
+    #[error("{} holds no certificate in PEM", .0.display())]
+    Empty(PathBuf),
     /// The key does not match the certificate.
     #[error("certificate and key: {0}")]
     Mismatch(#[source] rustls::Error),
@@ -130,6 +133,9 @@ impl Tls {
         let chain = CertificateDer::pem_slice_iter(&pair.certificate)
             .collect::<Result<Vec<_>, _>>()
             .map_err(faulty(&self.certificate))?;
+        if chain.is_empty() {
+            return Err(TlsError::Empty(self.certificate.clone()));
+        }
         let key = PrivateKeyDer::from_pem_slice(&pair.key).map_err(faulty(&self.key))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)

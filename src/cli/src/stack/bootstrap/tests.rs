@@ -4,6 +4,9 @@ use super::*;
 
 mod manifests;
 
+const ROUTE: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/route_config/virtual_hosts/tools/routes/0/route";
+
 fn rendered(upstream: &str) -> Value {
     render(&Settings {
         node_id: "gate-7",
@@ -57,4 +60,44 @@ fn a_tls_upstream_is_verified_by_its_name() {
         field(&mut bootstrap, ROUTE).unwrap().get("host_rewrite_literal").unwrap(),
         "tools.example.com"
     );
+}
+
+#[test]
+fn a_service_with_its_own_upstream_has_its_own_route_and_cluster() {
+    let route = |service: &str, path: &str, hosts: &[&str], url: &str| Route {
+        service: service.into(),
+        path: path.into(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        upstream: url.parse().unwrap(),
+    };
+    let routes = vec![
+        route("ci", "/api/", &["ci.example"], "https://ci.example"),
+        route("mine", "/", &[], "http://127.0.0.1:5"),
+    ];
+    let render = |default: Option<&str>| {
+        let upstream = Upstreams { default: default.map(|url| url.parse().unwrap()), routes: routes.clone() };
+        let settings = Settings {
+            node_id: "gate-7",
+            wasm: Path::new("/somewhere/agentrelay.wasm"),
+            port: 4321,
+            ledger: "127.0.0.1:7".parse().unwrap(),
+            upstream: &upstream,
+        };
+        render(&settings).unwrap()
+    };
+    let names = |bootstrap: &mut Value, path: &str, name: &str| -> Vec<String> {
+        let items = field(bootstrap, path).unwrap().as_sequence_mut().unwrap();
+        items.iter_mut().map(|item| field(item, name).unwrap().as_str().unwrap().to_owned()).collect()
+    };
+    let mut without = render(None);
+    assert_eq!(names(&mut without, ROUTES, "route/cluster"), ["upstream_ci", "upstream_mine"]);
+    let clusters = names(&mut without, "static_resources/clusters", "name");
+    assert_eq!(clusters, ["agentrelay_ledger", "upstream_ci", "upstream_mine"]);
+    let first = field(&mut without, &format!("{ROUTES}/0/match")).unwrap();
+    assert_eq!(first.get("path_separated_prefix").unwrap(), "/api");
+    let host = field(first, "headers/0/string_match/safe_regex/regex").unwrap();
+    assert_eq!(host.as_str(), Some("(?i)(ci\\.example)(:[0-9]+)?"));
+    assert_eq!(field(&mut without, &format!("{ROUTES}/1/match/prefix")).unwrap().as_str(), Some("/"));
+    let mut with = render(Some("http://127.0.0.1:9"));
+    assert_eq!(names(&mut with, ROUTES, "route/cluster"), ["upstream_ci", "upstream_mine", "upstream"]);
 }

@@ -12,6 +12,7 @@ use crate::identity::keys;
 use crate::model::key::{self, Listed};
 use crate::model::spending::SpendingKey;
 use crate::moment;
+use crate::policies::unknown::{Used, unknown};
 use crate::store::KeyFilter;
 use crate::transaction::idempotency::Once;
 use crate::transaction::{Error, Refusal};
@@ -33,6 +34,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .answers::<Budget>(200),
         Endpoint::post("/v1/keys", create)
             .summary("Create a key; its secret is in this answer and nowhere else")
+            .query::<NamesParams>()
             .body::<CreateKey>()
             .answers::<KeyWithSecret>(201),
         Endpoint::get("/v1/keys", list).summary("List keys").query::<ListParams>().answers::<Page<Key>>(200),
@@ -40,6 +42,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::patch("/v1/keys/{id}", update)
             .summary("Change what a key may do")
             .with_etag()
+            .query::<NamesParams>()
             .body::<UpdateKey>()
             .answers::<Key>(200),
         Endpoint::post("/v1/keys/{id}/rotate", rotate)
@@ -57,14 +60,43 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamesParams {
+    /// Take names of scopes, services and tools that the policy in force lacks: for a policy to come
+    #[serde(default)]
+    allow_unknown: bool,
+}
+
+impl NamesParams {
+    /// Refuses names that the policy lacks and the key did not have before.
+    async fn check(&self, service: &Service, used: Used<'_>, before: Used<'_>) -> Result<(), Refused> {
+        if self.allow_unknown {
+            return Ok(());
+        }
+        let unknown = unknown(&*service.newest_policy().await, used, before);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(Refused::invalid(format!(
+            "{}\n(for names of a policy to come: ?allow_unknown=true, on the command line --allow-unknown)",
+            unknown.join("\n")
+        )))
+    }
+}
+
 pub(super) async fn create(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
+    Params(names): Params<NamesParams>,
     Submitted { body: create, idempotency }: Submitted<CreateKey>,
 ) -> Result<(StatusCode, Json<KeyWithSecret>), Refused> {
     let now = moment::now();
     check::key(&create, now)?;
     of_own_tenant(&caller, &create.tenant_id)?;
+    let used =
+        Used { scopes: &create.scopes, services: create.services.as_deref(), tools: create.tools.as_deref() };
+    names.check(&service, used, Used::default()).await?;
     let secret = moment::new_secret(Kind::Agent)?;
     let key = key::Key {
         id: moment::new_id("key_", KeyId::parse)?,
@@ -80,7 +112,7 @@ pub(super) async fn create(
         agent_id: create.agent_id,
         budget: create.budget,
         version: 1,
-        source: create.source.unwrap_or(KeySource::Admin),
+        source: KeySource::Admin,
         created_at: now,
         revoked_at: None,
         last_used_at: None,
@@ -168,12 +200,21 @@ pub(super) async fn update(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
+    Params(names): Params<NamesParams>,
     headers: HeaderMap,
     Body(update): Body<UpdateKey>,
 ) -> Result<Tagged<Key>, Refused> {
     let now = moment::now();
     check::update(&update, now)?;
-    let key::Key { id: key_id, version, .. } = found(&service, &caller, id).await?.key;
+    let key = found(&service, &caller, id).await?.key;
+    let used = Used {
+        scopes: update.scopes.as_deref().unwrap_or_default(),
+        services: update.services.set().map(Vec::as_slice),
+        tools: update.tools.set().map(Vec::as_slice),
+    };
+    let before = Used { scopes: &key.scopes, services: key.services.as_deref(), tools: key.tools.as_deref() };
+    names.check(&service, used, before).await?;
+    let key::Key { id: key_id, version, .. } = key;
     let if_version = if_match(&headers, &version.to_string())?.then_some(version);
     let operation = keys::Update { key_id, update, if_version, actor: caller.id(), now };
     service.store.run(operation).await.map(tagged).map_err(administered)

@@ -13,6 +13,7 @@ use crate::model::spending::SpendingKey;
 use crate::model::tenant;
 use crate::moment;
 use crate::money::tenants::{self, Alter, Change, Refunded};
+use crate::policies::unknown;
 use crate::transaction::idempotency::Once;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -75,11 +76,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-fn check_tier(service: &Service, tier: &str) -> Result<(), Refused> {
-    if service.policy().policy.tier(tier).is_none() {
-        return Err(Refused::invalid("tier: the policy has no tier of this name; see GET /v1/tiers"));
-    }
-    Ok(())
+async fn check_tier(service: &Service, tier: &str) -> Result<(), Refused> {
+    unknown::tier(&*service.newest_policy().await, tier).map_or(Ok(()), |fault| Err(Refused::invalid(fault)))
 }
 
 pub(super) async fn create(
@@ -88,7 +86,7 @@ pub(super) async fn create(
     Submitted { body: create, idempotency }: Submitted<CreateTenant>,
 ) -> Result<(StatusCode, Json<Tenant>), Refused> {
     check::name(&create.name)?;
-    check_tier(&service, &create.tier)?;
+    check_tier(&service, &create.tier).await?;
     let now = moment::now();
     let credits = match create.credits {
         Some(credits) => Some((credits, moment::new_id("trf_", TransferId::parse)?)),
@@ -182,7 +180,9 @@ pub(super) async fn update(
 ) -> Result<Tagged<Tenant>, Refused> {
     let UpdateTenant { name, tier, budget, reason } = update;
     name.as_deref().map_or(Ok(()), check::name)?;
-    tier.as_deref().map_or(Ok(()), |tier| check_tier(&service, tier))?;
+    if let Some(tier) = &tier {
+        check_tier(&service, tier).await?;
+    }
     check::reason(&reason)?;
     let (tenant::Tenant { id: tenant_id, version, .. }, _) = found(&service, &caller, tenant_id).await?;
     let if_version = if_match(&headers, &version.to_string())?.then_some(version);

@@ -136,7 +136,7 @@ async fn the_api_describes_itself() {
     let document: Value = bench.client.get(url("/openapi.json")).send().await.unwrap().json().await.unwrap();
     assert_eq!(document["openapi"], "3.1.0");
     let create = &document["paths"]["/v1/keys"]["post"];
-    assert_eq!(create["parameters"][0]["name"], "Idempotency-Key");
+    assert_eq!(create["parameters"][1]["name"], "Idempotency-Key");
     assert_eq!(
         create["requestBody"]["content"]["application/json"]["schema"]["$ref"],
         "#/components/schemas/CreateKey"

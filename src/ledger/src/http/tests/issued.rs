@@ -18,7 +18,7 @@ async fn issue(bench: &Bench, request_id: &str, parent: &str, more: Value) -> Re
 async fn parent(bench: &Bench, tenant: &str, more: Value) -> (String, String) {
     let mut body = json!({"tenant_id": tenant, "name": "ci", "scopes": ["read", "generate"]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let key = bench.post("/v1/keys", body, StatusCode::CREATED).await;
+    let key = bench.post("/v1/keys?allow_unknown=true", body, StatusCode::CREATED).await;
     (key["id"].as_str().unwrap().to_owned(), key["secret"].as_str().unwrap().to_owned())
 }
 
@@ -79,7 +79,7 @@ async fn permissions_removed_from_a_parent_are_removed_from_its_children() {
     let (parent_id, parent) = parent(&bench, &tenant, json!({})).await;
     let issued = expect(issue(&bench, "r1", &parent, json!({})).await, StatusCode::CREATED).await;
     let child = secret(&issued);
-    let path = format!("/v1/keys/{parent_id}");
+    let path = format!("/v1/keys/{parent_id}?allow_unknown=true");
     let change = |body: Value| bench.request(Method::PATCH, &path).header("if-match", "*").json(&body).send();
     let narrowed = json!({
         "scopes": ["read"], "services": ["elsewhere"], "limits": [{"permits": 1, "window_seconds": 9}],

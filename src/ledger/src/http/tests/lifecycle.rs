@@ -17,7 +17,7 @@ async fn a_key_is_changed_only_at_the_given_version_and_filters_are_notified() {
     let etag = shown.headers()["etag"].to_str().unwrap().to_owned();
     let after = bench.get("/filter/v1/changes").await["next"].as_u64().unwrap();
     let change = json!({
-        "name": "builds", "scopes": ["read", "trigger"], "services": ["studio"],
+        "name": "builds", "scopes": ["read", "generate"], "services": ["studio"],
         "resources": [{"name": "project:42", "expires_at": "2999-01-01T00:00:00Z"}],
         "limits": [{"permits": 3, "window_seconds": 60}], "budget": 50, "reason": "new project",
     });
@@ -27,7 +27,7 @@ async fn a_key_is_changed_only_at_the_given_version_and_filters_are_notified() {
     let changed = expect(patch(&etag, &change).await.unwrap(), StatusCode::OK).await;
     assert_eq!((changed["name"].as_str(), changed["budget"].as_u64()), (Some("builds"), Some(50)));
     let record = expect(bench.resolve(&secret).await, StatusCode::OK).await;
-    assert_eq!(record["scopes"], json!(["read", "trigger"]));
+    assert_eq!(record["scopes"], json!(["read", "generate"]));
     assert_eq!(record["resources"][0]["expires_at"], "2999-01-01T00:00:00.000Z");
     assert_eq!(bench.get(&format!("/filter/v1/changes?after={after}")).await["changes"][0]["key_id"], *key);
 
@@ -133,17 +133,53 @@ async fn a_key_belongs_only_to_an_agent_of_its_tenant() {
     let (tenant, other) = (bench.tenant(0).await, bench.tenant(0).await);
     let body = json!({"tenant_id": tenant, "name": "bot"});
     let agent = bench.post("/v1/agents", body, StatusCode::CREATED).await["id"].as_str().unwrap().to_owned();
-    let key = |tenant: &str, agent: &str| json!({"tenant_id": tenant, "name": "ci", "scopes": [], "agent_id": agent, "source": "delegation"});
+    let key = |tenant: &str, agent: &str| json!({"tenant_id": tenant, "name": "ci", "scopes": [], "agent_id": agent});
     for body in [key(&other, &agent), key(&tenant, "agt_none")] {
         let refused = bench.post("/v1/keys", body, StatusCode::BAD_REQUEST).await;
         assert!(refused["detail"].as_str().unwrap().starts_with("agent_id"), "{refused}");
     }
     let made = bench.post("/v1/keys", key(&tenant, &agent), StatusCode::CREATED).await;
-    assert_eq!(made["source"], "delegation");
-    let listed = bench.get(&format!("/v1/keys?agent_id={agent}&source=delegation")).await;
+    assert_eq!(made["source"], "admin");
+    let listed = bench.get(&format!("/v1/keys?agent_id={agent}&source=admin")).await;
     assert_eq!(listed["items"].as_array().unwrap().len(), 1);
     assert_eq!(bench.get("/v1/keys?source=mcp").await["items"], json!([]));
     assert_eq!(bench.get(&format!("/v1/agents/{agent}")).await["name"], "bot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_takes_only_names_that_the_policy_has_unless_they_are_to_come() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(0).await;
+    let key = json!({"tenant_id": tenant, "name": "ci", "scopes": ["raed"], "services": ["stduio"], "tools": ["serach"]});
+    let refused = bench.post("/v1/keys", key.clone(), StatusCode::BAD_REQUEST).await;
+    let detail = refused["detail"].as_str().unwrap();
+    for (field, near) in [("scopes[0]", "`read`"), ("services[0]", "`studio`"), ("tools[0]", "`search`")] {
+        let line = detail.lines().find(|line| line.starts_with(field));
+        assert!(line.is_some_and(|line| line.ends_with(&format!("did you mean {near}?"))), "{detail}");
+    }
+    let made = bench.post("/v1/keys?allow_unknown=true", key, StatusCode::CREATED).await;
+    let path = format!("/v1/keys/{}", made["id"].as_str().unwrap());
+    let patch =
+        async |body: &Value| bench.request(Method::PATCH, &path).json(body).send().await.unwrap().status();
+    // What it has it may keep; what comes new must be known.
+    assert_eq!(patch(&json!({"scopes": ["raed", "read"], "reason": "x"})).await, StatusCode::OK);
+    assert_eq!(patch(&json!({"scopes": ["raed", "reda"], "reason": "x"})).await, StatusCode::BAD_REQUEST);
+    assert_eq!(patch(&json!({"services": ["studoi"], "reason": "x"})).await, StatusCode::BAD_REQUEST);
+    for body in [json!({"name": "x", "tier": "por"}), json!({"name": "x", "tier": "por", "credits": 5})] {
+        let refused = bench.post("/v1/tenants", body, StatusCode::BAD_REQUEST).await;
+        assert!(refused["detail"].as_str().unwrap().contains("did you mean `pro`?"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn administrators_cannot_say_that_another_key_asked_for_theirs() {
+    let bench = Bench::start().await;
+    let tenant = bench.tenant(0).await;
+    let key = |source: &str| json!({"tenant_id": tenant, "name": "ci", "scopes": [], "source": source});
+    for source in ["mcp", "delegation"] {
+        let refused = bench.post("/v1/keys", key(source), StatusCode::BAD_REQUEST).await;
+        assert!(refused["detail"].as_str().unwrap().contains("`source`"), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,135 @@
+//! `policy check`: faults, which no ledger takes, and findings, which it takes but which do not do what they say.
+
+mod dead;
+
+use super::live::{self, Against};
+use super::{read, valid};
+use crate::commands::connection::{self, Connection};
+use crate::output;
+use anyhow::bail;
+use client::Client;
+use policy::Policy;
+use policy::yaml::place;
+use protocol::admin::{NameKind, NameLeaving};
+use reqwest::header::HeaderMap;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Most faults whose place is looked up; each look reads the file again.
+const PLACES_MAX: usize = 100;
+
+/// One fault or finding, with its place in the file.
+#[derive(Debug, Serialize)]
+struct Placed {
+    line: Option<usize>,
+    column: Option<usize>,
+    /// The path, and what is wrong there.
+    text: String,
+}
+
+pub(super) async fn run(
+    file: &Path,
+    connection: &Connection,
+    against: &[Against],
+    headers: &HeaderMap,
+) -> anyhow::Result<()> {
+    let text = read(file)?;
+    let parsed = valid(&text);
+    let (policy, document) = match parsed {
+        Ok((policy, document)) => (policy, document),
+        Err(invalid) => {
+            let faults = placed(&text, invalid.faults().iter().cloned());
+            show(file, json!({"valid": false, "faults": faults}), &faults, connection.json)?;
+            bail!("{} is not a valid policy; nothing was changed", file.display())
+        }
+    };
+    let mut findings = dead::rules(&policy, &document);
+    if let Some(ledger) = connection.open_if_given()? {
+        findings.extend(in_use(&ledger, &policy, &text).await?);
+    }
+    for server in against {
+        findings.extend(live::differences(&policy, server, headers).await?);
+    }
+    let findings = placed(&text, findings);
+    let version = policy.version();
+    show(file, json!({"valid": true, "version": version, "findings": findings}), &findings, connection.json)?;
+    if !findings.is_empty() {
+        let count = findings.len();
+        bail!(
+            "{} is valid, but has {count} of these: put in force it would not do what it says there",
+            file.display()
+        );
+    }
+    if !connection.json {
+        output::line(&format!("{} is valid, version {version}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn placed(text: &str, faults: impl IntoIterator<Item = String>) -> Vec<Placed> {
+    let faults = faults.into_iter().enumerate();
+    let placed = faults.map(|(number, fault)| {
+        let place = if number < PLACES_MAX { place(text, &fault) } else { None };
+        Placed { line: place.map(|at| at.line), column: place.map(|at| at.column), text: fault }
+    });
+    placed.collect()
+}
+
+fn show(file: &Path, result: Value, faults: &[Placed], as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return output::json(&result);
+    }
+    for fault in faults {
+        match (fault.line, fault.column) {
+            (Some(line), Some(column)) => {
+                output::shown(&format!("{}:{line}:{column}: {}", file.display(), fault.text))?;
+            }
+            _ => output::shown(&format!("{}: {}", file.display(), fault.text))?,
+        }
+    }
+    Ok(())
+}
+
+/// What tenants and keys use and the policy lacks.
+async fn in_use(ledger: &Client, policy: &Policy, text: &str) -> anyhow::Result<Vec<String>> {
+    let leaving = match ledger.check_policy(text.to_owned()).await {
+        Ok(checked) => checked.leaving,
+        Err(client::Error::Unavailable { ledger, cause, .. }) => {
+            output::note(&format!(
+                "the ledger at {ledger} does not answer ({cause}), so names that tenants and keys use were not checked"
+            ));
+            return Ok(Vec::new());
+        }
+        Err(client::Error::Credential(_)) => {
+            output::note(
+                "names that tenants and keys use were not checked: this admin key may not see those of all tenants",
+            );
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // Tiers also where the policy in force lacks them already.
+    let mut tiers: BTreeMap<String, NameLeaving> = BTreeMap::new();
+    for tenant in connection::all(async |cursor| ledger.tenants(cursor).await).await? {
+        if policy.tier(&tenant.tier).is_none() {
+            let tier = tiers.entry(tenant.tier.clone()).or_insert_with(|| NameLeaving {
+                kind: NameKind::Tier,
+                name: tenant.tier,
+                used_by: 0,
+                ids: Vec::new(),
+            });
+            tier.used_by = tier.used_by.saturating_add(1);
+            if tier.ids.len() < 10 {
+                tier.ids.push(tenant.id.to_string());
+            }
+        }
+    }
+    let others = leaving.into_iter().filter(|name| name.kind != NameKind::Tier);
+    let found = tiers.into_values().chain(others).map(|name| {
+        let table = if name.kind == NameKind::Tier { "tiers" } else { "services" };
+        format!("{table}: {name}, and the policy lacks it")
+    });
+    Ok(found.collect())
+}
