@@ -12,7 +12,7 @@ use protocol::filter::{
 use protocol::key::KeyRecord;
 use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
-use protocol::reason::{Purse, Shortfall};
+use protocol::reason::{PaidFrom, Shortfall};
 use protocol::{Credits, InstanceId, LeaseId, ReservationId};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType};
@@ -104,7 +104,7 @@ struct Told {
     #[serde(default)]
     available: Option<Credits>,
     #[serde(default)]
-    purse: Option<Purse>,
+    paid_from: Option<PaidFrom>,
 }
 
 /// The ledger could not be called.
@@ -231,8 +231,8 @@ pub fn reserved(answer: &Answer, asked: ReservationId) -> ReserveAnswered {
     match answer.read(&[200, 201]) {
         Some(ReserveAnswer { reservation_id, .. }) if reservation_id == asked => ReserveAnswered::Reserved,
         None => match answer.problem(402, "quota_exceeded") {
-            Some(Told { available: Some(available), purse: Some(purse), .. }) => {
-                ReserveAnswered::QuotaExceeded(Some(Shortfall { available, purse }))
+            Some(Told { available: Some(available), paid_from: Some(paid_from), .. }) => {
+                ReserveAnswered::QuotaExceeded(Some(Shortfall { available, paid_from }))
             }
             Some(_) => ReserveAnswered::QuotaExceeded(None),
             None if answer.is_problem(403, "key_inactive") => ReserveAnswered::KeyInactive,

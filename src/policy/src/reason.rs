@@ -2,7 +2,7 @@
 //!
 //! The gate tells them to the client, and the ledger to an operator who asks later, so both read the same.
 
-use protocol::reason::{Purse, Reason};
+use protocol::reason::{PaidFrom, Reason};
 
 /// What decided, what it needed, and what there was. Without a capital letter and a full stop.
 pub fn cause(reason: &Reason) -> String {
@@ -49,12 +49,12 @@ pub fn cause(reason: &Reason) -> String {
         Reason::Concurrency { max } => {
             format!("this key has {max} requests or streams under way at this gate, as many as it may")
         }
-        Reason::Credits { needed, had, purse } => {
+        Reason::Credits { needed, had, paid_from } => {
             let left = had.map_or("less".to_owned(), |had| format!("{had} credits"));
-            let place = match purse {
-                Purse::Balance => "the tenant has",
-                Purse::TenantBudget => "the tenant's budget for this month has",
-                Purse::KeyBudget => "this key's budget for this month has",
+            let place = match paid_from {
+                PaidFrom::Balance => "the tenant has",
+                PaidFrom::TenantBudget => "the tenant's budget for this month has",
+                PaidFrom::KeyBudget => "this key's budget for this month has",
             };
             format!("this call costs {needed} credits and {place} {left} left")
         }
@@ -87,7 +87,9 @@ pub fn remedy(reason: &Reason) -> String {
             _ => "send fewer, or move the tenant to a tier with a higher limit".to_owned(),
         },
         Reason::Concurrency { .. } => "wait until one ends".to_owned(),
-        Reason::Credits { purse: Purse::Balance, .. } => "ask the tenant's owner for credits".to_owned(),
+        Reason::Credits { paid_from: PaidFrom::Balance, .. } => {
+            "ask the tenant's owner for credits".to_owned()
+        }
         Reason::Credits { .. } => {
             "ask its owner for a larger budget, or wait for the next month (UTC)".to_owned()
         }

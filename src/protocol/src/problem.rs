@@ -1,7 +1,7 @@
 //! RFC 9457 problem details: the format of all errors from the ledger and from the gate's HTTP services.
 
 use crate::Credits;
-use crate::reason::Purse;
+use crate::reason::PaidFrom;
 use serde::{Deserialize, Serialize};
 
 /// Media type of a [`Problem`].
@@ -29,7 +29,7 @@ pub struct Problem {
     pub available: Option<Credits>,
     /// Where there are too few.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub purse: Option<Purse>,
+    pub paid_from: Option<PaidFrom>,
     /// Whom to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,

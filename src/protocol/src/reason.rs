@@ -84,7 +84,7 @@ pub enum Reason {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         had: Option<Credits>,
         /// Where there were too few.
-        purse: Purse,
+        paid_from: PaidFrom,
     },
     /// Another check, described by what the client was told.
     Check {
@@ -97,7 +97,7 @@ pub enum Reason {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Purse {
+pub enum PaidFrom {
     /// The tenant's credits.
     Balance,
     /// The tenant's budget for the month.
@@ -112,7 +112,7 @@ pub struct Shortfall {
     /// The credits that are left.
     pub available: Credits,
     /// Where they are left.
-    pub purse: Purse,
+    pub paid_from: PaidFrom,
 }
 
 impl Reason {
@@ -162,7 +162,7 @@ mod tests {
         let credits = Reason::Credits {
             needed: Credits::new(5).unwrap(),
             had: Credits::new(3),
-            purse: Purse::KeyBudget,
+            paid_from: PaidFrom::KeyBudget,
         };
         let tier = Reason::Tier {
             needed: "pro".to_owned(),

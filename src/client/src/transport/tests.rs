@@ -83,6 +83,10 @@ async fn errors_are_distinguished_by_what_the_caller_can_do() {
             title: "Title".into(),
             detail: Some("detail".into()),
             request_id: None,
+            available: None,
+            paid_from: None,
+            contact: None,
+            upgrade_url: None,
         };
         (StatusCode::from_u16(status).unwrap(), Json(problem))
     };

@@ -5,7 +5,7 @@ use policy::reason::{cause, remedy};
 use protocol::PolicyVersion;
 use protocol::admin::{Explanation, Moment};
 use protocol::audit::{Decision, Outcome};
-use protocol::reason::{Purse, Reason};
+use protocol::reason::{PaidFrom, Reason};
 
 /// What the ledger knows now of those whom a decision names.
 #[derive(Debug, Default)]
@@ -126,11 +126,11 @@ fn facts(reason: &Reason) -> (Option<String>, Option<String>) {
         Reason::Concurrency { max } => {
             (Some(format!("fewer than {max} under way")), Some(format!("{max} under way")))
         }
-        Reason::Credits { needed, had, purse } => {
-            let of = match purse {
-                Purse::Balance => "",
-                Purse::TenantBudget => " of the tenant's budget",
-                Purse::KeyBudget => " of the key's budget",
+        Reason::Credits { needed, had, paid_from } => {
+            let of = match paid_from {
+                PaidFrom::Balance => "",
+                PaidFrom::TenantBudget => " of the tenant's budget",
+                PaidFrom::KeyBudget => " of the key's budget",
             };
             (Some(format!("{needed} credits{of}")), had.map(|had| format!("{had} credits{of}")))
         }

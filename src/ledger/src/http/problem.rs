@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::InvalidId;
 use protocol::problem::{MEDIA_TYPE, Problem};
-use protocol::reason::{Purse, Shortfall};
+use protocol::reason::{PaidFrom, Shortfall};
 use tracing::error;
 
 /// The kinds of problem that the ledger knows.
@@ -127,7 +127,7 @@ impl Refused {
             detail: Some(detail),
             request_id: Some(request_id.to_owned()),
             available: shortfall.map(|left| left.available),
-            purse: shortfall.map(|left| left.purse),
+            paid_from: shortfall.map(|left| left.paid_from),
             ..Problem::default()
         };
         let mut response = (code.status(), Json(body)).into_response();
@@ -216,16 +216,16 @@ impl From<Refusal> for Refused {
                 format!("it was changed since; its ETag is \"{version}\" now: read it again"),
             ),
             Refusal::BudgetSpent { payer, budget, spent, month } => {
-                let (whose, purse) = match payer {
-                    Payer::Key => ("key", Purse::KeyBudget),
-                    Payer::Tenant => ("tenant", Purse::TenantBudget),
+                let (whose, paid_from) = match payer {
+                    Payer::Key => ("key", PaidFrom::KeyBudget),
+                    Payer::Tenant => ("tenant", PaidFrom::TenantBudget),
                 };
                 let available = budget.checked_sub(spent).unwrap_or_default();
                 let refused = Refused::new(
                     Code::QuotaExceeded,
                     format!("the {whose} has spent {spent} of its budget of {budget} credits for {month}"),
                 );
-                Refused { shortfall: Some(Shortfall { available, purse }), ..refused }
+                Refused { shortfall: Some(Shortfall { available, paid_from }), ..refused }
             }
             Refusal::IdempotencyKeyReused => Refused::new(
                 Code::IdempotencyKeyReused,
@@ -277,7 +277,9 @@ fn money(refusal: book::Refusal) -> Refused {
         }
     };
     let shortfall = match refusal {
-        book::Refusal::QuotaExceeded { available } => Some(Shortfall { available, purse: Purse::Balance }),
+        book::Refusal::QuotaExceeded { available } => {
+            Some(Shortfall { available, paid_from: PaidFrom::Balance })
+        }
         _ => None,
     };
     Refused { shortfall, ..Refused::new(code, refusal.to_string()) }

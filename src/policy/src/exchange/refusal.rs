@@ -17,7 +17,7 @@ use crate::rules::Help;
 use protocol::audit::Outcome;
 use protocol::key::{KeyRecord, Limit};
 use protocol::problem::{MEDIA_TYPE, Problem};
-use protocol::reason::{Purse, Reason, Shortfall, bounded, bounded_names};
+use protocol::reason::{PaidFrom, Reason, Shortfall, bounded, bounded_names};
 use protocol::{Credits, EventId};
 
 /// An answer from the gate itself.
@@ -300,9 +300,9 @@ impl Refusal {
 
     /// `left` is what the ledger said is left.
     pub(super) fn quota_exceeded(price: Credits, left: Option<Shortfall>) -> Refusal {
-        let purse = left.map_or(Purse::Balance, |left| left.purse);
+        let paid_from = left.map_or(PaidFrom::Balance, |left| left.paid_from);
         let had = left.map(|left| left.available);
-        Refusal::because(QUOTA_EXCEEDED, Reason::Credits { needed: price, had, purse })
+        Refusal::because(QUOTA_EXCEEDED, Reason::Credits { needed: price, had, paid_from })
     }
 
     pub(super) fn ledger_unavailable() -> Refusal {

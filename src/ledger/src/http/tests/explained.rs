@@ -70,7 +70,7 @@ async fn a_refusal_is_explained_by_its_rule_what_it_needed_and_what_there_was() 
         ),
         (
             "quota_exceeded",
-            json!({"rule": "credits", "needed": 40, "had": 3, "purse": "balance"}),
+            json!({"rule": "credits", "needed": 40, "had": 3, "paid_from": "balance"}),
             json!("40 credits"),
             json!("3 credits"),
             "ask the tenant's owner for credits",

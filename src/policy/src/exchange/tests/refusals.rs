@@ -1,7 +1,7 @@
 //! What refusals teach: each names its cause, a remedy, and when a retry helps, for a person and for a model.
 
 use super::*;
-use protocol::reason::Purse;
+use protocol::reason::PaidFrom;
 
 /// A gate whose policy names whom to ask.
 fn gate(tier: &str, scopes: &[&str]) -> Gate {
@@ -146,7 +146,7 @@ fn every_refusal_names_its_cause_a_remedy_and_when() {
             "too few credits",
             || {
                 let mut gate = gate("pro", BOTH);
-                let left = Shortfall { available: Credits::new(3).unwrap(), purse: Purse::Balance };
+                let left = Shortfall { available: Credits::new(3).unwrap(), paid_from: PaidFrom::Balance };
                 gate.ledger = ReserveAnswered::QuotaExceeded(Some(left));
                 after(gate, |gate| gate.call("draw", json!({"q": "b"})))
             },
@@ -162,7 +162,7 @@ fn every_refusal_names_its_cause_a_remedy_and_when() {
             "a spent budget",
             || {
                 let mut gate = gate("pro", BOTH);
-                let left = Shortfall { available: Credits::ZERO, purse: Purse::KeyBudget };
+                let left = Shortfall { available: Credits::ZERO, paid_from: PaidFrom::KeyBudget };
                 gate.ledger = ReserveAnswered::QuotaExceeded(Some(left));
                 after(gate, |gate| gate.call("draw", json!({})))
             },
