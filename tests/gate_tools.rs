@@ -128,6 +128,46 @@ fn lists_show_what_each_tool_costs_if_show_terms_is_set() {
 }
 
 #[test]
+fn descriptions_say_the_price_of_the_table_whatever_the_server_says() {
+    run(async {
+        let describing = |policy: &mut serde_yaml_ng::Value| {
+            policy["services"]["studio"]["terms"] = policy::yaml("describe");
+            policy["settings"]["contact"] = policy::yaml("platform@acme.test");
+            policy["settings"]["upgrade_url"] = policy::yaml("https://acme.test/upgrade");
+        };
+        let gate = Gate::options().policy(describing).start().await;
+        let agent = gate.agent_with("free", 1, NewKey::default()).await;
+        for behaviour in ["", "chunked", "sse"] {
+            let text = agent.send(mcp::post(&mcp::list()).upstream(behaviour)).await.text();
+            let list = text.lines().rev().find_map(|line| {
+                let data = line.strip_prefix("data: ").unwrap_or(line);
+                serde_json::from_str::<Value>(data).ok().filter(|message| message["result"].is_object())
+            });
+            let list = list.unwrap_or_else(|| panic!("no list: {text}"))["result"].clone();
+            let described = list["tools"][0]["description"].as_str().unwrap_or_default().to_owned();
+            for words in ["standard 5, ", "ultra_plus 40, ", "`quality` ultra_plus needs tier pro or higher"]
+            {
+                assert!(described.contains(words), "{behaviour}: {words:?} is not in {described}");
+            }
+            let terms = &list["tools"][0]["_meta"]["agentrelay/terms"];
+            assert_eq!(terms["requires"][0]["tier"], "pro", "{behaviour}: {list}");
+        }
+        // Whom to ask is in every refusal, and where to upgrade where that helps.
+        for (answer, upgrades) in [
+            (agent.call(&mcp::image("ultra_plus")).await, true),
+            (agent.call(&mcp::image("standard")).await, true),
+            (agent.call(&mcp::call("unlisted", json!({}))).await, false),
+            (gate.send(mcp::post(&mcp::search())).await, false),
+        ] {
+            let text = answer.text();
+            assert!(text.contains("Contact: platform@acme.test"), "{text}");
+            assert_eq!(text.contains("Upgrade: https://acme.test/upgrade"), upgrades, "{text}");
+        }
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
 fn services_are_only_those_that_the_key_may_use() {
     run(async {
         let gate = gate().await;

@@ -100,7 +100,7 @@ fn latency_is_a_histogram_by_service_and_outcome_and_calls_are_counted_by_tool()
             r#"agentrelay_latency_ms_count{outcome="tier_denied",service="studio"} 1"#,
             r#"agentrelay_latency_ms_count{outcome="insufficient_scope",service="ci"} 1"#,
             r#"agentrelay_calls{service="studio",tool="image_generate"} 3"#,
-            r#"agentrelay_calls{service="studio",tool="search"} 4"#,
+            r#"agentrelay_calls{service="studio",tool="search"} 3"#,
             r#"agentrelay_calls{service="ci",tool="POST /projects/{project}/trigger"} 1"#,
         ];
         // Envoy merges histograms every five seconds.

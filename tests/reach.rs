@@ -3,7 +3,6 @@
 use harness::clock::eventually;
 use harness::ledger::operator;
 use harness::{Gate, mcp, run};
-use std::time::Duration;
 
 /// The filter's lines with these words, as Envoy wrote them.
 fn lines(gate: &Gate, words: &str) -> Vec<String> {
@@ -51,7 +50,7 @@ fn a_ledger_that_is_away_is_said_once_then_at_doubling_intervals_and_its_return_
         let failed = number(&back[0], "calls failed");
         assert!(failed >= 20, "{back:?}");
         agent.call(&mcp::image("standard")).await.assert_allowed();
-        harness::wait(Duration::from_secs(1)).await;
+        gate.settled(&agent).await;
         assert_eq!(lines(&gate, BACK).len(), 1, "it is said once");
     });
 }
