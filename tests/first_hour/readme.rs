@@ -42,7 +42,7 @@ fn own_tools_are_behind_the_gate_by_copy_and_paste() {
         };
         // The last line stays; what is before it must succeed, but for the check, which names a price in a text.
         let first = mine(first).replace(" --against", " || true; : --against");
-        let mut up = shell(&format!("{}", first.replace("agentrelay up", "exec agentrelay up")))
+        let mut up = shell(&first.replace("agentrelay up", "exec agentrelay up"))
             .stdout(fs::File::create(directory.join("up.out")).unwrap())
             .stderr(fs::File::create(directory.join("up.err")).unwrap())
             .spawn()

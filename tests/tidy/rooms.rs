@@ -128,7 +128,6 @@ pub const TABLE: &[(&str, Order)] = &[
                 &[
                     "identity",
                     "money",
-                    "limits",
                     "audit",
                     "policies",
                     "deliveries",
