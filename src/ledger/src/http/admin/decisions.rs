@@ -33,7 +33,7 @@ pub(super) async fn show(
 ) -> Result<Json<Explanation>, Refused> {
     let filter = AuditFilter {
         tenant_id: caller.tenant().cloned(),
-        request_id: Some(id.clone()),
+        request_id: Some(id),
         limit: EVENTS_MAX,
         ..AuditFilter::default()
     };
