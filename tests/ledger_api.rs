@@ -3,7 +3,9 @@
 
 use cli::stack::{Credentials, Ledger, LedgerOptions};
 use harness::files;
-use serde_json::Value;
+use harness::ledger::Filter;
+use protocol::uuid::Uuid;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -182,6 +184,17 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     }
     served.json(&["usage", "--group-by", "agent,outcome", "--tenant", &tenant]);
 
+    let request = Uuid::from_bits(0x0192_f0c0_0000_7000_8000_0000_0000_0001).to_string();
+    let decision = json!({
+        "id": request, "at": "2026-11-01T00:00:00Z", "outcome": "allowed", "key_id": key, "tenant_id": tenant,
+        "service": "studio", "tool": "search", "credits": 0, "status": 200, "duration_ms": 12, "policy_version": "v1",
+        "envoy": "e1",
+    });
+    let filter = Filter::new(served.ledger.url(), &served.credentials.filter_key);
+    assert_eq!(filter.report("batch", [decision]).await, Some(200));
+    let explained = served.json(&["explain", &request]);
+    assert!(explained["sentences"][0].is_string(), "{explained}");
+
     policies(&served);
     audits(&served);
     backups(&served);
@@ -326,6 +339,7 @@ fn command_for(method: &str, path: &str) -> Vec<&'static str> {
         ("POST", "/v1/filter-keys/{id}/revoke") => "filter-keys revoke",
         ("GET", "/v1/usage") => "usage",
         ("GET", "/v1/audit") => "audit list",
+        ("GET", "/v1/decisions/{id}") => "explain",
         ("GET", "/v1/audit/key") => "audit key",
         ("GET", "/v1/audit/status") => "audit status",
         ("GET", "/v1/audit/export") => "audit export",
@@ -386,7 +400,7 @@ fn argument_for(field: &str) -> Option<String> {
         // Lists are printed completely.
         "cursor" | "limit" => return None,
         "id" | "amount" | "direction" | "file" => format!("<{}>", field.to_ascii_uppercase()),
-        "tenant_id" | "key_id" | "agent_id" | "reservation_id" => {
+        "tenant_id" | "key_id" | "agent_id" | "reservation_id" | "request_id" => {
             format!("--{}", field.trim_end_matches("_id"))
         }
         "scopes" | "services" | "tools" | "resources" | "limits" => {

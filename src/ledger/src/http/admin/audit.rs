@@ -96,6 +96,11 @@ pub(super) async fn list(
         let known = Kind::ALL.map(Kind::as_str).join(", ");
         return Err(Refused::invalid(format!("kind: one of {known}")));
     }
+    for (field, name) in [("service", &params.service), ("tool", &params.tool)] {
+        if name.as_ref().is_some_and(|name| !(1..=256).contains(&name.chars().count())) {
+            return Err(Refused::invalid(format!("{field}: must be 1 to 256 characters")));
+        }
+    }
     let limit = limit(params.limit)?;
     ordered(params.from, params.to)?;
     let filter = AuditFilter {
