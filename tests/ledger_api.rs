@@ -182,6 +182,7 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     }
     served.json(&["usage", "--group-by", "agent,outcome", "--tenant", &tenant]);
 
+    decided(&served).await;
     policies(&served);
     audits(&served);
     backups(&served);
@@ -326,6 +327,7 @@ fn command_for(method: &str, path: &str) -> Vec<&'static str> {
         ("POST", "/v1/filter-keys/{id}/revoke") => "filter-keys revoke",
         ("GET", "/v1/usage") => "usage",
         ("GET", "/v1/audit") => "audit list",
+        ("GET", "/v1/decisions/{id}") => "explain",
         ("GET", "/v1/audit/key") => "audit key",
         ("GET", "/v1/audit/status") => "audit status",
         ("GET", "/v1/audit/export") => "audit export",
@@ -386,7 +388,7 @@ fn argument_for(field: &str) -> Option<String> {
         // Lists are printed completely.
         "cursor" | "limit" => return None,
         "id" | "amount" | "direction" | "file" => format!("<{}>", field.to_ascii_uppercase()),
-        "tenant_id" | "key_id" | "agent_id" | "reservation_id" => {
+        "tenant_id" | "key_id" | "agent_id" | "reservation_id" | "request_id" => {
             format!("--{}", field.trim_end_matches("_id"))
         }
         "scopes" | "services" | "tools" | "resources" | "limits" => {
@@ -396,6 +398,26 @@ fn argument_for(field: &str) -> Option<String> {
         "grace_seconds" => "--grace".to_owned(),
         _ => format!("--{}", field.to_ascii_lowercase().replace('_', "-")),
     })
+}
+
+/// What an Envoy reported is explained.
+async fn decided(served: &Served) {
+    let id = "0192f0c0-0000-7000-8000-000000000001";
+    let report = serde_json::json!({
+        "batch_id": "0192f0c0-0000-7000-8000-000000000002", "envoy": "e1",
+        "subjects": [{"service": "studio", "tool": "search", "policy_version": "v1"}],
+        "rows": [[0, id, 1_700_000_000_000_u64, "insufficient_scope", 403, null, 1, 0, false, null, null, null,
+                  {"rule": "scope", "needed": ["read"], "had": []}]],
+    });
+    let url = format!("{}/filter/v1/report", served.ledger.url());
+    let request = client::http().build().expect("a client").post(url).json(&report);
+    let answer = request.bearer_auth(&served.credentials.filter_key).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(served.json(&["explain", id])["needed"], "read");
+    assert_eq!(
+        served.run(&["audit", "list", "--request", id]).stdout.iter().filter(|byte| **byte == b'\n').count(),
+        1
+    );
 }
 
 fn policies(served: &Served) {

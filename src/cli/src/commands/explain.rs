@@ -22,7 +22,7 @@ pub struct Arguments {
     #[command(flatten)]
     connection: Connection,
     /// The request_id of a refusal, x-request-id of any answer, or request_id of the access log
-    #[arg(value_parser = EventId::parse)]
+    #[arg(value_name = "ID", value_parser = EventId::parse)]
     request_id: EventId,
 }
 

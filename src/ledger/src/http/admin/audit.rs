@@ -66,10 +66,10 @@ pub(super) struct ListParams {
     /// Only what this key did, and what was done to it
     key_id: Option<KeyId>,
     /// Only what is about this service
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\x00]*$"))]
     service: Option<String>,
     /// Only what is about this tool, by the policy's name
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\x00]*$"))]
     tool: Option<String>,
     /// Not before this time
     from: Option<Timestamp>,
@@ -95,6 +95,12 @@ pub(super) async fn list(
     if params.kind.as_ref().is_some_and(|asked| Kind::ALL.iter().all(|kind| kind.as_str() != asked)) {
         let known = Kind::ALL.map(Kind::as_str).join(", ");
         return Err(Refused::invalid(format!("kind: one of {known}")));
+    }
+    for (field, name) in [("service", &params.service), ("tool", &params.tool)] {
+        let is_name = |name: &String| (1..=256).contains(&name.chars().count()) && !name.contains('\0');
+        if name.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err(Refused::invalid(format!("{field}: a name of the policy, of 1 to 256 characters")));
+        }
     }
     let limit = limit(params.limit)?;
     ordered(params.from, params.to)?;
