@@ -3,7 +3,9 @@
 
 use cli::stack::{Credentials, Ledger, LedgerOptions};
 use harness::files;
-use serde_json::Value;
+use harness::ledger::Filter;
+use protocol::uuid::Uuid;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -182,7 +184,17 @@ async fn the_command_line_does_what_the_api_does_and_leaves_no_secret_behind() {
     }
     served.json(&["usage", "--group-by", "agent,outcome", "--tenant", &tenant]);
 
-    decided(&served).await;
+    let request = Uuid::from_bits(0x0192_f0c0_0000_7000_8000_0000_0000_0001).to_string();
+    let decision = json!({
+        "id": request, "at": "2026-11-01T00:00:00Z", "outcome": "allowed", "key_id": key, "tenant_id": tenant,
+        "service": "studio", "tool": "search", "credits": 0, "status": 200, "duration_ms": 12, "policy_version": "v1",
+        "envoy": "e1",
+    });
+    let filter = Filter::new(served.ledger.url(), &served.credentials.filter_key);
+    assert_eq!(filter.report("batch", [decision]).await, Some(200));
+    let explained = served.json(&["explain", &request]);
+    assert!(explained["sentences"][0].is_string(), "{explained}");
+
     policies(&served);
     audits(&served);
     backups(&served);
@@ -398,26 +410,6 @@ fn argument_for(field: &str) -> Option<String> {
         "grace_seconds" => "--grace".to_owned(),
         _ => format!("--{}", field.to_ascii_lowercase().replace('_', "-")),
     })
-}
-
-/// What an Envoy reported is explained.
-async fn decided(served: &Served) {
-    let id = "0192f0c0-0000-7000-8000-000000000001";
-    let report = serde_json::json!({
-        "batch_id": "0192f0c0-0000-7000-8000-000000000002", "envoy": "e1",
-        "subjects": [{"service": "studio", "tool": "search", "policy_version": "v1"}],
-        "rows": [[0, id, 1_700_000_000_000_u64, "insufficient_scope", 403, null, 1, 0, false, null, null, null,
-                  {"rule": "scope", "needed": ["read"], "had": []}]],
-    });
-    let url = format!("{}/filter/v1/report", served.ledger.url());
-    let request = client::http().build().expect("a client").post(url).json(&report);
-    let answer = request.bearer_auth(&served.credentials.filter_key).send().await.expect("an answer");
-    assert_eq!(answer.status(), 200);
-    assert_eq!(served.json(&["explain", id])["needed"], "read");
-    assert_eq!(
-        served.run(&["audit", "list", "--request", id]).stdout.iter().filter(|byte| **byte == b'\n').count(),
-        1
-    );
 }
 
 fn policies(served: &Served) {

@@ -292,7 +292,7 @@ async fn call(ledger: Arc<Direct>, key_id: KeyId, began: Instant, turn: Duration
         let id = ReservationId::parse(&ceiling::fresh())?;
         let asked = Instant::now();
         let request = ReserveRequest {
-            reservation_id: id.clone(),
+            reservation_id: id,
             key_id: key_id.clone(),
             service: ceiling::SERVICE.to_owned(),
             tool: ceiling::TOOL.to_owned(),

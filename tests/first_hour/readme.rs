@@ -15,6 +15,10 @@ fn blocks(readme: &str, begin: &str) -> Vec<String> {
     rest.split("```").skip(1).step_by(2).map(|block| block.trim_start_matches('\n').to_owned()).collect()
 }
 
+fn local(port: u16) -> String {
+    std::net::SocketAddr::from(([127, 0, 0, 1], port)).to_string()
+}
+
 #[test]
 fn own_tools_are_behind_the_gate_by_copy_and_paste() {
     run(async {
@@ -31,8 +35,10 @@ fn own_tools_are_behind_the_gate_by_copy_and_paste() {
         let [first, second] = blocks.as_slice() else { panic!("two blocks: {blocks:?}") };
         // Only the addresses are this test's.
         let mine = |block: &str| {
-            let block = block.replace("9000", &server.address.port().to_string());
-            block.replace("10000", &gate.port().to_string())
+            let block = block.replace(&local(9000), &server.address.to_string());
+            block
+                .replace(&local(10000), &gate.to_string())
+                .replace("--port 10000", &format!("--port {}", gate.port()))
         };
         let shell = |script: &str| {
             let mut command = Command::new("bash");

@@ -105,12 +105,7 @@ impl Served {
 
     /// The filter API of one ledger.
     pub fn filter(&self, number: usize) -> Filter {
-        let http = client::http().no_proxy().timeout(std::time::Duration::from_secs(15)).build();
-        Filter {
-            http: http.expect("an HTTP client"),
-            url: self.url(number),
-            key: self.credentials.filter_key.clone(),
-        }
+        Filter::new(self.url(number), &self.credentials.filter_key)
     }
 
     /// A tenant with credits and a key.
@@ -178,6 +173,12 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Calls the ledger at this URL with a filter's key.
+    pub fn new(url: String, key: &str) -> Filter {
+        let http = client::http().no_proxy().timeout(std::time::Duration::from_secs(15)).build();
+        Filter { http: http.expect("an HTTP client"), url, key: key.to_owned() }
+    }
+
     /// The status of the answer to a reservation; `None` if there was no answer.
     pub async fn reserve(&self, id: &str, key: &KeyId, credits: u64, ttl_seconds: u32) -> Option<u16> {
         let body = json!({

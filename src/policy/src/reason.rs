@@ -25,7 +25,7 @@ pub fn cause(reason: &Reason) -> String {
         Reason::UnknownTier { had } => format!("this tenant has tier {had}, which the policy does not know"),
         Reason::Limit { of, name, per, permits, window_seconds, given, .. } => {
             let what = match of.as_str() {
-                "opening" => "openings of connections",
+                "opening" => "opening connections",
                 "tool" => "calls of this tool",
                 _ => "requests",
             };
@@ -47,7 +47,7 @@ pub fn cause(reason: &Reason) -> String {
             }
         }
         Reason::Concurrency { max } => {
-            format!("this key has {max} requests or streams under way at this gate, as many as it may")
+            format!("this key has {max} requests or streams in progress at this gate, as many as it may")
         }
         Reason::Credits { needed, had, paid_from } => {
             let left = had.map_or("less".to_owned(), |had| format!("{had} credits"));

@@ -71,7 +71,7 @@ pub enum Reason {
         /// After how many seconds there was room again.
         wait_seconds: u64,
     },
-    /// The key had as much under way on this worker as it may have.
+    /// The key had as much in progress on this worker as it may have.
     Concurrency {
         /// The bound.
         max: u32,

@@ -124,7 +124,7 @@ fn facts(reason: &Reason) -> (Option<String>, Option<String>) {
             (Some(needed), Some(format!("{used} in {window_seconds} s")))
         }
         Reason::Concurrency { max } => {
-            (Some(format!("fewer than {max} under way")), Some(format!("{max} under way")))
+            (Some(format!("fewer than {max} in progress")), Some(format!("{max} in progress")))
         }
         Reason::Credits { needed, had, paid_from } => {
             let of = match paid_from {

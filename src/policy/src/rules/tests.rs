@@ -54,7 +54,7 @@ fn every_fault_names_its_path() {
         (
             "/tiers/pro/limits",
             json!([{"permits": 1, "windw": "1s"}]),
-            "tiers.pro.limits[0].windw: unknown field",
+            "tiers.pro.limits[0].windw: there is no field `windw`; did you mean `window`?",
         ),
         (
             "/tiers/pro/limits",

@@ -99,7 +99,7 @@ pub(super) async fn list(
     for (field, name) in [("service", &params.service), ("tool", &params.tool)] {
         let is_name = |name: &String| (1..=256).contains(&name.chars().count()) && !name.contains('\0');
         if name.as_ref().is_some_and(|name| !is_name(name)) {
-            return Err(Refused::invalid(format!("{field}: a name of the policy, of 1 to 256 characters")));
+            return Err(Refused::invalid(format!("{field}: must be 1 to 256 characters, without NUL")));
         }
     }
     let limit = limit(params.limit)?;

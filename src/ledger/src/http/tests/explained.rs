@@ -64,8 +64,8 @@ async fn a_refusal_is_explained_by_its_rule_what_it_needed_and_what_there_was() 
         (
             "rate_limited",
             json!({"rule": "concurrency", "max": 8}),
-            json!("fewer than 8 under way"),
-            json!("8 under way"),
+            json!("fewer than 8 in progress"),
+            json!("8 in progress"),
             "wait until one ends",
         ),
         (

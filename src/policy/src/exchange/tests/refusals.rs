@@ -75,13 +75,13 @@ fn every_refusal_names_its_cause_a_remedy_and_when() {
             "limit",
         ),
         case(
-            "too much under way",
+            "too much in progress",
             || {
                 let mut gate = gate("pro", BOTH);
                 gate.admission = AdmissionAnswered::Full { max: 7 };
                 after(gate, |gate| gate.call("search", json!({})))
             },
-            &["has 7 requests or streams under way", "wait until one ends", "Retry after 1 s."],
+            &["has 7 requests or streams in progress", "wait until one ends", "Retry after 1 s."],
             "concurrency",
         ),
         case(
