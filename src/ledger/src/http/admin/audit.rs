@@ -66,10 +66,10 @@ pub(super) struct ListParams {
     /// Only what this key did, and what was done to it
     key_id: Option<KeyId>,
     /// Only what is about this service
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\x00]*$"))]
     service: Option<String>,
     /// Only what is about this tool, by the policy's name
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\x00]*$"))]
     tool: Option<String>,
     /// Not before this time
     from: Option<Timestamp>,
@@ -97,8 +97,9 @@ pub(super) async fn list(
         return Err(Refused::invalid(format!("kind: one of {known}")));
     }
     for (field, name) in [("service", &params.service), ("tool", &params.tool)] {
-        if name.as_ref().is_some_and(|name| !(1..=256).contains(&name.chars().count())) {
-            return Err(Refused::invalid(format!("{field}: must be 1 to 256 characters")));
+        let is_name = |name: &String| (1..=256).contains(&name.chars().count()) && !name.contains('\0');
+        if name.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err(Refused::invalid(format!("{field}: must be 1 to 256 characters, without NUL")));
         }
     }
     let limit = limit(params.limit)?;
