@@ -74,7 +74,7 @@ pub enum Step {
         /// The most bytes to buffer.
         bytes_max: u32,
     },
-    /// Ask the worker whether it admits the request, then call [`Exchange::entered`].
+    /// Ask the worker whether it admits the request, then call [`Exchange::admission_answered`].
     Admit(AdmissionRequest),
     /// Ask all windows of the key at once, then call [`Exchange::windows_asked`] or [`Exchange::windows_failed`].
     AskWindows {
