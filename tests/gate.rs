@@ -6,6 +6,7 @@ mod concurrency;
 mod conformance;
 mod daemon;
 mod durability;
+mod existing_envoy;
 mod explained;
 mod failover;
 mod first_hour;
