@@ -21,6 +21,9 @@ use tokio::process::{Child, Command};
 const CREDITS: u64 = 1000;
 /// `image_generate` costs 5, and `ultra` five times that.
 const ULTRA_PRICE: u64 = 25;
+/// What a reader does next; README has the other lines.
+const NEXT: &str = "target/release/agentrelay policy init --from http://127.0.0.1:9000/mcp --to policy.yaml \
+                    (README, \"Your own tools behind it\")";
 /// A charge is reported in batches, shortly after the answer.
 const SETTLED_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -81,8 +84,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut demo = shown?;
     let failure = if arguments.exit {
         println!("==> all three ended as they should");
+        println!("==> next, your own MCP server: {NEXT}");
         None
     } else {
+        println!("Next, your own MCP server, in another terminal: {NEXT}");
         println!("Envoy's admin is {}; Ctrl-C stops everything.", demo.stack.ready().envoy_admins.join(" "));
         tokio::select! {
             failure = demo.stack.watch() => Some(failure),
