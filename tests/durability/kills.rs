@@ -52,7 +52,8 @@ fn on_sqlite_no_kill_of_the_ledger_loses_an_acknowledged_write_or_breaks_a_law()
         let told = load.stop().await;
         assert_kept(&served, &told, &format!("{SEED_VARIABLE}={seed}")).await;
         eprintln!("{KILLS} ledgers were killed; {} writes were acknowledged and all are there", told.count());
-        assert!(told.count() > 1000, "{} writes are too few to say anything", told.count());
+        // Some between any two kills, also on a slow machine.
+        assert!(told.count() > 500, "{} writes are too few to say anything", told.count());
     });
 }
 
@@ -114,7 +115,8 @@ fn on_postgresql_no_kill_of_either_ledger_or_of_the_server_loses_an_acknowledged
              acknowledged and all are there",
             told.count()
         );
-        assert!(told.count() > 1000, "{} writes are too few to say anything", told.count());
+        // Some between any two kills, also on a slow machine.
+        assert!(told.count() > 500, "{} writes are too few to say anything", told.count());
     });
 }
 
