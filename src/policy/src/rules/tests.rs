@@ -59,12 +59,12 @@ fn every_fault_names_its_path() {
         (
             "/tiers/pro/limits",
             json!([{"permits": 1, "window": "1 s"}]),
-            "tiers.pro.limits[0].window: invalid value",
+            "tiers.pro.limits[0].window: it must be a time",
         ),
         (
             "/tiers/pro/limits",
             json!([{"permits": 1, "window": 60}]),
-            "tiers.pro.limits[0].window: invalid type",
+            "tiers.pro.limits[0].window: it must be a time",
         ),
         ("/tiers/pro/limits", json!([{"permits": 0, "window": "1s"}]), "tiers.pro.limits[0]: permits"),
         ("/tiers/pro/limits", json!([{"permits": 1, "window": "2d"}]), "tiers.pro.limits[0]: permits"),
@@ -74,8 +74,8 @@ fn every_fault_names_its_path() {
             "tiers.pro.limits[1]: has the same window",
         ),
         ("/tiers/a b", json!({"rank": 1}), "tiers.a b: a name"),
-        ("/risks/read_only", json!({}), "risks.read_only: missing field `scope`"),
-        ("/services/studio/kind", json!("grpc"), "services.studio.kind: unknown variant"),
+        ("/risks/read_only", json!({}), "risks.read_only: the field `scope` is missing"),
+        ("/services/studio/kind", json!("grpc"), "services.studio.kind: there is no"),
         ("/services/studio/path", json!("/mcp//"), "services.studio.path: begin with"),
         (
             "/services/studio/tools/a\u{a0}b",
@@ -85,11 +85,11 @@ fn every_fault_names_its_path() {
         ("/services/studio/path", json!("/a/../mcp"), "services.studio.path: begin with"),
         ("/services/studio/body_bytes_max", json!(9), "services.studio.body_bytes_max: from"),
         ("/services/studio/upgrades", json!(true), "services.studio.upgrades: an MCP"),
-        ("/services/studio/unlisted", json!("allow"), "services.studio.unlisted: invalid value"),
+        ("/services/studio/unlisted", json!("allow"), "services.studio.unlisted: it must be"),
         (
             "/services/studio/unlisted",
             json!({"risk": "none"}),
-            "services.studio.unlisted.risk: unknown variant",
+            "services.studio.unlisted.risk: there is no",
         ),
         (
             "/services/studio/tools/draw/price/credits",
@@ -129,12 +129,12 @@ fn every_fault_names_its_path() {
         (
             "/services/studio/tools/draw/on_unknown",
             json!("never"),
-            "services.studio.tools.draw.on_unknown: unknown variant",
+            "services.studio.tools.draw.on_unknown: there is no",
         ),
         (
             "/services/studio/tools/draw/price/credits",
             json!(1.5),
-            "services.studio.tools.draw.price.credits: invalid",
+            "services.studio.tools.draw.price.credits: it must be a whole number",
         ),
         (
             "/services/studio/tools/draw/price/credits",
