@@ -86,11 +86,7 @@ fn every_fault_names_its_path() {
         ("/services/studio/body_bytes_max", json!(9), "services.studio.body_bytes_max: from"),
         ("/services/studio/upgrades", json!(true), "services.studio.upgrades: an MCP"),
         ("/services/studio/unlisted", json!("allow"), "services.studio.unlisted: it must be"),
-        (
-            "/services/studio/unlisted",
-            json!({"risk": "none"}),
-            "services.studio.unlisted.risk: there is no",
-        ),
+        ("/services/studio/unlisted", json!({"risk": "none"}), "services.studio.unlisted.risk: there is no"),
         (
             "/services/studio/tools/draw/price/credits",
             json!(0),
