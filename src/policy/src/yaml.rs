@@ -5,7 +5,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use std::fmt;
 
 mod place;
-pub use place::{Place, place};
+pub use place::{Place, places};
 
 /// The largest document after its aliases are expanded: four times the largest file.
 const SIZE_MAX: usize = 16 << 20;
@@ -15,11 +15,7 @@ const VALUE_SIZE: usize = 64;
 /// Reads YAML (JSON is also YAML) and writes it as JSON with sorted names and no blanks. So the same policy has the same
 /// version, however the file is formatted. This does not check the meaning; see [`crate::Policy::from_json`].
 pub fn to_json(text: &str) -> Result<String, Invalid> {
-    // A few kilobytes of nested aliases can expand to gigabytes, so the size is counted before anything is stored.
-    let mut bytes_left = SIZE_MAX;
-    SizeBudget(&mut bytes_left)
-        .deserialize(serde_yaml_ng::Deserializer::from_str(text))
-        .map_err(|error| Invalid::at("policy", format!("it can't be read as YAML: {error}")))?;
+    within_size(text).map_err(|error| Invalid::at("policy", format!("it can't be read as YAML: {error}")))?;
     // Read into YAML's own value first, because that refuses a name that is given twice.
     let value: serde_yaml_ng::Value =
         serde_yaml_ng::from_str(text).map_err(|error| Invalid::at("policy", twice(&error.to_string())))?;
@@ -77,6 +73,13 @@ fn find_invisible(path: &str, value: &serde_json::Value, faults: &mut Vec<String
         }
         _ => {}
     }
+}
+
+/// Refuses a document that is too large with its aliases expanded. A few kilobytes of nested aliases can expand to gigabytes,
+/// so this comes before anything of it is stored.
+fn within_size(text: &str) -> Result<(), serde_yaml_ng::Error> {
+    let mut bytes_left = SIZE_MAX;
+    SizeBudget(&mut bytes_left).deserialize(serde_yaml_ng::Deserializer::from_str(text))
 }
 
 /// Reads a document without storing it, and stops when it is larger than the remaining size.
@@ -176,6 +179,10 @@ mod tests {
             let fault = to_json(&bomb).unwrap_err().to_string();
             assert!(fault.contains("aliases") || fault.contains("repetition"), "{fault}");
         }
+        // To say where the fault is, nothing of it is stored either: this would be 300 GB.
+        let huge = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), ["*a"; 300_000].join(", "));
+        let fault = to_json(&huge).unwrap_err().placed(&huge).to_string();
+        assert!(fault.contains("aliases") && fault.contains("(line "), "{fault}");
         assert_eq!(to_json("a: &a [1, 2]\nb: *a\n").unwrap(), r#"{"a":[1,2],"b":[1,2]}"#);
     }
 

@@ -20,29 +20,33 @@ pub struct Place {
     pub column: usize,
 }
 
-/// The place of a fault, which begins with its path as in [`crate::Invalid::faults`]. If the text can't be read as YAML, where
-/// reading ended.
-pub fn place(text: &str, fault: &str) -> Option<Place> {
-    let end = match serde_yaml_ng::from_str::<Value>(text) {
-        Err(end) => end,
-        Ok(document) => {
-            let mut steps = Vec::new();
-            follow(&document, fault, &mut steps);
-            To(&steps).deserialize(serde_yaml_ng::Deserializer::from_str(text)).err()?
-        }
+/// The places of faults, each of which begins with its path as in [`crate::Invalid::faults`]. If the text can't be read as
+/// YAML, where reading ended.
+pub fn places<'f>(text: &str, faults: impl IntoIterator<Item = &'f str>) -> Vec<Option<Place>> {
+    let document = super::within_size(text).and_then(|()| serde_yaml_ng::from_str::<Value>(text));
+    let place = |fault| {
+        let location = match &document {
+            Err(end) => end.location()?,
+            Ok(document) => {
+                let mut steps = Vec::new();
+                follow(document, fault, &mut steps);
+                let end = To(&steps).deserialize(serde_yaml_ng::Deserializer::from_str(text)).err()?;
+                end.location()?
+            }
+        };
+        Some(Place { line: location.line(), column: location.column() })
     };
-    let location = end.location()?;
-    Some(Place { line: location.line(), column: location.column() })
+    let numbered = faults.into_iter().enumerate();
+    numbered.map(|(number, fault)| if number < PLACES_MAX { place(fault) } else { None }).collect()
 }
 
 impl Invalid {
     /// The same faults, each with its place in the text.
     pub fn placed(&self, text: &str) -> Invalid {
-        let faults = self.faults().iter().enumerate().map(|(number, fault)| {
-            match if number < PLACES_MAX { place(text, fault) } else { None } {
-                Some(Place { line, column }) => format!("{fault} (line {line}, column {column})"),
-                None => fault.clone(),
-            }
+        let places = places(text, self.faults().iter().map(String::as_str));
+        let faults = self.faults().iter().zip(places).map(|(fault, place)| match place {
+            Some(Place { line, column }) => format!("{fault} (line {line}, column {column})"),
+            None => fault.clone(),
         });
         Invalid::all(faults.collect())
     }
@@ -207,8 +211,8 @@ services:
             ("services.mine.own.tools.GET /a/{b}.json.colour: unknown", 9, 9),
             ("services.mine.own: the path is missing", 5, 3),
         ] {
-            assert_eq!(place(POLICY, fault), Some(Place { line, column }), "{fault}");
+            assert_eq!(places(POLICY, [fault]), [Some(Place { line, column })], "{fault}");
         }
-        assert_eq!(place("tiers: [", "policy: x"), Some(Place { line: 2, column: 1 }));
+        assert_eq!(places("tiers: [", ["policy: x"]), [Some(Place { line: 2, column: 1 })]);
     }
 }

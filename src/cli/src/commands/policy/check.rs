@@ -9,16 +9,13 @@ use crate::output;
 use anyhow::bail;
 use client::Client;
 use policy::Policy;
-use policy::yaml::place;
+use policy::yaml::places;
 use protocol::admin::{NameKind, NameLeaving};
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Most faults whose place is looked up; each look reads the file again.
-const PLACES_MAX: usize = 100;
 
 /// One fault or finding, with its place in the file.
 #[derive(Debug, Serialize)]
@@ -69,10 +66,12 @@ pub(super) async fn run(
 }
 
 fn placed(text: &str, faults: impl IntoIterator<Item = String>) -> Vec<Placed> {
-    let faults = faults.into_iter().enumerate();
-    let placed = faults.map(|(number, fault)| {
-        let place = if number < PLACES_MAX { place(text, &fault) } else { None };
-        Placed { line: place.map(|at| at.line), column: place.map(|at| at.column), text: fault }
+    let faults: Vec<String> = faults.into_iter().collect();
+    let places = places(text, faults.iter().map(String::as_str));
+    let placed = faults.into_iter().zip(places).map(|(fault, place)| Placed {
+        line: place.map(|at| at.line),
+        column: place.map(|at| at.column),
+        text: fault,
     });
     placed.collect()
 }
