@@ -51,7 +51,7 @@ impl Fleet {
     }
 
     /// The limit's permits divided by the Envoys. The division rounds down, so that the shares never sum to more.
-    pub(super) fn fair_share(&self, rule: &LimitRule) -> u32 {
+    fn fair_share(&self, rule: &LimitRule) -> u32 {
         rule.limit.permits.checked_div(self.envoys).unwrap_or(0)
     }
 

@@ -64,8 +64,8 @@ pub(super) async fn show(
     Ok(Json(explain(decision, known)))
 }
 
-fn unknown(is_under_way: bool) -> Refused {
-    let detail = if is_under_way {
+fn unknown(is_in_progress: bool) -> Refused {
+    let detail = if is_in_progress {
         "this request is not decided yet, or its Envoy ended before it told; GET /v1/audit?request_id= shows what is known"
     } else {
         "no decision has this id: Envoys tell theirs within seconds, requests without a usable key (401) are only counted, \
