@@ -94,6 +94,8 @@ pub struct Service {
     pub terms: Terms,
     /// The server distinguishes paths that differ only in case.
     pub case_sensitive: bool,
+    /// Some rule decides by an argument of the call.
+    pub has_deciding_arguments: bool,
     /// How calls are recognised.
     pub kind: ServiceKind,
     hosts: Vec<String>,

@@ -124,6 +124,10 @@ impl Exchange {
 
     /// True if the body of an HTTP call may hold arguments that decide its price or tier.
     pub(super) fn has_deciding_body(&self, service: &Service, router: &Router) -> bool {
+        // Most services have no such rule, and their routes need not be looked for twice.
+        if !service.has_deciding_arguments {
+            return false;
+        }
         let path = http::plain_path(&self.request.target).ok();
         let found = path.and_then(|path| self.route(service, router, path).ok().flatten());
         let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());

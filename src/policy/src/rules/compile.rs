@@ -183,6 +183,8 @@ impl Compiler {
                 Some(self.tool(&path, "unlisted".to_owned(), *rule, service.kind, risks, tiers))
             }
         };
+        let has_deciding_arguments =
+            tools.iter().chain(&unlisted).any(|tool| tool.deciding_arguments().next().is_some());
         let kind = match service.kind {
             document::ServiceKind::Mcp => {
                 let mut by_name = BTreeMap::new();
@@ -214,6 +216,7 @@ impl Compiler {
             gate_tools,
             terms: service.terms.unwrap_or(if service.show_terms { Terms::Meta } else { Terms::Hide }),
             case_sensitive: service.case_sensitive,
+            has_deciding_arguments,
             kind,
             hosts: service.hosts,
             path: service.path,
