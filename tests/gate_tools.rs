@@ -102,6 +102,16 @@ fn gate_tools_are_in_every_form_of_list_and_their_calls_never_go_upstream() {
     });
 }
 
+/// The list of tools, from an upstream that answers in this way.
+async fn listed(agent: &Agent, behaviour: &str) -> Value {
+    let text = agent.send(mcp::post(&mcp::list()).upstream(behaviour)).await.text();
+    let list = text.lines().rev().find_map(|line| {
+        let data = line.strip_prefix("data: ").unwrap_or(line);
+        serde_json::from_str::<Value>(data).ok().filter(|message| message["result"].is_object())
+    });
+    list.unwrap_or_else(|| panic!("no list: {text}"))["result"].clone()
+}
+
 #[test]
 fn lists_show_what_each_tool_costs_if_show_terms_is_set() {
     run(async {
@@ -111,12 +121,7 @@ fn lists_show_what_each_tool_costs_if_show_terms_is_set() {
         let gate = Gate::options().policy(saying).start().await;
         let agent = gate.agent("pro").await;
         for behaviour in ["", "chunked", "sse"] {
-            let text = agent.send(mcp::post(&mcp::list()).upstream(behaviour)).await.text();
-            let list = text.lines().rev().find_map(|line| {
-                let data = line.strip_prefix("data: ").unwrap_or(line);
-                serde_json::from_str::<Value>(data).ok().filter(|message| message["result"].is_object())
-            });
-            let list = list.unwrap_or_else(|| panic!("no list: {text}"))["result"].clone();
+            let list = listed(&agent, behaviour).await;
             let terms = |index: usize| list["tools"][index]["_meta"]["agentrelay/terms"].clone();
             assert_eq!(terms(0)["price"]["times"]["values"]["ultra_plus"], 8, "{behaviour}: {list}");
             assert_eq!(terms(0)["scopes"], json!(["generate"]));
@@ -138,12 +143,7 @@ fn descriptions_say_the_price_of_the_table_whatever_the_server_says() {
         let gate = Gate::options().policy(describing).start().await;
         let agent = gate.agent_with("free", 1, NewKey::default()).await;
         for behaviour in ["", "chunked", "sse"] {
-            let text = agent.send(mcp::post(&mcp::list()).upstream(behaviour)).await.text();
-            let list = text.lines().rev().find_map(|line| {
-                let data = line.strip_prefix("data: ").unwrap_or(line);
-                serde_json::from_str::<Value>(data).ok().filter(|message| message["result"].is_object())
-            });
-            let list = list.unwrap_or_else(|| panic!("no list: {text}"))["result"].clone();
+            let list = listed(&agent, behaviour).await;
             let described = list["tools"][0]["description"].as_str().unwrap_or_default().to_owned();
             for words in ["standard 5, ", "ultra_plus 40, ", "`quality` ultra_plus needs tier pro or higher"]
             {

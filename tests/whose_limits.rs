@@ -176,6 +176,21 @@ fn an_opening_says_that_all_of_a_global_limit_is_left() {
     });
 }
 
+/// A gate of two Envoys that have lost their ledger, and a caller at each that made one call before.
+async fn without_ledger(edit: impl FnOnce(&mut serde_yaml_ng::Value) + Send + 'static) -> (Gate, [Agent; 2]) {
+    let mut gate = Gate::options().policy(edit).workers(1).start().await;
+    let envoys = [gate.address, gate.another_envoy().await];
+    let agent = gate.agent("pro").await;
+    // The feed tells that the key was created, and then the workers ask for it again.
+    gate.cache_key(&gate.agent("enterprise").await).await;
+    let callers = envoys.map(|envoy| at(&agent, envoy));
+    for caller in &callers {
+        caller.call(&mcp::search()).await.assert_allowed();
+    }
+    gate.kill_ledger();
+    (gate, callers)
+}
+
 #[test]
 fn without_the_ledger_two_envoys_give_half_of_a_global_limit_each_and_say_so() {
     run_within(MINUTES, async {
@@ -185,16 +200,7 @@ fn without_the_ledger_two_envoys_give_half_of_a_global_limit_each_and_say_so() {
             // Known keys are served for so long.
             policy["settings"]["key_stale"] = policy::yaml("10m");
         };
-        let mut gate = Gate::options().policy(edit).workers(1).start().await;
-        let envoys = [gate.address, gate.another_envoy().await];
-        let agent = gate.agent("pro").await;
-        // What is heard of the key's making makes the workers ask for it again.
-        gate.cache_key(&gate.agent("enterprise").await).await;
-        let callers = envoys.map(|envoy| at(&agent, envoy));
-        for caller in &callers {
-            caller.call(&mcp::search()).await.assert_allowed();
-        }
-        gate.kill_ledger();
+        let (mut gate, callers) = without_ledger(edit).await;
         for caller in &callers {
             let (more, refused) = passed(std::slice::from_ref(caller)).await;
             assert_eq!(more, 9);
@@ -234,15 +240,7 @@ fn without_the_ledger_a_limit_may_deny_or_allow() {
             let limits = move |policy: &mut serde_yaml_ng::Value| {
                 policy["tiers"]["pro"]["limits"] = policy::yaml(&limit)
             };
-            let mut gate = Gate::options().policy(limits).workers(1).start().await;
-            let envoys = [gate.address, gate.another_envoy().await];
-            let agent = gate.agent("pro").await;
-            gate.cache_key(&gate.agent("enterprise").await).await;
-            let callers = envoys.map(|envoy| at(&agent, envoy));
-            for caller in &callers {
-                caller.call(&mcp::search()).await.assert_allowed();
-            }
-            gate.kill_ledger();
+            let (_gate, callers) = without_ledger(limits).await;
             let mut total = 0;
             for caller in &callers {
                 let (more, refused) = passed(std::slice::from_ref(caller)).await;
