@@ -43,7 +43,7 @@ async fn side(name: &str, database: &str, credentials: &Credentials, upstream: &
     let ledger = ledger.await.unwrap_or_else(|error| panic!("the ledger: {error}"));
     let envoy = Envoy::start(EnvoyOptions {
         envoy: EnvoyBinary::locate(&files::environment()).unwrap_or_else(|error| panic!("{error}")),
-        wasm: files::wasm(),
+        filter: files::filter(),
         ledger: ledger.address,
         upstream: upstream.url().parse().unwrap_or_else(|error| panic!("{error}")),
         filter_key: credentials.filter_key.clone(),

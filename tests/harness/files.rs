@@ -1,5 +1,6 @@
 //! Paths: the workspace, the built programs, and the directory of this test process with its logs.
 
+use cli::stack::Filter;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,11 @@ pub fn program() -> PathBuf {
 pub fn wasm() -> PathBuf {
     let target = profile_directory().parent().expect("a profile is in target").to_owned();
     built("AGENTRELAY_WASM", &target.join("wasm32-wasip1/wasm/agentrelay.wasm"), "cargo wasm")
+}
+
+/// The filter in the host that this run tests: wasm, or the dynamic module that `AGENTRELAY_NATIVE` names.
+pub fn filter() -> Filter {
+    env::var_os("AGENTRELAY_NATIVE").map_or_else(|| Filter::Wasm(wasm()), |file| Filter::Native(file.into()))
 }
 
 /// The Python environment that `scripts/setup` fills.

@@ -200,7 +200,7 @@ impl Backend {
         });
         let options = EnvoyOptions {
             envoy: binary.unwrap_or_else(|error| panic!("{error}")),
-            wasm: files::wasm(),
+            filter: files::filter(),
             ledger: self.ledger,
             upstream: self.upstream.parse().unwrap_or_else(|error| panic!("{error}")),
             filter_key: self.filter_key.clone(),

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use binary::EnvoyBinary;
 pub use credentials::{Credentials, write_private};
-pub use envoy::{Edit, Envoy, EnvoyOptions};
+pub use envoy::{Edit, Envoy, EnvoyOptions, Filter};
 pub use error::Error;
 pub use ledger::{Ledger, LedgerOptions};
 pub use local::{Answering, Pids, Ready, Stack, StackOptions};

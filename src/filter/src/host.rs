@@ -1,13 +1,19 @@
-//! All hostcalls of the filter. The only file with `unsafe`.
+//! Envoy as proxy-wasm shows it: all hostcalls of the filter. The only file with `unsafe`.
 //!
 //! The SDK's own wrappers panic on an unexpected status and on header bytes that aren't UTF-8, and a panic kills the
 //! worker's VM. This module imports the same host functions and returns every status to the caller.
 #![allow(unsafe_code)]
 
+use crate::context::{self, Context};
+use gate::{
+    Answer, Body, Host, Map, MetricKind, NotCalled, Refused, Request, Shared, Work, Worker, read_status,
+};
 use policy::window::Monotonic;
 use protocol::Timestamp;
+use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, StreamType};
 use std::ptr;
+use std::time::Duration;
 
 mod raw {
     #[link(wasm_import_module = "env")]
@@ -105,10 +111,6 @@ const CAS_MISMATCH: u32 = 8;
 const MONOTONIC_CLOCK: u32 = 1;
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
-/// The host refused a call, with its status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused(pub u32);
-
 fn done(status: u32) -> Result<(), Refused> {
     if status == OK { Ok(()) } else { Err(Refused(status)) }
 }
@@ -134,29 +136,212 @@ fn adopted(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Vec<u8>
     Ok(unsafe { adopt(data, size) })
 }
 
-/// The wall-clock time. Zero if the host can't tell it, which does not happen in practice.
-pub fn wall_clock() -> Timestamp {
-    let mut nanos = 0;
-    // SAFETY: the pointer is to a local that outlives the call.
-    unsafe { raw::proxy_get_current_time_nanoseconds(&raw mut nanos) };
-    Timestamp::from_millis(nanos / NANOS_PER_MILLI)
+/// Envoy, by proxy-wasm.
+#[derive(Debug)]
+pub enum Envoy {}
+
+impl Host for Envoy {
+    type Metric = Option<u32>;
+    type Headers = HeaderMap;
+
+    /// Zero if the host can't tell it, which does not happen in practice.
+    fn wall_clock() -> Timestamp {
+        let mut nanos = 0;
+        // SAFETY: the pointer is to a local that outlives the call.
+        unsafe { raw::proxy_get_current_time_nanoseconds(&raw mut nanos) };
+        Timestamp::from_millis(nanos / NANOS_PER_MILLI)
+    }
+
+    fn monotonic_clock() -> Monotonic {
+        let mut nanos = 0;
+        // SAFETY: the pointer is to a local that outlives the call.
+        unsafe { raw::clock_time_get(MONOTONIC_CLOCK, 0, &raw mut nanos) };
+        Monotonic(nanos / NANOS_PER_MILLI)
+    }
+
+    fn random() -> [u8; 8] {
+        let mut bytes = [0; 8];
+        // SAFETY: the buffer is a local of the stated size.
+        unsafe { raw::random_get(bytes.as_mut_ptr(), 8) };
+        bytes
+    }
+
+    /// Reads all in one hostcall, which costs less than reading two headers by name.
+    fn headers(map: Map) -> HeaderMap {
+        let kind = map_type(map) as u32;
+        // SAFETY: the pointers are to locals of `adopted`.
+        let bytes = adopted(|data, size| unsafe { raw::proxy_get_header_map_pairs(kind, data, size) });
+        HeaderMap(bytes.unwrap_or_default())
+    }
+
+    fn status() -> Option<u16> {
+        status(MapType::HttpResponseHeaders)
+    }
+
+    fn set_header(map: Map, name: &str, value: &str) {
+        // SAFETY: each pointer and length belong to one of two live slices.
+        unsafe {
+            raw::proxy_replace_header_map_value(
+                map_type(map) as u32,
+                name.as_ptr(),
+                name.len(),
+                value.as_ptr(),
+                value.len(),
+            )
+        };
+    }
+
+    fn remove_header(map: Map, name: &[u8]) {
+        // SAFETY: pointer and length belong to the same live slice.
+        unsafe { raw::proxy_remove_header_map_value(map_type(map) as u32, name.as_ptr(), name.len()) };
+    }
+
+    fn body(of: Body) -> Vec<u8> {
+        buffer(buffer_type(of))
+    }
+
+    fn replace_body(of: Body, bytes: &[u8]) -> Result<(), Refused> {
+        let kind = buffer_type(of) as u32;
+        // SAFETY: pointer and length belong to the same live slice.
+        done(unsafe { raw::proxy_set_buffer_bytes(kind, 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
+    }
+
+    fn code_details() -> Option<Vec<u8>> {
+        property(&["response", "code_details"])
+    }
+
+    fn has_upstream_connection() -> bool {
+        property(&["upstream", "local_address"]).is_some()
+    }
+
+    fn set_log_field(name: &str, value: &str) {
+        // SAFETY: each pointer and length belong to one of two live slices.
+        unsafe { raw::proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+    }
+
+    /// The SDK's own function can't pass response code details.
+    fn reply(reply: policy::exchange::Reply) {
+        let headers: Vec<(&[u8], &[u8])> =
+            reply.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+        let headers = serialise(&headers);
+        // SAFETY: each pointer and length belong to one of three live slices.
+        unsafe {
+            raw::proxy_send_local_response(
+                u32::from(reply.status),
+                reply.details.as_ptr(),
+                reply.details.len(),
+                reply.body.as_ptr(),
+                reply.body.len(),
+                headers.as_ptr(),
+                headers.len(),
+                -1,
+            )
+        };
+    }
+
+    fn resume_request() {
+        // SAFETY: the call passes no pointers.
+        unsafe { raw::proxy_continue_stream(StreamType::HttpRequest as u32) };
+    }
+
+    fn reset_response() {
+        // SAFETY: the call passes no pointers.
+        unsafe { raw::proxy_close_stream(StreamType::HttpResponse as u32) };
+    }
+
+    fn in_stream(worker: &Worker<Envoy>, stream_id: u32, work: Work<Envoy>) -> bool {
+        context::enter(Context::StreamOfRoot(stream_id));
+        set_context(stream_id);
+        let is_there = work(worker);
+        context::enter(Context::Root);
+        set_context(worker.id());
+        is_there
+    }
+
+    /// The SDK delivers the answer of a call to the context that was active at dispatch, and drops it if that context no
+    /// longer exists. So each call starts in the root context.
+    fn dispatch(root_id: u32, request: Request, stream_id: Option<u32>) -> Result<u32, NotCalled> {
+        match (context::active(), stream_id) {
+            (Context::Root, _) | (_, None) => send(&request),
+            (Context::StreamOfRoot(_), Some(stream_id)) => {
+                set_context(root_id);
+                let sent = send(&request);
+                set_context(stream_id);
+                sent
+            }
+            (Context::Stream, Some(stream_id)) => context::pass(request, || enter_root(root_id, stream_id)),
+        }
+    }
+
+    fn shared(name: &str) -> Shared {
+        let mut revision = 0;
+        // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals.
+        let bytes = adopted(|data, size| unsafe {
+            raw::proxy_get_shared_data(name.as_ptr(), name.len(), data, size, &raw mut revision)
+        });
+        match bytes {
+            Ok(bytes) => Shared { bytes, revision },
+            // The value is absent. A compare value that never matches makes the first write create-only; zero would overwrite.
+            Err(_) if revision == 0 => Shared { bytes: Vec::new(), revision: u32::MAX },
+            Err(_) => Shared { bytes: Vec::new(), revision },
+        }
+    }
+
+    fn swap_shared(name: &str, read: &Shared, bytes: &[u8]) -> Result<bool, Refused> {
+        // SAFETY: each pointer and length belong to one of two live slices.
+        match unsafe {
+            raw::proxy_set_shared_data(name.as_ptr(), name.len(), bytes.as_ptr(), bytes.len(), read.revision)
+        } {
+            OK => Ok(true),
+            CAS_MISMATCH => Ok(false),
+            status => Err(Refused(status)),
+        }
+    }
+
+    fn metric(kind: MetricKind, name: &str, labels: &[(&'static str, &str)]) -> Option<u32> {
+        let mut name = name.to_owned();
+        for (label, value) in labels {
+            name.extend([".", label, "=", value]);
+        }
+        let kind = match kind {
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Gauge => MetricType::Gauge,
+            MetricKind::Histogram => MetricType::Histogram,
+        };
+        let mut id = 0;
+        // SAFETY: pointer and length belong to the same live slice; the other pointer is to a local.
+        let status = unsafe { raw::proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
+        (status == OK).then_some(id)
+    }
+
+    fn add(metric: Option<u32>, offset: i64) {
+        if let Some(id) = metric {
+            // SAFETY: the call passes no pointers.
+            unsafe { raw::proxy_increment_metric(id, offset) };
+        }
+    }
+
+    fn record(metric: Option<u32>, value: u64) {
+        if let Some(id) = metric {
+            // SAFETY: the call passes no pointers.
+            unsafe { raw::proxy_record_metric(id, value) };
+        }
+    }
 }
 
-/// A clock that never jumps and that all workers of this Envoy share. Windows use it, because a change of the wall
-/// clock must not free their permits.
-pub fn monotonic_clock() -> Monotonic {
-    let mut nanos = 0;
-    // SAFETY: the pointer is to a local that outlives the call.
-    unsafe { raw::clock_time_get(MONOTONIC_CLOCK, 0, &raw mut nanos) };
-    Monotonic(nanos / NANOS_PER_MILLI)
+fn map_type(map: Map) -> MapType {
+    match map {
+        Map::RequestHeaders => MapType::HttpRequestHeaders,
+        Map::RequestTrailers => MapType::HttpRequestTrailers,
+        Map::ResponseHeaders => MapType::HttpResponseHeaders,
+    }
 }
 
-/// Random bytes for ids.
-pub fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // SAFETY: the buffer is a local of the stated size.
-    unsafe { raw::random_get(bytes.as_mut_ptr(), N) };
-    bytes
+fn buffer_type(of: Body) -> BufferType {
+    match of {
+        Body::Request => BufferType::HttpRequestBody,
+        Body::Response => BufferType::HttpResponseBody,
+    }
 }
 
 /// Asks Envoy to call `on_tick` every `period_ms`.
@@ -165,32 +350,60 @@ pub fn set_tick_period(period_ms: u32) {
     unsafe { raw::proxy_set_tick_period_milliseconds(period_ms) };
 }
 
+/// The plugin's configuration.
+pub fn configuration() -> Vec<u8> {
+    buffer(BufferType::PluginConfiguration)
+}
+
+/// The id of this Envoy's node.
+pub fn node() -> Option<String> {
+    property(&["xds", "node", "id"]).and_then(|bytes| String::from_utf8(bytes).ok())
+}
+
+/// Reads the answer that has just arrived. If the call failed or was reset, the answer has no headers.
+pub fn answer(header_count: usize, body_bytes: usize) -> Answer {
+    let status = (header_count > 0).then(|| status(MapType::HttpCallResponseHeaders));
+    let Some(status) = status.flatten() else { return Answer::default() };
+    let body = if body_bytes > 0 { buffer(BufferType::HttpCallResponseBody) } else { Vec::new() };
+    Answer { status, body }
+}
+
 /// The whole content of a buffer; empty if there is no buffer.
-pub fn buffer(kind: BufferType) -> Vec<u8> {
+fn buffer(kind: BufferType) -> Vec<u8> {
     // SAFETY: the pointers are to locals of `adopted`.
     adopted(|data, size| unsafe { raw::proxy_get_buffer_bytes(kind as u32, 0, usize::MAX, data, size) })
         .unwrap_or_default()
 }
 
-/// Replaces the whole content of a buffer.
-pub fn replace_buffer(kind: BufferType, bytes: &[u8]) -> Result<(), Refused> {
-    // SAFETY: pointer and length belong to the same live slice.
-    done(unsafe { raw::proxy_set_buffer_bytes(kind as u32, 0, usize::MAX, bytes.as_ptr(), bytes.len()) })
+fn status(kind: MapType) -> Option<u16> {
+    const STATUS: &str = ":status";
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
+    let value = adopted(|data, size| unsafe {
+        raw::proxy_get_header_map_value(kind as u32, STATUS.as_ptr(), STATUS.len(), data, size)
+    });
+    read_status(&value.ok()?)
+}
+
+/// Reads a property of the stream, such as `["response", "code_details"]`.
+fn property(path: &[&str]) -> Option<Vec<u8>> {
+    let path = path.join("\0");
+    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
+    adopted(|data, size| unsafe { raw::proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
+}
+
+/// Sends a call in the SDK's active context, which must be the root.
+pub fn send(request: &Request) -> Result<u32, NotCalled> {
+    let timeout = Duration::from_millis(request.timeout_ms());
+    hostcalls::dispatch_http_call(request.cluster(), request.headers(), request.body(), vec![], timeout)
+        .map_err(|_| NotCalled)
 }
 
 /// A header map as the host serialised it: one hostcall, and no copy per header.
 pub struct HeaderMap(Vec<u8>);
 
-/// Reads all headers in one hostcall, which costs less than reading two headers by name.
-pub fn header_map(kind: MapType) -> HeaderMap {
-    // SAFETY: the pointers are to locals of `adopted`.
-    let bytes = adopted(|data, size| unsafe { raw::proxy_get_header_map_pairs(kind as u32, data, size) });
-    HeaderMap(bytes.unwrap_or_default())
-}
-
-impl HeaderMap {
-    /// Names and values, in order, including duplicates. Stops at the first truncated pair.
-    pub fn pairs(&self) -> Vec<(&[u8], &[u8])> {
+impl gate::Headers for HeaderMap {
+    /// Stops at the first truncated pair.
+    fn pairs(&self) -> Vec<(&[u8], &[u8])> {
         // Format: u32 count, then count times (u32 name size, u32 value size), then each name and value, zero-terminated.
         let mut sizes = self.0.as_slice();
         let count = read_u32(&mut sizes).unwrap_or(0);
@@ -220,127 +433,6 @@ fn take_text<'b>(bytes: &mut &'b [u8], size: usize) -> Option<&'b [u8]> {
     let (text, rest) = bytes.split_at_checked(size)?;
     *bytes = rest.get(1..)?;
     Some(text)
-}
-
-/// The status of a response; `None` if it has none. Read separately, because most responses need no other header.
-pub fn status(kind: MapType) -> Option<u16> {
-    const STATUS: &str = ":status";
-    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
-    let value = adopted(|data, size| unsafe {
-        raw::proxy_get_header_map_value(kind as u32, STATUS.as_ptr(), STATUS.len(), data, size)
-    });
-    read_status(&value.ok()?)
-}
-
-/// Parses the value of a `:status` header.
-pub fn read_status(value: &[u8]) -> Option<u16> {
-    std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-/// Sets a header and replaces all its existing values.
-pub fn set_header(kind: MapType, name: &str, value: &str) {
-    // SAFETY: each pointer and length belong to one of two live slices.
-    unsafe {
-        raw::proxy_replace_header_map_value(
-            kind as u32,
-            name.as_ptr(),
-            name.len(),
-            value.as_ptr(),
-            value.len(),
-        )
-    };
-}
-
-/// Removes a header with all its values.
-pub fn remove_header(kind: MapType, name: &[u8]) {
-    // SAFETY: pointer and length belong to the same live slice.
-    unsafe { raw::proxy_remove_header_map_value(kind as u32, name.as_ptr(), name.len()) };
-}
-
-/// Reads a property of the stream, such as `["response", "code_details"]`.
-pub fn property(path: &[&str]) -> Option<Vec<u8>> {
-    let path = path.join("\0");
-    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals of `adopted`.
-    adopted(|data, size| unsafe { raw::proxy_get_property(path.as_ptr(), path.len(), data, size) }).ok()
-}
-
-/// Sets a property that access logs read as `%FILTER_STATE(wasm.<name>:PLAIN)%`.
-pub fn set_property(name: &str, value: &str) {
-    // SAFETY: each pointer and length belong to one of two live slices.
-    unsafe { raw::proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
-}
-
-/// A value of shared data, with the number that a compare-and-swap needs.
-pub struct Shared {
-    /// The bytes; empty if the value was never written.
-    pub bytes: Vec<u8>,
-    cas: u32,
-}
-
-impl Shared {
-    /// Changes with every write of the value.
-    pub fn revision(&self) -> u32 {
-        self.cas
-    }
-}
-
-/// Reads a value of shared data. All workers of this Envoy with the same vm_id see the same value.
-pub fn shared(name: &str) -> Shared {
-    let mut cas = 0;
-    // SAFETY: pointer and length belong to the same live slice; the other pointers are to locals.
-    let bytes = adopted(|data, size| unsafe {
-        raw::proxy_get_shared_data(name.as_ptr(), name.len(), data, size, &raw mut cas)
-    });
-    match bytes {
-        Ok(bytes) => Shared { bytes, cas },
-        // The value is absent. A compare value that never matches makes the first write create-only; zero would overwrite.
-        Err(_) if cas == 0 => Shared { bytes: Vec::new(), cas: u32::MAX },
-        Err(_) => Shared { bytes: Vec::new(), cas },
-    }
-}
-
-/// Writes a value of shared data if it is unchanged since `read`. Returns false if it has changed.
-pub fn swap_shared(name: &str, read: &Shared, bytes: &[u8]) -> Result<bool, Refused> {
-    // SAFETY: each pointer and length belong to one of two live slices.
-    match unsafe {
-        raw::proxy_set_shared_data(name.as_ptr(), name.len(), bytes.as_ptr(), bytes.len(), read.cas)
-    } {
-        OK => Ok(true),
-        CAS_MISMATCH => Ok(false),
-        status => Err(Refused(status)),
-    }
-}
-
-/// Lets the held request of the effective context go upstream.
-pub fn resume_request() {
-    // SAFETY: the call passes no pointers.
-    unsafe { raw::proxy_continue_stream(StreamType::HttpRequest as u32) };
-}
-
-/// Resets the response stream of the effective context.
-pub fn reset_response() {
-    // SAFETY: the call passes no pointers.
-    unsafe { raw::proxy_close_stream(StreamType::HttpResponse as u32) };
-}
-
-/// Answers the request of the effective context. The SDK's own function can't pass response code details.
-pub fn reply(reply: &policy::exchange::Reply) {
-    let headers: Vec<(&[u8], &[u8])> =
-        reply.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-    let headers = serialise(&headers);
-    // SAFETY: each pointer and length belong to one of three live slices.
-    unsafe {
-        raw::proxy_send_local_response(
-            u32::from(reply.status),
-            reply.details.as_ptr(),
-            reply.details.len(),
-            reply.body.as_ptr(),
-            reply.body.len(),
-            headers.as_ptr(),
-            headers.len(),
-            -1,
-        )
-    };
 }
 
 fn serialise(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
@@ -377,34 +469,4 @@ pub fn enter_root(root_id: u32, stream_id: u32) {
     // stream's callback runs.
     unsafe { raw::proxy_on_queue_ready(root_id, 0) };
     set_context(stream_id);
-}
-
-/// A counter, gauge or histogram in Envoy's stats.
-#[derive(Debug, Clone, Copy)]
-pub struct Metric(Option<u32>);
-
-/// Defines a metric, or finds it if another VM has defined it.
-pub fn metric(kind: MetricType, name: &str) -> Metric {
-    let mut id = 0;
-    // SAFETY: pointer and length belong to the same live slice; the other pointer is to a local.
-    let status = unsafe { raw::proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
-    Metric((status == OK).then_some(id))
-}
-
-impl Metric {
-    /// Adds `offset`, which may be negative for gauges.
-    pub fn add(self, offset: i64) {
-        if let Some(id) = self.0 {
-            // SAFETY: the call passes no pointers.
-            unsafe { raw::proxy_increment_metric(id, offset) };
-        }
-    }
-
-    /// Adds a value to a histogram.
-    pub fn record(self, value: u64) {
-        if let Some(id) = self.0 {
-            // SAFETY: the call passes no pointers.
-            unsafe { raw::proxy_record_metric(id, value) };
-        }
-    }
 }

@@ -532,11 +532,16 @@ impl Exchange {
             refusal.reply(form, self.message_id.as_deref(), is_tool_call, self.id, &self.policy.help);
         // The reply is complete now, unless the key's windows are still to be asked.
         if !self.is_batch_message && (self.key.is_none() || !self.quotas.is_empty()) {
-            self.response.answered(reply.status);
-            self.add_headers(&mut reply.headers);
-            reply.has_rate_headers = true;
+            self.complete(&mut reply);
         }
         Step::Refuse(reply)
+    }
+
+    /// Adds to a refusal the rate headers that it lacks, after [`Exchange::windows_read`].
+    pub fn complete(&mut self, reply: &mut Reply) {
+        self.response.answered(reply.status);
+        self.add_headers(&mut reply.headers);
+        reply.has_rate_headers = true;
     }
 }
 

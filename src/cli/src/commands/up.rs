@@ -7,7 +7,7 @@ use crate::output;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use cli::signals::Signals;
-use cli::stack::{EnvoyBinary, Stack, StackOptions, write_private};
+use cli::stack::{EnvoyBinary, Filter, Stack, StackOptions, write_private};
 use std::env;
 use std::fs;
 use std::io::Read as _;
@@ -50,6 +50,10 @@ pub struct Arguments {
     /// The filter; by default the agentrelay.wasm next to this program or in its target directory
     #[arg(long, value_name = "FILE")]
     wasm: Option<PathBuf>,
+    /// Run the filter as a dynamic module of Envoy 1.38 to 1.40, at the cost of a native filter: this libagentrelay.so, or by
+    /// default the one next to this program or in its target directory
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "wasm")]
+    native: Option<Option<PathBuf>>,
     /// Also write the result to this file, as JSON, when everything is ready
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -85,7 +89,10 @@ impl Arguments {
         envoy.version().await?;
         let options = StackOptions {
             envoy,
-            wasm: find_wasm(self.wasm, &program)?,
+            filter: match self.native {
+                Some(given) => Filter::Native(find_native(given, &program)?),
+                None => Filter::Wasm(find_wasm(self.wasm, &program)?),
+            },
             program,
             policy: self.policy,
             upstream,
@@ -148,6 +155,24 @@ fn announce(stack: &Stack, ready_file: Option<&Path>, as_json: bool) -> anyhow::
     ])?;
     output::note("ready; Ctrl-C stops everything");
     Ok(())
+}
+
+/// The native filter: as given, next to this program, or where cargo puts it for a program in `target/PROFILE`.
+fn find_native(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
+    const FILE: &str = "libagentrelay.so";
+    let target = program.parent().and_then(Path::parent);
+    let known = [program.with_file_name(FILE)]
+        .into_iter()
+        .chain(target.map(|target| target.join("native").join(FILE)));
+    let found = match given {
+        Some(given) => {
+            Some(given).filter(|given| given.is_file() && given.file_name() == Some(FILE.as_ref()))
+        }
+        None => known.into_iter().find(|file| file.is_file()),
+    };
+    found.ok_or_else(|| {
+        anyhow!("the native filter, {FILE}, was not found; run `cargo native`, or give a file of this name: Envoy looks for it")
+    })
 }
 
 /// The filter: as given, next to this program, or where cargo puts it for a program in `target/PROFILE`.

@@ -1,13 +1,16 @@
-//! The configuration of one Envoy of the stack: the shipped `envoy/envoy.yaml` with other addresses.
+//! The configuration of one Envoy of the stack: the shipped `envoy/envoy.yaml` or `envoy-native.yaml` with other addresses.
 //!
 //! The file is edited as a tree, and only addresses, ports, the node's id and the filter's path change, so that the stack
 //! runs what users copy.
 
-use super::{Error, Route, Upstream, Upstreams};
+use super::{Error, Filter, Route, Upstream, Upstreams};
 use serde_yaml_ng::{Mapping, Value};
 use std::env;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+/// The shipped file for the native filter.
+const SHIPPED_NATIVE: &str = include_str!("../../../../envoy/envoy-native.yaml");
 
 /// The shipped file.
 pub const SHIPPED: &str = include_str!("../../../../envoy/envoy.yaml");
@@ -24,7 +27,7 @@ const ENDPOINT: &str = "load_assignment/endpoints/0/lb_endpoints/0/endpoint";
 /// The values that replace those of the shipped file.
 pub(super) struct Settings<'a> {
     pub node_id: &'a str,
-    pub wasm: &'a Path,
+    pub filter: &'a Filter,
     pub port: u16,
     pub ledger: SocketAddr,
     pub upstream: &'a Upstreams,
@@ -32,13 +35,19 @@ pub(super) struct Settings<'a> {
 
 /// The bootstrap of one Envoy.
 pub(super) fn render(settings: &Settings<'_>) -> Result<Value, Error> {
-    let mut bootstrap: Value = serde_yaml_ng::from_str(SHIPPED)
-        .map_err(|error| Error::Setup(format!("envoy/envoy.yaml is not YAML: {error}")))?;
+    let shipped = match settings.filter {
+        Filter::Wasm(_) => SHIPPED,
+        Filter::Native(_) => SHIPPED_NATIVE,
+    };
+    let mut bootstrap: Value = serde_yaml_ng::from_str(shipped)
+        .map_err(|error| Error::Setup(format!("the shipped bootstrap is not YAML: {error}")))?;
     *field(&mut bootstrap, "node/id")? = settings.node_id.into();
     set_port(&mut bootstrap, "admin", 0)?;
     set_port(&mut bootstrap, GATE, settings.port)?;
-    *field(&mut bootstrap, &format!("{FILTER}/vm_config/code/local/filename"))? =
-        settings.wasm.to_string_lossy().as_ref().into();
+    if let Filter::Wasm(wasm) = settings.filter {
+        *field(&mut bootstrap, &format!("{FILTER}/vm_config/code/local/filename"))? =
+            wasm.to_string_lossy().as_ref().into();
+    }
     let ledger = settings.ledger;
     set_endpoint(&mut bootstrap, LEDGER, &ledger.ip().to_string(), ledger.port())?;
     route(&mut bootstrap, settings.upstream)?;
@@ -46,10 +55,10 @@ pub(super) fn render(settings: &Settings<'_>) -> Result<Value, Error> {
 }
 
 /// The shipped file with this filter, as text, for an Envoy that only validates it.
-pub fn for_validation(wasm: &Path) -> Result<String, Error> {
+pub fn for_validation(filter: &Filter) -> Result<String, Error> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
     let upstream = "http://127.0.0.1:1".parse()?;
-    let settings = Settings { node_id: "validation", wasm, port: 0, ledger: nowhere, upstream: &upstream };
+    let settings = Settings { node_id: "validation", filter, port: 0, ledger: nowhere, upstream: &upstream };
     serde_yaml_ng::to_string(&render(&settings)?).map_err(|error| Error::Setup(error.to_string()))
 }
 

@@ -19,9 +19,30 @@ const REPORT_GRACE: Duration = Duration::from_secs(2);
 const REPORT_POLL: Duration = Duration::from_millis(20);
 /// Settlements and decisions that the ledger has not acknowledged yet.
 const QUEUE_DEPTH: &str = "wasmcustom.agentrelay_queue_depth";
-/// How many of the filter's VMs have a policy: one per worker and one for the main thread. A VM without one refuses
-/// everything.
+/// How many of the filter's workers have a policy. One without refuses everything.
 const POLICY_LOADED: &str = "wasmcustom.agentrelay_policy_loaded";
+
+/// Where Envoy looks for dynamic modules.
+const MODULES: &str = "ENVOY_DYNAMIC_MODULES_SEARCH_PATH";
+
+/// The filter, and with it how Envoy runs it.
+#[derive(Debug, Clone)]
+pub enum Filter {
+    /// `agentrelay.wasm`, in a VM.
+    Wasm(PathBuf),
+    /// `libagentrelay.so`, as a dynamic module.
+    Native(PathBuf),
+}
+
+impl Filter {
+    fn canonical(&self) -> Result<Filter, Error> {
+        let canonical = |file: &Path| fs::canonicalize(file).map_err(Error::file(file));
+        Ok(match self {
+            Filter::Wasm(file) => Filter::Wasm(canonical(file)?),
+            Filter::Native(file) => Filter::Native(canonical(file)?),
+        })
+    }
+}
 
 /// Changes the configuration of one Envoy further, for tests.
 pub type Edit = Box<dyn FnOnce(&mut Yaml) + Send>;
@@ -30,8 +51,8 @@ pub type Edit = Box<dyn FnOnce(&mut Yaml) + Send>;
 pub struct EnvoyOptions {
     /// The Envoy binary.
     pub envoy: EnvoyBinary,
-    /// The filter's wasm file.
-    pub wasm: PathBuf,
+    /// The filter.
+    pub filter: Filter,
     /// The ledger's address.
     pub ledger: SocketAddr,
     /// The upstreams.
@@ -63,10 +84,10 @@ impl Envoy {
     /// Starts it and waits until it serves with a policy.
     pub async fn start(options: EnvoyOptions) -> Result<Envoy, Error> {
         let file = |extension: &str| options.state_dir.join(format!("{}.{extension}", options.name));
-        let wasm = fs::canonicalize(&options.wasm).map_err(Error::file(&options.wasm))?;
+        let filter = options.filter.canonical()?;
         let mut bootstrap = bootstrap::render(&Settings {
             node_id: &options.name,
-            wasm: &wasm,
+            filter: &filter,
             port: options.port,
             ledger: options.ledger,
             upstream: &options.upstream,
@@ -92,10 +113,17 @@ impl Envoy {
             // Without this, Envoys on one machine share memory.
             .arg("--use-dynamic-base-id")
             .env("AGENTRELAY_FILTER_KEY", &options.filter_key);
+        if let Filter::Native(module) = &filter {
+            let directory = module.parent().unwrap_or(Path::new("/"));
+            command.env(MODULES, directory).env("AGENTRELAY_NODE", &options.name);
+        }
+        // A wasm filter has a VM for each worker and one for the main thread.
+        let policies =
+            if let Filter::Wasm(_) = filter { options.workers.saturating_add(1) } else { options.workers };
         let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
         let http = super::http_client()?;
         let (gateway, admin) =
-            process.ready(READY_DEADLINE, || probe(&http, &address_file, options.workers)).await?;
+            process.ready(READY_DEADLINE, || probe(&http, &address_file, policies)).await?;
         Ok(Envoy { gateway, admin, process })
     }
 
@@ -156,7 +184,7 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
 async fn probe(
     http: &reqwest::Client,
     address_file: &Path,
-    workers: u32,
+    policies: u32,
 ) -> Result<(SocketAddr, SocketAddr), String> {
     let admin: SocketAddr = fs::read_to_string(address_file)
         .ok()
@@ -167,7 +195,7 @@ async fn probe(
     }
     let gateway = gate_address(&ask(http, admin, "/listeners?format=json").await?)
         .ok_or("the gate is not listening yet")?;
-    if stat(http, admin, POLICY_LOADED).await?.unwrap_or(0) <= u64::from(workers) {
+    if stat(http, admin, POLICY_LOADED).await?.unwrap_or(0) < u64::from(policies) {
         return Err("the filter has no policy from the ledger yet".into());
     }
     Ok((gateway, admin))

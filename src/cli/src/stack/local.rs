@@ -1,6 +1,6 @@
 //! The stack: one ledger, its credentials, and Envoys in front of one upstream.
 
-use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Ledger, LedgerOptions, Upstreams};
+use super::{Credentials, Envoy, EnvoyBinary, EnvoyOptions, Error, Filter, Ledger, LedgerOptions, Upstreams};
 use serde::Serialize;
 use std::fs;
 use std::io::ErrorKind;
@@ -17,8 +17,8 @@ pub struct StackOptions {
     pub program: PathBuf,
     /// The Envoy binary.
     pub envoy: EnvoyBinary,
-    /// The filter's wasm file.
-    pub wasm: PathBuf,
+    /// The filter.
+    pub filter: Filter,
     /// The policy file.
     pub policy: PathBuf,
     /// The upstreams.
@@ -161,7 +161,7 @@ impl Stack {
             say(&format!("starting {name}"));
             let envoy = Envoy::start(EnvoyOptions {
                 envoy: options.envoy.clone(),
-                wasm: options.wasm.clone(),
+                filter: options.filter.clone(),
                 ledger: ledger.address,
                 upstream: options.upstream.clone(),
                 filter_key: credentials.filter_key.clone(),

@@ -27,7 +27,7 @@ pub struct Reply {
     pub status: u16,
     /// For the access log's response code details, such as `agentrelay.rate_limited`.
     pub details: String,
-    /// Headers. They include the rate headers only if `has_rate_headers`; otherwise these are added on the response path.
+    /// Headers. They include the rate headers only if `has_rate_headers`; otherwise [`super::Exchange::complete`] adds them.
     pub headers: Fields,
     /// The headers already include the rate headers.
     pub has_rate_headers: bool,

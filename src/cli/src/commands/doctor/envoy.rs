@@ -1,7 +1,7 @@
 //! The Envoy of this machine, and one that runs.
 
 use super::{Finding, manifest, path_of};
-use cli::stack::{EnvoyBinary, bootstrap};
+use cli::stack::{EnvoyBinary, Filter, bootstrap};
 use protocol::api_key::{self, Kind};
 use reqwest::Url;
 use serde_json::Value;
@@ -52,7 +52,7 @@ pub(super) async fn check(environment: &Path, wasm: anyhow::Result<PathBuf>) -> 
 async fn loads(envoy: &EnvoyBinary, wasm: &Path) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let wasm = std::fs::canonicalize(wasm).map_err(|error| error.to_string())?;
-    let text = bootstrap::for_validation(&wasm).map_err(|error| error.to_string())?;
+    let text = bootstrap::for_validation(&Filter::Wasm(wasm)).map_err(|error| error.to_string())?;
     let file = directory.path().join("envoy.yaml");
     std::fs::write(&file, text).map_err(|error| error.to_string())?;
     // Well-formed, and of no ledger: nothing is asked with it.

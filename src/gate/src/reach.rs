@@ -1,11 +1,11 @@
 //! Says in Envoy's log when the ledger can't be reached or refuses the filter's credential, and when that is over.
 
-use crate::host;
+use crate::host::Host;
+use crate::lock::Locked;
 use crate::metrics::Metrics;
 use crate::shared;
 use policy::outage::{self, Failures, Line};
 use policy::window::Monotonic;
-use std::cell::Cell;
 
 /// How a call to the ledger ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,18 +28,18 @@ pub struct Reach {
 /// One kind of trouble. Only a VM that had it looks whether it is over, so that calls which go well cost nothing.
 #[derive(Default)]
 struct Trouble {
-    is_mine: Cell<bool>,
+    is_mine: Locked<bool>,
 }
 
 type Step = fn(&[u8], Monotonic) -> Option<(Vec<u8>, Option<Line>)>;
 
 impl Trouble {
-    fn is(&self, there: bool, name: &str, metrics: &Metrics) -> Option<Line> {
+    fn is<H: Host>(&self, there: bool, name: &str, metrics: &Metrics<H>) -> Option<Line> {
         if !self.is_mine.replace(there) && !there {
             return None;
         }
         let step: Step = if there { outage::failed } else { outage::succeeded };
-        shared::change(name, host::monotonic_clock(), metrics, step).flatten()
+        shared::change(name, H::monotonic_clock(), metrics, step).flatten()
     }
 }
 
@@ -48,7 +48,7 @@ const REFUSED: &str = "agentrelay/reach/1/refused";
 
 impl Reach {
     /// A call to the ledger, in this cluster of Envoy's, has ended.
-    pub fn ended(&self, how: Ended, cluster: &str, metrics: &Metrics) {
+    pub fn ended<H: Host>(&self, how: Ended, cluster: &str, metrics: &Metrics<H>) {
         let answered = self.unanswered.is(how == Ended::Unanswered, UNANSWERED, metrics);
         let accepted = match how {
             Ended::Unanswered => None,

@@ -4,10 +4,11 @@
 //! shared data, where every VM reads them on its tick. The listener handles recalls itself, because they concern no
 //! record that a VM caches. If the listener dies, its lease expires, and another VM continues at the same position.
 
-use crate::host;
+use crate::host::{Host, Refused};
 use policy::window::Monotonic;
 use protocol::filter::{Change, Changes};
 use serde::{Deserialize, Serialize};
+use std::marker::PhantomData;
 
 const LEASE: &str = "agentrelay/feed/1/lease";
 const LOG: &str = "agentrelay/feed/1/log";
@@ -34,7 +35,7 @@ struct Log {
 }
 
 /// This VM's view of the feed.
-pub struct Feed {
+pub struct Feed<H: Host> {
     id: u64,
     is_listener: bool,
     in_flight: bool,
@@ -43,6 +44,7 @@ pub struct Feed {
     revision: u32,
     /// False until this VM first reads the log. Before that it may have missed changes.
     has_read: bool,
+    host: PhantomData<H>,
 }
 
 /// What a VM learns when it reads the log.
@@ -56,17 +58,18 @@ pub enum Update {
     Reset,
 }
 
-impl Feed {
+impl<H: Host> Feed<H> {
     /// Creates a view that has read no changes yet.
-    pub fn new() -> Feed {
+    pub fn new() -> Feed<H> {
         Feed {
-            id: u64::from_le_bytes(host::random()),
+            id: u64::from_le_bytes(H::random()),
             is_listener: false,
             in_flight: false,
             retry_at_ms: 0,
             log: Log::default(),
             revision: 0,
             has_read: false,
+            host: PhantomData,
         }
     }
 
@@ -87,12 +90,12 @@ impl Feed {
 
     /// Reads the changes that the listener has written since the last call.
     pub fn read_changes(&mut self) -> Update {
-        let read = host::shared(LOG);
-        if read.bytes.is_empty() || read.revision() == self.revision {
+        let read = H::shared(LOG);
+        if read.bytes.is_empty() || read.revision == self.revision {
             return Update::None;
         }
         let Ok(log) = policy::json::read::<Log>(&read.bytes) else { return Update::None };
-        self.revision = read.revision();
+        self.revision = read.revision;
         let before = std::mem::replace(&mut self.log, log);
         let missed = usize::try_from(self.log.line.saturating_sub(before.line)).unwrap_or(usize::MAX);
         let is_gap = !std::mem::replace(&mut self.has_read, true)
@@ -127,7 +130,7 @@ impl Feed {
     /// requested again.
     pub fn received(&mut self, answer: Changes, now: Monotonic) {
         for _ in 0..8 {
-            let read = host::shared(LOG);
+            let read = H::shared(LOG);
             let mut log: Log = policy::json::read(&read.bytes).unwrap_or_default();
             // The first answer only gives a position. Without a known position, any change may have been missed.
             if answer.reset || log.position.is_none() {
@@ -142,13 +145,13 @@ impl Feed {
             log.confirmed_ms = now.0;
             log.envoys = answer.envoys;
             let bytes = serde_json::to_vec(&log).unwrap_or_default();
-            match host::swap_shared(LOG, &read, &bytes) {
+            match H::swap_shared(LOG, &read, &bytes) {
                 Ok(true) => {
                     self.in_flight = false;
                     return;
                 }
                 Ok(false) => {}
-                Err(host::Refused(_)) => break,
+                Err(Refused(_)) => break,
             }
         }
         self.retry_later(now);
@@ -162,7 +165,7 @@ impl Feed {
 
     /// Takes or renews the lease of the listener. Returns false if another VM holds it.
     fn hold_lease(&self, now: Monotonic) -> bool {
-        let read = host::shared(LEASE);
+        let read = H::shared(LEASE);
         let (owner, ends_ms) = match read.bytes.split_first_chunk::<8>() {
             Some((owner, rest)) => (
                 u64::from_le_bytes(*owner),
@@ -179,6 +182,6 @@ impl Feed {
         }
         let mut bytes = self.id.to_le_bytes().to_vec();
         bytes.extend_from_slice(&now.0.saturating_add(LEASE_MS).to_le_bytes());
-        host::swap_shared(LEASE, &read, &bytes).unwrap_or(false)
+        H::swap_shared(LEASE, &read, &bytes).unwrap_or(false)
     }
 }

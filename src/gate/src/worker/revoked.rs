@@ -1,7 +1,7 @@
 //! Ends exchanges whose key has ended: a long-running exchange must not outlive its credential.
 
 use super::Worker;
-use crate::host;
+use crate::host::Host;
 use crate::windows;
 use policy::Key;
 use policy::window::Monotonic;
@@ -12,26 +12,26 @@ const RECHECKS_MAX: usize = 64;
 /// How long these fetches may fail before the exchanges are ended.
 const RECHECK_MS: u64 = 1_500;
 
-impl Worker {
+impl<H: Host> Worker<H> {
     /// Ends the exchanges of credentials that are no longer valid, and fetches again the records that are no longer cached.
     pub(super) fn end_revoked(&self, now: Monotonic) {
-        let credentials = self.in_progress.borrow().credentials();
-        self.rechecks.borrow_mut().retain(|hash, _| credentials.contains(hash));
+        let credentials = self.in_progress.lock().credentials();
+        self.rechecks.lock().retain(|hash, _| credentials.contains(hash));
         let mut asked = 0usize;
         for hash in credentials {
             if let Some(key) = self.known(&hash, now) {
-                self.rechecks.borrow_mut().remove(&hash);
+                self.rechecks.lock().remove(&hash);
                 self.end(&hash, Some(&key));
-            } else if windows::is_unknown(&hash, now) {
+            } else if windows::is_unknown::<H>(&hash, now) {
                 self.end(&hash, None);
-            } else if asked < RECHECKS_MAX && !self.waiting.borrow().contains_key(&hash) {
+            } else if asked < RECHECKS_MAX && !self.waiting.lock().contains_key(&hash) {
                 asked = asked.saturating_add(1);
-                let since = *self.rechecks.borrow_mut().entry(hash).or_insert(now);
+                let since = *self.rechecks.lock().entry(hash).or_insert(now);
                 if now.0.saturating_sub(since.0) > RECHECK_MS {
                     // A new request with this credential would be refused too.
                     self.end(&hash, None);
                 } else if self.dispatch(self.resolve(hash)).is_ok() {
-                    self.waiting.borrow_mut().insert(hash, Vec::new());
+                    self.waiting.lock().insert(hash, Vec::new());
                 }
             }
         }
@@ -40,8 +40,16 @@ impl Worker {
     /// Ends the exchanges of a credential, unless its key is active and still has the same permissions.
     fn end(&self, hash: &KeyHash, key: Option<&Key>) {
         let key = key.filter(|key| key.is_active(self.now().wall));
-        for stream_id in self.in_progress.borrow().to_end(hash, key) {
-            self.in_stream(stream_id, host::reset_response);
+        let ended = self.in_progress.lock().to_end(hash, key);
+        for stream_id in ended {
+            H::in_stream(
+                self,
+                stream_id,
+                Box::new(|_| {
+                    H::reset_response();
+                    true
+                }),
+            );
         }
     }
 }

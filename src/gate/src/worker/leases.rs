@@ -3,7 +3,7 @@
 
 use super::Worker;
 use crate::calls::{Answer, Call, NotCalled, RoundContents, ShareKey};
-use crate::host;
+use crate::host::Host;
 use crate::lease_slots;
 use crate::windows;
 use policy::Key;
@@ -27,7 +27,7 @@ pub enum Shares {
     Answered(SharesAnswered),
 }
 
-impl Worker {
+impl<H: Host> Worker<H> {
     /// Spends from the tenant's leases. Asks for the next lease in good time, so that no request waits for it.
     pub fn spend(&self, key: &Key, spending: &Spending, stream_id: u32, now: Monotonic) -> Option<LeaseId> {
         let spent = lease_slots::spend(spending, now, self.metrics())?;
@@ -38,11 +38,11 @@ impl Worker {
             let asked = RoundContents { leases: vec![(spending.tenant, lease_id)], ..self.asked() };
             let asked = self.round().and_then(|round| {
                 let round = Round { asks: vec![ask], ..round };
-                self.call(Call::round(&self.config.borrow(), &round, asked), stream_id)
+                self.call(Call::round(&self.config.lock(), &round, asked), stream_id)
             });
             if asked.is_err() {
                 // The call was not sent, so no credits will come: clear the pending ask.
-                let now = host::monotonic_clock();
+                let now = H::monotonic_clock();
                 lease_slots::granted(spending.tenant, lease_id, Credits::ZERO, now, self.metrics());
             }
         }
@@ -52,7 +52,7 @@ impl Worker {
     /// Returns to a lease what a call was charged too much.
     pub fn refund(&self, refund: &Refund) {
         if !lease_slots::refund(refund, self.metrics()) {
-            self.metrics().lease_refunds_lost.add(1);
+            H::add(self.metrics().lease_refunds_lost, 1);
         }
     }
 
@@ -61,13 +61,13 @@ impl Worker {
         let Some(owner) = rules.first().map(|rule| key.owner(rule.per)) else {
             return Shares::Answered(SharesAnswered::Nothing);
         };
-        if let Some(streams) = self.awaiting_shares.borrow_mut().get_mut(&owner) {
+        if let Some(streams) = self.awaiting_shares.lock().get_mut(&owner) {
             streams.push(stream_id);
             return Shares::Waiting;
         }
         match self.send_share_asks(key, rules, owner, stream_id) {
             Ok(true) => {
-                self.awaiting_shares.borrow_mut().insert(owner, vec![stream_id]);
+                self.awaiting_shares.lock().insert(owner, vec![stream_id]);
                 Shares::Waiting
             }
             Ok(false) => Shares::Answered(SharesAnswered::Nothing),
@@ -78,10 +78,10 @@ impl Worker {
     /// Renews shares that expire soon, while they are still valid.
     pub fn renew_shares(&self, key: &Key, rules: &[LimitRule], stream_id: u32) {
         let Some(owner) = rules.first().map(|rule| key.owner(rule.per)) else { return };
-        if !self.awaiting_shares.borrow().contains_key(&owner)
+        if !self.awaiting_shares.lock().contains_key(&owner)
             && matches!(self.send_share_asks(key, rules, owner, stream_id), Ok(true))
         {
-            self.awaiting_shares.borrow_mut().insert(owner, Vec::new());
+            self.awaiting_shares.lock().insert(owner, Vec::new());
         }
     }
 
@@ -105,17 +105,17 @@ impl Worker {
             return Ok(false);
         }
         let round = Round { shares, ..self.round()? };
-        self.call(Call::round(&self.config.borrow(), &round, asked), stream_id).map(|()| true)
+        self.call(Call::round(&self.config.lock(), &round, asked), stream_id).map(|()| true)
     }
 
     /// Sends all statements that are due. Runs in the root context, and only in the VM that listens to the feed.
     pub(super) fn account(&self, now: Monotonic) {
-        if now.0 < self.leases_checked_ms.get().saturating_add(CHECK_MS) || !self.feed.borrow().is_listener()
-        {
+        if now.0 < self.leases_checked_ms.get().saturating_add(CHECK_MS) || !self.feed.lock().is_listener() {
             return;
         }
-        self.leases_checked_ms.set(now.0);
-        let accounts = lease_slots::slots().flat_map(|slot| lease_slots::due(slot, self.metrics())).collect();
+        self.leases_checked_ms.replace(now.0);
+        let accounts =
+            lease_slots::slots::<H>().flat_map(|slot| lease_slots::due(slot, self.metrics())).collect();
         self.send_statements(accounts);
     }
 
@@ -134,11 +134,8 @@ impl Worker {
         let Ok(round) = self.round() else { return };
         let round = Round { shares: vec![share_ask(owner_id.clone(), &ask)], ..round };
         // If this call is lost, the ledger overestimates this Envoy's share until the next round, which is safe.
-        let _ = self.dispatch(Call::round(
-            &self.config.borrow(),
-            &round,
-            RoundContents { shares, ..self.asked() },
-        ));
+        let _ =
+            self.dispatch(Call::round(&self.config.lock(), &round, RoundContents { shares, ..self.asked() }));
     }
 
     fn send_statements(&self, accounts: Vec<Statement>) {
@@ -155,7 +152,7 @@ impl Worker {
             let round = Round { accounts: statements.collect(), ..round };
             let asked = RoundContents { accounts: accounts.to_vec(), ..self.asked() };
             // A statement that is not acknowledged is sent again.
-            let _ = self.dispatch(Call::round(&self.config.borrow(), &round, asked));
+            let _ = self.dispatch(Call::round(&self.config.lock(), &round, asked));
         }
     }
 
@@ -168,9 +165,9 @@ impl Worker {
         let shares = if answer.is_some() { SharesAnswered::Changed } else { SharesAnswered::Unavailable };
         let Some(owner) = asked.awaited else { return };
         // Remove the entry before waking the streams: a woken stream may have to ask again.
-        let streams = self.awaiting_shares.borrow_mut().remove(&owner).unwrap_or_default();
+        let streams = self.awaiting_shares.lock().remove(&owner).unwrap_or_default();
         for stream_id in streams {
-            self.wake(stream_id, Box::new(move |exchange| exchange.shares_answered(shares)));
+            self.wake(stream_id, Box::new(move |exchange, _| exchange.shares_answered(shares)));
         }
     }
 
@@ -205,7 +202,7 @@ impl Worker {
     }
 
     fn asked(&self) -> RoundContents {
-        RoundContents { sent: host::monotonic_clock(), ..RoundContents::default() }
+        RoundContents { sent: H::monotonic_clock(), ..RoundContents::default() }
     }
 
     /// An empty round. Fails if shared data is unavailable, because the instance id that all workers use is stored there.
@@ -221,7 +218,7 @@ impl Worker {
 
     /// The id of this run of this Envoy.
     pub(super) fn instance(&self) -> Result<InstanceId, NotCalled> {
-        let new = || self.new_id(host::wall_clock());
+        let new = || self.new_id(H::wall_clock());
         lease_slots::instance(new, self.metrics()).ok_or(NotCalled)
     }
 }

@@ -1,7 +1,6 @@
 //! Calls to the ledger: builds each request and interprets its answer.
 
 use crate::config::Config;
-use crate::host;
 use policy::exchange::{IssueAnswered, ReserveAnswered};
 use policy::lease::Statement;
 use policy::window::Monotonic;
@@ -14,11 +13,9 @@ use protocol::lease::{LEASES_PATH, Round};
 use protocol::problem::Problem;
 use protocol::reason::{PaidFrom, Shortfall};
 use protocol::{Credits, InstanceId, LeaseId, ReservationId};
-use proxy_wasm::hostcalls;
-use proxy_wasm::types::{BufferType, MapType};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::time::Duration;
+use std::sync::Arc;
 
 /// What a call in flight is for.
 #[derive(Debug)]
@@ -63,6 +60,13 @@ pub struct ShareKey {
 pub struct Call {
     /// What the call is for.
     pub purpose: Purpose,
+    /// What is sent.
+    pub request: Request,
+}
+
+/// A request to the ledger, as the host sends it.
+pub struct Request {
+    ledger: Arc<Config>,
     method: &'static str,
     path: String,
     if_none_match: Option<String>,
@@ -112,85 +116,77 @@ struct Told {
 pub struct NotCalled;
 
 impl Call {
-    fn get(purpose: Purpose, path: String, timeout_ms: u64) -> Call {
-        Call { purpose, method: "GET", path, if_none_match: None, body: None, timeout_ms }
-    }
-
-    fn post(purpose: Purpose, path: &str, body: &impl serde::Serialize, timeout_ms: u64) -> Call {
-        // Serialising these types can't fail; if it did, the ledger would refuse the empty body.
-        let body = serde_json::to_vec(body).unwrap_or_default();
+    fn get(purpose: Purpose, config: &Arc<Config>, path: String, timeout_ms: u64) -> Call {
+        let (ledger, method) = (config.clone(), "GET");
         Call {
             purpose,
-            method: "POST",
-            path: path.to_owned(),
-            if_none_match: None,
-            body: Some(body),
-            timeout_ms,
+            request: Request { ledger, method, path, if_none_match: None, body: None, timeout_ms },
         }
     }
 
+    fn post(
+        purpose: Purpose,
+        config: &Arc<Config>,
+        path: &str,
+        body: &impl serde::Serialize,
+        timeout_ms: u64,
+    ) -> Call {
+        let (ledger, method, path) = (config.clone(), "POST", path.to_owned());
+        // Serialising these types can't fail; if it did, the ledger would refuse the empty body.
+        let body = Some(serde_json::to_vec(body).unwrap_or_default());
+        Call { purpose, request: Request { ledger, method, path, if_none_match: None, body, timeout_ms } }
+    }
+
     /// Fetches the policy, unless it still has the tag `known`.
-    pub fn policy(config: &Config, known: Option<&str>) -> Call {
+    pub fn policy(config: &Arc<Config>, known: Option<&str>) -> Call {
         let timeout_ms = u64::from(config.ledger_timeout_ms).saturating_mul(2);
-        let if_none_match = known.map(|tag| format!("\"{tag}\""));
-        Call { if_none_match, ..Call::get(Purpose::Policy, api::POLICY_PATH.to_owned(), timeout_ms) }
+        let mut call = Call::get(Purpose::Policy, config, api::POLICY_PATH.to_owned(), timeout_ms);
+        call.request.if_none_match = known.map(|tag| format!("\"{tag}\""));
+        call
     }
 
     /// Fetches changes after a position. The ledger holds the call open for up to `wait_ms`.
-    pub fn changes(config: &Config, instance: &InstanceId, after: Option<u64>, wait_ms: u64) -> Call {
+    pub fn changes(config: &Arc<Config>, instance: &InstanceId, after: Option<u64>, wait_ms: u64) -> Call {
         let mut path = format!("{}?instance={instance}", api::CHANGES_PATH);
         if let Some(after) = after {
             path.push_str(&format!("&after={after}&wait_ms={wait_ms}"));
         }
-        Call::get(Purpose::Changes, path, wait_ms.saturating_add(u64::from(config.ledger_timeout_ms)))
+        Call::get(Purpose::Changes, config, path, wait_ms.saturating_add(u64::from(config.ledger_timeout_ms)))
     }
 
     /// Fetches the record of the key with this hash.
-    pub fn resolve(config: &Config, hash: KeyHash, changes_applied: u64) -> Call {
+    pub fn resolve(config: &Arc<Config>, hash: KeyHash, changes_applied: u64) -> Call {
         let purpose = Purpose::Resolve { hash, changes_applied };
-        Call::post(purpose, api::RESOLVE_PATH, &ResolveRequest { hash }, config.ledger_timeout_ms.into())
+        Call::post(
+            purpose,
+            config,
+            api::RESOLVE_PATH,
+            &ResolveRequest { hash },
+            config.ledger_timeout_ms.into(),
+        )
     }
 
     /// Asks to reserve credits for a stream.
-    pub fn reserve(config: &Config, stream_id: u32, request: &ReserveRequest) -> Call {
+    pub fn reserve(config: &Arc<Config>, stream_id: u32, request: &ReserveRequest) -> Call {
         let purpose = Purpose::Reserve { stream_id, reservation_id: request.reservation_id };
-        Call::post(purpose, api::RESERVE_PATH, request, config.ledger_timeout_ms.into())
+        Call::post(purpose, config, api::RESERVE_PATH, request, config.ledger_timeout_ms.into())
     }
 
     /// Asks to issue a key for an agent that waits on a stream.
-    pub fn issue(config: &Config, stream_id: u32, request: &IssueRequest) -> Call {
+    pub fn issue(config: &Arc<Config>, stream_id: u32, request: &IssueRequest) -> Call {
         let purpose = Purpose::Issue { stream_id };
-        Call::post(purpose, api::KEYS_PATH, request, config.ledger_timeout_ms.into())
+        Call::post(purpose, config, api::KEYS_PATH, request, config.ledger_timeout_ms.into())
     }
 
     /// Delivers a batch of settlements and decisions.
-    pub fn report(config: &Config, report: &Report) -> Call {
+    pub fn report(config: &Arc<Config>, report: &Report) -> Call {
         let timeout_ms = u64::from(config.ledger_timeout_ms).saturating_mul(2);
-        Call::post(Purpose::Report, api::REPORT_PATH, report, timeout_ms)
+        Call::post(Purpose::Report, config, api::REPORT_PATH, report, timeout_ms)
     }
 
     /// Sends a round about leases and shares.
-    pub fn round(config: &Config, round: &Round, asked: RoundContents) -> Call {
-        Call::post(Purpose::Round(asked), LEASES_PATH, round, config.ledger_timeout_ms.into())
-    }
-
-    /// Sends the call in the SDK's active context, which must be the root. Returns the id that its answer will carry.
-    pub fn dispatch(&self, config: &Config) -> Result<u32, NotCalled> {
-        let mut headers = vec![
-            (":method", self.method),
-            (":path", self.path.as_str()),
-            (":authority", config.ledger_authority.as_str()),
-            ("authorization", config.authorization.as_str()),
-        ];
-        if self.body.is_some() {
-            headers.push(("content-type", "application/json"));
-        }
-        if let Some(version) = &self.if_none_match {
-            headers.push(("if-none-match", version));
-        }
-        let timeout = Duration::from_millis(self.timeout_ms);
-        hostcalls::dispatch_http_call(&config.ledger_cluster, headers, self.body.as_deref(), vec![], timeout)
-            .map_err(|_| NotCalled)
+    pub fn round(config: &Arc<Config>, round: &Round, asked: RoundContents) -> Call {
+        Call::post(Purpose::Round(asked), config, LEASES_PATH, round, config.ledger_timeout_ms.into())
     }
 
     /// Index of this kind in [`crate::metrics::Metrics::callouts`].
@@ -207,12 +203,38 @@ impl Call {
     }
 }
 
-/// Reads the answer that has just arrived. If the call failed or was reset, the answer has no headers.
-pub fn read_answer(header_count: usize, body_bytes: usize) -> Answer {
-    let status = (header_count > 0).then(|| host::status(MapType::HttpCallResponseHeaders));
-    let Some(status) = status.flatten() else { return Answer::default() };
-    let body = if body_bytes > 0 { host::buffer(BufferType::HttpCallResponseBody) } else { Vec::new() };
-    Answer { status, body }
+impl Request {
+    /// The headers of the request.
+    pub fn headers(&self) -> Vec<(&str, &str)> {
+        let mut headers = vec![
+            (":method", self.method),
+            (":path", self.path.as_str()),
+            (":authority", self.ledger.ledger_authority.as_str()),
+            ("authorization", self.ledger.authorization.as_str()),
+        ];
+        if self.body.is_some() {
+            headers.push(("content-type", "application/json"));
+        }
+        if let Some(version) = &self.if_none_match {
+            headers.push(("if-none-match", version));
+        }
+        headers
+    }
+
+    /// The body of the request.
+    pub fn body(&self) -> Option<&[u8]> {
+        self.body.as_deref()
+    }
+
+    /// The cluster of Envoy's that leads to the ledger.
+    pub fn cluster(&self) -> &str {
+        &self.ledger.ledger_cluster
+    }
+
+    /// How long to wait for the answer.
+    pub fn timeout_ms(&self) -> u64 {
+        self.timeout_ms
+    }
 }
 
 /// Interprets the answer to a resolve call: `Ok(None)` if the ledger does not know the hash. Only the ledger's own

@@ -3,38 +3,40 @@
 use super::{PolicyCall, Worker};
 use crate::calls::{Answer, Call};
 use crate::feed::Update;
+use crate::host::Host;
 use policy::key_table::Changed;
 use policy::window::{FEED_WAIT_MS_MAX, Fleet, Monotonic};
 use protocol::filter::{Change, Changes};
+use std::sync::atomic::Ordering;
 
-impl Worker {
+impl<H: Host> Worker<H> {
     /// What this Envoy knows of the other Envoys. `is_unavailable` means that the ledger did not answer just now.
     pub fn fleet(&self, is_unavailable: bool) -> Fleet {
-        let feed = self.feed.borrow();
+        let feed = self.feed.lock();
         Fleet { envoys: feed.envoys(), confirmed: feed.confirmed(), is_unavailable }
     }
 
     pub(super) fn listen(&self, now: Monotonic) {
-        if !self.feed.borrow_mut().should_listen(now) {
+        if !self.feed.lock().should_listen(now) {
             return;
         }
         let wait_ms = (self.stale_ms() / 2).clamp(500, FEED_WAIT_MS_MAX);
         let call = self.instance().map(|instance| {
-            Call::changes(&self.config.borrow(), &instance, self.feed.borrow().position(), wait_ms)
+            Call::changes(&self.config.lock(), &instance, self.feed.lock().position(), wait_ms)
         });
         if call.and_then(|call| self.dispatch(call)).is_err() {
-            self.feed.borrow_mut().retry_later(now);
+            self.feed.lock().retry_later(now);
         }
     }
 
     pub(super) fn changes_answered(&self, answer: &Answer, now: Monotonic) {
         let Some(mut changes) = answer.read::<Changes>(&[200]) else {
-            self.metrics().feed_lost.add(1);
-            self.feed.borrow_mut().retry_later(now);
+            H::add(self.metrics().feed_lost, 1);
+            self.feed.lock().retry_later(now);
             return;
         };
         changes.changes.retain(|change| !self.handle_recall(change));
-        self.feed.borrow_mut().received(changes, now);
+        self.feed.lock().received(changes, now);
         self.apply_changes(now);
         self.listen(now);
     }
@@ -49,25 +51,25 @@ impl Worker {
             Change::Envoy { .. } => {}
             Change::Key { .. } | Change::Tenant { .. } | Change::Policy { .. } => return false,
         }
-        self.metrics().changes.add(1);
+        H::add(self.metrics().changes, 1);
         true
     }
 
     pub(super) fn apply_changes(&self, now: Monotonic) {
-        let update = self.feed.borrow_mut().read_changes();
+        let update = self.feed.lock().read_changes();
         let changes = match update {
             Update::None => return,
             Update::Reset => {
-                self.metrics().keys.add(self.keys.borrow_mut().clear());
+                H::add(self.metrics().keys, self.keys.lock().clear());
                 self.ask_for_policy(now);
                 Vec::new()
             }
             Update::Changes(changes) => changes,
         };
-        self.changes_applied.set(self.changes_applied.get().saturating_add(1));
+        self.changes_applied.fetch_add(1, Ordering::Relaxed);
         let mut changed = Changed::default();
         for change in changes {
-            self.metrics().changes.add(1);
+            H::add(self.metrics().changes, 1);
             match change {
                 Change::Key { key_id } => drop(changed.keys.insert(key_id)),
                 Change::Tenant { tenant_id } => drop(changed.tenants.insert(tenant_id)),
@@ -76,11 +78,11 @@ impl Worker {
                 Change::Recall { .. } | Change::Share { .. } | Change::Envoy { .. } => {}
             }
         }
-        self.metrics().keys.add(self.keys.borrow_mut().drop_changed(&changed));
+        H::add(self.metrics().keys, self.keys.lock().drop_changed(&changed));
     }
 
     /// Fetches the policy at the next tick, even if a call is in flight: its answer may be older than the change.
     fn ask_for_policy(&self, now: Monotonic) {
-        self.policy_call.set(PolicyCall::Due { at_ms: now.0 });
+        self.policy_call.replace(PolicyCall::Due { at_ms: now.0 });
     }
 }

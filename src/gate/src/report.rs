@@ -4,6 +4,7 @@
 //! outage, decisions are dropped first (and counted, see [`Records`]), settlements only much later; the reservation of
 //! a dropped settlement expires unsettled.
 
+use crate::host::Host;
 use crate::metrics::Metrics;
 use policy::exchange::Now;
 use policy::records::{DecisionBatch, Recorded, Records};
@@ -41,20 +42,20 @@ struct OpenReservation {
 
 impl Outbox {
     /// Queues a settlement of a reservation.
-    pub fn settle(&mut self, settlement: Settlement, metrics: &Metrics) {
+    pub fn settle<H: Host>(&mut self, settlement: Settlement, metrics: &Metrics<H>) {
         self.open.remove(&settlement.reservation_id);
         self.queue(settlement, metrics);
     }
 
     /// Queues a decision, or counts it if it has no usable key.
-    pub fn record(&mut self, decision: Decision, now: Now, metrics: &Metrics) {
+    pub fn record<H: Host>(&mut self, decision: Decision, now: Now, metrics: &Metrics<H>) {
         match self.records.record(decision, now) {
             Recorded::Queued | Recorded::Counted => {}
             Recorded::First => self.update_queue_depth(metrics),
             Recorded::Lost { paid } => {
-                metrics.queue_dropped.add(1);
+                H::add(metrics.queue_dropped, 1);
                 if paid {
-                    metrics.paid_dropped.add(1);
+                    H::add(metrics.paid_dropped, 1);
                 }
             }
         }
@@ -67,7 +68,7 @@ impl Outbox {
     }
 
     /// Queues the renewals that are due.
-    pub fn renew(&mut self, now: Monotonic, metrics: &Metrics) {
+    pub fn renew<H: Host>(&mut self, now: Monotonic, metrics: &Metrics<H>) {
         let mut due = Vec::new();
         for (reservation_id, open) in &mut self.open {
             if open.renew_at_ms <= now.0 {
@@ -109,7 +110,7 @@ impl Outbox {
     }
 
     /// Handles the result of a delivery: drops the batch if it arrived, else schedules a retry.
-    pub fn delivered(&mut self, arrived: bool, now: Monotonic, metrics: &Metrics) {
+    pub fn delivered<H: Host>(&mut self, arrived: bool, now: Monotonic, metrics: &Metrics<H>) {
         self.in_flight = false;
         if arrived {
             self.retry_ms = 0;
@@ -122,10 +123,10 @@ impl Outbox {
     }
 
     /// Drops a batch that the ledger rejected, because it would reject it every time.
-    pub fn refused(&mut self, status: u16, now: Monotonic, metrics: &Metrics) {
+    pub fn refused<H: Host>(&mut self, status: u16, now: Monotonic, metrics: &Metrics<H>) {
         if let Some(batch) = &self.batch {
             let count = batch.settlements.len().saturating_add(batch.rows.len());
-            metrics.queue_dropped.add(i64::try_from(count).unwrap_or(0));
+            H::add(metrics.queue_dropped, i64::try_from(count).unwrap_or(0));
             log::error!(
                 "the ledger refused batch {} with status {status}; run the same release of ledger and filter",
                 batch.batch_id
@@ -134,9 +135,9 @@ impl Outbox {
         self.delivered(true, now, metrics);
     }
 
-    fn queue(&mut self, settlement: Settlement, metrics: &Metrics) {
+    fn queue<H: Host>(&mut self, settlement: Settlement, metrics: &Metrics<H>) {
         if self.settlements.len() >= SETTLEMENTS_MAX {
-            metrics.queue_dropped.add(1);
+            H::add(metrics.queue_dropped, 1);
             return;
         }
         self.settlements.push_back(settlement);
@@ -144,13 +145,13 @@ impl Outbox {
     }
 
     /// Updates the queue depth in Envoy's stats: at once for the first queued decision, at the next tick for later ones.
-    pub fn update_queue_depth(&mut self, metrics: &Metrics) {
+    pub fn update_queue_depth<H: Host>(&mut self, metrics: &Metrics<H>) {
         let in_batch = |batch: &Report| batch.settlements.len().saturating_add(batch.rows.len());
         let in_batch = self.batch.as_ref().map_or(0, in_batch);
         let waiting = self.settlements.len().saturating_add(self.records.waiting()).saturating_add(in_batch);
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         if waiting != self.reported_depth {
-            metrics.queue_depth.add(waiting.saturating_sub(self.reported_depth));
+            H::add(metrics.queue_depth, waiting.saturating_sub(self.reported_depth));
             self.reported_depth = waiting;
         }
     }

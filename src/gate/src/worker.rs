@@ -1,7 +1,7 @@
 //! State that all exchanges of one Envoy worker share: policy, keys, ledger calls and the outbox.
 //!
-//! Ledger calls run in the root context, so that their answers are handled even if the stream that asked has ended:
-//! a resolved key is still cached, and an unused reservation is released.
+//! Answers of the ledger are handled even if the stream that asked has ended: a resolved key is still cached, and an
+//! unused reservation is released.
 
 mod changes;
 mod leases;
@@ -12,8 +12,9 @@ pub use leases::Shares;
 use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
 use crate::feed::Feed;
-use crate::host;
+use crate::host::Host;
 use crate::in_progress::InProgress;
+use crate::lock::Locked;
 use crate::metrics::Metrics;
 use crate::reach::{Ended, Reach};
 use crate::report::Outbox;
@@ -28,10 +29,9 @@ use protocol::api_key::KeyHash;
 use protocol::filter::{Action, IssueRequest, ReportAnswer, ReserveRequest, Settlement};
 use protocol::uuid::Uuid;
 use protocol::{ReservationId, Timestamp};
-use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Maximum number of cached key records; the least recently used are evicted first.
 const KEYS_MAX: usize = 100_000;
@@ -50,37 +50,33 @@ const HELD_BYTES_SMALL: u64 = 2 << 20;
 const POLICY_RETRY_MS: u64 = 250;
 
 /// The state that all callbacks of one VM share.
-pub struct Worker {
-    root_id: u32,
-    metrics: OnceCell<Metrics>,
-    config: RefCell<Rc<Config>>,
-    node: RefCell<Rc<str>>,
-    policy: RefCell<Option<Arc<Policy>>>,
-    policy_tag: RefCell<Option<String>>,
-    policy_call: Cell<PolicyCall>,
-    keys: RefCell<KeyTable>,
-    feed: RefCell<Feed>,
-    changes_applied: Cell<u64>,
-    outbox: RefCell<Outbox>,
+pub struct Worker<H: Host> {
+    id: u32,
+    metrics: OnceLock<Metrics<H>>,
+    config: Locked<Arc<Config>>,
+    node: Locked<Arc<str>>,
+    policy: Locked<Option<Arc<Policy>>>,
+    policy_tag: Locked<Option<String>>,
+    policy_call: Locked<PolicyCall>,
+    keys: Locked<KeyTable>,
+    feed: Locked<Feed<H>>,
+    changes_applied: AtomicU64,
+    outbox: Locked<Outbox>,
     reach: Reach,
-    streams: RefCell<HashMap<u32, Weak<dyn Waiting>>>,
-    calls: RefCell<HashMap<u32, Purpose>>,
-    waiting: RefCell<HashMap<KeyHash, Vec<u32>>>,
-    lookups: Cell<(u64, u32)>,
-    held: RefCell<HashMap<u64, u64>>,
-    in_progress: RefCell<InProgress>,
+    streams: Locked<HashMap<u32, Weak<dyn Waiting<H>>>>,
+    calls: Locked<HashMap<u32, Purpose>>,
+    waiting: Locked<HashMap<KeyHash, Vec<u32>>>,
+    lookups: Locked<(u64, u32)>,
+    held: Locked<HashMap<u64, u64>>,
+    in_progress: Locked<InProgress>,
     /// Credentials of exchanges in progress whose records are being fetched again, and since when.
-    rechecks: RefCell<HashMap<KeyHash, Monotonic>>,
+    rechecks: Locked<HashMap<KeyHash, Monotonic>>,
     /// Streams that wait for more permits of a key's global limits, by the key's fingerprint.
-    awaiting_shares: RefCell<HashMap<u64, Vec<u32>>>,
-    leases_checked_ms: Cell<u64>,
-    id_state: Cell<u64>,
+    awaiting_shares: Locked<HashMap<u64, Vec<u32>>>,
+    leases_checked_ms: Locked<u64>,
+    id_state: AtomicU64,
     /// The wall-clock time, and the monotonic time at which it was read.
-    date: Cell<Option<(Timestamp, Monotonic)>>,
-    /// A call that a stream's callback passes to the root context, and the result of starting it.
-    call_for_root: RefCell<Option<Call>>,
-    call_result: Cell<Result<(), NotCalled>>,
-    in_root: Cell<bool>,
+    date: Locked<Option<(Timestamp, Monotonic)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,13 +91,13 @@ enum PolicyCall {
 }
 
 /// A stream that waits for an answer.
-pub trait Waiting {
+pub trait Waiting<H: Host>: Send + Sync {
     /// Handles the answer, given as an event for the exchange. The active context is the stream's.
-    fn resume(&self, worker: &Worker, stream_id: u32, event: Event<'_>);
+    fn resume(&self, worker: &Worker<H>, stream_id: u32, event: Event<H>);
 }
 
 /// Passes the answer to the exchange that waited for it.
-pub type Event<'a> = Box<dyn FnOnce(&mut Exchange) -> Step + 'a>;
+pub type Event<H> = Box<dyn FnOnce(&mut Exchange, &Worker<H>) -> Step + Send>;
 
 /// The result of a key lookup.
 pub enum Lookup {
@@ -113,64 +109,63 @@ pub enum Lookup {
     Waiting,
 }
 
-impl Worker {
+impl<H: Host> Worker<H> {
     /// Creates a worker without a configuration.
-    pub fn new(root_id: u32) -> Worker {
+    pub fn new(id: u32) -> Worker<H> {
         Worker {
-            root_id,
-            metrics: OnceCell::new(),
-            config: RefCell::default(),
-            node: RefCell::new(Rc::from("envoy")),
-            policy: RefCell::new(None),
-            policy_tag: RefCell::default(),
-            policy_call: Cell::new(PolicyCall::Due { at_ms: 0 }),
-            keys: RefCell::new(KeyTable::new(KEYS_MAX)),
-            feed: RefCell::new(Feed::new()),
-            changes_applied: Cell::new(0),
-            outbox: RefCell::default(),
+            id,
+            metrics: OnceLock::new(),
+            config: Locked::default(),
+            node: Locked::new(Arc::from("envoy")),
+            policy: Locked::new(None),
+            policy_tag: Locked::default(),
+            policy_call: Locked::new(PolicyCall::Due { at_ms: 0 }),
+            keys: Locked::new(KeyTable::new(KEYS_MAX)),
+            feed: Locked::new(Feed::new()),
+            changes_applied: AtomicU64::new(0),
+            outbox: Locked::default(),
             reach: Reach::default(),
-            streams: RefCell::default(),
-            calls: RefCell::default(),
-            waiting: RefCell::default(),
-            lookups: Cell::new((0, 0)),
-            held: RefCell::default(),
-            in_progress: RefCell::default(),
-            rechecks: RefCell::default(),
-            awaiting_shares: RefCell::default(),
-            leases_checked_ms: Cell::new(0),
-            id_state: Cell::new(u64::from_le_bytes(host::random())),
-            date: Cell::new(None),
-            call_for_root: RefCell::new(None),
-            call_result: Cell::new(Ok(())),
-            in_root: Cell::new(false),
+            streams: Locked::default(),
+            calls: Locked::default(),
+            waiting: Locked::default(),
+            lookups: Locked::new((0, 0)),
+            held: Locked::default(),
+            in_progress: Locked::default(),
+            rechecks: Locked::default(),
+            awaiting_shares: Locked::default(),
+            leases_checked_ms: Locked::new(0),
+            id_state: AtomicU64::new(u64::from_le_bytes(H::random())),
+            date: Locked::new(None),
         }
     }
 
-    /// Applies a configuration and makes the first ledger call.
-    pub fn configure(&self, config: Config) {
-        self.config.replace(Rc::new(config));
-        if let Some(node) =
-            host::property(&["xds", "node", "id"]).and_then(|bytes| String::from_utf8(bytes).ok())
-            && !node.is_empty()
-        {
-            self.node.replace(Rc::from(node));
+    /// Applies a configuration, and makes the first ledger call. `node` is the id of this Envoy's node.
+    pub fn configure(&self, config: Config, node: Option<&str>) {
+        self.config.replace(Arc::new(config));
+        if let Some(node) = node.filter(|node| !node.is_empty()) {
+            self.node.replace(Arc::from(node));
         }
-        self.fetch_policy(host::monotonic_clock());
+        self.fetch_policy(H::monotonic_clock());
+    }
+
+    /// The number by which the host knows this worker.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// Envoy stats of the filter.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Metrics<H> {
         self.metrics.get_or_init(Metrics::define)
     }
 
     /// The policy in force.
     pub fn policy(&self) -> Option<Arc<Policy>> {
-        self.policy.borrow().clone()
+        self.policy.lock().clone()
     }
 
     /// Both clocks. The wall clock is read once per tick; between ticks it advances with the monotonic clock.
     pub fn now(&self) -> Now {
-        self.at(host::monotonic_clock())
+        self.at(H::monotonic_clock())
     }
 
     fn at(&self, monotonic: Monotonic) -> Now {
@@ -179,25 +174,25 @@ impl Worker {
     }
 
     fn read_date(&self, now: Monotonic) -> (Timestamp, Monotonic) {
-        let date = (host::wall_clock(), now);
-        self.date.set(Some(date));
+        let date = (H::wall_clock(), now);
+        self.date.replace(Some(date));
         date
     }
 
     /// Registers a stream, so that answers can reach it.
-    pub fn enter(&self, stream_id: u32, stream: Weak<dyn Waiting>) {
-        self.streams.borrow_mut().insert(stream_id, stream);
+    pub fn enter(&self, stream_id: u32, stream: Weak<dyn Waiting<H>>) {
+        self.streams.lock().insert(stream_id, stream);
     }
 
     /// Admits an exchange if its key is within its concurrency bounds.
     pub fn admit(&self, stream_id: u32, key: &Arc<Key>, request: AdmissionRequest) -> AdmissionAnswered {
-        self.in_progress.borrow_mut().admit(stream_id, key, request)
+        self.in_progress.lock().admit(stream_id, key, request)
     }
 
     /// Removes a stream.
     pub fn leave(&self, stream_id: u32) {
-        self.in_progress.borrow_mut().remove(stream_id);
-        let mut streams = self.streams.borrow_mut();
+        self.in_progress.lock().remove(stream_id);
+        let mut streams = self.streams.lock();
         if !streams.is_empty() {
             streams.remove(&stream_id);
         }
@@ -208,15 +203,15 @@ impl Worker {
         if let Some(key) = self.known(&hash, now) {
             return Lookup::Found(key);
         }
-        if windows::is_unknown(&hash, now) {
+        if windows::is_unknown::<H>(&hash, now) {
             return Lookup::NotFound(KeyNotFound::Unknown);
         }
-        if self.waiting.borrow().values().map(Vec::len).sum::<usize>() >= WAITING_MAX {
+        if self.waiting.lock().values().map(Vec::len).sum::<usize>() >= WAITING_MAX {
             return Lookup::NotFound(KeyNotFound::Unavailable);
         }
-        if let Some(streams) = self.waiting.borrow_mut().get_mut(&hash) {
+        if let Some(streams) = self.waiting.lock().get_mut(&hash) {
             streams.push(stream_id);
-            self.metrics().lookups_joined.add(1);
+            H::add(self.metrics().lookups_joined, 1);
             return Lookup::Waiting;
         }
         if !self.may_look_up(now.0) {
@@ -224,7 +219,7 @@ impl Worker {
         }
         match self.call(self.resolve(hash), stream_id) {
             Ok(()) => {
-                self.waiting.borrow_mut().insert(hash, vec![stream_id]);
+                self.waiting.lock().insert(hash, vec![stream_id]);
                 Lookup::Waiting
             }
             Err(NotCalled) => Lookup::NotFound(KeyNotFound::Unavailable),
@@ -232,18 +227,18 @@ impl Worker {
     }
 
     fn resolve(&self, hash: KeyHash) -> Call {
-        Call::resolve(&self.config.borrow(), hash, self.changes_applied.get())
+        Call::resolve(&self.config.lock(), hash, self.changes_applied.load(Ordering::Relaxed))
     }
 
     /// The cached record of a hash, if it is fresh enough.
     fn known(&self, hash: &KeyHash, now: Monotonic) -> Option<Arc<Key>> {
-        let confirmed = self.feed.borrow().confirmed();
-        self.keys.borrow_mut().find(hash, now, confirmed, self.stale_ms())
+        let confirmed = self.feed.lock().confirmed();
+        self.keys.lock().find(hash, now, confirmed, self.stale_ms())
     }
 
     fn stale_ms(&self) -> u64 {
         self.policy
-            .borrow()
+            .lock()
             .as_ref()
             .map_or(0, |policy| u64::from(policy.key_stale_seconds).saturating_mul(1000))
     }
@@ -252,29 +247,29 @@ impl Worker {
         let (second, count) = self.lookups.get();
         let this_second = now_ms / 1000;
         let count = if second == this_second { count } else { 0 };
-        if count >= LOOKUPS_PER_SECOND || self.waiting.borrow().len() >= LOOKUPS_MAX {
+        if count >= LOOKUPS_PER_SECOND || self.waiting.lock().len() >= LOOKUPS_MAX {
             return false;
         }
-        self.lookups.set((this_second, count.saturating_add(1)));
+        self.lookups.replace((this_second, count.saturating_add(1)));
         true
     }
 
     /// Asks the ledger for a reservation for a stream. The stream is woken with the answer.
     pub fn reserve(&self, request: &ReserveRequest, stream_id: u32) -> Result<(), NotCalled> {
-        let call = Call::reserve(&self.config.borrow(), stream_id, request);
+        let call = Call::reserve(&self.config.lock(), stream_id, request);
         self.call(call, stream_id)
     }
 
     /// Asks the ledger to issue a key for an agent's stream. The stream is woken with the answer.
     pub fn issue(&self, request: &IssueRequest, stream_id: u32) -> Result<(), NotCalled> {
-        let call = Call::issue(&self.config.borrow(), stream_id, request);
+        let call = Call::issue(&self.config.lock(), stream_id, request);
         self.call(call, stream_id)
     }
 
     /// Changes the number of bytes that one of the key's requests holds from `before` to `after`. Returns false, and
     /// changes nothing, if the key would then hold too much.
     pub fn hold(&self, fingerprint: u64, before: u64, after: u64) -> bool {
-        let mut held = self.held.borrow_mut();
+        let mut held = self.held.lock();
         let others = held.get(&fingerprint).copied().unwrap_or(0).saturating_sub(before);
         let sum = others.saturating_add(after);
         let more = if after <= SMALL_BYTES_MAX { HELD_BYTES_SMALL } else { 0 };
@@ -291,30 +286,30 @@ impl Worker {
 
     /// Renews the reservation of a request that was forwarded, until it is settled.
     pub fn watch_reservation(&self, reservation_id: ReservationId, ttl_seconds: u32) {
-        self.outbox.borrow_mut().watch(reservation_id, ttl_seconds, host::monotonic_clock());
+        self.outbox.lock().watch(reservation_id, ttl_seconds, H::monotonic_clock());
     }
 
     /// Queues what the ledger must know about a finished exchange.
     pub fn finished(&self, finished: Finished, now: Now) {
         if finished.decision.would_deny.is_some() {
-            self.metrics().would_deny.add(1);
+            H::add(self.metrics().would_deny, 1);
         }
         self.metrics().served.count(&finished.decision);
         if let Some(settlement) = finished.settlement {
-            self.outbox.borrow_mut().settle(settlement, self.metrics());
+            self.outbox.lock().settle(settlement, self.metrics());
         }
         if let Some(refund) = &finished.refund {
             self.refund(refund);
         }
-        self.outbox.borrow_mut().record(finished.decision, now, self.metrics());
+        self.outbox.lock().record(finished.decision, now, self.metrics());
     }
 
     /// A new UUIDv7. The host seeds a SplitMix64 generator once: ids must be unique, but they need not be
     /// unpredictable.
     pub fn new_id<Id: From<Uuid>>(&self, now: Timestamp) -> Id {
         let next = || {
-            let state = self.id_state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-            self.id_state.set(state);
+            let step = 0x9e37_79b9_7f4a_7c15;
+            let state = self.id_state.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
             let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
             u128::from(mixed ^ (mixed >> 31))
@@ -323,40 +318,38 @@ impl Worker {
     }
 
     /// This Envoy's node id, as used in reports.
-    pub fn node(&self) -> Rc<str> {
-        self.node.borrow().clone()
+    pub fn node(&self) -> Arc<str> {
+        self.node.lock().clone()
     }
 
     /// Does the periodic work; Envoy calls it about every 100 ms.
     pub fn tick(&self) {
-        let now = host::monotonic_clock();
+        let now = H::monotonic_clock();
         self.read_date(now);
         self.metrics().flush();
-        self.outbox.borrow_mut().update_queue_depth(self.metrics());
-        self.in_root(|| {
-            self.apply_changes(now);
-            if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
-                self.fetch_policy(now);
-            }
-            self.listen(now);
-            self.end_revoked(now);
-            self.account(now);
-            self.outbox.borrow_mut().renew(now, self.metrics());
-            self.deliver(now);
-        });
+        self.outbox.lock().update_queue_depth(self.metrics());
+        self.apply_changes(now);
+        if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
+            self.fetch_policy(now);
+        }
+        self.listen(now);
+        self.end_revoked(now);
+        self.account(now);
+        self.outbox.lock().renew(now, self.metrics());
+        self.deliver(now);
     }
 
-    /// Handles the answer to a ledger call, in the root context.
-    pub fn answered(&self, call_id: u32, header_count: usize, body_bytes: usize) {
-        let Some(purpose) = self.calls.borrow_mut().remove(&call_id) else { return };
-        let answer = calls::read_answer(header_count, body_bytes);
+    /// Handles the answer to a ledger call. `read` is called if the worker waits for it.
+    pub fn answered(&self, call_id: u32, read: impl FnOnce() -> Answer) {
+        let Some(purpose) = self.calls.lock().remove(&call_id) else { return };
+        let answer = read();
         self.ended(match (answer.status, &purpose) {
             (0 | 500.., _) => Ended::Unanswered,
             (401, _) | (403, Purpose::Policy | Purpose::Changes | Purpose::Report) => Ended::Refused,
             _ => Ended::Answered,
         });
-        let now = host::monotonic_clock();
-        self.in_root(|| match purpose {
+        let now = H::monotonic_clock();
+        match purpose {
             Purpose::Policy => self.policy_answered(&answer, now),
             Purpose::Changes => self.changes_answered(&answer, now),
             Purpose::Resolve { hash, changes_applied } => {
@@ -369,57 +362,38 @@ impl Worker {
             Purpose::Round(asked) => self.round_answered(asked, &answer),
             Purpose::Issue { stream_id } => {
                 let issued = calls::issued(&answer);
-                self.wake(stream_id, Box::new(|exchange| exchange.issue_answered(issued)));
+                self.wake(stream_id, Box::new(|exchange, _| exchange.issue_answered(issued)));
             }
             Purpose::Report => {
                 let is_durable = answer.read::<ReportAnswer>(&[200]).is_some();
                 if calls::is_refused(&answer) {
-                    self.outbox.borrow_mut().refused(answer.status, now, self.metrics());
+                    self.outbox.lock().refused(answer.status, now, self.metrics());
                 } else {
-                    self.outbox.borrow_mut().delivered(is_durable, now, self.metrics());
+                    self.outbox.lock().delivered(is_durable, now, self.metrics());
                 }
                 self.deliver(now);
             }
-        });
-    }
-
-    /// Starts, in the root context, the call that a stream passed on.
-    pub fn dispatch_passed_call(&self) {
-        host::set_context(self.root_id);
-        if let Some(call) = self.call_for_root.borrow_mut().take() {
-            self.call_result.set(self.dispatch(call));
         }
     }
 
-    fn in_root(&self, work: impl FnOnce()) {
-        self.in_root.set(true);
-        host::set_context(self.root_id);
-        work();
-        self.in_root.set(false);
-    }
-
-    /// Starts a call in the root context, whichever context is active now.
-    fn call(&self, call: Call, stream_id: u32) -> Result<(), NotCalled> {
-        if self.in_root.get() {
-            host::set_context(self.root_id);
-            let outcome = self.dispatch(call);
-            host::set_context(stream_id);
-            return outcome;
-        }
-        self.call_for_root.replace(Some(call));
-        self.call_result.set(Err(NotCalled));
-        host::enter_root(self.root_id, stream_id);
-        self.call_result.get()
-    }
-
+    /// Starts a call that no stream asked for.
     fn dispatch(&self, call: Call) -> Result<(), NotCalled> {
-        let outcome = call.dispatch(&self.config.borrow());
-        match outcome {
+        self.start(call, None)
+    }
+
+    /// Starts a call for the stream in whose context this runs.
+    fn call(&self, call: Call, stream_id: u32) -> Result<(), NotCalled> {
+        self.start(call, Some(stream_id))
+    }
+
+    fn start(&self, call: Call, stream_id: Option<u32>) -> Result<(), NotCalled> {
+        let kind = call.kind();
+        match H::dispatch(self.id, call.request, stream_id) {
             Ok(call_id) => {
-                if let Some(metric) = self.metrics().callouts.get(call.kind()) {
-                    metric.add(1);
+                if let Some(metric) = self.metrics().callouts.get(kind) {
+                    H::add(*metric, 1);
                 }
-                self.calls.borrow_mut().insert(call_id, call.purpose);
+                self.calls.lock().insert(call_id, call.purpose);
                 Ok(())
             }
             Err(NotCalled) => {
@@ -432,15 +406,15 @@ impl Worker {
     /// Counts how a call to the ledger ended, and says in the log what an operator must know.
     fn ended(&self, how: Ended) {
         if how == Ended::Unanswered {
-            self.metrics().callouts_failed.add(1);
+            H::add(self.metrics().callouts_failed, 1);
         }
-        let cluster = &self.config.borrow().ledger_cluster;
-        self.reach.ended(how, cluster, self.metrics());
+        let config = self.config.lock().clone();
+        self.reach.ended(how, &config.ledger_cluster, self.metrics());
     }
 
     fn fetch_policy(&self, now: Monotonic) {
-        let call = Call::policy(&self.config.borrow(), self.policy_tag.borrow().as_deref());
-        self.policy_call.set(match self.dispatch(call) {
+        let call = Call::policy(&self.config.lock(), self.policy_tag.lock().as_deref());
+        self.policy_call.replace(match self.dispatch(call) {
             Ok(()) => PolicyCall::InFlight,
             Err(NotCalled) => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
         });
@@ -454,7 +428,7 @@ impl Worker {
                     log::info!("policy {} is in force", policy.version());
                     self.policy_tag.replace(Some(tag));
                     if self.policy.replace(Some(Arc::new(policy))).is_none() {
-                        self.metrics().policy_loaded.add(1);
+                        H::add(self.metrics().policy_loaded, 1);
                     }
                     PolicyCall::Settled
                 }
@@ -468,15 +442,15 @@ impl Worker {
             401 | 403 => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS.saturating_mul(20)) },
             _ => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
         };
-        self.policy_call.set(next);
+        self.policy_call.replace(next);
     }
 
     fn deliver(&self, now: Monotonic) {
         let node = self.node();
-        let mut outbox = self.outbox.borrow_mut();
-        let batch_id = || self.new_id(host::wall_clock());
+        let mut outbox = self.outbox.lock();
+        let batch_id = || self.new_id(H::wall_clock());
         let Some(batch) = outbox.next_batch(&node, batch_id, self.at(now)) else { return };
-        let call = Call::report(&self.config.borrow(), batch);
+        let call = Call::report(&self.config.lock(), batch);
         if self.dispatch(call).is_err() {
             outbox.delivered(false, now, self.metrics());
         }
@@ -493,31 +467,33 @@ impl Worker {
             Ok(Some(record)) => {
                 let key = Arc::new(Key::new(record));
                 // If a change arrived while the call was in flight, the record may be outdated: use it once, don't cache it.
-                if self.changes_applied.get() == changes_applied {
-                    self.metrics().keys.add(self.keys.borrow_mut().insert(hash, key.clone(), now));
+                if self.changes_applied.load(Ordering::Relaxed) == changes_applied {
+                    H::add(self.metrics().keys, self.keys.lock().insert(hash, key.clone(), now));
                 }
                 Ok(key)
             }
             Ok(None) => {
-                windows::remember_unknown(&hash, now);
+                windows::remember_unknown::<H>(&hash, now);
                 Err(KeyNotFound::Unknown)
             }
             Err(NotCalled) => Err(KeyNotFound::Unavailable),
         };
-        let streams = self.waiting.borrow_mut().remove(&hash).unwrap_or_default();
+        let streams = self.waiting.lock().remove(&hash).unwrap_or_default();
         for stream_id in streams {
             let found = found.clone();
-            let event = |exchange: &mut Exchange| match found {
-                Ok(key) => exchange.key_found(key, self.now()),
-                Err(why) => exchange.key_not_found(why, &self.fleet(false), self.now()),
-            };
-            self.wake(stream_id, Box::new(event));
+            self.wake(
+                stream_id,
+                Box::new(move |exchange, worker| match found {
+                    Ok(key) => exchange.key_found(key, worker.now()),
+                    Err(why) => exchange.key_not_found(why, &worker.fleet(false), worker.now()),
+                }),
+            );
         }
     }
 
     fn reserve_answered(&self, stream_id: u32, reservation_id: ReservationId, answered: ReserveAnswered) {
         let is_delivered =
-            self.wake(stream_id, Box::new(move |exchange| exchange.reserve_answered(answered)));
+            self.wake(stream_id, Box::new(move |exchange, _| exchange.reserve_answered(answered)));
         let may_be_reserved = match answered {
             // The client disconnected during the call, so nobody will spend these credits.
             ReserveAnswered::Reserved => !is_delivered,
@@ -527,22 +503,21 @@ impl Worker {
         };
         if may_be_reserved {
             let settlement = Settlement { reservation_id, action: Action::Void };
-            self.outbox.borrow_mut().settle(settlement, self.metrics());
+            self.outbox.lock().settle(settlement, self.metrics());
         }
     }
 
     /// Passes an event to a waiting stream. Returns false if the stream has ended.
-    fn wake(&self, stream_id: u32, event: Event<'_>) -> bool {
-        let stream = self.streams.borrow().get(&stream_id).and_then(Weak::upgrade);
-        let Some(stream) = stream else { return false };
-        self.in_stream(stream_id, || stream.resume(self, stream_id, event));
-        true
-    }
-
-    /// Runs `work` in a stream's context, then returns to the root context.
-    fn in_stream(&self, stream_id: u32, work: impl FnOnce()) {
-        host::set_context(stream_id);
-        work();
-        host::set_context(self.root_id);
+    fn wake(&self, stream_id: u32, event: Event<H>) -> bool {
+        H::in_stream(
+            self,
+            stream_id,
+            Box::new(move |worker| {
+                let stream = worker.streams.lock().get(&stream_id).and_then(Weak::upgrade);
+                let Some(stream) = stream else { return false };
+                stream.resume(worker, stream_id, event);
+                true
+            }),
+        )
     }
 }

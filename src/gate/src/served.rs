@@ -2,10 +2,9 @@
 //!
 //! Names come from the policy, and their number is bounded: what comes after that is counted as `other`.
 
-use crate::host::{Metric, metric};
+use crate::host::{Host, MetricKind};
+use crate::lock::Locked;
 use protocol::audit::{Decision, Outcome};
-use proxy_wasm::types::MetricType;
-use std::cell::{Cell, RefCell};
 
 const SERVICES_MAX: usize = 50;
 const TOOLS_MAX: usize = 200;
@@ -14,31 +13,40 @@ const OTHER: &str = "other";
 const STREAM: &str = "GET stream";
 
 /// Counts by service.
-#[derive(Default)]
-pub struct Served {
-    services: RefCell<Vec<Service>>,
-    /// Tools of all services.
-    tools: Cell<usize>,
+pub struct Served<H: Host> {
+    all: Locked<All<H>>,
 }
 
-struct Service {
+struct All<H: Host> {
+    services: Vec<Service<H>>,
+    /// How many tools all services have.
+    tools: usize,
+}
+
+impl<H: Host> Default for Served<H> {
+    fn default() -> Served<H> {
+        Served { all: Locked::new(All { services: Vec::new(), tools: 0 }) }
+    }
+}
+
+struct Service<H: Host> {
     name: String,
     /// Each defined when it is first needed.
-    latencies: [Option<Metric>; Outcome::ALL.len()],
-    tools: Vec<Tool>,
+    latencies: [Option<H::Metric>; Outcome::ALL.len()],
+    tools: Vec<Tool<H>>,
 }
 
-struct Tool {
+struct Tool<H: Host> {
     name: String,
-    metric: Metric,
+    metric: H::Metric,
     untold: i64,
 }
 
-impl Served {
+impl<H: Host> Served<H> {
     /// Counts a decision on a request of a service.
     pub fn count(&self, decision: &Decision) {
         let Some(asked) = &decision.service else { return };
-        let mut services = self.services.borrow_mut();
+        let All { services, tools } = &mut *self.all.lock();
         let place = services.iter().position(|service| service.name == *asked).unwrap_or_else(|| {
             let is_full = services.len() >= SERVICES_MAX;
             let name = if is_full { OTHER.to_owned() } else { asked.clone() };
@@ -53,40 +61,39 @@ impl Served {
         if tool != STREAM {
             service.took(decision.outcome, decision.duration_ms);
         }
-        service.called(tool, &self.tools);
+        service.called(tool, tools);
     }
 
     /// Passes to Envoy the calls counted since the last time.
     pub fn tell(&self) {
-        let mut services = self.services.borrow_mut();
-        for tool in services.iter_mut().flat_map(|service| &mut service.tools).filter(|tool| tool.untold > 0)
+        let mut all = self.all.lock();
+        for tool in
+            all.services.iter_mut().flat_map(|service| &mut service.tools).filter(|tool| tool.untold > 0)
         {
-            tool.metric.add(std::mem::take(&mut tool.untold));
+            H::add(tool.metric, std::mem::take(&mut tool.untold));
         }
     }
 }
 
-impl Service {
+impl<H: Host> Service<H> {
     fn took(&mut self, outcome: Outcome, millis: u64) {
         let place = Outcome::ALL.iter().position(|known| *known == outcome);
         let Some(latency) = place.and_then(|place| self.latencies.get_mut(place)) else { return };
         let service = &self.name;
         let define = || {
-            let name = format!("agentrelay_latency_ms.service={service}.outcome={outcome}");
-            metric(MetricType::Histogram, &name)
+            let labels = [("service", service.as_str()), ("outcome", outcome.as_str())];
+            H::metric(MetricKind::Histogram, "agentrelay_latency_ms", &labels)
         };
-        latency.get_or_insert_with(define).record(millis);
+        H::record(*latency.get_or_insert_with(define), millis);
     }
 
-    fn called(&mut self, asked: &str, tools: &Cell<usize>) {
-        let find = |known: &[Tool], name: &str| known.iter().position(|tool| tool.name == name);
-        let name = if tools.get() < TOOLS_MAX { asked } else { OTHER };
+    fn called(&mut self, asked: &str, tools: &mut usize) {
+        let find = |known: &[Tool<H>], name: &str| known.iter().position(|tool| tool.name == name);
+        let name = if *tools < TOOLS_MAX { asked } else { OTHER };
         let place = find(&self.tools, asked).or_else(|| find(&self.tools, name)).unwrap_or_else(|| {
-            let metric = metric(
-                MetricType::Counter,
-                &format!("agentrelay_calls.service={}.tool={}", self.name, plain(name)),
-            );
-            tools.set(tools.get().saturating_add(1));
+            let labels = [("service", self.name.as_str()), ("tool", &plain(name))];
+            let metric = H::metric(MetricKind::Counter, "agentrelay_calls", &labels);
+            *tools = tools.saturating_add(1);
             self.tools.push(Tool { name: name.to_owned(), metric, untold: 0 });
             self.tools.len().saturating_sub(1)
         });

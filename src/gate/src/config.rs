@@ -37,20 +37,22 @@ fn ledger_timeout_ms() -> u32 {
     2000
 }
 
-/// Reads the configuration. The error goes to Envoy's log: it says what to change and contains no secret.
-pub fn read(bytes: &[u8]) -> Result<Config, String> {
-    let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
-    let config: Config = policy::json::read(bytes)
-        .map_err(|error| format!("the filter's `configuration` is invalid: {error}"))?;
-    if !(10..=60_000).contains(&config.ledger_timeout_ms) {
-        return Err("`configuration.ledger_timeout_ms` must be from 10 to 60000".to_owned());
+impl Config {
+    /// Reads the configuration. The error goes to Envoy's log: it says what to change and contains no secret.
+    pub fn read(bytes: &[u8]) -> Result<Config, String> {
+        let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
+        let config: Config = policy::json::read(bytes)
+            .map_err(|error| format!("the filter's `configuration` is invalid: {error}"))?;
+        if !(10..=60_000).contains(&config.ledger_timeout_ms) {
+            return Err("`configuration.ledger_timeout_ms` must be from 10 to 60000".to_owned());
+        }
+        let credential = std::env::var(CREDENTIAL_VARIABLE).unwrap_or_default();
+        if !api_key::is_well_formed(Kind::Filter, credential.as_bytes()) {
+            return Err(format!(
+                "{CREDENTIAL_VARIABLE} must be a filter credential (`arf_...`, printed by `agentrelay init`); set it in \
+                 Envoy's environment and name it in vm_config.environment_variables.host_env_keys"
+            ));
+        }
+        Ok(Config { authorization: format!("Bearer {credential}"), ..config })
     }
-    let credential = std::env::var(CREDENTIAL_VARIABLE).unwrap_or_default();
-    if !api_key::is_well_formed(Kind::Filter, credential.as_bytes()) {
-        return Err(format!(
-            "{CREDENTIAL_VARIABLE} must be a filter credential (`arf_...`, printed by `agentrelay init`); set it in \
-             Envoy's environment and name it in vm_config.environment_variables.host_env_keys"
-        ));
-    }
-    Ok(Config { authorization: format!("Bearer {credential}"), ..config })
 }

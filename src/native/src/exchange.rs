@@ -1,0 +1,238 @@
+//! One HTTP exchange, as Envoy calls it.
+//!
+//! Until the exchange is decided, every request entry stops the iteration. A panic ends the exchange: the request is
+//! answered with 503, or the response is reset, and nothing passes any more.
+
+use crate::abi::{self, EnvoyExchange, ExchangeScheduler};
+use crate::current::{self, Current, Deferred};
+use crate::envoy::Envoy;
+use crate::runtime::{Attached, Runtime, Slot, lock};
+use crate::stats;
+use gate::{Action, Body, Host, Work};
+use policy::exchange::{Reply, not_ready};
+use protocol::EventId;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What an entry returns to Envoy.
+const CONTINUE: u32 = 0;
+const STOP: u32 = 1;
+const STOP_AND_DROP: u32 = 3;
+
+/// One exchange.
+pub struct Exchange {
+    id: u32,
+    gate: gate::Stream<Envoy>,
+    runtime: Arc<Runtime>,
+    slot: Arc<Slot>,
+    inbox: Option<Arc<Inbox>>,
+    /// The gate has answered, so nothing of the request passes.
+    is_answered: AtomicBool,
+    is_broken: AtomicBool,
+    has_ended: AtomicBool,
+    /// Why Envoy itself has answered.
+    details: Mutex<Option<Vec<u8>>>,
+}
+
+/// Work that others leave for an exchange, which its own thread does.
+pub struct Inbox {
+    /// `None` when the exchange has ended.
+    work: Mutex<Option<Vec<Work<Envoy>>>>,
+    scheduler: ExchangeScheduler,
+}
+
+impl Inbox {
+    /// Leaves work. False if the exchange has ended.
+    pub fn post(&self, work: Work<Envoy>) -> bool {
+        let mut waiting = lock(&self.work);
+        let Some(waiting) = waiting.as_mut() else { return false };
+        waiting.push(work);
+        self.scheduler.commit();
+        true
+    }
+}
+
+impl Exchange {
+    /// Begins an exchange. `None` if its worker is not known.
+    pub fn new(attached: &Attached, envoy: EnvoyExchange) -> Option<Exchange> {
+        static IDS: AtomicU32 = AtomicU32::new(0);
+        let runtime = attached.runtime.clone();
+        let slot = runtime.slot(envoy.worker_index())?;
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        let inbox = envoy
+            .scheduler()
+            .map(|scheduler| Arc::new(Inbox { work: Mutex::new(Some(Vec::new())), scheduler }));
+        if let Some(inbox) = &inbox {
+            lock(&slot.inboxes).insert(id, inbox.clone());
+        }
+        Some(Exchange {
+            id,
+            gate: gate::Stream::new(id, slot.worker.clone()),
+            runtime,
+            slot,
+            inbox,
+            is_answered: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
+            details: Mutex::new(None),
+        })
+    }
+
+    /// Runs the gate's code, then does what it has asked for. `None` after a panic, now or before.
+    fn run<Answer>(
+        &self,
+        envoy: EnvoyExchange,
+        arriving: Option<Body>,
+        work: impl FnOnce(&gate::Stream<Envoy>) -> Answer,
+    ) -> Option<Answer> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            return None;
+        }
+        let current = Some(Current { envoy, arriving });
+        let details = lock(&self.details).clone();
+        let (answer, deferred) = current::run(current, details, || abi::caught(|| work(&self.gate)));
+        if answer.is_none() {
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+        for deferred in deferred {
+            match deferred {
+                Deferred::Call(_) => self.runtime.put_off(deferred),
+                // What a panic has interrupted is not done: the request is refused.
+                _ if answer.is_none() => {}
+                Deferred::Reply(reply) => self.reply(envoy, &reply),
+                Deferred::Resume => envoy.resume(),
+                Deferred::Reset => envoy.reset(),
+            }
+        }
+        answer
+    }
+
+    fn reply(&self, envoy: EnvoyExchange, reply: &Reply) {
+        self.is_answered.store(true, Ordering::Relaxed);
+        envoy.reply(reply);
+    }
+
+    /// Runs a request entry.
+    fn request(
+        &self,
+        envoy: EnvoyExchange,
+        arriving: Option<Body>,
+        work: impl FnOnce(&gate::Stream<Envoy>) -> Action,
+    ) -> u32 {
+        match self.run(envoy, arriving, work) {
+            Some(Action::Continue) => CONTINUE,
+            Some(Action::Pause) => STOP,
+            None => {
+                if !self.is_answered.load(Ordering::Relaxed) {
+                    let id: EventId = self.slot.worker.new_id(Envoy::wall_clock());
+                    self.reply(envoy, &not_ready(id));
+                }
+                STOP
+            }
+        }
+    }
+
+    /// Runs a response entry.
+    fn response(
+        &self,
+        envoy: EnvoyExchange,
+        arriving: Option<Body>,
+        work: impl FnOnce(&gate::Stream<Envoy>) -> Action,
+    ) -> u32 {
+        // The answer to a request that a panic has ended is the module's own.
+        if self.is_broken.load(Ordering::Relaxed) && self.is_answered.load(Ordering::Relaxed) {
+            return CONTINUE;
+        }
+        match self.run(envoy, arriving, work) {
+            Some(Action::Continue) => CONTINUE,
+            Some(Action::Pause) => STOP,
+            None => {
+                envoy.reset();
+                STOP
+            }
+        }
+    }
+
+    /// The headers of the request have arrived.
+    pub fn request_headers(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
+        self.request(envoy, None, |gate| gate.request_headers(ends))
+    }
+
+    /// A part of the request's body has arrived.
+    pub fn request_body(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
+        let bytes = envoy.body_size(Body::Request);
+        let stop = self.request(envoy, Some(Body::Request), |gate| gate.request_body(bytes, ends));
+        if stop == STOP && self.is_answered.load(Ordering::Relaxed) { STOP_AND_DROP } else { stop }
+    }
+
+    /// The trailers of the request have arrived.
+    pub fn request_trailers(&self, envoy: EnvoyExchange) -> u32 {
+        self.request(envoy, None, gate::Stream::request_trailers)
+    }
+
+    /// The headers of the response have arrived.
+    pub fn response_headers(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
+        self.response(envoy, None, |gate| gate.response_headers(ends))
+    }
+
+    /// A part of the response's body has arrived.
+    pub fn response_body(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
+        let bytes = envoy.body_size(Body::Response);
+        self.response(envoy, Some(Body::Response), |gate| gate.response_body(bytes, ends))
+    }
+
+    /// The trailers of the response have arrived.
+    pub fn response_trailers(&self, envoy: EnvoyExchange) -> u32 {
+        self.response(envoy, None, gate::Stream::response_trailers)
+    }
+
+    /// Envoy itself answers, for this reason.
+    pub fn local_reply(&self, details: Vec<u8>) -> u32 {
+        lock(&self.details).replace(details);
+        CONTINUE
+    }
+
+    /// Does the work that others left.
+    pub fn scheduled(&self, envoy: EnvoyExchange) -> u32 {
+        let work = self.inbox.as_ref().and_then(|inbox| lock(&inbox.work).as_mut().map(std::mem::take));
+        self.request(envoy, None, |_| {
+            for work in work.unwrap_or_default() {
+                work(&self.slot.worker);
+            }
+            Action::Pause
+        })
+    }
+
+    /// The exchange is over, and its access log is about to be written.
+    pub fn complete(&self, envoy: EnvoyExchange) -> u32 {
+        self.end(Some(envoy));
+        stats::flush_if_due(envoy);
+        CONTINUE
+    }
+
+    /// Envoy destroys the exchange.
+    pub fn destroy(&self) {
+        self.end(None);
+    }
+
+    /// Ends the exchange once: does what others left for it, then lets the gate record it. What that asks of Envoy comes too
+    /// late, but for calls to the ledger.
+    fn end(&self, envoy: Option<EnvoyExchange>) {
+        if self.has_ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        lock(&self.slot.inboxes).remove(&self.id);
+        let work = self.inbox.as_ref().and_then(|inbox| lock(&inbox.work).take());
+        let current = envoy.map(|envoy| Current { envoy, arriving: None });
+        let details = lock(&self.details).clone();
+        let (_, deferred) = current::run(current, details, || {
+            abi::caught(|| {
+                for work in work.unwrap_or_default() {
+                    work(&self.slot.worker);
+                }
+            });
+            abi::caught(|| self.gate.ended());
+        });
+        deferred.into_iter().for_each(|deferred| self.runtime.put_off(deferred));
+    }
+}

@@ -1,0 +1,242 @@
+//! What one configuration of the module has beyond its exchanges: a gate worker for each of Envoy's workers, the ticks,
+//! and the calls to the ledger, which all run on Envoy's main thread.
+//!
+//! Envoy may read the same configuration again, for another listener or an update, while exchanges of the first still
+//! run. All of the same text share one [`Runtime`], so that no queue is lost; the newest makes the calls.
+
+use crate::abi::{self, ConfigScheduler, EnvoyConfig};
+use crate::current::{self, Call, Deferred};
+use crate::envoy::Envoy;
+use crate::exchange::Inbox;
+use crate::stats;
+use gate::{Answer, Config, Work, Worker};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
+use std::time::Duration;
+
+const TICK: Duration = Duration::from_millis(100);
+/// The events of the main thread.
+const TICKED: u64 = 1;
+const CALLS_WAIT: u64 = 2;
+
+/// Names this Envoy in the audit trail; the ABI does not tell the id of its node.
+const NODE_VARIABLE: &str = "AGENTRELAY_NODE";
+
+static RUNTIMES: Mutex<Vec<Arc<Runtime>>> = Mutex::new(Vec::new());
+/// The workers of all runtimes, by their ids.
+static WORKERS: RwLock<Vec<Arc<Slot>>> = RwLock::new(Vec::new());
+
+/// Locks a value that is always whole, also after a panic.
+pub fn lock<Value>(value: &Mutex<Value>) -> MutexGuard<'_, Value> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One of Envoy's workers, as this module has it.
+pub struct Slot {
+    pub worker: Arc<Worker<Envoy>>,
+    /// Where to leave work for the exchanges that run.
+    pub inboxes: Mutex<HashMap<u32, Arc<Inbox>>>,
+}
+
+/// All that configurations of one text share.
+pub struct Runtime {
+    text: Vec<u8>,
+    slots: Vec<Arc<Slot>>,
+    hosts: Mutex<Vec<Arc<Configured>>>,
+    calls: Mutex<Vec<Call>>,
+    /// Calls that were sent, by the configuration and Envoy's number.
+    sent: Mutex<HashMap<(usize, u64), (u32, u32)>>,
+    is_ticking: AtomicBool,
+}
+
+/// A configuration that Envoy has and has not destroyed.
+struct Configured {
+    id: usize,
+    scheduler: ConfigScheduler,
+}
+
+/// What Envoy keeps for one of its configurations.
+pub struct Attached {
+    pub runtime: Arc<Runtime>,
+    id: usize,
+}
+
+/// Reads a configuration. The error goes to Envoy's log.
+pub fn attach(config: EnvoyConfig, text: Vec<u8>) -> Result<Arc<Attached>, String> {
+    stats::define(config);
+    let read = Config::read(&text)?;
+    let scheduler = config.scheduler().ok_or("this Envoy can't run work for a filter: use 1.38 to 1.40")?;
+    let known = lock(&RUNTIMES).iter().find(|runtime| runtime.text == text).cloned();
+    let runtime = known.clone().unwrap_or_else(|| Arc::new(Runtime::new(text)));
+    let id = config.id();
+    lock(&runtime.hosts).push(Arc::new(Configured { id, scheduler }));
+    if known.is_none() {
+        lock(&RUNTIMES).push(runtime.clone());
+        let node = std::env::var(NODE_VARIABLE).ok();
+        let ((), deferred) = current::run(None, None, || {
+            for slot in &runtime.slots {
+                slot.worker.configure(read.clone(), node.as_deref());
+            }
+        });
+        deferred.into_iter().for_each(|deferred| runtime.put_off(deferred));
+    }
+    start_ticking();
+    Ok(Arc::new(Attached { runtime, id }))
+}
+
+fn start_ticking() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(TICK);
+                let runtimes = lock(&RUNTIMES).clone();
+                for runtime in runtimes {
+                    // If the main thread is late, ticks must not pile up.
+                    if !runtime.is_ticking.swap(true, Ordering::Relaxed) && !runtime.ask_main(TICKED) {
+                        runtime.is_ticking.store(false, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+    });
+}
+
+/// Leaves work for an exchange of a worker. False if the exchange has ended.
+pub fn post(worker_id: u32, stream_id: u32, work: Work<Envoy>) -> bool {
+    let workers = WORKERS.read().unwrap_or_else(PoisonError::into_inner);
+    let slot = usize::try_from(worker_id).ok().and_then(|place| workers.get(place));
+    let inbox = slot.and_then(|slot| lock(&slot.inboxes).get(&stream_id).cloned());
+    drop(workers);
+    inbox.is_some_and(|inbox| inbox.post(work))
+}
+
+impl Runtime {
+    fn new(text: Vec<u8>) -> Runtime {
+        let mut workers = WORKERS.write().unwrap_or_else(PoisonError::into_inner);
+        let slots = (0..abi::concurrency())
+            .map(|_| {
+                let id = u32::try_from(workers.len()).unwrap_or(u32::MAX);
+                let slot = Slot { worker: Arc::new(Worker::new(id)), inboxes: Mutex::default() };
+                workers.push(Arc::new(slot));
+                workers.last().cloned()
+            })
+            .flatten()
+            .collect();
+        Runtime {
+            text,
+            slots,
+            hosts: Mutex::default(),
+            calls: Mutex::default(),
+            sent: Mutex::default(),
+            is_ticking: AtomicBool::new(false),
+        }
+    }
+
+    /// The worker with this number in Envoy.
+    pub fn slot(&self, index: usize) -> Option<Arc<Slot>> {
+        self.slots.get(index).cloned()
+    }
+
+    /// Asks the newest configuration to do something on the main thread. False if there is none.
+    fn ask_main(&self, event: u64) -> bool {
+        // The lock is held while the scheduler is used, so that `detach` does not end it meanwhile.
+        let hosts = lock(&self.hosts);
+        hosts.last().map(|host| host.scheduler.commit(event)).is_some()
+    }
+
+    /// Queues a call that was deferred; the main thread sends it.
+    pub fn put_off(&self, deferred: Deferred) {
+        if let Deferred::Call(call) = deferred {
+            lock(&self.calls).push(call);
+            self.ask_main(CALLS_WAIT);
+        }
+    }
+
+    /// Runs work of the gate's on the main thread, and sends the calls that it asks for.
+    fn on_main(&self, config: EnvoyConfig, work: impl FnOnce()) {
+        let ((), mut deferred) = current::run(None, None, work);
+        while !deferred.is_empty() {
+            let mut failed = Vec::new();
+            for deferred in deferred {
+                if let Deferred::Call(call) = deferred
+                    && let Some(call) = self.send(config, call)
+                {
+                    failed.push(call);
+                }
+            }
+            let answers = || {
+                failed.into_iter().for_each(|call| self.tell(call.worker_id, call.call_id, Answer::default()))
+            };
+            ((), deferred) = current::run(None, None, answers);
+        }
+    }
+
+    /// Sends a call; returns it if that fails.
+    fn send(&self, config: EnvoyConfig, call: Call) -> Option<Call> {
+        match config.call(&call.request) {
+            Some(id) => {
+                lock(&self.sent).insert((config.id(), id), (call.worker_id, call.call_id));
+                None
+            }
+            None => Some(call),
+        }
+    }
+
+    fn tell(&self, worker_id: u32, call_id: u32, answer: Answer) {
+        let slot = self.slots.iter().find(|slot| slot.worker.id() == worker_id);
+        if let Some(slot) = slot {
+            slot.worker.answered(call_id, || answer);
+        }
+    }
+}
+
+impl Attached {
+    /// Does what was asked of the main thread.
+    pub fn scheduled(&self, config: EnvoyConfig, event: u64) {
+        let runtime = &self.runtime;
+        if event == TICKED {
+            runtime.is_ticking.store(false, Ordering::Relaxed);
+        }
+        runtime.on_main(config, || {
+            let calls = std::mem::take(&mut *lock(&runtime.calls));
+            calls.into_iter().for_each(|call| current::defer(Deferred::Call(call)));
+            if event == TICKED {
+                for slot in &runtime.slots {
+                    slot.worker.tick();
+                }
+            }
+        });
+        if event == TICKED {
+            stats::flush(config);
+        }
+    }
+
+    /// Passes on the answer to a call.
+    pub fn answered(&self, config: EnvoyConfig, id: u64, answer: Answer) {
+        let sent = lock(&self.runtime.sent).remove(&(config.id(), id));
+        if let Some((worker_id, call_id)) = sent {
+            self.runtime.on_main(config, || self.runtime.tell(worker_id, call_id, answer));
+        }
+    }
+
+    /// Envoy destroys the configuration. Its calls in flight stay without an answer.
+    pub fn detach(&self) {
+        lock(&self.runtime.hosts).retain(|host| host.id != self.id);
+        let mut lost = Vec::new();
+        lock(&self.runtime.sent).retain(|(config, _), call| {
+            let is_lost = *config == self.id;
+            if is_lost {
+                lost.push(*call);
+            }
+            !is_lost
+        });
+        let ((), deferred) = current::run(None, None, || {
+            for (worker_id, call_id) in lost {
+                self.runtime.tell(worker_id, call_id, Answer::default());
+            }
+        });
+        deferred.into_iter().for_each(|deferred| self.runtime.put_off(deferred));
+    }
+}

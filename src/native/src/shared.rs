@@ -1,0 +1,52 @@
+//! The values that all workers of this Envoy share. They live as long as the process, whatever configuration comes.
+
+use gate::Shared;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+/// So many locks that two workers seldom want one at the same time.
+const SHARDS: usize = 64;
+
+struct Shards {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<String, Shared>>; SHARDS],
+}
+
+static VALUES: LazyLock<Shards> = LazyLock::new(|| Shards {
+    hasher: RandomState::new(),
+    shards: std::array::from_fn(|_| Mutex::default()),
+});
+
+fn in_shard<Answer>(name: &str, work: impl FnOnce(&mut HashMap<String, Shared>) -> Answer) -> Answer {
+    let place = usize::try_from(VALUES.hasher.hash_one(name)).unwrap_or(0) % SHARDS;
+    let [first, ..] = &VALUES.shards;
+    let shard = VALUES.shards.get(place).unwrap_or(first);
+    // A value is replaced in one step, so a panic leaves it whole.
+    work(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Reads a value; empty with revision 0 if it was never written.
+pub fn read(name: &str) -> Shared {
+    in_shard(name, |values| values.get(name).cloned().unwrap_or_default())
+}
+
+/// Writes a value if it still has this revision. Returns false if it has another.
+pub fn swap(name: &str, revision: u32, bytes: &[u8]) -> bool {
+    in_shard(name, |values| {
+        if let Some(value) = values.get_mut(name) {
+            if value.revision != revision {
+                return false;
+            }
+            value.revision = revision.wrapping_add(1).max(1);
+            value.bytes.clear();
+            value.bytes.extend_from_slice(bytes);
+            return true;
+        }
+        if revision != 0 {
+            return false;
+        }
+        values.insert(name.to_owned(), Shared { bytes: bytes.to_vec(), revision: 1 });
+        true
+    })
+}

@@ -1,0 +1,119 @@
+//! Envoy stats of the module. Counts are collected here, and Envoy is told of them every tick.
+//!
+//! Envoy takes new metrics only while it reads a configuration, and numbers them for each by their order. So all are
+//! defined then, in one order. What has names of services or tools, which come later, has labels.
+
+use crate::abi::{self, EnvoyConfig, EnvoyExchange};
+use crate::envoy::Envoy;
+use gate::{MetricKind, Metrics};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+
+/// One metric with one set of labels. As many exist as there are outcomes, services and tools, whose numbers are bounded.
+#[derive(Debug)]
+pub struct Stat {
+    kind: MetricKind,
+    name: String,
+    labels: Vec<String>,
+    untold: AtomicI64,
+}
+
+/// Metrics with labels: the names of services and tools are not known before there is a policy.
+const LABELLED: [(MetricKind, &str, &[&str]); 2] = [
+    (MetricKind::Histogram, "agentrelay_latency_ms", &["service", "outcome"]),
+    (MetricKind::Counter, "agentrelay_calls", &["service", "tool"]),
+];
+const PANICS: &str = "agentrelay_panics";
+
+static STATS: RwLock<Vec<&'static Stat>> = RwLock::new(Vec::new());
+/// The number of each metric in Envoy, by name.
+static NUMBERS: Mutex<Vec<(String, usize)>> = Mutex::new(Vec::new());
+/// Set when Envoy could not be told outside of an exchange; the next exchange does it.
+static IS_DUE: AtomicBool = AtomicBool::new(false);
+
+/// Defines all metrics for a configuration.
+pub fn define(config: EnvoyConfig) {
+    static PLAIN: OnceLock<Vec<&'static Stat>> = OnceLock::new();
+    let plain = PLAIN.get_or_init(|| {
+        find(MetricKind::Counter, PANICS, &[]);
+        let _ = Metrics::<Envoy>::define();
+        STATS.read().unwrap_or_else(PoisonError::into_inner).clone()
+    });
+    let plain = plain.iter().map(|stat| (stat.kind, stat.name.as_str(), &[] as &[&str]));
+    let numbers = plain.chain(LABELLED).filter_map(|(kind, name, labels)| {
+        config.define(kind, name, labels).map(|number| (name.to_owned(), number))
+    });
+    *NUMBERS.lock().unwrap_or_else(PoisonError::into_inner) = numbers.collect();
+}
+
+/// The metric of this name with these labels.
+pub fn find(kind: MetricKind, name: &str, labels: &[(&'static str, &str)]) -> &'static Stat {
+    let mut name = name.to_owned();
+    let labels: Vec<String> = if LABELLED.iter().any(|(_, labelled, _)| *labelled == name) {
+        labels.iter().map(|(_, value)| (*value).to_owned()).collect()
+    } else {
+        for (label, value) in labels {
+            name.extend([".", label, "=", value]);
+        }
+        Vec::new()
+    };
+    let mut stats = STATS.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(stat) = stats.iter().find(|stat| stat.name == name && stat.labels == labels) {
+        return stat;
+    }
+    let stat: &'static Stat = Box::leak(Box::new(Stat { kind, name, labels, untold: AtomicI64::new(0) }));
+    stats.push(stat);
+    stat
+}
+
+impl Stat {
+    /// Adds to it; Envoy hears of it with the next tick.
+    pub fn add(&self, offset: i64) {
+        self.untold.fetch_add(offset, Ordering::Relaxed);
+    }
+
+    /// Adds a value to a histogram.
+    pub fn record(&self, exchange: EnvoyExchange, value: u64) {
+        if let Some(number) = number(&self.name) {
+            exchange.add(self.kind, number, &self.labels, i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+fn number(name: &str) -> Option<usize> {
+    let numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    numbers.iter().find(|(known, _)| known == name).map(|(_, number)| *number)
+}
+
+fn tell(add: impl Fn(MetricKind, usize, &[String], i64) -> bool) -> bool {
+    let panics = find(MetricKind::Counter, PANICS, &[]);
+    static TOLD: AtomicI64 = AtomicI64::new(0);
+    let caught = i64::try_from(abi::panics()).unwrap_or(i64::MAX);
+    panics.add(caught.saturating_sub(TOLD.swap(caught, Ordering::Relaxed)));
+    let stats = STATS.read().unwrap_or_else(PoisonError::into_inner).clone();
+    for stat in stats {
+        let untold = stat.untold.swap(0, Ordering::Relaxed);
+        let Some(number) = number(&stat.name).filter(|_| untold != 0) else { continue };
+        if !add(stat.kind, number, &stat.labels, untold) {
+            stat.add(untold);
+            return false;
+        }
+    }
+    true
+}
+
+/// Tells Envoy of all that was counted since the last tick.
+pub fn flush(config: EnvoyConfig) {
+    let is_told = tell(|kind, number, labels, offset| config.add(kind, number, labels, offset));
+    IS_DUE.store(!is_told, Ordering::Relaxed);
+}
+
+/// The same from an exchange, where the tick can't.
+pub fn flush_if_due(exchange: EnvoyExchange) {
+    if IS_DUE.load(Ordering::Relaxed) && IS_DUE.swap(false, Ordering::Relaxed) {
+        tell(|kind, number, labels, offset| {
+            exchange.add(kind, number, labels, offset);
+            true
+        });
+    }
+}
