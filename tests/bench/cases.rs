@@ -46,15 +46,27 @@ pub const CASES: &[Case] = &[
     case("headers-get", "wasm filter that only sets the same headers, GET", Kind::Get, "headers", 200, None),
     case("native-get", "api_key_auth + local_ratelimit, GET", Kind::Get, "native", 200, None),
     case("services-get", "ext_authz + ratelimit, GET", Kind::Get, "services", 200, None),
-    case("free", "AgentRelay, free GET", Kind::Get, "free", 200, Some(1.25)),
-    case("refused-429", "AgentRelay, refused 429", Kind::Get, "refused", 429, Some(0.6)),
-    case("refused-403", "AgentRelay, refused 403", Kind::Get, "refused", 403, Some(0.6)),
+    case("free", "AgentRelay, free GET", Kind::Get, "free", 200, Some(1.4)),
+    case("refused-429", "AgentRelay, refused 429", Kind::Get, "refused", 429, Some(0.75)),
+    case("refused-403", "AgentRelay, refused 403", Kind::Get, "refused", 403, Some(0.75)),
+    case("module-free", "AgentRelay as a module, free GET", Kind::Get, "module-free", 200, Some(1.25)),
+    case("module-429", "AgentRelay as a module, refused 429", Kind::Get, "module-refused", 429, Some(0.55)),
+    case("module-403", "AgentRelay as a module, refused 403", Kind::Get, "module-refused", 403, Some(0.55)),
     case("bare-mcp", "bare Envoy, MCP call", Kind::Mcp, "bare", 200, None),
     case("noop-mcp", "no-op wasm filter, MCP call", Kind::Mcp, "noop", 200, None),
     case("native-mcp", "api_key_auth + local_ratelimit, MCP call", Kind::Mcp, "native", 200, None),
     case("services-mcp", "ext_authz + ratelimit, MCP call", Kind::Mcp, "services", 200, None),
-    case("leased", "AgentRelay, leased MCP call", Kind::Mcp, "leased", 200, Some(1.4)),
-    case("exact", "AgentRelay, exact MCP call", Kind::Mcp, "exact", 200, Some(2.2)),
+    case("leased", "AgentRelay, leased MCP call", Kind::Mcp, "leased", 200, Some(1.85)),
+    case("exact", "AgentRelay, exact MCP call", Kind::Mcp, "exact", 200, Some(3.0)),
+    case(
+        "module-leased",
+        "AgentRelay as a module, leased MCP call",
+        Kind::Mcp,
+        "module-leased",
+        200,
+        Some(1.45),
+    ),
+    case("module-exact", "AgentRelay as a module, exact MCP call", Kind::Mcp, "module-exact", 200, Some(2.2)),
 ];
 
 const fn case(
@@ -156,7 +168,7 @@ pub async fn start(site: &Site, built: &Built, cases: &[Case], relay: &Relay) ->
             403 => &unfit,
             _ => &good,
         };
-        let tool = if case.name == "leased" { "summarize" } else { "image_generate" };
+        let tool = if case.name.ends_with("leased") { "summarize" } else { "image_generate" };
         let request = request(case.kind, key, tool);
         let mut connection = load::Connection::open(gate.address).await?;
         if case.status == 429 {
@@ -187,6 +199,7 @@ fn filters(gate: &str, built: &Built, relay: &Relay, key: &str) -> anyhow::Resul
         }
         "services" => Other::read(include_str!("gates/services.yaml"), &[]),
         "native" => Other::read(include_str!("gates/native.yaml"), &[("API_KEY", key)]),
+        module if module.starts_with("module-") => Ok(relay.module()),
         _ => Ok(relay.filters()),
     }
 }

@@ -3,8 +3,8 @@
 use crate::load;
 use crate::process::{Cores, Running, cpu_ns, rss_kib, tied};
 use anyhow::{Context, bail};
-use cli::stack::EnvoyBinary;
-use cli::stack::bootstrap::{SHIPPED, field};
+use cli::stack::bootstrap::{SHIPPED, SHIPPED_NATIVE, field};
+use cli::stack::{EnvoyBinary, Filter};
 use serde_json::Value as Json;
 use serde_yaml_ng::{Mapping, Value};
 use std::fs::{self, File};
@@ -30,8 +30,8 @@ pub enum Filters {
     Other(Box<Other>),
     /// AgentRelay.
     AgentRelay {
-        /// `agentrelay.wasm`.
-        wasm: PathBuf,
+        /// In which host it runs.
+        filter: Filter,
         /// Where the ledger listens.
         ledger: SocketAddr,
         /// The filter's credential.
@@ -107,9 +107,12 @@ impl Gate {
         command.arg("--config-path").arg(&configuration).arg("--admin-address-path").arg(&admin_file);
         command.args(["--use-dynamic-base-id", "--concurrency", &workers.to_string()]);
         let mut machines = 0;
-        if let Filters::AgentRelay { filter_key, .. } = &filters {
+        if let Filters::AgentRelay { filter_key, filter, .. } = &filters {
             command.env("AGENTRELAY_FILTER_KEY", filter_key);
-            machines = u64::from(workers) + 1;
+            machines = u64::from(workers) + u64::from(matches!(filter, Filter::Wasm(_)));
+            if let Filter::Native(module) = filter {
+                command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module.parent().unwrap_or(module));
+            }
         }
         let mut process = site.cores.spawn_envoy(&mut command, &log)?;
         let began = Instant::now();
@@ -179,7 +182,11 @@ impl Gate {
 
 /// `envoy/envoy.yaml` with other addresses and, except for AgentRelay, other filters.
 fn configure(site: &Site, name: &str, filters: &Filters) -> anyhow::Result<Value> {
-    let mut tree: Value = serde_yaml_ng::from_str(SHIPPED)?;
+    let shipped = match filters {
+        Filters::AgentRelay { filter: Filter::Native(_), .. } => SHIPPED_NATIVE,
+        _ => SHIPPED,
+    };
+    let mut tree: Value = serde_yaml_ng::from_str(shipped)?;
     *field(&mut tree, "node/id")? = name.into();
     *field(&mut tree, "admin/address/socket_address/port_value")? = 0.into();
     *field(&mut tree, "static_resources/listeners/gate/address/socket_address/port_value")? = 0.into();
@@ -188,12 +195,14 @@ fn configure(site: &Site, name: &str, filters: &Filters) -> anyhow::Result<Value
         remove(field(&mut tree, MANAGER)?, "access_log");
     }
     match filters {
-        Filters::AgentRelay { wasm, ledger, .. } => {
+        Filters::AgentRelay { filter, ledger, .. } => {
             place(&mut tree, "agentrelay_ledger", *ledger)?;
             let code = format!(
                 "{MANAGER}/http_filters/agentrelay/typed_config/config/vm_config/code/local/filename"
             );
-            *field(&mut tree, &code)? = wasm.to_string_lossy().as_ref().into();
+            if let Filter::Wasm(wasm) = filter {
+                *field(&mut tree, &code)? = wasm.to_string_lossy().as_ref().into();
+            }
         }
         Filters::Bare => replace(&mut tree, &[], &[], None)?,
         Filters::Other(other) => {

@@ -55,6 +55,9 @@ pub struct Built {
     /// The filter
     #[arg(long, env = "AGENTRELAY_WASM", value_name = "FILE")]
     wasm: PathBuf,
+    /// The filter as a dynamic module
+    #[arg(long, env = "AGENTRELAY_NATIVE", value_name = "FILE")]
+    native: PathBuf,
     /// The filter that does nothing
     #[arg(long, env = "AGENTRELAY_NOOP", value_name = "FILE")]
     noop: PathBuf,
@@ -75,7 +78,7 @@ pub struct Built {
 impl Built {
     /// Checks that all programs exist, and returns the path of Envoy.
     fn check(&self) -> anyhow::Result<EnvoyBinary> {
-        for file in [&self.wasm, &self.noop, &self.program].into_iter().chain(&self.ratelimit) {
+        for file in [&self.wasm, &self.native, &self.noop, &self.program].into_iter().chain(&self.ratelimit) {
             fs::metadata(file).with_context(|| format!("{}: run scripts/bench", file.display()))?;
         }
         Ok(EnvoyBinary::locate(&self.environment)?)

@@ -20,6 +20,8 @@ pub struct Memory {
     pub with_filter: f64,
     /// What the filter adds for each further worker.
     pub further_worker: f64,
+    /// Envoy with the filter as a dynamic module, one worker.
+    pub with_module: f64,
 }
 
 impl Memory {
@@ -28,9 +30,10 @@ impl Memory {
         let bare = resident(site, "rss-bare", Filters::Bare, 1, key).await?;
         let bare_many = resident(site, "rss-bare-many", Filters::Bare, MANY, key).await?;
         let with_filter = resident(site, "rss-filter", relay.filters(), 1, key).await?;
+        let with_module = resident(site, "rss-module", relay.module(), 1, key).await?;
         let many = resident(site, "rss-filter-many", relay.filters(), MANY, key).await?;
         let further_worker = ((many - with_filter) - (bare_many - bare)) / f64::from(MANY - 1);
-        Ok(Memory { bare, with_filter, further_worker })
+        Ok(Memory { bare, with_filter, further_worker, with_module })
     }
 
     /// What the first worker uses, including the main thread's copy of the filter.

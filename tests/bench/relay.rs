@@ -1,10 +1,11 @@
 //! The ledger behind AgentRelay's gates, and its tenants and keys.
 
+use crate::Built;
 use crate::gate::{Filters, Site};
 use crate::load;
 use crate::process::tied_program;
 use anyhow::Context;
-use cli::stack::{Credentials, Ledger, LedgerOptions};
+use cli::stack::{Credentials, Filter, Ledger, LedgerOptions};
 use client::Client;
 use protocol::admin::{CreateKey, CreateTenant};
 use protocol::key::Limit;
@@ -32,12 +33,13 @@ pub struct Relay {
     ledger: Option<Ledger>,
     address: SocketAddr,
     filter_key: String,
-    wasm: PathBuf,
+    built: Built,
 }
 
 impl Relay {
     /// Starts it with the shipped policy, whose limits are raised for the tier `enterprise` and for all tools.
-    pub async fn start(site: &Site, program: PathBuf, wasm: PathBuf) -> anyhow::Result<Relay> {
+    pub async fn start(site: &Site, built: &Built) -> anyhow::Result<Relay> {
+        let program = built.program.clone();
         let policy = site.directory.join("policy.yaml");
         fs::write(&policy, raised()?)?;
         let database = site.directory.join("ledger.db");
@@ -55,16 +57,21 @@ impl Relay {
         let admin = Client::new(&ledger.url(), &credentials.admin_key)?;
         let address = ledger.address;
         let filter_key = credentials.filter_key;
-        Ok(Relay { admin, database, ledger: Some(ledger), address, filter_key, wasm })
+        Ok(Relay { admin, database, ledger: Some(ledger), address, filter_key, built: built.clone() })
     }
 
-    /// The filter, for one Envoy.
+    /// The wasm filter, for one Envoy.
     pub fn filters(&self) -> Filters {
-        Filters::AgentRelay {
-            wasm: self.wasm.clone(),
-            ledger: self.address,
-            filter_key: self.filter_key.clone(),
-        }
+        self.in_host(Filter::Wasm(self.built.wasm.clone()))
+    }
+
+    /// The filter as a dynamic module, for one Envoy.
+    pub fn module(&self) -> Filters {
+        self.in_host(Filter::Native(self.built.native.clone()))
+    }
+
+    fn in_host(&self, filter: Filter) -> Filters {
+        Filters::AgentRelay { filter, ledger: self.address, filter_key: self.filter_key.clone() }
     }
 
     /// The ledger's process.

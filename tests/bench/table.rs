@@ -20,11 +20,12 @@ pub fn markdown(rows: &[Row], memory: Option<Memory>, rounds: u32, connections: 
     ));
     if let Some(memory) = memory {
         lines.push(format!(
-            "RSS: bare Envoy {:.0} MiB, the filter {:.1} MiB more with one worker (target 25), {:.1} MiB for each further \
-             worker (target 2.5).",
+            "RSS: bare Envoy {:.0} MiB, the filter {:.1} MiB more with one worker (target 45), {:.1} MiB for each further \
+             worker (target 2.5); as a module {:.1} MiB more with one worker (target 5).",
             memory.bare,
             memory.first_worker(),
-            memory.further_worker
+            memory.further_worker,
+            memory.with_module - memory.bare
         ));
     }
     lines.join("\n")

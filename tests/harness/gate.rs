@@ -12,7 +12,9 @@ use crate::reaper::Reaper;
 use crate::relay::Relay;
 use crate::stats;
 use crate::upstream::Upstream;
-use cli::stack::{Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Ledger, LedgerOptions, bootstrap};
+use cli::stack::{
+    Credentials, Edit, Envoy, EnvoyBinary, EnvoyOptions, Filter, Ledger, LedgerOptions, bootstrap,
+};
 use client::{AuditQuery, Client};
 use protocol::admin::{AuditRow, Balance, CreateTenant, Reason};
 use protocol::audit::Outcome;
@@ -31,15 +33,18 @@ static STARTING: Semaphore = Semaphore::const_new(2);
 static SHARED: OnceCell<Gate> = OnceCell::const_new();
 
 /// The filter's configuration in Envoy's.
-const CONFIGURATION: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
-    envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config/config/\
-    configuration/value";
+const FILTER: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+    envoy.filters.network.http_connection_manager/typed_config/http_filters/agentrelay/typed_config";
 /// How long an Envoy of tests waits for the ledger. The shipped two seconds can pass on a machine that stalls.
 const LEDGER_TIMEOUT_MS: u32 = 15_000;
 
 /// Lets an Envoy wait longer for the ledger than the shipped configuration does.
 pub fn with_long_ledger_timeout(bootstrap: &mut Yaml) {
-    let value = bootstrap::field(bootstrap, CONFIGURATION).expect("the shipped file configures the filter");
+    let path = match files::filter() {
+        Filter::Wasm(_) => format!("{FILTER}/config/configuration/value"),
+        Filter::Native(_) => format!("{FILTER}/filter_config/value"),
+    };
+    let value = bootstrap::field(bootstrap, &path).expect("the shipped file configures the filter");
     let text = value.as_str().expect("the filter is configured by a string");
     let mut configuration: Value = serde_json::from_str(text).expect("the filter is configured by JSON");
     configuration["ledger_timeout_ms"] = LEDGER_TIMEOUT_MS.into();

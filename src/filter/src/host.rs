@@ -5,9 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::context::{self, Context};
-use gate::{
-    Answer, Body, Host, Map, MetricKind, NotCalled, Refused, Request, Shared, Work, Worker, read_status,
-};
+use gate::{Answer, Body, Host, Map, MetricKind, NotCalled, Refused, Request, Shared, Work, read_status};
 use policy::window::Monotonic;
 use protocol::Timestamp;
 use proxy_wasm::hostcalls;
@@ -249,12 +247,12 @@ impl Host for Envoy {
         unsafe { raw::proxy_close_stream(StreamType::HttpResponse as u32) };
     }
 
-    fn in_stream(worker: &Worker<Envoy>, stream_id: u32, work: Work<Envoy>) -> bool {
+    fn in_stream(root_id: u32, stream_id: u32, work: Work) -> bool {
         context::enter(Context::StreamOfRoot(stream_id));
         set_context(stream_id);
-        let is_there = work(worker);
+        let is_there = work();
         context::enter(Context::Root);
-        set_context(worker.id());
+        set_context(root_id);
         is_there
     }
 

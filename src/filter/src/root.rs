@@ -19,7 +19,7 @@ pub struct Root {
 impl Root {
     /// Creates the state of a root context that Envoy has just created.
     pub fn new(context_id: u32) -> Root {
-        Root { worker: Arc::new(Worker::new(context_id)) }
+        Root { worker: Worker::new(context_id) }
     }
 
     fn run(&self, work: impl FnOnce(&Worker<Envoy>)) {

@@ -1,7 +1,6 @@
 //! What the gate asks of Envoy, in whichever way it runs there.
 
 use crate::calls::{NotCalled, Request};
-use crate::worker::Worker;
 use policy::exchange::Reply;
 use policy::window::Monotonic;
 use protocol::Timestamp;
@@ -62,7 +61,7 @@ pub trait Host: Sized + Send + Sync + 'static {
 
     /// Runs `work` in the context of an exchange of this worker, at once or soon. False if the exchange has ended; else what
     /// `work` returns, or true if it has not run yet.
-    fn in_stream(worker: &Worker<Self>, stream_id: u32, work: Work<Self>) -> bool;
+    fn in_stream(worker_id: u32, stream_id: u32, work: Work) -> bool;
 
     /// Sends a call to the ledger, and returns the id that its answer will carry. The answer comes to
     /// [`crate::Worker::answered`] after this callback, also if the exchange that asked has ended.
@@ -86,7 +85,7 @@ pub trait Host: Sized + Send + Sync + 'static {
 }
 
 /// What is done in the context of an exchange. Returns false if the exchange has ended.
-pub type Work<H> = Box<dyn FnOnce(&Worker<H>) -> bool + Send>;
+pub type Work = Box<dyn FnOnce() -> bool + Send>;
 
 /// The headers or trailers of a message, as they were when they were read.
 pub trait Headers {

@@ -28,6 +28,7 @@ mod worker;
 pub use calls::{Answer, NotCalled, Request};
 pub use config::Config;
 pub use host::{Action, Body, Headers, Host, Map, MetricKind, Refused, Shared, Work, read_status};
+pub use lock::Locked;
 pub use metrics::Metrics;
 pub use stream::Stream;
 pub use worker::Worker;

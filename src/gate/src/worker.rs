@@ -51,6 +51,7 @@ const POLICY_RETRY_MS: u64 = 250;
 
 /// The state that all callbacks of one VM share.
 pub struct Worker<H: Host> {
+    me: Weak<Worker<H>>,
     id: u32,
     metrics: OnceLock<Metrics<H>>,
     config: Locked<Arc<Config>>,
@@ -111,8 +112,9 @@ pub enum Lookup {
 
 impl<H: Host> Worker<H> {
     /// Creates a worker without a configuration.
-    pub fn new(id: u32) -> Worker<H> {
-        Worker {
+    pub fn new(id: u32) -> Arc<Worker<H>> {
+        Arc::new_cyclic(|me| Worker {
+            me: me.clone(),
             id,
             metrics: OnceLock::new(),
             config: Locked::default(),
@@ -136,7 +138,7 @@ impl<H: Host> Worker<H> {
             leases_checked_ms: Locked::new(0),
             id_state: AtomicU64::new(u64::from_le_bytes(H::random())),
             date: Locked::new(None),
-        }
+        })
     }
 
     /// Applies a configuration, and makes the first ledger call. `node` is the id of this Envoy's node.
@@ -509,13 +511,14 @@ impl<H: Host> Worker<H> {
 
     /// Passes an event to a waiting stream. Returns false if the stream has ended.
     fn wake(&self, stream_id: u32, event: Event<H>) -> bool {
+        let Some(worker) = self.me.upgrade() else { return false };
         H::in_stream(
-            self,
+            self.id,
             stream_id,
-            Box::new(move |worker| {
+            Box::new(move || {
                 let stream = worker.streams.lock().get(&stream_id).and_then(Weak::upgrade);
                 let Some(stream) = stream else { return false };
-                stream.resume(worker, stream_id, event);
+                stream.resume(&worker, stream_id, event);
                 true
             }),
         )

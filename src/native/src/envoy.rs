@@ -2,10 +2,10 @@
 
 use crate::abi::Attribute;
 use crate::current::{Call, Deferred, current, defer, details};
-use crate::runtime;
+use crate::inbox;
 use crate::shared;
 use crate::stats::{self, Stat};
-use gate::{Body, Host, Map, MetricKind, NotCalled, Refused, Request, Shared, Work, Worker, read_status};
+use gate::{Body, Host, Map, MetricKind, NotCalled, Refused, Request, Shared, Work, read_status};
 use policy::exchange::Reply;
 use policy::window::Monotonic;
 use protocol::Timestamp;
@@ -127,8 +127,8 @@ impl Host for Envoy {
         defer(Deferred::Reset);
     }
 
-    fn in_stream(worker: &Worker<Envoy>, stream_id: u32, work: Work<Envoy>) -> bool {
-        runtime::post(worker.id(), stream_id, work)
+    fn in_stream(worker_id: u32, stream_id: u32, work: Work) -> bool {
+        inbox::post(worker_id, stream_id, work)
     }
 
     fn dispatch(worker_id: u32, request: Request, _stream_id: Option<u32>) -> Result<u32, NotCalled> {

@@ -3,16 +3,17 @@
 //! Until the exchange is decided, every request entry stops the iteration. A panic ends the exchange: the request is
 //! answered with 503, or the response is reset, and nothing passes any more.
 
-use crate::abi::{self, EnvoyExchange, ExchangeScheduler};
+use crate::abi::{self, EnvoyExchange};
 use crate::current::{self, Current, Deferred};
 use crate::envoy::Envoy;
-use crate::runtime::{Attached, Runtime, Slot, lock};
+use crate::inbox::Inbox;
+use crate::runtime::{Attached, Runtime};
 use crate::stats;
-use gate::{Action, Body, Host, Work};
+use gate::{Action, Body, Host, Locked, Worker};
 use policy::exchange::{Reply, not_ready};
 use protocol::EventId;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// What an entry returns to Envoy.
 const CONTINUE: u32 = 0;
@@ -24,32 +25,14 @@ pub struct Exchange {
     id: u32,
     gate: gate::Stream<Envoy>,
     runtime: Arc<Runtime>,
-    slot: Arc<Slot>,
+    worker: Arc<Worker<Envoy>>,
     inbox: Option<Arc<Inbox>>,
     /// The gate has answered, so nothing of the request passes.
     is_answered: AtomicBool,
     is_broken: AtomicBool,
     has_ended: AtomicBool,
     /// Why Envoy itself has answered.
-    details: Mutex<Option<Vec<u8>>>,
-}
-
-/// Work that others leave for an exchange, which its own thread does.
-pub struct Inbox {
-    /// `None` when the exchange has ended.
-    work: Mutex<Option<Vec<Work<Envoy>>>>,
-    scheduler: ExchangeScheduler,
-}
-
-impl Inbox {
-    /// Leaves work. False if the exchange has ended.
-    pub fn post(&self, work: Work<Envoy>) -> bool {
-        let mut waiting = lock(&self.work);
-        let Some(waiting) = waiting.as_mut() else { return false };
-        waiting.push(work);
-        self.scheduler.commit();
-        true
-    }
+    details: Locked<Option<Vec<u8>>>,
 }
 
 impl Exchange {
@@ -57,24 +40,19 @@ impl Exchange {
     pub fn new(attached: &Attached, envoy: EnvoyExchange) -> Option<Exchange> {
         static IDS: AtomicU32 = AtomicU32::new(0);
         let runtime = attached.runtime.clone();
-        let slot = runtime.slot(envoy.worker_index())?;
+        let worker = runtime.worker(envoy.worker_index())?;
         let id = IDS.fetch_add(1, Ordering::Relaxed);
-        let inbox = envoy
-            .scheduler()
-            .map(|scheduler| Arc::new(Inbox { work: Mutex::new(Some(Vec::new())), scheduler }));
-        if let Some(inbox) = &inbox {
-            lock(&slot.inboxes).insert(id, inbox.clone());
-        }
+        let inbox = envoy.scheduler().map(|scheduler| Inbox::open(worker.id(), id, scheduler));
         Some(Exchange {
             id,
-            gate: gate::Stream::new(id, slot.worker.clone()),
+            gate: gate::Stream::new(id, worker.clone()),
             runtime,
-            slot,
+            worker,
             inbox,
             is_answered: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
-            details: Mutex::new(None),
+            details: Locked::new(None),
         })
     }
 
@@ -89,7 +67,7 @@ impl Exchange {
             return None;
         }
         let current = Some(Current { envoy, arriving });
-        let details = lock(&self.details).clone();
+        let details = self.details.lock().clone();
         let (answer, deferred) = current::run(current, details, || abi::caught(|| work(&self.gate)));
         if answer.is_none() {
             self.is_broken.store(true, Ordering::Relaxed);
@@ -124,7 +102,7 @@ impl Exchange {
             Some(Action::Pause) => STOP,
             None => {
                 if !self.is_answered.load(Ordering::Relaxed) {
-                    let id: EventId = self.slot.worker.new_id(Envoy::wall_clock());
+                    let id: EventId = self.worker.new_id(Envoy::wall_clock());
                     self.reply(envoy, &not_ready(id));
                 }
                 STOP
@@ -188,16 +166,16 @@ impl Exchange {
 
     /// Envoy itself answers, for this reason.
     pub fn local_reply(&self, details: Vec<u8>) -> u32 {
-        lock(&self.details).replace(details);
+        self.details.lock().replace(details);
         CONTINUE
     }
 
     /// Does the work that others left.
     pub fn scheduled(&self, envoy: EnvoyExchange) -> u32 {
-        let work = self.inbox.as_ref().and_then(|inbox| lock(&inbox.work).as_mut().map(std::mem::take));
+        let work = self.inbox.as_ref().map(|inbox| inbox.take());
         self.request(envoy, None, |_| {
             for work in work.unwrap_or_default() {
-                work(&self.slot.worker);
+                work();
             }
             Action::Pause
         })
@@ -221,14 +199,13 @@ impl Exchange {
         if self.has_ended.swap(true, Ordering::Relaxed) {
             return;
         }
-        lock(&self.slot.inboxes).remove(&self.id);
-        let work = self.inbox.as_ref().and_then(|inbox| lock(&inbox.work).take());
+        let work = self.inbox.as_ref().map(|inbox| inbox.close(self.worker.id(), self.id));
         let current = envoy.map(|envoy| Current { envoy, arriving: None });
-        let details = lock(&self.details).clone();
+        let details = self.details.lock().clone();
         let (_, deferred) = current::run(current, details, || {
             abi::caught(|| {
                 for work in work.unwrap_or_default() {
-                    work(&self.slot.worker);
+                    work();
                 }
             });
             abi::caught(|| self.gate.ended());

@@ -7,12 +7,12 @@
 use crate::abi::{self, ConfigScheduler, EnvoyConfig};
 use crate::current::{self, Call, Deferred};
 use crate::envoy::Envoy;
-use crate::exchange::Inbox;
+use crate::inbox;
 use crate::stats;
-use gate::{Answer, Config, Work, Worker};
+use gate::{Answer, Config, Locked, Metrics, Worker};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -23,30 +23,15 @@ const CALLS_WAIT: u64 = 2;
 /// Names this Envoy in the audit trail; the ABI does not tell the id of its node.
 const NODE_VARIABLE: &str = "AGENTRELAY_NODE";
 
-static RUNTIMES: Mutex<Vec<Arc<Runtime>>> = Mutex::new(Vec::new());
-/// The workers of all runtimes, by their ids.
-static WORKERS: RwLock<Vec<Arc<Slot>>> = RwLock::new(Vec::new());
-
-/// Locks a value that is always whole, also after a panic.
-pub fn lock<Value>(value: &Mutex<Value>) -> MutexGuard<'_, Value> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One of Envoy's workers, as this module has it.
-pub struct Slot {
-    pub worker: Arc<Worker<Envoy>>,
-    /// Where to leave work for the exchanges that run.
-    pub inboxes: Mutex<HashMap<u32, Arc<Inbox>>>,
-}
-
+static RUNTIMES: Locked<Vec<Arc<Runtime>>> = Locked::new(Vec::new());
 /// All that configurations of one text share.
 pub struct Runtime {
     text: Vec<u8>,
-    slots: Vec<Arc<Slot>>,
-    hosts: Mutex<Vec<Arc<Configured>>>,
-    calls: Mutex<Vec<Call>>,
+    workers: Vec<Arc<Worker<Envoy>>>,
+    hosts: Locked<Vec<Arc<Configured>>>,
+    calls: Locked<Vec<Call>>,
     /// Calls that were sent, by the configuration and Envoy's number.
-    sent: Mutex<HashMap<(usize, u64), (u32, u32)>>,
+    sent: Locked<HashMap<(usize, u64), (u32, u32)>>,
     is_ticking: AtomicBool,
 }
 
@@ -64,19 +49,19 @@ pub struct Attached {
 
 /// Reads a configuration. The error goes to Envoy's log.
 pub fn attach(config: EnvoyConfig, text: Vec<u8>) -> Result<Arc<Attached>, String> {
-    stats::define(config);
+    stats::define(config, || drop(Metrics::<Envoy>::define()));
     let read = Config::read(&text)?;
     let scheduler = config.scheduler().ok_or("this Envoy can't run work for a filter: use 1.38 to 1.40")?;
-    let known = lock(&RUNTIMES).iter().find(|runtime| runtime.text == text).cloned();
+    let known = RUNTIMES.lock().iter().find(|runtime| runtime.text == text).cloned();
     let runtime = known.clone().unwrap_or_else(|| Arc::new(Runtime::new(text)));
     let id = config.id();
-    lock(&runtime.hosts).push(Arc::new(Configured { id, scheduler }));
+    runtime.hosts.lock().push(Arc::new(Configured { id, scheduler }));
     if known.is_none() {
-        lock(&RUNTIMES).push(runtime.clone());
+        RUNTIMES.lock().push(runtime.clone());
         let node = std::env::var(NODE_VARIABLE).ok();
         let ((), deferred) = current::run(None, None, || {
-            for slot in &runtime.slots {
-                slot.worker.configure(read.clone(), node.as_deref());
+            for worker in &runtime.workers {
+                worker.configure(read.clone(), node.as_deref());
             }
         });
         deferred.into_iter().for_each(|deferred| runtime.put_off(deferred));
@@ -91,7 +76,7 @@ fn start_ticking() {
         std::thread::spawn(|| {
             loop {
                 std::thread::sleep(TICK);
-                let runtimes = lock(&RUNTIMES).clone();
+                let runtimes = RUNTIMES.lock().clone();
                 for runtime in runtimes {
                     // If the main thread is late, ticks must not pile up.
                     if !runtime.is_ticking.swap(true, Ordering::Relaxed) && !runtime.ask_main(TICKED) {
@@ -103,53 +88,35 @@ fn start_ticking() {
     });
 }
 
-/// Leaves work for an exchange of a worker. False if the exchange has ended.
-pub fn post(worker_id: u32, stream_id: u32, work: Work<Envoy>) -> bool {
-    let workers = WORKERS.read().unwrap_or_else(PoisonError::into_inner);
-    let slot = usize::try_from(worker_id).ok().and_then(|place| workers.get(place));
-    let inbox = slot.and_then(|slot| lock(&slot.inboxes).get(&stream_id).cloned());
-    drop(workers);
-    inbox.is_some_and(|inbox| inbox.post(work))
-}
-
 impl Runtime {
     fn new(text: Vec<u8>) -> Runtime {
-        let mut workers = WORKERS.write().unwrap_or_else(PoisonError::into_inner);
-        let slots = (0..abi::concurrency())
-            .map(|_| {
-                let id = u32::try_from(workers.len()).unwrap_or(u32::MAX);
-                let slot = Slot { worker: Arc::new(Worker::new(id)), inboxes: Mutex::default() };
-                workers.push(Arc::new(slot));
-                workers.last().cloned()
-            })
-            .flatten()
-            .collect();
+        let workers = (0..abi::concurrency()).map(|_| Worker::new(inbox::add_worker())).collect();
         Runtime {
             text,
-            slots,
-            hosts: Mutex::default(),
-            calls: Mutex::default(),
-            sent: Mutex::default(),
+            workers,
+            hosts: Locked::default(),
+            calls: Locked::default(),
+            sent: Locked::default(),
             is_ticking: AtomicBool::new(false),
         }
     }
 
     /// The worker with this number in Envoy.
-    pub fn slot(&self, index: usize) -> Option<Arc<Slot>> {
-        self.slots.get(index).cloned()
+    pub fn worker(&self, index: usize) -> Option<Arc<Worker<Envoy>>> {
+        self.workers.get(index).cloned()
     }
 
     /// Asks the newest configuration to do something on the main thread. False if there is none.
     fn ask_main(&self, event: u64) -> bool {
         // The lock is held while the scheduler is used, so that `detach` does not end it meanwhile.
-        let hosts = lock(&self.hosts);
+        let hosts = self.hosts.lock();
         hosts.last().map(|host| host.scheduler.commit(event)).is_some()
     }
 
     /// Queues a call that was deferred; the main thread sends it.
     pub fn put_off(&self, deferred: Deferred) {
         if let Deferred::Call(call) = deferred {
-            lock(&self.calls).push(call);
+            self.calls.lock().push(call);
             self.ask_main(CALLS_WAIT);
         }
     }
@@ -177,7 +144,7 @@ impl Runtime {
     fn send(&self, config: EnvoyConfig, call: Call) -> Option<Call> {
         match config.call(&call.request) {
             Some(id) => {
-                lock(&self.sent).insert((config.id(), id), (call.worker_id, call.call_id));
+                self.sent.lock().insert((config.id(), id), (call.worker_id, call.call_id));
                 None
             }
             None => Some(call),
@@ -185,9 +152,8 @@ impl Runtime {
     }
 
     fn tell(&self, worker_id: u32, call_id: u32, answer: Answer) {
-        let slot = self.slots.iter().find(|slot| slot.worker.id() == worker_id);
-        if let Some(slot) = slot {
-            slot.worker.answered(call_id, || answer);
+        if let Some(worker) = self.workers.iter().find(|worker| worker.id() == worker_id) {
+            worker.answered(call_id, || answer);
         }
     }
 }
@@ -200,12 +166,10 @@ impl Attached {
             runtime.is_ticking.store(false, Ordering::Relaxed);
         }
         runtime.on_main(config, || {
-            let calls = std::mem::take(&mut *lock(&runtime.calls));
+            let calls = std::mem::take(&mut *runtime.calls.lock());
             calls.into_iter().for_each(|call| current::defer(Deferred::Call(call)));
             if event == TICKED {
-                for slot in &runtime.slots {
-                    slot.worker.tick();
-                }
+                runtime.workers.iter().for_each(|worker| worker.tick());
             }
         });
         if event == TICKED {
@@ -215,7 +179,7 @@ impl Attached {
 
     /// Passes on the answer to a call.
     pub fn answered(&self, config: EnvoyConfig, id: u64, answer: Answer) {
-        let sent = lock(&self.runtime.sent).remove(&(config.id(), id));
+        let sent = self.runtime.sent.lock().remove(&(config.id(), id));
         if let Some((worker_id, call_id)) = sent {
             self.runtime.on_main(config, || self.runtime.tell(worker_id, call_id, answer));
         }
@@ -223,9 +187,9 @@ impl Attached {
 
     /// Envoy destroys the configuration. Its calls in flight stay without an answer.
     pub fn detach(&self) {
-        lock(&self.runtime.hosts).retain(|host| host.id != self.id);
+        self.runtime.hosts.lock().retain(|host| host.id != self.id);
         let mut lost = Vec::new();
-        lock(&self.runtime.sent).retain(|(config, _), call| {
+        self.runtime.sent.lock().retain(|(config, _), call| {
             let is_lost = *config == self.id;
             if is_lost {
                 lost.push(*call);

@@ -1,29 +1,28 @@
 //! The values that all workers of this Envoy share. They live as long as the process, whatever configuration comes.
 
-use gate::Shared;
+use gate::{Locked, Shared};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 
 /// So many locks that two workers seldom want one at the same time.
 const SHARDS: usize = 64;
 
 struct Shards {
     hasher: RandomState,
-    shards: [Mutex<HashMap<String, Shared>>; SHARDS],
+    shards: [Locked<HashMap<String, Shared>>; SHARDS],
 }
 
 static VALUES: LazyLock<Shards> = LazyLock::new(|| Shards {
     hasher: RandomState::new(),
-    shards: std::array::from_fn(|_| Mutex::default()),
+    shards: std::array::from_fn(|_| Locked::default()),
 });
 
 fn in_shard<Answer>(name: &str, work: impl FnOnce(&mut HashMap<String, Shared>) -> Answer) -> Answer {
     let place = usize::try_from(VALUES.hasher.hash_one(name)).unwrap_or(0) % SHARDS;
     let [first, ..] = &VALUES.shards;
     let shard = VALUES.shards.get(place).unwrap_or(first);
-    // A value is replaced in one step, so a panic leaves it whole.
-    work(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+    work(&mut shard.lock())
 }
 
 /// Reads a value; empty with revision 0 if it was never written.

@@ -4,10 +4,9 @@
 //! defined then, in one order. What has names of services or tools, which come later, has labels.
 
 use crate::abi::{self, EnvoyConfig, EnvoyExchange};
-use crate::envoy::Envoy;
-use gate::{MetricKind, Metrics};
+use gate::{Locked, MetricKind};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 /// One metric with one set of labels. As many exist as there are outcomes, services and tools, whose numbers are bounded.
 #[derive(Debug)]
@@ -27,23 +26,24 @@ const PANICS: &str = "agentrelay_panics";
 
 static STATS: RwLock<Vec<&'static Stat>> = RwLock::new(Vec::new());
 /// The number of each metric in Envoy, by name.
-static NUMBERS: Mutex<Vec<(String, usize)>> = Mutex::new(Vec::new());
+static NUMBERS: Locked<Vec<(String, usize)>> = Locked::new(Vec::new());
 /// Set when Envoy could not be told outside of an exchange; the next exchange does it.
 static IS_DUE: AtomicBool = AtomicBool::new(false);
 
-/// Defines all metrics for a configuration.
-pub fn define(config: EnvoyConfig) {
+/// Defines all metrics for a configuration. `find_all` finds those of the gate.
+pub fn define(config: EnvoyConfig, find_all: impl FnOnce()) {
     static PLAIN: OnceLock<Vec<&'static Stat>> = OnceLock::new();
     let plain = PLAIN.get_or_init(|| {
         find(MetricKind::Counter, PANICS, &[]);
-        let _ = Metrics::<Envoy>::define();
+        find_all();
         STATS.read().unwrap_or_else(PoisonError::into_inner).clone()
     });
     let plain = plain.iter().map(|stat| (stat.kind, stat.name.as_str(), &[] as &[&str]));
     let numbers = plain.chain(LABELLED).filter_map(|(kind, name, labels)| {
         config.define(kind, name, labels).map(|number| (name.to_owned(), number))
     });
-    *NUMBERS.lock().unwrap_or_else(PoisonError::into_inner) = numbers.collect();
+    let numbers = numbers.collect();
+    NUMBERS.replace(numbers);
 }
 
 /// The metric of this name with these labels.
@@ -81,7 +81,7 @@ impl Stat {
 }
 
 fn number(name: &str) -> Option<usize> {
-    let numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let numbers = NUMBERS.lock();
     numbers.iter().find(|(known, _)| known == name).map(|(_, number)| *number)
 }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The shipped file for the native filter.
-const SHIPPED_NATIVE: &str = include_str!("../../../../envoy/envoy-native.yaml");
+pub const SHIPPED_NATIVE: &str = include_str!("../../../../envoy/envoy-native.yaml");
 
 /// The shipped file.
 pub const SHIPPED: &str = include_str!("../../../../envoy/envoy.yaml");

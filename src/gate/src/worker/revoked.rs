@@ -43,9 +43,9 @@ impl<H: Host> Worker<H> {
         let ended = self.in_progress.lock().to_end(hash, key);
         for stream_id in ended {
             H::in_stream(
-                self,
+                self.id,
                 stream_id,
-                Box::new(|_| {
+                Box::new(|| {
                     H::reset_response();
                     true
                 }),
