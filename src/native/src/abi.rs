@@ -129,7 +129,7 @@ pub fn caught<Answer>(work: impl FnOnce() -> Answer) -> Option<Answer> {
     let answer = catch_unwind(AssertUnwindSafe(work)).ok();
     if answer.is_none() {
         PANICS.fetch_add(1, Ordering::Relaxed);
-        log::error!("the gate has panicked; the request is refused");
+        log::error!("a panic was caught: the request is refused, or its answer broken off");
     }
     answer
 }

@@ -20,6 +20,41 @@ const CONTINUE: u32 = 0;
 const STOP: u32 = 1;
 const STOP_AND_DROP: u32 = 3;
 
+/// Where the gate's code is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    RequestHeaders,
+    RequestBody,
+    RequestTrailers,
+    ResponseHeaders,
+    ResponseBody,
+    ResponseTrailers,
+    Scheduled,
+}
+
+impl Place {
+    fn arriving(self) -> Option<Body> {
+        match self {
+            Place::RequestBody => Some(Body::Request),
+            Place::ResponseBody => Some(Body::Response),
+            _ => None,
+        }
+    }
+
+    #[cfg(feature = "faults")]
+    fn name(self) -> &'static str {
+        match self {
+            Place::RequestHeaders => "request headers",
+            Place::RequestBody => "request body",
+            Place::RequestTrailers => "request trailers",
+            Place::ResponseHeaders => "response headers",
+            Place::ResponseBody => "response body",
+            Place::ResponseTrailers => "response trailers",
+            Place::Scheduled => "scheduled",
+        }
+    }
+}
+
 /// One exchange.
 pub struct Exchange {
     id: u32,
@@ -60,15 +95,21 @@ impl Exchange {
     fn run<Answer>(
         &self,
         envoy: EnvoyExchange,
-        arriving: Option<Body>,
+        place: Place,
         work: impl FnOnce(&gate::Stream<Envoy>) -> Answer,
     ) -> Option<Answer> {
         if self.is_broken.load(Ordering::Relaxed) {
             return None;
         }
-        let current = Some(Current { envoy, arriving });
+        let current = Some(Current { envoy, arriving: place.arriving() });
         let details = self.details.lock().clone();
-        let (answer, deferred) = current::run(current, details, || abi::caught(|| work(&self.gate)));
+        let (answer, deferred) = current::run(current, details, || {
+            abi::caught(|| {
+                #[cfg(feature = "faults")]
+                crate::faults::at(place.name());
+                work(&self.gate)
+            })
+        });
         if answer.is_none() {
             self.is_broken.store(true, Ordering::Relaxed);
         }
@@ -94,10 +135,10 @@ impl Exchange {
     fn request(
         &self,
         envoy: EnvoyExchange,
-        arriving: Option<Body>,
+        place: Place,
         work: impl FnOnce(&gate::Stream<Envoy>) -> Action,
     ) -> u32 {
-        match self.run(envoy, arriving, work) {
+        match self.run(envoy, place, work) {
             Some(Action::Continue) => CONTINUE,
             Some(Action::Pause) => STOP,
             None => {
@@ -114,14 +155,14 @@ impl Exchange {
     fn response(
         &self,
         envoy: EnvoyExchange,
-        arriving: Option<Body>,
+        place: Place,
         work: impl FnOnce(&gate::Stream<Envoy>) -> Action,
     ) -> u32 {
         // The answer to a request that a panic has ended is the module's own.
         if self.is_broken.load(Ordering::Relaxed) && self.is_answered.load(Ordering::Relaxed) {
             return CONTINUE;
         }
-        match self.run(envoy, arriving, work) {
+        match self.run(envoy, place, work) {
             Some(Action::Continue) => CONTINUE,
             Some(Action::Pause) => STOP,
             None => {
@@ -133,35 +174,35 @@ impl Exchange {
 
     /// The headers of the request have arrived.
     pub fn request_headers(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
-        self.request(envoy, None, |gate| gate.request_headers(ends))
+        self.request(envoy, Place::RequestHeaders, |gate| gate.request_headers(ends))
     }
 
     /// A part of the request's body has arrived.
     pub fn request_body(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
         let bytes = envoy.body_size(Body::Request);
-        let stop = self.request(envoy, Some(Body::Request), |gate| gate.request_body(bytes, ends));
+        let stop = self.request(envoy, Place::RequestBody, |gate| gate.request_body(bytes, ends));
         if stop == STOP && self.is_answered.load(Ordering::Relaxed) { STOP_AND_DROP } else { stop }
     }
 
     /// The trailers of the request have arrived.
     pub fn request_trailers(&self, envoy: EnvoyExchange) -> u32 {
-        self.request(envoy, None, gate::Stream::request_trailers)
+        self.request(envoy, Place::RequestTrailers, gate::Stream::request_trailers)
     }
 
     /// The headers of the response have arrived.
     pub fn response_headers(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
-        self.response(envoy, None, |gate| gate.response_headers(ends))
+        self.response(envoy, Place::ResponseHeaders, |gate| gate.response_headers(ends))
     }
 
     /// A part of the response's body has arrived.
     pub fn response_body(&self, envoy: EnvoyExchange, ends: bool) -> u32 {
         let bytes = envoy.body_size(Body::Response);
-        self.response(envoy, Some(Body::Response), |gate| gate.response_body(bytes, ends))
+        self.response(envoy, Place::ResponseBody, |gate| gate.response_body(bytes, ends))
     }
 
     /// The trailers of the response have arrived.
     pub fn response_trailers(&self, envoy: EnvoyExchange) -> u32 {
-        self.response(envoy, None, gate::Stream::response_trailers)
+        self.response(envoy, Place::ResponseTrailers, gate::Stream::response_trailers)
     }
 
     /// Envoy itself answers, for this reason.
@@ -173,7 +214,7 @@ impl Exchange {
     /// Does the work that others left.
     pub fn scheduled(&self, envoy: EnvoyExchange) -> u32 {
         let work = self.inbox.as_ref().map(|inbox| inbox.take());
-        self.request(envoy, None, |_| {
+        self.request(envoy, Place::Scheduled, |_| {
             for work in work.unwrap_or_default() {
                 work();
             }
@@ -208,7 +249,14 @@ impl Exchange {
                     work();
                 }
             });
-            abi::caught(|| self.gate.ended());
+            let ended = abi::caught(|| {
+                #[cfg(feature = "faults")]
+                crate::faults::at("end");
+                self.gate.ended();
+            });
+            if ended.is_none() {
+                self.worker.leave(self.id);
+            }
         });
         deferred.into_iter().for_each(|deferred| self.runtime.put_off(deferred));
     }

@@ -14,6 +14,8 @@ mod current;
 mod entry;
 mod envoy;
 mod exchange;
+#[cfg(feature = "faults")]
+mod faults;
 mod inbox;
 mod runtime;
 mod shared;
