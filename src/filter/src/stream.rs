@@ -276,10 +276,11 @@ impl HttpContext for Stream {
     fn on_log(&mut self) {
         let mut state = self.state.borrow_mut();
         release_held_bytes(&self.worker, &mut state);
-        let Some(exchange) = state.exchange.take() else { return };
+        let Some(mut exchange) = state.exchange.take() else { return };
         let end = end_of(&exchange, state.response_ended);
         self.worker.leave(self.id);
         let now = self.worker.now();
+        self.worker.end_uses(&mut exchange, end, now.monotonic);
         let finished = exchange.finish_all(end, &self.worker.node(), now);
         for finished in finished.into_iter().rev() {
             self.record(finished, now);
@@ -384,6 +385,7 @@ fn carry_out(worker: &Worker, id: u32, state: &mut State, step: Step, now: Now) 
             for (reservation_id, ttl_seconds) in exchange.reservations() {
                 worker.watch_reservation(reservation_id, ttl_seconds);
             }
+            worker.begin_uses(exchange, now.monotonic);
             if let Some(body) = body {
                 if host::replace_buffer(BufferType::HttpRequestBody, &body).is_err() {
                     // Otherwise the original body, with its refused messages, would go upstream.

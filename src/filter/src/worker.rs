@@ -13,14 +13,16 @@ use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::host;
+use crate::ids_in_use::IdsInUse;
 use crate::in_progress::InProgress;
 use crate::metrics::Metrics;
 use crate::reach::{Ended, Reach};
 use crate::report::Outbox;
 use crate::windows;
 use policy::exchange::{
-    AdmissionAnswered, AdmissionRequest, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step,
+    AdmissionAnswered, AdmissionRequest, End, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step,
 };
+use policy::ids_in_use::Use;
 use policy::key_table::KeyTable;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
@@ -69,6 +71,7 @@ pub struct Worker {
     lookups: Cell<(u64, u32)>,
     held: RefCell<HashMap<u64, u64>>,
     in_progress: RefCell<InProgress>,
+    ids_in_use: IdsInUse,
     /// Credentials of exchanges in progress whose records are being fetched again, and since when.
     rechecks: RefCell<HashMap<KeyHash, Monotonic>>,
     /// Streams that wait for more permits of a key's global limits, by the key's fingerprint.
@@ -135,6 +138,7 @@ impl Worker {
             lookups: Cell::new((0, 0)),
             held: RefCell::default(),
             in_progress: RefCell::default(),
+            ids_in_use: IdsInUse::default(),
             rechecks: RefCell::default(),
             awaiting_shares: RefCell::default(),
             leases_checked_ms: Cell::new(0),
@@ -192,6 +196,20 @@ impl Worker {
     /// Admits an exchange if its key is within its concurrency bounds.
     pub fn admit(&self, stream_id: u32, key: &Arc<Key>, request: AdmissionRequest) -> AdmissionAnswered {
         self.in_progress.borrow_mut().admit(stream_id, key, request)
+    }
+
+    /// Records the ids that go upstream.
+    pub fn begin_uses(&self, exchange: &Exchange, now: Monotonic) {
+        self.ids_in_use.begin(exchange.uses(), now, self.metrics());
+    }
+
+    /// Settles what answers to ids that others used may prove, and takes note that the exchange's own uses have ended.
+    pub fn end_uses(&self, exchange: &mut Exchange, end: End, now: Monotonic) {
+        let Some(used) = exchange.uses().next() else { return };
+        let is_doubted = |used: &Use| !IdsInUse::is_alone(*used, now);
+        let doubted: Vec<Use> = exchange.uses_to_prove(end).filter(is_doubted).collect();
+        doubted.into_iter().for_each(|used| exchange.doubt(used));
+        self.ids_in_use.end(used.owner, exchange.ended_uses(end));
     }
 
     /// Removes a stream.
@@ -333,6 +351,7 @@ impl Worker {
         self.read_date(now);
         self.metrics().flush();
         self.outbox.borrow_mut().update_queue_depth(self.metrics());
+        self.ids_in_use.flush(now, self.metrics());
         self.in_root(|| {
             self.apply_changes(now);
             if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
