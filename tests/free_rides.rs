@@ -217,7 +217,8 @@ async fn working(session: &Session, names: &[&str]) {
     let asked = call("\"asked\"", "search", r#"{"query":"waiting"}"#);
     eventually("the server works on it", async || {
         let text = session.send(&asked).await.text().to_string();
-        let is_working = |name: &&str| text.contains(&format!(" {name}")) || text.contains(&format!(",{name}"));
+        let is_working =
+            |name: &&str| text.contains(&format!(" {name}")) || text.contains(&format!(",{name}"));
         if names.iter().all(is_working) { Ok(()) } else { Err(text) }
     })
     .await;

@@ -132,10 +132,14 @@ fn a_call_in_a_session_and_one_that_fails_there() {
     let mut gate = shipped();
     let key = gate.key("enterprise", &["read", "generate"], Vec::new());
     let request = Request::call(&key, "image_generate").in_session();
-    let exchanged = third(&mut gate, &request);
+    third(&mut gate, &request);
+    gate.exchange(&request.clone().failing());
+    gate.advance_ms(10);
+    let exchanged = gate.exchange(&request);
     assert_eq!(exchanged.status, 200);
     assert_forwarded(&exchanged, &key);
     assert_golden("session-call", &exchanged);
+    gate.advance_ms(10);
     let exchanged = gate.exchange(&request.failing());
     assert_golden("session-call-refunded", &exchanged);
 }

@@ -6,13 +6,13 @@
 use policy::exchange::{AdmissionAnswered, CallId, End, Exchange, Step};
 use policy::ids_in_use::{self, Ended, Use};
 use policy::window::Monotonic;
+use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
-use rand::Rng;
 use std::collections::{HashMap, HashSet};
 
 /// Ids that are equal or that some server takes as equal, and others.
-const IDS: [&str; 5] = ["7", "7.0", "\"7\"", "8", "\"a\""];
+const IDS: [&str; 6] = ["7", "\"7\"", "0", "-0", "8", "\"a\""];
 const WORKERS: usize = 2;
 
 /// A call that the gate forwarded.
@@ -65,7 +65,11 @@ impl Session {
         let routes = if random.random_bool(0.7) { Routes::ToTheLast } else { Routes::ToTheFirst };
         for _ in 0..random.random_range(3..25) {
             session.now_ms += random.random_range(1..30_000);
-            let open = |session: &Session| (0..session.calls.len()).filter(|&at| session.calls[at].exchange.is_some()).collect::<Vec<_>>();
+            let open = |session: &Session| {
+                (0..session.calls.len())
+                    .filter(|&at| session.calls[at].exchange.is_some())
+                    .collect::<Vec<_>>()
+            };
             match random.random_range(0..10) {
                 0..4 => {
                     let id = IDS.iter().choose(random).expect("some");
@@ -83,24 +87,37 @@ impl Session {
                     let uses: Vec<Use> = exchange.uses().collect();
                     session.write(worker, uses[0].owner, &uses);
                     session.calls.push(Call {
-                        id, is_priced, has_failed: None, got_own_answer: false, posted: None, worker, call_id,
+                        id,
+                        is_priced,
+                        has_failed: None,
+                        got_own_answer: false,
+                        posted: None,
+                        worker,
+                        call_id,
                         exchange: Some(Box::new(exchange)),
                     });
                 }
                 4..8 => {
                     // The server ends a call.
-                    let working = (0..session.calls.len()).filter(|&at| session.calls[at].has_failed.is_none());
+                    let working =
+                        (0..session.calls.len()).filter(|&at| session.calls[at].has_failed.is_none());
                     let Some(at) = working.choose(random) else { continue };
                     let has_failed = random.random_bool(0.6);
                     session.calls[at].has_failed = Some(has_failed);
                     let id = session.calls[at].id;
-                    let mut registered: Vec<usize> =
-                        open(&session).into_iter().filter(|&other| loose(session.calls[other].id) == loose(id)).collect();
+                    let mut registered: Vec<usize> = open(&session)
+                        .into_iter()
+                        .filter(|&other| loose(session.calls[other].id) == loose(id))
+                        .collect();
                     if routes == Routes::ToTheLast {
                         registered.reverse();
                     }
                     let Some(&to) = registered.first() else { continue };
-                    let result = if has_failed { r#""error":{"code":1,"message":""}"# } else { r#""result":{"content":[]}"# };
+                    let result = if has_failed {
+                        r#""error":{"code":1,"message":""}"#
+                    } else {
+                        r#""result":{"content":[]}"#
+                    };
                     let answer = format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},{result}}}\n\n");
                     session.calls[to].got_own_answer = to == at;
                     let mut exchange = session.calls[to].exchange.take().expect("it is open");
@@ -131,7 +148,13 @@ impl Session {
         self.calls.iter().filter(|other| loose(other.id) == loose(call.id)).count() == 1
     }
 
-    fn end(&mut self, at: usize, mut exchange: Box<Exchange>, end: End, finish: &impl Fn(&Exchange, End) -> u64) {
+    fn end(
+        &mut self,
+        at: usize,
+        mut exchange: Box<Exchange>,
+        end: End,
+        finish: &impl Fn(&Exchange, End) -> u64,
+    ) {
         let now = Monotonic(self.now_ms);
         let call = &mut self.calls[at];
         let worker = &mut self.workers[call.worker];
@@ -151,7 +174,8 @@ impl Session {
         let ended = self.workers[worker].ended.remove(&owner).unwrap_or_default();
         let begun: Vec<u64> = begun.iter().map(|used| used.id).collect();
         let record = self.record.entry(owner).or_default();
-        *record = ids_in_use::change(record, owner, &ended, &begun, Monotonic(self.now_ms)).expect("its own bytes");
+        *record =
+            ids_in_use::change(record, owner, &ended, &begun, Monotonic(self.now_ms)).expect("its own bytes");
     }
 
     fn flush(&mut self, worker: usize) {
@@ -161,5 +185,5 @@ impl Session {
 }
 
 fn loose(id: &str) -> &str {
-    id.trim_matches('"').trim_end_matches(".0")
+    id.trim_matches('"').trim_start_matches('-')
 }

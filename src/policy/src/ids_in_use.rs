@@ -75,10 +75,8 @@ pub fn change(
     begun: &[u64],
     now: Monotonic,
 ) -> Result<Vec<u8>, Corrupt> {
-    let (mut own, others): (Vec<Entry>, Vec<Entry>) = read(value)?
-        .into_iter()
-        .filter(|entry| entry.is_live(now))
-        .partition(|entry| entry.owner == owner);
+    let (mut own, others): (Vec<Entry>, Vec<Entry>) =
+        read(value)?.into_iter().filter(|entry| entry.is_live(now)).partition(|entry| entry.owner == owner);
     for Ended { id, is_answered } in ended {
         if let Some(entry) = own.iter_mut().find(|entry| entry.id == *id) {
             entry.open = entry.open.saturating_sub(1);
@@ -162,7 +160,9 @@ fn push(own: &mut Vec<Entry>, entry: Entry, now: Monotonic) {
             let until_ms = oldest.left_until_ms.max(open_until_ms);
             match own.iter_mut().find(|entry| entry.id == DISPLACED) {
                 Some(entry) => entry.left_until_ms = entry.left_until_ms.max(until_ms),
-                None => own.push(Entry { left_until_ms: until_ms, ..Entry::new(entry.owner, DISPLACED, now) }),
+                None => {
+                    own.push(Entry { left_until_ms: until_ms, ..Entry::new(entry.owner, DISPLACED, now) })
+                }
             }
         }
     }

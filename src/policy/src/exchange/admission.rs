@@ -90,9 +90,10 @@ impl Exchange {
             let parts = [&key.tenant.to_le_bytes(), session, b"\n", meaning.as_bytes()];
             Some(CallId(parts.concat().into()))
         });
-        self.used = self.session().zip(self.message_id.as_deref()).and_then(|(session, id)| {
-            Some(Use::new(key.tenant, session, &id::loose_meaning(id)?))
-        });
+        self.used = self
+            .session()
+            .zip(self.message_id.as_deref())
+            .and_then(|(session, id)| Some(Use::new(key.tenant, session, &id::loose_meaning(id)?)));
         Step::Admit(AdmissionRequest { work, bounds, credential, call })
     }
 

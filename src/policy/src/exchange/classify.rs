@@ -91,6 +91,12 @@ impl Exchange {
             }
             ServiceKind::Http(router) => {
                 let Ok(found) = self.route(service, router, path) else { return ambiguous() };
+                if let Some(name) = http::arguments::method_override(&self.request.target) {
+                    let detail = format!(
+                        "some servers take the method from `{name}` in the query; send the method itself"
+                    );
+                    return Classified::refused(Refusal::invalid_request(detail));
+                }
                 let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());
                 let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
                 let arguments = match self.http_arguments(rule, body) {

@@ -23,7 +23,9 @@ impl Exchange {
     /// alone with its id; for one that was not, call [`Exchange::doubt`].
     pub fn uses_to_prove(&self, end: End) -> impl Iterator<Item = Use> {
         let end = self.effective_end(end);
-        self.messages().filter(move |message| message.is_settled_by_upstream(end)).filter_map(|message| message.used)
+        self.messages()
+            .filter(move |message| message.is_settled_by_upstream(end))
+            .filter_map(|message| message.used)
     }
 
     /// Another request may have used the id of a call, so what the upstream sent proves nothing about the call.
@@ -32,7 +34,10 @@ impl Exchange {
             Some(batch) => batch.exchanges_mut().collect(),
             None => vec![self],
         };
-        messages.into_iter().filter(|message| message.used == Some(used)).for_each(|message| message.is_doubted = true);
+        messages
+            .into_iter()
+            .filter(|message| message.used == Some(used))
+            .for_each(|message| message.is_doubted = true);
     }
 
     /// The messages that went upstream.

@@ -53,7 +53,8 @@ mod tests {
         ] {
             assert_ne!(meaning(one).unwrap(), meaning(other).unwrap(), "{one} {other}");
         }
-        for (one, other) in [("7", "\"7\""), ("7", "\"7.0\""), ("\"a\"", "\"\\u0061\""), ("\"1e3\"", "1000")] {
+        for (one, other) in [("7", "\"7\""), ("7", "\"7.0\""), ("\"a\"", "\"\\u0061\""), ("\"1e3\"", "1000")]
+        {
             assert_eq!(loose_meaning(one).unwrap(), loose_meaning(other).unwrap(), "{one} {other}");
         }
         assert_ne!(loose_meaning("\"\"").unwrap(), loose_meaning("0").unwrap());

@@ -122,7 +122,9 @@ fn each_message_of_a_batch_is_proven_by_itself() {
     assert!(uses.iter().all(|used| used.owner == uses[0].owner));
     exchange.response_headers(200, &EVENTS, false, gate.now());
     for id in ["8", "9"] {
-        let event = format!("data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":1,\"message\":\"\"}}}}\n\n");
+        let event = format!(
+            "data: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":1,\"message\":\"\"}}}}\n\n"
+        );
         exchange.filter_chunk(event.as_bytes(), false, gate.now()).unwrap();
     }
     assert_eq!(exchange.uses_to_prove(End::Complete).collect::<Vec<_>>(), uses[..2]);
