@@ -123,7 +123,7 @@ impl Server {
         let python = files::environment().join("bin/python");
         Server::lighttpd_with(&format!(
             "server.document-root = {root:?}\nserver.modules = (\"mod_rewrite\", \"mod_cgi\")\n\
-             url.rewrite-if-not-file = (\"^/(.*)\" => \"/index.php/$1\")\ncgi.assign = (\".php\" => {python:?})\n",
+             url.rewrite-once = (\"^/(?!index\\.php/)(.*)\" => \"/index.php/$1\")\ncgi.assign = (\".php\" => {python:?})\n",
         ))
         .await
     }

@@ -85,18 +85,16 @@ impl Exchange {
             let detail = "this path does not accept upgrades; send a plain request".to_owned();
             return Classified::refused(Refusal::invalid_request(detail));
         }
+        if let Some(name) = http::arguments::method_override(&self.request.target) {
+            let detail = format!("some servers take the method from `{name}` in the query; leave it out");
+            return Classified::refused(Refusal::invalid_request(detail));
+        }
         match &service.kind {
             ServiceKind::Mcp(tools) => {
                 self.within_session(self.recognise_mcp(policy, key, service, tools, body, now))
             }
             ServiceKind::Http(router) => {
                 let Ok(found) = self.route(service, router, path) else { return ambiguous() };
-                if let Some(name) = http::arguments::method_override(&self.request.target) {
-                    let detail = format!(
-                        "some servers take the method from `{name}` in the query; send the method itself"
-                    );
-                    return Classified::refused(Refusal::invalid_request(detail));
-                }
                 let rule = found.as_ref().map(Match::tool).or(service.unlisted.as_ref());
                 let Some(rule) = rule else { return Classified::refused(Refusal::unknown_path()) };
                 let arguments = match self.http_arguments(rule, body) {

@@ -80,6 +80,10 @@ pub fn method_override(target: &[u8]) -> Option<&'static str> {
     let query = target.splitn(2, |byte| *byte == b'?').nth(1)?;
     query.split(|byte| b"&;#".contains(byte)).find_map(|part| {
         let name = String::from_utf8_lossy(part.split(|byte| *byte == b'=').next().unwrap_or_default());
+        // Few names get further.
+        if !name.contains('%') && !name.to_ascii_lowercase().contains("method") {
+            return None;
+        }
         // A broken escape is read as it is written.
         let name = unescape(&name).unwrap_or_else(|_| name.into_owned());
         NAMES.into_iter().find(|own| reads_like(&name, own))
