@@ -1,3 +1,5 @@
+//! The record against a model that knows every use, and its bounds.
+
 #![allow(clippy::arithmetic_side_effects)]
 
 use super::*;
