@@ -239,7 +239,11 @@ async fn through(agent: &Agent, upstream: &harness::upstream::Upstream, case: &C
         _ => mcp::post_bytes(case.request().as_bytes()),
     };
     let request = match case.has_session {
-        true => request.header("mcp-session-id", agent.session("s").await),
+        // Cases have the same ids, and an id that another case left would be in use.
+        true => {
+            let session = agent.session(format!("s{:x}", rand::random::<u64>())).await;
+            request.header("mcp-session-id", session)
+        }
         false => request,
     };
     let raw = STANDARD.encode(case.response());
