@@ -177,3 +177,136 @@ fn a_result_fetched_later_is_charged_once_however_often_it_is_fetched() {
         gate.assert_healthy().await;
     });
 }
+
+#[test]
+fn events_of_another_session_are_replayed_only_by_a_server_that_shares_them() {
+    run(async {
+        for (words, is_shared) in [(&[][..], false), (&["shared"], true)] {
+            let server = node::server("typescript_server", words).await;
+            let gate = gate_for(&server).await;
+            let (owner, other) = (gate.agent("pro").await, gate.agent("pro").await);
+            let (owned, others) = (Session::open(&owner).await, Session::open(&other).await);
+            let answer = owned.send(&image("7", "a lighthouse")).await;
+            let event = answer.text().lines().find_map(|line| line.strip_prefix("id: ").map(str::to_owned));
+            let event = event.expect("the stream begins with an event's id");
+            let get = |session: &Session| {
+                let get = session.within(Request::get(mcp::PATH).header("accept", "text/event-stream"));
+                session.agent.with_key(get.header("last-event-id", &event))
+            };
+            let mut resumed = Connection::open(gate.address).await;
+            resumed.write(&get(&owned).head()).await.unwrap();
+            resumed.read_until(b"an image").await.unwrap();
+            let mut foreign = Connection::open(gate.address).await;
+            foreign.write(&get(&others).head()).await.unwrap();
+            foreign.read_until(b"\r\n\r\n").await.unwrap();
+            // What a session may ask is the gate's part; which events are its own only the server knows.
+            let is_replayed = tokio::select! {
+                Ok(()) = foreign.read_until(b"an image") => true,
+                () = harness::clock::wait(std::time::Duration::from_secs(1)) => false,
+            };
+            assert_eq!(is_replayed, is_shared, "{}", foreign.so_far());
+            // A session of another tenant never comes so far.
+            let stolen = Session { agent: other.clone(), id: owned.id.clone() };
+            assert_eq!(get(&stolen).send(gate.address).await.status, 404);
+        }
+    });
+}
+
+/// Waits until the server works on these calls, by the names that they were given.
+async fn working(session: &Session, names: &[&str]) {
+    let asked = call("\"asked\"", "search", r#"{"query":"waiting"}"#);
+    eventually("the server works on it", async || {
+        let text = session.send(&asked).await.text().to_string();
+        let is_working =
+            |name: &&str| text.contains(&format!(" {name}")) || text.contains(&format!(",{name}"));
+        if names.iter().all(is_working) { Ok(()) } else { Err(text) }
+    })
+    .await;
+}
+
+async fn release(session: &Session, name: &str) {
+    let released = session.send(&call("8", "search", &format!(r#"{{"query":"release:{name}"}}"#))).await;
+    assert_eq!(released.status, 200, "{released:?}");
+}
+
+/// What a caller does about the first of the calls with one id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// It leaves while the server works on the call.
+    Leaves,
+    /// It keeps the call open on one worker, and makes the others on another.
+    StaysOnItsWorker,
+}
+
+/// Begins a priced call whose id is in progress, on a worker that does not see this.
+async fn begin_twin(gate: &Gate, session: &Session) -> Connection {
+    for _ in 0..100 {
+        let mut second = session.begin(&image("7", "wait:second")).await;
+        tokio::select! {
+            Ok(()) = second.read_until(b"400 Bad Request") => {}
+            () = pending(gate, &session.agent, 5) => return second,
+        }
+    }
+    panic!("every connection came to the same worker");
+}
+
+/// Three calls with one id: a free one that will fail, a priced one, and a free one that waits. Returns whether the error of
+/// the first came on the stream of the second, and the result of the second on the stream of the third.
+async fn three_calls_with_one_id(gate: &Gate, session: &Session, first: First) -> (bool, bool) {
+    let mut failing = Some(session.begin(&call("7", "search", r#"{"query":"fail:first"}"#)).await);
+    working(session, &["first"]).await;
+    if first == First::Leaves {
+        drop(failing.take());
+        gate.decisions(&session.agent, Outcome::Cancelled, 1).await;
+    }
+    let mut second = begin_twin(gate, session).await;
+    working(session, &["first", "second"]).await;
+    release(session, "first").await;
+    let failed = tokio::select! {
+        Ok(()) = second.read_until(b"it failed") => true,
+        () = harness::clock::wait(std::time::Duration::from_secs(1)) => false,
+    };
+    if failed {
+        second.response().await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let mut third = session.begin(&call("7", "search", r#"{"query":"wait:third"}"#)).await;
+    working(session, &["second", "third"]).await;
+    release(session, "second").await;
+    let delivered = tokio::select! {
+        Ok(()) = third.read_until(b"an image") => true,
+        () = harness::clock::wait(std::time::Duration::from_secs(1)) => false,
+    };
+    (failed, delivered)
+}
+
+#[test]
+fn an_error_that_belongs_to_another_call_with_the_same_id_refunds_nothing() {
+    run(async {
+        let mut delivered_free = 0;
+        for (name, server) in [
+            ("TypeScript", node::server("typescript_server", &[]).await),
+            ("TypeScript, JSON", node::server("typescript_server", &["json"]).await),
+            ("Python", Server::start_program("slow_server", &[]).await),
+            ("Python, JSON", Server::start_program("slow_server", &["json"]).await),
+        ] {
+            let gate = gate_for(&server).await;
+            for first in [First::Leaves, First::StaysOnItsWorker] {
+                let agent = gate.agent("pro").await;
+                let session = Session::open(&agent).await;
+                let (failed, delivered) = three_calls_with_one_id(&gate, &session, first).await;
+                println!("{name}, {first:?}: failed {failed}, delivered {delivered}");
+                delivered_free += usize::from(failed && delivered);
+                assert_eq!(gate.settled(&agent).await.posted.get(), 5, "{name}, {first:?}");
+                // What fails under an id of its own is refunded, in this session too.
+                let mut own = session.begin(&image("20", "fail:own")).await;
+                working(&session, &["own"]).await;
+                release(&session, "own").await;
+                own.read_until(b"it failed").await.unwrap();
+                own.response().await.unwrap();
+                assert_eq!(gate.settled(&agent).await.posted.get(), 5, "{name}, {first:?}");
+            }
+            gate.assert_healthy().await;
+        }
+        assert!(delivered_free >= 2, "the servers do not mix up calls any more");
+    });
+}

@@ -128,6 +128,23 @@ fn an_exact_call() {
 }
 
 #[test]
+fn a_call_in_a_session_and_one_that_fails_there() {
+    let mut gate = shipped();
+    let key = gate.key("enterprise", &["read", "generate"], Vec::new());
+    let request = Request::call(&key, "image_generate").in_session();
+    third(&mut gate, &request);
+    gate.exchange(&request.clone().failing());
+    gate.advance_ms(10);
+    let exchanged = gate.exchange(&request);
+    assert_eq!(exchanged.status, 200);
+    assert_forwarded(&exchanged, &key);
+    assert_golden("session-call", &exchanged);
+    gate.advance_ms(10);
+    let exchanged = gate.exchange(&request.failing());
+    assert_golden("session-call-refunded", &exchanged);
+}
+
+#[test]
 fn a_request_over_its_limit() {
     let mut gate = shipped();
     let once_a_day = Limit { permits: 1, window_seconds: 86_400 };
@@ -267,6 +284,16 @@ fn memory_does_not_grow_with_requests() {
     assert_eq!(early, late, "after 1,000 requests, and after 10,000");
     gate.advance_ms(2000);
     assert_eq!((gate.ledger.decisions, gate.ledger.lookups), (10_000, 1));
+}
+
+#[test]
+fn memory_does_not_grow_with_calls_in_sessions() {
+    let mut gate = gate(with_high_limits);
+    let key = gate.key("enterprise", &["generate"], Vec::new());
+    let request = Request::call(&key, "image_generate").in_session();
+    let early = send(&mut gate, 1_000, 200, |_| request.clone());
+    let late = send(&mut gate, 2_000, 200, |_| request.clone());
+    assert_eq!(early, late, "after 1,000 calls, and after 3,000");
 }
 
 #[test]

@@ -46,7 +46,10 @@ fn a_panic_in_the_response_breaks_it_off_and_the_call_stays_paid() {
             let answer = request.try_send(agent.gate).await;
             // Whatever arrived, it is no complete answer with a result.
             if let Ok(answer) = &answer {
-                assert!(answer.status >= 500 || !String::from_utf8_lossy(&answer.body).contains("result"), "{place}: {answer:?}");
+                assert!(
+                    answer.status >= 500 || !String::from_utf8_lossy(&answer.body).contains("result"),
+                    "{place}: {answer:?}"
+                );
             }
             let after = gate.settled(&agent).await;
             assert_eq!(after.available.get(), 95, "{place}: {after:?}");

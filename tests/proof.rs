@@ -5,6 +5,8 @@
 
 #[path = "proof/case.rs"]
 mod case;
+#[path = "proof/twins.rs"]
+mod twins;
 
 use ::policy::exchange::{AdmissionAnswered, End, Exchange, Now, ReserveAnswered, Step};
 use ::policy::window::{Monotonic, Verdict};
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 const SEED_VARIABLE: &str = "AGENTRELAY_PROOF_SEED";
 const CASES_ALONE: u64 = 60_000;
+const SESSIONS_ALONE: u64 = 20_000;
 const CASES_EXACT: u64 = 160;
 const CASES_LEASED: u64 = 60;
 
@@ -44,6 +47,7 @@ const DOCUMENT: &str = r#"{
               "external_mutation": {"scope": "read"}, "destructive": {"scope": "read"}},
     "services": {
         "studio": {"kind": "mcp", "path": "/mcp", "tools": {
+            "search": {"risk": "read_only"},
             "image_generate": {"risk": "read_only", "price": {"credits": 5}},
             "summarize": {"risk": "read_only", "price": {"credits": 5, "reserve": "leased"}}}},
         "ci": {"kind": "http", "path": "/api", "tools": {"GET /x": {"risk": "read_only", "price": {"credits": 5}}}}}
@@ -51,14 +55,17 @@ const DOCUMENT: &str = r#"{
 const KEY: &str = r#"{"key_id": "key_1", "tenant_id": "ten_1", "tier": "free", "state": "active", "scopes": ["read"],
     "source": "admin"}"#;
 
+fn policy_and_key() -> (Arc<Policy>, Arc<Key>) {
+    let mut policy = Policy::from_json(DOCUMENT.as_bytes()).unwrap();
+    policy.session_secrets = vec![SessionSecret::new([7; 32], Timestamp::from_millis(0))];
+    let key: KeyRecord = serde_json::from_str(KEY).unwrap();
+    (Arc::new(policy), Arc::new(Key::new(key)))
+}
+
 #[test]
 fn every_call_not_proven_to_fail_is_posted() {
     let seed = seed();
-    let mut policy = Policy::from_json(DOCUMENT.as_bytes()).unwrap();
-    policy.session_secrets = vec![SessionSecret::new([7; 32], Timestamp::from_millis(0))];
-    let policy = Arc::new(policy);
-    let key: KeyRecord = serde_json::from_str(KEY).unwrap();
-    let key = Arc::new(Key::new(key));
+    let (policy, key) = policy_and_key();
     let (mut posted, mut failed) = (0, 0);
     for number in 0..CASES_ALONE {
         let case = case(seed, number);
@@ -69,6 +76,69 @@ fn every_call_not_proven_to_fail_is_posted() {
         if credits > 0 { posted += 1 } else { failed += 1 }
     }
     assert!(posted > CASES_ALONE / 5 && failed > CASES_ALONE / 5, "{posted} posted, {failed} failed");
+}
+
+#[test]
+fn no_call_is_refunded_for_what_happened_to_another_with_its_id() {
+    let seed = seed();
+    let (policy, key) = policy_and_key();
+    let now = Now { wall: Timestamp::from_millis(1_000_000), monotonic: Monotonic(1_000_000) };
+    let session =
+        ::policy::session::sign(&policy.session_secrets, now.wall, "ten_1", "studio", b"s").unwrap();
+    let begin = |id: &str, is_priced: bool| {
+        let tool = if is_priced { "image_generate" } else { "search" };
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}","arguments":{{}}}}}}"#
+        );
+        let secret = protocol::api_key::mint(protocol::api_key::Kind::Agent, || 7);
+        let bearer = format!("Bearer {secret}");
+        let headers: [(&[u8], &[u8]); 5] = [
+            (b":method", b"POST"),
+            (b":path", b"/mcp"),
+            (b"authorization", bearer.as_bytes()),
+            (b"content-type", b"application/json"),
+            (b"mcp-session-id", session.as_bytes()),
+        ];
+        let event = EventId::parse("0192f0c0-0000-7000-8000-000000000001").unwrap();
+        let (mut exchange, _) = Exchange::begin(policy.clone(), event, &headers, false, now);
+        exchange.key_found(key.clone(), now);
+        let step = exchange.body(body.as_bytes(), now);
+        (exchange, step)
+    };
+    let decide = |exchange: &mut Exchange, mut step: Step| loop {
+        step = match step {
+            Step::AskWindows { asks, .. } => {
+                let open = Verdict { admitted: true, remaining: 1, ..Verdict::default() };
+                exchange.windows_asked(&vec![open; asks.len()])
+            }
+            Step::Reserve(_) => exchange.reserve_answered(ReserveAnswered::Reserved),
+            Step::Forward { .. } => return,
+            other => panic!("{other:?}"),
+        }
+    };
+    let respond = |exchange: &mut Exchange, events: &str| {
+        exchange.response_headers(200, &[(b"content-type", b"text/event-stream")], false, now);
+        exchange.watch(events.as_bytes());
+    };
+    let finish = |exchange: &Exchange, end: End| exchange.finish(end, "e", now).decision.credits.get();
+    let (mut refunded, mut doubted) = (0, 0);
+    for number in 0..SESSIONS_ALONE {
+        let mut random = StdRng::seed_from_u64(seed.wrapping_add(number));
+        let session = twins::Session::play(&mut random, begin, decide, finish, respond);
+        for call in &session.calls {
+            let name = || format!("{SEED_VARIABLE}={} {}", seed.wrapping_add(number), call.id);
+            match (call.is_priced, call.has_failed) {
+                (false, _) => assert_eq!(call.posted, Some(0), "{}", name()),
+                (true, Some(true)) if call.got_own_answer && session.is_alone(call) => {
+                    assert_eq!(call.posted, Some(0), "{}", name());
+                    refunded += 1;
+                }
+                (true, Some(true)) => doubted += u64::from(call.posted == Some(5)),
+                (true, _) => assert_eq!(call.posted, Some(5), "{}", name()),
+            }
+        }
+    }
+    assert!(refunded > 1000 && doubted > 1000, "{refunded} refunded, {doubted} doubted");
 }
 
 /// What the decision core alone charges and refunds.
@@ -169,7 +239,11 @@ async fn through(agent: &Agent, upstream: &harness::upstream::Upstream, case: &C
         _ => mcp::post_bytes(case.request().as_bytes()),
     };
     let request = match case.has_session {
-        true => request.header("mcp-session-id", agent.session("s").await),
+        // Cases have the same ids, and an id that another case left would be in use.
+        true => {
+            let session = agent.session(format!("s{:x}", rand::random::<u64>())).await;
+            request.header("mcp-session-id", session)
+        }
         false => request,
     };
     let raw = STANDARD.encode(case.response());

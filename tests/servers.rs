@@ -187,3 +187,64 @@ fn java_reads_what_the_gate_reads() {
         examine("MCP SDK for Java", &server, "/sdk").await;
     });
 }
+
+/// A gate for a service of which the key may use everything but two routes.
+async fn gate_of_forms(server: &Server, path: &'static str) -> (Gate, Agent) {
+    let edit = move |policy: &mut serde_yaml_ng::Value| {
+        policy::limit_tier(policy, "free", 100_000, "60s");
+        policy["services"] = policy::yaml(&format!(
+            "{{ci: {{kind: http, path: {path}, unlisted: {{risk: read_only}}, tools: {{
+                'POST /{{project}}': {{risk: read_only}},
+                'DELETE /{{project}}': {{risk: external_mutation, scopes: [trigger]}},
+                'POST /projects/{{project}}/trigger': {{risk: external_mutation, scopes: [trigger]}}}}}}}}"
+        ));
+    };
+    let gate = Gate::options().upstream(server.url()).policy(edit).start().await;
+    let agent = gate.agent_with("free", 0, NewKey::with_scopes(&["read"])).await;
+    (gate, agent)
+}
+
+#[test]
+fn no_query_replaces_the_method_that_the_gate_reads() {
+    run(async {
+        let server = Server::express().await;
+        let (gate, agent) = gate_of_forms(&server, "/forms").await;
+        let request = |target: &str| harness::Request::post(target).body(b"{}");
+        request("/forms/1?_method=DELETE").send(server.address).await;
+        request("/forms/2").header("x-http-method-override", "DELETE").send(server.address).await;
+        assert_eq!(server.executed().await, ["remove 1", "remove 2"], "the server itself does it");
+        for query in [
+            "_method=DELETE",
+            "%5Fmethod=DELETE",
+            "a=1&_method=DELETE",
+            "a=%zz&_method=DELETE",
+            "_method[]=DELETE",
+        ] {
+            let answer = agent.send(request(&format!("/forms/3?{query}"))).await;
+            assert_eq!(answer.status, 400, "{query}: {answer:?}");
+        }
+        agent.send(request("/forms/4").header("x-http-method-override", "DELETE")).await.assert_allowed();
+        agent.send(request("/forms/5?method=DELETE")).await.assert_allowed();
+        assert_eq!(since(&server, 2).await, ["change 4", "change 5"]);
+        gate.assert_healthy().await;
+    });
+}
+
+#[test]
+fn no_script_before_a_path_hides_its_route() {
+    run(async {
+        let server = Server::front_controller().await;
+        let path_of = |answer: &harness::Response| answer.json()["PATH_INFO"].as_str().map(str::to_owned);
+        let request = |target: &str| harness::Request::post(target).body(b"{}");
+        let (gate, agent) = gate_of_forms(&server, "/").await;
+        for target in ["/projects/1/trigger", "/index.php/projects/1/trigger"] {
+            let direct = request(target).send(server.address).await;
+            assert_eq!(path_of(&direct).as_deref(), Some("/projects/1/trigger"), "{direct:?}");
+            let answer = agent.send(request(target)).await;
+            assert!(matches!(answer.status, 400 | 403), "{target}: {answer:?}");
+        }
+        let answer = agent.send(request("/index.php/projects/1/other")).await;
+        assert_eq!(path_of(&answer).as_deref(), Some("/projects/1/other"), "{answer:?}");
+        gate.assert_healthy().await;
+    });
+}

@@ -116,7 +116,11 @@ fn disconnecting_before_the_first_byte_is_charged_exact_and_leased() {
         for _ in 0..8 {
             agent.call(&summarize).await.assert_allowed();
         }
-        for words in ["hang", "hang", "sse-empty", "sse-empty", "is-error", "status=503"] {
+        let ways = ["hang", "hang", "sse-empty", "sse-empty", "is-error", "status=503"];
+        for (number, words) in ways.into_iter().enumerate() {
+            // Each has an id of its own: what fails under an id that was left is charged.
+            let mut summarize = summarize.clone();
+            summarize["id"] = number.into();
             let call = within(mcp::post(&summarize), Some(&own)).upstream(words);
             let marker = call.marker().to_owned();
             let mut connection = begin(&agent, call, summarize.to_string().as_bytes()).await;

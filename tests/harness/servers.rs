@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -105,16 +106,36 @@ impl Server {
     /// lighttpd, which runs `tests/servers/cgi.py` for every request. It can't report which free port it took, so the
     /// test listens and lighttpd serves one connection each.
     pub async fn lighttpd() -> Server {
+        let python = files::environment().join("bin/python");
+        Server::lighttpd_with(&format!(
+            "server.document-root = {:?}\nserver.modules = (\"mod_rewrite\", \"mod_cgi\")\n\
+             url.rewrite-once = (\".*\" => \"/cgi.py\")\ncgi.assign = (\".py\" => {python:?})\n",
+            source(""),
+        ))
+        .await
+    }
+
+    /// The same program as `index.php`, to which lighttpd sends every path, as servers of PHP applications are set up.
+    pub async fn front_controller() -> Server {
+        let root = files::process_directory().join("front");
+        fs::create_dir_all(&root).expect("a directory can be created");
+        fs::copy(source("cgi.py"), root.join("index.php")).expect("the program can be copied");
+        let python = files::environment().join("bin/python");
+        Server::lighttpd_with(&format!(
+            "server.document-root = {root:?}\nserver.modules = (\"mod_rewrite\", \"mod_cgi\")\n\
+             url.rewrite-once = (\"^/(?!index\\.php/)(.*)\" => \"/index.php/$1\")\ncgi.assign = (\".php\" => {python:?})\n",
+        ))
+        .await
+    }
+
+    async fn lighttpd_with(text: &str) -> Server {
+        static CONFIGURATIONS: AtomicUsize = AtomicUsize::new(0);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let configuration = files::process_directory().join("lighttpd.conf");
-        let text = format!(
-            "server.document-root = {:?}\nserver.max-keep-alive-requests = 0\nserver.modules = (\"mod_rewrite\", \"mod_cgi\")\n\
-             url.rewrite-once = (\".*\" => \"/cgi.py\")\ncgi.assign = (\".py\" => {:?})\n",
-            source(""),
-            files::environment().join("bin/python"),
-        );
-        fs::write(&configuration, text).expect("the configuration can be written");
+        let number = CONFIGURATIONS.fetch_add(1, Ordering::Relaxed);
+        let configuration = files::process_directory().join(format!("lighttpd{number}.conf"));
+        fs::write(&configuration, format!("server.max-keep-alive-requests = 0\n{text}"))
+            .expect("the configuration can be written");
         clock::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let socket = OwnedFd::from(stream.into_std().expect("a socket"));

@@ -14,6 +14,9 @@ use protocol::{Credits, LeaseId, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
+/// The only secret of sessions.
+pub const SESSION_SECRET: [u8; 32] = [7; 32];
+
 /// The ledger.
 pub struct Ledger {
     /// The policy as the ledger sends it.
@@ -61,7 +64,7 @@ impl Ledger {
         match path.split('?').next().unwrap_or_default() {
             api::POLICY_PATH => {
                 let (tag, policy) = ("1".to_owned(), self.policy.clone());
-                let session_secrets = vec![SessionSecret::new([7; 32], Timestamp::from_millis(0))];
+                let session_secrets = vec![SessionSecret::new(SESSION_SECRET, Timestamp::from_millis(0))];
                 Some(json(200, &PolicyAnswer { tag, policy, session_secrets }))
             }
             api::CHANGES_PATH => {

@@ -1,11 +1,12 @@
 //! One VM with the real filter in it, called as Envoy calls it, with a ledger that answers its calls.
 
 use super::host::{self, Host, LocalReply, Pairs, draw};
-use super::ledger::{Answer, Ledger};
+use super::ledger::{Answer, Ledger, SESSION_SECRET};
 use harness::files;
 use protocol::api_key::{self, KeyHash, Kind};
 use protocol::key::{KeyRecord, KeySource, KeyState, Limit};
-use protocol::{KeyId, TenantId};
+use protocol::session::SessionSecret;
+use protocol::{KeyId, TenantId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use wasmi::{
@@ -98,6 +99,23 @@ impl Request {
         ];
         let answer = br#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"done"}]}}"#;
         Request { headers: head(secret, &headers), body: body.into_bytes(), answer: answer.to_vec() }
+    }
+}
+
+impl Request {
+    /// The same request in a session.
+    pub fn in_session(mut self) -> Request {
+        let secrets = [SessionSecret::new(SESSION_SECRET, Timestamp::from_millis(0))];
+        let now = Timestamp::from_millis(1);
+        let id = policy::session::sign(&secrets, now, tenant_id().as_str(), "studio", b"s");
+        self.headers.push(("mcp-session-id".into(), id.expect("there is a secret").into()));
+        self
+    }
+
+    /// The same request, answered with an error.
+    pub fn failing(mut self) -> Request {
+        self.answer = br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"no"}}"#.to_vec();
+        self
     }
 }
 

@@ -4,6 +4,7 @@
 import { McpServer, ResourceTemplate } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
 import express from "express";
+import methodOverride from "method-override";
 import { z } from "zod";
 
 const ran = [];
@@ -46,6 +47,16 @@ app.post("/mcp", (request, response) => {
 });
 app.post("/api/projects/:project/trigger", (request, response) => {
   run(`trigger ${request.params.project}`);
+  response.json({});
+});
+// Routes behind the middleware that lets a client replace the method, as its documentation sets it up.
+app.use("/forms", methodOverride("X-HTTP-Method-Override"), methodOverride("_method"));
+app.post("/forms/:project", (request, response) => {
+  run(`change ${request.params.project}`);
+  response.json({});
+});
+app.delete("/forms/:project", (request, response) => {
+  run(`remove ${request.params.project}`);
   response.json({});
 });
 app.use((_, response) => response.status(404).json({}));

@@ -13,6 +13,7 @@ mod calls;
 mod config;
 mod feed;
 mod host;
+mod ids_in_use;
 mod in_progress;
 mod lease_slots;
 mod lock;

@@ -274,10 +274,11 @@ impl<H: Host> Stream<H> {
     pub fn ended(&self) {
         let mut state = self.state.lock();
         release_held_bytes(&self.worker, &mut state);
-        let Some(exchange) = state.exchange.take() else { return };
+        let Some(mut exchange) = state.exchange.take() else { return };
         let end = end_of::<H>(&exchange, state.response_ended);
         self.worker.leave(self.id);
         let now = self.worker.now();
+        self.worker.end_uses(&mut exchange, end, now.monotonic);
         let finished = exchange.finish_all(end, &self.worker.node(), now);
         for finished in finished.into_iter().rev() {
             self.record(finished, now);
@@ -382,6 +383,7 @@ fn carry_out<H: Host>(worker: &Worker<H>, id: u32, state: &mut State, step: Step
             for (reservation_id, ttl_seconds) in exchange.reservations() {
                 worker.watch_reservation(reservation_id, ttl_seconds);
             }
+            worker.begin_uses(exchange, now.monotonic);
             if let Some(body) = body {
                 if H::replace_body(Body::Request, &body).is_err() {
                     // Otherwise the original body, with its refused messages, would go upstream.

@@ -13,6 +13,7 @@ use crate::calls::{self, Answer, Call, NotCalled, Purpose};
 use crate::config::Config;
 use crate::feed::Feed;
 use crate::host::Host;
+use crate::ids_in_use::IdsInUse;
 use crate::in_progress::InProgress;
 use crate::lock::Locked;
 use crate::metrics::Metrics;
@@ -20,8 +21,9 @@ use crate::reach::{Ended, Reach};
 use crate::report::Outbox;
 use crate::windows;
 use policy::exchange::{
-    AdmissionAnswered, AdmissionRequest, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step,
+    AdmissionAnswered, AdmissionRequest, End, Exchange, Finished, KeyNotFound, Now, ReserveAnswered, Step,
 };
+use policy::ids_in_use::Use;
 use policy::key_table::KeyTable;
 use policy::window::Monotonic;
 use policy::{Key, Policy};
@@ -70,6 +72,7 @@ pub struct Worker<H: Host> {
     lookups: Locked<(u64, u32)>,
     held: Locked<HashMap<u64, u64>>,
     in_progress: Locked<InProgress>,
+    ids_in_use: IdsInUse,
     /// Credentials of exchanges in progress whose records are being fetched again, and since when.
     rechecks: Locked<HashMap<KeyHash, Monotonic>>,
     /// Streams that wait for more permits of a key's global limits, by the key's fingerprint.
@@ -133,6 +136,7 @@ impl<H: Host> Worker<H> {
             lookups: Locked::new((0, 0)),
             held: Locked::default(),
             in_progress: Locked::default(),
+            ids_in_use: IdsInUse::default(),
             rechecks: Locked::default(),
             awaiting_shares: Locked::default(),
             leases_checked_ms: Locked::new(0),
@@ -189,6 +193,20 @@ impl<H: Host> Worker<H> {
     /// Admits an exchange if its key is within its concurrency bounds.
     pub fn admit(&self, stream_id: u32, key: &Arc<Key>, request: AdmissionRequest) -> AdmissionAnswered {
         self.in_progress.lock().admit(stream_id, key, request)
+    }
+
+    /// Records the ids that go upstream.
+    pub fn begin_uses(&self, exchange: &Exchange, now: Monotonic) {
+        self.ids_in_use.begin(exchange.uses(), now, self.metrics());
+    }
+
+    /// Settles what answers to ids that others used may prove, and takes note that the exchange's own uses have ended.
+    pub fn end_uses(&self, exchange: &mut Exchange, end: End, now: Monotonic) {
+        let Some(used) = exchange.uses().next() else { return };
+        let is_doubted = |used: &Use| !IdsInUse::is_alone::<H>(*used, now);
+        let doubted: Vec<Use> = exchange.uses_to_prove(end).filter(is_doubted).collect();
+        doubted.into_iter().for_each(|used| exchange.doubt(used));
+        self.ids_in_use.end(used.owner, exchange.ended_uses(end));
     }
 
     /// Removes a stream.
@@ -330,6 +348,7 @@ impl<H: Host> Worker<H> {
         self.read_date(now);
         self.metrics().flush();
         self.outbox.lock().update_queue_depth(self.metrics());
+        self.ids_in_use.flush(now, self.metrics());
         self.apply_changes(now);
         if matches!(self.policy_call.get(), PolicyCall::Due { at_ms } if at_ms <= now.0) {
             self.fetch_policy(now);

@@ -12,6 +12,7 @@ mod charge;
 mod classify;
 mod fields;
 mod gate_tools;
+mod ids;
 mod limits;
 mod quota;
 mod refusal;
@@ -31,6 +32,7 @@ pub use response::{BodyPlan, End, Finished, HELD_BYTES_MAX, ResponsePlan};
 use crate::authorize::Denial;
 use crate::credential::{Carrier, Headers};
 use crate::document::{OnLedgerOutage, Refusals};
+use crate::ids_in_use::Use;
 use crate::key::Key;
 use crate::limit::LimitRule;
 use crate::mcp::list::Page;
@@ -139,6 +141,10 @@ pub struct Exchange {
     session: Session,
     /// The JSON-RPC id exactly as the client wrote it; answers echo it.
     message_id: Option<String>,
+    /// The use of this id, if the request is in a session.
+    used: Option<Use>,
+    /// Another request may have used the id, so what the upstream sends proves nothing.
+    is_doubted: bool,
     subject: Subject,
     quotas: Vec<Quota>,
     would_deny: Option<Outcome>,
@@ -243,6 +249,8 @@ impl Exchange {
             service,
             session: Session::None,
             message_id: None,
+            used: None,
+            is_doubted: false,
             subject: Subject::Unknown,
             quotas: Vec::new(),
             would_deny: None,

@@ -99,7 +99,8 @@ fn unescape(segment: &str) -> Option<String> {
 }
 
 /// The segments of a path as the most lenient server reads them. They are in lower case (unless `keeps_case`) and decoded.
-/// An escaped query or fragment, last slashes, blanks (`+` may be one) and dots at the end of a name are removed.
+/// An escaped query or fragment, last slashes, blanks (`+` may be one) and dots at the end of a name are removed, and a script
+/// that serves all paths behind its name.
 pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
     let mut path = unescape(path).unwrap_or_else(|| path.to_owned());
     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -113,7 +114,20 @@ pub(crate) fn lenient_segments(path: &str, keeps_case: bool) -> Vec<String> {
             segment => segments.push(segment.to_owned()),
         }
     }
-    segments
+    let last = segments.len().saturating_sub(1);
+    let kept = segments
+        .into_iter()
+        .enumerate()
+        .filter(|(index, segment)| *index == last || !is_front_controller(segment));
+    kept.map(|(_, segment)| segment).collect()
+}
+
+/// True for the usual name of a script to which PHP and CGI servers send every path, also in the form `/index.php/path`.
+fn is_front_controller(segment: &str) -> bool {
+    const NAMES: [&str; 7] = ["index", "app", "app_dev", "default", "dispatch", "main", "server"];
+    const KINDS: [&str; 10] = ["php", "phtml", "php5", "cgi", "fcgi", "pl", "py", "rb", "aspx", "jsp"];
+    let is_among = |names: &[&str], name: &str| names.iter().any(|own| own.eq_ignore_ascii_case(name));
+    segment.split_once('.').is_some_and(|(name, kind)| is_among(&NAMES, name) && is_among(&KINDS, kind))
 }
 
 /// True if [`lenient_segments`] would change nothing. This is the common case and saves the work.
@@ -459,6 +473,9 @@ mod tests {
             ("POST", "/projects/1/trigger:now+"),
             ("POST", "/projects/1/trigger:now%E2%80%8B"),
             ("POST", "/projects/1/trigger:now.a.b"),
+            ("POST", "/index.php/projects/1/trigger:now"),
+            ("POST", "/Index.PHP/projects/1/trigger:now"),
+            ("GET", "/projects/dispatch.fcgi/1/builds"),
         ] {
             assert_eq!(router.find(method.as_bytes(), path).unwrap_err(), Ambiguous, "{method} {path}");
         }
@@ -469,6 +486,9 @@ mod tests {
         for (method, path) in folds_case {
             assert_eq!(router.find(method.as_bytes(), path).unwrap_err(), Ambiguous, "{path}");
             assert!(sensitive.find(method.as_bytes(), path).is_ok(), "{path}");
+        }
+        for path in ["/projects/1/index.php", "/projects/index.phps/builds"] {
+            assert!(router.find(b"GET", path).unwrap().is_some(), "{path}");
         }
         for path in ["/Both", "/both", "/projects/1/trigger:now"] {
             assert!(router.find(b"POST", path).unwrap().is_some(), "{path}");

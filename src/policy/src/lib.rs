@@ -20,6 +20,7 @@ pub mod document;
 pub mod exchange;
 pub mod gate_tools;
 pub mod http;
+pub mod ids_in_use;
 pub mod json;
 pub mod key;
 pub mod key_table;

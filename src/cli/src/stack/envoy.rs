@@ -125,8 +125,9 @@ impl Envoy {
             matches!(filter, Filter::Native(_)) && options.envoy.version().await?.starts_with("1.38.");
         let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
         let http = super::http_client()?;
-        let (gateway, admin) =
-            process.ready(READY_DEADLINE, || probe(&http, &address_file, policies, tells_by_requests)).await?;
+        let (gateway, admin) = process
+            .ready(READY_DEADLINE, || probe(&http, &address_file, policies, tells_by_requests))
+            .await?;
         Ok(Envoy { gateway, admin, process })
     }
 

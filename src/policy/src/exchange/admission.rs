@@ -6,6 +6,7 @@
 
 use super::refusal::Refusal;
 use super::{Exchange, Phase, Step};
+use crate::ids_in_use::Use;
 use crate::mcp::id;
 use crate::window::slot::Stage;
 use protocol::api_key::KeyHash;
@@ -89,6 +90,10 @@ impl Exchange {
             let parts = [&key.tenant.to_le_bytes(), session, b"\n", meaning.as_bytes()];
             Some(CallId(parts.concat().into()))
         });
+        self.used = self
+            .session()
+            .zip(self.message_id.as_deref())
+            .and_then(|(session, id)| Some(Use::new(key.tenant, session, &id::loose_meaning(id)?)));
         Step::Admit(AdmissionRequest { work, bounds, credential, call })
     }
 

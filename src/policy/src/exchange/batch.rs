@@ -70,6 +70,10 @@ impl Batch {
         self.elements.iter().map(|element| &element.exchange)
     }
 
+    pub(super) fn exchanges_mut(&mut self) -> impl Iterator<Item = &mut Exchange> {
+        self.elements.iter_mut().map(|element| &mut element.exchange)
+    }
+
     fn forwarded(&mut self) -> impl Iterator<Item = &mut Element> {
         self.elements.iter_mut().filter(|element| element.exchange.is_forwarded())
     }
@@ -147,7 +151,7 @@ impl Batch {
             return Ok(ServerMessage::Unmatched);
         };
         let exchange = &mut element.exchange;
-        if let Some(reader) = &mut exchange.response.reader {
+        if let Some(reader) = exchange.response.answer_mut() {
             reader.event(message.as_bytes());
         }
         if element.answer.is_some() {
@@ -254,6 +258,8 @@ impl Exchange {
             service: self.service,
             session: self.session.clone(),
             message_id: None,
+            used: None,
+            is_doubted: false,
             subject: Subject::Unknown,
             quotas: Vec::new(),
             would_deny: None,

@@ -85,6 +85,10 @@ impl Exchange {
             let detail = "this path does not accept upgrades; send a plain request".to_owned();
             return Classified::refused(Refusal::invalid_request(detail));
         }
+        if let Some(name) = http::arguments::method_override(&self.request.target) {
+            let detail = format!("some servers take the method from `{name}` in the query; leave it out");
+            return Classified::refused(Refusal::invalid_request(detail));
+        }
         match &service.kind {
             ServiceKind::Mcp(tools) => {
                 self.within_session(self.recognise_mcp(policy, key, service, tools, body, now))

@@ -27,6 +27,10 @@ pub(super) struct Progress {
     first_byte_ms: Option<u64>,
     /// Reads the upstream's answer to the call.
     pub(super) reader: Option<Box<Reader>>,
+    /// Looks for the answer to any other request in a session.
+    pub(super) finder: Option<Box<Reader>>,
+    /// The body is one message, so its end is the answer.
+    pub(super) is_one_message: bool,
     /// At least one byte of the body has arrived.
     has_body: bool,
     /// A redirect tells the client to repeat the call with or without the last slash. The repeated call is charged instead.
@@ -42,6 +46,15 @@ impl Progress {
     /// The gate itself answers, with this status.
     pub(super) fn answered(&mut self, status: u16) {
         self.status = status;
+    }
+
+    /// What reads the answer, if anything does.
+    pub(super) fn answer(&self) -> Option<&Reader> {
+        self.reader.as_deref().or(self.finder.as_deref())
+    }
+
+    pub(super) fn answer_mut(&mut self) -> Option<&mut Reader> {
+        self.reader.as_deref_mut().or(self.finder.as_deref_mut())
     }
 }
 
@@ -187,6 +200,11 @@ impl Exchange {
         }
         let form = form_of(headers);
         let is_ok = (200..300).contains(&status);
+        let is_looked_for = is_ok && self.used.is_some() && matches!(self.subject, Subject::Protocol { .. });
+        self.response.is_one_message = is_looked_for && form == Some(Form::Json);
+        if is_looked_for && form == Some(Form::Events) {
+            self.response.finder = Some(Box::new(Reader::new(Form::Events, self.message_id.as_deref())));
+        }
         match (&self.subject, form) {
             (Subject::Protocol { lists: Some(_), .. }, form) if is_ok => match form {
                 Some(Form::Json) => BodyPlan::Hold,
@@ -204,6 +222,7 @@ impl Exchange {
                 self.response.reader = Some(Box::new(Reader::new(form, self.message_id.as_deref())));
                 BodyPlan::Watch
             }
+            _ if self.response.finder.is_some() => BodyPlan::Watch,
             _ => BodyPlan::Pass,
         }
     }
@@ -215,7 +234,7 @@ impl Exchange {
 
     /// Reads a chunk of the body.
     pub fn watch(&mut self, chunk: &[u8]) {
-        if let Some(reader) = &mut self.response.reader {
+        if let Some(reader) = self.response.answer_mut() {
             reader.feed(chunk);
         }
     }
@@ -299,7 +318,7 @@ impl Exchange {
     }
 
     /// A stream that the upstream broke off has not failed if the client can resume it.
-    fn effective_end(&self, end: End) -> End {
+    pub(super) fn effective_end(&self, end: End) -> End {
         match (end, &self.response.reader) {
             (End::UpstreamFailed, Some(reader)) if reader.is_resumable() => End::Complete,
             (end, _) => end,
@@ -336,6 +355,9 @@ impl Exchange {
         if end == End::NotSent || self.response.is_slash_redirect {
             return (outcome, Credits::ZERO);
         }
+        if self.is_doubted {
+            return (outcome, if call.refunds_unknown { Credits::ZERO } else { reserved });
+        }
         if status >= 400 && !is_client_fault {
             return (Outcome::UpstreamError, Credits::ZERO);
         }
@@ -353,6 +375,12 @@ impl Exchange {
             Answered::Unclear | Answered::Nothing if call.refunds_unknown => (outcome, Credits::ZERO),
             Answered::Unclear | Answered::Nothing => (outcome, reserved),
         }
+    }
+
+    /// True if what the upstream sent changes the charge.
+    pub(super) fn is_settled_by_upstream(&self, end: End) -> bool {
+        let is_sent = end != End::NotSent && !self.response.is_slash_redirect;
+        is_sent && self.outcome(end).1 != self.charge().credits()
     }
 
     /// How a call ended that went upstream and whose status is no refusal.

@@ -7,6 +7,7 @@ mod answers;
 mod batches;
 mod gate_tools;
 mod http_arguments;
+mod ids;
 mod leases;
 mod readings;
 mod refusals;

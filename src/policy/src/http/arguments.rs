@@ -74,6 +74,22 @@ pub fn read(wanted: &[&str], target: &[u8], body: &[u8]) -> Result<BTreeMap<Stri
     Ok(arguments)
 }
 
+/// A name in the query by which some servers let a client replace the method.
+pub fn method_override(target: &[u8]) -> Option<&'static str> {
+    const NAMES: [&str; 4] = ["_method", "x-http-method-override", "x-http-method", "x-method-override"];
+    let query = target.splitn(2, |byte| *byte == b'?').nth(1)?;
+    query.split(|byte| b"&;#".contains(byte)).find_map(|part| {
+        let name = String::from_utf8_lossy(part.split(|byte| *byte == b'=').next().unwrap_or_default());
+        // Few names get further.
+        if !name.contains('%') && !name.to_ascii_lowercase().contains("method") {
+            return None;
+        }
+        // A broken escape is read as it is written.
+        let name = unescape(&name).unwrap_or_else(|_| name.into_owned());
+        NAMES.into_iter().find(|own| reads_like(&name, own))
+    })
+}
+
 /// The parts of the query. A fragment is no part of a request; servers that get one disagree about it.
 fn parts(target: &[u8]) -> Result<impl Iterator<Item = &str>, Fault> {
     let text = str::from_utf8(target).map_err(|_| Fault::Query)?;
@@ -163,6 +179,32 @@ mod tests {
             ("/draw", r#"{"quality": ["ultra"]}"#, Ok(Some(None))),
         ] {
             assert_eq!(read_one(target, body), value, "{target} {body}");
+        }
+    }
+
+    #[test]
+    fn a_query_that_replaces_the_method_is_found() {
+        for query in [
+            "_method=DELETE",
+            "a=1&_method",
+            "a=%zz&_METHOD=x",
+            "a=1;_method=x",
+            "%5fmethod=x",
+            "%255fmethod=x",
+            "+_method=x",
+            ".method=x",
+            "_method[]=x",
+            "_method.x=x",
+            "_method%00=x",
+            "X-HTTP-Method-Override=PUT",
+            "x_http_method_override=PUT",
+        ] {
+            let target = format!("/a?{query}");
+            assert!(method_override(target.as_bytes()).is_some(), "{query}");
+        }
+        for target in ["/_method=x", "/a?method=x", "/a?a=_method", "/a?my_method=x", "/a", "/a?", "/a?a=%zz"]
+        {
+            assert_eq!(method_override(target.as_bytes()), None, "{target}");
         }
     }
 

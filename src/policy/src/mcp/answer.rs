@@ -152,6 +152,11 @@ impl Reader {
         }
     }
 
+    /// True if an answer to the request has arrived, whatever it says.
+    pub fn has_answer(&self) -> bool {
+        self.answers > 0
+    }
+
     /// The reported LLM tokens; of each kind the last report counts.
     pub fn usage(&self) -> UsageTokens {
         self.usage.then(self.scanner.facts().usage)

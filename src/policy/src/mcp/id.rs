@@ -15,6 +15,13 @@ pub fn meaning(id: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned((number + 0.0).to_bits().to_string()))
 }
 
+/// Like [`meaning`], but a string is the number in it: servers of the Python SDK keep `7` and `"7"` under one name.
+pub fn loose_meaning(id: &str) -> Option<Cow<'_, str>> {
+    let meaning = meaning(id)?;
+    let number = meaning.strip_prefix('"').and_then(self::meaning).map(Cow::into_owned);
+    Some(number.map_or(meaning, Cow::Owned))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +53,11 @@ mod tests {
         ] {
             assert_ne!(meaning(one).unwrap(), meaning(other).unwrap(), "{one} {other}");
         }
+        for (one, other) in [("7", "\"7\""), ("7", "\"7.0\""), ("\"a\"", "\"\\u0061\""), ("\"1e3\"", "1000")]
+        {
+            assert_eq!(loose_meaning(one).unwrap(), loose_meaning(other).unwrap(), "{one} {other}");
+        }
+        assert_ne!(loose_meaning("\"\"").unwrap(), loose_meaning("0").unwrap());
         for nothing in ["null", "\"a", "true", "", "inf", "NaN", "{}", "[7]"] {
             assert_eq!(meaning(nothing), None, "{nothing}");
         }

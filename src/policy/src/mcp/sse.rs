@@ -147,8 +147,9 @@ fn rewrite(
     Ok(())
 }
 
-/// Writes a message as the data of an event, and ends the event. An empty message is written without data.
+/// Writes a message as an event. Its type is the default, but some clients read no event without it.
 pub fn write(message: &[u8], stream: &mut Vec<u8>) {
+    stream.extend_from_slice(b"event: message\n");
     write_data(message, stream);
     stream.push(b'\n');
 }

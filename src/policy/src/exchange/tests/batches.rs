@@ -139,6 +139,7 @@ fn refusals_come_first_in_an_event_stream_and_unmatched_answers_are_dropped() {
     let stream = format!("data: {secret}\n\ndata: {list}\n\n");
     let passed = exchange.filter_chunk(stream.as_bytes(), true, gate.now()).unwrap();
     let text = String::from_utf8(passed).unwrap();
+    assert!(text.starts_with("event: message\ndata: "), "some clients read no event without a type: {text}");
     let data: Vec<Value> = text
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))

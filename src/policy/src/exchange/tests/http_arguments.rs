@@ -82,3 +82,14 @@ fn what_is_not_listed_may_have_a_price_and_limits() {
         "{body}"
     );
 }
+
+#[test]
+fn a_method_in_the_query_is_refused_at_every_service() {
+    let mut gate = Gate::with(document(), KeyRecord { tier: "pro".into(), ..record() });
+    let ping = br#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
+    for (method, path, body) in [("GET", "/api/p/1", None), ("POST", "/mcp", Some(ping.as_slice()))] {
+        gate.request(method, &format!("{path}?method=DELETE"), body).forwarded();
+        let (status, _) = gate.request(method, &format!("{path}?a=1&_method=DELETE"), body).refusal();
+        assert_eq!(status, 400, "{method} {path}");
+    }
+}
