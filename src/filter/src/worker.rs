@@ -350,11 +350,12 @@ impl Worker {
     pub fn answered(&self, call_id: u32, header_count: usize, body_bytes: usize) {
         let Some(purpose) = self.calls.borrow_mut().remove(&call_id) else { return };
         let answer = calls::read_answer(header_count, body_bytes);
-        self.ended(match (answer.status, &purpose) {
+        let how = match (answer.status, &purpose) {
             (0 | 500.., _) => Ended::Unanswered,
             (401, _) | (403, Purpose::Policy | Purpose::Changes | Purpose::Report) => Ended::Refused,
             _ => Ended::Answered,
-        });
+        };
+        self.ended(how, &answer.body);
         let now = host::monotonic_clock();
         self.in_root(|| match purpose {
             Purpose::Policy => self.policy_answered(&answer, now),
@@ -423,19 +424,19 @@ impl Worker {
                 Ok(())
             }
             Err(NotCalled) => {
-                self.ended(Ended::Unanswered);
+                self.ended(Ended::Unanswered, &[]);
                 Err(NotCalled)
             }
         }
     }
 
     /// Counts how a call to the ledger ended, and says in the log what an operator must know.
-    fn ended(&self, how: Ended) {
+    fn ended(&self, how: Ended, answer: &[u8]) {
         if how == Ended::Unanswered {
             self.metrics().callouts_failed.add(1);
         }
         let cluster = &self.config.borrow().ledger_cluster;
-        self.reach.ended(how, cluster, self.metrics());
+        self.reach.ended(how, cluster, answer, self.metrics());
     }
 
     fn fetch_policy(&self, now: Monotonic) {
