@@ -54,13 +54,13 @@ pub struct Authorization {
     /// The first rule that denies.
     pub denial: Option<Denial>,
     /// The first shadow rule that would deny.
-    pub would_deny: Option<Outcome>,
+    pub would_deny: Option<Denial>,
 }
 
 impl Authorization {
     fn deny(&mut self, denial: Denial, shadow: bool) {
         if shadow {
-            self.would_deny.get_or_insert(denial.outcome());
+            self.would_deny.get_or_insert(denial);
         } else {
             self.denial.get_or_insert(denial);
         }

@@ -141,7 +141,7 @@ pub struct Exchange {
     message_id: Option<String>,
     subject: Subject,
     quotas: Vec<Quota>,
-    would_deny: Option<Outcome>,
+    would_deny: RefCell<Option<Box<Refusal>>>,
     /// The rule that refused the request, until the exchange is finished.
     reason: RefCell<Option<Box<Reason>>>,
     phase: Phase,
@@ -245,7 +245,7 @@ impl Exchange {
             message_id: None,
             subject: Subject::Unknown,
             quotas: Vec::new(),
-            would_deny: None,
+            would_deny: RefCell::default(),
             reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),
@@ -432,7 +432,8 @@ impl Exchange {
             self.recognise(&policy, &key, body, now.wall);
         self.message_id = message_id;
         self.subject = subject;
-        self.would_deny = authorization.would_deny;
+        let shadow = authorization.would_deny.as_ref().map(|denial| Refusal::denied(denial, &key.record));
+        self.would_deny = RefCell::new(shadow.map(Box::new));
         let refusal = refusal
             .or_else(|| authorization.denial.as_ref().map(|denial| Refusal::denied(denial, &key.record)));
 

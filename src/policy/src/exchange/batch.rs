@@ -256,7 +256,7 @@ impl Exchange {
             message_id: None,
             subject: Subject::Unknown,
             quotas: Vec::new(),
-            would_deny: None,
+            would_deny: RefCell::default(),
             reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),
