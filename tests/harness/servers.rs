@@ -110,7 +110,7 @@ impl Server {
         let configuration = files::process_directory().join("lighttpd.conf");
         let text = format!(
             "server.document-root = {:?}\nserver.max-keep-alive-requests = 0\nserver.modules = (\"mod_rewrite\", \"mod_cgi\")\n\
-             url.rewrite-once = (\".*\" => \"/cgi.py\")\ncgi.assign = (\".py\" => {:?})\n",
+             url.rewrite-once = (\"^[^?]*(\\?.*)?$\" => \"/cgi.py$1\")\ncgi.assign = (\".py\" => {:?})\n",
             source(""),
             files::environment().join("bin/python"),
         );
