@@ -40,6 +40,9 @@ fn only_addresses_differ_from_the_file_that_users_copy() {
     let (mut shipped, mut used) = (Vec::new(), Vec::new());
     leaves(&serde_yaml_ng::from_str(SHIPPED).unwrap(), String::new(), &mut shipped);
     leaves(&rendered("http://127.0.0.1:9"), String::new(), &mut used);
+    // A second stack must not share this one's port.
+    let reuse = used.iter().position(|(path, _)| path.ends_with("/listeners/0/enable_reuse_port")).unwrap();
+    assert_eq!(used.remove(reuse).1, false);
     assert_eq!(shipped.len(), used.len());
     let changed: Vec<&str> = shipped
         .iter()
