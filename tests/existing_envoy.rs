@@ -2,6 +2,7 @@
 //! shipped file that are comments there.
 
 use cli::stack::{Envoy, EnvoyBinary, EnvoyOptions, bootstrap};
+use harness::http1::Connection;
 use harness::tls_ledger::{Authority, Serves, TlsLedger};
 use harness::upstream::Upstream;
 use harness::{Agent, Gate, NewKey, Request, eventually, files, mcp, run};
@@ -38,6 +39,21 @@ fn routes_without_the_filter_are_served_beside_the_gate() {
         let open = Request::get("/shop/cart").send(gate.address).await;
         assert_eq!(open.status, 200, "{open:?}");
         assert!(gate.upstream.the_one(&open.marker).header("x-agentrelay-key-id").is_none());
+        let upgrade = |target: &str| {
+            let request = Request::get(target).header("connection", "upgrade").header("upgrade", "websocket");
+            request
+                .header("sec-websocket-version", "13")
+                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        };
+        // Also an upgrade, whose filter chain Envoy makes by itself.
+        for _ in 0..10 {
+            let mut open = Connection::open(gate.address).await;
+            let answer = open.exchange(upgrade("/shop/feed")).await.expect("an answer");
+            assert_eq!(answer.status, 101, "{answer:?}");
+            let refused = upgrade("/mcp").send(gate.address).await;
+            assert_eq!(refused.status, 401, "{refused:?}");
+        }
+        gate.assert_healthy().await;
         // What only looks like the route, and everything else, is the gate's.
         for target in ["/shopping", "/shop/../mcp", "/SHOP/cart", "/"] {
             let refused = Request::get(target).send(gate.address).await;
