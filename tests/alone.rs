@@ -3,6 +3,7 @@
 
 mod connections;
 mod floods;
+mod newcomer;
 mod reports;
 mod revocation;
 mod several_ledgers;

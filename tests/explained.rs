@@ -22,6 +22,46 @@ async fn free_agent(gate: &Gate) -> Agent {
 }
 
 #[test]
+fn a_shadow_rule_is_explained_as_a_refusal_is() {
+    run(async {
+        let edit = |policy: &mut serde_yaml_ng::Value| {
+            policy["risks"]["local_mutation"]["shadow"] = harness::policy::yaml("true");
+            policy["services"]["studio"]["tools"]["search"]["limits"] =
+                harness::policy::yaml("[{permits: 1, window: 60s, shadow: true}]");
+        };
+        let gate = Gate::options().policy(edit).start().await;
+        let agent = gate.agent_with("pro", 100, NewKey::with_scopes(&["read"])).await;
+        agent.call(&mcp::search()).await.assert_allowed();
+        for (call, rule, sentence) in [
+            (
+                mcp::image("standard"),
+                json!({"rule": "scope", "needed": ["generate"], "had": ["read"]}),
+                "A rule in shadow mode would have refused it, insufficient_scope: this call needs the scopes: generate",
+            ),
+            (
+                mcp::search(),
+                json!({"rule": "limit", "of": "tool", "name": "search", "per": "key", "permits": 1, "window_seconds": 60}),
+                "A rule in shadow mode would have refused it, rate_limited: ",
+            ),
+        ] {
+            let answer = agent.call(&call).await;
+            answer.assert_allowed();
+            let told = explained(&gate, answer.header("x-request-id").expect("every answer has one")).await;
+            assert_eq!((&told["outcome"], &told["reason"]), (&json!("allowed"), &Value::Null), "{told}");
+            let mut reason = told["would_deny_reason"].clone();
+            reason.as_object_mut().expect("a rule").remove("wait_seconds");
+            assert_eq!(reason, rule, "{told}");
+            let sentences: Vec<&str> =
+                told["sentences"].as_array().expect("sentences").iter().filter_map(Value::as_str).collect();
+            let shadow = sentences.iter().find(|text| text.starts_with(sentence));
+            assert!(shadow.is_some_and(|text| text.contains("What would change that: ")), "{sentences:?}");
+        }
+        let rows = gate.decisions(&agent, protocol::audit::Outcome::Allowed, 3).await;
+        assert_eq!(rows.iter().filter(|row| row["would_deny_reason"].is_object()).count(), 2, "{rows:?}");
+    });
+}
+
+#[test]
 fn one_id_is_in_the_answer_the_log_the_upstream_and_the_trail() {
     run(async {
         let gate = Gate::options().start().await;

@@ -1,5 +1,5 @@
 //! The first hour of an operator: names that are mistyped, a policy that does not do what it says, ports in use, an own server
-//! behind the gate by copy and paste, and what `doctor` says of all that.
+//! behind the gate, and what `doctor` says of all that.
 
 #[path = "first_hour/doctor.rs"]
 mod doctor;
@@ -11,9 +11,6 @@ mod names;
 mod own_server;
 #[path = "first_hour/ports.rs"]
 mod ports;
-
-#[path = "first_hour/readme.rs"]
-mod readme;
 #[path = "first_hour/stack.rs"]
 mod stack;
 

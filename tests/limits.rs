@@ -25,6 +25,26 @@ async fn exhaust(agent: &Agent) -> (usize, Response) {
 }
 
 #[test]
+fn a_full_window_of_a_day_says_the_whole_wait_in_every_field_and_in_words() {
+    run(async {
+        const DAY: u64 = 24 * 3600;
+        let gate = Gate::shared().await;
+        let agent = gate.agent_with("pro", 0, NewKey::default().limit(1, 86_400)).await;
+        agent.call(&mcp::search()).await.assert_allowed();
+        let refused = agent.call(&mcp::search()).await;
+        refused.assert_refused(429, "rate_limited");
+        let wait: u64 =
+            refused.header("retry-after").and_then(|wait| wait.parse().ok()).expect("it says when");
+        // A permit returns at most one cell late.
+        assert!((DAY - 60..=DAY + DAY / CELLS).contains(&wait), "{wait}");
+        assert_eq!(refused.rate().reset_seconds, wait, "{refused:?}");
+        let data = &refused.json()["error"]["data"];
+        assert_eq!(data["retryAfterSeconds"], wait, "{refused:?}");
+        assert!(refused.text().contains("1 in 86400 s"), "{refused:?}");
+    });
+}
+
+#[test]
 fn the_free_tier_has_20_calls_a_minute_and_the_21st_gets_a_correct_retry_time() {
     run(async {
         let gate = Gate::shared().await;

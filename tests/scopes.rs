@@ -197,6 +197,7 @@ fn a_scope_in_shadow_is_audited_and_not_enforced() {
         agent.call(&mcp::image("standard")).await.assert_allowed();
         let decision = gate.decisions(&agent, Outcome::Allowed, 1).await.remove(0);
         assert_eq!(decision["would_deny"], "insufficient_scope", "{decision}");
+        assert_eq!(decision["would_deny_reason"]["rule"], "scope", "{decision}");
         assert_eq!(gate.settled(&agent).await.posted.get(), 5);
     });
 }

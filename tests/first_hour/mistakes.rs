@@ -3,11 +3,12 @@
 
 use super::{said, served};
 use harness::ledger::Served;
+use harness::tls_ledger::TlsLedger;
 use harness::{Gate, files, run};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const GOLDEN: &str = "tests/golden/mistakes.txt";
@@ -125,44 +126,6 @@ fn without_chance(text: &str) -> String {
     kept
 }
 
-/// A ledger with TLS; ends with the test.
-struct Tls {
-    child: std::process::Child,
-    address: String,
-}
-
-impl Drop for Tls {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn with_tls(directory: &Path) -> Tls {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    fs::write(directory.join("chain.pem"), made.cert.pem()).unwrap();
-    fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-    let database = format!("sqlite:{}", directory.join("tls.db").display());
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new(files::program());
-        command.args(arguments).args(["--database", &database]).current_dir(directory);
-        command
-    };
-    assert!(run(&["init", "--state", "tls"]).output().unwrap().status.success());
-    let policy = files::shipped_policy();
-    let mut serve = run(&["serve", "--listen", "127.0.0.1:0", "--address-file", "tls-address"]);
-    serve.args(["--tls-cert", "chain.pem", "--tls-key", "key.pem", "--policy"]).arg(policy);
-    let log = fs::File::create(directory.join("tls.log")).unwrap();
-    let child = serve.stderr(log).spawn().unwrap();
-    let mut tls = Tls { child, address: String::new() };
-    tls.address = harness::eventually("the ledger listens with TLS", async || {
-        fs::read_to_string(directory.join("tls-address")).map_err(|error| error.to_string())
-    })
-    .await;
-    tls.address = tls.address.trim().to_owned();
-    tls
-}
-
 #[test]
 fn each_mistake_says_what_was_wrong_where_and_what_to_do() {
     run(async {
@@ -171,7 +134,7 @@ fn each_mistake_says_what_was_wrong_where_and_what_to_do() {
         let gate = Gate::shared().await;
         let directory = ledger.directory.join("work");
         fs::create_dir_all(&directory).unwrap();
-        let tls = with_tls(&directory).await;
+        let tls = TlsLedger::start(&directory, &["ledger.example", "localhost"]).await;
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let other = harness::servers::Server::python().await;
         let program = directory.join("not-envoy");
@@ -179,7 +142,8 @@ fn each_mistake_says_what_was_wrong_where_and_what_to_do() {
         let may_run = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&program, may_run).unwrap();
         let names = vec![
-            (tls.address.clone(), "TLS-LEDGER"),
+            (format!("127.0.0.1:{}", tls.port), "TLS-LEDGER"),
+            (format!("localhost:{}", tls.port), "TLS-LOCALHOST"),
             (ledger.url(0).trim_start_matches("http://").to_owned(), "LEDGER"),
             (gate.address.to_string(), "GATE"),
             (gate.envoy.admin.to_string(), "ENVOY-ADMIN"),
@@ -331,7 +295,28 @@ fn connections(bench: &mut Bench) {
         list,
         &[tls, ("AGENTRELAY_CA_CERT", "policy.yaml")],
     );
-    bench.mistake("The certificate is for another name", list, &[tls, ("AGENTRELAY_CA_CERT", "chain.pem")]);
+    let authority = ("AGENTRELAY_CA_CERT", "ca.pem");
+    bench.mistake("The certificate is for another name", list, &[tls, authority]);
+    // What `doctor` says of the same, and clients of the gate and of MCP servers.
+    let doctor = "doctor --environment nowhere --gate http://gate.invalid";
+    for (what, ledger, also) in [
+        ("doctor: https:// to a ledger without TLS", "https://LEDGER", None),
+        ("doctor: http:// to a ledger with TLS", "http://TLS-LOCALHOST", None),
+        ("doctor: the ledger's certificate is not trusted", "https://TLS-LOCALHOST", None),
+        ("doctor: the ledger's certificate is for another name", "https://TLS-LEDGER", Some(authority)),
+    ] {
+        let environment: Vec<_> = [("AGENTRELAY_LEDGER", ledger)].into_iter().chain(also).collect();
+        bench.mistake(what, doctor, &environment);
+    }
+    let key = ("AGENTRELAY_KEY", "AGENTS-KEY");
+    for (what, line) in [
+        ("https:// to a gate without TLS", "call search --gate https://GATE/mcp"),
+        ("http:// to a gate with TLS", "call search --gate http://TLS-LEDGER/mcp"),
+        ("A server's certificate is not trusted", "policy init --from https://TLS-LOCALHOST/mcp"),
+        ("https:// to a server without TLS", "policy init --from https://SERVER/mcp"),
+    ] {
+        bench.mistake(what, line, &[key]);
+    }
 }
 
 fn services(bench: &mut Bench) {

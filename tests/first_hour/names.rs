@@ -1,7 +1,10 @@
 //! Names that the policy does not know, on the command line, and what `policy check` finds in a file.
 
 use super::{said, served};
-use harness::run;
+use harness::clock::{self, eventually};
+use harness::ledger::operator;
+use harness::{Gate, NewKey, files, mcp, run};
+use protocol::admin::LeaseState;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -112,5 +115,71 @@ fn a_check_says_where_in_the_file_a_fault_is_and_which_rules_do_nothing() {
             (&checked["valid"], &checked["findings"][0]["line"]),
             (&json!(true), &json!(line_of(shipped, "tiers:\n") + 1))
         );
+    });
+}
+
+#[test]
+fn a_check_names_tools_that_go_while_money_is_on_its_way_and_what_happens_to_it() {
+    run(async {
+        // A policy file of its own, which `policy apply` replaces.
+        let gate = Gate::options().policy(|_| {}).start().await;
+        let agent =
+            gate.agent_with("pro", 1000, NewKey::default().tools(&["image_generate", "summarize"])).await;
+        // A call in progress, whose credits are reserved, and an open lease.
+        let call = agent.post(&mcp::image("standard")).upstream("hang");
+        let address = gate.address;
+        let in_progress = clock::spawn(async move { call.try_send(address).await });
+        eventually("credits are leased", async || {
+            agent.call(&mcp::call("summarize", json!({"text": "x"}))).await;
+            let open = gate.admin.leases(Some(&agent.tenant), Some(LeaseState::Open), None).await;
+            let open = open.map_err(|error| error.to_string())?.items.len();
+            if open > 0 { Ok(()) } else { Err("no lease is open".to_owned()) }
+        })
+        .await;
+        let file = gate.directory().join("renamed.yaml");
+        let path = file.to_str().unwrap();
+        let (url, key) = (format!("http://{}", gate.ledger_address), gate.credentials().admin_key.clone());
+        let check = |text: &str| {
+            fs::write(&file, text).unwrap();
+            let output = operator(&url, &key, &["policy", "check", path]);
+            (output.status.success(), said(&output))
+        };
+        let shipped = fs::read_to_string(files::shipped_policy()).unwrap();
+        assert!(check(&shipped).0);
+        let renamed = shipped.replace("      image_generate:\n", "      image_generator:\n");
+        let renamed = renamed.replace("      summarize:\n", "      condense:\n");
+        let (ok, text) = check(&renamed);
+        assert!(!ok, "{text}");
+        let line = |tool: &str| {
+            let found = text.lines().find(|line| line.contains(&format!("`{tool}` goes")));
+            found.unwrap_or_else(|| panic!("{tool}: {text}")).to_owned()
+        };
+        let image = line("image_generate");
+        for part in [
+            "services.studio.tools: `image_generate` goes; the nearest here is `image_generator`. In force: ",
+            "new calls are refused with 404",
+            "grants of 1 keys name it, and allow nothing",
+            "1 of its calls are reserved and in progress, and are settled as they were reserved",
+        ] {
+            assert!(image.contains(part), "{part}: {image}");
+        }
+        assert!(!image.contains("leases"), "{image}");
+        let summary = line("summarize");
+        assert!(
+            summary.contains("leases are open, which name no tool: its calls in progress are paid from them"),
+            "{summary}"
+        );
+        assert!(!summary.contains("nearest"), "{summary}");
+
+        // It happens as it was said.
+        assert!(operator(&url, &key, &["policy", "apply", path, "--force"]).status.success());
+        eventually("the new policy is in force", async || {
+            let answer = agent.call(&mcp::image("standard")).await;
+            if answer.status == 404 { Ok(()) } else { Err(format!("{answer:?}")) }
+        })
+        .await;
+        in_progress.abort();
+        let settled = gate.settled(&agent).await;
+        assert!(settled.posted.get() >= 5, "{settled:?}");
     });
 }

@@ -74,9 +74,12 @@ services:
   office: {kind: mcp, path: /mcp, hosts: [office.example], tools: {add: {risk: read_only}}}
   library: {kind: mcp, path: /mcp, tools: {search: {risk: read_only}}}
   away: {kind: http, path: /away, tools: {GET /x: {risk: read_only}}}
+  plain: {kind: http, path: /plain, tools: {GET /x: {risk: read_only}}}
 ";
         fs::write(directory.join("policy.yaml"), policy).unwrap();
         let office = format!("office={}", first.url());
+        // Somebody's mistake: this server has no TLS.
+        let plain = second.url().replace("http://", "https://");
         let up = Up::start(
             &directory,
             &[
@@ -86,6 +89,8 @@ services:
                 &second.url(),
                 "--upstream",
                 "away=http://127.0.0.1:1",
+                "--upstream",
+                &format!("plain={plain}"),
                 "--state",
                 "state",
             ],
@@ -105,6 +110,12 @@ services:
             said.contains(
                 "the upstream of away does not answer at http://127.0.0.1:1: nothing listens there"
             ),
+            "{said}"
+        );
+
+        let instead = format!("it does not serve TLS; write {}", second.url());
+        assert!(
+            said.contains(&format!("the upstream of plain does not answer at {plain}: {instead}")),
             "{said}"
         );
 

@@ -25,6 +25,7 @@ pub mod scripted;
 pub mod sdks;
 pub mod servers;
 pub mod stats;
+pub mod tls_ledger;
 pub mod upstream;
 
 pub use agent::{Agent, NewKey};

@@ -1,8 +1,9 @@
 //! Rust servers: axum with serde alone at `/mcp`, and the MCP SDK at `/sdk`.
 
 use crate::clock;
-use axum::extract::Path;
-use axum::routing::{get, post};
+use axum::body::Bytes;
+use axum::extract::{Path, Query};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use rmcp::handler::server::ServerHandler;
 use rmcp::model::{
@@ -94,6 +95,20 @@ async fn answer(ran: Executed, Json(message): Json<Message>) -> Json<Value> {
     Json(json!({"jsonrpc": "2.0", "id": id, "result": {}}))
 }
 
+/// What servers read of arguments: of the query as pairs, of the body as JSON.
+async fn draw(Query(pairs): Query<Vec<(String, String)>>, body: Bytes) -> Json<Value> {
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let read = |name: &str| -> Vec<String> {
+        let given = pairs.iter().filter(|(own, _)| own == name).map(|(_, value)| value.clone());
+        let sent = body.get(name).filter(|value| !value.is_null());
+        let sent = sent.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        given.chain(sent).collect()
+    };
+    let numbers: Vec<f64> = read("pages").iter().filter_map(|text| text.parse().ok()).collect();
+    let flags: Vec<bool> = read("deep").iter().map(|text| text == "true").collect();
+    Json(json!({"texts": read("size"), "numbers": numbers, "flags": flags}))
+}
+
 /// Starts them on a free port. They listen as long as the test process lives.
 pub(crate) async fn start() -> SocketAddr {
     let ran = Executed::default();
@@ -112,6 +127,7 @@ pub(crate) async fn start() -> SocketAddr {
                 "{}"
             }),
         )
+        .route("/draw/{what}", any(draw))
         .route("/ran", get(async move || Json(told.0.lock().expect("no test panics in here").clone())));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket has an address");

@@ -109,7 +109,7 @@ impl Server {
         let python = files::environment().join("bin/python");
         Server::lighttpd_with(&format!(
             "server.document-root = {:?}\nserver.modules = (\"mod_rewrite\", \"mod_cgi\")\n\
-             url.rewrite-once = (\".*\" => \"/cgi.py\")\ncgi.assign = (\".py\" => {python:?})\n",
+             url.rewrite-once = (\"^[^?]*(\\?.*)?$\" => \"/cgi.py$1\")\ncgi.assign = (\".py\" => {python:?})\n",
             source(""),
         ))
         .await

@@ -5,6 +5,10 @@ Says its port in one line of JSON on stdout, {"port": N}. GET /ran tells what wa
 
 import asyncio
 import json
+import math
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
 
 from aiohttp import web
 
@@ -25,6 +29,35 @@ async def trigger(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+def parsed(value: object, parse: Callable[[Any], float]) -> list[float]:
+    try:
+        return [parse(value)]
+    except (TypeError, ValueError, OverflowError):
+        return []
+
+
+async def draw(request: web.Request) -> web.Response:
+    """What servers read of arguments, by the ways that are usual."""
+    plain = parse_qs(request.query_string, keep_blank_values=True)
+    form = await request.post()
+    try:
+        body = await request.json()
+    except ValueError:
+        body = {}
+
+    def read(name: str) -> list[object]:
+        values = [*request.query.getall(name, []), *plain.get(name, []), *form.getall(name, [])]
+        given = body.get(name) if isinstance(body, dict) else None
+        return values + (given if isinstance(given, list) else [given] * (given is not None))
+
+    numbers = [number for value in read("pages") for parse in (int, float) for number in parsed(value, parse)]
+    return web.json_response({
+        "texts": [str(value) for value in read("size")],
+        "numbers": [number for number in numbers if math.isfinite(number)],
+        "flags": [str(value).strip().lower() in ("true", "1", "yes", "on", "t", "y") for value in read("deep")],
+    })
+
+
 async def told(_: web.Request) -> web.Response:
     return web.json_response(ran)
 
@@ -34,6 +67,7 @@ async def main() -> None:
     app.add_routes([
         web.post("/mcp", message),
         web.post("/api/projects/{project}/trigger", trigger),
+        web.route("*", "/draw/{what}", draw),
         web.get("/ran", told),
     ])
     runner = web.AppRunner(app)

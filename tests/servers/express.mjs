@@ -5,6 +5,7 @@ import { McpServer, ResourceTemplate } from "@modelcontextprotocol/sdk/server/mc
 import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
 import express from "express";
 import methodOverride from "method-override";
+import qs from "qs";
 import { z } from "zod";
 
 const ran = [];
@@ -58,6 +59,22 @@ app.post("/forms/:project", (request, response) => {
 app.delete("/forms/:project", (request, response) => {
   run(`remove ${request.params.project}`);
   response.json({});
+// What servers read of arguments, by the ways that are usual: the plain and the extended parser of queries, the platform's own,
+// bodies of JSON and of forms, and all together.
+app.all("/draw/:what", express.urlencoded({ extended: true }), (request, response) => {
+  const url = new URL(request.originalUrl, "http://localhost");
+  const { query, body } = request;
+  const sources = [query, qs.parse(url.search.slice(1)), body, Object.assign({}, query, body)];
+  const read = (name) =>
+    [sources.map((source) => source?.[name]), url.searchParams.getAll(name)]
+      .flat(Infinity)
+      .filter((value) => value !== undefined && value !== null && typeof value !== "object");
+  const numbers = read("pages").flatMap((value) => [Number(value), parseInt(value, 10), parseFloat(value)]);
+  response.json({
+    texts: read("size").map(String),
+    numbers: numbers.filter(Number.isFinite),
+    flags: read("deep").map((value) => ["true", "1", "yes", "on"].includes(String(value).toLowerCase())),
+  });
 });
 app.use((_, response) => response.status(404).json({}));
 const listener = app.listen(0, "127.0.0.1", () => console.log(JSON.stringify({ port: listener.address().port })));

@@ -116,6 +116,22 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// That a certificate is for other names, and for which, as rustls lists them: `valid for DnsName("a") or IpAddress(::1)`.
+fn another_name(text: &str) -> String {
+    let listed = text.split_once("only valid for ").map_or("", |(_, listed)| listed);
+    let names =
+        listed.split_once(": ").map_or(listed, |(listed, _)| listed).split([',', ' ']).filter_map(|name| {
+            let (_, name) = name.split_once('(')?;
+            Some(name.trim_matches([')', '"']))
+        });
+    match names.collect::<Vec<_>>().join(" or ") {
+        names if names.is_empty() => {
+            "its certificate is for another name; use the name that is in it".to_owned()
+        }
+        names => format!("its certificate is for another name; use the name that is in it: {names}"),
+    }
+}
+
 /// Why a server at this URL could not be asked, with what to do about it.
 pub fn in_words(error: &reqwest::Error, base: &Url) -> String {
     if error.is_timeout() {
@@ -128,11 +144,12 @@ pub fn in_words(error: &reqwest::Error, base: &Url) -> String {
         ("invalid HTTP", format!("its answer is not HTTP; if it serves TLS, write https://{host}")),
         (
             "UnknownIssuer",
-            "its certificate is of an authority that is not trusted here; name the root certificate, on the command line by \
-             --ca-cert FILE"
+            "its certificate is of an authority that is not trusted here; name its root certificate, for the ledger by --ca-cert \
+             FILE (AGENTRELAY_CA_CERT), for others by SSL_CERT_FILE=FILE"
                 .to_owned(),
         ),
-        ("not valid for name", "its certificate is for another name; use the name that is in it".to_owned()),
+        ("not valid for name", another_name(&text)),
+        ("certificate expired", "its certificate has expired; renew it there".to_owned()),
         ("dns error", format!("no host is named {}", base.host_str().unwrap_or_default())),
         ("Connection refused", "nothing listens there (connection refused)".to_owned()),
     ] {

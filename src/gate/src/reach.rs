@@ -47,8 +47,8 @@ const UNANSWERED: &str = "agentrelay/reach/1/unanswered";
 const REFUSED: &str = "agentrelay/reach/1/refused";
 
 impl Reach {
-    /// A call to the ledger, in this cluster of Envoy's, has ended.
-    pub fn ended<H: Host>(&self, how: Ended, cluster: &str, metrics: &Metrics<H>) {
+    /// A call to the ledger, in this cluster of Envoy's, has ended with this answer, which is Envoy's own if there was none.
+    pub fn ended<H: Host>(&self, how: Ended, cluster: &str, answer: &[u8], metrics: &Metrics<H>) {
         let answered = self.unanswered.is(how == Ended::Unanswered, UNANSWERED, metrics);
         let accepted = match how {
             Ended::Unanswered => None,
@@ -56,8 +56,8 @@ impl Reach {
         };
         match answered {
             Some(Line::Failing(Failures { calls, seconds })) => log::warn!(
-                "the ledger does not answer: {calls} calls to cluster {cluster} failed in {seconds} s; check that it runs and \
-                 that the cluster leads to it"
+                "the ledger does not answer: {calls} calls to cluster {cluster} failed in {seconds} s; {}",
+                outage::remedy(answer)
             ),
             Some(Line::Over(Failures { calls, seconds })) => {
                 log::warn!("the ledger answers again, after {seconds} s in which {calls} calls failed");

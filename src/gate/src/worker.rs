@@ -364,11 +364,12 @@ impl<H: Host> Worker<H> {
     pub fn answered(&self, call_id: u32, read: impl FnOnce() -> Answer) {
         let Some(purpose) = self.calls.lock().remove(&call_id) else { return };
         let answer = read();
-        self.ended(match (answer.status, &purpose) {
+        let how = match (answer.status, &purpose) {
             (0 | 500.., _) => Ended::Unanswered,
             (401, _) | (403, Purpose::Policy | Purpose::Changes | Purpose::Report) => Ended::Refused,
             _ => Ended::Answered,
-        });
+        };
+        self.ended(how, &answer.body);
         let now = H::monotonic_clock();
         match purpose {
             Purpose::Policy => self.policy_answered(&answer, now),
@@ -418,19 +419,19 @@ impl<H: Host> Worker<H> {
                 Ok(())
             }
             Err(NotCalled) => {
-                self.ended(Ended::Unanswered);
+                self.ended(Ended::Unanswered, &[]);
                 Err(NotCalled)
             }
         }
     }
 
     /// Counts how a call to the ledger ended, and says in the log what an operator must know.
-    fn ended(&self, how: Ended) {
+    fn ended(&self, how: Ended, answer: &[u8]) {
         if how == Ended::Unanswered {
             H::add(self.metrics().callouts_failed, 1);
         }
         let config = self.config.lock().clone();
-        self.reach.ended(how, &config.ledger_cluster, self.metrics());
+        self.reach.ended(how, &config.ledger_cluster, answer, self.metrics());
     }
 
     fn fetch_policy(&self, now: Monotonic) {

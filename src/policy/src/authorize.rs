@@ -54,13 +54,13 @@ pub struct Authorization {
     /// The first rule that denies.
     pub denial: Option<Denial>,
     /// The first shadow rule that would deny.
-    pub would_deny: Option<Outcome>,
+    pub would_deny: Option<Denial>,
 }
 
 impl Authorization {
     fn deny(&mut self, denial: Denial, shadow: bool) {
         if shadow {
-            self.would_deny.get_or_insert(denial.outcome());
+            self.would_deny.get_or_insert(denial);
         } else {
             self.denial.get_or_insert(denial);
         }
@@ -91,9 +91,9 @@ pub fn tool(
     let rank = policy.tier(&key.record.tier).map(|tier| tier.rank);
     for requirement in &tool.requires {
         let applies = requirement.when.as_ref().is_none_or(|(argument, value)| {
-            // The requirement applies unless the argument is certainly another value. An argument that is not a string, or
-            // differs only in case or blanks, which some tools ignore, may be this value.
-            let is_other = |given: &String| !json::is_same_folded(value, given.trim_matches(is_blank));
+            // The requirement applies unless the argument is certainly another value. One that is an object or a list may be
+            // this value.
+            let is_other = |given: &String| !may_be(value, given.trim_matches(is_blank));
             arguments.get(argument).is_some_and(|given| !given.as_ref().is_some_and(is_other))
         });
         if applies && rank.is_none_or(|rank| rank < requirement.rank) {
@@ -102,6 +102,43 @@ pub fn tool(
         }
     }
     answer
+}
+
+/// Whether some servers read an argument as this value of the policy. They ignore case, read numbers in many notations, and
+/// many words as a switch.
+fn may_be(value: &str, given: &str) -> bool {
+    if json::is_same_folded(value, given) {
+        return true;
+    }
+    match (switch(value), switch(given)) {
+        (Some(value), Some(given)) => value == given,
+        (Some(_), None) => true,
+        // A plain number is no other number. `010`, `1e1` and `0xa` may be 10, an empty text 0, and `true` 1.
+        (None, is_switch) => {
+            let may_be_number = is_switch.is_some() || given.is_empty() || given.contains(char::is_numeric);
+            is_plain_number(value) && may_be_number && !is_plain_number(given)
+        }
+    }
+}
+
+/// What a word says of a switch.
+fn switch(word: &str) -> Option<bool> {
+    let is_one_of = |words: [&str; 3]| words.iter().any(|own| word.eq_ignore_ascii_case(own));
+    match () {
+        () if is_one_of(["true", "yes", "on"]) => Some(true),
+        () if is_one_of(["false", "no", "off"]) => Some(false),
+        () => None,
+    }
+}
+
+/// Digits that all readers read as the same number, and as no other plain number: without needless zeros, and few enough for
+/// a float.
+fn is_plain_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (whole, part) = digits.split_once('.').unwrap_or((digits, "1"));
+    let are_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_needless = (whole.len() > 1 && whole.starts_with('0')) || part.ends_with('0') || text == "-0";
+    text.len() <= 15 && are_digits(whole) && are_digits(part) && !is_needless
 }
 
 /// The values of a requirement's argument that a tier of this rank has. Only the price table lists an argument's values.
@@ -146,5 +183,42 @@ pub fn is_visible(policy: &Policy, key: &Key, service: &Service, rule: &Tool, no
 fn scope(key: &Key, rule: &ScopeRule, answer: &mut Authorization) {
     if !rule.scopes.iter().all(|needed| key.record.scopes.contains(needed)) {
         answer.deny(Denial::Scope { needed: rule.scopes.clone() }, rule.shadow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_another_only_if_every_server_reads_it_so() {
+        for (value, may_be_it, others) in [
+            ("Deep", &["Deep", "deep", "DEEP"][..], &["", "flat", "deeper", "1", "true"][..]),
+            ("true", &["TRUE", "yes", "1", "0", "t", "", "maybe"], &["false", "no", "OFF"]),
+            ("off", &["false", "0"], &["true", "on"]),
+            (
+                "10",
+                &[
+                    "010",
+                    "+10",
+                    "10.0",
+                    "1e1",
+                    "0xa",
+                    "1_0",
+                    "\u{661}\u{660}",
+                    "10abc",
+                    "9.99999999999999999999",
+                    "true",
+                    "",
+                ],
+                &["11", "-10", "1", "100", "10.5", "0.1", "ten"],
+            ),
+            ("1", &["true", "1.0", "01"], &["0", "2"]),
+            ("0.5", &[".5", "5e-1", "0.50"], &["0.25", "5", "1"]),
+            ("010", &["010"], &["10", "true"]),
+        ] {
+            may_be_it.iter().for_each(|given| assert!(may_be(value, given), "{value} {given}"));
+            others.iter().for_each(|given| assert!(!may_be(value, given), "{value} {given}"));
+        }
     }
 }

@@ -147,7 +147,7 @@ pub struct Exchange {
     is_doubted: bool,
     subject: Subject,
     quotas: Vec<Quota>,
-    would_deny: Option<Outcome>,
+    would_deny: RefCell<Option<Box<Refusal>>>,
     /// The rule that refused the request, until the exchange is finished.
     reason: RefCell<Option<Box<Reason>>>,
     phase: Phase,
@@ -253,7 +253,7 @@ impl Exchange {
             is_doubted: false,
             subject: Subject::Unknown,
             quotas: Vec::new(),
-            would_deny: None,
+            would_deny: RefCell::default(),
             reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),
@@ -440,7 +440,8 @@ impl Exchange {
             self.recognise(&policy, &key, body, now.wall);
         self.message_id = message_id;
         self.subject = subject;
-        self.would_deny = authorization.would_deny;
+        let shadow = authorization.would_deny.as_ref().map(|denial| Refusal::denied(denial, &key.record));
+        self.would_deny = RefCell::new(shadow.map(Box::new));
         let refusal = refusal
             .or_else(|| authorization.denial.as_ref().map(|denial| Refusal::denied(denial, &key.record)));
 

@@ -40,6 +40,13 @@ pub enum Origin {
 }
 
 impl LimitRule {
+    /// True if this limit is always reached before the other one, which then refuses nothing.
+    pub fn hides(&self, other: Limit) -> bool {
+        let is_lower =
+            self.limit.permits <= other.permits && self.limit.window_seconds >= other.window_seconds;
+        is_lower && !self.shadow
+    }
+
     /// An enforced limit of each Envoy on one subject (`key` or a tool's path). The id is a hash of the owner's kind, the
     /// subject and the window.
     pub(crate) fn new(origin: Origin, per: Per, subject: &str, limit: Limit) -> LimitRule {

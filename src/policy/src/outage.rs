@@ -88,6 +88,17 @@ pub fn succeeded(value: &[u8], now: Monotonic) -> Option<(Vec<u8>, Option<Line>)
     Some((next.write(), is_said.then(|| Line::Over(state.failures(now)))))
 }
 
+/// What to do about calls that fail, by the answer that Envoy makes where there is none of the ledger. It does not say why TLS
+/// fails: only its stats do, which `agentrelay doctor` reads.
+pub fn remedy(answer: &[u8]) -> &'static str {
+    if String::from_utf8_lossy(answer).contains("protocol error") {
+        "check the cluster's TLS: the answer is not HTTP, and a ledger that serves TLS needs a `transport_socket` there"
+    } else {
+        "check that it runs, that the cluster leads to it and that their TLS fits; `agentrelay doctor --envoy-admin URL` tells \
+         what is wrong"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

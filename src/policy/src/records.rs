@@ -217,6 +217,7 @@ mod tests {
             at: now.wall,
             outcome: if key.is_some() { Outcome::RateLimited } else { Outcome::AuthDenied },
             would_deny: None,
+            would_deny_reason: None,
             reason: None,
             key_id: key.map(|key| KeyId::parse(key).unwrap()),
             tenant_id: None,

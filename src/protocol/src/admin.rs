@@ -11,7 +11,7 @@ pub use agent::{Agent, CreateAgent};
 pub use explanation::{Explanation, Moment};
 pub use facts::{
     AuditKey, AuditKeys, AuditRow, AuditStatus, NameKind, NameLeaving, Percentiles, PolicyChecked,
-    PolicyInForce, ShadowRow, UsageRow, UsageTokenSums,
+    PolicyInForce, ShadowRow, ToolLeaving, UsageRow, UsageTokenSums,
 };
 pub use lease::{Lease, LeaseState};
 pub use patch::Patch;
@@ -407,6 +407,9 @@ pub struct Key {
     /// For a key that the gate issued to an agent: the key that requested it.
     #[serde(default)]
     pub parent_id: Option<KeyId>,
+    /// What of the key has no effect: limits above those of its tier. Answers about one key have them, lists do not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// An api key with its secret.

@@ -106,6 +106,9 @@ pub struct Decision {
     /// The outcome with which a shadow rule would have refused the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub would_deny: Option<Outcome>,
+    /// That shadow rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would_deny_reason: Option<Box<Reason>>,
     /// The rule that refused it, if the gate did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<Reason>>,

@@ -106,11 +106,14 @@ pub struct Row {
     pub would_deny: Option<Outcome>,
     #[serde(default)]
     pub reason: Option<Box<Reason>>,
+    #[serde(default)]
+    pub would_deny_reason: Option<Box<Reason>>,
 }
 
 impl Serialize for Row {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let has_reason = self.reason.is_some();
+        let has_shadow = self.would_deny_reason.is_some();
+        let has_reason = has_shadow || self.reason.is_some();
         let has_usage = has_reason || self.usage_tokens.is_some() || self.would_deny.is_some();
         let has_payment = has_usage || self.credits > 0 || self.reserved || self.lease_id.is_some();
         let mut row = serializer.serialize_seq(None)?;
@@ -132,6 +135,9 @@ impl Serialize for Row {
         }
         if has_reason {
             row.serialize_element(&self.reason)?;
+        }
+        if has_shadow {
+            row.serialize_element(&self.would_deny_reason)?;
         }
         row.end()
     }
@@ -159,6 +165,7 @@ impl Row {
             outcome: decision.outcome,
             would_deny: decision.would_deny,
             reason: decision.reason,
+            would_deny_reason: decision.would_deny_reason,
             credits: decision.credits.get(),
             reserved: decision.reservation_id.is_some(),
             lease_id: decision.lease_id,
@@ -180,6 +187,7 @@ impl Row {
             outcome: self.outcome,
             would_deny: self.would_deny,
             reason: self.reason,
+            would_deny_reason: self.would_deny_reason,
             key_id: subject.key_id,
             tenant_id: subject.tenant_id,
             agent_id: subject.agent_id,
@@ -233,8 +241,10 @@ mod tests {
             assert!(serde_json::from_str::<Row>(&other).is_err(), "{other}");
         }
         let shadowed = Row { would_deny: Some(Outcome::TierDenied), ..row.clone() };
-        let explained = Row { reason: Some(Box::new(Reason::Concurrency { max: 7 })), ..row };
-        for row in [shadowed, explained] {
+        let reason = Some(Box::new(Reason::Concurrency { max: 7 }));
+        let explained = Row { reason: reason.clone(), ..row };
+        let shadow_explained = Row { would_deny_reason: reason, ..shadowed.clone() };
+        for row in [shadowed, explained, shadow_explained] {
             let written = serde_json::to_string(&row).unwrap();
             assert_eq!(serde_json::from_str::<Row>(&written).unwrap(), row, "{written}");
         }

@@ -1,4 +1,4 @@
-//! Points in time with millisecond precision, written as RFC 3339 in UTC on the wire.
+//! Points in time with millisecond precision, written as RFC 3339 in UTC on the wire, and read as that or as a date.
 
 use ::time::format_description::well_known::Rfc3339;
 use ::time::{OffsetDateTime, UtcOffset};
@@ -32,13 +32,15 @@ impl fmt::Display for Month {
     }
 }
 
-/// The text is not RFC 3339, or the time is outside the years 1970 to 9999.
+/// The text is neither RFC 3339 nor a date, or the time is outside the years 1970 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidTimestamp;
 
 impl fmt::Display for InvalidTimestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a time is written as in 2026-11-22T20:00:00Z (RFC 3339), between 1970 and 9999")
+        f.write_str(
+            "write a date such as 2026-11-22, which begins at 00:00 UTC, or a time such as 2026-11-22T20:00:00Z, between 1970 and 9999",
+        )
     }
 }
 
@@ -91,6 +93,11 @@ impl Timestamp {
         }
     }
 
+    /// Reads what people write: RFC 3339, or a date, which is its first moment in UTC.
+    pub fn read(text: &str) -> Result<Timestamp, InvalidTimestamp> {
+        Timestamp::of_day(text).or_else(|_| Timestamp::parse(text))
+    }
+
     /// Reads RFC 3339 with any offset; fractions of a millisecond are cut off.
     pub fn parse(text: &str) -> Result<Timestamp, InvalidTimestamp> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
@@ -109,7 +116,12 @@ impl schemars::JsonSchema for Timestamp {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({"type": "string", "format": "date-time"})
+        schemars::json_schema!({
+            "type": "string",
+            "anyOf": [{"format": "date-time"}, {"format": "date"}],
+            "description": "Answers have RFC 3339 in UTC. Requests may have any offset, or a date such as 2026-11-22, which is its first \
+                moment in UTC.",
+        })
     }
 }
 
@@ -117,7 +129,7 @@ impl TryFrom<String> for Timestamp {
     type Error = InvalidTimestamp;
 
     fn try_from(text: String) -> Result<Self, InvalidTimestamp> {
-        Timestamp::parse(&text)
+        Timestamp::read(&text)
     }
 }
 
@@ -161,5 +173,9 @@ mod tests {
             assert!(Timestamp::parse(text).is_err(), "{text}");
         }
         assert_eq!(Timestamp::parse(&Timestamp::MAX.to_string()), Ok(Timestamp::MAX));
+        assert_eq!(Timestamp::read("2026-11-22"), Timestamp::parse("2026-11-22T00:00:00Z"));
+        for text in ["2026-11-31", "2026-11", "20261122", "22.11.2026", "+2026-11-2", "2026-11-22T20"] {
+            assert!(Timestamp::read(text).is_err(), "{text}");
+        }
     }
 }

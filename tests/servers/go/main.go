@@ -4,11 +4,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -94,6 +98,48 @@ func studio() *mcp.Server {
 	return server
 }
 
+// What servers read of arguments, by the ways that are usual: queries and forms, and JSON as a map and into fields.
+func draw(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var fields map[string]any
+	_ = json.Unmarshal(body, &fields)
+	var size struct{ Size string }
+	var pages struct{ Pages float64 }
+	var deep struct{ Deep bool }
+	_ = json.Unmarshal(body, &size)
+	_ = json.Unmarshal(body, &pages)
+	_ = json.Unmarshal(body, &deep)
+	read := func(name string) []string {
+		values := append([]string{}, r.URL.Query()[name]...)
+		values = append(values, r.FormValue(name))
+		if given, ok := fields[name]; ok && given != nil {
+			values = append(values, fmt.Sprint(given))
+		}
+		return values
+	}
+	texts, numbers, flags := []string{}, []float64{pages.Pages}, []bool{deep.Deep}
+	for _, text := range append(read("size"), size.Size) {
+		if text != "" {
+			texts = append(texts, text)
+		}
+	}
+	for _, text := range read("pages") {
+		if number, err := strconv.Atoi(text); err == nil {
+			numbers = append(numbers, float64(number))
+		}
+		if number, err := strconv.ParseFloat(text, 64); err == nil && !math.IsInf(number, 0) && !math.IsNaN(number) {
+			numbers = append(numbers, number)
+		}
+	}
+	for _, text := range read("deep") {
+		flag, _ := strconv.ParseBool(text)
+		flags = append(flags, flag)
+	}
+	w.Header().Set("content-type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{"texts": texts, "numbers": numbers, "flags": flags})
+}
+
 func main() {
 	sdk := studio()
 	options := mcp.StreamableHTTPOptions{Stateless: true, JSONResponse: true}
@@ -104,6 +150,7 @@ func main() {
 		run("trigger " + r.PathValue("project"))
 		fmt.Fprint(w, "{}")
 	})
+	mux.HandleFunc("/draw/{what}", draw)
 	mux.HandleFunc("GET /ran", func(w http.ResponseWriter, _ *http.Request) {
 		lock.Lock()
 		defer lock.Unlock()

@@ -11,10 +11,12 @@ import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.IOException;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CopyOnWriteArrayList;
 import org.apache.catalina.startup.Tomcat;
+import tools.jackson.core.JacksonException;
 import tools.jackson.databind.JsonNode;
 import tools.jackson.databind.json.JsonMapper;
 
@@ -53,6 +55,54 @@ public final class Servers {
             run("trigger " + segments[1]);
         }
         return Map.of();
+    }
+
+    // What servers read of arguments, by the ways that are usual: parameters of query and form, and JSON.
+    private static Object draw(HttpServletRequest request) throws IOException {
+        List<String> texts = new ArrayList<>();
+        List<Double> numbers = new ArrayList<>();
+        List<Boolean> flags = new ArrayList<>();
+        boolean isForm = String.valueOf(request.getContentType()).contains("form");
+        JsonNode body = isForm ? JSON.nullNode() : json(request);
+        for (String name : List.of("size", "pages", "deep")) {
+            String[] given = request.getParameterValues(name);
+            List<String> values = new ArrayList<>(given == null ? List.of() : List.of(given));
+            JsonNode node = body.path(name);
+            for (JsonNode each : node.isArray() ? node : List.of(node)) {
+                if (each.isValueNode() && !each.isNull()) {
+                    values.add(each.asString(""));
+                }
+            }
+            for (String value : values) {
+                switch (name) {
+                    case "size" -> texts.add(value);
+                    case "deep" -> flags.add(Boolean.parseBoolean(value.strip()));
+                    default -> {
+                        try {
+                            numbers.add(Double.parseDouble(value));
+                        } catch (NumberFormatException none) {
+                            numbers.add(0.0);
+                        }
+                        try {
+                            numbers.add((double) Integer.parseInt(value));
+                        } catch (NumberFormatException none) {
+                            numbers.add(0.0);
+                        }
+                    }
+                }
+            }
+        }
+        numbers.removeIf(number -> !Double.isFinite(number));
+        return Map.of("texts", texts, "numbers", numbers, "flags", flags);
+    }
+
+    private static JsonNode json(HttpServletRequest request) throws IOException {
+        try {
+            JsonNode read = JSON.readTree(request.getInputStream());
+            return read == null ? JSON.nullNode() : read;
+        } catch (JacksonException none) {
+            return JSON.nullNode();
+        }
     }
 
     private static HttpServletStatelessServerTransport studio() {
@@ -100,7 +150,8 @@ public final class Servers {
         tomcat.setPort(0);
         tomcat.getConnector().setProperty("address", "127.0.0.1");
         var context = tomcat.addContext("", arguments[0]);
-        Map.of("/mcp", servlet(Servers::answer), "/sdk", studio(), "/api/projects/*", servlet(Servers::trigger), "/ran", servlet(request -> RAN))
+        Map.of("/mcp", servlet(Servers::answer), "/sdk", studio(), "/api/projects/*", servlet(Servers::trigger), "/draw/*",
+            servlet(Servers::draw), "/ran", servlet(request -> RAN))
             .forEach((path, servlet) -> {
                 Tomcat.addServlet(context, path, servlet).setAsyncSupported(true);
                 context.addServletMappingDecoded(path, path);

@@ -379,7 +379,7 @@ fn show(key: &Key, json: bool) -> anyhow::Result<()> {
 }
 
 fn fields(key: &Key) -> Vec<(&'static str, String)> {
-    vec![
+    let mut fields = vec![
         ("id", key.id.to_string()),
         ("tenant", key.tenant_id.to_string()),
         ("name", key.name.clone()),
@@ -398,7 +398,9 @@ fn fields(key: &Key) -> Vec<(&'static str, String)> {
         ("expires", output::or_dash(key.expires_at)),
         ("revoked", output::or_dash(key.revoked_at)),
         ("last used", output::or_dash(key.last_used_at)),
-    ]
+    ];
+    fields.extend(key.warnings.iter().map(|warning| ("warning", warning.clone())));
+    fields
 }
 
 fn list(keys: &[Key]) -> anyhow::Result<()> {

@@ -112,9 +112,7 @@ pub fn end(text: &str) -> Result<Patch<Timestamp>, String> {
 
 /// RFC 3339, or a date, which is its first moment in UTC.
 pub fn time(text: &str) -> Result<Timestamp, String> {
-    Timestamp::of_day(text).or_else(|_| Timestamp::parse(text)).map_err(|_| {
-        "write a date such as 2026-11-22, which begins at 00:00 UTC, or a time such as 2026-11-22T20:00:00Z".to_owned()
-    })
+    Timestamp::read(text).map_err(|invalid| invalid.to_string())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The configuration of one Envoy of the stack: the shipped `envoy/envoy.yaml` or `envoy-native.yaml` with other addresses.
 //!
 //! The file is edited as a tree, and only addresses, ports, the node's id and the filter's path change, so that the stack
-//! runs what users copy.
+//! runs what users copy. A port that somebody chose is not shared with other Envoys.
 
 use super::{Error, Filter, Route, Upstream, Upstreams};
 use serde_yaml_ng::{Mapping, Value};
@@ -44,6 +44,10 @@ pub(super) fn render(settings: &Settings<'_>) -> Result<Value, Error> {
     *field(&mut bootstrap, "node/id")? = settings.node_id.into();
     set_port(&mut bootstrap, "admin", 0)?;
     set_port(&mut bootstrap, GATE, settings.port)?;
+    if settings.port != 0 {
+        // Another stack of the same user, which has another ledger, must not share the port.
+        insert(field(&mut bootstrap, GATE)?, "enable_reuse_port", false.into());
+    }
     if let Filter::Wasm(wasm) = settings.filter {
         *field(&mut bootstrap, &format!("{FILTER}/vm_config/code/local/filename"))? =
             wasm.to_string_lossy().as_ref().into();

@@ -102,8 +102,7 @@ fn gate_port(first: u16, index: u16) -> Result<u16, Error> {
     })
 }
 
-/// Refuses a port on which somebody listens. Envoy would not: its listeners set SO_REUSEPORT, so that a second Envoy shares the
-/// port, and each of two gates with their own ledgers gets a part of the connections.
+/// Refuses a port on which somebody listens, before anything starts.
 fn check_free(port: u16) -> Result<(), Error> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
         Ok(_) => Ok(()),
@@ -171,7 +170,8 @@ impl Stack {
                 port,
                 edit: None,
             });
-            envoys.push(envoy.await?);
+            // Somebody may have taken the port since it was found free. Then this says so, and not the end of a log.
+            envoys.push(envoy.await.or_else(|error| check_free(port).and(Err(error)))?);
         }
         if let Some(first) = envoys.first() {
             let file = state_dir.join("gate.address");

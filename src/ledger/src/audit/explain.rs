@@ -36,7 +36,7 @@ pub fn explain(decision: Decision, known: Known) -> Explanation {
         sentences.push(format!("The tenant has tier {tier} now."));
     }
     if let Some(would) = decision.would_deny {
-        sentences.push(format!("A rule in shadow mode would have refused it: {would}."));
+        sentences.push(in_shadow(would, decision.would_deny_reason.as_deref()));
     }
     if !in_force && known.policy.is_some() {
         sentences.push("Another policy is in force now.".to_owned());
@@ -53,6 +53,7 @@ pub fn explain(decision: Decision, known: Known) -> Explanation {
         had,
         remedy,
         would_deny: decision.would_deny,
+        would_deny_reason: decision.would_deny_reason.map(|reason| *reason),
         key_id: decision.key_id,
         key_name: known.key_name,
         tenant_id: decision.tenant_id,
@@ -108,6 +109,22 @@ fn what_happened(decision: &Decision) -> String {
         }
         Outcome::Cancelled => format!("The client left after {millis} ms; {paid}."),
         refused => format!("It was refused with {status}, {refused}; {paid}."),
+    }
+}
+
+/// What a rule in shadow mode would have done. Decisions of earlier builds don't say which rule.
+fn in_shadow(outcome: Outcome, reason: Option<&Reason>) -> String {
+    let Some(reason) = reason else {
+        return format!("A rule in shadow mode would have refused it: {outcome}.");
+    };
+    let cause = cause(reason);
+    match remedy(reason) {
+        remedy if remedy.is_empty() => {
+            format!("A rule in shadow mode would have refused it, {outcome}: {cause}.")
+        }
+        remedy => format!(
+            "A rule in shadow mode would have refused it, {outcome}: {cause}. What would change that: {remedy}."
+        ),
     }
 }
 

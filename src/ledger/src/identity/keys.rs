@@ -37,6 +37,7 @@ impl Listed {
             revoked_at: key.revoked_at,
             last_used_at: key.last_used_at,
             parent_id: key.parent.map(|parent| parent.key_id),
+            warnings: Vec::new(),
         }
     }
 }

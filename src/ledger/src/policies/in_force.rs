@@ -10,12 +10,12 @@
 //! ledger then uses the policy that was in force.
 
 use super::document::{FILE_BYTES_MAX, Fault, InForce, parse, parse_document};
-use super::names::in_use;
+use super::names::{in_use, tools_leaving};
 use crate::metrics::Metrics;
 use crate::model::event::{Event, Kind, LEDGER};
 use crate::store::Store;
 use crate::transaction::{self, Needs, Operation, Refusal, Rows, Unavailable};
-use protocol::admin::NameLeaving;
+use protocol::admin::{NameLeaving, ToolLeaving};
 use protocol::filter::Change;
 use protocol::{PolicyVersion, Timestamp};
 use serde_json::json;
@@ -233,6 +233,12 @@ impl Policies {
     pub async fn leaving(&self, after: &InForce, now: Timestamp) -> Result<Vec<NameLeaving>, Unavailable> {
         let before = Arc::clone(&self.in_force.borrow());
         in_use(self.store.as_ref(), &before, after, now).await
+    }
+
+    /// The tools that `after` no longer has, with what is under way for them.
+    pub async fn tools_leaving(&self, after: &InForce) -> Result<Vec<ToolLeaving>, Unavailable> {
+        let before = Arc::clone(&self.in_force.borrow());
+        tools_leaving(self.store.as_ref(), &before, after).await
     }
 
     /// The policy file.

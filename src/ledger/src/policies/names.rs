@@ -5,9 +5,11 @@
 use crate::policies::document::InForce;
 use crate::store::{KeyFilter, Store};
 use crate::transaction::Unavailable;
+use policy::Tool;
+use policy::document::Reserve;
 use policy::rules::ServiceKind;
 use protocol::Timestamp;
-use protocol::admin::{NameKind, NameLeaving};
+use protocol::admin::{NameKind, NameLeaving, ToolLeaving};
 use protocol::key::{Grant, KeyState};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +40,41 @@ pub(super) fn names(policy: &InForce) -> Names {
         scopes(&table.unwrap_or(Value::Null), &mut names);
     }
     names
+}
+
+/// The tools that `after` drops, with what is under way for them.
+pub(crate) async fn tools_leaving(
+    store: &Store,
+    before: &InForce,
+    after: &InForce,
+) -> Result<Vec<ToolLeaving>, Unavailable> {
+    let (before, after) = (tools(before), tools(after));
+    let gone: Vec<_> = before.into_iter().filter(|(name, _)| !after.contains_key(name)).collect();
+    if gone.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (pending, open_leases) = (store.pending_by_tool().await?, store.open_leases().await?);
+    let leaving = gone.into_iter().map(|((service, tool), is_leased)| {
+        let pending = pending.get(&(service.clone(), tool.clone())).copied().unwrap_or(0);
+        ToolLeaving { service, tool, pending, open_leases: is_leased.then_some(open_leases) }
+    });
+    Ok(leaving.collect())
+}
+
+/// The tools by service, and whether their calls may be paid from leases.
+fn tools(policy: &InForce) -> BTreeMap<(String, String), bool> {
+    let is_leased = |tool: &Tool| tool.price.as_ref().is_some_and(|price| price.reserve == Reserve::Leased);
+    let mut all = BTreeMap::new();
+    for service in policy.policy.services() {
+        let tools: Vec<&Tool> = match &service.kind {
+            ServiceKind::Mcp(tools) => tools.values().collect(),
+            ServiceKind::Http(router) => router.tools().collect(),
+        };
+        all.extend(
+            tools.into_iter().map(|tool| ((service.name.clone(), tool.name.clone()), is_leased(tool))),
+        );
+    }
+    all
 }
 
 /// Collects the scopes wherever a policy names them.

@@ -76,6 +76,13 @@ pub(super) fn save(connection: &Connection, rows: &Rows) -> Result<()> {
 }
 
 impl Store {
+    /// How many leases are open.
+    pub async fn open_leases(&self) -> std::result::Result<u64, Unavailable> {
+        let select = "SELECT count(*) FROM leases WHERE state = 'open'";
+        let read = |connection: &Connection| connection.first(select, &[], |row| row.get(0));
+        self.operators.read(read).await.map(Option::unwrap_or_default)
+    }
+
     /// Leases, by id.
     pub async fn leases(&self, filter: LeaseFilter) -> std::result::Result<Vec<Lease>, Unavailable> {
         let list = move |connection: &Connection| {

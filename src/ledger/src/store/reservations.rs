@@ -7,7 +7,7 @@ use crate::book::{Request, Reservation, State};
 use crate::transaction::{Needs, Rows, Unavailable};
 use protocol::admin::ReservationState;
 use protocol::{Credits, ReservationId, TenantId, Timestamp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 columns!(Request {
     fixed: id, tenant_id, key_id, service, tool, credits, overrun, ttl_seconds, policy_version;
@@ -126,6 +126,16 @@ fn list(connection: &Connection, filter: &ReservationFilter) -> Result<Vec<Reser
 }
 
 impl Store {
+    /// How many reservations are pending, by service and tool.
+    pub async fn pending_by_tool(&self) -> std::result::Result<BTreeMap<(String, String), u64>, Unavailable> {
+        let select =
+            "SELECT service, tool, count(*) FROM reservations WHERE state = 'pending' GROUP BY service, tool";
+        let read = |connection: &Connection| {
+            connection.all(select, &[], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))
+        };
+        self.operators.read(read).await.map(BTreeMap::from_iter)
+    }
+
     /// Expired reservations, by id.
     pub async fn reservations(
         &self,

@@ -262,7 +262,7 @@ impl Exchange {
             is_doubted: false,
             subject: Subject::Unknown,
             quotas: Vec::new(),
-            would_deny: None,
+            would_deny: RefCell::default(),
             reason: RefCell::default(),
             phase: Phase::FindingKey,
             response: response::Progress::default(),

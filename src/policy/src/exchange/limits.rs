@@ -6,7 +6,6 @@ use super::{Exchange, Phase, Step, Subject, quota};
 use crate::limit::LimitRule;
 use crate::window::Verdict;
 use crate::window::slot::{Ask, Stage};
-use protocol::audit::Outcome;
 
 /// How the ledger answered an ask for shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +81,11 @@ impl Exchange {
             !ask.rule.shadow && (!verdict.admitted || (refused(Stage::Key) && verdict.remaining == 0))
         });
         let wait_ms = waits.map(|(_, verdict)| verdict.reset_ms).max().unwrap_or(0);
-        if answers().any(|(ask, verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted) {
-            self.would_deny.get_or_insert(Outcome::RateLimited);
+        let is_shadow =
+            |(ask, verdict): &(&Ask, &Verdict)| ask.rule.shadow && !ask.enforced && !verdict.admitted;
+        if let Some((ask, verdict)) = answers().find(is_shadow) {
+            let refusal = self.limit_refusal(&ask.rule, None, verdict.reset_ms);
+            self.would_deny.get_mut().get_or_insert_with(|| Box::new(refusal));
         }
         let limited = |stage: Stage| {
             let of_stage = refusing().filter(|(ask, _)| ask.stage == stage);
@@ -117,9 +119,13 @@ impl Exchange {
     }
 
     fn refuse_limited(&mut self, rule: &LimitRule, given: Option<u32>, wait_ms: u64) -> Step {
-        let tier = self.key.as_ref().map_or("", |key| key.record.tier.as_str());
-        let refusal = Refusal::rate_limited(rule, (tier, self.subject()), given, wait_ms);
+        let refusal = self.limit_refusal(rule, given, wait_ms);
         self.refuse(refusal)
+    }
+
+    fn limit_refusal(&self, rule: &LimitRule, given: Option<u32>, wait_ms: u64) -> Refusal {
+        let tier = self.key.as_ref().map_or("", |key| key.record.tier.as_str());
+        Refusal::rate_limited(rule, (tier, self.subject()), given, wait_ms)
     }
 
     /// The ledger answered the ask for shares, or the call to it failed.

@@ -117,6 +117,11 @@ impl Refusal {
         Refusal { reason: Some(Box::new(reason)), ..Refusal::new(kind, detail) }
     }
 
+    /// The outcome, for the audit log.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
     /// The reason, for the audit log.
     pub(super) fn reason(&mut self) -> Box<Reason> {
         self.reason.take().unwrap_or_else(|| Box::new(Reason::check(&self.detail)))

@@ -289,11 +289,13 @@ impl Exchange {
         let usage = self.response.reader.as_ref().map(|reader| reader.usage()).unwrap_or_default();
         let record = self.key.as_ref().map(|key| &key.record);
         let is_refused = matches!(self.phase, Phase::Refused(_)) && self.response.status != 0;
+        let mut shadow = self.would_deny.take();
         let decision = Decision {
             id: self.id,
             at: self.began.wall,
             outcome,
-            would_deny: self.would_deny,
+            would_deny: shadow.as_ref().map(|refusal| refusal.outcome()),
+            would_deny_reason: shadow.as_mut().map(|refusal| refusal.reason()),
             reason: self.reason.take(),
             key_id: record.map(|record| record.key_id.clone()),
             tenant_id: record.map(|record| record.tenant_id.clone()),

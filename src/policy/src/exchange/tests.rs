@@ -419,15 +419,16 @@ fn a_shadow_rule_is_recorded_and_not_enforced() {
     document["tiers"]["pro"]["limits"] = json!([{"permits": 1, "window": "60s", "shadow": true}]);
     let mut gate = Gate::with(document, record());
     let (exchange, _) = gate.call("wipe", json!({})).forwarded();
-    assert_eq!(
-        exchange.finish(End::Complete, "e", gate.now()).decision.would_deny,
-        Some(Outcome::InsufficientScope)
-    );
+    let decision = exchange.finish(End::Complete, "e", gate.now()).decision;
+    assert_eq!((decision.would_deny, decision.reason), (Some(Outcome::InsufficientScope), None));
+    let reason = decision.would_deny_reason.map(|reason| *reason);
+    assert!(matches!(reason, Some(Reason::Scope { .. })), "{reason:?}");
     let (exchange, _) = gate.method("prompts/list").forwarded();
-    assert_eq!(
-        exchange.finish(End::Complete, "e", gate.now()).decision.would_deny,
-        Some(Outcome::RateLimited)
-    );
+    let decision = exchange.finish(End::Complete, "e", gate.now()).decision;
+    assert_eq!((decision.would_deny, decision.reason), (Some(Outcome::RateLimited), None));
+    let reason = decision.would_deny_reason.map(|reason| *reason);
+    let is_limit = matches!(&reason, Some(Reason::Limit { of, permits: 1, .. }) if of == "tier");
+    assert!(is_limit, "{reason:?}");
 }
 
 #[test]

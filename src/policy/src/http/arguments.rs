@@ -10,11 +10,16 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// The most parts of a query with arguments that decide. Servers read only so many, 1,000 for instance, and ignore what follows.
+const PARTS_MAX: usize = 256;
+
 /// Why the arguments can't be read, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The query has a broken escape, or separates its parts with `;`.
     Query,
+    /// The query has more parts than servers read.
+    Long,
     /// The argument is given more than once.
     Twice(String),
     /// A name is written in a form that some servers read as this argument.
@@ -31,6 +36,7 @@ impl fmt::Display for Fault {
             Fault::Query => {
                 f.write_str("the query has a broken escape or a `;`; write it as `name=value&name=value`")
             }
+            Fault::Long => write!(f, "the query has too many parts; send {PARTS_MAX} at most"),
             Fault::Twice(name) => {
                 write!(
                     f,
@@ -97,6 +103,9 @@ fn parts(target: &[u8]) -> Result<impl Iterator<Item = &str>, Fault> {
     if query.contains([';', '#']) {
         return Err(Fault::Query);
     }
+    if query.split('&').count() > PARTS_MAX {
+        return Err(Fault::Long);
+    }
     Ok(query.split('&').filter(|part| !part.is_empty()))
 }
 
@@ -131,7 +140,7 @@ fn unescape(text: &str) -> Result<String, Fault> {
 }
 
 /// True if some servers read a name as the other. They ignore case and blanks, cut it off at a zero byte, read `a[b]` and
-/// `a.b` as members of `a`, and PHP writes `.`, blanks and `[` as `_`.
+/// `a.b` as members of `a` and `[a]` as `a`, and PHP writes `.`, blanks and `[` as `_`.
 fn reads_like(name: &str, own: &str) -> bool {
     if name == own {
         return true;
@@ -142,6 +151,7 @@ fn reads_like(name: &str, own: &str) -> bool {
         json::fold(Cow::Owned(name)).into_owned()
     };
     let cut = |name: &str| {
+        let name = name.trim_start_matches(['[', '.']);
         let end = name.find(['[', '.', '\0', '%', ']']).unwrap_or(name.len());
         name.get(..end).unwrap_or(name).to_owned()
     };
@@ -219,6 +229,8 @@ mod tests {
             ("/draw?quality[]=a", "", &respelt),
             ("/draw?quality%5B0%5D=a", "", &respelt),
             ("/draw?quality.x=a", "", &respelt),
+            ("/draw?[quality]=a", "", &respelt),
+            (&format!("/draw?{}quality=a", "a&".repeat(256)), "", &Fault::Long),
             ("/draw?+quality=a", "", &respelt),
             ("/draw?quality%00=a", "", &respelt),
             ("/draw?quality%0a=a", "", &respelt),

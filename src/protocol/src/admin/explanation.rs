@@ -31,6 +31,8 @@ pub struct Explanation {
     pub reason: Option<Reason>,
     /// What a rule in shadow mode would have said.
     pub would_deny: Option<Outcome>,
+    /// That rule, and what it said.
+    pub would_deny_reason: Option<Reason>,
     /// The key.
     pub key_id: Option<KeyId>,
     /// The key's name now.

@@ -202,6 +202,22 @@ pub struct PolicyChecked {
     pub over: PolicyVersion,
     /// Names in use that the policy would remove. It can then be put in force only with `force`.
     pub leaving: Vec<NameLeaving>,
+    /// Tools that the policy would remove, whether in use or not.
+    pub tools_leaving: Vec<ToolLeaving>,
+}
+
+/// A tool that a new policy would remove, and what is under way for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ToolLeaving {
+    /// The service that has it.
+    pub service: String,
+    /// Its name.
+    pub tool: String,
+    /// Its calls that have reserved credits and are not settled. They are settled as they were reserved.
+    pub pending: u64,
+    /// The open leases of all tenants, if its calls may be paid from leases, which name no tool; otherwise null.
+    pub open_leases: Option<u64>,
 }
 
 /// The policy in force, from `GET /v1/policy`.

@@ -19,7 +19,9 @@ pub(super) async fn check(environment: &Path, wasm: anyhow::Result<PathBuf>) -> 
         Ok(envoy) => envoy,
         Err(error) => {
             let remedy = "only `agentrelay up` needs an Envoy on this machine";
-            return vec![Finding::warning(CHECK, error.to_string(), remedy)];
+            // It shows a command on a line of its own.
+            let found = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            return vec![Finding::warning(CHECK, found, remedy)];
         }
     };
     let version = match envoy.version().await {
@@ -109,5 +111,102 @@ pub(super) async fn running(admin: &Url) -> Vec<Finding> {
         )
     }];
     findings.push(manifest::tree(admin.as_ref(), &dump));
+    if let Some(cluster) = manifest::ledger_cluster(&dump) {
+        let failing = async || {
+            let stats =
+                ask(&format!("/stats?format=json&filter=^cluster\\.{}\\.", name_of_stats(&cluster))).await?;
+            Ok::<_, String>(Failing::of(&stats))
+        };
+        findings.push(match calls(&failing).await {
+            Err(cause) => Finding::warning(CHECK, format!("{admin}: {cause}"), "correct --envoy-admin"),
+            Ok(None) => Finding::ok(CHECK, format!("it reaches the ledger through cluster {cluster}")),
+            Ok(Some(cause)) => Finding::wrong(
+                CHECK,
+                format!("its calls to the ledger through cluster {cluster} fail"),
+                cause,
+            ),
+        });
+    }
     findings
+}
+
+/// The longest time between two calls of a filter whose calls fail.
+const BETWEEN_CALLS: Duration = Duration::from_secs(4);
+
+/// Why the calls to the ledger fail at this time. A filter asks for changes all the time, so counters of failures rise then.
+async fn calls(failing: &impl AsyncFn() -> Result<Failing, String>) -> Result<Option<&'static str>, String> {
+    let before = failing().await?;
+    if before == Failing::default() {
+        return Ok(None);
+    }
+    tokio::time::sleep(BETWEEN_CALLS).await;
+    Ok(failing().await?.since(before))
+}
+
+/// What Envoy counts of connections to a cluster that fail.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Failing {
+    name: u64,
+    authority: u64,
+    handshake: u64,
+    protocol: u64,
+    connect: u64,
+}
+
+impl Failing {
+    fn of(stats: &Value) -> Failing {
+        let listed = stats.get("stats").and_then(Value::as_array);
+        let sum = |end: &str| {
+            let named = |stat: &&Value| {
+                stat.get("name").and_then(Value::as_str).is_some_and(|name| name.ends_with(end))
+            };
+            let values =
+                listed.into_iter().flatten().filter(named).filter_map(|stat| stat.get("value")?.as_u64());
+            values.fold(0, u64::saturating_add)
+        };
+        Failing {
+            name: sum(".ssl.fail_verify_san"),
+            authority: sum(".ssl.fail_verify_error"),
+            handshake: sum(".ssl.connection_error"),
+            protocol: sum(".upstream_cx_protocol_error"),
+            connect: sum(".upstream_cx_connect_fail"),
+        }
+    }
+
+    /// What to do if there are more than before.
+    fn since(self, before: Failing) -> Option<&'static str> {
+        let remedies = [
+            (
+                self.name > before.name,
+                "its certificate is for another name: the cluster's `sni` must be a name in the certificate",
+            ),
+            (
+                self.authority > before.authority,
+                "its certificate has expired, or is of an authority that the cluster does not trust: put the root certificate \
+                 into the file of `trusted_ca`",
+            ),
+            (
+                self.handshake > before.handshake,
+                "it does not serve TLS, and the cluster speaks it: start it with --tls-cert and --tls-key, or remove the \
+                 cluster's `transport_socket`",
+            ),
+            (
+                self.protocol > before.protocol,
+                "its answer is not HTTP: if it serves TLS, the cluster needs a `transport_socket`",
+            ),
+            (
+                self.connect > before.connect,
+                "nothing listens where the cluster leads: start the ledger there",
+            ),
+        ];
+        remedies.into_iter().find(|(more, _)| *more).map(|(_, remedy)| remedy)
+    }
+}
+
+/// A cluster's name as Envoy's stats have it, for a regular expression in a URL.
+fn name_of_stats(cluster: &str) -> String {
+    cluster
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '.' })
+        .collect()
 }

@@ -1,6 +1,6 @@
 //! The ledger: does it answer, is it ready, is its clock right, does it take the credential, what policy is in force.
 
-use super::Finding;
+use super::{Finding, State};
 use crate::commands::connection::Connection;
 use policy::Policy;
 use protocol::Timestamp;
@@ -21,9 +21,11 @@ pub(super) async fn check(connection: &Connection, gate: &Url) -> (Vec<Finding>,
             findings.push(Finding::wrong(
                 CHECK,
                 format!("{address}: {cause}"),
-                "start it (`agentrelay up`, or `agentrelay serve`), or say where it is: --ledger, AGENTRELAY_LEDGER",
+                "if it runs, correct --ledger (AGENTRELAY_LEDGER) or --ca-cert (AGENTRELAY_CA_CERT); otherwise start it: \
+                 `agentrelay up`, or `agentrelay serve`",
             ));
-            findings.extend(port(&address, "the ledger"));
+            // What listens there was asked, and is not the ledger.
+            findings.extend(port(&address, "the ledger").filter(|port| port.state == State::Ok));
             findings.extend(port(gate.as_str(), "the gate"));
             return (findings, None);
         }
@@ -129,7 +131,7 @@ fn port(url: &str, whose: &str) -> Option<Finding> {
         Ok(_) => Finding::ok("ports", format!("{port}, for {whose}, is free")),
         Err(error) => Finding::warning(
             "ports",
-            format!("{port}, for {whose}, can't be listened on: {error}"),
+            format!("{port}, for {whose}, is in use or not allowed ({})", error.kind()),
             "another program has it, or a ledger or gate that was not asked; choose another port, or stop that one",
         ),
     })

@@ -78,6 +78,19 @@ pub(super) fn tree(name: &str, configuration: &Value) -> Finding {
     )
 }
 
+/// The cluster through which the filter of a running Envoy calls its ledger.
+pub(super) fn ledger_cluster(configuration: &Value) -> Option<String> {
+    match configuration {
+        Value::String(text) => {
+            let filter: Value = serde_json::from_str(text).ok()?;
+            filter.get("ledger_cluster").and_then(Value::as_str).map(str::to_owned)
+        }
+        Value::Array(items) => items.iter().find_map(ledger_cluster),
+        Value::Object(fields) => fields.values().find_map(ledger_cluster),
+        _ => None,
+    }
+}
+
 /// Envoy Gateway's own names for flags: its name and value, and the flag that it sets.
 const GATEWAY: [(&str, &str, &str); 3] = [
     ("escapedSlashesAction", "RejectRequest", "path_with_escaped_slashes_action"),

@@ -9,8 +9,9 @@ use crate::output;
 use anyhow::bail;
 use client::Client;
 use policy::Policy;
+use policy::plain::nearest;
 use policy::yaml::places;
-use protocol::admin::{NameKind, NameLeaving};
+use protocol::admin::{NameKind, NameLeaving, PolicyChecked, ToolLeaving};
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -93,8 +94,8 @@ fn show(file: &Path, result: Value, faults: &[Placed], as_json: bool) -> anyhow:
 
 /// What tenants and keys use and the policy lacks.
 async fn in_use(ledger: &Client, policy: &Policy, text: &str) -> anyhow::Result<Vec<String>> {
-    let leaving = match ledger.check_policy(text.to_owned()).await {
-        Ok(checked) => checked.leaving,
+    let PolicyChecked { leaving, tools_leaving, .. } = match ledger.check_policy(text.to_owned()).await {
+        Ok(checked) => checked,
         Err(client::Error::Unavailable { ledger, cause, .. }) => {
             output::note(&format!(
                 "the ledger at {ledger} does not answer ({cause}), so names that tenants and keys use were not checked"
@@ -126,9 +127,57 @@ async fn in_use(ledger: &Client, policy: &Policy, text: &str) -> anyhow::Result<
         }
     }
     let others = leaving.into_iter().filter(|name| name.kind != NameKind::Tier);
-    let found = tiers.into_values().chain(others).map(|name| {
+    let users: Vec<NameLeaving> = tiers.into_values().chain(others).collect();
+    let tools = tools_leaving.iter().filter_map(|tool| going(policy, tool, &users));
+    let names = users.iter().map(|name| {
         let table = if name.kind == NameKind::Tier { "tiers" } else { "services" };
         format!("{table}: {name}, and the policy lacks it")
     });
-    Ok(found.collect())
+    Ok(names.chain(tools).collect())
+}
+
+/// A tool that goes while keys, calls or leases depend on it: what was probably meant, and what will happen.
+fn going(policy: &Policy, leaving: &ToolLeaving, users: &[NameLeaving]) -> Option<String> {
+    let ToolLeaving { service, tool, pending, open_leases } = leaving;
+    let keys = |kind: NameKind, name: &str| {
+        users.iter().find(|user| user.kind == kind && user.name == name).map_or(0, |user| user.used_by)
+    };
+    let (of_tool, of_service) = (keys(NameKind::Tool, tool), keys(NameKind::Service, service));
+    let leases = open_leases.unwrap_or(0);
+    if of_tool == 0 && of_service == 0 && *pending == 0 && leases == 0 {
+        return None;
+    }
+    let rules = policy.services().iter().find(|own| own.name == *service);
+    let (path, gone) = match rules {
+        Some(_) => (format!("services.{service}.tools"), format!("`{tool}` goes")),
+        None => ("services".to_owned(), format!("`{tool}` goes with its service `{service}`")),
+    };
+    let names: Vec<&str> =
+        rules.map(dead::tools).unwrap_or_default().iter().map(|tool| tool.name.as_str()).collect();
+    let renamed =
+        nearest(tool, &names).map_or_else(String::new, |near| format!("; the nearest here is `{near}`"));
+    let unlisted = rules.and_then(|rules| rules.unlisted.as_ref());
+    let calls = if unlisted.is_some() {
+        "new calls go by the rule `unlisted`"
+    } else {
+        "new calls are refused with 404"
+    };
+    let mut then = vec![calls.to_owned()];
+    if of_tool > 0 {
+        then.push(format!("grants of {of_tool} keys name it, and allow nothing"));
+    }
+    if of_service > 0 {
+        then.push(format!("grants of {of_service} keys name its service, and allow nothing"));
+    }
+    if *pending > 0 {
+        then.push(format!(
+            "{pending} of its calls are reserved and in progress, and are settled as they were reserved"
+        ));
+    }
+    if leases > 0 {
+        then.push(format!(
+            "{leases} leases are open, which name no tool: its calls in progress are paid from them, and the rest is for other tools"
+        ));
+    }
+    Some(format!("{path}: {gone}{renamed}. In force: {}", then.join("; ")))
 }

@@ -10,12 +10,39 @@ const ROUTE: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
 fn rendered(upstream: &str) -> Value {
     render(&Settings {
         node_id: "gate-7",
-        wasm: Path::new("/somewhere/agentrelay.wasm"),
+        filter: &Filter::Wasm("/somewhere/agentrelay.wasm".into()),
         port: 4321,
         ledger: "127.0.0.1:7".parse().unwrap(),
         upstream: &upstream.parse().unwrap(),
     })
     .unwrap()
+}
+
+#[test]
+fn the_two_shipped_files_differ_only_in_the_filter() {
+    const FILTERS: &str = "static_resources/listeners/gate/filter_chains/0/filters/\
+        envoy.filters.network.http_connection_manager/typed_config/http_filters";
+    let [wasm, native] = [SHIPPED, SHIPPED_NATIVE].map(|text| {
+        let mut tree: Value = serde_yaml_ng::from_str(text).unwrap();
+        let filter = field(&mut tree, &format!("{FILTERS}/agentrelay/typed_config")).unwrap();
+        let filter = std::mem::take(filter);
+        // Comments too, but for those of the filter and the head, which says how to start it.
+        let head = text.find("\nnode:").unwrap();
+        let (begin, end) =
+            (text.find("- name: agentrelay\n").unwrap(), text.find("- name: envoy.filters.http.router").unwrap());
+        (tree, filter, text[head..begin].to_owned(), text[end..].to_owned())
+    });
+    assert_eq!(wasm.0, native.0);
+    assert_eq!((wasm.2, wasm.3), (native.2, native.3));
+    let configured = |filter: &Value, path: &str| {
+        let mut filter = filter.clone();
+        field(&mut filter, path).unwrap().clone()
+    };
+    assert_eq!(
+        configured(&wasm.1, "config/configuration"),
+        configured(&native.1, "filter_config"),
+        "both take the same configuration"
+    );
 }
 
 /// Every leaf of the tree by its path.
@@ -40,6 +67,9 @@ fn only_addresses_differ_from_the_file_that_users_copy() {
     let (mut shipped, mut used) = (Vec::new(), Vec::new());
     leaves(&serde_yaml_ng::from_str(SHIPPED).unwrap(), String::new(), &mut shipped);
     leaves(&rendered("http://127.0.0.1:9"), String::new(), &mut used);
+    // A second stack must not share this one's port.
+    let reuse = used.iter().position(|(path, _)| path.ends_with("/listeners/0/enable_reuse_port")).unwrap();
+    assert_eq!(used.remove(reuse).1, false);
     assert_eq!(shipped.len(), used.len());
     let changed: Vec<&str> = shipped
         .iter()
@@ -78,7 +108,7 @@ fn a_service_with_its_own_upstream_has_its_own_route_and_cluster() {
         let upstream = Upstreams { default: default.map(|url| url.parse().unwrap()), routes: routes.clone() };
         let settings = Settings {
             node_id: "gate-7",
-            wasm: Path::new("/somewhere/agentrelay.wasm"),
+            filter: &Filter::Wasm("/somewhere/agentrelay.wasm".into()),
             port: 4321,
             ledger: "127.0.0.1:7".parse().unwrap(),
             upstream: &upstream,

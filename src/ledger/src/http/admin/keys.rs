@@ -21,7 +21,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use protocol::admin::{Budget, CreateKey, Key, KeyWithSecret, Page, Reason, RotateKey, UpdateKey};
 use protocol::api_key::{KeyHash, Kind};
-use protocol::key::{KeySource, KeyState};
+use protocol::key::{KeySource, KeyState, Limit};
 use protocol::{AgentId, KeyId, TenantId};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -124,7 +124,8 @@ pub(super) async fn create(
         Error::Refused(Refusal::TenantUnknown) => Refused::invalid("tenant_id: no tenant has this id"),
         other => Refused::from(other),
     })?;
-    Ok((StatusCode::CREATED, Json(KeyWithSecret { key: listed.shown(now), secret })))
+    let key = with_warnings(&service, listed.shown(now)).await?;
+    Ok((StatusCode::CREATED, Json(KeyWithSecret { key, secret })))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -172,8 +173,30 @@ async fn found(service: &Service, caller: &Caller, id: KeyId) -> Result<Listed, 
     Ok(listed)
 }
 
-fn tagged(listed: Listed) -> Tagged<Key> {
-    Tagged(listed.key.version.to_string(), listed.shown(moment::now()))
+async fn tagged(service: &Service, listed: Listed) -> Result<Tagged<Key>, Refused> {
+    let version = listed.key.version.to_string();
+    Ok(Tagged(version, with_warnings(service, listed.shown(moment::now())).await?))
+}
+
+/// The key with what of it has no effect. A limit of the tenant's tier counts the key's requests too, so one of the key that is
+/// never reached before it refuses nothing, until the tenant has another tier.
+async fn with_warnings(service: &Service, key: Key) -> Result<Key, Refused> {
+    if key.limits.is_empty() {
+        return Ok(key);
+    }
+    let tenant = service.store.tenant(key.tenant_id.clone()).await?;
+    let policy = service.newest_policy().await;
+    let tier = tenant.and_then(|(tenant, _)| policy.policy.tier(&tenant.tier));
+    let hidden = |limit: &Limit| {
+        let tier = tier?;
+        let own = tier.limits.iter().find(|own| own.hides(*limit))?.limit;
+        Some(format!(
+            "the limit of {} in {} s is never reached: tier {} has {} in {} s, which counts too",
+            limit.permits, limit.window_seconds, tier.name, own.permits, own.window_seconds
+        ))
+    };
+    let warnings = key.limits.iter().filter_map(hidden).collect();
+    Ok(Key { warnings, ..key })
 }
 
 pub(super) async fn show(
@@ -181,7 +204,8 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     Id(id): Id<KeyId>,
 ) -> Result<Tagged<Key>, Refused> {
-    found(&service, &caller, id).await.map(tagged)
+    let listed = found(&service, &caller, id).await?;
+    tagged(&service, listed).await
 }
 
 pub(super) async fn budget(
@@ -217,7 +241,8 @@ pub(super) async fn update(
     let key::Key { id: key_id, version, .. } = key;
     let if_version = if_match(&headers, &version.to_string())?.then_some(version);
     let operation = keys::Update { key_id, update, if_version, actor: caller.id(), now };
-    service.store.run(operation).await.map(tagged).map_err(administered)
+    let listed = service.store.run(operation).await.map_err(administered)?;
+    tagged(&service, listed).await
 }
 
 /// 403 would mean that the caller's credential is inactive. Here the administered key is, so the answer is 409.

@@ -110,7 +110,8 @@ pub(super) async fn check(
     let policy = document::parse(sent(&body)?).map_err(|fault| Refused::invalid(fault.to_string()))?;
     let over = service.newest_policy().await.version().clone();
     let leaving = service.policies.leaving(&policy, moment::now()).await?;
-    Ok(Json(PolicyChecked { version: policy.version().clone(), over, leaving }))
+    let tools_leaving = service.policies.tools_leaving(&policy).await?;
+    Ok(Json(PolicyChecked { version: policy.version().clone(), over, leaving, tools_leaving }))
 }
 
 /// The body is the document itself, YAML or JSON. With SQLite it is written to the policy file unchanged. With PostgreSQL

@@ -40,6 +40,7 @@ pub(super) async fn sums_come_in_pages_and_every_group_is_on_one(fresh: &impl Fr
         tool: (number % 5 > 0).then(|| format!("tool \"{}\"", number % 5)),
         outcome: if number % 2 == 0 { Outcome::Allowed } else { Outcome::RateLimited },
         would_deny: (number % 3 > 0).then_some(Outcome::InsufficientScope),
+        would_deny_reason: None,
         duration_ms: number * 10,
         ..decision(&tenant_id, &key_id, 1)
     });
@@ -121,6 +122,7 @@ pub(super) fn decision(tenant_id: &TenantId, key_id: &KeyId, amount: u64) -> Dec
         at: at(1),
         outcome: Outcome::Allowed,
         would_deny: None,
+        would_deny_reason: None,
         reason: None,
         key_id: Some(key_id.clone()),
         tenant_id: Some(tenant_id.clone()),

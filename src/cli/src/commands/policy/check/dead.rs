@@ -41,7 +41,8 @@ fn nothing(path: &str, value: &Value, findings: &mut Vec<String>) {
     fields.into_iter().for_each(|(path, value)| nothing(&path, value, findings));
 }
 
-fn tools(service: &Service) -> Vec<&Tool> {
+/// Its tools, by name.
+pub(super) fn tools(service: &Service) -> Vec<&Tool> {
     match &service.kind {
         ServiceKind::Mcp(tools) => tools.values().collect(),
         ServiceKind::Http(router) => router.tools().collect(),

@@ -1,12 +1,21 @@
-//! README's part on own tools, by copy and paste: its own lines in a shell, with a server that nobody prepared.
+//! README's part on own tools, by copy and paste: its own lines in a shell, with a server that nobody prepared, and how long
+//! that takes.
 
-use super::said;
+use crate::TURN;
 use harness::clock::eventually_within;
 use harness::servers::Server;
 use harness::{files, run};
 use std::fs;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// From the policy of an own server to a refused and a billed call of its tools, on what is built.
+const FIRST_MINUTE: Duration = Duration::from_secs(60);
+
+/// What a command printed, on both ways out.
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
 
 /// The blocks of commands below this line.
 fn blocks(readme: &str, begin: &str) -> Vec<String> {
@@ -21,6 +30,7 @@ fn local(port: u16) -> String {
 
 #[test]
 fn own_tools_are_behind_the_gate_by_copy_and_paste() {
+    let _turn = TURN.blocking_lock();
     run(async {
         let directory = files::gate_directory();
         let server = Server::upstream("own_server.py", &[]).await;
@@ -47,6 +57,7 @@ fn own_tools_are_behind_the_gate_by_copy_and_paste() {
             command
         };
         // The last line stays; what is before it must succeed, but for the check, which names a price in a text.
+        let began = Instant::now();
         let first = mine(first).replace(" --against", " || true; : --against");
         let mut up = shell(&first.replace("agentrelay up", "exec agentrelay up"))
             .stdout(fs::File::create(directory.join("up.out")).unwrap())
@@ -63,6 +74,7 @@ fn own_tools_are_behind_the_gate_by_copy_and_paste() {
         // The refused call is told by its status too.
         let second = second.replace("# 403", "|| test $? = 1 # 403");
         let output = shell(&format!("export AGENTRELAY_GATE=http://{gate}/mcp\n{second}")).output().unwrap();
+        let took = began.elapsed();
         let text = said(&output);
         let _ = Command::new("kill").args(["-s", "TERM", &up.id().to_string()]).status();
         assert!(output.status.success(), "{text}");
@@ -74,6 +86,11 @@ fn own_tools_are_behind_the_gate_by_copy_and_paste() {
         // Charged, or about to be.
         assert!(text.lines().any(|line| line.starts_with("11       9 ")), "{text}");
         assert!(!text.contains("WRONG"), "{text}");
+        println!(
+            "from an own server to a refused and a billed call of its tools: {:.1} s",
+            took.as_secs_f64()
+        );
+        assert!(took < FIRST_MINUTE, "it took {} s", took.as_secs());
         let ended = harness::clock::apart(|| up.wait().unwrap());
         assert!(ended.success(), "{ended}");
     });
