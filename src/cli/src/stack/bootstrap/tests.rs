@@ -28,8 +28,10 @@ fn the_two_shipped_files_differ_only_in_the_filter() {
         let filter = std::mem::take(filter);
         // Comments too, but for those of the filter and the head, which says how to start it.
         let head = text.find("\nnode:").unwrap();
-        let (begin, end) =
-            (text.find("- name: agentrelay\n").unwrap(), text.find("- name: envoy.filters.http.router").unwrap());
+        let (begin, end) = (
+            text.find("- name: agentrelay\n").unwrap(),
+            text.find("- name: envoy.filters.http.router").unwrap(),
+        );
         (tree, filter, text[head..begin].to_owned(), text[end..].to_owned())
     });
     assert_eq!(wasm.0, native.0);
