@@ -117,7 +117,7 @@ async fn envoy_with_tls_to(ledger: &TlsLedger, upstream: &Upstream) -> Envoy {
     let binary = tokio::task::spawn_blocking(|| EnvoyBinary::locate(&files::environment()));
     let options = EnvoyOptions {
         envoy: binary.await.expect("no panic").unwrap_or_else(|error| panic!("{error}")),
-        wasm: files::wasm(),
+        filter: files::filter(),
         ledger: ([127, 0, 0, 1], ledger.port).into(),
         upstream: upstream.url().parse().expect("a URL"),
         filter_key: ledger.credentials.filter_key.clone(),

@@ -80,7 +80,9 @@ pub const TABLE: &[(&str, Order)] = &[
     ("filter", Listed(&["context", "host", "stream", "root"])),
     (
         "native",
-        Listed(&["abi", "current", "shared", "stats", "inbox", "envoy", "runtime", "exchange", "entry"]),
+        Listed(&[
+            "abi", "current", "faults", "shared", "stats", "inbox", "envoy", "runtime", "exchange", "entry",
+        ]),
     ),
     ("client", Listed(&["error", "tls", "export", "transport", "calls"])),
     ("cli", Listed(&["signals", "output", "mcp", "stack", "commands"])),

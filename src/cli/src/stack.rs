@@ -10,6 +10,7 @@ mod binary;
 mod credentials;
 mod envoy;
 mod error;
+mod filter;
 mod ledger;
 mod local;
 mod process;
@@ -19,8 +20,9 @@ use std::time::Duration;
 
 pub use binary::EnvoyBinary;
 pub use credentials::{Credentials, write_private};
-pub use envoy::{Edit, Envoy, EnvoyOptions, Filter};
+pub use envoy::{Edit, Envoy, EnvoyOptions};
 pub use error::Error;
+pub use filter::Filter;
 pub use ledger::{Ledger, LedgerOptions};
 pub use local::{Answering, Pids, Ready, Stack, StackOptions};
 pub use upstream::{Route, Upstream, Upstreams};

@@ -2,7 +2,7 @@
 
 use super::bootstrap::{self, Settings};
 use super::process::Process;
-use super::{EnvoyBinary, Error, Upstreams};
+use super::{EnvoyBinary, Error, Filter, Upstreams};
 use serde_json::Value as Json;
 use serde_yaml_ng::Value as Yaml;
 use std::fs;
@@ -24,25 +24,6 @@ const POLICY_LOADED: &str = "wasmcustom.agentrelay_policy_loaded";
 
 /// Where Envoy looks for dynamic modules.
 const MODULES: &str = "ENVOY_DYNAMIC_MODULES_SEARCH_PATH";
-
-/// The filter, and with it how Envoy runs it.
-#[derive(Debug, Clone)]
-pub enum Filter {
-    /// `agentrelay.wasm`, in a VM.
-    Wasm(PathBuf),
-    /// `libagentrelay.so`, as a dynamic module.
-    Native(PathBuf),
-}
-
-impl Filter {
-    fn canonical(&self) -> Result<Filter, Error> {
-        let canonical = |file: &Path| fs::canonicalize(file).map_err(Error::file(file));
-        Ok(match self {
-            Filter::Wasm(file) => Filter::Wasm(canonical(file)?),
-            Filter::Native(file) => Filter::Native(canonical(file)?),
-        })
-    }
-}
 
 /// Changes the configuration of one Envoy further, for tests.
 pub type Edit = Box<dyn FnOnce(&mut Yaml) + Send>;
