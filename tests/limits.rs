@@ -33,7 +33,8 @@ fn a_full_window_of_a_day_says_the_whole_wait_in_every_field_and_in_words() {
         agent.call(&mcp::search()).await.assert_allowed();
         let refused = agent.call(&mcp::search()).await;
         refused.assert_refused(429, "rate_limited");
-        let wait: u64 = refused.header("retry-after").and_then(|wait| wait.parse().ok()).expect("it says when");
+        let wait: u64 =
+            refused.header("retry-after").and_then(|wait| wait.parse().ok()).expect("it says when");
         // A permit returns at most one cell late.
         assert!((DAY - 60..=DAY + DAY / CELLS).contains(&wait), "{wait}");
         assert_eq!(refused.rate().reset_seconds, wait, "{refused:?}");
