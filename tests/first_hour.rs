@@ -1,6 +1,8 @@
 //! The first hour of an operator: names that are mistyped, a policy that does not do what it says, ports in use, an own server
 //! behind the gate, and what `doctor` says of all that.
 
+#[path = "first_hour/answers.rs"]
+mod answers;
 #[path = "first_hour/doctor.rs"]
 mod doctor;
 #[path = "first_hour/mistakes.rs"]
