@@ -35,10 +35,10 @@ pub struct Pair {
     value_length: usize,
 }
 
-const NOTHING: Bytes = Bytes { start: ptr::null(), length: 0 };
+pub const NOTHING: Bytes = Bytes { start: ptr::null(), length: 0 };
 
 impl Bytes {
-    fn of(bytes: &[u8]) -> Bytes {
+    pub fn of(bytes: &[u8]) -> Bytes {
         Bytes { start: bytes.as_ptr(), length: bytes.len() }
     }
 

@@ -275,3 +275,6 @@ unused! {
     envoy_dynamic_module_on_http_filter_downstream_above_write_buffer_high_watermark
     envoy_dynamic_module_on_http_filter_downstream_below_write_buffer_low_watermark
 }
+
+#[cfg(test)]
+mod tests;

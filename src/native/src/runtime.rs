@@ -49,8 +49,13 @@ pub struct Attached {
 
 /// Reads a configuration. The error goes to Envoy's log.
 pub fn attach(config: EnvoyConfig, text: Vec<u8>) -> Result<Arc<Attached>, String> {
-    stats::define(config, || drop(Metrics::<Envoy>::define()));
     let read = Config::read(&text)?;
+    attach_with(config, text, read)
+}
+
+/// The same with a configuration that was read.
+pub fn attach_with(config: EnvoyConfig, text: Vec<u8>, read: Config) -> Result<Arc<Attached>, String> {
+    stats::define(config, || drop(Metrics::<Envoy>::define()));
     let scheduler = config.scheduler().ok_or("this Envoy can't run work for a filter: use 1.38 to 1.40")?;
     let known = RUNTIMES.lock().iter().find(|runtime| runtime.text == text).cloned();
     let runtime = known.clone().unwrap_or_else(|| Arc::new(Runtime::new(text)));

@@ -49,3 +49,45 @@ pub fn swap(name: &str, revision: u32, bytes: &[u8]) -> bool {
         true
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Run under ThreadSanitizer by `scripts/sanitize`.
+    #[test]
+    fn no_change_of_many_workers_is_lost() {
+        const WORKERS: u64 = 8;
+        const CHANGES: u64 = 2_000;
+        let name = "counted by all";
+        let count = |value: &Shared| value.bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        std::thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(|| {
+                    for _ in 0..CHANGES {
+                        loop {
+                            let value = read(name);
+                            let next = (count(&value) + 1).to_le_bytes();
+                            if swap(name, value.revision, &next) {
+                                break;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(count(&read(name)), WORKERS * CHANGES);
+    }
+
+    #[test]
+    fn a_value_that_another_wrote_first_is_not_overwritten() {
+        let (first, second) = (read("new"), read("new"));
+        assert!(swap("new", first.revision, b"first"));
+        assert!(!swap("new", second.revision, b"second"));
+        assert_eq!(read("new").bytes, b"first");
+        let known = read("new");
+        assert!(swap("new", known.revision, b"third"));
+        assert!(!swap("new", known.revision, b"fourth"));
+        assert_eq!(read("new").bytes, b"third");
+    }
+}
