@@ -156,7 +156,7 @@ fn a_check_names_tools_that_go_while_money_is_on_its_way_and_what_happens_to_it(
         };
         let image = line("image_generate");
         for part in [
-            "services.studio.tools: `image_generate` goes; the nearest here is `image_generator`. In force: ",
+            "services.studio.tools: `image_generate` goes; was it renamed to `image_generator`, which is new? In force: ",
             "new calls are refused with 404",
             "grants of 1 keys name it, and allow nothing",
             "1 of its calls are reserved and in progress, and are settled as they were reserved",
@@ -169,7 +169,7 @@ fn a_check_names_tools_that_go_while_money_is_on_its_way_and_what_happens_to_it(
             summary.contains("leases are open, which name no tool: its calls in progress are paid from them"),
             "{summary}"
         );
-        assert!(!summary.contains("nearest"), "{summary}");
+        assert!(!summary.contains("was it renamed"), "two tools are new, and neither is like it: {summary}");
 
         // It happens as it was said.
         assert!(operator(&url, &key, &["policy", "apply", path, "--force"]).status.success());

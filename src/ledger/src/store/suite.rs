@@ -309,6 +309,8 @@ async fn expiry_charges_expired_reservations_only(fresh: &impl Fresh) {
     }
     store.run(settle("r2", Action::Renew { ttl_seconds: 60 }, at(20))).await.unwrap();
     store.run(settle("r3", Action::Post { credits: credits(10) }, at(20))).await.unwrap();
+    let pending: Vec<u64> = store.pending_by_tool().await.unwrap().into_values().collect();
+    assert_eq!((pending, store.open_leases().await.unwrap()), (vec![3], 0));
     assert_eq!(store.run(Expire { now: at(59) }).await, Ok((0, false)));
     assert_eq!(store.run(Expire { now: at(60) }).await, Ok((1, false)));
     assert_eq!(store.run(Expire { now: at(60) }).await, Ok((0, false)));

@@ -128,7 +128,14 @@ async fn in_use(ledger: &Client, policy: &Policy, text: &str) -> anyhow::Result<
     }
     let others = leaving.into_iter().filter(|name| name.kind != NameKind::Tier);
     let users: Vec<NameLeaving> = tiers.into_values().chain(others).collect();
-    let tools = tools_leaving.iter().filter_map(|tool| going(policy, tool, &users));
+    let mut tools = Vec::new();
+    if !tools_leaving.is_empty() {
+        let in_force = ledger.policy().await?.document;
+        let added = |service: &str, tool: &str| {
+            in_force.pointer(&pointer(&["services", service, "tools", tool])).is_none()
+        };
+        tools.extend(tools_leaving.iter().filter_map(|tool| going(policy, tool, &users, &added)));
+    }
     let names = users.iter().map(|name| {
         let table = if name.kind == NameKind::Tier { "tiers" } else { "services" };
         format!("{table}: {name}, and the policy lacks it")
@@ -136,8 +143,19 @@ async fn in_use(ledger: &Client, policy: &Policy, text: &str) -> anyhow::Result<
     Ok(names.chain(tools).collect())
 }
 
-/// A tool that goes while keys, calls or leases depend on it: what was probably meant, and what will happen.
-fn going(policy: &Policy, leaving: &ToolLeaving, users: &[NameLeaving]) -> Option<String> {
+/// A JSON pointer (RFC 6901): names of HTTP tools have slashes.
+fn pointer(path: &[&str]) -> String {
+    path.iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
+}
+
+/// A tool that goes while keys, calls or leases depend on it: which of those that are added it may have become, and what will
+/// happen.
+fn going(
+    policy: &Policy,
+    leaving: &ToolLeaving,
+    users: &[NameLeaving],
+    is_added: &dyn Fn(&str, &str) -> bool,
+) -> Option<String> {
     let ToolLeaving { service, tool, pending, open_leases } = leaving;
     let keys = |kind: NameKind, name: &str| {
         users.iter().find(|user| user.kind == kind && user.name == name).map_or(0, |user| user.used_by)
@@ -152,10 +170,14 @@ fn going(policy: &Policy, leaving: &ToolLeaving, users: &[NameLeaving]) -> Optio
         Some(_) => (format!("services.{service}.tools"), format!("`{tool}` goes")),
         None => ("services".to_owned(), format!("`{tool}` goes with its service `{service}`")),
     };
-    let names: Vec<&str> =
-        rules.map(dead::tools).unwrap_or_default().iter().map(|tool| tool.name.as_str()).collect();
-    let renamed =
-        nearest(tool, &names).map_or_else(String::new, |near| format!("; the nearest here is `{near}`"));
+    let tools = rules.map(dead::tools).unwrap_or_default();
+    let added: Vec<&str> =
+        tools.iter().map(|tool| tool.name.as_str()).filter(|name| is_added(service, name)).collect();
+    let near = match added.as_slice() {
+        [only] => Some(*only),
+        several => nearest(tool, several),
+    };
+    let renamed = near.map_or_else(String::new, |near| format!("; was it renamed to `{near}`, which is new"));
     let unlisted = rules.and_then(|rules| rules.unlisted.as_ref());
     let calls = if unlisted.is_some() {
         "new calls go by the rule `unlisted`"
@@ -179,5 +201,6 @@ fn going(policy: &Policy, leaving: &ToolLeaving, users: &[NameLeaving]) -> Optio
             "{leases} leases are open, which name no tool: its calls in progress are paid from them, and the rest is for other tools"
         ));
     }
-    Some(format!("{path}: {gone}{renamed}. In force: {}", then.join("; ")))
+    let mark = if renamed.is_empty() { "." } else { "?" };
+    Some(format!("{path}: {gone}{renamed}{mark} In force: {}", then.join("; ")))
 }
