@@ -59,6 +59,7 @@ app.post("/forms/:project", (request, response) => {
 app.delete("/forms/:project", (request, response) => {
   run(`remove ${request.params.project}`);
   response.json({});
+});
 // What servers read of arguments, by the ways that are usual: the plain and the extended parser of queries, the platform's own,
 // bodies of JSON and of forms, and all together.
 app.all("/draw/:what", express.urlencoded({ extended: true }), (request, response) => {
