@@ -84,7 +84,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let access_log = !options.no_access_log;
     let site = Site { envoy, directory: scratch.path().to_owned(), cores, upstream, access_log };
     eprintln!("==> starting the ledger; configurations and logs are in {}", scratch.path().display());
-    let relay = Relay::start(&site, &built).await?;
+    let relay = Relay::start(&site, built).await?;
     let ready = cases::start(&site, built, &cases, &relay).await?;
     cores.stay()?;
 

@@ -93,7 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let upstream = load::upstream().await?;
     let mut site = Site { envoy, directory: scratch.path().to_owned(), cores, upstream, access_log: true };
     eprintln!("==> starting the ledger; configurations and logs are in {}", scratch.path().display());
-    let mut relay = Relay::start(&site, &built).await?;
+    let mut relay = Relay::start(&site, built).await?;
     let mut seed = Seed::new(&relay).await?;
     let is_wanted = |part: Part| options.parts.is_empty() || options.parts.contains(&part);
 

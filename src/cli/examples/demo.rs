@@ -6,7 +6,7 @@
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use cli::signals::Signals;
-use cli::stack::{EnvoyBinary, Stack, StackOptions};
+use cli::stack::{EnvoyBinary, Filter, Stack, StackOptions};
 use client::Client;
 use protocol::admin::{CreateKey, CreateTenant, Tenant};
 use protocol::{Credits, TenantId};
@@ -110,7 +110,7 @@ async fn show(arguments: &Arguments, state_dir: &Path) -> anyhow::Result<Demo> {
         StackOptions {
             program,
             envoy: EnvoyBinary::locate(&arguments.environment)?,
-            wasm: arguments.wasm.clone(),
+            filter: Filter::Wasm(arguments.wasm.clone()),
             policy: arguments.policy.clone(),
             upstream: format!("http://127.0.0.1:{port}").parse()?,
             envoys: 1,

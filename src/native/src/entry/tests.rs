@@ -74,7 +74,7 @@ extern "C" fn envoy_dynamic_module_callback_http_filter_config_http_callout(
     _: Bytes,
     _: u64,
 ) -> u32 {
-    CALLS.set(CALLS.get() + 1);
+    CALLS.set(CALLS.get().saturating_add(1));
     4
 }
 

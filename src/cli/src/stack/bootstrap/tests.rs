@@ -27,12 +27,10 @@ fn the_two_shipped_files_differ_only_in_the_filter() {
         let filter = field(&mut tree, &format!("{FILTERS}/agentrelay/typed_config")).unwrap();
         let filter = std::mem::take(filter);
         // Comments too, but for those of the filter and the head, which says how to start it.
-        let head = text.find("\nnode:").unwrap();
-        let (begin, end) = (
-            text.find("- name: agentrelay\n").unwrap(),
-            text.find("- name: envoy.filters.http.router").unwrap(),
-        );
-        (tree, filter, text[head..begin].to_owned(), text[end..].to_owned())
+        let (_, body) = text.split_once("\nnode:").unwrap();
+        let (before, filter_on) = body.split_once("- name: agentrelay\n").unwrap();
+        let (_, after) = filter_on.split_once("- name: envoy.filters.http.router").unwrap();
+        (tree, filter, before.to_owned(), after.to_owned())
     });
     assert_eq!(wasm.0, native.0);
     assert_eq!((wasm.2, wasm.3), (native.2, native.3));
