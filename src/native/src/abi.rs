@@ -1,7 +1,7 @@
 //! Envoy's dynamic-module ABI: what Envoy offers, as functions that can't be misused. Only this room and
 //! `entry`, with the entries that Envoy calls, have `unsafe`.
 //!
-//! Written for the ABI of Envoy 1.38 to 1.40, whose names and layouts for HTTP filters are the same. A pointer of
+//! Written for the ABI of Envoy 1.39 and 1.40, whose names and layouts for HTTP filters are the same. A pointer of
 //! Envoy's is valid as long as its type here says. Bytes that Envoy lends are copied before anything else is called,
 //! because a later call may free them.
 #![allow(unsafe_code)]
@@ -10,7 +10,7 @@ mod config;
 mod exchange;
 mod raw;
 
-pub use config::{ConfigScheduler, EnvoyConfig};
+pub use config::{ConfigScheduler, EnvoyConfig, tells_how_exchanges_end};
 pub use exchange::{Attribute, EnvoyExchange, ExchangeScheduler};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

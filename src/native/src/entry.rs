@@ -30,6 +30,13 @@ const STOP: u32 = 1;
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
     abi::start_logging();
+    if !abi::tells_how_exchanges_end() {
+        // Then a call that its upstream broke off could not be told from one whose client left.
+        log::error!(
+            "the module is not loaded: it needs Envoy 1.39 or 1.40; with an older one take the wasm filter, envoy/envoy.yaml"
+        );
+        return ptr::null();
+    }
     c"v0.1.0".as_ptr()
 }
 

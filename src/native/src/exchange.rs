@@ -8,7 +8,6 @@ use crate::current::{self, Current, Deferred};
 use crate::envoy::Envoy;
 use crate::inbox::Inbox;
 use crate::runtime::{Attached, Runtime};
-use crate::stats;
 use gate::{Action, Body, Host, Locked, Worker};
 use policy::exchange::{Reply, not_ready};
 use protocol::EventId;
@@ -225,7 +224,6 @@ impl Exchange {
     /// The exchange is over, and its access log is about to be written.
     pub fn complete(&self, envoy: EnvoyExchange) -> u32 {
         self.end(Some(envoy));
-        stats::flush_if_due(envoy);
         CONTINUE
     }
 

@@ -56,7 +56,7 @@ pub fn attach(config: EnvoyConfig, text: Vec<u8>) -> Result<Arc<Attached>, Strin
 /// The same with a configuration that was read.
 pub fn attach_with(config: EnvoyConfig, text: Vec<u8>, read: Config) -> Result<Arc<Attached>, String> {
     stats::define(config, || drop(Metrics::<Envoy>::define()));
-    let scheduler = config.scheduler().ok_or("this Envoy can't run work for a filter: use 1.38 to 1.40")?;
+    let scheduler = config.scheduler().ok_or("this Envoy can't run work for a filter: use 1.39 or 1.40")?;
     let known = RUNTIMES.lock().iter().find(|runtime| runtime.text == text).cloned();
     let runtime = known.clone().unwrap_or_else(|| Arc::new(Runtime::new(text)));
     let id = config.id();

@@ -5,7 +5,7 @@
 
 use crate::abi::{self, EnvoyConfig, EnvoyExchange};
 use gate::{Locked, MetricKind};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 /// One metric with one set of labels. As many exist as there are outcomes, services and tools, whose numbers are bounded.
@@ -27,8 +27,6 @@ const PANICS: &str = "agentrelay_panics";
 static STATS: RwLock<Vec<&'static Stat>> = RwLock::new(Vec::new());
 /// The number of each metric in Envoy, by name.
 static NUMBERS: Locked<Vec<(String, usize)>> = Locked::new(Vec::new());
-/// Set when Envoy could not be told outside of an exchange; the next exchange does it.
-static IS_DUE: AtomicBool = AtomicBool::new(false);
 
 /// Defines all metrics for a configuration. `find_all` finds those of the gate.
 pub fn define(config: EnvoyConfig, find_all: impl FnOnce()) {
@@ -75,7 +73,7 @@ impl Stat {
     /// Adds a value to a histogram.
     pub fn record(&self, exchange: EnvoyExchange, value: u64) {
         if let Some(number) = number(&self.name) {
-            exchange.add(self.kind, number, &self.labels, i64::try_from(value).unwrap_or(i64::MAX));
+            exchange.record(number, &self.labels, value);
         }
     }
 }
@@ -85,35 +83,16 @@ fn number(name: &str) -> Option<usize> {
     numbers.iter().find(|(known, _)| known == name).map(|(_, number)| *number)
 }
 
-fn tell(add: impl Fn(MetricKind, usize, &[String], i64) -> bool) -> bool {
-    let panics = find(MetricKind::Counter, PANICS, &[]);
+/// Tells Envoy of all that was counted since the last tick.
+pub fn flush(config: EnvoyConfig) {
     static TOLD: AtomicI64 = AtomicI64::new(0);
     let caught = i64::try_from(abi::panics()).unwrap_or(i64::MAX);
-    panics.add(caught.saturating_sub(TOLD.swap(caught, Ordering::Relaxed)));
+    find(MetricKind::Counter, PANICS, &[]).add(caught.saturating_sub(TOLD.swap(caught, Ordering::Relaxed)));
     let stats = STATS.read().unwrap_or_else(PoisonError::into_inner).clone();
     for stat in stats {
         let untold = stat.untold.swap(0, Ordering::Relaxed);
-        let Some(number) = number(&stat.name).filter(|_| untold != 0) else { continue };
-        if !add(stat.kind, number, &stat.labels, untold) {
-            stat.add(untold);
-            return false;
+        if let Some(number) = number(&stat.name).filter(|_| untold != 0) {
+            config.add(stat.kind, number, &stat.labels, untold);
         }
-    }
-    true
-}
-
-/// Tells Envoy of all that was counted since the last tick.
-pub fn flush(config: EnvoyConfig) {
-    let is_told = tell(|kind, number, labels, offset| config.add(kind, number, labels, offset));
-    IS_DUE.store(!is_told, Ordering::Relaxed);
-}
-
-/// The same from an exchange, where the tick can't.
-pub fn flush_if_due(exchange: EnvoyExchange) {
-    if IS_DUE.load(Ordering::Relaxed) && IS_DUE.swap(false, Ordering::Relaxed) {
-        tell(|kind, number, labels, offset| {
-            exchange.add(kind, number, labels, offset);
-            true
-        });
     }
 }

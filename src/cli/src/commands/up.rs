@@ -50,7 +50,7 @@ pub struct Arguments {
     /// The filter; by default the agentrelay.wasm next to this program or in its target directory
     #[arg(long, value_name = "FILE")]
     wasm: Option<PathBuf>,
-    /// Run the filter as a dynamic module of Envoy 1.38 to 1.40, at the cost of a native filter: this libagentrelay.so, or by
+    /// Run the filter as a dynamic module of Envoy 1.39 and 1.40, at the cost of a native filter: this libagentrelay.so, or by
     /// default the one next to this program or in its target directory
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "wasm")]
     native: Option<Option<PathBuf>>,

@@ -101,14 +101,10 @@ impl Envoy {
         // A wasm filter has a VM for each worker and one for the main thread.
         let policies =
             if let Filter::Wasm(_) = filter { options.workers.saturating_add(1) } else { options.workers };
-        // There a dynamic module can tell its stats only while it handles a request.
-        let tells_by_requests =
-            matches!(filter, Filter::Native(_)) && options.envoy.version().await?.starts_with("1.38.");
         let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
         let http = super::http_client()?;
-        let (gateway, admin) = process
-            .ready(READY_DEADLINE, || probe(&http, &address_file, policies, tells_by_requests))
-            .await?;
+        let (gateway, admin) =
+            process.ready(READY_DEADLINE, || probe(&http, &address_file, policies)).await?;
         Ok(Envoy { gateway, admin, process })
     }
 
@@ -170,7 +166,6 @@ async fn probe(
     http: &reqwest::Client,
     address_file: &Path,
     policies: u32,
-    tells_by_requests: bool,
 ) -> Result<(SocketAddr, SocketAddr), String> {
     let admin: SocketAddr = fs::read_to_string(address_file)
         .ok()
@@ -181,9 +176,6 @@ async fn probe(
     }
     let gateway = gate_address(&ask(http, admin, "/listeners?format=json").await?)
         .ok_or("the gate is not listening yet")?;
-    if tells_by_requests {
-        let _ = http.get(format!("http://{gateway}/")).send().await;
-    }
     if stat(http, admin, POLICY_LOADED).await?.unwrap_or(0) < u64::from(policies) {
         return Err("the filter has no policy from the ledger yet".into());
     }

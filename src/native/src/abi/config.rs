@@ -67,19 +67,24 @@ impl EnvoyConfig {
         (result == OK).then_some(id)
     }
 
-    /// Adds to a metric. False if this Envoy can't do so outside of an exchange: 1.38.
-    pub fn add(self, kind: MetricKind, id: usize, labels: &[String], offset: i64) -> bool {
+    /// Adds to a metric.
+    pub fn add(self, kind: MetricKind, id: usize, labels: &[String], offset: i64) {
         let name = match (kind, offset < 0) {
             (MetricKind::Gauge, true) => c"envoy_dynamic_module_callback_http_filter_config_decrement_gauge",
             (MetricKind::Gauge, false) => c"envoy_dynamic_module_callback_http_filter_config_increment_gauge",
             _ => c"envoy_dynamic_module_callback_http_filter_config_increment_counter",
         };
-        let Some(call) = optional(name) else { return false };
+        let Some(call) = optional(name) else { return };
         let labels: Vec<Bytes> = labels.iter().map(|label| Bytes::of(label.as_bytes())).collect();
         // SAFETY: Envoy's function of this name has this type; the configuration is valid in this entry.
         unsafe { call(self.pointer(), id, labels.as_ptr(), labels.len(), offset.unsigned_abs()) };
-        true
     }
+}
+
+/// True if this Envoy tells modules how an exchange ended, as 1.39 and later do. It is known by a function that came
+/// with that: Envoy does not say its version.
+pub fn tells_how_exchanges_end() -> bool {
+    optional(c"envoy_dynamic_module_callback_http_filter_config_increment_counter").is_some()
 }
 
 /// A function that not every Envoy has.

@@ -1,7 +1,7 @@
 //! What Envoy offers for one exchange.
 
 use super::{Bytes, NOTHING, Pair, raw};
-use gate::{Body, Map, MetricKind};
+use gate::{Body, Map};
 use policy::exchange::Reply;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
@@ -232,19 +232,19 @@ impl EnvoyExchange {
         NonNull::new(scheduler).map(ExchangeScheduler)
     }
 
-    /// Adds to a metric.
-    pub fn add(self, kind: MetricKind, id: usize, labels: &[String], offset: i64) {
+    /// Adds a value to a histogram.
+    pub fn record(self, id: usize, labels: &[String], value: u64) {
         let labels: Vec<Bytes> = labels.iter().map(|label| Bytes::of(label.as_bytes())).collect();
-        let call = match (kind, offset < 0) {
-            (MetricKind::Gauge, true) => raw::envoy_dynamic_module_callback_http_filter_decrement_gauge,
-            (MetricKind::Gauge, false) => raw::envoy_dynamic_module_callback_http_filter_increment_gauge,
-            (MetricKind::Counter, _) => raw::envoy_dynamic_module_callback_http_filter_increment_counter,
-            (MetricKind::Histogram, _) => {
-                raw::envoy_dynamic_module_callback_http_filter_record_histogram_value
-            }
-        };
         // SAFETY: the exchange is valid in this entry; Envoy copies the labels.
-        unsafe { call(self.pointer(), id, labels.as_ptr(), labels.len(), offset.unsigned_abs()) };
+        unsafe {
+            raw::envoy_dynamic_module_callback_http_filter_record_histogram_value(
+                self.pointer(),
+                id,
+                labels.as_ptr(),
+                labels.len(),
+                value,
+            )
+        };
     }
 }
 

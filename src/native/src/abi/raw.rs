@@ -110,27 +110,6 @@ unsafe extern "C" {
         count: usize,
         id: *mut usize,
     ) -> u32;
-    pub fn envoy_dynamic_module_callback_http_filter_increment_counter(
-        exchange: *mut c_void,
-        id: usize,
-        labels: *const Bytes,
-        count: usize,
-        value: u64,
-    ) -> u32;
-    pub fn envoy_dynamic_module_callback_http_filter_increment_gauge(
-        exchange: *mut c_void,
-        id: usize,
-        labels: *const Bytes,
-        count: usize,
-        value: u64,
-    ) -> u32;
-    pub fn envoy_dynamic_module_callback_http_filter_decrement_gauge(
-        exchange: *mut c_void,
-        id: usize,
-        labels: *const Bytes,
-        count: usize,
-        value: u64,
-    ) -> u32;
     pub fn envoy_dynamic_module_callback_http_filter_record_histogram_value(
         exchange: *mut c_void,
         id: usize,

@@ -45,9 +45,6 @@ nothing! {
     envoy_dynamic_module_callback_http_filter_config_define_counter(P, Bytes, *const Bytes, usize, *mut usize) -> u32 = 0;
     envoy_dynamic_module_callback_http_filter_config_define_gauge(P, Bytes, *const Bytes, usize, *mut usize) -> u32 = 0;
     envoy_dynamic_module_callback_http_filter_config_define_histogram(P, Bytes, *const Bytes, usize, *mut usize) -> u32 = 0;
-    envoy_dynamic_module_callback_http_filter_increment_counter(P, usize, *const Bytes, usize, u64) -> u32 = 0;
-    envoy_dynamic_module_callback_http_filter_increment_gauge(P, usize, *const Bytes, usize, u64) -> u32 = 0;
-    envoy_dynamic_module_callback_http_filter_decrement_gauge(P, usize, *const Bytes, usize, u64) -> u32 = 0;
     envoy_dynamic_module_callback_http_filter_record_histogram_value(P, usize, *const Bytes, usize, u64) -> u32 = 0;
 }
 
