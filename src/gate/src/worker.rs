@@ -239,7 +239,8 @@ impl<H: Host> Worker<H> {
         }
         match self.call(self.resolve(hash), stream_id) {
             Ok(()) => {
-                self.waiting.lock().insert(hash, vec![stream_id]);
+                // Not `insert`: another thread may have begun to wait for the same answer.
+                self.waiting.lock().entry(hash).or_default().push(stream_id);
                 Lookup::Waiting
             }
             Err(NotCalled) => Lookup::NotFound(KeyNotFound::Unavailable),

@@ -31,7 +31,7 @@ impl<H: Host> Worker<H> {
                     // A new request with this credential would be refused too.
                     self.end(&hash, None);
                 } else if self.dispatch(self.resolve(hash)).is_ok() {
-                    self.waiting.lock().insert(hash, Vec::new());
+                    self.waiting.lock().entry(hash).or_default();
                 }
             }
         }
