@@ -154,6 +154,11 @@ impl<H: Host> Worker<H> {
         self.fetch_policy(H::monotonic_clock());
     }
 
+    /// The configuration. Copied, because a call that can't be sent reads it again.
+    fn config(&self) -> Arc<Config> {
+        self.config.lock().clone()
+    }
+
     /// The number by which the host knows this worker.
     pub fn id(&self) -> u32 {
         self.id
@@ -248,7 +253,7 @@ impl<H: Host> Worker<H> {
     }
 
     fn resolve(&self, hash: KeyHash) -> Call {
-        Call::resolve(&self.config.lock(), hash, self.changes_applied.load(Ordering::Relaxed))
+        Call::resolve(&self.config(), hash, self.changes_applied.load(Ordering::Relaxed))
     }
 
     /// The cached record of a hash, if it is fresh enough.
@@ -277,13 +282,13 @@ impl<H: Host> Worker<H> {
 
     /// Asks the ledger for a reservation for a stream. The stream is woken with the answer.
     pub fn reserve(&self, request: &ReserveRequest, stream_id: u32) -> Result<(), NotCalled> {
-        let call = Call::reserve(&self.config.lock(), stream_id, request);
+        let call = Call::reserve(&self.config(), stream_id, request);
         self.call(call, stream_id)
     }
 
     /// Asks the ledger to issue a key for an agent's stream. The stream is woken with the answer.
     pub fn issue(&self, request: &IssueRequest, stream_id: u32) -> Result<(), NotCalled> {
-        let call = Call::issue(&self.config.lock(), stream_id, request);
+        let call = Call::issue(&self.config(), stream_id, request);
         self.call(call, stream_id)
     }
 
@@ -431,12 +436,12 @@ impl<H: Host> Worker<H> {
         if how == Ended::Unanswered {
             H::add(self.metrics().callouts_failed, 1);
         }
-        let config = self.config.lock().clone();
+        let config = self.config();
         self.reach.ended(how, &config.ledger_cluster, answer, self.metrics());
     }
 
     fn fetch_policy(&self, now: Monotonic) {
-        let call = Call::policy(&self.config.lock(), self.policy_tag.lock().as_deref());
+        let call = Call::policy(&self.config(), self.policy_tag.lock().as_deref());
         self.policy_call.replace(match self.dispatch(call) {
             Ok(()) => PolicyCall::InFlight,
             Err(NotCalled) => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
@@ -465,7 +470,11 @@ impl<H: Host> Worker<H> {
             401 | 403 => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS.saturating_mul(20)) },
             _ => PolicyCall::Due { at_ms: now.0.saturating_add(POLICY_RETRY_MS) },
         };
-        self.policy_call.replace(next);
+        // If the policy changed meanwhile, this answer may be older than the change, and the next call is due already.
+        let mut call = self.policy_call.lock();
+        if *call == PolicyCall::InFlight {
+            *call = next;
+        }
     }
 
     fn deliver(&self, now: Monotonic) {
@@ -473,7 +482,7 @@ impl<H: Host> Worker<H> {
         let mut outbox = self.outbox.lock();
         let batch_id = || self.new_id(H::wall_clock());
         let Some(batch) = outbox.next_batch(&node, batch_id, self.at(now)) else { return };
-        let call = Call::report(&self.config.lock(), batch);
+        let call = Call::report(&self.config(), batch);
         if self.dispatch(call).is_err() {
             outbox.delivered(false, now, self.metrics());
         }

@@ -115,8 +115,8 @@ impl Exchange {
         for deferred in deferred {
             match deferred {
                 Deferred::Call(_) => self.runtime.put_off(deferred),
-                // What a panic has interrupted is not done: the request is refused.
-                _ if answer.is_none() => {}
+                // What a panic has interrupted is not done: the request is refused. After a reset there is nothing left to do it with.
+                _ if answer.is_none() || self.has_ended.load(Ordering::Relaxed) => {}
                 Deferred::Reply(reply) => self.reply(envoy, &reply),
                 Deferred::Resume => envoy.resume(),
                 Deferred::Reset => envoy.reset(),
@@ -141,7 +141,7 @@ impl Exchange {
             Some(Action::Continue) => CONTINUE,
             Some(Action::Pause) => STOP,
             None => {
-                if !self.is_answered.load(Ordering::Relaxed) {
+                if !self.is_answered.load(Ordering::Relaxed) && !self.has_ended.load(Ordering::Relaxed) {
                     let id: EventId = self.worker.new_id(Envoy::wall_clock());
                     self.reply(envoy, &not_ready(id));
                 }
@@ -165,7 +165,9 @@ impl Exchange {
             Some(Action::Continue) => CONTINUE,
             Some(Action::Pause) => STOP,
             None => {
-                envoy.reset();
+                if !self.has_ended.load(Ordering::Relaxed) {
+                    envoy.reset();
+                }
                 STOP
             }
         }
@@ -212,6 +214,10 @@ impl Exchange {
 
     /// Does the work that others left.
     pub fn scheduled(&self, envoy: EnvoyExchange) -> u32 {
+        if self.is_broken.load(Ordering::Relaxed) {
+            // What was left is done when the exchange ends.
+            return STOP;
+        }
         let work = self.inbox.as_ref().map(|inbox| inbox.take());
         self.request(envoy, Place::Scheduled, |_| {
             for work in work.unwrap_or_default() {

@@ -158,7 +158,8 @@ impl Runtime {
 
     fn tell(&self, worker_id: u32, call_id: u32, answer: Answer) {
         if let Some(worker) = self.workers.iter().find(|worker| worker.id() == worker_id) {
-            worker.answered(call_id, || answer);
+            // A panic must not keep from the others what was deferred.
+            abi::caught(|| worker.answered(call_id, || answer));
         }
     }
 }
@@ -174,7 +175,9 @@ impl Attached {
             let calls = std::mem::take(&mut *runtime.calls.lock());
             calls.into_iter().for_each(|call| current::defer(Deferred::Call(call)));
             if event == TICKED {
-                runtime.workers.iter().for_each(|worker| worker.tick());
+                for worker in &runtime.workers {
+                    abi::caught(|| worker.tick());
+                }
             }
         });
         if event == TICKED {
@@ -193,6 +196,8 @@ impl Attached {
     /// Envoy destroys the configuration. Its calls in flight stay without an answer.
     pub fn detach(&self) {
         self.runtime.hosts.lock().retain(|host| host.id != self.id);
+        // What this configuration was asked to do is lost with it.
+        self.runtime.is_ticking.store(false, Ordering::Relaxed);
         let mut lost = Vec::new();
         self.runtime.sent.lock().retain(|(config, _), call| {
             let is_lost = *config == self.id;
@@ -207,5 +212,6 @@ impl Attached {
             }
         });
         deferred.into_iter().for_each(|deferred| self.runtime.put_off(deferred));
+        self.runtime.ask_main(CALLS_WAIT);
     }
 }

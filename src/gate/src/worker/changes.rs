@@ -21,9 +21,9 @@ impl<H: Host> Worker<H> {
             return;
         }
         let wait_ms = (self.stale_ms() / 2).clamp(500, FEED_WAIT_MS_MAX);
-        let call = self.instance().map(|instance| {
-            Call::changes(&self.config.lock(), &instance, self.feed.lock().position(), wait_ms)
-        });
+        let call = self
+            .instance()
+            .map(|instance| Call::changes(&self.config(), &instance, self.feed.lock().position(), wait_ms));
         if call.and_then(|call| self.dispatch(call)).is_err() {
             self.feed.lock().retry_later(now);
         }

@@ -38,7 +38,7 @@ impl<H: Host> Worker<H> {
             let asked = RoundContents { leases: vec![(spending.tenant, lease_id)], ..self.asked() };
             let asked = self.round().and_then(|round| {
                 let round = Round { asks: vec![ask], ..round };
-                self.call(Call::round(&self.config.lock(), &round, asked), stream_id)
+                self.call(Call::round(&self.config(), &round, asked), stream_id)
             });
             if asked.is_err() {
                 // The call was not sent, so no credits will come: clear the pending ask.
@@ -105,7 +105,7 @@ impl<H: Host> Worker<H> {
             return Ok(false);
         }
         let round = Round { shares, ..self.round()? };
-        self.call(Call::round(&self.config.lock(), &round, asked), stream_id).map(|()| true)
+        self.call(Call::round(&self.config(), &round, asked), stream_id).map(|()| true)
     }
 
     /// Sends all statements that are due. Runs in the root context, and only in the VM that listens to the feed.
@@ -134,8 +134,7 @@ impl<H: Host> Worker<H> {
         let Ok(round) = self.round() else { return };
         let round = Round { shares: vec![share_ask(owner_id.clone(), &ask)], ..round };
         // If this call is lost, the ledger overestimates this Envoy's share until the next round, which is safe.
-        let _ =
-            self.dispatch(Call::round(&self.config.lock(), &round, RoundContents { shares, ..self.asked() }));
+        let _ = self.dispatch(Call::round(&self.config(), &round, RoundContents { shares, ..self.asked() }));
     }
 
     fn send_statements(&self, accounts: Vec<Statement>) {
@@ -152,7 +151,7 @@ impl<H: Host> Worker<H> {
             let round = Round { accounts: statements.collect(), ..round };
             let asked = RoundContents { accounts: accounts.to_vec(), ..self.asked() };
             // A statement that is not acknowledged is sent again.
-            let _ = self.dispatch(Call::round(&self.config.lock(), &round, asked));
+            let _ = self.dispatch(Call::round(&self.config(), &round, asked));
         }
     }
 
