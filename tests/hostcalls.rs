@@ -225,6 +225,28 @@ fn a_recall_among_more_changes_than_are_kept_is_handled() {
     assert_eq!(accounts.iter().map(|account| account.spent.get()).sum::<u64>(), spent);
 }
 
+/// Whatever the filter wants of the ledger, a call that Envoy can't even start must not end its VM.
+#[test]
+fn calls_that_can_not_be_started_end_nothing() {
+    let mut gate = shipped();
+    let key = gate.key("enterprise", &["read", "generate"], Vec::new());
+    let leased = Request::call(&key, "summarize");
+    third(&mut gate, &leased);
+    (0..8).for_each(|_| drop(gate.exchange(&leased)));
+    gate.refuse_calls(true);
+    // Ticks send statements, reports, the feed's call and the policy's; exchanges ask for more of a lease.
+    for _ in 0..200 {
+        let status = gate.exchange(&leased).status;
+        assert!(status == 200 || status == 503 || status == 402, "{status}");
+        gate.advance_ms(200);
+    }
+    gate.refuse_calls(false);
+    gate.advance_ms(10_000);
+    // The filter has said that the ledger answers again.
+    gate.refuse_calls(false);
+    assert_eq!(gate.exchange(&leased).status, 200);
+}
+
 #[test]
 fn changes_that_can_not_be_stored_are_requested_again() {
     let mut gate = shipped();

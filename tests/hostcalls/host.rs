@@ -57,6 +57,8 @@ pub struct Host {
     pub shared: HashMap<Vec<u8>, (Vec<u8>, u32)>,
     /// The name of a shared data value that refuses writes.
     pub read_only: Option<&'static str>,
+    /// No call to the ledger can be started, as if its cluster were missing.
+    pub refuses_calls: bool,
     pub metrics: Vec<(String, i64)>,
     pub calls: VecDeque<Call>,
     pub reply: Option<LocalReply>,
@@ -299,6 +301,9 @@ fn stream(linker: &mut Linker<Host>) -> Result<(), Error> {
         let headers = parse(&guest.read(headers, headers_size));
         let body = guest.read(body, body_size);
         let host = guest.data_mut();
+        if host.refuses_calls {
+            return Ok(INTERNAL_FAILURE);
+        }
         host.calls_started += 1;
         let (id, at_ms) = (host.calls_started, host.nanos / 1_000_000);
         host.calls.push_back(Call { id, headers, body, at_ms });
