@@ -184,6 +184,15 @@ impl Service {
         &self.path
     }
 
+    /// The tools of the upstream that the policy names.
+    pub fn tools(&self) -> impl Iterator<Item = &Tool> {
+        let (mcp, http) = match &self.kind {
+            ServiceKind::Mcp(tools) => (Some(tools.values()), None),
+            ServiceKind::Http(router) => (None, Some(router.tools())),
+        };
+        mcp.into_iter().flatten().chain(http.into_iter().flatten())
+    }
+
     /// The gate's own tool of this name, if the service offers it.
     pub fn gate_tool(&self, name: &str) -> Option<&GateTool> {
         self.gate_tools.iter().find(|tool| tool.rule.name == name)

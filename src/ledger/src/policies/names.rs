@@ -7,7 +7,6 @@ use crate::store::{KeyFilter, Store};
 use crate::transaction::Unavailable;
 use policy::Tool;
 use policy::document::Reserve;
-use policy::rules::ServiceKind;
 use protocol::Timestamp;
 use protocol::admin::{NameKind, NameLeaving, ToolLeaving};
 use protocol::key::{Grant, KeyState};
@@ -28,12 +27,8 @@ pub(super) fn names(policy: &InForce) -> Names {
     names.extend(policy.policy.tiers().map(|tier| (NameKind::Tier, tier.name.clone())));
     for service in policy.policy.services() {
         names.insert((NameKind::Service, service.name.clone()));
-        let mut tools: Vec<&str> = match &service.kind {
-            ServiceKind::Mcp(tools) => tools.keys().map(String::as_str).collect(),
-            ServiceKind::Http(router) => router.tools().map(|rule| rule.name.as_str()).collect(),
-        };
-        tools.extend(service.gate_tools.iter().map(|own| own.rule.name.as_str()));
-        names.extend(tools.into_iter().map(|name| (NameKind::Tool, name.to_owned())));
+        let tools = service.tools().chain(service.gate_tools.iter().map(|own| &own.rule));
+        names.extend(tools.map(|tool| (NameKind::Tool, tool.name.clone())));
     }
     for table in ["risks", "services"] {
         let table = policy.tables.get(table).and_then(|table| serde_json::from_str(table.get()).ok());
@@ -66,13 +61,8 @@ fn tools(policy: &InForce) -> BTreeMap<(String, String), bool> {
     let is_leased = |tool: &Tool| tool.price.as_ref().is_some_and(|price| price.reserve == Reserve::Leased);
     let mut all = BTreeMap::new();
     for service in policy.policy.services() {
-        let tools: Vec<&Tool> = match &service.kind {
-            ServiceKind::Mcp(tools) => tools.values().collect(),
-            ServiceKind::Http(router) => router.tools().collect(),
-        };
-        all.extend(
-            tools.into_iter().map(|tool| ((service.name.clone(), tool.name.clone()), is_leased(tool))),
-        );
+        let named = |tool: &Tool| ((service.name.clone(), tool.name.clone()), is_leased(tool));
+        all.extend(service.tools().map(named));
     }
     all
 }

@@ -10,6 +10,7 @@ use anyhow::bail;
 use client::Client;
 use policy::Policy;
 use policy::plain::nearest;
+use policy::rules::Service;
 use policy::yaml::places;
 use protocol::admin::{NameKind, NameLeaving, PolicyChecked, ToolLeaving};
 use reqwest::header::HeaderMap;
@@ -170,9 +171,9 @@ fn going(
         Some(_) => (format!("services.{service}.tools"), format!("`{tool}` goes")),
         None => ("services".to_owned(), format!("`{tool}` goes with its service `{service}`")),
     };
-    let tools = rules.map(dead::tools).unwrap_or_default();
+    let tools = rules.into_iter().flat_map(Service::tools);
     let added: Vec<&str> =
-        tools.iter().map(|tool| tool.name.as_str()).filter(|name| is_added(service, name)).collect();
+        tools.map(|tool| tool.name.as_str()).filter(|name| is_added(service, name)).collect();
     let near = match added.as_slice() {
         [only] => Some(*only),
         several => nearest(tool, several),

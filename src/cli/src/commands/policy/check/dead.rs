@@ -15,7 +15,7 @@ pub(super) fn rules(policy: &Policy, document: &Value) -> Vec<String> {
     for (index, service) in policy.services().iter().enumerate() {
         let hosts = hosts(document, &service.name);
         of_service(policy, index, service, &hosts, &mut findings);
-        for tool in tools(service) {
+        for tool in service.tools() {
             of_requirements(policy, service, tool, &mut findings);
         }
     }
@@ -41,14 +41,6 @@ fn nothing(path: &str, value: &Value, findings: &mut Vec<String>) {
     fields.into_iter().for_each(|(path, value)| nothing(&path, value, findings));
 }
 
-/// Its tools, by name.
-pub(super) fn tools(service: &Service) -> Vec<&Tool> {
-    match &service.kind {
-        ServiceKind::Mcp(tools) => tools.values().collect(),
-        ServiceKind::Http(router) => router.tools().collect(),
-    }
-}
-
 fn of_service(
     policy: &Policy,
     index: usize,
@@ -57,7 +49,7 @@ fn of_service(
     findings: &mut Vec<String>,
 ) {
     let at = format!("services.{}", service.name);
-    if tools(service).is_empty() && service.gate_tools.is_empty() && service.unlisted.is_none() {
+    if service.tools().next().is_none() && service.gate_tools.is_empty() && service.unlisted.is_none() {
         findings.push(format!(
             "{at}.tools: lists nothing, so every call is refused; `agentrelay policy init --from URL` lists what a server has"
         ));
