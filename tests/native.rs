@@ -78,18 +78,15 @@ fn a_panic_at_the_end_of_an_exchange_leaves_nothing_behind() {
 #[test]
 fn an_envoy_that_does_not_tell_how_calls_end_does_not_load_the_module() {
     let envoy = std::env::var_os("AGENTRELAY_OLD_ENVOY").expect("run by scripts/test --native");
-    let harness_filter = harness::files::filter();
-    let text = cli::stack::bootstrap::for_validation(&harness_filter).unwrap();
+    let filter = harness::files::filter();
+    let text = cli::stack::bootstrap::for_validation(&filter).unwrap();
     let directory = harness::files::process_directory();
     let file = directory.join("old.yaml");
     std::fs::write(&file, text).unwrap();
-    let cli::stack::Filter::Native(module) = harness_filter else {
-        panic!("AGENTRELAY_NATIVE names a module")
-    };
     let output = std::process::Command::new(envoy)
         .args(["--mode", "validate", "--config-path"])
         .arg(&file)
-        .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module.parent().unwrap())
+        .envs(filter.environment())
         .env("AGENTRELAY_FILTER_KEY", "unused")
         .output()
         .unwrap();

@@ -109,10 +109,8 @@ impl Gate {
         let mut machines = 0;
         if let Filters::AgentRelay { filter_key, filter, .. } = &filters {
             command.env("AGENTRELAY_FILTER_KEY", filter_key);
-            machines = u64::from(workers) + u64::from(matches!(filter, Filter::Wasm(_)));
-            if let Filter::Native(module) = filter {
-                command.env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", module.parent().unwrap_or(module));
-            }
+            command.envs(filter.environment());
+            machines = u64::from(filter.policies(workers));
         }
         let mut process = site.cores.spawn_envoy(&mut command, &log)?;
         let began = Instant::now();

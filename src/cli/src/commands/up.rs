@@ -50,7 +50,7 @@ pub struct Arguments {
     /// The filter; by default the agentrelay.wasm next to this program or in its target directory
     #[arg(long, value_name = "FILE")]
     wasm: Option<PathBuf>,
-    /// Run the filter as a dynamic module of Envoy 1.39 and 1.40, at the cost of a native filter: this libagentrelay.so, or by
+    /// Run the filter as a dynamic module of Envoy 1.39 and 1.40, without a VM: this libagentrelay.so, or by
     /// default the one next to this program or in its target directory
     #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "wasm")]
     native: Option<Option<PathBuf>>,
@@ -157,18 +157,21 @@ fn announce(stack: &Stack, ready_file: Option<&Path>, as_json: bool) -> anyhow::
     Ok(())
 }
 
+/// A file next to this program, or in this directory of cargo's target directory.
+fn built(program: &Path, directory: &str, file: &str) -> Option<PathBuf> {
+    let target = program.parent().and_then(Path::parent);
+    let built = target.map(|target| target.join(directory).join(file));
+    [Some(program.with_file_name(file)), built].into_iter().flatten().find(|file| file.is_file())
+}
+
 /// The native filter: as given, next to this program, or where cargo puts it for a program in `target/PROFILE`.
 fn find_native(given: Option<PathBuf>, program: &Path) -> anyhow::Result<PathBuf> {
     const FILE: &str = "libagentrelay.so";
-    let target = program.parent().and_then(Path::parent);
-    let known = [program.with_file_name(FILE)]
-        .into_iter()
-        .chain(target.map(|target| target.join("native").join(FILE)));
     let found = match given {
         Some(given) => {
             Some(given).filter(|given| given.is_file() && given.file_name() == Some(FILE.as_ref()))
         }
-        None => known.into_iter().find(|file| file.is_file()),
+        None => built(program, "native", FILE),
     };
     found.ok_or_else(|| {
         anyhow!("the native filter, {FILE}, was not found; run `cargo native`, or give a file of this name: Envoy looks for it")
@@ -185,10 +188,7 @@ pub(super) fn find_wasm(given: Option<PathBuf>, program: &Path) -> anyhow::Resul
             anyhow!("{} is not a wasm module; `cargo wasm` builds the filter", given.display())
         });
     }
-    let beside = program.with_file_name("agentrelay.wasm");
-    let target = program.parent().and_then(Path::parent);
-    let built = target.map(|target| target.join("wasm32-wasip1/wasm/agentrelay.wasm"));
-    [Some(beside), built].into_iter().flatten().find(|file| file.is_file()).ok_or_else(|| {
+    built(program, "wasm32-wasip1/wasm", "agentrelay.wasm").ok_or_else(|| {
         anyhow!(
             "the filter, agentrelay.wasm, was not found next to this program; run `cargo wasm` or give --wasm"
         )

@@ -22,9 +22,6 @@ const QUEUE_DEPTH: &str = "wasmcustom.agentrelay_queue_depth";
 /// How many of the filter's workers have a policy. One without refuses everything.
 const POLICY_LOADED: &str = "wasmcustom.agentrelay_policy_loaded";
 
-/// Where Envoy looks for dynamic modules.
-const MODULES: &str = "ENVOY_DYNAMIC_MODULES_SEARCH_PATH";
-
 /// Changes the configuration of one Envoy further, for tests.
 pub type Edit = Box<dyn FnOnce(&mut Yaml) + Send>;
 
@@ -93,14 +90,10 @@ impl Envoy {
             .arg(options.workers.to_string())
             // Without this, Envoys on one machine share memory.
             .arg("--use-dynamic-base-id")
-            .env("AGENTRELAY_FILTER_KEY", &options.filter_key);
-        if let Filter::Native(module) = &filter {
-            let directory = module.parent().unwrap_or(Path::new("/"));
-            command.env(MODULES, directory).env("AGENTRELAY_NODE", &options.name);
-        }
-        // A wasm filter has a VM for each worker and one for the main thread.
-        let policies =
-            if let Filter::Wasm(_) = filter { options.workers.saturating_add(1) } else { options.workers };
+            .env("AGENTRELAY_FILTER_KEY", &options.filter_key)
+            .env("AGENTRELAY_NODE", &options.name)
+            .envs(filter.environment());
+        let policies = filter.policies(options.workers);
         let mut process = Process::spawn(&options.name, &mut command, &file("log"))?;
         let http = super::http_client()?;
         let (gateway, admin) =
