@@ -5,7 +5,10 @@
 #![allow(unsafe_code)]
 
 use crate::context::{self, Context};
-use gate::{Answer, Body, Host, Map, MetricKind, NotCalled, Refused, Request, Shared, Work, read_status};
+use gate::{
+    Answer, Body, Host, Map, MetricKind, NotCalled, Refused, Request, Shared, Work, name_with_labels,
+    read_status,
+};
 use policy::window::Monotonic;
 use protocol::Timestamp;
 use proxy_wasm::hostcalls;
@@ -297,10 +300,7 @@ impl Host for Envoy {
     }
 
     fn metric(kind: MetricKind, name: &str, labels: &[(&'static str, &str)]) -> Option<u32> {
-        let mut name = name.to_owned();
-        for (label, value) in labels {
-            name.extend([".", label, "=", value]);
-        }
+        let name = name_with_labels(name, labels);
         let kind = match kind {
             MetricKind::Counter => MetricType::Counter,
             MetricKind::Gauge => MetricType::Gauge,

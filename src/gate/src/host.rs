@@ -146,6 +146,15 @@ pub struct Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused(pub u32);
 
+/// The name of a metric with its labels, for stats that have only names.
+pub fn name_with_labels(name: &str, labels: &[(&'static str, &str)]) -> String {
+    let mut name = name.to_owned();
+    for (label, value) in labels {
+        name.extend([".", label, "=", value]);
+    }
+    name
+}
+
 /// Parses the value of a `:status` header.
 pub fn read_status(value: &[u8]) -> Option<u16> {
     std::str::from_utf8(value).ok()?.parse().ok()

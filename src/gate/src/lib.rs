@@ -28,7 +28,9 @@ mod worker;
 
 pub use calls::{Answer, NotCalled, Request};
 pub use config::Config;
-pub use host::{Action, Body, Headers, Host, Map, MetricKind, Refused, Shared, Work, read_status};
+pub use host::{
+    Action, Body, Headers, Host, Map, MetricKind, Refused, Shared, Work, name_with_labels, read_status,
+};
 pub use lock::Locked;
 pub use metrics::Metrics;
 pub use stream::Stream;

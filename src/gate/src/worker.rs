@@ -258,8 +258,8 @@ impl<H: Host> Worker<H> {
 
     /// The cached record of a hash, if it is fresh enough.
     fn known(&self, hash: &KeyHash, now: Monotonic) -> Option<Arc<Key>> {
-        let confirmed = self.feed.lock().confirmed();
-        self.keys.lock().find(hash, now, confirmed, self.stale_ms())
+        let (confirmed, stale_ms) = (self.feed.lock().confirmed(), self.stale_ms());
+        self.keys.lock().find(hash, now, confirmed, stale_ms)
     }
 
     fn stale_ms(&self) -> u64 {

@@ -42,6 +42,11 @@ impl Bytes {
         Bytes { start: bytes.as_ptr(), length: bytes.len() }
     }
 
+    /// Each of these texts, which must outlive what is returned.
+    pub fn list(texts: &[impl AsRef<str>]) -> Vec<Bytes> {
+        texts.iter().map(|text| Bytes::of(text.as_ref().as_bytes())).collect()
+    }
+
     /// # Safety
     /// Envoy has filled this in during the current entry, and nothing that may free it was called since.
     pub unsafe fn read<'e>(self) -> &'e [u8] {

@@ -24,11 +24,12 @@ const CALLS_WAIT: u64 = 2;
 const NODE_VARIABLE: &str = "AGENTRELAY_NODE";
 
 static RUNTIMES: Locked<Vec<Arc<Runtime>>> = Locked::new(Vec::new());
+
 /// All that configurations of one text share.
 pub struct Runtime {
     text: Vec<u8>,
     workers: Vec<Arc<Worker<Envoy>>>,
-    hosts: Locked<Vec<Arc<Configured>>>,
+    hosts: Locked<Vec<Configured>>,
     calls: Locked<Vec<Call>>,
     /// Calls that were sent, by the configuration and Envoy's number.
     sent: Locked<HashMap<(usize, u64), (u32, u32)>>,
@@ -60,7 +61,7 @@ pub fn attach_with(config: EnvoyConfig, text: Vec<u8>, read: Config) -> Result<A
     let known = RUNTIMES.lock().iter().find(|runtime| runtime.text == text).cloned();
     let runtime = known.clone().unwrap_or_else(|| Arc::new(Runtime::new(text)));
     let id = config.id();
-    runtime.hosts.lock().push(Arc::new(Configured { id, scheduler }));
+    runtime.hosts.lock().push(Configured { id, scheduler });
     if known.is_none() {
         RUNTIMES.lock().push(runtime.clone());
         let node = std::env::var(NODE_VARIABLE).ok();

@@ -4,7 +4,7 @@
 //! defined then, in one order. What has names of services or tools, which come later, has labels.
 
 use crate::abi::{self, EnvoyConfig, EnvoyExchange};
-use gate::{Locked, MetricKind};
+use gate::{Locked, MetricKind, name_with_labels};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
@@ -14,6 +14,8 @@ pub struct Stat {
     kind: MetricKind,
     name: String,
     labels: Vec<String>,
+    /// Its number in Envoy, looked up once: by then all are defined.
+    number: OnceLock<Option<usize>>,
     untold: AtomicI64,
 }
 
@@ -46,20 +48,17 @@ pub fn define(config: EnvoyConfig, find_all: impl FnOnce()) {
 
 /// The metric of this name with these labels.
 pub fn find(kind: MetricKind, name: &str, labels: &[(&'static str, &str)]) -> &'static Stat {
-    let mut name = name.to_owned();
-    let labels: Vec<String> = if LABELLED.iter().any(|(_, labelled, _)| *labelled == name) {
-        labels.iter().map(|(_, value)| (*value).to_owned()).collect()
+    let (name, labels) = if LABELLED.iter().any(|(_, labelled, _)| *labelled == name) {
+        (name.to_owned(), labels.iter().map(|(_, value)| (*value).to_owned()).collect())
     } else {
-        for (label, value) in labels {
-            name.extend([".", label, "=", value]);
-        }
-        Vec::new()
+        (name_with_labels(name, labels), Vec::new())
     };
     let mut stats = STATS.write().unwrap_or_else(PoisonError::into_inner);
     if let Some(stat) = stats.iter().find(|stat| stat.name == name && stat.labels == labels) {
         return stat;
     }
-    let stat: &'static Stat = Box::leak(Box::new(Stat { kind, name, labels, untold: AtomicI64::new(0) }));
+    let stat: &'static Stat =
+        Box::leak(Box::new(Stat { kind, name, labels, number: OnceLock::new(), untold: AtomicI64::new(0) }));
     stats.push(stat);
     stat
 }
@@ -72,15 +71,18 @@ impl Stat {
 
     /// Adds a value to a histogram.
     pub fn record(&self, exchange: EnvoyExchange, value: u64) {
-        if let Some(number) = number(&self.name) {
+        if let Some(number) = self.number() {
             exchange.record(number, &self.labels, value);
         }
     }
-}
 
-fn number(name: &str) -> Option<usize> {
-    let numbers = NUMBERS.lock();
-    numbers.iter().find(|(known, _)| known == name).map(|(_, number)| *number)
+    fn number(&self) -> Option<usize> {
+        let look_up = || {
+            let numbers = NUMBERS.lock();
+            numbers.iter().find(|(name, _)| *name == self.name).map(|(_, number)| *number)
+        };
+        *self.number.get_or_init(look_up)
+    }
 }
 
 /// Tells Envoy of all that was counted since the last tick.
@@ -91,7 +93,7 @@ pub fn flush(config: EnvoyConfig) {
     let stats = STATS.read().unwrap_or_else(PoisonError::into_inner).clone();
     for stat in stats {
         let untold = stat.untold.swap(0, Ordering::Relaxed);
-        if let Some(number) = number(&stat.name).filter(|_| untold != 0) {
+        if let Some(number) = stat.number().filter(|_| untold != 0) {
             config.add(stat.kind, number, &stat.labels, untold);
         }
     }

@@ -55,7 +55,7 @@ impl EnvoyConfig {
 
     /// Defines a metric and returns its number.
     pub fn define(self, kind: MetricKind, name: &str, labels: &[&str]) -> Option<usize> {
-        let labels: Vec<Bytes> = labels.iter().map(|label| Bytes::of(label.as_bytes())).collect();
+        let labels = Bytes::list(labels);
         let call = match kind {
             MetricKind::Counter => raw::envoy_dynamic_module_callback_http_filter_config_define_counter,
             MetricKind::Gauge => raw::envoy_dynamic_module_callback_http_filter_config_define_gauge,
@@ -75,7 +75,7 @@ impl EnvoyConfig {
             _ => c"envoy_dynamic_module_callback_http_filter_config_increment_counter",
         };
         let Some(call) = optional(name) else { return };
-        let labels: Vec<Bytes> = labels.iter().map(|label| Bytes::of(label.as_bytes())).collect();
+        let labels = Bytes::list(labels);
         // SAFETY: Envoy's function of this name has this type; the configuration is valid in this entry.
         unsafe { call(self.pointer(), id, labels.as_ptr(), labels.len(), offset.unsigned_abs()) };
     }

@@ -234,7 +234,7 @@ impl EnvoyExchange {
 
     /// Adds a value to a histogram.
     pub fn record(self, id: usize, labels: &[String], value: u64) {
-        let labels: Vec<Bytes> = labels.iter().map(|label| Bytes::of(label.as_bytes())).collect();
+        let labels = Bytes::list(labels);
         // SAFETY: the exchange is valid in this entry; Envoy copies the labels.
         unsafe {
             raw::envoy_dynamic_module_callback_http_filter_record_histogram_value(
